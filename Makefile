@@ -1,0 +1,69 @@
+# hafm_hf: `make demo` turns the example vocal into a song, `make test` runs every check. Both set up .venv first.
+# Needs Python >= 3.10, git and pip. On machines with another index for CPU builds of torch:
+#   make demo TORCH_INDEX="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python)
+VENV ?= .venv
+TORCH_INDEX ?=
+CONSTRAINTS := requirements/constraints-cpu.txt
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+EXAMPLE ?= examples/vocal.wav
+OUT ?= demo
+
+# One thread a process: two OpenMP threads that fight over busy cores are slower than one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint format venv venv-dev clean
+
+help:
+	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
+	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
+	@echo "make lint   ruff and mypy only"
+	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
+
+$(BIN)/python:
+	@echo "==> creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# torch by itself and pinned first: a resolver that meets it unpinned may choose a CUDA build of several GB.
+$(VENV)/.core: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "==> installing torch (CPU)"
+	@$(PIP) $(TORCH_INDEX) torch
+	@echo "==> installing hafm_hf and its locked dependencies"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "==> installing the training, data, evaluation and test dependencies"
+	@$(PIP) -r requirements/test.txt
+	@echo "==> installing encodec (the reference of the codec's parity test) without its CUDA dependencies"
+	@$(PIP) --no-deps encodec
+	@echo "==> installing pyworld (the singer of the song corpus; needs a C++ compiler)"
+	@$(PIP) pyworld || echo "    not installed: the tests that need it will skip"
+	@touch $@
+
+venv: $(VENV)/.core
+venv-dev: $(VENV)/.dev
+
+demo: $(VENV)/.core
+	@echo "==> hafm accompany $(EXAMPLE) --out $(OUT) --seed 1"
+	@HF_HUB_OFFLINE=1 $(BIN)/hafm accompany $(EXAMPLE) --out $(OUT) --seed 1
+
+lint: $(VENV)/.dev
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: lint
+	@echo "==> pytest, two processes, no hub"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+
+clean:
+	rm -rf $(VENV) build dist $(OUT)

@@ -1,0 +1,34 @@
+"""What every test shares: no hub, one thread, and where the optional test data lies."""
+
+import os
+from pathlib import Path
+
+# Before transformers or torch is imported anywhere: both read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the optional test data (`HAFM_TEST_DATA`, else ../shared/data); skips where it is missing."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no test data at {SHARED_DATA}; set HAFM_TEST_DATA to its folder")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def real_vocals(shared_data: Path) -> list[Path]:
+    """Recordings of people singing alone (WAV), sorted by name; skips where there are none."""
+    clips = sorted((shared_data / "real").glob("*.wav"))
+    if not clips:
+        pytest.skip(f"no recordings in {shared_data / 'real'}")
+    return clips
