@@ -1,0 +1,310 @@
+"""Configurations of the three stages, the semantic tokenizer and the composite.
+
+First on the path of the data: every rate, vocabulary and width that the other files use is stated here, once.
+Defaults are the paper's (arXiv 2604.09054).
+"""
+
+import math
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import EncodecConfig, HubertConfig, PreTrainedConfig
+
+POSITION_SCHEMES = ("index", "time")
+CONDITIONING_NULLS = ("zeros", "mask_token")
+MAX_LAYERS = 1024
+MAX_WIDTH = 65_536
+
+
+@strict
+class HAFMStageConfig(PreTrainedConfig):
+    r"""What the three stages share: a causal decoder over [conditioning | target].
+
+    Args:
+        conditioning_codebook_sizes (`list[list[int]]`):
+            For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
+            summed to one vector a frame; sources follow each other in the sequence.
+        codebook_sizes (`list[int]`):
+            Sizes of the Q target codebooks, which are interleaved flat: all codebooks of frame 0, then of frame 1 …
+        conditioning_frame_rate (`int`): Conditioning frames a second.
+        frame_rate (`int`): Target frames a second; each frame is Q target tokens.
+        hidden_size (`int`): Width D of the decoder.
+        num_hidden_layers (`int`): Decoder layers.
+        num_attention_heads (`int`): Heads H.
+        head_dim (`int`): Width of a head.
+        intermediate_size (`int`, *optional*): Inner width of the gated feed-forward; ⌊2/3 · 4 · D⌋ if not given.
+        position_scheme (`str`):
+            `"index"`: the paper's T5 bias on sequence distance. `"time"`: conditioning keys are biased by the signed
+            difference in time, one table per source, and conditioning sees the whole conditioning.
+        relative_attention_num_buckets (`int`): Buckets of the causal bias; half are exact, half logarithmic.
+        relative_attention_max_distance (`int`):
+            Distance, in tokens, from which on one bucket holds everything; the paper takes the training length.
+        time_attention_num_buckets (`int`): Buckets of the signed bias on time (scheme `"time"` only).
+        time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
+        conditioning_null (`str`):
+            What unconditional rows see: `"zeros"` in place of the conditioning's embeddings (paper, §3.5) or the
+            `"mask_token"` of each codebook (§3.4).
+        conditioning_dropout (`float`): Probability that a training sample is made unconditional.
+        attention_dropout (`float`): Dropout on attention weights.
+        rms_norm_eps (`float`): Epsilon of every RMSNorm.
+        initializer_range (`float`): Standard deviation of the initial weights.
+        window_seconds (`float`): Length of the training crop, and so of a generation window.
+    """
+
+    model_type = "hafm_stage"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    conditioning_codebook_sizes: list[list[int]] | None = None
+    codebook_sizes: list[int] | None = None
+    conditioning_frame_rate: int = 50
+    frame_rate: int = 50
+    hidden_size: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    head_dim: int = 64
+    intermediate_size: int | None = None
+    position_scheme: str = "index"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 1000
+    time_attention_num_buckets: int = 64
+    time_attention_max_distance: int = 500
+    conditioning_null: str = "zeros"
+    conditioning_dropout: float = 0.1
+    attention_dropout: float = 0.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    window_seconds: float = 10.0
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.conditioning_codebook_sizes is None:
+            self.conditioning_codebook_sizes = [[500]]
+        if self.codebook_sizes is None:
+            self.codebook_sizes = [500]
+        if self.intermediate_size is None:
+            self.intermediate_size = (2 * 4 * self.hidden_size) // 3
+        if self.bos_token_id is None:
+            self.bos_token_id = self.codebook_size
+        super().__post_init__(**kwargs)
+
+    @property
+    def codebook_size(self) -> int:
+        """Size of the largest target codebook: the width of the logits."""
+        return max(self.codebook_sizes or [0])
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that `input_ids` may hold: the codes of the largest target codebook, and BOS behind them."""
+        return self.codebook_size + 1
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q, the number of target codebooks."""
+        return len(self.codebook_sizes or [])
+
+    @property
+    def num_conditioning_sources(self) -> int:
+        """S, the number of conditioning sources; the paper's N_seg is S + 1."""
+        return len(self.conditioning_codebook_sizes or [])
+
+    @property
+    def num_conditioning_streams(self) -> int:
+        """K, the number of conditioning token streams over all sources."""
+        return sum(len(sizes) for sizes in self.conditioning_codebook_sizes or [])
+
+    def target_length(self, conditioning_frames: int) -> int:
+        """Flat target tokens that last as long as `conditioning_frames` frames of conditioning."""
+        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate * self.num_codebooks
+
+    def validate_sizes(self) -> None:
+        """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation."""
+        _check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
+        for name in ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size"):
+            _check_range(name, getattr(self, name), MAX_WIDTH)
+        for name in ("conditioning_frame_rate", "frame_rate"):
+            _check_range(name, getattr(self, name), MAX_WIDTH)
+        sizes = [size for source in self.conditioning_codebook_sizes or [] for size in source]
+        for size in sizes + list(self.codebook_sizes or []):
+            _check_range("codebook size", size, MAX_WIDTH)
+        if not sizes or not self.codebook_sizes or not all(self.conditioning_codebook_sizes or []):
+            raise ValueError("A stage needs at least one conditioning codebook per source and one target codebook.")
+        if self.bos_token_id != self.codebook_size:
+            raise ValueError(f"bos_token_id is {self.bos_token_id}; it must follow the codes, at {self.codebook_size}.")
+
+    def validate_choices(self) -> None:
+        """Refuses unknown names and rates out of range."""
+        if self.position_scheme not in POSITION_SCHEMES:
+            raise ValueError(f"position_scheme is {self.position_scheme!r}; choose one of {POSITION_SCHEMES}.")
+        if self.conditioning_null not in CONDITIONING_NULLS:
+            raise ValueError(f"conditioning_null is {self.conditioning_null!r}; choose one of {CONDITIONING_NULLS}.")
+        for name in ("conditioning_dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a probability, from 0 to 1.")
+        for name in ("relative_attention", "time_attention"):
+            buckets, distance = getattr(self, f"{name}_num_buckets"), getattr(self, f"{name}_max_distance")
+            _check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
+            if buckets % 4 or distance <= buckets // 2:
+                raise ValueError(
+                    f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
+                    "multiple of 4 and the distance above half of them."
+                )
+        if not 0 < self.window_seconds < math.inf:
+            raise ValueError(f"window_seconds is {self.window_seconds}; it must be a positive length.")
+
+
+@strict
+class HAFMSemanticConfig(HAFMStageConfig):
+    """Stage 1, P(instrumental semantic | vocal semantic): 50 tokens a second from 50 a second."""
+
+    model_type = "hafm_semantic"
+
+
+@strict
+class HAFMCoarseConfig(HAFMStageConfig):
+    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
+
+    model_type = "hafm_coarse"
+
+    frame_rate: int = 75
+    relative_attention_max_distance: int = 2000
+    time_attention_max_distance: int = 250
+    window_seconds: float = 5.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.conditioning_codebook_sizes is None:
+            self.conditioning_codebook_sizes = [[500], [500]]
+        if self.codebook_sizes is None:
+            self.codebook_sizes = [1024] * 4
+        super().__post_init__(**kwargs)
+
+
+@strict
+class HAFMFineConfig(HAFMStageConfig):
+    """Stage 3, P(EnCodec codebooks 5–8 | codebooks 1–4): 300 tokens a second from 75 summed frames a second."""
+
+    model_type = "hafm_fine"
+
+    conditioning_frame_rate: int = 75
+    frame_rate: int = 75
+    relative_attention_max_distance: int = 1125
+    time_attention_max_distance: int = 225
+    window_seconds: float = 3.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.conditioning_codebook_sizes is None:
+            self.conditioning_codebook_sizes = [[1024] * 4]
+        if self.codebook_sizes is None:
+            self.codebook_sizes = [1024] * 4
+        super().__post_init__(**kwargs)
+
+
+@strict
+class HAFMSemanticTokenizerConfig(PreTrainedConfig):
+    r"""HuBERT up to one layer, then k-means: audio at 16 kHz → semantic tokens at 50 Hz.
+
+    Args:
+        hubert_config (`HubertConfig` or `dict`, *optional*): The network; HuBERT-Large if not given.
+        layer (`int`): The layer whose hidden state is clustered (paper: 9); later layers are not kept.
+        num_clusters (`int`): Centroids of the k-means, the semantic vocabulary.
+        noise_std (`float`): Standard deviation of the noise added to the vocal ("noisy" as in SingSong).
+        sampling_rate (`int`): Input samples a second.
+        frame_rate (`int`): Tokens a second.
+        do_normalize (`bool`): Whether the waveform is brought to zero mean and unit variance, as HuBERT-Large wants.
+        chunk_seconds (`float`): Longest stretch of audio that goes through the network at once.
+        context_seconds (`float`): Audio on both sides of a chunk whose tokens are thrown away.
+    """
+
+    model_type = "hafm_semantic_tokenizer"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {"hubert_config": HubertConfig}
+
+    hubert_config: dict | PreTrainedConfig | None = None
+    layer: int = 9
+    num_clusters: int = 500
+    noise_std: float = 0.01
+    sampling_rate: int = 16_000
+    frame_rate: int = 50
+    do_normalize: bool = True
+    chunk_seconds: float = 30.0
+    context_seconds: float = 2.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.hubert_config is None:
+            self.hubert_config = hubert_large_config(num_hidden_layers=self.layer)
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self) -> None:
+        """Refuses clusters, layers, rates and lengths out of range."""
+        _check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        _check_range("layer", self.layer, MAX_LAYERS)
+        _check_range("sampling_rate", self.sampling_rate, 1_000_000)
+        _check_range("frame_rate", self.frame_rate, self.sampling_rate)
+        if self.noise_std < 0 or self.chunk_seconds <= 0 or self.context_seconds < 0:
+            raise ValueError("noise_std and context_seconds must not be negative, and chunk_seconds must be positive.")
+
+
+@strict
+class HAFMConfig(PreTrainedConfig):
+    r"""The composite: semantic tokenizer, three stages and codec, each saved in a subfolder of one repository.
+
+    Args:
+        semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
+            `dict`, *optional*): The parts; the paper's if not given.
+    """
+
+    model_type = "hafm"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "semantic_tokenizer_config": HAFMSemanticTokenizerConfig,
+        "semantic_config": HAFMSemanticConfig,
+        "coarse_config": HAFMCoarseConfig,
+        "fine_config": HAFMFineConfig,
+        "codec_config": EncodecConfig,
+    }
+
+    semantic_tokenizer_config: dict | PreTrainedConfig | None = None
+    semantic_config: dict | PreTrainedConfig | None = None
+    coarse_config: dict | PreTrainedConfig | None = None
+    fine_config: dict | PreTrainedConfig | None = None
+    codec_config: dict | PreTrainedConfig | None = None
+
+    def validate_agreement(self) -> None:
+        """Refuses parts whose vocabularies or rates do not fit each other."""
+        tokenizer, codec = self.semantic_tokenizer_config, self.codec_config
+        semantic, coarse, fine = self.semantic_config, self.coarse_config, self.fine_config
+        clusters = [tokenizer.num_clusters]
+        _check_equal("semantic conditioning", semantic.conditioning_codebook_sizes, [clusters])
+        _check_equal("semantic target", semantic.codebook_sizes, clusters)
+        _check_equal("coarse conditioning", coarse.conditioning_codebook_sizes, [clusters, clusters])
+        _check_equal("fine conditioning", fine.conditioning_codebook_sizes, [coarse.codebook_sizes])
+        _check_equal("codec codebooks", set(coarse.codebook_sizes + fine.codebook_sizes), {codec.codebook_size})
+        rates = (semantic.conditioning_frame_rate, semantic.frame_rate, coarse.conditioning_frame_rate)
+        _check_equal("semantic frame rates", rates, (tokenizer.frame_rate,) * 3)
+        rates = (coarse.frame_rate, fine.conditioning_frame_rate, fine.frame_rate)
+        _check_equal("acoustic frame rates", rates, (codec.frame_rate,) * 3)
+
+
+def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
+    """Architecture of `facebook/hubert-large-ll60k`, with as many layers as are wanted."""
+    return HubertConfig(
+        hidden_size=1024,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        feat_extract_norm="layer",
+        conv_bias=True,
+        do_stable_layer_norm=True,
+        feat_proj_layer_norm=True,
+    )
+
+
+def _check_range(name: str, value: int, limit: int) -> None:
+    if not 0 < value <= limit:
+        raise ValueError(f"{name} is {value}; it must lie between 1 and {limit}.")
+
+
+def _check_equal(name: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"The parts do not fit: {name} is {found}, but the other parts need {wanted}.")
