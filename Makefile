@@ -31,7 +31,8 @@ $(VENV)/.core: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "==> installing torch (CPU)"
 	@$(PIP) $(TORCH_INDEX) torch
 	@echo "==> installing hafm_hf and its locked dependencies"
-	@$(PIP) -e .
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

@@ -1,0 +1,317 @@
+"""Reading, resampling, measuring, mixing and writing sound: both ends of the path of the data.
+
+Everything inside HAFM is mono float32; only this file knows about file formats, channels and integers. Shapes: `[N]`
+is one channel of N samples at a stated rate.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO
+
+MIN_SAMPLING_RATE = 8_000
+MAX_SAMPLING_RATE = 192_000
+SILENCE_DBFS = -70.0
+CEILING_DBFS = -1.0
+URL_MAX_BYTES = 200_000_000
+URL_TIMEOUT_SECONDS = 60.0
+
+
+class HAFMAudioError(ValueError):
+    """A vocal that cannot be used; the message is one sentence that names the source, the value and the way out."""
+
+
+def read_audio(
+    source: AudioSource,
+    *,
+    sampling_rate: int | None = None,
+    seconds: float | None = None,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+    name: str | None = None,
+) -> tuple[Samples, int]:
+    """Reads sound of any rate and channel count as mono float32.
+
+    Args:
+        source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG and what else
+            libsndfile knows; 16, 24 or 32 bits.
+        sampling_rate: rate in Hz to resample to; the source's own rate when None.
+        seconds: read at most this much from the start.
+        min_seconds, max_seconds: accepted length (of what is read) in seconds.
+        name: what errors call the source; derived from it when None.
+
+    Returns:
+        samples (float32 [N]) and their rate in Hz.
+
+    Raises:
+        HAFMAudioError: missing, empty, not audio, too short or long, an unsupported rate, NaN or infinite samples.
+    """
+    name = name or source_name(source)
+    with _opened(source, name) as file:
+        rate = file.samplerate
+        check_sampling_rate(rate, name)
+        # What a header promises is not to be trusted: never decode more than can be accepted.
+        wanted = min(max_seconds if seconds is None else seconds, max_seconds)
+        limit = -1 if math.isinf(wanted) else math.ceil(wanted * rate)
+        cut = seconds is not None and seconds <= max_seconds
+        try:
+            decoded = file.read(limit if cut or limit < 0 else limit + 1, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
+            raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
+    samples = to_mono(decoded, name=name)
+    check_duration(samples.shape[0], rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
+    if sampling_rate is not None:
+        samples, rate = resample(samples, rate, sampling_rate), sampling_rate
+    return samples, rate
+
+
+def source_name(source: object) -> str:
+    """What an error calls `source`: the last part of a path or URL, else "the vocal"."""
+    if isinstance(source, str) and is_url(source):
+        return unquote(urlsplit(source).path.rsplit("/", 1)[-1]) or source
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).name or str(source)
+    name = getattr(source, "name", None)
+    return Path(name).name if isinstance(name, str) else "the vocal"
+
+
+def is_url(source: str) -> bool:
+    """Whether `source` is an http(s) URL."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+@contextmanager
+def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
+    """`source` opened by libsndfile, every failure turned into one sentence."""
+    if isinstance(source, str) and is_url(source):
+        source = download(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.exists():
+            raise HAFMAudioError(f"{path} does not exist; check the path.")
+        if path.is_dir():
+            raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
+        if path.stat().st_size == 0:
+            raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        if len(source) == 0:
+            raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+        source = io.BytesIO(source)
+    try:
+        file = soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        # TypeError: soundfile takes headerless formats (.raw) for something that the caller must describe.
+        raise HAFMAudioError(
+            f"{name} is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."
+        ) from error
+    except OSError as error:
+        raise HAFMAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
+    with file:
+        yield file
+
+
+def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
+    """Fetches `url`, giving up beyond `max_bytes` or after `timeout` seconds in all.
+
+    Raises:
+        HAFMAudioError: unreachable, not an http(s) URL, too large, or too slow.
+    """
+    if not is_url(url):
+        raise HAFMAudioError(f"{url} is not an http(s) URL.")
+    deadline = time.monotonic() + timeout
+    received = bytearray()
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            while block := response.read1(1 << 16):
+                received += block
+                if len(received) > max_bytes:
+                    raise HAFMAudioError(f"{url} is larger than {max_bytes / 1e6:g} MB; cut it first.")
+                if time.monotonic() > deadline:
+                    raise HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        if isinstance(error, HAFMAudioError):
+            raise
+        raise HAFMAudioError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}.") from error
+    return bytes(received)
+
+
+def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
+    """Turns an array of any number type and channel layout into mono float32.
+
+    Args:
+        samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
+            the range of their type (int16: 1/32768; unsigned ones are centred first), floats are taken as they are.
+        name: what errors call the samples.
+
+    Returns:
+        float32 [N], the mean of the channels.
+
+    Raises:
+        HAFMAudioError: another shape, not numbers, or NaN or infinite samples.
+    """
+    if hasattr(samples, "detach"):
+        samples = samples.detach().cpu().float().numpy()
+    array = np.asarray(samples)
+    if array.ndim not in (1, 2):
+        raise HAFMAudioError(f"{name} has shape {array.shape}; HAFM takes [samples] or [samples, channels].")
+    if array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        scale = (int(info.max) - int(info.min) + 1) / 2
+        array = (array - (scale if array.dtype.kind == "u" else 0.0)) / scale
+    elif array.dtype.kind != "f":
+        raise HAFMAudioError(f"{name} holds {array.dtype} values; HAFM takes float or integer samples.")
+    if array.ndim == 2:
+        array = array.mean(axis=0 if array.shape[0] < array.shape[1] else 1)
+    mono: Samples = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
+    return mono
+
+
+def check_sampling_rate(sampling_rate: int, name: str = "the vocal") -> None:
+    """Raises HAFMAudioError unless `sampling_rate` (Hz) is one that HAFM resamples from."""
+    if not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
+        raise HAFMAudioError(
+            f"{name} has a sampling rate of {sampling_rate} Hz; "
+            f"HAFM takes {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz."
+        )
+
+
+def check_duration(
+    length: int,
+    sampling_rate: int,
+    name: str = "the vocal",
+    *,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+) -> None:
+    """Raises HAFMAudioError unless `length` samples at `sampling_rate` Hz last `min_seconds` to `max_seconds`."""
+    if length < min_seconds * sampling_rate:
+        # Rounded down, so that 0.999 s is never called "1 s".
+        shown = length * 100 // sampling_rate / 100
+        raise HAFMAudioError(f"{name} is {shown:g} s long; HAFM needs at least {min_seconds:g} s.")
+    if length > max_seconds * sampling_rate:
+        raise HAFMAudioError(
+            f"{name} is longer than {max_seconds:g} s; cut it, or use only its start with the option seconds."
+        )
+
+
+def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
+    """Resamples float32 [N] from `sampling_rate` to `target_rate` Hz (soxr, high quality).
+
+    Returns:
+        float32 [round(N * target_rate / sampling_rate)].
+    """
+    if sampling_rate == target_rate:
+        return samples
+    length = round(samples.shape[0] * target_rate / sampling_rate)
+    resampled = soxr.resample(samples, sampling_rate, target_rate, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - resampled.shape[0])).astype(np.float32, copy=False)
+
+
+def decibels_to_gain(decibels: float) -> float:
+    """Amplitude factor of a level in dB: 6.02 dB double the amplitude."""
+    return float(10.0 ** (decibels / 20.0))
+
+
+def peak_dbfs(samples: Samples) -> float:
+    """Largest absolute sample of float32 [N], in dB below full scale; -inf for silence."""
+    return _to_decibels(float(np.abs(samples).max(initial=0.0)))
+
+
+def rms_dbfs(samples: Samples) -> float:
+    """Root mean square of float32 [N], in dB below full scale; -inf for silence."""
+    return _to_decibels(math.sqrt(float(np.square(samples, dtype=np.float64).mean())) if samples.size else 0.0)
+
+
+def _to_decibels(amplitude: float) -> float:
+    return 20.0 * math.log10(amplitude) if amplitude > 0.0 else -math.inf
+
+
+def is_silent(samples: Samples) -> bool:
+    """Whether float32 [N] lies below -70 dBFS RMS, where there is no voice to follow."""
+    return rms_dbfs(samples) < SILENCE_DBFS
+
+
+def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
+    """Turns float32 [N] down as a whole until its peak is at most `ceiling_dbfs`; quieter sound is left as it is."""
+    excess = peak_dbfs(samples) - ceiling_dbfs
+    return samples if excess <= 0.0 else (samples * decibels_to_gain(-excess)).astype(np.float32)
+
+
+def mix_audio(
+    vocal: Samples,
+    instrumental: Samples,
+    *,
+    vocal_gain_db: float = 0.0,
+    instrumental_gain_db: float = 0.0,
+    ceiling_dbfs: float = CEILING_DBFS,
+) -> Samples:
+    """Adds vocal and instrumental (float32 [N] each, at one rate) after their gains in dB.
+
+    A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
+
+    Returns:
+        float32 [N], peak at most `ceiling_dbfs`.
+
+    Raises:
+        HAFMAudioError: the two differ in length.
+    """
+    if vocal.shape != instrumental.shape:
+        raise HAFMAudioError(
+            f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
+            "bring them to one rate and length first."
+        )
+    mixed = vocal * decibels_to_gain(vocal_gain_db) + instrumental * decibels_to_gain(instrumental_gain_db)
+    return limit_peak(mixed.astype(np.float32, copy=False), ceiling_dbfs)
+
+
+def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
+    """Writes float32 [N] as 16-bit sound in the format of the file's suffix, whole or not at all.
+
+    The file is written under a temporary name beside `path` and renamed, so that nobody ever sees half of it. PCM, not
+    float: libsndfile stamps float WAV files with the time, and equal seeds are to give equal bytes.
+
+    Raises:
+        HAFMAudioError: the folder cannot be written to, or the suffix names no format.
+    """
+    path = Path(path)
+    file_format = path.suffix.lstrip(".").upper()
+    if file_format not in ("WAV", "FLAC"):
+        raise HAFMAudioError(f"{path.name} names no format that HAFM writes; end it in .wav or .flac.")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            soundfile.write(file, samples, sampling_rate, subtype="PCM_16", format=file_format)
+        # mkstemp makes files that only their owner may read; give what a plain open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path
