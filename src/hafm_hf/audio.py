@@ -29,6 +29,8 @@ AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
 MIN_SAMPLING_RATE = 8_000
 MAX_SAMPLING_RATE = 192_000
+MIN_SECONDS = 1.0
+MAX_SECONDS = 600.0
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
 URL_MAX_BYTES = 200_000_000
@@ -44,8 +46,8 @@ def read_audio(
     *,
     sampling_rate: int | None = None,
     seconds: float | None = None,
-    min_seconds: float = 0.0,
-    max_seconds: float = math.inf,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
     name: str | None = None,
 ) -> tuple[Samples, int]:
     """Reads sound of any rate and channel count as mono float32.
@@ -76,7 +78,7 @@ def read_audio(
             decoded = file.read(limit if cut or limit < 0 else limit + 1, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
             raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
-    samples = to_mono(decoded, name=name)
+    samples = to_mono(decoded.mean(axis=1), name=name)
     check_duration(samples.shape[0], rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     if sampling_rate is not None:
         samples, rate = resample(samples, rate, sampling_rate), sampling_rate
@@ -179,7 +181,7 @@ def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype} values; HAFM takes float or integer samples.")
     if array.ndim == 2:
-        array = array.mean(axis=0 if array.shape[0] < array.shape[1] else 1)
+        array = array.mean(axis=0 if 0 < array.shape[0] < array.shape[1] else 1)
     mono: Samples = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
@@ -200,8 +202,8 @@ def check_duration(
     sampling_rate: int,
     name: str = "the vocal",
     *,
-    min_seconds: float = 0.0,
-    max_seconds: float = math.inf,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
 ) -> None:
     """Raises HAFMAudioError unless `length` samples at `sampling_rate` Hz last `min_seconds` to `max_seconds`."""
     if length < min_seconds * sampling_rate:

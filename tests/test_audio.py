@@ -1,0 +1,265 @@
+"""Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
+
+import http.server
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hafm_hf import audio
+from hafm_hf.audio import HAFMAudioError
+
+RATE = 22_050
+
+
+def tone(seconds: float = 1.5, rate: int = RATE, frequency: float = 440.0, amplitude: float = 0.5) -> audio.Samples:
+    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, rate: int = RATE, **format_options: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, **format_options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "subtype", "tolerance"),
+    [
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_32", 1e-6),
+        ("WAV", "FLOAT", 1e-6),
+        ("FLAC", "PCM_24", 1e-6),
+        ("OGG", "VORBIS", 0.05),
+        ("MP3", "MPEG_LAYER_III", 0.1),
+    ],
+)
+def test_every_format_reads_back_what_was_written(
+    tmp_path: Path, file_format: str, subtype: str, tolerance: float
+) -> None:
+    path = tmp_path / f"vocal.{file_format.lower()}"
+    path.write_bytes(encoded(tone(), format=file_format, subtype=subtype))
+    samples, rate = audio.read_audio(path)
+    assert rate == RATE and samples.dtype == np.float32
+    assert samples.shape == tone().shape
+    middle = slice(5000, -5000)
+    assert np.abs(samples - tone())[middle].max() < tolerance
+
+
+def test_path_bytes_and_file_object_give_the_same_samples(tmp_path: Path) -> None:
+    path = tmp_path / "vocal.wav"
+    path.write_bytes(encoded(tone(), format="WAV"))
+    from_path, _ = audio.read_audio(str(path))
+    from_bytes, _ = audio.read_audio(path.read_bytes())
+    with path.open("rb") as file:
+        from_file, _ = audio.read_audio(file)
+    assert np.array_equal(from_path, from_bytes) and np.array_equal(from_path, from_file)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000, 96_000])
+def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
+    samples, target = audio.read_audio(encoded(tone(rate=rate), rate, format="WAV"), sampling_rate=24_000)
+    assert target == 24_000 and samples.shape == (36_000,)
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
+    assert abs(np.argmax(spectrum) * 24_000 / samples.size - 440.0) < 1.0
+    assert abs(np.abs(samples[6_000:-6_000]).max() - 0.5) < 0.01
+
+
+def test_stereo_becomes_the_mean_of_its_channels() -> None:
+    stereo = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
+    samples, _ = audio.read_audio(encoded(stereo, format="WAV", subtype="FLOAT"))
+    assert np.allclose(samples, stereo.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [23_999, 24_001, 44_100, 100_003])
+@pytest.mark.parametrize("rates", [(44_100, 24_000), (8_000, 24_000), (24_000, 16_000), (96_000, 24_000)])
+def test_resampled_length_is_the_rounded_ratio(length: int, rates: tuple[int, int]) -> None:
+    resampled = audio.resample(np.ones(length, dtype=np.float32), *rates)
+    assert resampled.shape == (round(length * rates[1] / rates[0]),) and resampled.dtype == np.float32
+
+
+def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:
+    source = encoded(tone(seconds=3.0), format="WAV", subtype="FLOAT")
+    samples, _ = audio.read_audio(source, seconds=1.2, max_seconds=2.0)
+    assert np.array_equal(samples, tone(seconds=3.0)[: round(1.2 * RATE)])
+    with pytest.raises(HAFMAudioError, match=r"longer than 2 s"):
+        audio.read_audio(source, max_seconds=2.0)
+    with pytest.raises(HAFMAudioError, match=r"longer than 2 s"):
+        audio.read_audio(source, seconds=2.5, max_seconds=2.0)
+
+
+def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
+    """Name of the case: (source, what the one sentence says)."""
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("These are words, not samples.\n" * 50)
+    (folder / "text.mp3").write_text("These are words, not samples.\n" * 50)
+    (folder / "short.wav").write_bytes(encoded(tone(0.3), format="WAV"))
+    (folder / "none.wav").write_bytes(encoded(tone(0.0), format="WAV"))
+    holed = tone()
+    holed[100] = np.nan
+    (folder / "nan.wav").write_bytes(encoded(holed, format="WAV", subtype="FLOAT"))
+    endless = tone()
+    endless[100] = -np.inf
+    (folder / "slow.wav").write_bytes(encoded(tone(rate=4_000), 4_000, format="WAV"))
+    return {
+        "missing": (folder / "absent.wav", "absent.wav does not exist"),
+        "folder": (folder, "is a folder"),
+        "empty file": (folder / "empty.wav", "empty.wav is empty"),
+        "empty bytes": (b"", "the vocal is empty"),
+        "text": (folder / "text.wav", "text.wav is not audio"),
+        "text as mp3": (folder / "text.mp3", "text.mp3 is not audio"),
+        "text bytes": (b"words " * 99, "the vocal is not audio"),
+        "short": (folder / "short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s."),
+        "no samples": (folder / "none.wav", "none.wav is 0 s long; HAFM needs at least 1 s."),
+        "nan": (folder / "nan.wav", "nan.wav has NaN or infinite samples"),
+        "infinite": (encoded(endless, format="WAV", subtype="FLOAT"), "the vocal has NaN or infinite samples"),
+        "rate": (folder / "slow.wav", "slow.wav has a sampling rate of 4000 Hz"),
+        "no server": ("http://127.0.0.1:9/vocal.wav", "cannot be fetched"),
+    }
+
+
+def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path) -> None:
+    for case, (source, said) in bad_sources(tmp_path).items():
+        with pytest.raises(HAFMAudioError) as caught:
+            audio.read_audio(source)  # type: ignore[arg-type]
+        message = str(caught.value)
+        assert said in message, (case, message)
+        assert message.endswith(".") and "\n" not in message, (case, message)
+
+
+def test_almost_a_second_is_never_called_a_second() -> None:
+    with pytest.raises(HAFMAudioError, match=r"is 0.99 s long; HAFM needs at least 1 s"):
+        audio.check_duration(23_999, 24_000)
+    audio.check_duration(24_000, 24_000)
+
+
+def test_a_cut_off_file_gives_its_samples_or_one_sentence() -> None:
+    for file_format in ("WAV", "FLAC", "OGG", "MP3"):
+        whole = encoded(tone(3.0), format=file_format)
+        try:
+            samples, _ = audio.read_audio(whole[: len(whole) // 2])
+        except HAFMAudioError:
+            continue
+        assert 0 < samples.size < tone(3.0).size
+
+
+def test_integers_are_scaled_by_the_range_of_their_type() -> None:
+    wave = tone()
+    assert np.allclose(audio.to_mono((wave * 32768).astype(np.int16)), wave, atol=1e-4)
+    assert np.allclose(audio.to_mono((wave * 2**31).astype(np.int32)), wave, atol=1e-6)
+    assert np.allclose(audio.to_mono((wave * 128 + 128).astype(np.uint8)), wave, atol=1e-2)
+    assert np.array_equal(audio.to_mono(torch.from_numpy(wave)), wave)
+    assert np.array_equal(audio.to_mono(np.stack([wave, wave])), audio.to_mono(np.stack([wave, wave], axis=1)))
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, 3, 4)), np.array(["a", "b"]), np.array(3.0), [True, False]])
+def test_arrays_that_are_not_sound_are_refused(samples: object) -> None:
+    with pytest.raises(HAFMAudioError):
+        audio.to_mono(samples)
+
+
+def test_levels_are_decibels_below_full_scale() -> None:
+    assert audio.peak_dbfs(tone(amplitude=0.5)) == pytest.approx(-6.02, abs=0.01)
+    assert audio.rms_dbfs(tone(amplitude=0.5)) == pytest.approx(-9.03, abs=0.01)
+    assert audio.rms_dbfs(np.zeros(7, dtype=np.float32)) == -np.inf
+    assert audio.is_silent(np.zeros(7, dtype=np.float32)) and audio.is_silent(tone(amplitude=1e-4))
+    assert not audio.is_silent(tone(amplitude=0.01))
+
+
+def test_mix_adds_after_the_gains() -> None:
+    vocal, instrumental = tone(amplitude=0.2), tone(frequency=300.0, amplitude=0.1)
+    mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=-6.0206, instrumental_gain_db=6.0206)
+    assert np.allclose(mixed, 0.5 * vocal + 2.0 * instrumental, atol=1e-5)
+
+
+@pytest.mark.parametrize("gain", [0.0, 12.0, 60.0])
+def test_mix_never_clips_and_keeps_the_balance(gain: float) -> None:
+    vocal, instrumental = tone(amplitude=0.9), tone(frequency=300.0, amplitude=0.9)
+    mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=gain, instrumental_gain_db=gain)
+    assert audio.peak_dbfs(mixed) == pytest.approx(-1.0, abs=1e-3)
+    wanted = vocal + instrumental
+    assert np.allclose(mixed / np.abs(mixed).max(), wanted / np.abs(wanted).max(), atol=1e-5)
+
+
+def test_mix_refuses_two_lengths() -> None:
+    with pytest.raises(HAFMAudioError, match="33075 samples and the instrumental 33074"):
+        audio.mix_audio(tone(), tone()[:-1])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_written_sound_is_16_bit_and_the_same_every_time(tmp_path: Path, suffix: str) -> None:
+    first = audio.write_audio(tmp_path / "new" / f"a.{suffix}", tone(), RATE)
+    second = audio.write_audio(tmp_path / f"b.{suffix}", tone(), RATE)
+    assert first.read_bytes() == second.read_bytes()
+    assert soundfile.info(first).subtype == "PCM_16"
+    assert np.allclose(audio.read_audio(first)[0], tone(), atol=1e-4)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert first.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = audio.write_audio(tmp_path / "song.wav", tone(), RATE)
+    before = path.read_bytes()
+    with pytest.raises(HAFMAudioError, match="cannot be written"):
+        audio.write_audio(path, tone(), -1)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(HAFMAudioError, match="cannot be written"):
+        audio.write_audio(tmp_path / "taken" / "song.wav", tone(), RATE)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A web server with /vocal.wav, an endless /endless.wav and nothing else; its address."""
+    sound = encoded(tone(), format="WAV")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if self.path == "/absent.wav" else 200)
+            self.end_headers()
+            try:
+                self.wfile.write(sound)
+                while self.path == "/endless.wav":
+                    self.wfile.write(bytes(1 << 16))
+            except OSError:
+                pass
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_url_is_fetched_up_to_a_size_and_a_time(server: str) -> None:
+    samples, rate = audio.read_audio(f"{server}/vocal.wav")
+    assert rate == RATE and np.allclose(samples, tone(), atol=1e-4)
+    with pytest.raises(HAFMAudioError, match="larger than 1 MB"):
+        audio.download(f"{server}/endless.wav", max_bytes=1_000_000)
+    with pytest.raises(HAFMAudioError, match="took longer than 0.2 s"):
+        audio.download(f"{server}/endless.wav", max_bytes=1 << 40, timeout=0.2)
+    with pytest.raises(HAFMAudioError, match="cannot be fetched: Not Found"):
+        audio.download(f"{server}/absent.wav")
+
+
+def test_url_may_not_name_a_local_file(tmp_path: Path) -> None:
+    with pytest.raises(HAFMAudioError, match="not an http"):
+        audio.download(f"file://{tmp_path}")
+
+
+def test_real_recordings_are_read_whole(real_vocals: list[Path]) -> None:
+    for path in real_vocals:
+        samples, rate = audio.read_audio(path, sampling_rate=24_000)
+        assert samples.size == round(soundfile.info(path).frames * 24_000 / soundfile.info(path).samplerate)
+        assert not audio.is_silent(samples)
