@@ -5,6 +5,7 @@ Defaults are the paper's (arXiv 2604.09054).
 """
 
 import math
+from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -32,7 +33,7 @@ class HAFMStageConfig(PreTrainedConfig):
         num_hidden_layers (`int`): Decoder layers.
         num_attention_heads (`int`): Heads H.
         head_dim (`int`): Width of a head.
-        intermediate_size (`int`, *optional*): Inner width of the gated feed-forward; ⌊2/3 · 4 · D⌋ if not given.
+        intermediate_size (`int`): Inner width of the gated feed-forward; 0 means ⌊2/3 · 4 · D⌋.
         position_scheme (`str`):
             `"index"`: the paper's T5 bias on sequence distance. `"time"`: conditioning keys are biased by the signed
             difference in time, one table per source, and conditioning sees the whole conditioning.
@@ -54,15 +55,15 @@ class HAFMStageConfig(PreTrainedConfig):
     model_type = "hafm_stage"
     keys_to_ignore_at_inference = ["past_key_values"]
 
-    conditioning_codebook_sizes: list[list[int]] | None = None
-    codebook_sizes: list[int] | None = None
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
+    codebook_sizes: list[int] = field(default_factory=lambda: [500])
     conditioning_frame_rate: int = 50
     frame_rate: int = 50
     hidden_size: int = 512
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     head_dim: int = 64
-    intermediate_size: int | None = None
+    intermediate_size: int = 0
     position_scheme: str = "index"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 1000
@@ -81,11 +82,7 @@ class HAFMStageConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.conditioning_codebook_sizes is None:
-            self.conditioning_codebook_sizes = [[500]]
-        if self.codebook_sizes is None:
-            self.codebook_sizes = [500]
-        if self.intermediate_size is None:
+        if self.intermediate_size == 0:
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
@@ -94,7 +91,7 @@ class HAFMStageConfig(PreTrainedConfig):
     @property
     def codebook_size(self) -> int:
         """Size of the largest target codebook: the width of the logits."""
-        return max(self.codebook_sizes or [0])
+        return max(self.codebook_sizes, default=0)
 
     @property
     def vocab_size(self) -> int:
@@ -104,17 +101,17 @@ class HAFMStageConfig(PreTrainedConfig):
     @property
     def num_codebooks(self) -> int:
         """Q, the number of target codebooks."""
-        return len(self.codebook_sizes or [])
+        return len(self.codebook_sizes)
 
     @property
     def num_conditioning_sources(self) -> int:
         """S, the number of conditioning sources; the paper's N_seg is S + 1."""
-        return len(self.conditioning_codebook_sizes or [])
+        return len(self.conditioning_codebook_sizes)
 
     @property
     def num_conditioning_streams(self) -> int:
         """K, the number of conditioning token streams over all sources."""
-        return sum(len(sizes) for sizes in self.conditioning_codebook_sizes or [])
+        return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
 
     def target_length(self, conditioning_frames: int) -> int:
         """Flat target tokens that last as long as `conditioning_frames` frames of conditioning."""
@@ -127,13 +124,15 @@ class HAFMStageConfig(PreTrainedConfig):
             _check_range(name, getattr(self, name), MAX_WIDTH)
         for name in ("conditioning_frame_rate", "frame_rate"):
             _check_range(name, getattr(self, name), MAX_WIDTH)
-        sizes = [size for source in self.conditioning_codebook_sizes or [] for size in source]
-        for size in sizes + list(self.codebook_sizes or []):
+        sizes = [size for source in self.conditioning_codebook_sizes for size in source]
+        for size in sizes + self.codebook_sizes:
             _check_range("codebook size", size, MAX_WIDTH)
-        if not sizes or not self.codebook_sizes or not all(self.conditioning_codebook_sizes or []):
-            raise ValueError("A stage needs at least one conditioning codebook per source and one target codebook.")
+        if not sizes or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
+            raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
         if self.bos_token_id != self.codebook_size:
-            raise ValueError(f"bos_token_id is {self.bos_token_id}; it must follow the codes, at {self.codebook_size}.")
+            raise ValueError(
+                f"bos_token_id is {self.bos_token_id}; it follows the codes, so it must be {self.codebook_size}."
+            )
 
     def validate_choices(self) -> None:
         """Refuses unknown names and rates out of range."""
@@ -169,17 +168,12 @@ class HAFMCoarseConfig(HAFMStageConfig):
 
     model_type = "hafm_coarse"
 
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500], [500]])
+    codebook_sizes: list[int] = field(default_factory=lambda: [1024] * 4)
     frame_rate: int = 75
     relative_attention_max_distance: int = 2000
     time_attention_max_distance: int = 250
     window_seconds: float = 5.0
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.conditioning_codebook_sizes is None:
-            self.conditioning_codebook_sizes = [[500], [500]]
-        if self.codebook_sizes is None:
-            self.codebook_sizes = [1024] * 4
-        super().__post_init__(**kwargs)
 
 
 @strict
@@ -188,18 +182,13 @@ class HAFMFineConfig(HAFMStageConfig):
 
     model_type = "hafm_fine"
 
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[1024] * 4])
+    codebook_sizes: list[int] = field(default_factory=lambda: [1024] * 4)
     conditioning_frame_rate: int = 75
     frame_rate: int = 75
     relative_attention_max_distance: int = 1125
     time_attention_max_distance: int = 225
     window_seconds: float = 3.0
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.conditioning_codebook_sizes is None:
-            self.conditioning_codebook_sizes = [[1024] * 4]
-        if self.codebook_sizes is None:
-            self.codebook_sizes = [1024] * 4
-        super().__post_init__(**kwargs)
 
 
 @strict
@@ -221,7 +210,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
     model_type = "hafm_semantic_tokenizer"
     sub_configs_defaults: ClassVar[dict[str, Any]] = {"hubert_config": HubertConfig}
 
-    hubert_config: dict | PreTrainedConfig | None = None
+    hubert_config: Any = None
     layer: int = 9
     num_clusters: int = 500
     noise_std: float = 0.01
@@ -264,11 +253,11 @@ class HAFMConfig(PreTrainedConfig):
         "codec_config": EncodecConfig,
     }
 
-    semantic_tokenizer_config: dict | PreTrainedConfig | None = None
-    semantic_config: dict | PreTrainedConfig | None = None
-    coarse_config: dict | PreTrainedConfig | None = None
-    fine_config: dict | PreTrainedConfig | None = None
-    codec_config: dict | PreTrainedConfig | None = None
+    semantic_tokenizer_config: Any = None
+    semantic_config: Any = None
+    coarse_config: Any = None
+    fine_config: Any = None
+    codec_config: Any = None
 
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
