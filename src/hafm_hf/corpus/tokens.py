@@ -1,0 +1,163 @@
+"""Token shards: the Parquet format that lies between audio and training.
+
+A row is one excerpt of one track, all of its streams cut at the same two instants:
+
+| column | type | content |
+|---|---|---|
+| `track` | string | name of the track; excerpts of one track share it |
+| `start`, `duration` | float32 | seconds, multiples of the common grid of both frame rates |
+| `vocal_semantic`, `instrumental_semantic` | List(int16) [T_v] | semantic tokens |
+| `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental |
+
+The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
+does not fit.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "validation", "test")
+METADATA_KEY = b"hafm"
+SCHEMA = pa.schema(
+    [
+        ("track", pa.string()),
+        ("start", pa.float32()),
+        ("duration", pa.float32()),
+        ("vocal_semantic", pa.list_(pa.int16())),
+        ("instrumental_semantic", pa.list_(pa.int16())),
+        ("acoustic", pa.list_(pa.list_(pa.int16()))),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class TokenCorpusInfo:
+    """What the tokens of a corpus are: frame rates in Hz, vocabulary sizes, number of codebooks."""
+
+    semantic_frame_rate: int
+    acoustic_frame_rate: int
+    num_clusters: int
+    codebook_size: int
+    num_codebooks: int
+
+    @property
+    def grid(self) -> Fraction:
+        """Seconds between two instants that fall on a frame boundary in every stream (1/25 s for 50 and 75 Hz)."""
+        return common_grid((self.semantic_frame_rate, self.acoustic_frame_rate))
+
+
+@dataclass(frozen=True)
+class TokenExcerpt:
+    """One row of a shard.
+
+    Attributes:
+        track (str): name of the track.
+        start, duration (float): seconds, on the common grid.
+        vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
+        acoustic (int16 [Q, T_a]): codec codes of the instrumental.
+    """
+
+    track: str
+    start: float
+    duration: float
+    vocal_semantic: np.ndarray
+    instrumental_semantic: np.ndarray
+    acoustic: np.ndarray
+
+
+def common_grid(frame_rates: Sequence[int]) -> Fraction:
+    """Seconds between two instants at which a frame starts in every one of `frame_rates` (whole Hz)."""
+    return Fraction(1, math.gcd(*frame_rates))
+
+
+def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fraction) -> list[tuple[float, float]]:
+    """Cuts a track into as few equal excerpts as `longest` allows.
+
+    Args:
+        duration (float): length of the track in seconds.
+        longest, shortest (float): limits in seconds; a track below `shortest` gives no excerpt.
+        grid (Fraction): seconds; every start and length is a multiple of it.
+
+    Returns:
+        list of (start, length) in seconds.
+    """
+    if longest < shortest or longest < grid:
+        raise ValueError(
+            f"longest excerpt of {longest} s is below the shortest of {shortest} s or the grid of {grid} s."
+        )
+    cells = math.floor(Fraction(duration).limit_denominator(10**6) / grid)
+    count = max(1, math.ceil(cells / math.floor(Fraction(longest) / grid)))
+    length = cells // count
+    if length * grid < shortest or length == 0:
+        return []
+    return [(float(i * length * grid), float(length * grid)) for i in range(count)]
+
+
+def check_excerpt(excerpt: TokenExcerpt, info: TokenCorpusInfo) -> None:
+    """Raises ValueError unless lengths, shapes and values of an excerpt agree with `info`."""
+    frames, codes = (
+        round(excerpt.duration * info.semantic_frame_rate),
+        round(excerpt.duration * info.acoustic_frame_rate),
+    )
+    where = f"{excerpt.track} at {excerpt.start:.2f} s"
+    if abs(excerpt.duration / info.grid - round(excerpt.duration / info.grid)) > 1e-4:
+        raise ValueError(f"{where}: {excerpt.duration} s is no multiple of the common grid of {float(info.grid)} s.")
+    shapes = {
+        "vocal_semantic": (excerpt.vocal_semantic, (frames,), info.num_clusters),
+        "instrumental_semantic": (excerpt.instrumental_semantic, (frames,), info.num_clusters),
+        "acoustic": (excerpt.acoustic, (info.num_codebooks, codes), info.codebook_size),
+    }
+    for name, (tokens, shape, vocabulary) in shapes.items():
+        if tokens.shape != shape:
+            raise ValueError(
+                f"{where}: {name} has shape {list(tokens.shape)}, {excerpt.duration} s need {list(shape)}."
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocabulary:
+            raise ValueError(
+                f"{where}: {name} holds {tokens.min()}..{tokens.max()}, the vocabulary is 0..{vocabulary - 1}."
+            )
+
+
+def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], info: TokenCorpusInfo) -> int:
+    """Writes one Parquet shard under a temporary name and renames it when complete; returns the number of rows."""
+    rows = list(excerpts)
+    for row in rows:
+        check_excerpt(row, info)
+    columns = {
+        "track": [row.track for row in rows],
+        "start": [row.start for row in rows],
+        "duration": [row.duration for row in rows],
+        "vocal_semantic": [row.vocal_semantic.astype(np.int16) for row in rows],
+        "instrumental_semantic": [row.instrumental_semantic.astype(np.int16) for row in rows],
+        "acoustic": [list(row.acoustic.astype(np.int16)) for row in rows],
+    }
+    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(info)).encode()})
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    pq.write_table(pa.table(columns, schema=schema), temporary, row_group_size=64)
+    temporary.rename(path)
+    return len(rows)
+
+
+def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:
+    """Finished shards of a split in order; raises FileNotFoundError when there are none."""
+    paths = sorted(Path(folder).glob(f"{split}-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no {split}-*.parquet; recipes/tokenize_corpus.py writes them.")
+    return paths
+
+
+def read_info(path: str | os.PathLike[str]) -> TokenCorpusInfo:
+    """Frame rates and vocabularies stated in a shard; raises ValueError when the file states none."""
+    metadata = pq.read_schema(path).metadata or {}
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path} is no token shard: its schema lacks the metadata '{METADATA_KEY.decode()}'.")
+    return TokenCorpusInfo(**json.loads(metadata[METADATA_KEY]))

@@ -1,0 +1,1 @@
+"""Training of one stage on token shards: crops, objective and the loop that the recipes share."""

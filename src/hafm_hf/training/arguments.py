@@ -1,0 +1,160 @@
+"""Typed arguments of a training run, read by `HfArgumentParser` from a YAML file, flags, or both (flags win)."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from ..corpus.tokens import TokenCorpusInfo
+
+STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
+    "semantic": HAFMSemanticConfig,
+    "coarse": HAFMCoarseConfig,
+    "fine": HAFMFineConfig,
+}
+COARSE_CODEBOOKS = 4
+FINE_CODEBOOKS = 4
+
+
+@dataclass
+class StageArguments:
+    """Which stage, and where its configuration departs from the paper's."""
+
+    stage: str = field(default="semantic", metadata={"help": "semantic, coarse or fine"})
+    init_from: str | None = field(default=None, metadata={"help": "folder or hub name of a stage to continue from"})
+    hidden_size: int = field(default=512, metadata={"help": "width D"})
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    head_dim: int = 64
+    position_scheme: str = field(default="index", metadata={"help": "index (the paper) or time"})
+    conditioning_null: str = field(default="zeros", metadata={"help": "zeros or mask_token"})
+    conditioning_dropout: float = field(
+        default=0.1, metadata={"help": "share of samples trained without conditioning"}
+    )
+    attention_dropout: float = 0.0
+    coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
+    fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
+
+
+@dataclass
+class DataArguments:
+    """The token corpus and how it is cut."""
+
+    corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
+    crop_seconds: float = 10.0
+    validation_split: str = "validation"
+    validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
+    validation_batch: int = 16
+    cache_dir: str | None = field(default=None, metadata={"help": "where datasets keeps its memory-mapped copy"})
+    dataloader_workers: int = 0
+
+
+@dataclass
+class RunArguments:
+    """Optimisation, history dropout, checkpoints and logs."""
+
+    output_dir: str = field(default="", metadata={"help": "checkpoints, metrics.jsonl and the finished stage"})
+    max_steps: int = 100_000
+    max_hours: float | None = field(default=None, metadata={"help": "end the schedule here if max_steps takes longer"})
+    global_batch: int = field(default=210, metadata={"help": "crops in an optimiser step over all processes"})
+    accumulation: int = 1
+    learning_rate: float = 3e-4
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 4000
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
+    history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
+    history_dropout_end: float | None = field(default=None, metadata={"help": "and at the end; the same if not given"})
+    history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
+    seed: int = 0
+    resume: str = field(default="auto", metadata={"help": "auto, none, or the folder of a checkpoint"})
+    save_steps: int = 1000
+    keep_checkpoints: int = 2
+    logging_steps: int = 50
+    validation_steps: int = 1000
+    validate_without_history: bool = field(default=False, metadata={"help": "also validate with all history hidden"})
+    activation_checkpointing: bool = False
+    compile: bool = False
+    report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})
+
+    def __post_init__(self) -> None:
+        """Refuses rates and choices out of range before anything is loaded."""
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
+        for name in ("history_dropout", "history_dropout_end"):
+            if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
+        for name in ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArguments, DataArguments, RunArguments]:
+    """Reads the arguments of a run: an optional YAML file first, then flags, which win.
+
+    Raises:
+        ValueError: when the YAML file holds a key that is no argument, or corpus or output folder are missing.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    classes = (StageArguments, DataArguments, RunArguments)
+    parser = HfArgumentParser(classes)
+    if words and words[0].endswith((".yaml", ".yml")):
+        values = yaml.safe_load(Path(words.pop(0)).read_text()) or {}
+        unknown = set(values) - {item.name for cls in classes for item in fields(cls)}
+        if unknown:
+            raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
+        parser.set_defaults(**values)
+    stage, data, run = parser.parse_args_into_dataclasses(args=words)
+    for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
+        if not value:
+            raise ValueError(f"Name the {name} in the YAML file or with --{name}.")
+    return stage, data, run
+
+
+def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> HAFMStageConfig:
+    """Configuration of a stage for a corpus: vocabularies and rates are the corpus's, distances are the crop's.
+
+    Raises:
+        ValueError: for an unknown stage, or more codebooks than the corpus has.
+    """
+    if stage.stage not in STAGE_CONFIGS:
+        raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+    codebooks = {
+        "semantic": 0,
+        "coarse": stage.coarse_codebooks,
+        "fine": stage.coarse_codebooks + stage.fine_codebooks,
+    }
+    if codebooks[stage.stage] > info.num_codebooks:
+        raise ValueError(f"The stage needs {codebooks[stage.stage]} codebooks; the corpus has {info.num_codebooks}.")
+    clusters, code = info.num_clusters, info.codebook_size
+    conditioning, target = {
+        "semantic": ([[clusters]], [clusters]),
+        "coarse": ([[clusters], [clusters]], [code] * stage.coarse_codebooks),
+        "fine": ([[code] * stage.coarse_codebooks], [code] * stage.fine_codebooks),
+    }[stage.stage]
+    rates = {
+        "semantic": (info.semantic_frame_rate, info.semantic_frame_rate),
+        "coarse": (info.semantic_frame_rate, info.acoustic_frame_rate),
+        "fine": (info.acoustic_frame_rate, info.acoustic_frame_rate),
+    }[stage.stage]
+    conditioning_frames = round(crop_seconds * rates[0])
+    sequence = len(conditioning) * conditioning_frames + round(crop_seconds * rates[1]) * len(target)
+    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "position_scheme")
+    same += ("conditioning_null", "conditioning_dropout", "attention_dropout")
+    return STAGE_CONFIGS[stage.stage](
+        conditioning_codebook_sizes=conditioning,
+        codebook_sizes=target,
+        conditioning_frame_rate=rates[0],
+        frame_rate=rates[1],
+        window_seconds=crop_seconds,
+        relative_attention_max_distance=max(sequence, 32),
+        time_attention_max_distance=max(conditioning_frames, 64),
+        **{name: getattr(stage, name) for name in same},
+    )

@@ -1,0 +1,293 @@
+"""From token shards to batches: time-aligned crops of every stream that a stage reads and predicts.
+
+A crop starts at one instant of the common grid of both frame rates in all streams, so that T seconds give exactly 50·T
+semantic and 75·T acoustic frames. Sample number n of a run is a function of (seed, n) alone: any division of the
+global batch over processes and accumulation sees the same samples, every process gets equally many, and a run resumes
+at a number. The corpus is a memory-mapped `datasets.Dataset`: that random access without 100 K tracks in memory.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..configuration_hafm import HAFMStageConfig
+from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One block of token rows: codebooks `first` to `last`, excluded, of a corpus column (0 to 1 if semantic)."""
+
+    column: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class StageStreams:
+    """What a stage reads (`conditioning`, all at one frame rate) and what it predicts (`target`)."""
+
+    conditioning: tuple[Stream, ...]
+    target: Stream
+    conditioning_frame_rate: int
+    frame_rate: int
+
+
+VOCAL = Stream("vocal_semantic", 0, 1)
+INSTRUMENTAL = Stream("instrumental_semantic", 0, 1)
+
+
+def stage_streams(config: HAFMStageConfig) -> StageStreams:
+    """Which streams of the corpus a stage reads and predicts (paper, "Stages").
+
+    Raises:
+        ValueError: for a model type that is none of the three stages.
+    """
+    target_codebooks = config.num_codebooks
+    rates = (config.conditioning_frame_rate, config.frame_rate)
+    if config.model_type == "hafm_semantic":
+        return StageStreams((VOCAL,), INSTRUMENTAL, *rates)
+    if config.model_type == "hafm_coarse":
+        return StageStreams((VOCAL, INSTRUMENTAL), Stream("acoustic", 0, target_codebooks), *rates)
+    if config.model_type == "hafm_fine":
+        coarse = config.num_conditioning_streams
+        return StageStreams(
+            (Stream("acoustic", 0, coarse),), Stream("acoustic", coarse, coarse + target_codebooks), *rates
+        )
+    raise ValueError(f"{config.model_type} is no stage; known are hafm_semantic, hafm_coarse and hafm_fine.")
+
+
+def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
+    """Raises ValueError when a stage's vocabularies, codebooks or frame rates are not those of the corpus."""
+
+    def available(stream: Stream) -> tuple[int, int]:
+        if stream.column == "acoustic":
+            return info.codebook_size, info.acoustic_frame_rate
+        return info.num_clusters, info.semantic_frame_rate
+
+    streams = stage_streams(config)
+    blocks = [*streams.conditioning, streams.target]
+    expected = [*(config.conditioning_codebook_sizes or []), config.codebook_sizes or []]
+    rates = [streams.conditioning_frame_rate] * len(streams.conditioning) + [streams.frame_rate]
+    for block, rate, vocabularies in zip(blocks, rates, expected, strict=True):
+        size, corpus_rate = available(block)
+        if any(vocabulary != size for vocabulary in vocabularies) or rate != corpus_rate:
+            raise ValueError(
+                f"The stage expects {block.column} of {vocabularies} tokens at {rate} Hz, the corpus holds {size} at "
+                f"{corpus_rate} Hz: change the stage's configuration or tokenise the corpus again."
+            )
+        if block.last > (info.num_codebooks if block.column == "acoustic" else 1):
+            raise ValueError(
+                f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}."
+            )
+
+
+def load_token_corpus(
+    folder: str | os.PathLike[str], split: str, cache_dir: str | os.PathLike[str] | None = None
+) -> tuple[datasets.Dataset, TokenCorpusInfo]:
+    """Loads the finished shards of a split, memory-mapped, and what their tokens are.
+
+    Raises:
+        FileNotFoundError: when the folder holds no shard of the split.
+        ValueError: when shards disagree about frame rates or vocabularies.
+    """
+    paths = shard_paths(folder, split)
+    infos = {read_info(path) for path in paths}
+    if len(infos) > 1:
+        raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
+    files = {split: [str(path) for path in paths]}
+    corpus = datasets.load_dataset(
+        "parquet", data_files=files, split=split, cache_dir=None if cache_dir is None else str(cache_dir)
+    )
+    return corpus.with_format("arrow"), infos.pop()
+
+
+def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
+    """One column of one row as int16 [Q, T], without a copy through Python lists."""
+    values = corpus[row].column(column).combine_chunks()
+    streams = len(values[0]) if column == "acoustic" else 1
+    while hasattr(values, "flatten") and values.type.num_fields:
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(streams, -1)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`frames` grid cells from cell `start` of row `row`."""
+
+    row: int
+    start: int
+    frames: int
+
+
+class TokenCrops(Dataset[dict[str, torch.Tensor]]):
+    """Crops of a token corpus for one stage, addressed by number or by `Crop`.
+
+    Args:
+        corpus (datasets.Dataset): rows of the shard format, "arrow" format.
+        info (TokenCorpusInfo): frame rates and vocabularies of the corpus.
+        config (HAFMStageConfig): the stage; it decides the streams.
+        crop_seconds (float): length of a crop; rounded down to the common grid.
+        seed (int): sample n is a function of (seed, n).
+
+    Raises:
+        ValueError: when no row is as long as a crop, or the stage's vocabularies are not the corpus's.
+    """
+
+    def __init__(
+        self,
+        corpus: datasets.Dataset,
+        info: TokenCorpusInfo,
+        config: HAFMStageConfig,
+        crop_seconds: float,
+        seed: int = 0,
+    ) -> None:
+        check_vocabularies(config, info)
+        self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
+        self.frames = math.floor(Fraction(crop_seconds).limit_denominator(10**6) / info.grid)
+        durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
+        if corpus._indices is not None:  # rows chosen by select() keep the whole table behind an index
+            durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
+        self.cells = np.rint(durations / float(info.grid)).astype(np.int64)
+        counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
+        if not counts.sum():
+            longest = self.cells.max(initial=0) * float(info.grid)
+            raise ValueError(f"No excerpt is as long as a crop of {crop_seconds} s; the longest has {longest:.2f} s.")
+        # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
+        self.slots = np.repeat(np.arange(len(corpus)), counts)
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Length of a crop in seconds."""
+        return float(self.frames * self.info.grid)
+
+    def __len__(self) -> int:
+        """Crops in an epoch."""
+        return len(self.slots)
+
+    def crop_at(self, number: int) -> Crop:
+        """Crop `number` of the endless sequence: every epoch visits all slots in a new order, with new starts."""
+        epoch, place = divmod(number, len(self.slots))
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
+        row = int(self._epoch[1][place])
+        start = np.random.default_rng((self.seed, 1, number)).integers(0, self.cells[row] - self.frames + 1)
+        return Crop(row, int(start), self.frames)
+
+    def fixed_crops(self, limit: int | None = None) -> list[Crop]:
+        """Crops for validation: side by side, as many of each excerpt as fit, thinned evenly to at most `limit`."""
+        crops = [
+            Crop(row, i * self.frames, self.frames)
+            for row, cells in enumerate(self.cells)
+            for i in range(cells // self.frames)
+        ]
+        if limit is None or len(crops) <= limit:
+            return crops
+        return [crops[i * len(crops) // limit] for i in range(limit)]
+
+    def tracks(self, crops: Sequence[Crop]) -> list[str]:
+        """Names of the tracks that crops come from."""
+        return [str(self.corpus[crop.row].column("track")[0]) for crop in crops]
+
+    def read(self, crop: Crop) -> dict[str, torch.Tensor]:
+        """Tokens of one crop.
+
+        Returns:
+            `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], the codebooks of a frame side by side).
+        """
+        conditioning = torch.cat(
+            [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
+        )
+        target = self._cut(self.streams.target, crop, self.streams.frame_rate)
+        return {"conditioning_ids": conditioning, "labels": target.transpose(0, 1).flatten()}
+
+    def _cut(self, stream: Stream, crop: Crop, frame_rate: int) -> torch.Tensor:
+        tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
+        per_cell = int(frame_rate * self.info.grid)
+        cut = tokens[:, crop.start * per_cell : (crop.start + crop.frames) * per_cell]
+        size = self.info.codebook_size if stream.column == "acoustic" else self.info.num_clusters
+        if cut.shape[1] != crop.frames * per_cell or cut.min() < 0 or cut.max() >= size:
+            raise ValueError(
+                f"Row {crop.row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
+                f"{cut.min(initial=0)}..{cut.max(initial=0)} at crop {crop.start}; expected 0..{size - 1}."
+            )
+        return torch.from_numpy(cut.astype(np.int64))
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`."""
+        return {**self.read(self.crop_at(number)), "sample": torch.tensor(number)}
+
+
+class GlobalBatchSampler(Sampler[list[int]]):
+    """Micro-batches of one process: step s covers samples s·G … (s+1)·G − 1 of the run, whoever computes them.
+
+    Args:
+        global_batch (int): samples in an optimiser step, G.
+        accumulation (int): micro-batches in a step.
+        rank, world_size (int): this process and the number of processes.
+        first_step, last_step (int): steps to yield, `last_step` excluded.
+
+    Raises:
+        ValueError: when G cannot be divided evenly.
+    """
+
+    def __init__(
+        self,
+        global_batch: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        first_step: int = 0,
+        last_step: int = 0,
+    ) -> None:
+        parts = accumulation * world_size
+        if global_batch <= 0 or global_batch % parts:
+            raise ValueError(
+                f"A global batch of {global_batch} cannot be divided over {world_size} processes × "
+                f"{accumulation} accumulation steps: choose a multiple of {parts}."
+            )
+        self.global_batch, self.parts, self.micro_batch = global_batch, parts, global_batch // parts
+        self.accumulation, self.rank = accumulation, rank
+        self.first_step, self.last_step = first_step, last_step
+
+    def __len__(self) -> int:
+        """Micro-batches that remain."""
+        return max(0, self.last_step - self.first_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yields the sample numbers of each micro-batch of this process."""
+        for step in range(self.first_step, self.last_step):
+            for part in range(self.accumulation):
+                begin = step * self.global_batch + (self.rank * self.accumulation + part) * self.micro_batch
+                yield list(range(begin, begin + self.micro_batch))
+
+
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:
+    """Stacks equal crops: `conditioning_ids` [B, K, T_c], `labels` [B, L]; `conditioning_mask` is None: no padding."""
+    batch: dict[str, torch.Tensor | None] = {
+        key: torch.stack([sample[key] for sample in samples]) for key in samples[0]
+    }
+    batch["conditioning_mask"] = None
+    return batch
+
+
+def unigram_entropy(crops: TokenCrops, config: HAFMStageConfig, rows: int = 2000) -> float:
+    """Entropy of the target's token frequencies in nats, averaged over codebooks: the loss of knowing nothing else."""
+    stream, entropies = crops.streams.target, []
+    counts = [np.zeros(size, dtype=np.int64) for size in config.codebook_sizes or []]
+    for row in range(min(rows, len(crops.corpus))):
+        tokens = read_stream(crops.corpus, row, stream.column)[stream.first : stream.last]
+        for codebook, count in enumerate(counts):
+            count += np.bincount(tokens[codebook], minlength=len(count))
+    for count in counts:
+        probabilities = count[count > 0] / count.sum()
+        entropies.append(float(-(probabilities * np.log(probabilities)).sum()))
+    return float(np.mean(entropies))

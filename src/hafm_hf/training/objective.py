@@ -1,0 +1,193 @@
+"""What a stage is trained on and watched by: target-history dropout and the paired validation losses.
+
+At 50 Hz the previous token predicts the next so well that a small model can ignore its conditioning. History dropout
+hides spans of the history from the input, so that the model must read the voice; the paired difference between the
+loss with another clip's conditioning and the loss with the right one says whether it does.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+
+def history_dropout_rate(progress: float, start: float, end: float) -> float:
+    """History dropout p after a fraction `progress` (0..1) of the run: linear from `start` to `end`."""
+    return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+def shift_right(labels: torch.Tensor, bos_token_id: int) -> torch.Tensor:
+    """Teacher-forcing input: `labels` (int64 [B, L]) one step later, BOS first (paper, "Training")."""
+    shifted = F.pad(labels[:, :-1], (1, 0), value=bos_token_id)
+    return shifted.masked_fill(shifted < 0, bos_token_id)  # ignored targets (-100) have no embedding
+
+
+def sample_rates(p: float, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Hidden shares of `count` samples (float32 [count]): uniform on the widest interval around p within [0, 1]."""
+    half = min(p, 1.0 - p)
+    return p - half + 2.0 * half * torch.rand(count, generator=generator)
+
+
+def hidden_spans(rates: torch.Tensor, frames: int, mean_span: float, generator: torch.Generator) -> torch.Tensor:
+    """Draws which frames of a history are hidden.
+
+    A clip is cut into segments with geometric lengths of mean `mean_span`; each is hidden with its sample's rate.
+
+    Args:
+        rates (float32 [B]): probability of hiding a segment, per sample.
+        frames (int): target frames T.
+        mean_span (float): frames, at least 1.
+        generator (torch.Generator): CPU generator.
+
+    Returns:
+        bool [B, T], True where hidden.
+    """
+    batch = len(rates)
+    segment = (torch.rand(batch, frames, generator=generator) < 1.0 / max(mean_span, 1.0)).long().cumsum(dim=1)
+    draw = torch.rand(batch, frames + 1, generator=generator)
+    return draw.gather(1, segment) < rates[:, None]
+
+
+def drop_history(
+    labels: torch.Tensor,
+    bos_token_id: int,
+    num_codebooks: int,
+    p: float,
+    mean_span: float,
+    seeds: Iterable[int],
+) -> torch.Tensor:
+    """Teacher-forcing input with random spans of the history replaced by BOS; the labels stay whole.
+
+    All codebooks of a hidden frame are hidden. A sample's spans depend on its own seed only, so that they do not
+    change with the division of a batch.
+
+    Args:
+        labels (int64 [B, T·Q]): flat targets.
+        bos_token_id (int): the id that hides.
+        num_codebooks (int): Q.
+        p (float): expected hidden share, 0..1; each sample draws its own rate around it.
+        mean_span (float): mean length of a span in frames.
+        seeds (iterable of B ints): one per sample.
+
+    Returns:
+        int64 [B, T·Q] input ids.
+    """
+    if p <= 0.0:
+        return shift_right(labels, bos_token_id)
+    hidden = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rates = sample_rates(p, 1, generator)
+        hidden.append(hidden_spans(rates, labels.shape[1] // num_codebooks, mean_span, generator))
+    mask = torch.cat(hidden).repeat_interleave(num_codebooks, dim=1).to(labels.device)
+    return shift_right(labels.masked_fill(mask, bos_token_id), bos_token_id)
+
+
+def null_rows(p: float, seeds: Iterable[int]) -> torch.Tensor:
+    """Which samples are trained without conditioning (guidance dropout, paper §3.5): bool [B], from B seeds."""
+    draws = [torch.rand(1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.cat(draws) < p
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+    """Negative log-likelihood in nats, per sample and codebook.
+
+    Args:
+        logits (float [B, T·Q, V]): one row per flat target.
+        labels (int64 [B, T·Q]): flat targets, -100 ignored.
+        num_codebooks (int): Q.
+
+    Returns:
+        float32 [B, Q], averaged over the frames that count.
+    """
+    losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    shape = (labels.shape[0], -1, num_codebooks)
+    counted = (labels != -100).view(shape).sum(dim=1).clamp(min=1)
+    return losses.view(shape).sum(dim=1) / counted
+
+
+@torch.no_grad()
+def paired_losses(
+    model: PreTrainedModel,
+    conditioning_ids: torch.Tensor,
+    shuffled_ids: torch.Tensor,
+    labels: torch.Tensor,
+    hide_history: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Losses of the same targets under the right conditioning, another clip's, and none.
+
+    Args:
+        model: a stage, in evaluation mode.
+        conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips.
+        labels (int64 [B, T·Q]): flat targets.
+        hide_history (bool): replace the whole history by BOS, so that the conditioning is all that the model knows.
+
+    Returns:
+        `matched`, `shuffled`, `none` (float32 [B, Q]) in nats.
+    """
+    codebooks, bos = model.config.num_codebooks, model.config.bos_token_id
+    history = torch.full_like(labels, bos) if hide_history else labels
+    input_ids = shift_right(history, bos)
+    null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
+    return {
+        name: token_losses(
+            model(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False).logits,
+            labels,
+            codebooks,
+        )
+        for name, (ids, mask) in cases.items()
+    }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.error:.4f}"
+
+
+def clustered_mean(values: torch.Tensor, clusters: list[str]) -> Estimate:
+    """Mean over clips with the standard error over tracks: clips of one track are not independent.
+
+    Args:
+        values (float [N]): one value per clip.
+        clusters (list of N strings): the track of each clip.
+    """
+    names = sorted(set(clusters))
+    index = torch.tensor([names.index(name) for name in clusters])
+    totals = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double())
+    counts = torch.bincount(index, minlength=len(names)).double()
+    mean = totals.sum() / counts.sum()
+    if len(names) < 2:
+        return Estimate(float(mean), math.nan)
+    # linearised ratio of totals to counts: exact for clusters of equal size
+    residuals = (totals - mean * counts) / counts.mean()
+    return Estimate(float(mean), float(residuals.std(correction=1) / math.sqrt(len(names))))
+
+
+def other_tracks(tracks: list[str]) -> list[int]:
+    """For each clip the index of a clip of another track: the partner whose conditioning it is tested with.
+
+    Clips sorted by track are turned by half a round, so that every clip lends its conditioning exactly once.
+
+    Raises:
+        ValueError: when one track holds more than half of the clips, so that no such pairing exists.
+    """
+    order = sorted(range(len(tracks)), key=lambda clip: (tracks[clip], clip))
+    largest = max(tracks.count(name) for name in set(tracks))
+    if 2 * largest > len(tracks):
+        raise ValueError(
+            f"Validation needs clips of several tracks: {largest} of {len(tracks)} clips are of one track."
+        )
+    partners = [0] * len(tracks)
+    for place, clip in enumerate(order):
+        partners[clip] = order[(place + len(tracks) // 2) % len(tracks)]
+    return partners
