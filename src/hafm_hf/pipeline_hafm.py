@@ -1,0 +1,166 @@
+"""`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
+
+The last station of the path of the data: it adds to `HAFMForVocalAccompaniment.generate` what a person needs around
+it: reading, the limits of length, mixing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+from transformers.utils import logging
+
+from . import audio
+
+logger = logging.get_logger(__name__)
+
+GENERATE_PARAMETERS = ("num_samples", "seed", "guidance_scale", "temperature", "top_k", "skip_fine", "progress")
+
+
+class HAFMPipeline(Pipeline):
+    """Accompanies singing voices; registered by `import hafm_hf` as the task "vocal-accompaniment".
+
+    Example:
+
+    ```python
+    >>> import hafm_hf
+    >>> from transformers import pipeline
+    >>> accompany = pipeline("vocal-accompaniment")
+    >>> song = accompany("vocal.wav", seed=1)
+    >>> song["mix"], song["sampling_rate"]
+    ```
+    """
+
+    _load_tokenizer = False
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Generates an instrumental for one vocal or each of several.
+
+        Args:
+            inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
+                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands out
+                undecoded audio, "bytes" and "path"), or a list of these.
+            sampling_rate (int, Hz): rate of arrays.
+            seconds (float): use only this much from the start of each vocal.
+            num_samples (int): instrumentals per vocal. Default 1.
+            seed (int): the same seed gives the same result on the same device. Default: another result every time.
+            guidance_scale, temperature, top_k: of every stage; the model's own (3.0, 0.9, 250) when not given.
+            skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
+            vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
+            progress (callable(stage: str, done: int, total: int)): told how far each stage is.
+
+        Returns:
+            For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
+            long as the vocal), "mix" (float32 [N]), "vocals" (float32 [N]) and "sampling_rate" (Hz) of all three.
+            Nothing in them clips.
+
+        Raises:
+            HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
+        """
+        if isinstance(inputs, (list, tuple)):
+            inputs = list(inputs)
+            if not inputs:
+                return []
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        sampling_rate: int | None = None,
+        seconds: float | None = None,
+        vocal_gain_db: float | None = None,
+        instrumental_gain_db: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        **generate_kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = sorted(set(generate_kwargs) - set(GENERATE_PARAMETERS))
+        if unknown:
+            raise TypeError(
+                f"The pipeline has no parameter {unknown[0]!r}; it takes {', '.join(GENERATE_PARAMETERS)}."
+            )
+        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}
+        forward = {"progress": progress, **generate_kwargs}
+        postprocess = {"vocal_gain_db": vocal_gain_db, "instrumental_gain_db": instrumental_gain_db}
+        given = [{k: v for k, v in each.items() if v is not None} for each in (preprocess, forward, postprocess)]
+        return given[0], given[1], given[2]
+
+    def preprocess(
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
+        extractor = self.feature_extractor
+        source, rate = _unpack(input_, sampling_rate)
+        name = audio.source_name(source)
+        if isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read"):
+            limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+            source, rate = audio.read_audio(source, seconds=seconds, **limits)
+        elif rate is None:
+            raise audio.HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
+        features = extractor([audio.to_mono(source, name=name)], rate, seconds=seconds, name=name)
+        if audio.is_silent(features["input_values"][0].numpy()):
+            logger.warning(f"{name} is silent; the instrumental follows nothing.")
+        return dict(features)
+
+    def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
+        """One instrumental per vocal and sample: {"audio": [B, K, N], "vocals": [B, N], "padding_mask": [B, N]}."""
+        vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
+        rows = [row[: int(length)] for row, length in zip(vocals, mask.sum(dim=1), strict=True)]
+        output = self.model.generate(rows, self.feature_extractor.sampling_rate, **generate_kwargs)
+        if output.sampling_rate != self.feature_extractor.sampling_rate:
+            raise ValueError(
+                f"The feature extractor works at {self.feature_extractor.sampling_rate} Hz and the codec at "
+                f"{output.sampling_rate} Hz; save both from one composite."
+            )
+        samples = len(output.audio) // len(rows)
+        generated = vocals.new_zeros(len(rows), samples, vocals.shape[1], dtype=torch.float32)
+        for number, instrumental in enumerate(output.audio):
+            row = torch.as_tensor(instrumental)
+            generated[number // samples, number % samples, : row.shape[-1]] = row
+        return {"audio": generated, "vocals": vocals, "padding_mask": mask}
+
+    def postprocess(
+        self,
+        model_outputs: dict[str, torch.Tensor],
+        vocal_gain_db: float = 0.0,
+        instrumental_gain_db: float = 0.0,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed."""
+        length = int(model_outputs["padding_mask"].sum())
+        vocal = model_outputs["vocals"][0, :length].numpy()
+        songs = []
+        for generated in model_outputs["audio"][0]:
+            # The instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again.
+            instrumental = audio.limit_peak(generated[:length].numpy())
+            mix = audio.mix_audio(
+                vocal, instrumental, vocal_gain_db=vocal_gain_db, instrumental_gain_db=instrumental_gain_db
+            )
+            rate = self.feature_extractor.sampling_rate
+            songs.append({"audio": instrumental, "sampling_rate": rate, "mix": mix, "vocals": vocal})
+        return songs[0] if len(songs) == 1 else songs
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Saves model and feature extractor as one repository.
+
+        Unlike the inherited method it writes no `custom_pipelines` into the config: with them `pipeline()` would ask
+        for `trust_remote_code` even where hafm_hf is installed.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.feature_extractor.save_pretrained(save_directory)
+
+
+def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None]:
+    """Source and rate of an input: a dict's parts, anything else as it is."""
+    if not isinstance(vocal, dict):
+        return np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal, sampling_rate
+    for key in ("array", "raw", "bytes", "path"):
+        if vocal.get(key) is not None:
+            return vocal[key], vocal.get("sampling_rate", sampling_rate)
+    raise audio.HAFMAudioError('A dict needs "array" and "sampling_rate", or "bytes" or "path".')
