@@ -1,0 +1,359 @@
+"""The composite: vocal → semantic tokens → three stages → codec → accompaniment.
+
+It spans the whole path of the data. Saved, it is one repository with a subfolder for each part, so that every part
+keeps its own configuration and generation settings and loads by itself with `subfolder=`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EncodecModel, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import logging
+
+from .audio import resample
+from .codec import decode_codes
+from .configuration_hafm import HAFMConfig
+from .feature_extraction_hafm import HAFMFeatureExtractor
+from .generation_hafm import WINDOWS_AT_ONCE, generate_independent_windows, generate_windows
+from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+
+logger = logging.get_logger(__name__)
+
+PARTS: dict[str, type[PreTrainedModel]] = {
+    "semantic_tokenizer": HAFMSemanticTokenizer,
+    "semantic": HAFMSemanticForCausalLM,
+    "coarse": HAFMCoarseForCausalLM,
+    "fine": HAFMFineForCausalLM,
+    "codec": EncodecModel,
+}
+STAGES = ("semantic", "coarse", "fine")
+BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
+# with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
+SHIM_NAME = "hafm_auto"
+SHIM = "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class HAFMAccompanimentOutput(ModelOutput):
+    """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
+
+    Args:
+        audio: instrumentals, float32 [N] each, as long as their vocal.
+        sampling_rate: samples a second of `audio`.
+        vocal_semantic: int64 [T_v] each, at 50 Hz.
+        instrumental_semantic: int64 [T_v] each, at 50 Hz.
+        codes: int64 [Q, T_a] each, EnCodec codebooks at 75 Hz; Q is 8, or 4 without the fine stage.
+    """
+
+    audio: list[torch.Tensor] | None = None
+    sampling_rate: int | None = None
+    vocal_semantic: list[torch.Tensor] | None = None
+    instrumental_semantic: list[torch.Tensor] | None = None
+    codes: list[torch.Tensor] | None = None
+
+
+class HAFMForVocalAccompaniment(PreTrainedModel):
+    """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
+
+    Args:
+        config (`HAFMConfig`): configurations of the parts.
+        parts (`dict[str, PreTrainedModel]`, *optional*): parts that exist already, by name.
+    """
+
+    config_class = HAFMConfig
+    config: HAFMConfig
+    main_input_name = "vocals"
+    _no_split_modules: list[str] = []
+    _supports_sdpa = True
+
+    def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
+        super().__init__(config)
+        for name, part_class in PARTS.items():
+            part = (parts or {}).get(name)
+            setattr(self, name, part_class(getattr(config, f"{name}_config")) if part is None else part)
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing of its own to initialise: each part has done so."""
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False for GenerationMixin's purposes: `generate` here takes audio and chains the stages' own."""
+        return False
+
+    @classmethod
+    def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
+        """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage and a `codec`.
+
+        Raises:
+            ValueError: if their vocabularies or rates do not fit each other.
+        """
+        config = HAFMConfig(**{f"{name}_config": parts[name].config for name in PARTS})
+        return cls(config, parts)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> "HAFMForVocalAccompaniment":
+        """Loads a composite from a folder or the hub, part by part.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None.
+            kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
+                holds for the stages and is float32 if not given; tokenizer and codec stay in float32, so that tokens
+                do not depend on it.
+
+        Raises:
+            ValueError: if a part's weights are not exactly those that its configuration asks for.
+            OSError: if a part or its safetensors file is missing.
+        """
+        source = BUNDLED_MODEL if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        subfolder = kwargs.pop("subfolder", "")
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        attention = kwargs.pop("attn_implementation", None)
+        for name in (
+            "config",
+            "use_safetensors",
+            "trust_remote_code",
+            "output_loading_info",
+            "_from_auto",
+            "adapter_kwargs",
+        ):
+            kwargs.pop(name, None)
+        parts = {}
+        for name, part_class in PARTS.items():
+            options = dict(kwargs, subfolder="/".join(filter(None, (subfolder, name))), use_safetensors=True)
+            options["dtype"] = dtype if name in STAGES else torch.float32
+            if name in STAGES and attention is not None:
+                options["attn_implementation"] = attention
+            parts[name] = load_strictly(part_class, source, **options)
+        model = cls.from_parts(**parts)
+        model.name_or_path = str(source)
+        return model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+        """Writes config.json, the feature extractor and the auto-class shim, and each part into its subfolder.
+
+        Args:
+            save_directory: the folder.
+            kwargs: as for any `save_pretrained`; `push_to_hub=True` uploads the folder (`repo_id`, `token` …).
+        """
+        push, repo_id = kwargs.pop("push_to_hub", False), kwargs.pop("repo_id", None)
+        upload = {name: kwargs.pop(name) for name in ("token", "private", "commit_message") if name in kwargs}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in PARTS:
+            getattr(self, name).save_pretrained(folder / name, **kwargs)
+        self.config.architectures = [type(self).__name__]
+        config = self.config.to_dict()
+        config["auto_map"] = {
+            "AutoConfig": f"{SHIM_NAME}.HAFMConfig",
+            "AutoModel": f"{SHIM_NAME}.HAFMForVocalAccompaniment",
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (folder / f"{SHIM_NAME}.py").write_text(SHIM)
+        HAFMFeatureExtractor(sampling_rate=self.sampling_rate).save_pretrained(folder)
+        if push:
+            self.push_to_hub(repo_id or folder.name, **upload)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second of the codec, and so of what comes out."""
+        return self.config.codec_config.sampling_rate
+
+    @property
+    def units_per_second(self) -> int:
+        """Largest rate that divides all token rates: 25 for 50 and 75 Hz. Songs are whole units long inside."""
+        return math.gcd(self.config.semantic_config.frame_rate, self.config.coarse_config.frame_rate)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters of each part, and their `total`."""
+        counts = {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in PARTS}
+        return counts | {"total": sum(counts.values())}
+
+    @torch.no_grad()
+    def generate(
+        self,
+        vocals: torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray],
+        sampling_rate: int | None = None,
+        *,
+        padding_mask: torch.Tensor | None = None,
+        seed: int | None = None,
+        num_samples: int = 1,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        skip_fine: bool = False,
+        progress: Progress | None = None,
+    ) -> HAFMAccompanimentOutput:
+        """Generates an instrumental for each vocal.
+
+        Vocals are treated one after the other, each from the same seed, so that a result does not depend on what else
+        is in the batch; the samples of one vocal are generated together.
+
+        Args:
+            vocals (float [B, N], [N], or a list of [N]): mono, in −1 … 1.
+            sampling_rate (Hz): of the vocals; the codec's if None.
+            padding_mask (bool [B, N], *optional*): False where a batch is padding.
+            seed: the same seed gives the same tokens on the same device; None draws one.
+            num_samples: instrumentals a vocal.
+            guidance_scale, temperature, top_k: override each stage's generation config.
+            skip_fine: decode the coarse codebooks only, at 3 kbps.
+            progress: called with (stage, tokens done, tokens in all).
+
+        Returns:
+            `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
+
+        Raises:
+            ValueError: on an empty vocal or options out of range.
+        """
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        options = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k}
+        options = {name: value for name, value in options.items() if value is not None}
+        check_options(num_samples=num_samples, **options)
+        seed = int(torch.seed() % 2**31) if seed is None else seed
+        output = HAFMAccompanimentOutput([], self.sampling_rate, [], [], [])
+        for vocal in _rows(vocals, padding_mask):
+            with seeded(seed, self.device):
+                streams = self._generate_tokens(vocal, rate, seed, num_samples, skip_fine, options, progress)
+                length = round(len(vocal) * self.sampling_rate / rate)
+                audio = decode_codes(self.codec, streams["codes"], length).float().cpu()
+            output.audio.extend(audio)
+            for name, tokens in streams.items():
+                output[name].extend(tokens.cpu())
+        return output
+
+    def _generate_tokens(
+        self,
+        vocal: np.ndarray,
+        rate: int,
+        seed: int,
+        num_samples: int,
+        skip_fine: bool,
+        options: dict[str, Any],
+        progress: Progress | None,
+    ) -> dict[str, torch.Tensor]:
+        """All token streams of one vocal (float32 [N]), with one row a sample."""
+        vocal_semantic = self.tokenize_vocal(vocal, rate, seed).expand(num_samples, -1)
+        unit = 1 / self.units_per_second
+        units = vocal_semantic.shape[-1] * self.units_per_second // self.config.semantic_config.frame_rate
+        report = _reporters(self, units, progress)
+
+        conditioning = vocal_semantic[:, None]
+        semantic = generate_windows(self.semantic, conditioning, unit, report["semantic"], **options)
+        conditioning = torch.cat([conditioning, semantic], dim=1)
+        codes = generate_windows(self.coarse, conditioning, unit, report["coarse"], **options)
+        if not skip_fine:
+            fine = generate_independent_windows(self.fine, codes, unit, report["fine"], **options)
+            codes = torch.cat([codes, fine], dim=1)
+        return {"vocal_semantic": vocal_semantic, "instrumental_semantic": semantic[:, 0], "codes": codes}
+
+    def tokenize_vocal(self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None) -> torch.Tensor:
+        """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
+
+        Raises:
+            ValueError: on an empty vocal.
+        """
+        if len(vocal) == 0:
+            raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
+        tokenizer = self.semantic_tokenizer.config
+        seconds = len(vocal) / sampling_rate
+        units = math.ceil(round(seconds * self.units_per_second, 6))
+        samples = resample(vocal, sampling_rate, tokenizer.sampling_rate)
+        wanted = units * tokenizer.sampling_rate // self.units_per_second
+        samples = np.pad(samples[:wanted], (0, max(wanted - len(samples), 0)))
+        waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
+        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed)[None]
+
+
+def load_strictly(
+    part_class: type[PreTrainedModel], source: str | os.PathLike[str], **options: Any
+) -> PreTrainedModel:
+    """`from_pretrained` that refuses missing, unexpected and misshapen weights instead of logging them.
+
+    Raises:
+        ValueError: naming the offending keys.
+    """
+    part, info = part_class.from_pretrained(source, output_loading_info=True, **options)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            where = "/".join(filter(None, (str(source), options.get("subfolder"))))
+            raise ValueError(f"{where} is not a {part_class.__name__}: {kind.replace('_', ' ')} {sorted(info[kind])}.")
+    return part
+
+
+def check_options(num_samples: int, temperature: float = 1.0, guidance_scale: float = 1.0, top_k: int = 0) -> None:
+    """Refuses sampling options out of range.
+
+    Raises:
+        ValueError: naming the option, its value and its range.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it must be above 0.")
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}; it must be 0 (all tokens) or more.")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch inside the block and puts the caller's random state back behind it."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _rows(vocals: Any, padding_mask: torch.Tensor | None) -> list[np.ndarray]:
+    """Each vocal as float32 [N] on the CPU, padding cut off."""
+    if isinstance(vocals, torch.Tensor | np.ndarray) and vocals.ndim == 1:
+        vocals = [vocals]
+    rows = [torch.as_tensor(vocal).detach().float().cpu().numpy() for vocal in vocals]
+    if padding_mask is None:
+        return rows
+    return [row[: int(mask.sum())] for row, mask in zip(rows, padding_mask, strict=True)]
+
+
+def _reporters(
+    model: HAFMForVocalAccompaniment, units: int, progress: Progress | None
+) -> dict[str, Callable[[int], None] | None]:
+    """For each stage a function that counts tokens and passes the count on; None without a listener."""
+
+    def reporter(name: str, total: int) -> Callable[[int], None]:
+        done = 0
+
+        def report(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            assert progress is not None
+            progress(name, done, total)
+
+        return report
+
+    if progress is None:
+        return dict.fromkeys(STAGES)
+    totals = {}
+    for name in STAGES:
+        stage = getattr(model, name)
+        per_unit = stage.config.frame_rate // model.units_per_second * stage.config.num_codebooks
+        windows = stage.windows(units, 1 / model.units_per_second)
+        # windows of the fine stage run side by side, so a step counts once for all of them
+        batches = math.ceil(len(windows) / WINDOWS_AT_ONCE)
+        length = batches * (windows[0].stop - windows[0].start) if name == "fine" else units
+        totals[name] = length * per_unit
+    return {name: reporter(name, total) for name, total in totals.items()}
