@@ -112,18 +112,17 @@ class HAFMPipeline(Pipeline):
     def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """One instrumental per vocal and sample: {"audio": [B, K, N], "vocals": [B, N], "padding_mask": [B, N]}."""
         vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
-        rows = [row[: int(length)] for row, length in zip(vocals, mask.sum(dim=1), strict=True)]
-        output = self.model.generate(rows, self.feature_extractor.sampling_rate, **generate_kwargs)
-        if output.sampling_rate != self.feature_extractor.sampling_rate:
+        rate = self.feature_extractor.sampling_rate
+        output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
+        if output.sampling_rate != rate:
             raise ValueError(
-                f"The feature extractor works at {self.feature_extractor.sampling_rate} Hz and the codec at "
-                f"{output.sampling_rate} Hz; save both from one composite."
+                f"The feature extractor works at {rate} Hz and the codec at {output.sampling_rate} Hz; "
+                "save both from one composite."
             )
-        samples = len(output.audio) // len(rows)
-        generated = vocals.new_zeros(len(rows), samples, vocals.shape[1], dtype=torch.float32)
+        samples = len(output.audio) // len(vocals)
+        generated = vocals.new_zeros(len(vocals), samples, vocals.shape[1])
         for number, instrumental in enumerate(output.audio):
-            row = torch.as_tensor(instrumental)
-            generated[number // samples, number % samples, : row.shape[-1]] = row
+            generated[number // samples, number % samples, : len(instrumental)] = instrumental
         return {"audio": generated, "vocals": vocals, "padding_mask": mask}
 
     def postprocess(

@@ -1,0 +1,350 @@
+"""The `hafm` command: `accompany` walks the whole path of the data, `info` says what a model is made of.
+
+Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
+Exit codes: 0 done, 2 wrong usage, 1 anything else. stdout carries results only; progress, warnings and errors go to
+stderr. `HAFM_DEBUG=1` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import huggingface_hub
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import audio
+
+if TYPE_CHECKING:
+    from transformers import EncodecConfig
+
+    from .configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
+    from .pipeline_hafm import HAFMPipeline
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+STAGE_NAMES = {"semantic": "semantic tokens", "coarse": "coarse codebooks", "fine": "fine codebooks"}
+
+
+class HAFMCommandError(Exception):
+    """Something that the caller can mend; the message is one sentence that says how."""
+
+
+class Device(str, enum.Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DType(str, enum.Enum):
+    """Precision of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class Request:
+    """What `accompany` was asked for, beside the vocals."""
+
+    model: str | None
+    out: Path
+    samples: int
+    device: Device
+    dtype: DType
+    as_json: bool
+    parameters: dict[str, Any]
+
+
+@app.callback()
+def hafm() -> None:
+    """HAFM: a singing voice in, an accompaniment in time and in key out."""
+
+
+@app.command()
+def accompany(
+    vocals: Annotated[list[str], typer.Argument(metavar="VOCAL…", help="Recordings of singing: paths or URLs.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.", file_okay=False)] = Path("."),
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same files.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Instrumentals per vocal.")] = 1,
+    guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="How strictly to follow the voice.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="How adventurous the sampling is.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among the K likeliest codes; 0 for all.")] = None,
+    skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode four codebooks: faster, rougher.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
+    vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
+    instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+) -> None:
+    """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal."""
+    names = [Path(audio.source_name(vocal)).stem for vocal in vocals]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
+    parameters = {
+        "seed": secrets.randbits(31) if seed is None else seed,
+        "num_samples": samples,
+        "guidance_scale": guidance_scale,
+        "temperature": temperature,
+        "top_k": top_k,
+        "skip_fine": skip_fine,
+        "seconds": seconds,
+        "vocal_gain_db": vocal_gain,
+        "instrumental_gain_db": instrumental_gain,
+    }
+    request = Request(model, out, samples, device, dtype, as_json, parameters)
+    pipeline: HAFMPipeline | None = None
+    failed = False
+    for vocal, name in zip(vocals, names, strict=True):
+        try:
+            sound, rate = audio.read_audio(vocal, seconds=seconds)
+        except audio.HAFMAudioError as error:
+            # One bad vocal doesn't take the good ones with it, and is found before any model is loaded.
+            _report_error(error)
+            failed = True
+            continue
+        pipeline = pipeline or load_pipeline(request)
+        accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate})
+    raise typer.Exit(1 if failed else 0)
+
+
+def load_pipeline(request: Request) -> HAFMPipeline:
+    """The pipeline on the wanted device, or an error that says what to do instead."""
+    import torch
+    import transformers
+
+    import hafm_hf  # noqa: F401  (registers the task)
+
+    transformers.utils.logging.disable_progress_bar()
+    device = _device(request.device)
+    dtype: Any = getattr(torch, request.dtype.value, "auto")
+    if request.dtype is DType.auto and device == "cpu":
+        dtype = torch.float32
+    with _loading(request.model):
+        return transformers.pipeline("vocal-accompaniment", model=request.model, device=device, dtype=dtype)
+
+
+def _device(wanted: Device) -> str:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted is Device.auto:
+        return next(name for name, there in available.items() if there)
+    if not available[wanted.value]:
+        raise HAFMCommandError(f"This machine has no {wanted.value} device that torch can use; try --device cpu.")
+    return wanted.value
+
+
+@contextmanager
+def _loading(model: str | None) -> Iterator[None]:
+    """Turns what goes wrong while a model is loaded into one sentence; the details are for HAFM_DEBUG=1."""
+    try:
+        yield
+    except Exception as error:
+        shown = "The bundled model" if model is None else f"The model {model!r}"
+        raise HAFMCommandError(
+            f"{shown} cannot be loaded ({_first_line(error)}); "
+            "name a folder that save_pretrained wrote, or the id of a hub repository."
+        ) from error
+
+
+def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: str, sound: dict[str, Any]) -> None:
+    """Generates, writes and reports the songs of one vocal."""
+    began = time.perf_counter()
+    with _progress(name, quiet=request.as_json) as progress:
+        songs = pipeline(sound, progress=progress, **request.parameters)
+    elapsed = time.perf_counter() - began
+    for number, song in enumerate(songs if isinstance(songs, list) else [songs], start=1):
+        stem = name if request.samples == 1 else f"{name}_{number}"
+        rate = song["sampling_rate"]
+        duration = song["audio"].shape[0] / rate
+        written = {
+            key: str(audio.write_audio(request.out / f"{stem}_{key}.wav", song[entry], rate))
+            for key, entry in (("instrumental", "audio"), ("mix", "mix"))
+        }
+        if request.as_json:
+            result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
+            result |= {"seed": request.parameters["seed"], "elapsed_seconds": elapsed}
+            result |= {"real_time_factor": elapsed / (duration * request.samples)}
+            typer.echo(json.dumps(result))
+        else:
+            for path in written.values():
+                stdout.print(f"wrote {path}", markup=False)
+    if not request.as_json:
+        factor = elapsed / (duration * request.samples)
+        seed = request.parameters["seed"]
+        stdout.print(f"{duration:.1f} s in {elapsed:.1f} s, real-time factor {factor:.2f}, seed {seed}", markup=False)
+
+
+@contextmanager
+def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for `generate` that keeps one bar a stage on stderr, with the remaining time."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{name}: {STAGE_NAMES.get(stage, stage)}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Shows what a model is made of: parts, parameter counts, rates, vocabularies, position scheme, file sizes."""
+    with _loading(model):
+        description = describe_model(model)
+    if as_json:
+        typer.echo(json.dumps(description))
+        return
+    table = Table(title=description["model"], title_justify="left")
+    for heading in ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "size on disk") else "left")
+    for name, part in description["parts"].items():
+        sizes = f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB"
+        table.add_row(name, *sizes, part["rates"], part["vocabulary"], part["architecture"])
+    table.add_row("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", "")
+    # A table cut to 80 columns in a log is of no use to anybody.
+    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+
+
+def describe_model(model: str | None) -> dict[str, Any]:
+    """What `hafm info` shows, read from the configurations; no weights are loaded.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+
+    Returns:
+        {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
+        "vocabulary", "architecture", and for the stages "position_scheme"}}}.
+    """
+    import torch
+
+    from .accompaniment_hafm import BUNDLED_MODEL, PARTS, STAGES, HAFMForVocalAccompaniment
+    from .configuration_hafm import HAFMConfig
+
+    folder = Path(BUNDLED_MODEL if model is None else model)
+    if not folder.is_dir():
+        folder = Path(huggingface_hub.snapshot_download(str(model)))
+    config = HAFMConfig.from_pretrained(folder)
+    # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
+    with torch.device("meta"):
+        counts = HAFMForVocalAccompaniment(config).parameter_counts()
+    parts = {}
+    for name in PARTS:
+        part = getattr(config, f"{name}_config")
+        describe = _describe_stage if name in STAGES else _DESCRIBE_TOKENIZERS[name]
+        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe(part)}
+    return {
+        "model": str(folder if model is None else model),
+        "sampling_rate": config.codec_config.sampling_rate,
+        "parameters": counts["total"],
+        "bytes": _bytes_in(folder),
+        "parts": parts,
+    }
+
+
+def _describe_stage(config: HAFMStageConfig) -> dict[str, Any]:
+    sources = " and ".join(_vocabulary(sizes) for sizes in config.conditioning_codebook_sizes or [])
+    rate = config.frame_rate * config.num_codebooks
+    return {
+        "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
+        "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",
+        "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} heads "
+        f"of {config.head_dim}, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
+        "position_scheme": config.position_scheme,
+    }
+
+
+def _describe_semantic_tokenizer(config: HAFMSemanticTokenizerConfig) -> dict[str, Any]:
+    hubert = config.hubert_config
+    return {
+        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} tokens/s",
+        "vocabulary": f"{config.num_clusters}",
+        "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means",
+    }
+
+
+def _describe_codec(config: EncodecConfig) -> dict[str, Any]:
+    return {
+        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} frames/s",
+        "vocabulary": f"up to {config.num_quantizers} × {config.codebook_size}",
+        "architecture": f"EnCodec, {config.num_filters} filters, up to {max(config.target_bandwidths):g} kbps",
+    }
+
+
+_DESCRIBE_TOKENIZERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "semantic_tokenizer": _describe_semantic_tokenizer,
+    "codec": _describe_codec,
+}
+
+
+def _vocabulary(sizes: list[int]) -> str:
+    """[1024, 1024, 1024] → "3 × 1024"."""
+    counted = Counter(sizes).items()
+    return " + ".join(str(size) if count == 1 else f"{count} × {size}" for size, count in counted)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _report_error(error: BaseException) -> None:
+    stderr.print(f"hafm: {error}", markup=False, style="red")
+
+
+def main() -> None:
+    """Entry point of `hafm`: every failure becomes one sentence on stderr and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("HAFM_DEBUG"):
+            raise
+        if isinstance(error, (audio.HAFMAudioError, HAFMCommandError)):
+            _report_error(error)
+        else:
+            _report_error(HAFMCommandError(f"{_first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more)."))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
