@@ -284,8 +284,8 @@ def _describe_stage(config: HAFMStageConfig) -> dict[str, Any]:
     return {
         "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
         "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",
-        "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} heads "
-        f"of {config.head_dim}, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
+        "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} × "
+        f"{config.head_dim} heads, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
         "position_scheme": config.position_scheme,
     }
 
