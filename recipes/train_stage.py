@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, set_seed
+
 from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from hafm_hf.training.arguments import parse_arguments, stage_config
 from hafm_hf.training.data import TokenCrops, load_token_corpus, unigram_entropy

@@ -1,5 +1,7 @@
 """Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
 
+from typing import Any
+
 import torch
 from transformers import EncodecConfig, EncodecModel, HubertConfig
 
@@ -37,7 +39,7 @@ VOCABULARIES: dict[str, dict] = {
 }
 
 
-def tiny_stage(name: str, seed: int = 0, **options):  # noqa: ANN201 - one of three classes
+def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
     """A stage with random weights, in evaluation mode."""
     config_class, model_class = STAGES[name]
     torch.manual_seed(seed)
@@ -82,7 +84,7 @@ def tiny_codec(seed: int = 0) -> EncodecModel:
     return codec
 
 
-def tiny_composite(seed: int = 0, **options) -> HAFMForVocalAccompaniment:
+def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
     """All parts together, with random weights; `options` go to every stage's configuration."""
     stages = {name: tiny_stage(name, seed, **options) for name in STAGES}
     return HAFMForVocalAccompaniment.from_parts(

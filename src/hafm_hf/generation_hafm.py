@@ -70,6 +70,40 @@ class CodebookLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(beyond, -float("inf"))
 
 
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a song that a stage generates at once, in frames: [start, stop), of which `known` are given."""
+
+    start: int
+    stop: int
+    known: int
+
+
+def song_windows(frames: int, window: int, overlap: int) -> list[Window]:
+    """Cuts a song into windows of one length, each beginning with frames that the one before has generated.
+
+    The last window is moved back, so that it is as long as the others rather than a remnant.
+
+    Args:
+        frames: length of the song.
+        window: length of a window, the stage's training length.
+        overlap: frames of a window that repeat the end of the one before.
+
+    Raises:
+        ValueError: unless 0 ≤ overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is {overlap} frames and window {window}; the overlap must be the smaller.")
+    cut = []
+    done = 0
+    while done < frames:
+        start = max(0, min(done - overlap, frames - window))
+        stop = min(start + window, frames)
+        cut.append(Window(start, stop, done - start))
+        done = stop
+    return cut
+
+
 class HAFMGenerationMixin(GenerationMixin):
     """`generate()` for a stage.
 
@@ -180,40 +214,6 @@ class HAFMGenerationMixin(GenerationMixin):
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a song that a stage generates at once, in frames: [start, stop), of which `known` are given."""
-
-    start: int
-    stop: int
-    known: int
-
-
-def song_windows(frames: int, window: int, overlap: int) -> list[Window]:
-    """Cuts a song into windows of one length, each beginning with frames that the one before has generated.
-
-    The last window is moved back, so that it is as long as the others rather than a remnant.
-
-    Args:
-        frames: length of the song.
-        window: length of a window, the stage's training length.
-        overlap: frames of a window that repeat the end of the one before.
-
-    Raises:
-        ValueError: unless 0 ≤ overlap < window.
-    """
-    if not 0 <= overlap < window:
-        raise ValueError(f"overlap is {overlap} frames and window {window}; the overlap must be the smaller.")
-    cut = []
-    done = 0
-    while done < frames:
-        start = max(0, min(done - overlap, frames - window))
-        stop = min(start + window, frames)
-        cut.append(Window(start, stop, done - start))
-        done = stop
-    return cut
 
 
 class TokenProgress(StoppingCriteria):

@@ -1,8 +1,8 @@
 """A synthetic cross-rate task with a known loss floor: can a stage find what sounds at the same instant?
 
-Conditioning at 50 Hz is piecewise constant; the target at 75 Hz × Q is a noisy function of the conditioning at the same
-instant. Nothing but that instant's token helps, so the loss says how well a position scheme ties the two rates together,
-and the loss on clips longer than those of training says whether it does so beyond them.
+Conditioning at 50 Hz is piecewise constant; the target at 75 Hz × Q is a noisy function of the conditioning at the
+same instant. Nothing but that instant's token helps, so the loss says how well a position scheme ties the two rates
+together, and the loss on clips longer than those of training says whether it does so beyond them.
 """
 
 import math
