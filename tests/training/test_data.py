@@ -1,0 +1,131 @@
+"""Crops and batches: streams stay aligned, and a run's samples do not depend on how the work is divided."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.toy_corpus import INFO, toy_config, write_toy_corpus
+
+from hafm_hf.training.data import (
+    GlobalBatchSampler,
+    TokenCrops,
+    check_vocabularies,
+    collate,
+    load_token_corpus,
+    read_stream,
+    unigram_entropy,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_toy_corpus(folder)
+    return folder
+
+
+def make_crops(folder: Path, stage: str, seconds: float = 1.6, seed: int = 3) -> TokenCrops:
+    corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
+    return TokenCrops(corpus, info, toy_config(stage), seconds, seed)
+
+
+@pytest.mark.parametrize(("stage", "streams", "tokens"), [("semantic", 1, 80), ("coarse", 2, 360), ("fine", 3, 240)])
+def test_a_crop_has_whole_frames_of_both_rates(corpus_folder: Path, stage: str, streams: int, tokens: int) -> None:
+    sample = make_crops(corpus_folder, stage)[7]
+    conditioning_frames = 120 if stage == "fine" else 80
+    assert sample["conditioning_ids"].shape == (streams, conditioning_frames)
+    assert sample["labels"].shape == (tokens,)
+
+
+def test_streams_of_a_crop_start_at_the_same_instant(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "coarse")
+    starts = set()
+    for number in range(40):
+        sample = crops[number]
+        vocal, instrumental = sample["conditioning_ids"]
+        sounding = vocal[torch.arange(120) * 50 // 75]
+        codes = sample["labels"].view(120, 3)
+        assert torch.equal(instrumental, (vocal * 3 + 1) % 40)
+        assert torch.equal(codes, torch.stack([(sounding * (q + 1)) % 30 for q in range(3)], dim=1))
+        starts.add(crops.crop_at(number).start % 2)
+    assert starts == {0, 1}  # crops begin on odd 40 ms cells too, where 75 Hz frames and 50 Hz pairs meet
+
+
+def test_fine_stage_reads_the_coarse_codes_of_its_own_frames(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "fine")
+    crop = crops.crop_at(5)
+    codes = read_stream(crops.corpus, crop.row, "acoustic")[:, crop.start * 3 : crop.start * 3 + 120]
+    sample = crops.read(crop)
+    assert np.array_equal(sample["conditioning_ids"], codes[:3])
+    assert np.array_equal(sample["labels"].view(120, 2).T, codes[3:])
+
+
+def test_an_epoch_visits_excerpts_in_proportion_to_their_length(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "semantic")
+    rows = [crops.crop_at(number).row for number in range(len(crops))]
+    assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
+    second = [crops.crop_at(number).row for number in range(len(crops), 2 * len(crops))]
+    assert sorted(second) == sorted(rows) and second != rows
+
+
+def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step() -> None:
+    def step_samples(accumulation: int, world_size: int) -> list[list[int]]:
+        steps: list[list[int]] = [[] for _ in range(5)]
+        for rank in range(world_size):
+            sampler = GlobalBatchSampler(12, accumulation, rank, world_size, first_step=2, last_step=7)
+            for place, samples in enumerate(sampler):
+                steps[place // accumulation] += samples
+        return [sorted(samples) for samples in steps]
+
+    whole = step_samples(1, 1)
+    assert whole[0] == list(range(24, 36))
+    assert step_samples(1, 3) == step_samples(2, 2) == step_samples(4, 1) == whole
+
+
+def test_an_indivisible_global_batch_names_the_way_out() -> None:
+    with pytest.raises(ValueError, match="multiple of 14"):
+        GlobalBatchSampler(42 + 1, accumulation=2, world_size=7)
+
+
+def test_samples_follow_from_seed_and_number_alone(corpus_folder: Path) -> None:
+    first, again = make_crops(corpus_folder, "semantic"), make_crops(corpus_folder, "semantic")
+    other = make_crops(corpus_folder, "semantic", seed=4)
+    _ = again[0]
+    assert all(torch.equal(first[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
+    assert any(first.crop_at(n) != other.crop_at(n) for n in range(5))
+
+
+def test_a_batch_needs_no_padding(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "coarse")
+    batch = collate([crops[n] for n in range(4)])
+    assert batch["conditioning_mask"] is None
+    conditioning, labels = batch["conditioning_ids"], batch["labels"]
+    assert conditioning is not None and labels is not None
+    assert conditioning.shape == (4, 2, 80) and labels.shape == (4, 360) and labels.dtype == torch.int64
+
+
+def test_validation_crops_are_fixed_and_thinned_evenly(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "semantic")
+    assert len(crops.fixed_crops()) == len(crops)
+    thinned = crops.fixed_crops(4)
+    assert len(thinned) == 4 and len({crop.row for crop in thinned}) > 2
+    assert thinned == crops.fixed_crops(4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"conditioning_codebook_sizes": [[41]]}, {"codebook_sizes": [39]}, {"frame_rate": 75}]
+)
+def test_a_stage_of_other_vocabularies_or_rates_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="tokenise the corpus again"):
+        check_vocabularies(toy_config("semantic", **changes), INFO)
+
+
+def test_a_corpus_shorter_than_a_crop_is_refused(corpus_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"crop of 9.0 s; the longest has 8.00 s"):
+        make_crops(corpus_folder, "semantic", seconds=9.0)
+
+
+def test_unigram_entropy_of_a_uniform_corpus_is_the_log_of_its_vocabulary(corpus_folder: Path) -> None:
+    crops = make_crops(corpus_folder, "semantic")
+    assert unigram_entropy(crops, toy_config("semantic")) == pytest.approx(np.log(40), abs=0.1)

@@ -1,0 +1,130 @@
+"""History dropout hides what it says and nothing else; validation compares the same targets."""
+
+import math
+
+import pytest
+import torch
+from training.toy_corpus import toy_config
+
+from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.training.objective import (
+    clustered_mean,
+    drop_history,
+    hidden_spans,
+    history_dropout_rate,
+    null_rows,
+    other_tracks,
+    paired_losses,
+    sample_rates,
+    shift_right,
+    token_losses,
+)
+
+
+def test_without_dropout_the_input_is_the_target_one_step_later() -> None:
+    labels = torch.arange(12).view(2, 6)
+    expected = torch.tensor([[99, 0, 1, 2, 3, 4], [99, 6, 7, 8, 9, 10]])
+    assert torch.equal(drop_history(labels, 99, 3, 0.0, 5.0, [1, 2]), expected)
+
+
+def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> None:
+    labels = torch.arange(2 * 400 * 3).view(2, 1200)
+    before = labels.clone()
+    dropped = drop_history(labels, 9999, 3, 0.5, 6.0, [1, 2])
+    plain = shift_right(labels, 9999)
+    hidden = dropped != plain
+    assert torch.equal(labels, before)
+    assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
+    frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is BOS anyway; slots 1–3 hold frame 0
+    assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
+def test_the_expected_hidden_share_is_p_and_rates_differ_between_samples(p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rates = sample_rates(p, 4000, generator)
+    assert rates.min() >= 0 and rates.max() <= 1 and rates.std() > 0.04
+    assert rates.mean() == pytest.approx(p, abs=0.02)
+    assert hidden_spans(rates, 50, 7.0, generator).float().mean() == pytest.approx(p, abs=0.02)
+
+
+def test_spans_have_the_mean_length_asked_for() -> None:
+    hidden = hidden_spans(torch.full((50,), 0.5), 4000, 20.0, torch.Generator().manual_seed(0))
+    changes = (hidden[:, 1:] != hidden[:, :-1]).float().mean().item()
+    # a border every 20 frames, half of which lie between segments of one kind
+    assert changes == pytest.approx(1 / 40, rel=0.1)
+
+
+def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
+    labels = torch.arange(3 * 200).view(3, 200)
+    together = drop_history(labels, 9999, 2, 0.6, 5.0, [11, 12, 13])
+    alone = drop_history(labels[1:2], 9999, 2, 0.6, 5.0, [12])
+    assert torch.equal(together[1:2], alone)
+
+
+def test_history_dropout_is_annealed_over_the_run() -> None:
+    assert [history_dropout_rate(x, 0.8, 0.2) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.8, 0.5, 0.2])
+
+
+def test_guidance_dropout_hits_the_share_asked_for() -> None:
+    assert null_rows(0.1, range(5000)).float().mean() == pytest.approx(0.1, abs=0.015)
+
+
+def test_losses_are_per_sample_and_codebook_in_nats() -> None:
+    logits = torch.zeros(2, 6, 8)
+    logits[1, 0::3, 5] = 50.0
+    labels = torch.full((2, 6), 5)
+    labels[0, 4] = -100
+    losses = token_losses(logits, labels, 3)
+    assert losses[0].tolist() == pytest.approx([math.log(8)] * 3)
+    assert losses[1].tolist() == pytest.approx([0.0, math.log(8), math.log(8)], abs=1e-5)
+
+
+def test_paired_losses_differ_by_conditioning_only() -> None:
+    torch.manual_seed(0)
+    model = HAFMCoarseForCausalLM(toy_config("coarse", initializer_range=0.3)).eval()
+    conditioning, other = torch.randint(0, 40, (2, 4, 2, 10))
+    labels = torch.randint(0, 30, (4, 45))
+    losses = paired_losses(model, conditioning, other, labels)
+    swapped = paired_losses(model, other, conditioning, labels)
+    assert losses["matched"].shape == (4, 3)
+    assert torch.allclose(losses["matched"], swapped["shuffled"]) and torch.allclose(losses["none"], swapped["none"])
+    assert (losses["matched"] - losses["shuffled"]).abs().max() > 1e-3
+    loss = model(conditioning_ids=conditioning, labels=labels, use_cache=False).loss
+    assert losses["matched"].mean().item() == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_validation_without_history_knows_the_conditioning_alone() -> None:
+    torch.manual_seed(0)
+    model = HAFMCoarseForCausalLM(toy_config("coarse", initializer_range=0.3)).eval()
+    conditioning = torch.randint(0, 40, (4, 2, 10))
+    a, b = torch.randint(0, 30, (2, 4, 45))
+    crossed = [torch.cat([a[:, :24], b[:, 24:]], dim=1), torch.cat([b[:, :24], a[:, 24:]], dim=1)]
+
+    def total(targets: list[torch.Tensor], hide: bool) -> torch.Tensor:
+        return sum(paired_losses(model, conditioning, conditioning, x, hide)["matched"] for x in targets)  # type: ignore
+
+    # halves that do not see each other can be swapped between clips without changing the sum
+    assert torch.allclose(total([a, b], True), total(crossed, True), atol=1e-5)
+    assert (total([a, b], False) - total(crossed, False)).abs().max() > 1e-3
+
+
+def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
+    tracks = ["b", "a", "a", "c", "b", "c", "d"]
+    partners = other_tracks(tracks)
+    assert sorted(partners) == list(range(7))
+    assert all(tracks[clip] != tracks[partner] for clip, partner in enumerate(partners))
+
+
+def test_a_single_track_cannot_be_shuffled() -> None:
+    with pytest.raises(ValueError, match="several tracks"):
+        other_tracks(["a", "a", "a", "b"])
+
+
+def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    tracks = ["a", "b", "c", "d"]
+    once = clustered_mean(values, tracks)
+    repeated = clustered_mean(values.repeat(10), tracks * 10)
+    assert once.mean == pytest.approx(3.5) and once.error == pytest.approx(values.std().item() / 2)
+    assert repeated.error == pytest.approx(once.error) and repeated.mean == pytest.approx(once.mean)
