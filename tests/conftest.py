@@ -18,6 +18,26 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a saved composite with random weights; generates in seconds, and sounds like it."""
+    from tiny_models import tiny_composite
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_composite(num_hidden_layers=1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """Folder of the bundled hafm-tiny; skips while there is none."""
+    from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+
+    if not (BUNDLED_MODEL / "config.json").exists():
+        pytest.skip(f"no bundled model at {BUNDLED_MODEL}")
+    return BUNDLED_MODEL
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with the optional test data (`HAFM_TEST_DATA`, else ../shared/data); skips where it is missing."""
     if not SHARED_DATA.is_dir():

@@ -1,0 +1,198 @@
+"""The real `hafm` command, in its own process: results, refusals and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from hafm_hf import audio
+from vocals import CODEC_RATE, file_bytes, glide
+
+HAFM = Path(sys.executable).with_name("hafm")
+
+
+def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(HAFM), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", **environment},
+    )
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture(scope="module")
+def vocal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vocals") / "vocal.wav"
+    path.write_bytes(file_bytes(glide(1.1, 44_100), 44_100, subtype="PCM_24"))
+    return path
+
+
+def test_equal_seeds_give_equal_files_and_another_seed_others(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        done = run_hafm("accompany", vocal, "--model", tiny_model, "--out", tmp_path / folder, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        assert "real-time factor" in done.stdout and f"seed {seed}" in done.stdout
+    names = ["vocal_instrumental.wav", "vocal_mix.wav"]
+    for name in names:
+        assert str(tmp_path / "c" / name) in done.stdout
+        a, b, c = ((tmp_path / folder / name).read_bytes() for folder in "abc")
+        assert a == b and a != c
+        info = soundfile.info(tmp_path / "a" / name)
+        assert (info.samplerate, info.channels, info.frames) == (CODEC_RATE, 1, round(48_510 * 24_000 / 44_100))
+        assert audio.peak_dbfs(audio.read_audio(tmp_path / "a" / name)[0]) < -0.9
+    assert files_in(tmp_path / "a") == names
+    assert "coarse codebooks" in done.stderr
+
+
+def test_any_rate_channels_and_depth_in_one_run(tiny_model: Path, tmp_path: Path) -> None:
+    stereo = np.stack([glide(1.0, 96_000), glide(1.0, 96_000) / 2], axis=1)
+    vocals = {
+        "low.wav": (file_bytes(glide(1.0, 8_000), 8_000), 24_000),
+        "high.flac": (file_bytes(stereo, 96_000, format="FLAC", subtype="PCM_24"), 24_000),
+        "deep.wav": (file_bytes(glide(1.05, 48_000), 48_000, subtype="PCM_32"), 25_200),
+        "pressed.mp3": (file_bytes(glide(1.0, 44_100), 44_100, format="MP3"), 24_000),
+    }
+    for name, (content, _) in vocals.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in vocals]
+    done = run_hafm("accompany", *paths, "--model", tiny_model, "--out", tmp_path / "out", "--skip-fine")
+    assert done.returncode == 0, done.stderr
+    for name, (_, length) in vocals.items():
+        for kind in ("instrumental", "mix"):
+            assert soundfile.info(tmp_path / "out" / f"{Path(name).stem}_{kind}.wav").frames == length
+
+
+def test_json_puts_one_object_a_line_on_stdout_and_nothing_else(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--out", out, "--samples", 2, "--seed", 5, "--skip-fine", "--seconds", 1, "--json")
+    done = run_hafm("accompany", vocal, "--model", tiny_model, *options)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [result["sample"] for result in results] == [1, 2]
+    for number, result in enumerate(results, start=1):
+        assert result["vocal"] == str(vocal) and result["seed"] == 5
+        assert result["sampling_rate"] == CODEC_RATE and result["seconds"] == 1.0
+        assert result["elapsed_seconds"] > 0 and result["real_time_factor"] > 0
+        assert result["instrumental"] == str(out / f"vocal_{number}_instrumental.wav")
+        assert result["mix"] == str(out / f"vocal_{number}_mix.wav")
+    first, second = (Path(result["instrumental"]).read_bytes() for result in results)
+    assert len(files_in(out)) == 4 and first != second
+
+
+def test_silence_is_accompanied_with_a_warning(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "quiet.wav").write_bytes(file_bytes(np.zeros(24_000)))
+    done = run_hafm(
+        "accompany", tmp_path / "quiet.wav", "--model", tiny_model, "--out", tmp_path, "--skip-fine", "--json"
+    )
+    assert done.returncode == 0 and "quiet.wav is silent" in done.stderr
+    assert soundfile.info(json.loads(done.stdout)["instrumental"]).frames == 24_000
+
+
+def bad_vocals(folder: Path) -> dict[str, str]:
+    """File name: what the command says about it."""
+    holed = glide()
+    holed[50] = np.nan
+    (folder / "short.wav").write_bytes(file_bytes(glide(0.3)))
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("A poem.\n" * 99)
+    (folder / "nan.wav").write_bytes(file_bytes(holed, subtype="FLOAT"))
+    return {
+        "short.wav": "short.wav is 0.3 s long; HAFM needs at least 1 s.",
+        "empty.wav": "empty.wav is empty",
+        "text.wav": "text.wav is not audio",
+        "nan.wav": "nan.wav has NaN or infinite samples",
+        "missing.wav": "missing.wav does not exist",
+    }
+
+
+def test_bad_vocals_end_in_one_sentence_and_write_nothing(tmp_path: Path) -> None:
+    for name, said in bad_vocals(tmp_path).items():
+        done = run_hafm("accompany", tmp_path / name, "--out", tmp_path / "out", "--json")
+        assert done.returncode == 1, name
+        assert done.stdout == "" and said in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+        assert files_in(tmp_path / "out") == []
+
+
+def test_one_bad_vocal_does_not_take_the_good_ones_with_it(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run_hafm("accompany", tmp_path / "absent.wav", vocal, "--model", tiny_model, "--out", out, "--skip-fine")
+    assert done.returncode == 1 and "absent.wav does not exist" in done.stderr
+    assert files_in(out) == ["vocal_instrumental.wav", "vocal_mix.wav"]
+
+
+def test_wrong_usage_exits_with_2(vocal: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(vocal.read_bytes())
+    wrong = [
+        (),
+        ("accompany",),
+        ("accompany", vocal, "--samples", 0),
+        ("accompany", vocal, "--no-such-option"),
+        ("accompany", vocal, "--device", "abacus"),
+        ("accompany", vocal, tmp_path / "vocal.wav"),
+        ("accompany", vocal, "--out", vocal),
+        ("sing", vocal),
+    ]
+    for arguments in wrong:
+        done = run_hafm(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_cannot_be_loaded_is_named(vocal: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for model in ("nobody/nothing", str(tmp_path / "empty")):
+        for arguments in (("accompany", vocal, "--model", model, "--out", tmp_path / "out"), ("info", model)):
+            done = run_hafm(*arguments)
+            assert done.returncode == 1 and model in done.stderr and "cannot be loaded" in done.stderr
+            assert "Traceback" not in done.stderr
+    assert files_in(tmp_path / "out") == []
+
+
+def test_debugging_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in run_hafm("info", tmp_path, HAFM_DEBUG="1").stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_missing_device_is_named(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    done = run_hafm("accompany", vocal, "--model", tiny_model, "--device", "cuda", "--out", tmp_path)
+    assert done.returncode == 1 and "no cuda device" in done.stderr and "--device cpu" in done.stderr
+
+
+def test_help_is_answered_without_torch() -> None:
+    program = "import sys, hafm_hf.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_info_describes_the_model(tiny_model: Path) -> None:
+    done = run_hafm("info", tiny_model, "--json")
+    assert done.returncode == 0, done.stderr
+    described = json.loads(done.stdout)
+    assert list(described["parts"]) == ["semantic_tokenizer", "semantic", "coarse", "fine", "codec"]
+    assert described["parameters"] == sum(part["parameters"] for part in described["parts"].values())
+    shown = run_hafm("info", tiny_model).stdout
+    for part in described["parts"].values():
+        assert f"{part['parameters']:,}" in shown
+
+
+def test_a_real_recording_gets_a_band_from_the_bundled_model(
+    bundled_model: Path, real_vocals: list[Path], tmp_path: Path
+) -> None:
+    done = run_hafm("accompany", real_vocals[0], "--out", tmp_path, "--seconds", 4, "--seed", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for kind in ("instrumental", "mix"):
+        samples, rate = audio.read_audio(result[kind])
+        assert samples.shape == (4 * CODEC_RATE,) and rate == CODEC_RATE
+        assert audio.rms_dbfs(samples) > -40.0 and audio.peak_dbfs(samples) < -0.9

@@ -1,0 +1,47 @@
+"""What `hafm info` says about a model, against the model itself."""
+
+from pathlib import Path
+
+import pytest
+
+from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.cli import describe_model
+from tiny_models import CLUSTERS, CODES
+
+
+def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:
+    described = describe_model(str(tiny_model))
+    model = HAFMForVocalAccompaniment.from_pretrained(tiny_model)
+    counts = model.parameter_counts()
+    assert described["parameters"] == counts.pop("total")
+    assert {name: part["parameters"] for name, part in described["parts"].items()} == counts
+    assert described["sampling_rate"] == model.sampling_rate
+
+
+def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> None:
+    parts = describe_model(str(tiny_model))["parts"]
+    assert parts["semantic"]["vocabulary"] == f"{CLUSTERS} → {CLUSTERS}"
+    assert parts["coarse"]["vocabulary"] == f"{CLUSTERS} and {CLUSTERS} → 4 × {CODES}"
+    assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
+    assert parts["fine"]["vocabulary"] == f"4 × {CODES} → 4 × {CODES}"
+    for stage in ("semantic", "coarse", "fine"):
+        assert parts[stage]["position_scheme"] == "index" and "index" in parts[stage]["architecture"]
+
+
+def test_sizes_on_disk_are_those_of_the_files(tiny_model: Path) -> None:
+    described = describe_model(str(tiny_model))
+    assert described["bytes"] == sum(path.stat().st_size for path in tiny_model.rglob("*") if path.is_file())
+    for name, part in described["parts"].items():
+        assert part["bytes"] > (tiny_model / name / "model.safetensors").stat().st_size > 0
+
+
+def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
+    described = describe_model(None)
+    assert described["model"] == str(bundled_model)
+    assert described["bytes"] <= 60_000_000
+    assert described["sampling_rate"] == 24_000
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"config\.json"):
+        describe_model(str(tmp_path))

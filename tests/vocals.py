@@ -1,0 +1,23 @@
+"""Vocals for tests: a gliding tone in any length, rate and file format."""
+
+import io
+from typing import Any
+
+import numpy as np
+import soundfile
+
+CODEC_RATE = 24_000
+
+
+def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) -> np.ndarray:
+    """float32 [seconds * rate]: a tone that rises from 220 to 440 Hz with a vibrato, as a voice might."""
+    time = np.arange(round(seconds * rate)) / rate
+    frequency = 220.0 * 2.0 ** (time / max(seconds, 1e-6)) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
+    return (amplitude * np.sin(2 * np.pi * np.cumsum(frequency) / rate)).astype(np.float32)
+
+
+def file_bytes(samples: np.ndarray, rate: int = CODEC_RATE, **format_options: Any) -> bytes:
+    """`samples` ([N] or [N, C]) encoded as a file, WAV unless said otherwise."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, **{"format": "WAV", **format_options})
+    return buffer.getvalue()
