@@ -9,14 +9,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import EncodecModel, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput
 from transformers.utils import logging
 
 from .audio import resample
@@ -46,22 +45,22 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class HAFMAccompanimentOutput(ModelOutput):
+class HAFMAccompanimentOutput:
     """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
 
     Args:
-        audio: instrumentals, float32 [N] each, as long as their vocal.
         sampling_rate: samples a second of `audio`.
+        audio: instrumentals, float32 [N] each, as long as their vocal.
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, EnCodec codebooks at 75 Hz; Q is 8, or 4 without the fine stage.
     """
 
-    audio: list[torch.Tensor] | None = None
-    sampling_rate: int | None = None
-    vocal_semantic: list[torch.Tensor] | None = None
-    instrumental_semantic: list[torch.Tensor] | None = None
-    codes: list[torch.Tensor] | None = None
+    sampling_rate: int
+    audio: list[torch.Tensor] = field(default_factory=list)
+    vocal_semantic: list[torch.Tensor] = field(default_factory=list)
+    instrumental_semantic: list[torch.Tensor] = field(default_factory=list)
+    codes: list[torch.Tensor] = field(default_factory=list)
 
 
 class HAFMForVocalAccompaniment(PreTrainedModel):
@@ -98,7 +97,7 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
         """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage and a `codec`.
 
         Raises:
-            ValueError: if their vocabularies or rates do not fit each other.
+            StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
         """
         config = HAFMConfig(**{f"{name}_config": parts[name].config for name in PARTS})
         return cls(config, parts)
@@ -220,11 +219,11 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
             ValueError: on an empty vocal or options out of range.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        options = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k}
-        options = {name: value for name, value in options.items() if value is not None}
+        given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         check_options(num_samples=num_samples, **options)
         seed = int(torch.seed() % 2**31) if seed is None else seed
-        output = HAFMAccompanimentOutput([], self.sampling_rate, [], [], [])
+        output = HAFMAccompanimentOutput(self.sampling_rate)
         for vocal in _rows(vocals, padding_mask):
             with seeded(seed, self.device):
                 streams = self._generate_tokens(vocal, rate, seed, num_samples, skip_fine, options, progress)
@@ -232,7 +231,7 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
                 audio = decode_codes(self.codec, streams["codes"], length).float().cpu()
             output.audio.extend(audio)
             for name, tokens in streams.items():
-                output[name].extend(tokens.cpu())
+                getattr(output, name).extend(tokens.cpu())
         return output
 
     def _generate_tokens(

@@ -1,6 +1,13 @@
 """Makes transformers' Auto classes and `pipeline()` know HAFM; called when the package is imported."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .accompaniment_hafm import BUNDLED_MODEL, HAFMForVocalAccompaniment
@@ -17,7 +24,7 @@ from .pipeline_hafm import HAFMPipeline
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
 TASK = "vocal-accompaniment"
-STAGES = {
+STAGES: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
     HAFMSemanticConfig: HAFMSemanticForCausalLM,
     HAFMCoarseConfig: HAFMCoarseForCausalLM,
     HAFMFineConfig: HAFMFineForCausalLM,
@@ -26,8 +33,8 @@ STAGES = {
 
 def register() -> None:
     """Registers configurations, models, feature extractor and the task; doing so again changes nothing."""
-    models = {HAFMConfig: HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig: HAFMSemanticTokenizer, **STAGES}
-    for config_class, model_class in models.items():
+    others = {HAFMConfig: HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig: HAFMSemanticTokenizer}
+    for config_class, model_class in (STAGES | others).items():
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModel.register(config_class, model_class, exist_ok=True)
     for config_class, model_class in STAGES.items():

@@ -1,0 +1,212 @@
+"""The composite: length to the sample, seeds, samples, saving and loading in parts, refusals."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig
+
+from hafm_hf import (
+    HAFMCoarseForCausalLM,
+    HAFMConfig,
+    HAFMFeatureExtractor,
+    HAFMForVocalAccompaniment,
+    HAFMSemanticTokenizerConfig,
+)
+from hafm_hf.accompaniment_hafm import PARTS, load_strictly
+from hafm_hf.configuration_hafm import hubert_large_config
+from tiny_models import CODES, tiny_codec, tiny_composite, tiny_semantic_tokenizer, tiny_stage
+
+Composite = HAFMForVocalAccompaniment
+
+
+def voice(seconds: float, rate: int = 24_000, pitch: float = 220.0) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def composite() -> HAFMForVocalAccompaniment:
+    model = tiny_composite()
+    for stage, window in ((model.semantic, 0.8), (model.coarse, 0.4), (model.fine, 0.4)):
+        stage.generation_config.update(window_seconds=window, overlap_seconds=0.08)
+    return model
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(24_001, 24_000), (11_025, 22_050), (9_999, 8_000), (57_600, 96_000)])
+def test_song_output_has_input_length(composite: Composite, samples: int, rate: int) -> None:
+    output = composite.generate(voice(2, rate)[:samples], rate, seed=0)
+    assert output.sampling_rate == 24_000
+    assert output.audio[0].shape == (round(samples * 24_000 / rate),)
+    units = math.ceil(samples / rate * 25)
+    assert output.vocal_semantic[0].shape == output.instrumental_semantic[0].shape == (2 * units,)
+    assert output.codes[0].shape == (8, 3 * units)
+    assert output.audio[0].dtype == torch.float32 and output.audio[0].isfinite().all()
+
+
+def test_same_seed_same_tokens_whatever_the_batch_and_the_callers_random_state(composite: Composite) -> None:
+    torch.manual_seed(11)
+    state = torch.random.get_rng_state()
+    alone = composite.generate(voice(0.5), seed=4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(99)
+    batch = torch.zeros(2, 24_000)
+    batch[0], batch[1, :12_000] = torch.from_numpy(voice(1, pitch=300)), torch.from_numpy(voice(0.5))
+    mask = torch.ones(2, 24_000, dtype=torch.bool)
+    mask[1, 12_000:] = False
+    together = composite.generate(batch, seed=4, padding_mask=mask)
+    other = composite.generate(voice(0.5), seed=5)
+    assert torch.equal(alone.codes[0], together.codes[1])
+    assert torch.equal(alone.audio[0], together.audio[1])
+    assert not torch.equal(alone.codes[0], other.codes[0])
+
+
+def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
+    output = composite.generate([voice(0.5), voice(0.3)], seed=1, num_samples=3)
+    assert [len(audio) for audio in output.audio] == [12_000] * 3 + [7_200] * 3
+    assert not torch.equal(output.codes[0], output.codes[1])
+    assert torch.equal(output.vocal_semantic[0], output.vocal_semantic[2])
+
+
+def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> None:
+    full = composite.generate(voice(0.5), seed=1)
+    coarse = composite.generate(voice(0.5), seed=1, skip_fine=True)
+    assert coarse.codes[0].shape[0] == 4
+    assert torch.equal(coarse.codes[0], full.codes[0][:4])
+    assert not torch.equal(coarse.audio[0], full.audio[0])
+
+
+def test_codes_decode_to_the_audio(composite: Composite) -> None:
+    output = composite.generate(voice(0.5), seed=1)
+    with torch.no_grad():
+        decoded = composite.codec.decode(output.codes[0][None, None], [None]).audio_values[0, 0]
+    torch.testing.assert_close(output.audio[0], decoded[:12_000], atol=1e-5, rtol=0)
+
+
+def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    composite.generate(
+        voice(0.9), seed=1, progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))
+    )
+    assert list(seen) == ["semantic", "coarse", "fine"]
+    for counts in seen.values():
+        dones = [done for done, _ in counts]
+        assert dones == list(range(1, counts[0][1] + 1))
+
+
+def test_guidance_temperature_and_top_k_reach_the_stages(composite: Composite) -> None:
+    greedy = [composite.generate(voice(0.5), seed=seed, top_k=1) for seed in (1, 2)]
+    assert torch.equal(greedy[0].instrumental_semantic[0], greedy[1].instrumental_semantic[0])
+    unguided = composite.generate(voice(0.5), seed=1, top_k=1, guidance_scale=1.0)
+    assert not torch.equal(greedy[0].codes[0], unguided.codes[0])
+
+
+def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, HAFMForVocalAccompaniment) and not loaded.training
+    expected, found = composite.state_dict(), loaded.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    ids = torch.randint(CODES, (3, 4, 6))
+    labels = torch.randint(CODES, (3, 24))
+    for model in (composite, loaded):
+        model.logits = model.fine(labels=labels, conditioning_ids=ids).logits
+    assert torch.equal(composite.logits, loaded.logits)
+    assert loaded.coarse.generation_config.window_seconds == 0.4
+    audio = [model.generate(voice(0.5), seed=2).audio[0] for model in (composite, loaded)]
+    assert torch.equal(*audio)
+
+
+def test_repository_has_a_folder_for_each_part_and_only_safetensors(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == set(PARTS)
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    assert (tmp_path / "coarse" / "generation_config.json").exists()
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), HAFMConfig)
+    assert isinstance(AutoFeatureExtractor.from_pretrained(tmp_path), HAFMFeatureExtractor)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    stage = HAFMCoarseForCausalLM.from_pretrained(tmp_path, subfolder="coarse")
+    assert torch.equal(stage.heads.weight, composite.coarse.heads.weight)
+
+
+def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in PARTS}
+    assert dtypes == {
+        name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in PARTS
+    }
+    assert loaded.generate(voice(0.3), seed=1).audio[0].isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: Path, change: str) -> None:
+    composite.save_pretrained(tmp_path)
+    file = tmp_path / "semantic" / "model.safetensors"
+    weights = load_file(file)
+    if change == "missing":
+        del weights["heads.weight"]
+    else:
+        weights["heads.extra"] = torch.zeros(2)
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{change} keys .*heads"):
+        HAFMForVocalAccompaniment.from_pretrained(tmp_path)
+
+
+def test_stage_class_from_the_wrong_folder_is_refused(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    with pytest.raises(Exception, match="(?i)model.safetensors|no file|keys"):
+        load_strictly(HAFMCoarseForCausalLM, tmp_path)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    parts = {
+        "semantic_tokenizer": tiny_semantic_tokenizer(),
+        "codec": tiny_codec(),
+        "semantic": tiny_stage("semantic"),
+        "coarse": tiny_stage("coarse", codebook_sizes=[CODES + 1] * 4),
+        "fine": tiny_stage("fine"),
+    }
+    with pytest.raises(StrictDataclassClassValidationError, match="fine conditioning"):
+        HAFMForVocalAccompaniment.from_parts(**parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"top_k": -1}, "top_k is -1"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_work(composite: Composite, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        composite.generate(voice(0.5), **options)
+
+
+def test_empty_vocal_is_refused(composite: Composite) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        composite.generate(voice(0))
+
+
+def test_paper_size_composite_builds_from_its_config() -> None:
+    tokenizer = HAFMSemanticTokenizerConfig(hubert_config=hubert_large_config(num_hidden_layers=9))
+    config = HAFMConfig(semantic_tokenizer_config=tokenizer, codec_config=EncodecConfig())
+    with torch.device("meta"):
+        model = HAFMForVocalAccompaniment(config)
+    counts = model.parameter_counts()
+    assert {name: round(counts[name] / 1e6, 1) for name in ("semantic", "coarse", "fine")} == {
+        "semantic": 38.5,
+        "coarse": 42.5,
+        "fine": 44.1,
+    }
+    assert 110e6 < counts["semantic_tokenizer"] < 140e6
+    assert 14e6 < counts["codec"] < 16e6
+    assert counts["total"] == sum(count for name, count in counts.items() if name != "total")

@@ -1,0 +1,87 @@
+"""Relative positions: T5's buckets, alignment of 50 Hz with 75 Hz, and the gradient of the bias."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf import HAFMCoarseConfig
+from hafm_hf.position_hafm import (
+    RelativeAttentionBias,
+    causal_bucket,
+    signed_bucket,
+    sum_by_index,
+    sum_by_product,
+    token_layout,
+)
+from tiny_models import SIZES, VOCABULARIES
+
+
+def coarse_config(**options: Any) -> HAFMCoarseConfig:
+    return HAFMCoarseConfig(**{**SIZES, **VOCABULARIES["coarse"], **options})
+
+
+def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() -> None:
+    distance = torch.arange(3000)
+    bucket = causal_bucket(distance, 32, 1000)
+    assert bucket[:16].tolist() == list(range(16))
+    assert (bucket.diff() >= 0).all()
+    assert bucket.unique().tolist() == list(range(32))
+    assert bucket[1000:].unique().tolist() == [31]
+    # T5: the logarithmic half splits 16 … 1000 into 16 equal ratios
+    assert bucket[round(16 * (1000 / 16) ** 0.5)].item() in (23, 24)
+
+
+def test_signed_buckets_tell_past_from_future() -> None:
+    distance = torch.arange(-600, 601)
+    bucket = signed_bucket(distance, 64, 500)
+    past, future = bucket[distance > 0], bucket[distance < 0]
+    assert not set(past.tolist()) & set(future.tolist())
+    assert bucket[distance == 0].item() == 0
+    assert bucket[(distance >= 0) & (distance < 16)].tolist() == list(range(16))
+    assert bucket.min() == 0 and bucket.max() == 63
+
+
+def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> None:
+    config = coarse_config()
+    layout = token_layout(config, conditioning_frames=50, target_slots=300)
+    for slot in (0, 3, 4, 7, 8, 150, 299):
+        instant = (slot // 4) / 75
+        assert layout.frame[100 + slot].item() == int(instant * 50 + 1e-9)
+    assert layout.source.tolist() == [0] * 50 + [1] * 50 + [2] * 300
+
+
+@pytest.mark.parametrize("frames", [40, 80])
+def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_length(frames: int) -> None:
+    config = coarse_config(position_scheme="time")
+    bias = RelativeAttentionBias(config)
+    layout = token_layout(config, frames, frames * 6)
+    buckets = bias.buckets(layout, layout)[0]
+    for source in (0, 1):
+        together = 32 + 64 * source
+        for slot in range(0, frames * 6, 7):
+            frame = (slot // 4) * 50 // 75
+            assert buckets[2 * frames + slot, source * frames + frame] == together
+    index = RelativeAttentionBias(coarse_config(position_scheme="index")).buckets(layout, layout)[0]
+    aligned = [index[2 * frames + slot, (slot // 4) * 50 // 75].item() for slot in range(0, frames * 6, 7)]
+    assert len(set(aligned)) > 1, "under the index scheme the same instant falls into different buckets"
+
+
+def test_gradient_of_the_bias_equals_plain_indexing_on_every_device_path() -> None:
+    config = coarse_config(position_scheme="time")
+    bias = RelativeAttentionBias(config)
+    torch.nn.init.normal_(bias.weight)
+    layout = token_layout(config, 9, 20)
+    buckets = bias.buckets(layout, layout)
+    upstream = torch.randn(1, config.num_attention_heads, *buckets.shape[1:])
+    (bias(layout, layout) * upstream).sum().backward()
+    assert bias.weight.grad is not None
+    ours = bias.weight.grad.clone()
+    plain = bias.weight.detach().clone().requires_grad_()
+    (plain[buckets].permute(0, 3, 1, 2) * upstream).sum().backward()
+    torch.testing.assert_close(ours, plain.grad)
+    values, index = upstream.transpose(0, 1).flatten(1), buckets.flatten()
+    rows = bias.weight.shape[0]
+    torch.testing.assert_close(
+        sum_by_product(values, index, rows, chunk=100), sum_by_index(values, index, rows), atol=1e-4, rtol=1e-4
+    )
