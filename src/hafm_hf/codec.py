@@ -1,0 +1,118 @@
+"""The codec: EnCodec through transformers' EncodecModel, 24 kHz audio to and from codes at 75 Hz.
+
+Last on the path of the data: it turns the codes of the coarse and fine stages into audio, and audio into the codes they
+are trained on. 6 kbps are 8 codebooks, 3 kbps are 4 (Défossez et al. 2022, arXiv 2210.13438). Dimensions: B batch,
+N samples, Q codebooks, T_a frames at 75 Hz.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import EncodecModel
+
+ENCODEC_24KHZ = "facebook/encodec_24khz"
+# encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks lose a level
+RENAMINGS: tuple[tuple[str, str], ...] = (
+    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
+    (r"\.conv\.conv\.", ".conv."),
+    (r"\.convtr\.convtr\.", ".conv."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
+)
+
+
+def load_encodec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: Any) -> EncodecModel:
+    """Load an EnCodec from the hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
+
+    Args:
+        name_or_path: hub id or folder.
+        kwargs: as for `EncodecModel.from_pretrained`.
+
+    Raises:
+        ValueError: when weights are missing, unexpected or of another shape, or the codec is stereo, chunked or normalising.
+    """
+    codec, info = EncodecModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in sorted(map(str, info[kind]))]
+    if wrong:
+        raise ValueError(f"{name_or_path} is not an EnCodec of its own configuration: {', '.join(wrong)}.")
+    if codec.config.audio_channels != 1 or codec.config.chunk_length_s is not None or codec.config.normalize:
+        # a normalising codec would need its scale again at decoding, and codes carry none
+        raise ValueError(
+            f"{name_or_path} is not a mono codec without chunks and normalisation: use {ENCODEC_24KHZ} or one like it."
+        )
+    return codec.eval()
+
+
+@torch.no_grad()
+def encode_codes(codec: EncodecModel, waveform: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+    """Codes int64 [B, Q, ⌈N / 320⌉] of mono audio, float [B, N] at the codec's rate.
+
+    Args:
+        codec: EncodecModel.
+        waveform: float [B, N].
+        num_codebooks: Q, the first of the codec's codebooks.
+
+    Raises:
+        ValueError: on another shape, no samples, or more codebooks than there are.
+    """
+    if waveform.ndim != 2 or waveform.shape[1] == 0:
+        raise ValueError(f"waveform has shape {list(waveform.shape)}; it must be [batch, samples] with samples.")
+    if not 1 <= num_codebooks <= codec.config.num_quantizers:
+        raise ValueError(f"num_codebooks is {num_codebooks}; this codec has 1 to {codec.config.num_quantizers}.")
+    embeddings = codec.encoder(waveform[:, None].to(codec.dtype))
+    codes = []
+    for layer in codec.quantizer.layers[:num_codebooks]:
+        codes.append(layer.encode(embeddings))
+        embeddings = embeddings - layer.decode(codes[-1])
+    return torch.stack(codes, dim=1)
+
+
+@torch.no_grad()
+def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
+    """Audio float [B, length] of codes int64 [B, Q, T_a]; Q may be smaller than the codec's number of codebooks.
+
+    Args:
+        codec: EncodecModel.
+        codes: int64 [B, Q, T_a].
+        length: samples to return, at most 320 · T_a; all of them if None.
+
+    Raises:
+        ValueError: on another shape, codes out of range, or a length beyond the codes.
+    """
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= codec.config.num_quantizers or codes.shape[2] == 0:
+        raise ValueError(
+            f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {codec.config.num_quantizers}, frames]."
+        )
+    if int(codes.min()) < 0 or int(codes.max()) >= codec.config.codebook_size:
+        raise ValueError(f"codes must lie between 0 and {codec.config.codebook_size - 1}.")
+    samples = codes.shape[2] * codec.config.hop_length
+    if length is not None and not 0 <= length <= samples:
+        raise ValueError(f"length is {length}; {codes.shape[2]} frames hold {samples} samples.")
+    audio = codec.decoder(codec.quantizer.decode(codes.transpose(0, 1)))
+    return audio[:, 0, :length]
+
+
+def convert_encodec_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of the original `encodec` package under the names of transformers' EncodecModel, values untouched.
+
+    Args:
+        state: `encodec.EncodecModel.encodec_model_24khz(…).state_dict()`, or the published `.th` file read with
+            `torch.load(path, weights_only=True)`.
+
+    Raises:
+        ValueError: on a key that isn't EnCodec's.
+    """
+    converted = {}
+    for key, value in state.items():
+        name = key
+        for pattern, replacement in RENAMINGS:
+            name = re.sub(pattern, replacement, name)
+        if not re.match(r"^(encoder|decoder|quantizer)\.layers\.", name):
+            raise ValueError(f"{key} is not a weight of EnCodec.")
+        converted[name] = value
+    return converted

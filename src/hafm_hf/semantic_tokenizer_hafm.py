@@ -1,0 +1,282 @@
+"""The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz goes in, tokens at 50 Hz come out.
+
+First of the models on the path of the data: it makes the vocal semantic tokens (of the noisy vocal, as in SingSong) that
+the semantic stage is conditioned on, and the instrumental semantic tokens that it learns to predict (paper, section
+"Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width of HuBERT.
+"""
+
+import copy
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import HubertConfig, HubertModel, PreTrainedModel
+from transformers.utils import ModelOutput, logging
+
+from .configuration_hafm import HAFMSemanticTokenizerConfig
+
+logger = logging.get_logger(__name__)
+
+# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked frames
+KNOWN_EXTRA_KEYS = re.compile(r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b")
+NORMALIZATION_EPSILON = 1e-7
+
+
+@dataclass
+class HAFMSemanticTokenizerOutput(ModelOutput):
+    """What `HAFMSemanticTokenizer` returns.
+
+    Args:
+        ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
+        mask: bool [B, T_v], True on the frames of each row.
+        features: hidden states that were quantized, float32 [B, T_v, D], if asked for.
+    """
+
+    ids: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+
+
+class HAFMSemanticTokenizer(PreTrainedModel):
+    """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
+
+    The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the layer-norm
+    variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has none.
+    """
+
+    config_class = HAFMSemanticTokenizerConfig
+    config: HAFMSemanticTokenizerConfig
+    main_input_name = "input_values"
+    base_model_prefix = "semantic_tokenizer"
+    input_modalities = ("audio",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: HAFMSemanticTokenizerConfig) -> None:
+        super().__init__(config)
+        cut = cut_hubert_config(config.hubert_config, config.layer)
+        hop = int(np.prod(cut.conv_stride))
+        if hop * config.frame_rate != config.sampling_rate:
+            raise ValueError(
+                f"HuBERT steps {hop} samples a frame, but {config.sampling_rate} Hz at {config.frame_rate} frames a "
+                f"second needs {config.sampling_rate / config.frame_rate:g}: change conv_stride or the rates."
+            )
+        self.hop = hop
+        self.hubert = HubertModel(cut)
+        if cut.do_stable_layer_norm:
+            self.hubert.encoder.layer_norm = nn.Identity()
+        self.register_buffer("centroids", torch.zeros(config.num_clusters, cut.hidden_size))
+        total = receptive_field(cut) - hop
+        self.padding = (total // 2, total - total // 2)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """HuBERT initialises itself; the centroids stay zero until they are given."""
+
+    @classmethod
+    def from_hubert(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        centroids: torch.Tensor | np.ndarray | None = None,
+        layer: int = 9,
+        **kwargs: Any,
+    ) -> "HAFMSemanticTokenizer":
+        """Take the first `layer` layers of a HuBERT from the hub or a folder; later layers are never allocated.
+
+        Args:
+            name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
+            centroids (float [num_clusters, D], *optional*): k-means centroids of that layer, from recipes/fit_kmeans.py;
+                without them only `extract_features` works.
+            layer: hidden state that is clustered (paper: 9).
+            kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the loading.
+
+        Raises:
+            ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
+        """
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
+        if centroids is not None:
+            fields["num_clusters"] = len(centroids)
+        whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+        hubert, info = HubertModel.from_pretrained(
+            name_or_path, config=cut_hubert_config(whole, layer), output_loading_info=True, dtype=torch.float32, **kwargs
+        )
+        check_loading(str(name_or_path), info, layer)
+        # HuBERTs with group norm were trained on the waveform as it is
+        fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
+        model = cls(HAFMSemanticTokenizerConfig(hubert_config=hubert.config, layer=layer, **fields))
+        if hubert.config.do_stable_layer_norm:
+            hubert.encoder.layer_norm = nn.Identity()
+        model.hubert = hubert
+        if centroids is not None:
+            model.set_centroids(centroids)
+        return model.eval()
+
+    def set_centroids(self, centroids: torch.Tensor | np.ndarray) -> None:
+        """Set the k-means centroids, float [num_clusters, D].
+
+        Raises:
+            ValueError: on another shape.
+        """
+        values = torch.as_tensor(centroids)
+        if values.shape != self.centroids.shape:
+            raise ValueError(
+                f"Centroids are {list(values.shape)}; this tokenizer needs {list(self.centroids.shape)} "
+                "(clusters × width of HuBERT)."
+            )
+        self.centroids.copy_(values)
+
+    def num_frames(self, num_samples: int) -> int:
+        """T_v = ⌈N / 320⌉, the frames of N samples."""
+        return -(-num_samples // self.hop)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        noise: bool = False,
+        seed: int | None = None,
+        output_features: bool = False,
+        **kwargs: Any,
+    ) -> HAFMSemanticTokenizerOutput:
+        """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the others.
+
+        Args:
+            input_values (float [B, N]): mono audio at 16 kHz, padded at the end.
+            lengths (int64 [B], *optional*): samples of each row; all N if not given.
+            noise: add Gaussian noise of `config.noise_std`, as for vocals.
+            seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
+            output_features: also return the hidden states.
+
+        Raises:
+            ValueError: on another shape, on samples that are not finite, or when there are no centroids.
+        """
+        if input_values.ndim != 2:
+            raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
+        sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
+        frames = [self.num_frames(size) for size in sizes]
+        shape = (len(sizes), max(frames, default=0))
+        output = HAFMSemanticTokenizerOutput(
+            ids=torch.zeros(shape, dtype=torch.int64, device=input_values.device),
+            mask=torch.zeros(shape, dtype=torch.bool, device=input_values.device),
+        )
+        if output_features:
+            output["features"] = torch.zeros(*shape, self.centroids.shape[1], device=input_values.device)
+        for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
+            prepared = self._prepare(input_values[row, :size], noise, seed)
+            start = 0
+            for features in self._iterate_features(prepared, count):
+                span = slice(start, start := start + len(features))
+                output.ids[row, span] = self.quantize(features)
+                if output.features is not None:
+                    output.features[row, span] = features
+            output.mask[row, :count] = True
+        return output
+
+    def encode(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
+        """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
+
+        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
+        """
+        return self(waveform[None], noise=noise, seed=seed).ids[0]
+
+    @torch.no_grad()
+    def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
+        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
+        prepared = self._prepare(waveform, noise, seed)
+        parts = list(self._iterate_features(prepared, self.num_frames(len(waveform))))
+        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[1], device=waveform.device)
+
+    def quantize(self, features: torch.Tensor) -> torch.Tensor:
+        """Index int64 [T] of the centroid nearest to each of float [T, D], as scikit-learn's `KMeans.predict` has it.
+
+        Raises:
+            ValueError: when the centroids were never set.
+        """
+        centroids = self.centroids.float()
+        if not bool(centroids.any()):
+            raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
+        # the squared length of the feature is the same for all centroids
+        return torch.argmin(centroids.pow(2).sum(1) - 2 * features.float() @ centroids.T, dim=1)
+
+    def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
+        """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""
+        values = waveform.float()
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
+        if noise:
+            # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            drawn = torch.randn(len(values), generator=generator)
+            values = values + self.config.noise_std * drawn.to(values.device)
+        if self.config.do_normalize and len(values):
+            values = (values - values.mean()) / torch.sqrt(values.var(unbiased=False) + NORMALIZATION_EPSILON)
+        left, right = self.padding
+        return nn.functional.pad(values, (left, right + -len(values) % self.hop))
+
+    def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+        """Hidden states float32 [≤ chunk, D] of a prepared waveform, chunk after chunk."""
+        config = self.config
+        context = round(config.context_seconds * config.frame_rate)
+        chunk = round(config.chunk_seconds * config.frame_rate)
+        core = chunk - 2 * context
+        if frames <= chunk:
+            core, context = max(frames, 1), 0
+        for start in range(0, frames, core):
+            end = min(start + core, frames)
+            first, last = max(start - context, 0), min(end + context, frames)
+            # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
+            samples = prepared[first * self.hop : last * self.hop + sum(self.padding)]
+            hidden = self.hubert(samples[None].to(self.hubert.dtype)).last_hidden_state[0].float()
+            yield hidden[start - first : end - first]
+
+
+def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
+    """A copy of `config` with the first `layer` layers, for inference: no masking, no layer drop.
+
+    Raises:
+        ValueError: when there are fewer layers.
+    """
+    if not 1 <= layer <= config.num_hidden_layers:
+        raise ValueError(f"layer is {layer}; this HuBERT has hidden states of layers 1 to {config.num_hidden_layers}.")
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = layer
+    cut.apply_spec_augment = False
+    cut.mask_time_prob = cut.mask_feature_prob = 0.0
+    cut.layerdrop = 0.0
+    return cut
+
+
+def receptive_field(config: HubertConfig) -> int:
+    """Samples that one frame of HuBERT's convolutions sees: 400 for the published ones."""
+    field, step = 1, 1
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        field, step = field + (kernel - 1) * step, step * stride
+    return field
+
+
+def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
+    """Refuse a checkpoint that lacks weights of the cut network or holds some that nobody knows.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
+
+    def dropped(key: str) -> bool:
+        found = later.match(key)
+        return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
+
+    problems = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(key for key in info["unexpected_keys"] if not dropped(key)),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+    }
+    found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+    if found:
+        raise ValueError(f"{name} is not a HuBERT of its own configuration. Weights {found}.")
