@@ -154,6 +154,8 @@ def test_integers_are_scaled_by_the_range_of_their_type() -> None:
     assert np.allclose(audio.to_mono((wave * 2**31).astype(np.int32)), wave, atol=1e-6)
     assert np.allclose(audio.to_mono((wave * 128 + 128).astype(np.uint8)), wave, atol=1e-2)
     assert np.array_equal(audio.to_mono(torch.from_numpy(wave)), wave)
+    assert np.allclose(audio.to_mono(torch.from_numpy((wave * 32768).astype(np.int16))), wave, atol=1e-4)
+    assert np.allclose(audio.to_mono(torch.from_numpy(wave).bfloat16()), wave, atol=1e-2)
     assert np.array_equal(audio.to_mono(np.stack([wave, wave])), audio.to_mono(np.stack([wave, wave], axis=1)))
 
 

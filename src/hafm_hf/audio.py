@@ -170,7 +170,9 @@ def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
         HAFMAudioError: another shape, not numbers, or NaN or infinite samples.
     """
     if hasattr(samples, "detach"):
-        samples = samples.detach().cpu().float().numpy()
+        samples = samples.detach().cpu()
+        # numpy knows no bfloat16, and integers must keep their type, which sets their scale.
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     array = np.asarray(samples)
     if array.ndim not in (1, 2):
         raise HAFMAudioError(f"{name} has shape {array.shape}; HAFM takes [samples] or [samples, channels].")

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import huggingface_hub
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -127,7 +126,7 @@ def accompany(
             failed = True
             continue
         pipeline = pipeline or load_pipeline(request)
-        accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate})
+        accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate, "path": vocal})
     raise typer.Exit(1 if failed else 0)
 
 
@@ -251,15 +250,22 @@ def describe_model(model: str | None) -> dict[str, Any]:
     Returns:
         {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
         "vocabulary", "architecture", and for the stages "position_scheme"}}}.
+
+    Raises:
+        OSError: there is no such model.
     """
     import torch
+    from huggingface_hub import snapshot_download
 
     from .accompaniment_hafm import BUNDLED_MODEL, PARTS, STAGES, HAFMForVocalAccompaniment
     from .configuration_hafm import HAFMConfig
 
     folder = Path(BUNDLED_MODEL if model is None else model)
     if not folder.is_dir():
-        folder = Path(huggingface_hub.snapshot_download(str(model)))
+        folder = Path(snapshot_download(str(model)))
+    # transformers takes a folder without a configuration for one with the default values.
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json")
     config = HAFMConfig.from_pretrained(folder)
     # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
     with torch.device("meta"):

@@ -48,7 +48,7 @@ class HAFMPipeline(Pipeline):
         Args:
             inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
                 with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands out
-                undecoded audio, "bytes" and "path"), or a list of these.
+                undecoded audio, "bytes"; "path" names it in errors), or a list of these.
             sampling_rate (int, Hz): rate of arrays.
             seconds (float): use only this much from the start of each vocal.
             num_samples (int): instrumentals per vocal. Default 1.
@@ -97,11 +97,10 @@ class HAFMPipeline(Pipeline):
     ) -> dict[str, torch.Tensor]:
         """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
         extractor = self.feature_extractor
-        source, rate = _unpack(input_, sampling_rate)
-        name = audio.source_name(source)
+        source, rate, name = _unpack(input_, sampling_rate)
         if isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read"):
             limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
-            source, rate = audio.read_audio(source, seconds=seconds, **limits)
+            source, rate = audio.read_audio(source, seconds=seconds, name=name, **limits)
         elif rate is None:
             raise audio.HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
         features = extractor([audio.to_mono(source, name=name)], rate, seconds=seconds, name=name)
@@ -155,11 +154,12 @@ class HAFMPipeline(Pipeline):
         self.feature_extractor.save_pretrained(save_directory)
 
 
-def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None]:
-    """Source and rate of an input: a dict's parts, anything else as it is."""
+def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None, str]:
+    """Source, rate and name of an input: of a dict the parts that it has, of anything else the thing itself."""
     if not isinstance(vocal, dict):
-        return np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal, sampling_rate
+        source = np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal
+        return source, sampling_rate, audio.source_name(source)
     for key in ("array", "raw", "bytes", "path"):
         if vocal.get(key) is not None:
-            return vocal[key], vocal.get("sampling_rate", sampling_rate)
+            return vocal[key], vocal.get("sampling_rate", sampling_rate), audio.source_name(vocal.get("path"))
     raise audio.HAFMAudioError('A dict needs "array" and "sampling_rate", or "bytes" or "path".')
