@@ -18,11 +18,11 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from hafm_hf.codec import encode_codes, load_encodec
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from transformers import EncodecModel, HfArgumentParser
 
+from hafm_hf.codec import encode_codes, load_encodec
 from hafm_hf.corpus.tokens import SPLITS, TokenCorpusInfo, TokenExcerpt, excerpt_bounds, write_shard
+from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
 logger = logging.getLogger("hafm_hf.recipes.tokenize_corpus")
 
@@ -49,7 +49,7 @@ class Tokenizers:
 
     def __init__(self, arguments: TokenizeArguments) -> None:
         self.semantic = HAFMSemanticTokenizer.from_pretrained(arguments.semantic_tokenizer).eval()
-        self.codec: EncodecModel = load_encodec(arguments.codec).eval()
+        self.codec: EncodecModel = load_encodec(arguments.codec)
         config = self.semantic.config
         self.info = TokenCorpusInfo(
             semantic_frame_rate=config.frame_rate,
@@ -74,7 +74,7 @@ class Tokenizers:
         codes = round(seconds * self.info.acoustic_frame_rate)
         seed = zlib.crc32(f"{track} {start:.2f}".encode())
         at_codec_rate = soxr.resample(instrumental, sampling_rate, self.codec.config.sampling_rate)
-        acoustic = encode_codes(self.codec, torch.from_numpy(at_codec_rate))[: self.info.num_codebooks, :codes]
+        acoustic = encode_codes(self.codec, torch.from_numpy(at_codec_rate)[None], self.info.num_codebooks)[0, :, :codes]
         return TokenExcerpt(
             track=track,
             start=start,

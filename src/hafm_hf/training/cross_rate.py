@@ -1,8 +1,9 @@
 """A synthetic cross-rate task with a known loss floor: can a stage find what sounds at the same instant?
 
 Conditioning at 50 Hz is piecewise constant; the target at 75 Hz × Q is a noisy function of the conditioning at the
-same instant. Nothing but that instant's token helps, so the loss says how well a position scheme ties the two rates
-together, and the loss on clips longer than those of training says whether it does so beyond them.
+same instant. Each target codebook follows a conditioning stream of its own and streams change often, so that the
+history says little: the loss says how well a position scheme ties the two rates together, and the loss on clips longer
+than those of training says whether it does so beyond them.
 """
 
 import math
@@ -22,8 +23,8 @@ class CrossRateTask:
     """Streams whose target depends on the conditioning at the same instant only.
 
     Attributes:
-        sources (int): conditioning sources S; target codebook q follows source q mod S.
-        codebooks (int): target codebooks Q.
+        sources (int): conditioning sources S, each with Q / S streams.
+        codebooks (int): target codebooks Q, a multiple of S; codebook q follows stream q.
         vocabulary (int): tokens of every stream.
         noise (float): share of target tokens drawn at random.
         mean_hold (float): mean length in conditioning frames of a constant stretch.
@@ -35,7 +36,7 @@ class CrossRateTask:
     codebooks: int = 4
     vocabulary: int = 16
     noise: float = 0.1
-    mean_hold: float = 5.0
+    mean_hold: float = 2.5
     conditioning_frame_rate: int = 50
     frame_rate: int = 75
     seed: int = 0
@@ -54,20 +55,20 @@ class CrossRateTask:
         return torch.stack([torch.randperm(self.vocabulary, generator=generator) for _ in range(self.codebooks)])
 
     def clean_target(self, conditioning: torch.Tensor) -> torch.Tensor:
-        """The target without noise: conditioning (int64 [B, S, T_c]) → int64 [B, Q, T]."""
+        """The target without noise: conditioning (int64 [B, Q, T_c]) → int64 [B, Q, T]."""
         frames = conditioning.shape[-1] * self.frame_rate // self.conditioning_frame_rate
         sounding = torch.arange(frames) * self.conditioning_frame_rate // self.frame_rate
         functions = self.functions
-        codes = [functions[q][conditioning[:, q % self.sources, sounding]] for q in range(self.codebooks)]
+        codes = [functions[q][conditioning[:, q, sounding]] for q in range(self.codebooks)]
         return torch.stack(codes, dim=1)
 
     def draw(self, batch: int, seconds: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws clips.
 
         Returns:
-            conditioning (int64 [B, S, T_c]) and flat labels (int64 [B, T·Q]).
+            conditioning (int64 [B, Q, T_c]) and flat labels (int64 [B, T·Q]).
         """
-        shape = (batch, self.sources, round(seconds * self.conditioning_frame_rate))
+        shape = (batch, self.codebooks, round(seconds * self.conditioning_frame_rate))
         stretch = (torch.rand(shape, generator=generator) < 1.0 / self.mean_hold).long().cumsum(dim=-1)
         values = torch.randint(self.vocabulary, (*shape[:2], shape[2] + 1), generator=generator)
         conditioning = values.gather(-1, stretch)
@@ -80,7 +81,7 @@ class CrossRateTask:
         """A stage of the coarse shape for clips of `seconds`."""
         frames = round(seconds * self.conditioning_frame_rate)
         return HAFMCoarseConfig(
-            conditioning_codebook_sizes=[[self.vocabulary]] * self.sources,
+            conditioning_codebook_sizes=[[self.vocabulary] * (self.codebooks // self.sources)] * self.sources,
             codebook_sizes=[self.vocabulary] * self.codebooks,
             conditioning_frame_rate=self.conditioning_frame_rate,
             frame_rate=self.frame_rate,
