@@ -14,7 +14,7 @@ from hafm_hf.position_hafm import (
     sum_by_product,
     token_layout,
 )
-from tiny_models import SIZES, VOCABULARIES
+from tiny_models import SIZES, VOCABULARIES, tiny_stage
 
 
 def coarse_config(**options: Any) -> HAFMCoarseConfig:
@@ -85,3 +85,21 @@ def test_gradient_of_the_bias_equals_plain_indexing_on_every_device_path() -> No
     torch.testing.assert_close(
         sum_by_product(values, index, rows, chunk=100), sum_by_index(values, index, rows), atol=1e-4, rtol=1e-4
     )
+
+
+def test_time_scheme_starts_from_heads_that_prefer_the_same_instant() -> None:
+    config = coarse_config(position_scheme="time", num_attention_heads=3)
+    locality = RelativeAttentionBias(config).locality()
+    target, voice, band = locality.split([32, 64, 64])
+    assert torch.equal(voice, band)
+    for table in (target, voice[:32], voice[32:]):
+        assert (table[:, 0].diff() <= 0).all() and table[0].abs().max() == 0
+        assert torch.equal(table[:, 2], torch.zeros(len(table)))
+    # one conditioning frame away from the instant costs the sharpest head as much as one frame (six tokens) of history
+    assert voice[1, 0] == target[6, 0] == -3.0
+
+
+def test_index_scheme_starts_as_the_paper_says() -> None:
+    stage = tiny_stage("coarse", initializer_range=0.02)
+    assert stage.model.relative_attention_bias.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert tiny_stage("coarse", position_scheme="time").model.relative_attention_bias.weight.min() < -10

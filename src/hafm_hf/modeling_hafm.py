@@ -188,6 +188,8 @@ class HAFMPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+        if isinstance(module, RelativeAttentionBias) and self.config.position_scheme == "time":
+            init.copy_(module.weight, module.weight + module.locality().to(module.weight))
 
 
 class HAFMDecoder(HAFMPreTrainedModel):

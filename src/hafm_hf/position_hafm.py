@@ -19,6 +19,9 @@ from torch import nn
 
 from .configuration_hafm import HAFMStageConfig
 
+# by how much, in nats per doubling of the distance, the sharpest head starts by preferring what is near
+LOCALITY = 3.0
+
 
 @dataclass
 class TokenLayout:
@@ -113,6 +116,12 @@ def signed_bucket(distance: torch.Tensor, num_buckets: int, max_distance: int) -
     return causal_bucket(distance.abs(), half, max_distance) + half * (distance < 0)
 
 
+def _bucket_starts(num_buckets: int, max_distance: int) -> torch.Tensor:
+    """Smallest distance in each bucket, or in the next one that has any: float [num_buckets]."""
+    buckets = causal_bucket(torch.arange(max_distance + 1), num_buckets, max_distance)
+    return torch.searchsorted(buckets, torch.arange(num_buckets)).clamp(max=max_distance).float()
+
+
 class RelativeAttentionBias(nn.Module):
     """Learnt bias on attention logits, one table for all layers, computed once per forward.
 
@@ -127,6 +136,21 @@ class RelativeAttentionBias(nn.Module):
         if config.position_scheme == "time":
             rows += config.num_conditioning_sources * config.time_attention_num_buckets
         self.weight = nn.Parameter(torch.empty(rows, config.num_attention_heads))
+
+    def locality(self) -> torch.Tensor:
+        """What the time scheme's table starts from: the nearer in time the likelier, float [rows, H].
+
+        Learnt from noise, a table needs thousands of steps of Adam until it outweighs content. Head 0 starts sharply
+        at the same instant, the last head without preference, those between them in even steps; target keys are
+        judged alike, by frames, so that neither the voice nor the history is drowned by the other's numbers.
+        """
+        config = self.config
+        per_frame = config.num_codebooks * config.frame_rate / config.conditioning_frame_rate
+        target = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
+        half = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
+        apart = torch.cat([target / per_frame, *[half] * (2 * config.num_conditioning_sources)])
+        steepness = torch.linspace(LOCALITY, 0.0, config.num_attention_heads)
+        return -steepness * torch.log2(1 + apart)[:, None]
 
     def buckets(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
         """Row of the table for each pair: int64 [1 or B, n_query, n_key]."""
