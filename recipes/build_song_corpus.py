@@ -1,0 +1,67 @@
+"""Render a folder of MIDI songs into aligned vocals and instrumentals for training the bundled model.
+
+    python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --soundfont FluidR3_GM.sf2
+
+SONGS holds POP909's folders, VOICES a folder a voice (recorded syllables and units.tsv); fluidsynth must be installed.
+OUT/{train,validation,test}/SONG_PASS/ gets vocal.flac, instrumental.flac and labels.json. It can be killed and started
+again; one thread a worker.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+from hafm_hf.corpus.song_corpus import SongCorpusOptions, build_corpus, list_tasks  # noqa: E402
+
+logger = logging.getLogger("build_song_corpus")
+DEFAULT_SOUNDFONTS = [
+    Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
+    Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
+]
+TRAINING_VOICES, TEST_VOICES = ["iona", "scott"], ["erith"]
+
+
+def main(
+    songs: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of songs in POP909's layout.")],
+    voices: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with one folder a voice.")],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Where the corpus goes.")],
+    soundfont: Annotated[list[Path], typer.Option(exists=True, help="Can be repeated.")] = DEFAULT_SOUNDFONTS,
+    training_voice: Annotated[list[str], typer.Option(help="For train and validation.")] = TRAINING_VOICES,
+    test_voice: Annotated[list[str], typer.Option(help="For test only.")] = TEST_VOICES,
+    passes: Annotated[int, typer.Option(min=1, help="Renderings of every song, each in another key and band.")] = 1,
+    first_pass: Annotated[int, typer.Option(min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items a pass.")] = None,
+    validation_songs: Annotated[int, typer.Option(min=1)] = 50,
+    test_songs: Annotated[int, typer.Option(min=1)] = 59,
+    stems: Annotated[bool, typer.Option(help="Write each part of the band as well.")] = False,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    seed: int = 0,
+) -> None:
+    """Render SONGS, sung by VOICES, into OUTPUT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    options = SongCorpusOptions(
+        songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, stems=stems, seed=seed,
+        training_voices=tuple(training_voice), test_voices=tuple(test_voice),
+        validation_songs=validation_songs, test_songs=test_songs,
+    )  # fmt: skip
+    begin, rendered = time.monotonic(), 0.0
+    for number in range(first_pass, first_pass + passes):
+        tasks = list_tasks(options, number)[:limit]
+        for done, (name, seconds) in enumerate(build_corpus(options, tasks, workers), start=1):
+            rendered += seconds
+            speed = rendered / (time.monotonic() - begin)
+            logger.info(
+                "pass %d %d/%d %s %.1f s; %.2f h so far at %.0f x real time", number, done, len(tasks), name, seconds,
+                rendered / 3600, speed,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""From songs to training data: rendered songs here, tokens of real ones in the modules beside it."""

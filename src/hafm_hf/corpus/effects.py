@@ -1,0 +1,69 @@
+"""What a recording adds to a rendered sound: a room, an equaliser, a level. Mono float arrays [N] in and out."""
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+from scipy.signal import fftconvolve
+
+
+def rms_db(audio: np.ndarray) -> float:
+    """Level of audio [N] in dBFS RMS; -inf for silence."""
+    power = float(np.mean(np.square(audio))) if audio.size else 0.0
+    return 10 * np.log10(power) if power > 0 else -np.inf
+
+
+def room(
+    audio: np.ndarray, sampling_rate: int, seconds: float, wet_db: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Add a room: convolution with decaying noise.
+
+    Args:
+        audio (float [N]): dry sound.
+        sampling_rate: in Hz.
+        seconds: time in which the room decays by 60 dB.
+        wet_db: level of the room's sound relative to the dry sound, in dB.
+        generator: draws the noise.
+
+    Returns:
+        float [N]: dry sound plus room, of the same length and not delayed.
+    """
+    times = np.arange(int(seconds * sampling_rate)) / sampling_rate
+    response = generator.standard_normal(times.size) * 10 ** (-3 * times / seconds)
+    response[: int(0.008 * sampling_rate)] = 0.0
+    response *= 10 ** (wet_db / 20) / np.sqrt(np.sum(response**2))
+    return audio + fftconvolve(audio, response)[: audio.size]
+
+
+def equalise(
+    audio: np.ndarray, sampling_rate: int, generator: np.random.Generator, strength_db: float = 3.0
+) -> np.ndarray:
+    """Colour audio [N] as another microphone would: a smooth random curve over frequency and a cut below 60 Hz."""
+    length = next_fast_len(audio.size)
+    frequency = np.maximum(rfftfreq(length, 1 / sampling_rate), 1.0)
+    knots = np.geomspace(80, sampling_rate / 2, 7)
+    curve = np.interp(np.log(frequency), np.log(knots), generator.normal(0, strength_db, knots.size))
+    curve -= 10 * np.log10(1 + (60 / frequency) ** 4)
+    return irfft(rfft(audio, length) * 10 ** (curve / 20), length)[: audio.size]
+
+
+def to_level(
+    audio: np.ndarray, level_db: float, active: np.ndarray | None = None, ceiling: float = 0.95
+) -> np.ndarray:
+    """Bring audio to a level and round off the peaks that then pass the ceiling.
+
+    Args:
+        audio (float [N]): any level; silence stays silence.
+        level_db: wanted level in dBFS RMS.
+        active (bool [N], optional): where the level is measured, such as where someone sings.
+        ceiling: no sample of the result is beyond it.
+
+    Returns:
+        float [N]: the audio; samples above 70 % of the ceiling are compressed smoothly.
+    """
+    measured = rms_db(audio if active is None or not active.any() else audio[active])
+    if measured == -np.inf:
+        return audio
+    audio = audio * 10 ** ((level_db - measured) / 20)
+    knee = 0.7 * ceiling
+    over = np.abs(audio) - knee
+    rounded = np.sign(audio) * (knee + (ceiling - knee) * np.tanh(over / (ceiling - knee)))
+    return np.where(over > 0, rounded, audio)

@@ -1,0 +1,200 @@
+"""A song with a sung melody, read from MIDI and text: the first step from symbols to training audio.
+
+The layout is POP909's (Wang et al., ISMIR 2020): a folder `NNN/` a song, holding `NNN.mid` with the tracks MELODY (the
+sung line), BRIDGE and PIANO, `beat_midi.txt` (seconds, half-bar flag, downbeat flag) and `chord_midi.txt`
+(start, end, chord in Harte's notation, separated by tabs). All times are in seconds.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import mir_eval.chord
+import numpy as np
+import pretty_midi
+
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+NO_CHORD = "N"
+# Krumhansl and Kessler's probe-tone ratings (1982), from the tonic upwards.
+MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+CHORD_FIELDS = 3
+SHORTEST_NOTE = 0.06
+SAME_ONSET = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """One note: start and end in seconds, MIDI pitch, MIDI velocity."""
+
+    start: float
+    end: float
+    pitch: int
+    velocity: int = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Chord:
+    """One chord: start and end in seconds, label in Harte's notation such as `C#:min/b3`, or `N`."""
+
+    start: float
+    end: float
+    label: str
+
+    @property
+    def pitch_classes(self) -> tuple[int, ...]:
+        """The pitch classes of the chord from its root upwards; empty for no chord."""
+        root, tones, _ = mir_eval.chord.encode(self.label)
+        return () if root < 0 else tuple(int((root + i) % 12) for i in np.flatnonzero(tones))
+
+    @property
+    def bass(self) -> int | None:
+        """The pitch class of the lowest note, None for no chord."""
+        root, _, bass = mir_eval.chord.encode(self.label)
+        return None if root < 0 else int((root + bass) % 12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Song:
+    """A song in symbols; melody is one voice, sorted, without overlaps."""
+
+    name: str
+    melody: tuple[Note, ...]
+    tracks: dict[str, tuple[Note, ...]]
+    beats: tuple[float, ...]
+    downbeats: tuple[float, ...]
+    chords: tuple[Chord, ...]
+    duration: float
+
+    @property
+    def tempo(self) -> float:
+        """Beats a minute, from the median distance between beats."""
+        return 60.0 / float(np.median(np.diff(self.beats)))
+
+    @property
+    def key(self) -> str:
+        """The key, such as `F#:min`: the best correlation of the durations of pitch classes with a key profile."""
+        histogram = np.zeros(12)
+        for note in self.melody:
+            histogram[note.pitch % 12] += note.end - note.start
+        for chord in self.chords:
+            for pitch_class in chord.pitch_classes:
+                histogram[pitch_class] += chord.end - chord.start
+        scores = {
+            f"{PITCH_NAMES[tonic]}:{mode}": float(np.corrcoef(np.roll(profile, tonic), histogram)[0, 1])
+            for mode, profile in (("maj", MAJOR_PROFILE), ("min", MINOR_PROFILE))
+            for tonic in range(12)
+        }
+        return max(scores, key=lambda name: scores[name])
+
+
+def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:
+    """Cut notes to one voice: of notes that start together the highest stays; a note ends where the next starts."""
+    voice: list[Note] = []
+    for note in sorted(notes, key=lambda n: (n.start, n.pitch)):
+        if voice and note.start - voice[-1].start < SAME_ONSET:
+            if note.pitch > voice[-1].pitch:
+                voice[-1] = dataclasses.replace(note, start=voice[-1].start)
+        else:
+            voice.append(note)
+    ends = [min(note.end, following.start) for note, following in zip(voice, voice[1:], strict=False)]
+    ends += [note.end for note in voice[-1:]]
+    cut = (dataclasses.replace(note, end=end) for note, end in zip(voice, ends, strict=True))
+    return tuple(note for note in cut if note.end - note.start >= SHORTEST_NOTE)
+
+
+def read_song(folder: Path) -> Song:
+    """Read one song.
+
+    Args:
+        folder: `NNN/` with `NNN.mid`, `beat_midi.txt` and `chord_midi.txt`.
+
+    Raises:
+        ValueError: when the melody track, the beats or the chords are missing.
+    """
+    midi = pretty_midi.PrettyMIDI(str(folder / f"{folder.name}.mid"))
+    tracks = {
+        instrument.name.upper(): tuple(Note(n.start, n.end, n.pitch, n.velocity) for n in instrument.notes)
+        for instrument in midi.instruments
+    }
+    melody = one_voice(tracks.pop("MELODY", ()))
+    beat_lines, chord_lines = ((folder / f"{what}_midi.txt").read_text().splitlines() for what in ("beat", "chord"))
+    beat_rows = [[float(field) for field in line.split()] for line in beat_lines]
+    chord_rows = [line.split("\t") for line in chord_lines]
+    chords = tuple(Chord(float(r[0]), float(r[1]), r[2].strip()) for r in chord_rows if len(r) == CHORD_FIELDS)
+    beats = tuple(row[0] for row in beat_rows if row)
+    downbeats = tuple(row[0] for row in beat_rows if row and row[2] == 1)
+    missing = [n for n, part in (("MELODY track", melody), ("beats", downbeats), ("chords", chords)) if not part]
+    if missing:
+        raise ValueError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
+    return Song(folder.name, melody, tracks, beats, downbeats, chords, midi.get_end_time())
+
+
+def list_songs(folder: Path) -> list[Path]:
+    """The folders of songs under `folder`, at any depth, sorted by name.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    songs = sorted(path.parent for path in folder.glob("**/beat_midi.txt"))
+    if not songs:
+        raise FileNotFoundError(f"{folder} holds no songs; expected folders NNN/ with NNN.mid and beat_midi.txt.")
+    return songs
+
+
+def excerpt(song: Song, start: float, end: float) -> Song:
+    """The part of a song that begins in [start, end), moved to time zero; notes and chords are cut at its end."""
+
+    def cut(notes: Iterable[Note]) -> tuple[Note, ...]:
+        inside = (n for n in notes if start <= n.start < end - SHORTEST_NOTE)
+        return tuple(dataclasses.replace(n, start=n.start - start, end=min(n.end, end) - start) for n in inside)
+
+    chords = (Chord(max(c.start, start) - start, min(c.end, end) - start, c.label) for c in song.chords)
+    return dataclasses.replace(
+        song,
+        melody=cut(song.melody),
+        tracks={name: cut(notes) for name, notes in song.tracks.items()},
+        beats=tuple(beat - start for beat in song.beats if start <= beat < end),
+        downbeats=tuple(beat - start for beat in song.downbeats if start <= beat < end),
+        chords=tuple(chord for chord in chords if chord.end - chord.start > SAME_ONSET),
+        duration=end - start,
+    )
+
+
+def transpose_label(label: str, semitones: int) -> str:
+    """A chord label in Harte's notation, its root moved by semitones; `N` stays."""
+    if label == NO_CHORD:
+        return label
+    root, colon, quality = label.partition(":")
+    pitch_class = (mir_eval.chord.pitch_class_to_semitone(root) + semitones) % 12
+    return f"{PITCH_NAMES[pitch_class]}{colon}{quality}"
+
+
+def change(song: Song, semitones: int = 0, stretch: float = 1.0, lead_in: float = 0.0) -> Song:
+    """Transpose a song, stretch its time by a factor, and let it begin `lead_in` seconds later."""
+
+    def at(seconds: float) -> float:
+        return seconds * stretch + lead_in
+
+    def moved(notes: Iterable[Note]) -> tuple[Note, ...]:
+        return tuple(Note(at(n.start), at(n.end), n.pitch + semitones, n.velocity) for n in notes)
+
+    return dataclasses.replace(
+        song,
+        melody=moved(song.melody),
+        tracks={name: moved(notes) for name, notes in song.tracks.items()},
+        beats=tuple(at(beat) for beat in song.beats),
+        downbeats=tuple(at(beat) for beat in song.downbeats),
+        chords=tuple(Chord(at(c.start), at(c.end), transpose_label(c.label, semitones)) for c in song.chords),
+        duration=at(song.duration),
+    )
+
+
+def dense_excerpt(song: Song, seconds: float, generator: np.random.Generator) -> Song:
+    """An excerpt of about `seconds` that starts at a downbeat, drawn from those with nearly the most singing."""
+    covered = [
+        sum(max(0.0, min(n.end, at + seconds) - max(n.start, at)) for n in song.melody) for at in song.downbeats
+    ]
+    candidates = [at for at, amount in zip(song.downbeats, covered, strict=True) if amount >= 0.85 * max(covered)]
+    start = candidates[int(generator.integers(len(candidates)))]
+    return excerpt(song, start, min(start + seconds, song.duration))
