@@ -41,7 +41,7 @@ $(VENV)/.dev: $(VENV)/.core
 	@echo "==> installing encodec (the reference of the codec's parity test) without its CUDA dependencies"
 	@$(PIP) --no-deps encodec
 	@echo "==> installing pyworld (the singer of the song corpus; needs a C++ compiler)"
-	@$(PIP) pyworld || echo "    not installed: the tests that need it will skip"
+	@$(PIP) pyworld "setuptools<81" || echo "    not installed: the tests that need it will skip"
 	@touch $@
 
 venv: $(VENV)/.core
