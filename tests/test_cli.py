@@ -1,12 +1,15 @@
-"""What `hafm info` says about a model, against the model itself."""
+"""What `hafm info` says about a model, against the model itself; what needs no process of its own."""
 
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.cli import describe_model
+from hafm_hf.cli import HAFMCommandError, app, describe_model
 from tiny_models import CLUSTERS, CODES
+from vocals import file_bytes, glide
 
 
 def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:
@@ -45,3 +48,18 @@ def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"config\.json"):
         describe_model(str(tmp_path))
+
+
+def test_info_shows_each_part_with_its_parameters(tiny_model: Path) -> None:
+    shown = CliRunner().invoke(app, ["info", str(tiny_model)]).output
+    for name, part in describe_model(str(tiny_model))["parts"].items():
+        (line,) = (line for line in shown.splitlines() if f" {name} " in line and "│" in line)
+        assert f"{part['parameters']:,}" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_missing_device_is_named_with_a_way_out(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide()))
+    arguments = ["accompany", str(tmp_path / "vocal.wav"), "--model", str(tiny_model), "--device", "cuda"]
+    with pytest.raises(HAFMCommandError, match="no cuda device .* try --device cpu"):
+        CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)

@@ -254,18 +254,12 @@ def describe_model(model: str | None) -> dict[str, Any]:
     Raises:
         OSError: there is no such model.
     """
+    folder = _model_folder(model)
     import torch
-    from huggingface_hub import snapshot_download
 
-    from .accompaniment_hafm import BUNDLED_MODEL, PARTS, STAGES, HAFMForVocalAccompaniment
+    from .accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment
     from .configuration_hafm import HAFMConfig
 
-    folder = Path(BUNDLED_MODEL if model is None else model)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(str(model)))
-    # transformers takes a folder without a configuration for one with the default values.
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json")
     config = HAFMConfig.from_pretrained(folder)
     # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
     with torch.device("meta"):
@@ -282,6 +276,23 @@ def describe_model(model: str | None) -> dict[str, Any]:
         "bytes": _bytes_in(folder),
         "parts": parts,
     }
+
+
+def _model_folder(model: str | None) -> Path:
+    """Where the files of `model` lie, downloaded if they must be."""
+    if model is None:
+        from .accompaniment_hafm import BUNDLED_MODEL
+
+        return BUNDLED_MODEL
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(model))
+    # transformers takes a folder without a configuration for one with the default values.
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json")
+    return folder
 
 
 def _describe_stage(config: HAFMStageConfig) -> dict[str, Any]:
