@@ -1,28 +1,32 @@
 """HAFM for the Hugging Face ecosystem: a singing voice in, its accompaniment out.
 
-Importing this package registers the configurations, models and feature extractor with transformers' Auto classes and
-the task `vocal-accompaniment` with `pipeline()`.
+Importing this package makes transformers' Auto classes know the configurations, models and feature extractor, and
+`pipeline()` the task `vocal-accompaniment`. Neither transformers nor torch is imported before it is used.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .accompaniment_hafm import BUNDLED_MODEL, HAFMAccompanimentOutput, HAFMForVocalAccompaniment
-from .audio import HAFMAudioError
-from .configuration_hafm import (
-    HAFMCoarseConfig,
-    HAFMConfig,
-    HAFMFineConfig,
-    HAFMSemanticConfig,
-    HAFMSemanticTokenizerConfig,
-)
-from .feature_extraction_hafm import HAFMFeatureExtractor
-from .generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
-from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
-from .pipeline_hafm import HAFMPipeline
-from .registration import register
-from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from .registration import register_when_imported
 
-__version__ = version("hafm-hf")
+if TYPE_CHECKING:
+    from .accompaniment_hafm import BUNDLED_MODEL, HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .audio import HAFMAudioError
+    from .configuration_hafm import (
+        HAFMCoarseConfig,
+        HAFMConfig,
+        HAFMFineConfig,
+        HAFMSemanticConfig,
+        HAFMSemanticTokenizerConfig,
+    )
+    from .feature_extraction_hafm import HAFMFeatureExtractor
+    from .generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
+    from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+    from .pipeline_hafm import HAFMPipeline
+    from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+
+    __version__: str
+
 __all__ = [
     "BUNDLED_MODEL",
     "ClassifierFreeGuidance",
@@ -43,4 +47,42 @@ __all__ = [
     "HAFMSemanticTokenizerConfig",
 ]
 
-register()
+_NAMES = {
+    "accompaniment_hafm": ("BUNDLED_MODEL", "HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "audio": ("HAFMAudioError",),
+    "configuration_hafm": (
+        "HAFMCoarseConfig",
+        "HAFMConfig",
+        "HAFMFineConfig",
+        "HAFMSemanticConfig",
+        "HAFMSemanticTokenizerConfig",
+    ),
+    "feature_extraction_hafm": ("HAFMFeatureExtractor",),
+    "generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
+    "modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
+    "pipeline_hafm": ("HAFMPipeline",),
+    "semantic_tokenizer_hafm": ("HAFMSemanticTokenizer",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("hafm-hf")
+    elif name in _MODULES:
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, imported or not."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+register_when_imported()

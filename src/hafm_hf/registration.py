@@ -1,45 +1,67 @@
-"""Makes transformers' Auto classes and `pipeline()` know HAFM; called when the package is imported."""
+"""Makes transformers' Auto classes and `pipeline()` know HAFM, as soon as they are there.
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+Each function here is called when the module it names has been imported, at once if it has been already. So whoever
+imports `hafm_hf` finds everything registered, in either order, and pays for transformers and torch when using them.
+"""
 
-from .accompaniment_hafm import BUNDLED_MODEL, HAFMForVocalAccompaniment
-from .configuration_hafm import (
-    HAFMCoarseConfig,
-    HAFMConfig,
-    HAFMFineConfig,
-    HAFMSemanticConfig,
-    HAFMSemanticTokenizerConfig,
-)
-from .feature_extraction_hafm import HAFMFeatureExtractor
-from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
-from .pipeline_hafm import HAFMPipeline
-from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from collections.abc import Callable
+
+from .import_hook import ImportWatcher
 
 TASK = "vocal-accompaniment"
-STAGES: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
-    HAFMSemanticConfig: HAFMSemanticForCausalLM,
-    HAFMCoarseConfig: HAFMCoarseForCausalLM,
-    HAFMFineConfig: HAFMFineForCausalLM,
-}
 
 
-def register() -> None:
-    """Registers configurations, models, feature extractor and the task; doing so again changes nothing."""
-    others = {HAFMConfig: HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig: HAFMSemanticTokenizer}
-    for config_class, model_class in (STAGES | others).items():
+def register_configurations() -> None:
+    """`AutoConfig` knows the composite, the semantic tokenizer and the three stages."""
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    from . import configuration_hafm as configurations
+
+    for config_class in (
+        configurations.HAFMSemanticConfig,
+        configurations.HAFMCoarseConfig,
+        configurations.HAFMFineConfig,
+        configurations.HAFMSemanticTokenizerConfig,
+        configurations.HAFMConfig,
+    ):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModel.register(config_class, model_class, exist_ok=True)
-    for config_class, model_class in STAGES.items():
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+
+
+def register_models() -> None:
+    """`AutoModel` knows every model, `AutoModelForCausalLM` the stages."""
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
+
+    from .accompaniment_hafm import HAFMForVocalAccompaniment
+    from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+    from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+
+    for stage_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM):
+        AutoModel.register(stage_class.config_class, stage_class, exist_ok=True)
+        AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
+    for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer):
+        AutoModel.register(model_class.config_class, model_class, exist_ok=True)
+
+
+def register_feature_extractor() -> None:
+    """`AutoFeatureExtractor` knows that of the composite."""
+    from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
+
+    from .configuration_hafm import HAFMConfig
+    from .feature_extraction_hafm import HAFMFeatureExtractor
+
     AutoFeatureExtractor.register(HAFMConfig, HAFMFeatureExtractor, exist_ok=True)
+
+
+def register_task() -> None:
+    """`pipeline()` knows the task, with the bundled model as its default."""
+    from transformers.models.auto.modeling_auto import AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .accompaniment_hafm import BUNDLED_MODEL
+    from .pipeline_hafm import HAFMPipeline
+
+    if TASK in PIPELINE_REGISTRY.supported_tasks:
+        return
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=HAFMPipeline,
@@ -47,3 +69,16 @@ def register() -> None:
         default={"model": (str(BUNDLED_MODEL), "main")},
         type="audio",
     )
+
+
+REGISTRATIONS: dict[str, Callable[[], None]] = {
+    "transformers.models.auto.configuration_auto": register_configurations,
+    "transformers.models.auto.modeling_auto": register_models,
+    "transformers.models.auto.feature_extraction_auto": register_feature_extractor,
+    "transformers.pipelines": register_task,
+}
+
+
+def register_when_imported() -> None:
+    """Registers with what is imported of transformers, and with the rest when it will be."""
+    ImportWatcher(REGISTRATIONS, packages=("transformers", __name__.partition(".")[0])).start()

@@ -1,0 +1,77 @@
+"""`import hafm_hf` is quick, and transformers knows HAFM whichever of the two is imported first."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hafm_hf
+
+EVERYTHING_IS_KNOWN = """
+import sys
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+stages = ["hafm_semantic", "hafm_coarse", "hafm_fine"]
+for kind in [*stages, "hafm_semantic_tokenizer", "hafm"]:
+    config = AutoConfig.for_model(kind)
+    assert type(config) in AutoModel._model_mapping, kind
+    assert (type(config) in AutoModelForCausalLM._model_mapping) == (kind in stages), kind
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.pipelines import PIPELINE_REGISTRY
+import hafm_hf
+assert FEATURE_EXTRACTOR_MAPPING[hafm_hf.HAFMConfig] is hafm_hf.HAFMFeatureExtractor
+task = PIPELINE_REGISTRY.check_task("vocal-accompaniment")[1]
+assert task["impl"] is hafm_hf.HAFMPipeline and task["default"]["model"][0] == str(hafm_hf.BUNDLED_MODEL)
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("hafm_hf")]
+"""
+
+
+def run(script: str) -> str:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", script]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "already registered" not in result.stderr
+    return result.stdout
+
+
+def test_import_takes_less_than_half_a_second_and_leaves_torch_alone() -> None:
+    script = """
+import sys, time
+began = time.process_time()
+import hafm_hf
+print(time.process_time() - began)
+assert hafm_hf.__version__ and "HAFMPipeline" in dir(hafm_hf)
+assert not {"torch", "transformers", "numpy"} & set(sys.modules)
+"""
+    assert min(float(run(script)) for _ in range(3)) < 0.5
+
+
+# transformers' own imports are nested differently in each of these
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import hafm_hf; from transformers import pipeline",
+        "from transformers import pipeline; import hafm_hf",
+        "import hafm_hf, transformers.modeling_utils",
+        "from transformers import AutoConfig; from hafm_hf import HAFMConfig; HAFMConfig()",
+        "from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM",
+    ],
+)
+def test_everything_is_registered_whatever_is_imported_first(first: str) -> None:
+    run(first + EVERYTHING_IS_KNOWN)
+
+
+def test_names_for_type_checkers_are_the_names_that_are_there() -> None:
+    tree = ast.parse(Path(hafm_hf.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert imports == hafm_hf._MODULES and sorted(imports) == sorted(hafm_hf.__all__)
+    for name, module in imports.items():
+        assert getattr(hafm_hf, name) is getattr(sys.modules[f"hafm_hf.{module}"], name)
+    with pytest.raises(AttributeError, match="has no attribute 'HAFMNonsense'"):
+        hafm_hf.HAFMNonsense  # noqa: B018
