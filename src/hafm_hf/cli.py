@@ -135,8 +135,6 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     import torch
     import transformers
 
-    import hafm_hf  # noqa: F401  (registers the task)
-
     transformers.utils.logging.disable_progress_bar()
     device = _device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
