@@ -2,9 +2,9 @@
 
 python recipes/tokenize_corpus.py SONGS TOKENS --semantic_tokenizer DIR --codec DIR --workers 2
 
-SONGS holds {train,validation,test}/ITEM/ with vocal.flac and instrumental.flac. The plan (which items make which shard)
-is kept in TOKENS/plan.json, so that finished shards are never made again; new items get shards of their own. A worker
-is a process with one thread, and works on every n-th missing shard.
+SONGS holds {train,validation,test}/ITEM/ with vocal.flac and instrumental.flac. The plan (which items make which
+shard) is kept in TOKENS/plan.json, so that finished shards are never made again; new items get shards of their own. A
+worker is a process with one thread, and works on every n-th missing shard.
 """
 
 import json
@@ -74,7 +74,8 @@ class Tokenizers:
         codes = round(seconds * self.info.acoustic_frame_rate)
         seed = zlib.crc32(f"{track} {start:.2f}".encode())
         at_codec_rate = soxr.resample(instrumental, sampling_rate, self.codec.config.sampling_rate)
-        acoustic = encode_codes(self.codec, torch.from_numpy(at_codec_rate)[None], self.info.num_codebooks)[0, :, :codes]
+        batch = torch.from_numpy(at_codec_rate)[None]
+        acoustic = encode_codes(self.codec, batch, self.info.num_codebooks)[0, :, :codes]
         return TokenExcerpt(
             track=track,
             start=start,

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.toy_corpus import INFO, toy_config, write_toy_corpus
 
 from hafm_hf.training.data import (
     GlobalBatchSampler,
@@ -16,6 +15,7 @@ from hafm_hf.training.data import (
     read_stream,
     unigram_entropy,
 )
+from training.toy_corpus import INFO, toy_config, write_toy_corpus
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from training.toy_corpus import toy_config
 
 from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.objective import (
@@ -19,6 +18,7 @@ from hafm_hf.training.objective import (
     shift_right,
     token_losses,
 )
+from training.toy_corpus import toy_config
 
 
 def test_without_dropout_the_input_is_the_target_one_step_later() -> None:

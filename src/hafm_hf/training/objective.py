@@ -134,8 +134,9 @@ def paired_losses(
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
     return {
+        # forward, not the call: it leaves a compiled training graph alone, whose shapes these are not
         name: token_losses(
-            model(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False).logits,
+            model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False).logits,
             labels,
             codebooks,
         )
