@@ -37,6 +37,11 @@ def test_song_is_as_long_as_the_vocal_and_does_not_clip(song: dict[str, Any]) ->
     assert np.array_equal(song["vocals"], glide())
 
 
+def test_stages_keep_their_fast_attention_in_the_composite(accompany: Any) -> None:
+    for stage in (accompany.model.semantic, accompany.model.coarse, accompany.model.fine):
+        assert stage.config._attn_implementation == "sdpa"
+
+
 def test_mix_is_the_sum_of_its_parts(song: dict[str, Any]) -> None:
     assert np.allclose(song["mix"], audio.mix_audio(song["vocals"], song["audio"]), atol=1e-6)
 

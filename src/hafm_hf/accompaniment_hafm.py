@@ -99,7 +99,10 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
         Raises:
             StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
         """
-        config = HAFMConfig(**{f"{name}_config": parts[name].config for name in PARTS})
+        configs = {f"{name}_config": parts[name].config for name in PARTS}
+        # a composite's configuration sets its parts' attention too, to none at all unless it is told theirs
+        attention = {name: config._attn_implementation for name, config in configs.items()}
+        config = HAFMConfig(**configs, attn_implementation=attention)
         return cls(config, parts)
 
     @classmethod
