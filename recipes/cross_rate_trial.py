@@ -21,11 +21,14 @@ class RecipeArguments:
 
     sources: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "conditioning sources to try"})
     schemes: list[str] = field(default_factory=lambda: ["index", "time"], metadata={"help": "position schemes to try"})
+    codebooks: int = field(default=4, metadata={"help": "target codebooks, as many conditioning streams"})
+    vocabulary: int = 16
     seconds: float = field(default=1.0, metadata={"help": "length of a training clip"})
     steps: int = 800
     batch: int = 16
     width: int = 128
     layers: int = 4
+    heads: int = 4
     learning_rate: float = 2e-3
     seed: int = 0
 
@@ -41,13 +44,15 @@ def main() -> None:
         batch=recipe.batch,
         width=recipe.width,
         layers=recipe.layers,
+        heads=recipe.heads,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
     )
     rows = []
     for sources in recipe.sources:
         for scheme in recipe.schemes:
-            rows.append(cross_rate_row(CrossRateTask(sources=sources), scheme, trial))
+            task = CrossRateTask(sources=sources, codebooks=recipe.codebooks, vocabulary=recipe.vocabulary)
+            rows.append(cross_rate_row(task, scheme, trial))
             logger.info("%s", json.dumps(rows[-1]))
     print("| sources | scheme | floor | loss at 1 × | loss at 2 × | agreement at 1 × | at 2 × |")
     print("|---|---|---|---|---|---|---|")

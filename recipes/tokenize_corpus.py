@@ -110,9 +110,9 @@ def make_plan(arguments: TokenizeArguments) -> dict[str, list[str]]:
         if split not in SPLITS:
             raise ValueError(f"{split!r} is no split; choose from {', '.join(SPLITS)}.")
         done = sum(name.startswith(split) for name in plan)
-        items = sorted(
-            f"{split}/{folder.parent.name}" for folder in Path(arguments.songs, split).glob("*/labels.json")
-        )
+        found = (f"{split}/{labels.parent.name}" for labels in Path(arguments.songs, split).glob("*/labels.json"))
+        # in a fixed random order, so that a corpus cut short anywhere is as varied as the whole
+        items = sorted(found, key=lambda item: zlib.crc32(item.encode()))
         new = [item for item in items if item not in planned]
         room = None if arguments.max_items is None else arguments.max_items - (len(items) - len(new))
         new = new if room is None else new[: max(room, 0)]

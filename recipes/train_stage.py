@@ -49,8 +49,11 @@ def main() -> None:
         unigram_entropy(validation, model.config),
     )
     trainer = StageTrainer(model, crops, validation, data, run)
-    trainer.train()
-    logger.info("The finished stage is in %s.", Path(run.output_dir) / "final")
+    if run.validate_only:
+        trainer.validate()
+    else:
+        trainer.train()
+        logger.info("The finished stage is in %s.", Path(run.output_dir) / "final")
 
 
 if __name__ == "__main__":
