@@ -1,8 +1,8 @@
 """The codec: EnCodec through transformers' EncodecModel, 24 kHz audio to and from codes at 75 Hz.
 
-Last on the path of the data: it turns the codes of the coarse and fine stages into audio, and audio into the codes they
-are trained on. 6 kbps are 8 codebooks, 3 kbps are 4 (Défossez et al. 2022, arXiv 2210.13438). Dimensions: B batch,
-N samples, Q codebooks, T_a frames at 75 Hz.
+Last on the path of the data: it turns the codes of the coarse and fine stages into audio, and audio into the codes
+they are trained on. 6 kbps are 8 codebooks, 3 kbps are 4 (Défossez et al. 2022, arXiv 2210.13438). Dimensions: B
+batch, N samples, Q codebooks, T_a frames at 75 Hz.
 """
 
 import os
@@ -14,7 +14,8 @@ import torch
 from transformers import EncodecModel
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
-# encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks lose a level
+# encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks
+# lose a level
 RENAMINGS: tuple[tuple[str, str], ...] = (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.conv\.conv\.", ".conv."),
@@ -34,10 +35,13 @@ def load_encodec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs:
         kwargs: as for `EncodecModel.from_pretrained`.
 
     Raises:
-        ValueError: when weights are missing, unexpected or of another shape, or the codec is stereo, chunked or normalising.
+        ValueError: when weights are missing, unexpected or of another shape, or the codec is stereo, chunked or
+            normalising.
     """
     codec, info = EncodecModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in sorted(map(str, info[kind]))]
+    wrong = [
+        key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in sorted(map(str, info[kind]))
+    ]
     if wrong:
         raise ValueError(f"{name_or_path} is not an EnCodec of its own configuration: {', '.join(wrong)}.")
     if codec.config.audio_channels != 1 or codec.config.chunk_length_s is not None or codec.config.normalize:

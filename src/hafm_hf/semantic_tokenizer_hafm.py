@@ -1,8 +1,8 @@
 """The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz goes in, tokens at 50 Hz come out.
 
-First of the models on the path of the data: it makes the vocal semantic tokens (of the noisy vocal, as in SingSong) that
-the semantic stage is conditioned on, and the instrumental semantic tokens that it learns to predict (paper, section
-"Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width of HuBERT.
+First of the models on the path of the data: it makes the vocal semantic tokens (of the noisy vocal, as in SingSong)
+that the semantic stage is conditioned on, and the instrumental semantic tokens that it learns to predict (paper,
+section "Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width of HuBERT.
 """
 
 import copy
@@ -22,8 +22,11 @@ from .configuration_hafm import HAFMSemanticTokenizerConfig
 
 logger = logging.get_logger(__name__)
 
-# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked frames
-KNOWN_EXTRA_KEYS = re.compile(r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b")
+# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
+# frames
+KNOWN_EXTRA_KEYS = re.compile(
+    r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
+)
 NORMALIZATION_EPSILON = 1e-7
 
 
@@ -45,8 +48,9 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
 class HAFMSemanticTokenizer(PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
-    The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the layer-norm
-    variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has none.
+    The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
+    layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
+    none.
     """
 
     config_class = HAFMSemanticTokenizerConfig
@@ -90,20 +94,28 @@ class HAFMSemanticTokenizer(PreTrainedModel):
 
         Args:
             name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
-            centroids (float [num_clusters, D], *optional*): k-means centroids of that layer, from recipes/fit_kmeans.py;
+            centroids (float [num_clusters, D], *optional*): k-means centroids of that layer, from
+                recipes/fit_kmeans.py;
                 without them only `extract_features` works.
             layer: hidden state that is clustered (paper: 9).
-            kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the loading.
+            kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the
+                loading.
 
         Raises:
             ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
         """
-        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
+        fields = {
+            name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__
+        }
         if centroids is not None:
             fields["num_clusters"] = len(centroids)
         whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
         hubert, info = HubertModel.from_pretrained(
-            name_or_path, config=cut_hubert_config(whole, layer), output_loading_info=True, dtype=torch.float32, **kwargs
+            name_or_path,
+            config=cut_hubert_config(whole, layer),
+            output_loading_info=True,
+            dtype=torch.float32,
+            **kwargs,
         )
         check_loading(str(name_or_path), info, layer)
         # HuBERTs with group norm were trained on the waveform as it is
@@ -144,7 +156,8 @@ class HAFMSemanticTokenizer(PreTrainedModel):
         output_features: bool = False,
         **kwargs: Any,
     ) -> HAFMSemanticTokenizerOutput:
-        """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the others.
+        """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
+        others.
 
         Args:
             input_values (float [B, N]): mono audio at 16 kHz, padded at the end.
@@ -161,22 +174,19 @@ class HAFMSemanticTokenizer(PreTrainedModel):
         sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
         frames = [self.num_frames(size) for size in sizes]
         shape = (len(sizes), max(frames, default=0))
-        output = HAFMSemanticTokenizerOutput(
-            ids=torch.zeros(shape, dtype=torch.int64, device=input_values.device),
-            mask=torch.zeros(shape, dtype=torch.bool, device=input_values.device),
-        )
-        if output_features:
-            output["features"] = torch.zeros(*shape, self.centroids.shape[1], device=input_values.device)
+        ids = torch.zeros(shape, dtype=torch.int64, device=input_values.device)
+        mask = torch.zeros(shape, dtype=torch.bool, device=input_values.device)
+        kept = torch.zeros(*shape, self.centroids.shape[1], device=input_values.device) if output_features else None
         for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
             prepared = self._prepare(input_values[row, :size], noise, seed)
             start = 0
             for features in self._iterate_features(prepared, count):
                 span = slice(start, start := start + len(features))
-                output.ids[row, span] = self.quantize(features)
-                if output.features is not None:
-                    output.features[row, span] = features
-            output.mask[row, :count] = True
-        return output
+                ids[row, span] = self.quantize(features)
+                if kept is not None:
+                    kept[row, span] = features
+            mask[row, :count] = True
+        return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
     def encode(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
@@ -237,7 +247,7 @@ class HAFMSemanticTokenizer(PreTrainedModel):
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
-    """A copy of `config` with the first `layer` layers, for inference: no masking, no layer drop.
+    """A copy of `config` with the first `layer` layers, for inference: no masking, no layer drop, no dropout.
 
     Raises:
         ValueError: when there are fewer layers.
@@ -249,6 +259,8 @@ def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
     cut.apply_spec_augment = False
     cut.mask_time_prob = cut.mask_feature_prob = 0.0
     cut.layerdrop = 0.0
+    # tokens are data: they must not change when a whole composite is put into training mode
+    cut.hidden_dropout = cut.attention_dropout = cut.activation_dropout = cut.feat_proj_dropout = 0.0
     return cut
 
 

@@ -1,0 +1,28 @@
+"""k-means in torch, for codebooks and for the clusters that a semantic tokenizer is trained to predict."""
+
+import torch
+
+
+def nearest(vectors: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Index int64 [M] of the centroid nearest to each of float [M, D]."""
+    return torch.argmin(centroids.pow(2).sum(1) - 2 * vectors @ centroids.T, dim=1)
+
+
+def kmeans(vectors: torch.Tensor, num_clusters: int, iterations: int, generator: torch.Generator) -> torch.Tensor:
+    """Lloyd's k-means of float [M, D] from randomly drawn vectors: centroids [num_clusters, D].
+
+    Raises:
+        ValueError: when there are fewer vectors than clusters.
+    """
+    if len(vectors) < num_clusters:
+        raise ValueError(
+            f"{len(vectors)} vectors cannot start {num_clusters} clusters: draw more batches for the start."
+        )
+    centroids = vectors[torch.randperm(len(vectors), generator=generator)[:num_clusters].to(vectors.device)].clone()
+    for _ in range(iterations):
+        codes = nearest(vectors, centroids)
+        counts = torch.bincount(codes, minlength=num_clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, codes, vectors)
+        used = counts > 0
+        centroids[used] = sums[used] / counts[used].unsqueeze(1)
+    return centroids

@@ -1,0 +1,31 @@
+"""The state of a training run on disk: written atomically, read without unpickling code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, containers of them) so that `path` is always a whole file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_state` wrote; a file that holds anything but plain data is refused."""
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def cosine_learning_rate(step: int, steps: int, peak: float, final: float, warmup: int) -> float:
+    """Linear warm-up to `peak` over `warmup` steps, then a half cosine down to `final` at `steps`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+    return final + (peak - final) * cosine
