@@ -77,6 +77,7 @@ def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
             wanted = whole(padded, output_hidden_states=True).hidden_states[layer][0]
         torch.testing.assert_close(cut.extract_features(samples), wanted, atol=1e-5, rtol=1e-5)
         assert len(cut.hubert.encoder.layers) == layer
+        assert cut.hubert.config._attn_implementation == "sdpa"
 
 
 def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:

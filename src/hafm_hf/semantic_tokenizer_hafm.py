@@ -19,6 +19,7 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from .configuration_hafm import HAFMSemanticTokenizerConfig
+from .hub_hafm import HAFMHubMixin
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
     features: torch.Tensor | None = None
 
 
-class HAFMSemanticTokenizer(PreTrainedModel):
+class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
     The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
@@ -92,6 +93,9 @@ class HAFMSemanticTokenizer(PreTrainedModel):
     ) -> "HAFMSemanticTokenizer":
         """Take the first `layer` layers of a HuBERT from the hub or a folder; later layers are never allocated.
 
+        HuBERT-Large was published as a pickle, which transformers reads with `weights_only=True`; what
+        `save_pretrained` writes is safetensors.
+
         Args:
             name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
             centroids (float [num_clusters, D], *optional*): k-means centroids of that layer, from
@@ -110,17 +114,14 @@ class HAFMSemanticTokenizer(PreTrainedModel):
         if centroids is not None:
             fields["num_clusters"] = len(centroids)
         whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+        cut = cut_hubert_config(whole, layer)
         hubert, info = HubertModel.from_pretrained(
-            name_or_path,
-            config=cut_hubert_config(whole, layer),
-            output_loading_info=True,
-            dtype=torch.float32,
-            **kwargs,
+            name_or_path, config=cut, output_loading_info=True, dtype=torch.float32, **kwargs
         )
         check_loading(str(name_or_path), info, layer)
         # HuBERTs with group norm were trained on the waveform as it is
         fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
-        model = cls(HAFMSemanticTokenizerConfig(hubert_config=hubert.config, layer=layer, **fields))
+        model = cls(HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields))
         if hubert.config.do_stable_layer_norm:
             hubert.encoder.layer_norm = nn.Identity()
         model.hubert = hubert

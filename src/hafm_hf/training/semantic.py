@@ -43,15 +43,16 @@ class SemanticTrainingArguments:
     mask_frames: int = 10
     start_batches: int = 24
     clusters: dict[str, int] = field(default_factory=lambda: {"harmony": 128, "texture": 64})
+    # the activation penalty keeps variance that predicts nothing out of the features, and so out of the k-means
     weights: dict[str, float] = field(
         default_factory=lambda: {
-            "pitch": 1.0,
+            "pitch": 1.5,
             "onset": 0.5,
             "chord": 1.0,
             "beat": 0.3,
-            "harmony": 0.5,
-            "texture": 0.3,
-            "activation": 1e-3,
+            "harmony": 0.3,
+            "texture": 0.2,
+            "activation": 3e-3,
         }
     )
     seed: int = 0
