@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
 from hafm_hf.cli import HAFMCommandError, app, describe_model
 from tiny_models import CLUSTERS, CODES
 from vocals import file_bytes, glide
@@ -43,6 +43,18 @@ def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
     assert described["model"] == str(bundled_model)
     assert described["bytes"] <= 60_000_000
     assert described["sampling_rate"] == 24_000
+
+
+def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> None:
+    HAFMConfig().save_pretrained(tmp_path)
+    parts = describe_model(str(tmp_path))["parts"]
+    # The paper says 250 M in all; its own architecture counts to this.
+    assert [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")] == [
+        38.5,
+        42.5,
+        44.1,
+    ]
+    assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
 
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hafm_hf import audio
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -190,13 +191,24 @@ def test_info_is_one_json_object_on_request(tiny_model: Path) -> None:
     assert list(described["parts"]) == ["semantic_tokenizer", "semantic", "coarse", "fine", "codec"]
 
 
+def assert_song_of(result: dict[str, Any], length: int) -> None:
+    """Instrumental and mix have `length` samples at 24 kHz, can be heard, and don't clip."""
+    for kind in ("instrumental", "mix"):
+        samples, rate = audio.read_audio(result[kind])
+        assert samples.shape == (length,) and rate == CODEC_RATE
+        assert audio.rms_dbfs(samples) > -40.0 and audio.peak_dbfs(samples) < -0.9
+
+
+def test_example_vocal_becomes_a_song_of_its_length(bundled_model: Path, tmp_path: Path) -> None:
+    done = run_hafm("accompany", EXAMPLE, "--out", tmp_path, "--seed", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(EXAMPLE)
+    assert_song_of(json.loads(done.stdout), round(info.frames * CODEC_RATE / info.samplerate))
+
+
 def test_a_real_recording_gets_a_band_from_the_bundled_model(
     bundled_model: Path, real_vocals: list[Path], tmp_path: Path
 ) -> None:
     done = run_hafm("accompany", real_vocals[0], "--out", tmp_path, "--seconds", 4, "--seed", 1, "--json")
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    for kind in ("instrumental", "mix"):
-        samples, rate = audio.read_audio(result[kind])
-        assert samples.shape == (4 * CODEC_RATE,) and rate == CODEC_RATE
-        assert audio.rms_dbfs(samples) > -40.0 and audio.peak_dbfs(samples) < -0.9
+    assert_song_of(json.loads(done.stdout), 4 * CODEC_RATE)
