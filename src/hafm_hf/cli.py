@@ -28,9 +28,6 @@ from rich.table import Table
 from . import audio
 
 if TYPE_CHECKING:
-    from transformers import EncodecConfig
-
-    from .configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
     from .pipeline_hafm import HAFMPipeline
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -255,8 +252,9 @@ def describe_model(model: str | None) -> dict[str, Any]:
     folder = _model_folder(model)
     import torch
 
-    from .accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment
+    from .accompaniment_hafm import PARTS, HAFMForVocalAccompaniment
     from .configuration_hafm import HAFMConfig
+    from .description import describe_part
 
     config = HAFMConfig.from_pretrained(folder)
     # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
@@ -265,8 +263,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     parts = {}
     for name in PARTS:
         part = getattr(config, f"{name}_config")
-        describe = _describe_stage if name in STAGES else _DESCRIBE_TOKENIZERS[name]
-        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe(part)}
+        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe_part(part)}
     return {
         "model": str(folder if model is None else model),
         "sampling_rate": config.codec_config.sampling_rate,
@@ -291,47 +288,6 @@ def _model_folder(model: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json")
     return folder
-
-
-def _describe_stage(config: HAFMStageConfig) -> dict[str, Any]:
-    sources = " and ".join(_vocabulary(sizes) for sizes in config.conditioning_codebook_sizes or [])
-    rate = config.frame_rate * config.num_codebooks
-    return {
-        "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
-        "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",
-        "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} × "
-        f"{config.head_dim} heads, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
-        "position_scheme": config.position_scheme,
-    }
-
-
-def _describe_semantic_tokenizer(config: HAFMSemanticTokenizerConfig) -> dict[str, Any]:
-    hubert = config.hubert_config
-    return {
-        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} tokens/s",
-        "vocabulary": f"{config.num_clusters}",
-        "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means",
-    }
-
-
-def _describe_codec(config: EncodecConfig) -> dict[str, Any]:
-    return {
-        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} frames/s",
-        "vocabulary": f"up to {config.num_quantizers} × {config.codebook_size}",
-        "architecture": f"EnCodec, {config.num_filters} filters, up to {max(config.target_bandwidths):g} kbps",
-    }
-
-
-_DESCRIBE_TOKENIZERS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "semantic_tokenizer": _describe_semantic_tokenizer,
-    "codec": _describe_codec,
-}
-
-
-def _vocabulary(sizes: list[int]) -> str:
-    """[1024, 1024, 1024] → "3 × 1024"."""
-    counted = Counter(sizes).items()
-    return " + ".join(str(size) if count == 1 else f"{count} × {size}" for size, count in counted)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -1,0 +1,66 @@
+"""Says in words what a part of the composite is; `hafm info` and the model cards show it.
+
+Off the path of the data: it reads configurations only.
+"""
+
+from collections import Counter
+
+from transformers import EncodecConfig, PreTrainedConfig
+
+from .configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
+
+
+def describe_part(config: PreTrainedConfig) -> dict[str, str]:
+    """Rates, vocabulary and architecture of a stage, the semantic tokenizer or the codec.
+
+    Args:
+        config: the part's configuration.
+
+    Returns:
+        {"rates", "vocabulary", "architecture", and for the stages "position_scheme"}.
+
+    Raises:
+        TypeError: for any other configuration.
+    """
+    if isinstance(config, HAFMStageConfig):
+        return _describe_stage(config)
+    if isinstance(config, HAFMSemanticTokenizerConfig):
+        return _describe_semantic_tokenizer(config)
+    if isinstance(config, EncodecConfig):
+        return _describe_codec(config)
+    raise TypeError(f"A {type(config).__name__} is no part of HAFM.")
+
+
+def _describe_stage(config: HAFMStageConfig) -> dict[str, str]:
+    sources = " and ".join(_vocabulary(sizes) for sizes in config.conditioning_codebook_sizes or [])
+    rate = config.frame_rate * config.num_codebooks
+    return {
+        "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
+        "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",
+        "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} × "
+        f"{config.head_dim} heads, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
+        "position_scheme": config.position_scheme,
+    }
+
+
+def _describe_semantic_tokenizer(config: HAFMSemanticTokenizerConfig) -> dict[str, str]:
+    hubert = config.hubert_config
+    return {
+        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} tokens/s",
+        "vocabulary": f"{config.num_clusters}",
+        "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means",
+    }
+
+
+def _describe_codec(config: EncodecConfig) -> dict[str, str]:
+    return {
+        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} frames/s",
+        "vocabulary": f"up to {config.num_quantizers} × {config.codebook_size}",
+        "architecture": f"EnCodec, {config.num_filters} filters, up to {max(config.target_bandwidths):g} kbps",
+    }
+
+
+def _vocabulary(sizes: list[int]) -> str:
+    """[1024, 1024, 1024] → "3 × 1024"."""
+    counted = Counter(sizes).items()
+    return " + ".join(str(size) if count == 1 else f"{count} × {size}" for size, count in counted)
