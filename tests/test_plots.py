@@ -1,0 +1,86 @@
+"""Pictures: what is drawn where, and that they are written whole or not at all."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hafm_hf import plots
+from vocals import CODEC_RATE, glide
+
+pytest.importorskip("matplotlib")
+from matplotlib.image import imread  # noqa: E402
+
+
+def test_voice_and_accompaniment_share_one_time_axis_as_long_as_the_song() -> None:
+    figure = plots.plot_song(glide(1.5), glide(1.5)[::-1].copy(), CODEC_RATE, title="a $ song $")
+    limits = {axis.get_xlim() for axis in figure.axes}
+    assert len(figure.axes) == 4 and limits == {(0.0, 1.5)}
+    assert figure.axes[-1].get_xlabel() == "seconds"
+
+
+def test_pitch_is_drawn_at_its_height_among_the_bands() -> None:
+    figure = plots.plot_song(glide(1.5), glide(1.5), CODEC_RATE)
+    (line,) = figure.axes[1].lines
+    height = np.asarray(line.get_ydata(), float)
+    positions = {
+        tick.get_text(): place
+        for place, tick in zip(figure.axes[1].get_yticks(), figure.axes[1].get_yticklabels(), strict=True)
+    }
+    assert positions["100 Hz"] < height[10] < positions["400 Hz"] < height[-5] + 1.0
+    assert height[10] < height[-5]
+
+
+def test_silence_is_drawn_without_pitch_and_beats() -> None:
+    silence = np.zeros(CODEC_RATE, np.float32)
+    figure = plots.plot_song(silence, silence, CODEC_RATE)
+    assert np.isnan(np.asarray(figure.axes[1].lines[0].get_ydata(), float)).all()
+    assert len(figure.axes[3].collections[0].get_segments()) == 0
+
+
+def test_streams_of_two_rates_line_up_in_seconds() -> None:
+    tokens = np.random.default_rng(0).integers(0, 9, (8, 150))
+    figure = plots.plot_tokens({"semantic": (tokens[0, :100], 50), "acoustic": (tokens, 75)})
+    semantic, acoustic = figure.axes
+    assert semantic.images[0].get_extent()[:2] == acoustic.images[0].get_extent()[:2] == [0.0, 2.0]
+    assert semantic.images[0].get_array().shape == (1, 100) and acoustic.images[0].get_array().shape == (8, 150)
+    assert "100 frames at 50 Hz" in semantic.get_title(loc="left")
+
+
+def test_equal_tokens_have_equal_colours_and_neighbours_unlike_ones() -> None:
+    figure = plots.plot_tokens({"semantic": (np.array([3, 4, 3]), 50)})
+    colours = np.asarray(figure.axes[0].images[0].get_array())[0]
+    assert colours[0] == colours[2] and abs(colours[0] - colours[1]) > 0.2
+
+
+def test_description_counts_tokens_and_changes() -> None:
+    assert plots.describe_tokens(np.array([1, 1, 2, 2, 3]), 50) == (
+        "5 frames at 50 Hz, 3 different tokens, 25.0 changes a second"
+    )
+
+
+def test_no_tokens_are_an_error() -> None:
+    with pytest.raises(plots.HAFMPlotError, match="no tokens"):
+        plots.plot_tokens({"semantic": (np.empty(0, int), 50)})
+
+
+def test_equal_songs_give_equal_files_that_are_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        plots.write_plot(tmp_path / "new" / name, plots.plot_song(glide(1.0), glide(1.0), CODEC_RATE))
+    assert (tmp_path / "new" / "a.png").read_bytes() == (tmp_path / "new" / "b.png").read_bytes()
+    assert imread(tmp_path / "new" / "a.png").shape[:2] == (840, 1200)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(plots.HAFMPlotError, match="cannot be written"):
+        plots.write_plot(tmp_path / "file" / "a.png", plots.plot_tokens({"semantic": (np.array([1]), 50)}))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(plots.HAFMPlotError, match=r"pip install 'hafm-hf\[plot\]'"):
+        plots.plot_tokens({"semantic": (np.array([1]), 50)})
