@@ -23,6 +23,7 @@ from .codec import decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
 from .generation_hafm import WINDOWS_AT_ONCE, generate_independent_windows, generate_windows
+from .hub_hafm import SHIM_NAME, HAFMHubMixin, write_repository_files
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
@@ -37,9 +38,6 @@ PARTS: dict[str, type[PreTrainedModel]] = {
 }
 STAGES = ("semantic", "coarse", "fine")
 BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
-# with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
-SHIM_NAME = "hafm_auto"
-SHIM = "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n"
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,7 +61,7 @@ class HAFMAccompanimentOutput:
     codes: list[torch.Tensor] = field(default_factory=list)
 
 
-class HAFMForVocalAccompaniment(PreTrainedModel):
+class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
     Args:
@@ -146,7 +144,7 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
         return model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
-        """Writes config.json, the feature extractor and the auto-class shim, and each part into its subfolder.
+        """Writes config.json, feature extractor and the files of a hub repository, and each part into its subfolder.
 
         Args:
             save_directory: the folder.
@@ -159,13 +157,13 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
         for name in PARTS:
             getattr(self, name).save_pretrained(folder / name, **kwargs)
         self.config.architectures = [type(self).__name__]
-        config = self.config.to_dict()
+        config = _without_paths(self.config.to_dict())
         config["auto_map"] = {
             "AutoConfig": f"{SHIM_NAME}.HAFMConfig",
             "AutoModel": f"{SHIM_NAME}.HAFMForVocalAccompaniment",
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        (folder / f"{SHIM_NAME}.py").write_text(SHIM)
+        write_repository_files(folder)
         HAFMFeatureExtractor(sampling_rate=self.sampling_rate).save_pretrained(folder)
         if push:
             self.push_to_hub(repo_id or folder.name, **upload)
@@ -278,6 +276,12 @@ class HAFMForVocalAccompaniment(PreTrainedModel):
         samples = np.pad(samples[:wanted], (0, max(wanted - len(samples), 0)))
         waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed)[None]
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the folders its parts were loaded from: a repository is no place for them."""
+    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
+    return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def load_strictly(

@@ -24,6 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
+from .hub_hafm import HAFMHubMixin
 from .position_hafm import RelativeAttentionBias, TokenLayout, token_layout, visible
 
 IGNORE_INDEX = -100
@@ -165,7 +166,7 @@ class HAFMCodebookHeads(nn.Module):
         return logits.flatten(1, 2)[:, before : before + length]
 
 
-class HAFMPreTrainedModel(PreTrainedModel):
+class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     """Weights, loading and attention back ends common to the decoder and the stages."""
 
     config_class = HAFMStageConfig

@@ -1,0 +1,84 @@
+"""What goes to the hub beside weights: model cards, the auto-class shim, the handler of Inference Endpoints.
+
+Off the path of the data; the models get their `push_to_hub` from here.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+
+from .model_card import model_card
+
+# with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
+SHIM_NAME = "hafm_auto"
+# each is one line, so that what a repository asks its users to trust can be read at a glance
+REPOSITORY_FILES = {
+    f"{SHIM_NAME}.py": "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
+    "handler.py": "from hafm_hf.endpoint import EndpointHandler  # noqa: F401\n",
+    "requirements.txt": "hafm-hf\n",
+}
+
+
+class HAFMHubMixin:
+    """`push_to_hub` that uploads whole folders, and a card that says what the model is."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: ModelCard | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: Iterable[str] | None = None,
+    ) -> CommitInfo:
+        """Uploads everything that `save_pretrained` writes, and a model card as README.md.
+
+        Args:
+            repo_id: "org/name"; made if it is not there yet.
+            card: the model card. If not given: the card that the repository has; else README.md of the folder that
+                the model was loaded from; else one made from the configuration (`model_card`).
+            commit_message, commit_description, private, token, revision, create_pr, max_shard_size, tags: as for any
+                `push_to_hub` of transformers.
+
+        Raises:
+            HfHubHTTPError: the hub refuses.
+        """
+        model: Any = self
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(model.model_tags or []), *(tags or [])]))
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            card.save(Path(folder) / "README.md")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    def _existing_card(self, api: HfApi, repo_id: str, revision: str | None) -> ModelCard | None:
+        """The card in the repository, or in the folder that the model was loaded from."""
+        if api.file_exists(repo_id, "README.md", revision=revision):
+            return ModelCard(Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text("utf-8"))
+        local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
+        return ModelCard.load(local) if local.parent != Path(".") and local.is_file() else None
+
+
+def write_repository_files(folder: Path) -> None:
+    """Writes the shim, the handler and the requirements that make a composite's folder a repository of the hub."""
+    for name, content in REPOSITORY_FILES.items():
+        (folder / name).write_text(content)

@@ -1,0 +1,200 @@
+"""Model cards and dataset cards: what a repository on the hub says about what is in it.
+
+Off the path of the data. What a configuration or a shard tells is read from there; everything else comes from a file
+of facts (YAML or JSON), and where that says nothing, so does the card.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TEMPLATES = Path(__file__).parent / "templates"
+PIPELINE_TAG = "audio-to-audio"
+TAGS = ("hafm", "music-generation", "vocal-accompaniment")
+ROLES = {
+    "hafm_semantic_tokenizer": "the semantic tokenizer, which turns audio into semantic tokens",
+    "hafm_semantic": "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal",
+    "hafm_coarse": "the coarse stage, which generates the codec's first codebooks from the semantic tokens",
+    "hafm_fine": "the fine stage, which generates the codec's further codebooks from the first ones",
+}
+RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")
+OTHER_RESULT_KEYS = ("dataset_type", "dataset_split", "metric_name", "how")
+
+
+@dataclass
+class CardFacts:
+    """What only people know about a model or a corpus; nothing is made up for a field that is empty.
+
+    Args:
+        license: identifier of the hub, such as "cc-by-4.0", of the weights or the data.
+        datasets: hub ids or names of the training data.
+        base_models: hub ids of models that this one was made from.
+        attribution: one line for each work that asks for it.
+        limits: further limits, one sentence each.
+        training: facts of the training by name, such as {"Audio": "4 h"}.
+        results: scores, each {"dataset_name", "metric_type", "metric_value" and, if known, "dataset_type",
+            "dataset_split", "metric_name", "how" (embedder, window, n, spread over seeds)}.
+        emissions: as codecarbon measures them: {"emissions" (g CO₂ equivalent), "source", …}.
+    """
+
+    license: str | None = None
+    datasets: list[str] = field(default_factory=list)
+    base_models: list[str] = field(default_factory=list)
+    attribution: list[str] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    emissions: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for result in self.results:
+            _check_result(result)
+        if self.emissions is not None and not {"emissions", "source"} <= set(self.emissions):
+            raise ValueError('emissions need "emissions" (in grams) and "source" (what measured them).')
+
+
+def load_facts(path: str | Path) -> CardFacts:
+    """Reads facts from a YAML or JSON file.
+
+    Raises:
+        ValueError: on something else than a mapping, an unknown key, or a result without dataset, metric or value.
+    """
+    # every JSON file is a YAML file too
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    known = [each.name for each in fields(CardFacts)]
+    if not isinstance(content, dict) or set(content) - set(known):
+        unknown = ", ".join(sorted(map(str, set(content) - set(known)))) if isinstance(content, dict) else "no mapping"
+        raise ValueError(f"{path} is no file of facts ({unknown}); it may hold {', '.join(known)}.")
+    return CardFacts(**content)
+
+
+def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None = None) -> ModelCard:
+    """The card of a composite or of one of its parts.
+
+    Args:
+        model: `HAFMForVocalAccompaniment`, a stage or the semantic tokenizer.
+        repo_id: where it is or will be: "org/name", or a folder.
+        facts: what the model itself cannot tell.
+    """
+    from .description import describe_part
+
+    facts = facts or CardFacts()
+    composite = model.config.model_type == "hafm"
+    title = Path(repo_id).name
+    names = model.parameter_counts() if composite else {title: sum(p.numel() for p in model.parameters())}
+    total = names.pop("total", None)
+    configs = {name: getattr(model.config, f"{name}_config") if composite else model.config for name in names}
+    parts = [{"name": name, "parameters": names[name], **describe_part(configs[name])} for name in names]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAG,
+        tags=list(TAGS),
+        license=facts.license,
+        datasets=facts.datasets or None,
+        base_model=facts.base_models or None,
+        co2_eq_emissions=facts.emissions,
+        metrics=sorted({result["metric_type"] for result in facts.results}) or None,
+        model_name=title,
+        eval_results=[_eval_result(result) for result in facts.results] or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / "model_card.md"),
+        title=title,
+        repo_id=repo_id,
+        class_name=type(model).__name__,
+        composite=composite,
+        role=ROLES.get(model.config.model_type, ""),
+        parts=parts,
+        total=total,
+        sampling_rate=model.sampling_rate if composite else None,
+        facts=facts,
+    )
+
+
+def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetCard:
+    """The card of a token corpus, counted from its Parquet shards.
+
+    Args:
+        folder: holds {train,validation,test}-NNNNN.parquet.
+        facts: what the shards cannot tell.
+
+    Raises:
+        ValueError: if there are no shards, or they are of different tokenizers.
+    """
+    import pyarrow.parquet as parquet
+
+    facts, folder = facts or CardFacts(), Path(folder)
+    splits, descriptions, schema = [], set(), None
+    for name in ("train", "validation", "test"):
+        shards = sorted(folder.glob(f"{name}-*.parquet"))
+        tables = [parquet.read_table(shard, columns=["track", "duration"]) for shard in shards]
+        if not tables:
+            continue
+        schema = parquet.read_schema(shards[0])
+        descriptions |= {(parquet.read_schema(shard).metadata or {}).get(b"hafm", b"{}") for shard in shards}
+        hours = sum(sum(table["duration"].to_pylist()) for table in tables) / 3600
+        tracks = {track for table in tables for track in table["track"].to_pylist()}
+        rows = sum(table.num_rows for table in tables)
+        splits.append({"name": name, "rows": rows, "tracks": len(tracks), "hours": hours, "shards": len(shards)})
+    if schema is None:
+        raise ValueError(f"{folder} holds no {{train,validation,test}}-*.parquet; is it a token corpus?")
+    if len(descriptions) > 1:
+        raise ValueError(f"The shards in {folder} are of different tokenizers; give each corpus a folder.")
+    data = DatasetCardData(
+        license=facts.license,
+        pretty_name=folder.resolve().name,
+        task_categories=[PIPELINE_TAG],
+        size_categories=_size_category(sum(split["rows"] for split in splits)),
+        tags=list(TAGS),
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": s["name"], "path": f"{s['name']}-*.parquet"} for s in splits],
+            }
+        ],
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATES / "dataset_card.md"),
+        title=folder.resolve().name,
+        splits=splits,
+        columns=[(column.name, str(column.type).replace("element", "item")) for column in schema],
+        tokenizers=json.loads(descriptions.pop()),
+        facts=facts,
+    )
+
+
+def _check_result(result: dict[str, Any]) -> None:
+    missing = [key for key in RESULT_KEYS if key not in result]
+    unknown = sorted(set(result) - set(RESULT_KEYS) - set(OTHER_RESULT_KEYS))
+    if missing or unknown:
+        raise ValueError(f"A result needs {', '.join(RESULT_KEYS)}; missing: {missing}, unknown: {unknown}.")
+    value = result["metric_value"]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"metric_value of {result['metric_type']} is {value!r}; it must be a finite number.")
+
+
+def _eval_result(result: dict[str, Any]) -> EvalResult:
+    given = {key: value for key, value in result.items() if key != "how"}
+    given.setdefault("dataset_type", given["dataset_name"].lower().replace(" ", "-"))
+    metric_args = {"how": result["how"]} if result.get("how") else None
+    return EvalResult(task_type=PIPELINE_TAG, task_name="Vocal accompaniment", metric_args=metric_args, **given)
+
+
+def _size_category(rows: int) -> str:
+    """The hub's bracket for a number of rows: "n<1K", "1K<n<10K" …"""
+    brackets = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
+    limits = [10 ** (3 + i) for i in range(len(brackets))]
+    above = sum(rows >= limit for limit in limits)
+    if above == 0:
+        return "n<1K"
+    return f"n>{brackets[-1]}" if above == len(limits) else f"{brackets[above - 1]}<n<{brackets[above]}"
