@@ -138,7 +138,8 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     if request.dtype is DType.auto and device == "cpu":
         dtype = torch.float32
     with _loading(request.model):
-        return transformers.pipeline("vocal-accompaniment", model=request.model, device=device, dtype=dtype)
+        model = _model_folder(None) if request.model is None else request.model
+        return transformers.pipeline("vocal-accompaniment", model=str(model), device=device, dtype=dtype)
 
 
 def _device(wanted: Device) -> str:
