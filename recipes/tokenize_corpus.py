@@ -1,6 +1,6 @@
 """Turns a rendered song corpus into Parquet token shards; run again to continue or to add songs.
 
-python recipes/tokenize_corpus.py SONGS TOKENS --semantic_tokenizer DIR --codec DIR --workers 2
+python recipes/tokenize_corpus.py --songs SONGS --tokens TOKENS --semantic_tokenizer DIR --codec DIR --workers 2
 
 SONGS holds {train,validation,test}/ITEM/ with vocal.flac and instrumental.flac. The plan (which items make which
 shard) is kept in TOKENS/plan.json, so that finished shards are never made again; new items get shards of their own. A
