@@ -1,4 +1,5 @@
-"""The `hafm` command: `accompany` walks the whole path of the data, `info` says what a model is made of.
+"""The `hafm` command: `accompany` walks the whole path of the data, `info` says what a model is made of,
+`inspect-tokens` draws what it hears.
 
 Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
 Exit codes: 0 done, 2 wrong usage, 1 anything else. stdout carries results only; progress, warnings and errors go to
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,6 +71,7 @@ class Request:
     device: Device
     dtype: DType
     as_json: bool
+    plot: bool
     parameters: dict[str, Any]
 
 
@@ -93,6 +96,7 @@ def accompany(
     instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
+    plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal."""
@@ -111,7 +115,11 @@ def accompany(
         "vocal_gain_db": vocal_gain,
         "instrumental_gain_db": instrumental_gain,
     }
-    request = Request(model, out, samples, device, dtype, as_json, parameters)
+    if plot:
+        # found out before minutes of generating
+        with _plotting() as plots:
+            plots.require_matplotlib()
+    request = Request(model, out, samples, device, dtype, as_json, plot, parameters)
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal, name in zip(vocals, names, strict=True):
@@ -166,6 +174,17 @@ def _loading(model: str | None) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _plotting() -> Iterator[ModuleType]:
+    """The module `plots`, imported only now; what it cannot do becomes an error of the command."""
+    from . import plots
+
+    try:
+        yield plots
+    except plots.HAFMPlotError as error:
+        raise HAFMCommandError(str(error)) from error
+
+
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: str, sound: dict[str, Any]) -> None:
     """Generates, writes and reports the songs of one vocal."""
     began = time.perf_counter()
@@ -180,6 +199,10 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
             key: str(audio.write_audio(request.out / f"{stem}_{key}.wav", song[entry], rate))
             for key, entry in (("instrumental", "audio"), ("mix", "mix"))
         }
+        if request.plot:
+            with _plotting() as plots:
+                figure = plots.plot_song(song["vocals"], song["audio"], rate, title=stem)
+                written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
         if request.as_json:
             result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
             result |= {"seed": request.parameters["seed"], "elapsed_seconds": elapsed}
@@ -213,6 +236,50 @@ def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None
             bars.update(tasks[stage], completed=done, total=total)
 
         yield advance
+
+
+@app.command("inspect-tokens")
+def inspect_tokens(
+    sound: Annotated[str, typer.Argument(metavar="AUDIO", help="A recording: path or URL.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; NAME_tokens.png if not given.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
+) -> None:
+    """Draws the tokens that a model hears in a recording: semantic at 50 Hz, all codebooks of the codec at 75 Hz."""
+    with _plotting() as plots:
+        plots.require_matplotlib()
+    name = audio.source_name(sound)
+    samples, rate = audio.read_audio(sound, seconds=seconds)
+    with _loading(model):
+        streams = tokenize(samples, rate, model)
+    with _plotting() as plots:
+        figure = plots.plot_tokens(streams, title=name)
+        path = plots.write_plot(f"{Path(name).stem}_tokens.png" if out is None else out, figure)
+    for stream, (tokens, frame_rate) in streams.items():
+        stdout.print(f"{stream}: {plots.describe_tokens(tokens, frame_rate)}", markup=False)
+    stdout.print(f"wrote {path}", markup=False)
+
+
+def tokenize(samples: audio.Samples, sampling_rate: int, model: str | None) -> dict[str, tuple[Any, int]]:
+    """Token streams of a recording (float32 [N] at `sampling_rate` Hz), as numbers and frames a second.
+
+    Returns:
+        {"semantic tokens": (int64 [T_v], 50), "codec": (int64 [8, T_a], 75)}; the semantic ones without the noise
+        that vocals get, as for an instrumental.
+    """
+    import torch
+
+    from .accompaniment_hafm import HAFMForVocalAccompaniment
+    from .codec import encode_codes
+
+    composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    tokenizer, codec = composite.semantic_tokenizer, composite.codec
+    waveform = torch.from_numpy(audio.resample(samples, sampling_rate, tokenizer.config.sampling_rate))
+    sound = torch.from_numpy(audio.resample(samples, sampling_rate, codec.config.sampling_rate))
+    with torch.no_grad():
+        semantic = tokenizer.encode(waveform).numpy()
+        codes = encode_codes(codec, sound[None], codec.config.num_quantizers)[0].numpy()
+    return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.config.frame_rate)}
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""`hafm accompany --plot` and `hafm inspect-tokens`, as real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vocals import file_bytes, glide
+
+pytest.importorskip("matplotlib")
+from matplotlib.image import imread  # noqa: E402
+
+HAFM = Path(sys.executable).with_name("hafm")
+
+
+def run_hafm(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", **environment}
+    command = [str(HAFM), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def vocal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vocals") / "vocal.wav"
+    path.write_bytes(file_bytes(glide(1.0, 44_100), 44_100))
+    return path
+
+
+def test_a_song_gets_one_picture_that_json_names(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    done = run_hafm(tmp_path, "accompany", vocal, "--model", tiny_model, "--skip-fine", "--plot", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["plot"] == "vocal_plot.png"
+    assert imread(tmp_path / "vocal_plot.png").shape == (840, 1200, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "vocal_instrumental.wav",
+        "vocal_mix.wav",
+        "vocal_plot.png",
+    ]
+
+
+def test_tokens_of_both_rates_are_counted_and_drawn(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    done = run_hafm(tmp_path, "inspect-tokens", vocal, "--model", tiny_model)
+    assert done.returncode == 0, done.stderr
+    semantic, codec, wrote = done.stdout.splitlines()
+    assert semantic.startswith("semantic tokens: 50 frames at 50 Hz")
+    assert codec.startswith("codec: 8 codebooks, 75 frames at 75 Hz")
+    assert wrote == "wrote vocal_tokens.png"
+    assert imread(tmp_path / "vocal_tokens.png").shape[1] == 1200
+
+
+@pytest.mark.parametrize("command", [("accompany", "--plot"), ("inspect-tokens",)])
+def test_without_matplotlib_the_extra_is_named_before_anything_is_done(
+    tiny_model: Path, vocal: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    # A package that cannot be found hides the installed one.
+    blocker = tmp_path / "blocked" / "sitecustomize.py"
+    blocker.parent.mkdir()
+    blocker.write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    done = run_hafm(work, *command, vocal, "--model", tiny_model, PYTHONPATH=str(blocker.parent))
+    assert done.returncode == 1
+    assert done.stderr.strip() == "hafm: Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'."
+    assert not any(work.iterdir())
