@@ -24,15 +24,15 @@ from .state import cosine_learning_rate
 class CodecTrainingArguments:
     """How a codec is trained; steps are optimiser steps, shares are of drawn crops."""
 
-    steps: int = 4000
+    steps: int = 3700
     batch_size: int = 8
     crop_seconds: float = 0.5
     learning_rate: float = 1e-3
     final_learning_rate: float = 5e-5
     warmup_steps: int = 50
-    quantize_from: int = 600
-    spectral_from: int = 1800
-    spectral_ramp: int = 600
+    quantize_from: int = 450
+    spectral_from: int = 2600
+    spectral_ramp: int = 400
     spectral_weight: float = 0.05
     commitment_weight: float = 0.3
     codebook_decay: float = 0.98
