@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
 from transformers import HubertConfig, HubertForCTC, HubertModel
@@ -256,6 +257,8 @@ def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokeniz
         tokenizer(torch.zeros(2, 1, 320))
     with pytest.raises(ValueError, match="clusters × width"):
         tokenizer.set_centroids(torch.zeros(CLUSTERS, WIDTH + 1))
+    with pytest.raises(StrictDataclassClassValidationError, match="longer than the context"):
+        HAFMSemanticTokenizerConfig(chunk_seconds=4, context_seconds=2)
     config = tiny_hubert_config()
     config.conv_stride = [5, 2, 2, 2, 2, 2, 1]
     with pytest.raises(ValueError, match="steps 160 samples a frame.*needs 320"):

@@ -217,8 +217,8 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
     sampling_rate: int = 16_000
     frame_rate: int = 50
     do_normalize: bool = True
-    chunk_seconds: float = 30.0
-    context_seconds: float = 2.0
+    chunk_seconds: float | int = 30.0
+    context_seconds: float | int = 2.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.hubert_config is None:
@@ -233,6 +233,11 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         _check_range("frame_rate", self.frame_rate, self.sampling_rate)
         if self.noise_std < 0 or self.chunk_seconds <= 0 or self.context_seconds < 0:
             raise ValueError("noise_std and context_seconds must not be negative, and chunk_seconds must be positive.")
+        if self.chunk_seconds <= 2 * self.context_seconds:
+            raise ValueError(
+                f"chunk_seconds is {self.chunk_seconds} and context_seconds {self.context_seconds}; a chunk must be "
+                "longer than the context on both of its sides."
+            )
 
 
 @strict

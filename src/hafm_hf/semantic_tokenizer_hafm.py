@@ -233,6 +233,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
         """Hidden states float32 [≤ chunk, D] of a prepared waveform, chunk after chunk."""
         config = self.config
+        config.validate_sizes()
         context = round(config.context_seconds * config.frame_rate)
         chunk = round(config.chunk_seconds * config.frame_rate)
         core = chunk - 2 * context
