@@ -56,7 +56,8 @@ class HAFMPipeline(Pipeline):
             guidance_scale, temperature, top_k: of every stage; the model's own (3.0, 0.9, 250) when not given.
             skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
-            progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the generation.
+            progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
+                generation.
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
