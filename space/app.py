@@ -1,0 +1,330 @@
+"""The HAFM Space: a page on which a person sings, and takes home an instrumental and a mix.
+
+Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md beside this file lists the settings.
+What happens behind the page is in songs.py; here is what the page shows, the endpoint `/accompany`, and the page.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from songs import (  # before gradio, which reads once where temporary files go
+    FORMATS,
+    KEEP_SECONDS,
+    OFFERED,
+    Job,
+    Levels,
+    Request,
+    Stages,
+    logger,
+    make_job,
+    mix_job,
+    setting,
+)
+
+# isort: split
+import gradio as gr
+
+from hafm_hf import audio, plots
+
+QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
+MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
+MAX_VARIATIONS = 4
+STAGE_NAMES = {"semantic": "Semantic tokens", "coarse": "Coarse codebooks", "fine": "Fine codebooks"}
+# of Generate and Cancel
+BUSY = [gr.update(interactive=False), gr.update(interactive=True)]
+IDLE = [gr.update(interactive=True), gr.update(interactive=False)]
+BESIDE = Path(__file__).parent
+EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
+
+
+# What the page shows
+
+
+def loudness_table(levels: Levels) -> str:
+    """HTML table of loudness (LUFS) and peak (dBFS) by name."""
+    rows = []
+    for name, figures in levels.items():
+        cells = "".join(f"<td>{f'{value:.1f}' if math.isfinite(value) else 'silent'}</td>" for value in figures)
+        rows.append(f"<tr><th scope='row'>{name}</th>{cells}</tr>")
+    heading = "<tr><td></td><th scope='col'>LUFS</th><th scope='col'>peak, dBFS</th></tr>"
+    return f"<table class='hafm-table'><caption>Loudness</caption>{heading}{''.join(rows)}</table>"
+
+
+def progress_bars(stages: Stages) -> str:
+    """HTML of one bar a stage, with the time that it still needs."""
+    rows = []
+    for stage in stages.names:
+        done, total = stages.done.get(stage, (0, 1))
+        remaining = stages.remaining(stage)
+        if done == total:
+            told = "done"
+        elif remaining is None:
+            told = "waiting"
+        else:
+            told = f"{100 * done // total} %, {remaining:.0f} s left"
+        name = STAGE_NAMES[stage]
+        bar = f"<progress value='{done}' max='{total}' aria-label='{name}'></progress>"
+        rows.append(f"<div class='hafm-stage'><span>{name}</span>{bar}<span>{told}</span></div>")
+    return "".join(rows)
+
+
+def announcement(text: str, kind: str = "status") -> str:
+    """HTML of the one line that a screen reader speaks; `kind` "alert" for refusals."""
+    return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
+
+
+def phase(stages: Stages) -> str:
+    """What is going on, in words that change only when a stage does."""
+    running = [stage for stage in stages.names if stage in stages.done]
+    if not running:
+        return "Listening to the voice …"
+    done, total = stages.done[running[-1]]
+    if done == total:
+        return "Next stage …" if running[-1] != stages.names[-1] else "Turning codes into sound …"
+    return f"Generating: {STAGE_NAMES[running[-1]].lower()} …"
+
+
+def mix_or_explain(job: Job, variation: int, band_db: float) -> tuple[Path, Levels]:
+    """`mix_job`, its refusal shown as a message on the page."""
+    try:
+        return mix_job(job, variation, band_db)
+    except audio.HAFMAudioError as error:
+        raise gr.Error(str(error)) from error
+
+
+def show_song(job: Job | None, variation: int, band_db: float) -> list[Any]:
+    """Values of `Page.song`: players, picture, loudness and downloads of one variation."""
+    if job is None:
+        return [gr.skip()] * 9
+    mix, levels = mix_or_explain(job, variation, band_db)
+    picture = job.path("picture", "png", variation)
+    if not picture.exists():
+        vocal, rate = job.read("vocal")
+        figure = plots.plot_song(vocal, job.read("instrumental", variation)[0], rate)
+        plots.write_plot(picture, figure, transparent=True)
+    instrumentals = [job.path("instrumental", suffix, variation) for suffix in FORMATS]
+    files = [mix, mix.with_suffix(".flac"), *instrumentals, job.path("stems", "zip")]
+    return [str(value) for value in (mix, instrumentals[0], picture, loudness_table(levels), *files)]
+
+
+def show_mix(job: Job | None, variation: int, band_db: float) -> list[Any]:
+    """Values of `Page.mixed` after the slider has moved; nothing is generated."""
+    if job is None:
+        return [gr.skip()] * 4
+    mix, levels = mix_or_explain(job, variation, band_db)
+    return [str(mix), loudness_table(levels), str(mix), str(mix.with_suffix(".flac"))]
+
+
+def explain(error: Exception) -> str:
+    """What a person is told about an error; the log gets the rest."""
+    if isinstance(error, ValueError):
+        return str(error)
+    logger.error("generation failed", exc_info=error)
+    return f"Something went wrong on the server ({type(error).__name__}); try again, or with a shorter vocal."
+
+
+def run_page(job: Job | None, band_db: float, *options: Any) -> Iterator[list[Any]]:
+    """The Generate button: values of [announced, bars, run, cancel, results, job, variation, *song]."""
+    keep = [gr.skip()] * 12
+    told = ""
+    try:
+        for step in make_job(Request(*options)):
+            if isinstance(step, Job):
+                choices = gr.update(choices=list(range(1, step.variations + 1)), value=1, visible=step.variations > 1)
+                said = announcement(f"Done in {step.seconds:.0f} s; seed {step.seed} makes the same again.")
+                yield [said, "", *IDLE, gr.update(visible=True), step, choices, *show_song(step, 1, band_db)]
+                if job is not None:
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                continue
+            # An announcement that is set again is spoken again.
+            said = gr.skip() if phase(step) == told else announcement(phase(step))
+            told = phase(step)
+            yield [said, progress_bars(step), gr.skip(), gr.skip(), *keep]
+    except Exception as error:
+        yield [announcement(explain(error), "alert"), "", *IDLE, *keep]
+
+
+def accompany(
+    vocal: str,
+    model: str = OFFERED[0],
+    variations: int = 1,
+    seed: int = -1,
+    guidance_scale: float = 0,
+    temperature: float = 0,
+    top_k: int = 0,
+    skip_fine: bool = False,
+    length: float = 0,
+    band_db: float = 0,
+) -> tuple[str, str, str, dict[str, Any]]:
+    """Generates accompaniments for a singing voice.
+
+    A seed of -1 draws one; 0 for a sampling option takes the model's own, and 0 for length the whole vocal. Returns
+    the first variation's mix (WAV), its instrumental (WAV), a zip of all stems, and {"seed", "seconds", "variations",
+    "model"}.
+    """
+    options = (vocal, model, variations, seed, guidance_scale, temperature, top_k, skip_fine, length)
+    try:
+        *_, job = make_job(Request(*options))
+        assert isinstance(job, Job)
+        mix, _ = mix_job(job, 1, band_db)
+    except Exception as error:
+        raise gr.Error(explain(error)) from error
+    report = {"seed": job.seed, "seconds": job.seconds, "variations": job.variations, "model": model}
+    return str(mix), str(job.path("instrumental", "wav", 1)), str(job.path("stems", "zip")), report
+
+
+# The page
+
+CSS = """
+.hafm-stage { display: grid; grid-template-columns: 9.5em 1fr 8em; gap: .75em; align-items: center; padding: .15em 0 }
+.hafm-stage progress { width: 100%; accent-color: var(--color-accent) }
+.hafm-table { border-collapse: collapse; width: 100%; max-width: 24em; color: var(--body-text-color) }
+.hafm-table caption { text-align: left; font-weight: 600 }
+.hafm-table th, .hafm-table td { padding: .2em .6em; text-align: right }
+.hafm-table tr { border-bottom: 1px solid var(--border-color-primary) }
+.hafm-table th[scope=row] { text-align: left; font-weight: 400 }
+.hafm-alert { padding: .6em .8em; border-left: .3em solid #c0392b; color: var(--body-text-color) }
+@media (max-width: 480px) { .hafm-stage { grid-template-columns: 1fr; gap: 0 } }
+"""
+# Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader listens to.
+LIVE_REGION = "() => document.querySelector('#announced')?.setAttribute('aria-live', 'polite')"
+INTRODUCTION = """# Sing, and get a band
+Record or upload a voice singing alone. HAFM makes an instrumental that follows it, and a mix of the two."""
+
+
+@dataclass
+class Page:
+    """The components that events speak of."""
+
+    options: list[gr.components.Component]
+    run: gr.Button
+    cancel: gr.Button
+    announced: gr.HTML
+    bars: gr.HTML
+    results: gr.Column
+    job: gr.State
+    variation: gr.Radio
+    band: gr.Slider
+    song: list[gr.components.Component]
+
+    @property
+    def mixed(self) -> list[gr.components.Component]:
+        """The part of `song` that changes with the mixing slider: player, table and two downloads."""
+        return [self.song[0], self.song[3], self.song[4], self.song[5]]
+
+
+def option_components() -> list[gr.components.Component]:
+    """The inputs, in the order of `Request`."""
+    vocal = gr.Audio(
+        sources=["microphone", "upload"], type="filepath", label="Voice", elem_id="vocal", buttons=["download"]
+    )
+    if EXAMPLES:
+        gr.Examples([[str(path)] for path in EXAMPLES], [vocal], label="Example voices", preload=False)
+    model = gr.Dropdown(
+        OFFERED, value=OFFERED[0], allow_custom_value=True, label="Model", info="From the list, or a hub id: org/name"
+    )
+    with gr.Row():
+        variations = gr.Slider(1, MAX_VARIATIONS, 1, step=1, label="Variations", elem_id="variations")
+        length = gr.Number(0, label="Length", minimum=0, info="Seconds from the start; 0 for all", elem_id="length")
+    with gr.Accordion("Sampling", open=False):
+        own: dict[str, Any] = {"minimum": 0, "info": "0: the model's own", "min_width": 140}
+        with gr.Row():
+            seed = gr.Number(-1, label="Seed", precision=0, minimum=-1, info="-1: another every time", min_width=140)
+            guidance = gr.Number(0, label="Guidance scale", maximum=20, step=0.5, **own)
+            temperature = gr.Number(0, label="Temperature", maximum=5, step=0.05, **own)
+            top_k = gr.Number(0, label="Top-k", precision=0, **own)
+        skip_fine = gr.Checkbox(False, label="Skip the fine stage", info="Faster, rougher")
+    return [vocal, model, variations, seed, guidance, temperature, top_k, skip_fine, length]
+
+
+def song_components() -> list[gr.components.Component]:
+    """Players, picture, loudness and downloads, in the order of `show_song`."""
+    mix = gr.Audio(label="Mix", interactive=False, type="filepath", elem_id="mix", buttons=[])
+    instrumental = gr.Audio(
+        label="Instrumental", interactive=False, type="filepath", elem_id="instrumental", buttons=[]
+    )
+    table = gr.HTML(elem_id="loudness", padding=True)
+    with gr.Row():
+        labels = ("Mix, WAV", "Mix, FLAC", "Instrumental, WAV", "Instrumental, FLAC", "All stems, zip")
+        downloads = [gr.DownloadButton(label, size="sm", min_width=140) for label in labels]
+    alternative = (
+        "Waveforms and log-mel spectrograms of voice and accompaniment on one time axis, with pitch and beats"
+    )
+    picture = gr.Image(
+        label="Voice and accompaniment", interactive=False, type="filepath", format="png", image_mode="RGBA",
+        alt_text=alternative, elem_id="picture",
+    )  # fmt: skip
+    return [mix, instrumental, picture, table, *downloads]
+
+
+def connect(page: Page) -> None:
+    """Events of the page, and the endpoint."""
+    status = [page.announced, page.bars, page.run, page.cancel]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
+
+    begun = page.run.click(
+        lambda: [announcement("Waiting for a free place …"), "", *BUSY], None, status, queue=False, **quiet
+    )
+    outputs = [*status, page.results, page.job, page.variation, *page.song]
+    run = begun.then(run_page, [page.job, page.band, *page.options], outputs, **quiet, **one_at_a_time)
+    page.cancel.click(
+        lambda: [announcement("Cancelled."), "", *IDLE], None, status, cancels=[run], queue=False, **quiet
+    )
+    chosen = [page.job, page.variation, page.band]
+    page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)
+    page.band.change(show_mix, chosen, page.mixed, trigger_mode="always_last", concurrency_limit=4, **quiet)
+
+    report, hidden = gr.JSON(label="Report", visible=False), gr.Button(visible=False)
+    mix, instrumental, stems = page.song[0], page.song[1], gr.File(label="Stems", visible=False)
+    hidden.click(
+        accompany,
+        [*page.options, page.band],
+        [mix, instrumental, stems, report],
+        api_name="accompany",
+        **one_at_a_time,
+    )
+
+
+def build_page() -> gr.Blocks:
+    """The page, its events and the endpoint, without a server."""
+    with gr.Blocks(title="HAFM: sing, and get a band", delete_cache=(300, int(KEEP_SECONDS))) as blocks:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=300):
+                options = option_components()
+                with gr.Row():
+                    run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
+                    cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
+                announced = gr.HTML(elem_id="announced", min_height=0)
+                bars = gr.HTML(elem_id="bars", min_height=0)
+            with gr.Column(min_width=300, visible=False, elem_id="results") as results:
+                variation = gr.Radio([1], value=1, label="Variation", visible=False, elem_id="variation")
+                band = gr.Slider(
+                    -24, 24, 0, step=1, label="Band against voice, dB", info="Mixes again at once", elem_id="band"
+                )
+                song = song_components()
+        connect(Page(options, run, cancel, announced, bars, results, gr.State(None), variation, band, song))
+        blocks.load(None, js=LIVE_REGION)
+    return blocks.queue(max_size=QUEUE_SIZE)
+
+
+def main() -> None:
+    """Serves the page until it is told to stop, and leaves no file behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    build_page().launch(
+        css=CSS, max_file_size=MAX_UPLOAD, ssr_mode=False, show_error=True, footer_links=["api", "settings"]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""From a vocal to songs: what the Space does for its page and for its endpoint, without either.
+
+The path: read the vocal, generate songs, write the files of a job, mix them again whenever the balance changes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyloudnorm
+import torch
+import transformers
+
+import hafm_hf  # noqa: F401  (registers the task)
+from hafm_hf import audio
+
+try:
+    import spaces
+except ImportError:  # not on ZeroGPU
+    spaces = None
+
+logger = transformers.utils.logging.get_logger("hafm_space")
+
+
+def setting(name: str, default: str) -> str:
+    """The environment variable HAFM_SPACE_NAME."""
+    return os.environ.get(f"HAFM_SPACE_{name}", default)
+
+
+BUNDLED = "hafm-tiny (bundled)"
+MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
+KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
+GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
+# What the list offers beside hub ids; the first is chosen. Only these may be folders of this machine.
+OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+FORMATS = ("wav", "flac")
+STAGES = ("semantic", "coarse", "fine")
+# How often the page hears of progress, and how soon it can cancel.
+REPORT_SECONDS = 0.25
+# Everything that this process writes lies below; the folder of a job is removed after KEEP_SECONDS.
+JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
+os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
+atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
+# A seed makes a song only while nobody else draws random numbers, so songs are made one after another.
+GENERATING = threading.Lock()
+
+
+Levels = dict[str, tuple[float, float]]
+
+
+class Cancelled(Exception):
+    """The person has changed their mind; raised in the middle of a stage."""
+
+
+@dataclass
+class Request:
+    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all."""
+
+    vocal: str | None
+    model: str
+    variations: int
+    seed: int
+    guidance_scale: float
+    temperature: float
+    top_k: int
+    skip_fine: bool
+    length: float
+
+    def parameters(self) -> dict[str, Any]:
+        """What the pipeline is called with; a negative seed is drawn here."""
+        chosen = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
+        parameters: dict[str, Any] = {name: value for name, value in chosen.items() if value}
+        seed = secrets.randbits(31) if self.seed < 0 else int(self.seed)
+        return parameters | {"seed": seed, "num_samples": int(self.variations), "skip_fine": self.skip_fine}
+
+
+@dataclass
+class Job:
+    """The songs made of one vocal: files in `folder`, which disappears when the job expires."""
+
+    folder: Path
+    name: str
+    variations: int
+    seed: int
+    seconds: float
+
+    def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
+        """Name of a file, as it will be called on the person's own machine."""
+        number = f"_{variation}" if variation and self.variations > 1 else ""
+        return self.folder / f"{self.name}_{part}{number}.{suffix}"
+
+    def read(self, part: str, variation: int | None = None) -> tuple[audio.Samples, int]:
+        """The vocal or an instrumental: float32 [N] and its rate in Hz.
+
+        Raises:
+            HAFMAudioError: when the job has expired.
+        """
+        path = self.path(part, "wav", variation)
+        if not path.exists():
+            raise audio.HAFMAudioError("These songs have been removed from the server; generate them again.")
+        return audio.read_audio(path, min_seconds=0.0)
+
+
+@dataclass
+class Stages:
+    """How far each stage is, and since when: what the bars show."""
+
+    names: list[str]
+    done: dict[str, tuple[int, int]] = field(default_factory=dict)
+    began: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Notes that `done` of `total` tokens of a stage exist."""
+        self.began.setdefault(stage, (time.monotonic(), done))
+        self.done[stage] = (done, total)
+
+    def remaining(self, stage: str) -> float | None:
+        """Seconds until a stage is done if it goes on at its mean speed; None before there is one."""
+        if stage not in self.done:
+            return None
+        (done, total), (since, first) = self.done[stage], self.began[stage]
+        return (time.monotonic() - since) / (done - first) * (total - done) if done > first else None
+
+
+def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, int]:
+    """Reads a recording, or says in one sentence why it cannot be used.
+
+    Args:
+        path: file; None when there is none.
+        length: use only this many seconds from the start; all if None or 0.
+
+    Returns:
+        samples (float32 [N]) and their rate in Hz.
+
+    Raises:
+        HAFMAudioError: no file, not audio, too short, too long, silent.
+    """
+    if path is None:
+        raise audio.HAFMAudioError("There is no voice yet; record one, upload a file or choose the example.")
+    # A second more than allowed is read, so that a longer file is noticed but never decoded as a whole.
+    limit = MAX_SECONDS + 1.0
+    wanted = min(length or limit, limit)
+    samples, rate = audio.read_audio(path, seconds=wanted, max_seconds=limit)
+    name = audio.source_name(path)
+    if len(samples) > MAX_SECONDS * rate:
+        raise audio.HAFMAudioError(
+            f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Length to use only its start."
+        )
+    if audio.is_silent(samples):
+        raise audio.HAFMAudioError(f"{name} is silent; check the microphone, or sing closer to it.")
+    return samples, rate
+
+
+@lru_cache(maxsize=2)
+def load_pipeline(model: str) -> Any:
+    """The pipeline of an offered model or a hub id; the two last used stay in memory.
+
+    Raises:
+        ValueError: neither, or it cannot be loaded.
+    """
+    if model not in OFFERED and (not HUB_ID.fullmatch(model) or Path(model).exists()):
+        raise ValueError(f"{model!r} is no model; choose one of the list or type a hub id such as org/name.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = None if model == BUNDLED else model
+    try:
+        return transformers.pipeline(
+            "vocal-accompaniment", model=source, device=device, dtype=torch.float32 if device == "cpu" else "auto"
+        )
+    except Exception as error:
+        logger.warning(f"{model} cannot be loaded: {error}")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"The model {model!r} cannot be loaded: {reason}") from error
+
+
+def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """On ZeroGPU, lends `function` a GPU while it runs; elsewhere the function itself."""
+    return function if spaces is None else spaces.GPU(duration=GPU_SECONDS)(function)
+
+
+@on_gpu
+def generate_songs(
+    model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]
+) -> Iterator[tuple[str, int, int] | list[dict[str, Any]] | None]:
+    """Runs the pipeline and yields its progress, None now and then while there is nothing new, and last the songs.
+
+    Closing this generator stops the pipeline at its next token.
+    """
+    reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    closed = threading.Event()
+
+    def progress(*report: Any) -> None:
+        if closed.is_set():
+            raise Cancelled
+        reports.put(report)
+
+    def work() -> None:
+        try:
+            with GENERATING:
+                sound = {"array": samples, "sampling_rate": rate}
+                songs = load_pipeline(model)(sound, progress=progress, **parameters)
+            reports.put(songs if isinstance(songs, list) else [songs])
+        except Cancelled:
+            logger.info("cancelled")
+        except Exception as error:
+            reports.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        report: Any = None
+        while not isinstance(report, list):
+            report = newest(reports)
+            if isinstance(report, Exception):
+                raise report
+            yield report
+    finally:
+        closed.set()
+
+
+def newest(reports: queue.SimpleQueue[Any]) -> Any:
+    """What was reported last within REPORT_SECONDS; None if nothing was. A result is never skipped over."""
+    deadline = time.monotonic() + REPORT_SECONDS
+    report = None
+    while (left := deadline - time.monotonic()) > 0 and (report is None or isinstance(report, tuple)):
+        try:
+            report = reports.get(timeout=left)
+        except queue.Empty:
+            break
+    return report
+
+
+def make_job(request: Request) -> Iterator[Stages | Job]:
+    """Reads, generates and writes: yields how far it is, and at last the job.
+
+    Raises:
+        ValueError: a request that cannot be fulfilled; the message is for the person.
+    """
+    began = time.monotonic()
+    stages = Stages([stage for stage in STAGES if not (request.skip_fine and stage == "fine")])
+    samples, rate = read_vocal(request.vocal, request.length)
+    yield stages
+    load_pipeline(request.model)
+    parameters = request.parameters()
+    songs: list[dict[str, Any]] = []
+    with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
+        for report in reports:
+            if isinstance(report, list):
+                songs = report
+            elif report is not None:
+                stages.update(*report)
+            yield stages
+    name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
+    yield write_job(songs, name, parameters["seed"], time.monotonic() - began)
+
+
+def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float) -> Job:
+    """Writes vocal, instrumentals and the zip of these stems, and has them removed after KEEP_SECONDS."""
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds)
+    rate = songs[0]["sampling_rate"]
+    stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
+    for number, song in enumerate(songs, start=1):
+        for suffix in FORMATS:
+            path = audio.write_audio(job.path("instrumental", suffix, number), song["audio"], rate)
+            stems += [path] if suffix == "wav" else []
+    with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in stems:
+            archive.write(path, path.name)
+    timer = threading.Timer(KEEP_SECONDS, shutil.rmtree, [job.folder], {"ignore_errors": True})
+    timer.daemon = True
+    timer.start()
+    return job
+
+
+def mix_job(job: Job, variation: int, band_db: float) -> tuple[Path, Levels]:
+    """Mixes stems that exist already: writes the mix as WAV and FLAC, and measures it.
+
+    Args:
+        band_db (dB): level of the instrumental in the mix.
+
+    Returns:
+        the WAV's path, and the levels of voice, instrumental and mix.
+
+    Raises:
+        HAFMAudioError: when the job has expired.
+    """
+    vocal, rate = job.read("vocal")
+    instrumental, _ = job.read("instrumental", variation)
+    mix = audio.mix_audio(vocal, instrumental, instrumental_gain_db=band_db)
+    for suffix in FORMATS:
+        audio.write_audio(job.path("mix", suffix, variation), mix, rate)
+    levels = {"Voice": vocal, "Instrumental": instrumental, "Mix": mix}
+    return job.path("mix", "wav", variation), measure(levels, rate)
+
+
+def measure(sounds: dict[str, audio.Samples], rate: int) -> Levels:
+    """Integrated loudness (ITU-R BS.1770, LUFS) and peak (dBFS) of sounds of at least 0.4 s; -inf for silence."""
+    meter = pyloudnorm.Meter(rate)
+    return {
+        name: (float(meter.integrated_loudness(samples)), audio.peak_dbfs(samples)) for name, samples in sounds.items()
+    }

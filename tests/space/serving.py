@@ -1,0 +1,81 @@
+"""Runs the Space on loopback, in its own process, as a person would."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+# Screenshots for people to look at; HAFM_TEST_ARTEFACTS names another folder.
+ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "test-artefacts")) / "space"
+# Nothing takes that long on an idle machine; a busy one is given the time.
+PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
+MAX_SECONDS = 6
+BROWSER_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+@dataclass
+class Space:
+    """A served Space: where it is, where its temporary files are, and its process."""
+
+    url: str
+    temporary: Path
+    process: subprocess.Popen
+
+
+@contextmanager
+def served(model: Path, temporary: Path, **settings: str) -> Iterator[Space]:
+    """Runs space/app.py with `model` until the block ends."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    settings = {
+        "HAFM_SPACE_MODELS": str(model),
+        "HAFM_SPACE_MAX_SECONDS": str(MAX_SECONDS),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "TMPDIR": str(temporary),
+        **settings,
+    }
+    command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
+    with (temporary / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT)
+        space = Space(f"http://127.0.0.1:{port}", temporary, process)
+        try:
+            wait_until_served(space)
+            yield space
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_until_served(space: Space) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and space.process.poll() is None:
+        try:
+            urllib.request.urlopen(space.url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("the Space does not start:\n" + (space.temporary / "log.txt").read_text())

@@ -1,0 +1,87 @@
+"""`/accompany`, called over the network as a program would; and what the process leaves on the disk."""
+
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+
+from hafm_hf import audio
+from space.serving import PATIENCE_SECONDS, Space, served
+
+gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
+
+
+@pytest.fixture(scope="module")
+def client(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    downloads = tmp_path_factory.mktemp("downloads")
+    return gradio_client.Client(space.url, verbose=False, download_files=downloads)
+
+
+def accompany(client: Any, vocal: Path, **options: object) -> tuple[str, str, str, dict]:
+    handle = gradio_client.handle_file(str(vocal))
+    return client.predict(handle, skip_fine=True, api_name="/accompany", **options)
+
+
+def test_the_endpoint_is_documented(client: Any) -> None:
+    (name, endpoint), *others = client.view_api(return_format="dict")["named_endpoints"].items()
+    assert name == "/accompany" and not others
+    optional = {each["parameter_name"] for each in endpoint["parameters"] if each["parameter_has_default"]}
+    assert "singing voice" in endpoint["description"]
+    assert [each["parameter_name"] for each in endpoint["parameters"] if each["parameter_name"] not in optional] == [
+        "vocal"
+    ]
+
+
+def test_variations_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
+    mix, instrumental, stems, report = accompany(client, voices / "song.wav", variations=2, seed=3, length=1.0)
+    assert soundfile.info(mix).frames == soundfile.info(instrumental).frames == 24_000
+    with zipfile.ZipFile(stems) as archive:
+        names = archive.namelist()
+        first = archive.read("song_instrumental_1.wav")
+        assert names == ["song_vocal.wav", "song_instrumental_1.wav", "song_instrumental_2.wav"]
+        assert first == Path(instrumental).read_bytes() != archive.read("song_instrumental_2.wav")
+    assert report["seed"] == 3 and report["variations"] == 2 and report["seconds"] > 0
+    again = accompany(client, voices / "song.wav", variations=2, seed=3, length=1.0, band_db=-12)
+    assert Path(again[1]).read_bytes() == first
+    quieter, _ = audio.read_audio(again[0])
+    louder, _ = audio.read_audio(mix)
+    assert audio.rms_dbfs(quieter - louder) > -60.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("silent.wav", "silent.wav is silent; check the microphone"),
+        ("short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s"),
+        ("long.wav", "long.wav is longer than 6 s; cut it, or set Length"),
+        ("notes.wav", "notes.wav is not audio that HAFM can read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(client: Any, voices: Path, name: str, message: str) -> None:
+    with pytest.raises(gradio_client.exceptions.AppError, match=message):
+        accompany(client, voices / name)
+
+
+@pytest.mark.parametrize("model", ["/etc", "../models/tiny", "nobody/nothing"])
+def test_no_folder_of_the_machine_can_be_named_as_model(client: Any, voices: Path, model: str) -> None:
+    with pytest.raises(gradio_client.exceptions.AppError, match=f"model '?{model}'? cannot|'{model}' is no model"):
+        accompany(client, voices / "song.wav", model=model)
+
+
+def test_songs_expire_and_a_process_that_is_told_to_stop_leaves_no_file(
+    tiny_model: Path, voices: Path, tmp_path: Path
+) -> None:
+    with served(tiny_model, tmp_path, HAFM_SPACE_KEEP_SECONDS="2") as space:
+        client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
+        accompany(client, voices / "song.wav", length=1.0)
+        (folder,) = tmp_path.glob("hafm_space_*")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while any(path.name != "gradio" for path in folder.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert [path.name for path in folder.iterdir()] == ["gradio"]
+        space.process.terminate()
+        assert space.process.wait(PATIENCE_SECONDS) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads", "log.txt"]

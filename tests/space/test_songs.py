@@ -1,0 +1,136 @@
+"""What the Space does behind its page: reading, progress, cancelling, the files of a job, loudness."""
+
+import queue
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hafm_hf import audio
+from vocals import CODEC_RATE, glide
+
+pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
+import songs  # noqa: E402
+
+
+@pytest.fixture
+def offered(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(songs, "OFFERED", [str(tiny_model)])
+    yield str(tiny_model)
+    songs.load_pipeline.cache_clear()
+
+
+def request(vocal: Path, model: str, **options: object) -> songs.Request:
+    values = {"variations": 1, "seed": 1, "guidance_scale": 0, "temperature": 0, "top_k": 0, "skip_fine": True}
+    return songs.Request(vocal=str(vocal), model=model, **{**values, "length": 0, **options})  # type: ignore[arg-type]
+
+
+def generating() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "(work)" in thread.name]
+
+
+def test_a_full_scale_sine_measures_minus_three_lufs_and_silence_minus_infinity() -> None:
+    # the reference of ITU-R BS.1770: 997 Hz at full scale in one channel is -3.01 LKFS
+    sine = np.sin(2 * np.pi * 997.0 * np.arange(4 * 48_000) / 48_000).astype(np.float32)
+    levels = songs.measure({"sine": sine, "quiet": sine / 10, "silence": sine * 0}, 48_000)
+    assert levels["sine"][0] == pytest.approx(-3.01, abs=0.05) and levels["sine"][1] == pytest.approx(0.0, abs=0.01)
+    assert levels["quiet"][0] == pytest.approx(-23.01, abs=0.05)
+    assert levels["silence"] == (-np.inf, -np.inf)
+
+
+def test_remaining_time_is_that_of_the_mean_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stages = songs.Stages(["semantic", "coarse"])
+    assert stages.remaining("semantic") is None
+    stages.update("semantic", 10, 110)
+    assert stages.remaining("semantic") is None
+    now = 104.0
+    stages.update("semantic", 30, 110)
+    assert stages.remaining("semantic") == pytest.approx(16.0)
+    assert stages.remaining("coarse") is None
+
+
+def test_progress_in_the_queue_is_skipped_but_never_a_result() -> None:
+    reports: queue.SimpleQueue = queue.SimpleQueue()
+    for report in (("semantic", 1, 9), ("semantic", 2, 9), ["songs"], "beyond"):
+        reports.put(report)
+    assert songs.newest(reports) == ["songs"]
+    assert songs.newest(queue.SimpleQueue()) is None
+
+
+def test_options_of_zero_are_the_models_own_and_a_negative_seed_is_drawn(tmp_path: Path) -> None:
+    asked = request(tmp_path / "a.wav", "m", seed=-1, top_k=7)
+    drawn = [asked.parameters() for _ in range(2)]
+    assert drawn[0]["seed"] != drawn[1]["seed"] and all(each["seed"] >= 0 for each in drawn)
+    assert {name: value for name, value in drawn[0].items() if name != "seed"} == {
+        "top_k": 7,
+        "num_samples": 1,
+        "skip_fine": True,
+    }
+
+
+def test_progress_comes_stage_by_stage_and_ends_in_files(offered: str, voices: Path) -> None:
+    *steps, job = songs.make_job(request(voices / "song.wav", offered, variations=2, length=1))
+    assert isinstance(job, songs.Job)
+    last = steps[-1]
+    assert isinstance(last, songs.Stages)
+    assert last.names == ["semantic", "coarse"] and last.done == {"semantic": (50, 50), "coarse": (300, 300)}
+    assert sorted(path.name for path in job.folder.iterdir()) == [
+        "song_instrumental_1.flac",
+        "song_instrumental_1.wav",
+        "song_instrumental_2.flac",
+        "song_instrumental_2.wav",
+        "song_stems.zip",
+        "song_vocal.wav",
+    ]
+    mix, levels = songs.mix_job(job, 2, -6.0)
+    assert mix.name == "song_mix_2.wav" and set(levels) == {"Voice", "Instrumental", "Mix"}
+    with zipfile.ZipFile(job.path("stems", "zip")) as stems:
+        assert stems.testzip() is None
+
+
+def test_closing_stops_the_stage_that_runs_and_leaves_no_file(offered: str, voices: Path) -> None:
+    before = set(songs.JOBS.iterdir())
+    steps = songs.make_job(request(voices / "patience.wav", offered))
+    for step in steps:
+        assert isinstance(step, songs.Stages)
+        if step.done.get("semantic", (0, 0))[0] > 5:
+            break
+    (worker,) = generating()
+    steps.close()
+    worker.join(timeout=30)
+    done, total = step.done["semantic"]
+    assert not worker.is_alive() and done < total
+    assert set(songs.JOBS.iterdir()) == before
+
+
+def test_an_expired_job_says_what_to_do(tmp_path: Path) -> None:
+    job = songs.Job(tmp_path / "gone", "song", 1, 1, 1.0)
+    with pytest.raises(audio.HAFMAudioError, match="generate them again"):
+        songs.mix_job(job, 1, 0.0)
+
+
+def test_length_makes_a_long_vocal_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(songs, "MAX_SECONDS", 2.0)
+    path = audio.write_audio(tmp_path / "long.wav", glide(2.5), CODEC_RATE)
+    with pytest.raises(audio.HAFMAudioError, match="longer than 2 s"):
+        songs.read_vocal(str(path), 0)
+    assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000
+
+
+@pytest.mark.parametrize("model", ["/etc", "..", "a b/c", "org/name/extra", "", "https://example.org/a"])
+def test_only_offered_models_and_hub_ids_are_loaded(model: str) -> None:
+    with pytest.raises(ValueError, match="is no model"):
+        songs.load_pipeline(model)
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is no model"):
+        songs.load_pipeline("org/name")
