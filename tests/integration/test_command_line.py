@@ -23,7 +23,7 @@ def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProc
         [str(HAFM), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", **environment},
     )
 
