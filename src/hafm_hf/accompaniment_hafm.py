@@ -112,8 +112,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None.
             kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
-                holds for the stages and is float32 if not given; tokenizer and codec stay in float32, so that tokens
-                do not depend on it.
+                holds for the stages and is float32 if not given or "auto", however they are stored; tokenizer and codec
+                stay in float32, so that tokens do not depend on it.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for.
@@ -121,7 +121,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         source = BUNDLED_MODEL if pretrained_model_name_or_path is None else pretrained_model_name_or_path
         subfolder = kwargs.pop("subfolder", "")
-        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        dtype = kwargs.pop("dtype", "auto")
+        # pipeline() always asks for "auto"; weights stored in half to save space are not meant to be computed in it
+        dtype = torch.float32 if dtype in (None, "auto") else dtype
         attention = kwargs.pop("attn_implementation", None)
         for name in (
             "config",
