@@ -13,9 +13,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, set_seed
 
+from hafm_hf.codec import load_encodec
 from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_arguments, stage_config
 from hafm_hf.training.data import TokenCrops, load_token_corpus, unigram_entropy
+from hafm_hf.training.initialization import initialise_from_codebooks
 from hafm_hf.training.trainer import StageTrainer
 
 MODELS = {"semantic": HAFMSemanticForCausalLM, "coarse": HAFMCoarseForCausalLM, "fine": HAFMFineForCausalLM}
@@ -37,6 +40,10 @@ def main() -> None:
         model = MODELS[stage.stage].from_pretrained(stage.init_from)
     else:
         model = MODELS[stage.stage](stage_config(stage, info, data.crop_seconds))
+        if stage.codec and stage.semantic_tokenizer:
+            centroids = HAFMSemanticTokenizer.from_pretrained(stage.semantic_tokenizer).centroids
+            layers = load_encodec(stage.codec).quantizer.layers[: info.num_codebooks]
+            initialise_from_codebooks(model, centroids, torch.stack([layer.codebook.embed for layer in layers]))
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed)
     held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)
     validation = TokenCrops(held_out, held_out_info, model.config, data.crop_seconds)

@@ -36,6 +36,10 @@ class StageArguments:
         default=0.1, metadata={"help": "share of samples trained without conditioning"}
     )
     attention_dropout: float = 0.0
+    codec: str | None = field(
+        default=None, metadata={"help": "start embeddings and heads from this codec's codebooks"}
+    )
+    semantic_tokenizer: str | None = field(default=None, metadata={"help": "and from this tokenizer's centroids"})
     coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
     fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
 

@@ -1,0 +1,62 @@
+"""Starting a stage from what its tokens mean: embeddings and heads from codebook vectors and k-means centroids.
+
+Drawn from noise, a table of 1024 codes has to be learnt row by row, each row from the few times its code occurs. The
+codec and the semantic tokenizer know already which of their tokens are alike; a random projection of their vectors
+tells the stage. The paper draws all embeddings from N(0, 0.02), so this is an option.
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from .data import stage_streams
+
+NOISE = 0.25  # share of the old random values that is kept: it fills the directions that the projection leaves empty
+
+
+def project_codebooks(
+    vectors: torch.Tensor, width: int, deviation: float, projection: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Projects codebook vectors to the width of a stage, centred, each codebook with standard deviation `deviation`.
+
+    Args:
+        vectors (float [Q, V, C]): one codebook vector per token.
+        width (int): D of the stage.
+        deviation (float): standard deviation of each projected codebook.
+        projection (float [C, D], *optional*): shared by codebooks that live in one space; drawn if not given.
+    """
+    if projection is None:
+        projection = torch.randn(vectors.shape[-1], width)
+    projected = (vectors - vectors.mean(dim=1, keepdim=True)).float() @ projection
+    return projected * deviation / projected.flatten(1).std(dim=1)[:, None, None].clamp(min=1e-9)
+
+
+@torch.no_grad()
+def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, acoustic: torch.Tensor) -> None:
+    """Sets embeddings and heads of a new stage by the vectors behind its tokens; mask token and BOS keep theirs.
+
+    Args:
+        model: a stage.
+        semantic (float [clusters, C_s]): centroids of the semantic tokenizer.
+        acoustic (float [8, codebook size, C_a]): codebooks of the codec.
+    """
+    config, streams = model.config, stage_streams(model.config)
+    deviation = config.initializer_range
+    projections = {
+        "semantic": torch.randn(semantic.shape[-1], config.hidden_size),
+        "acoustic": torch.randn(acoustic.shape[-1], config.hidden_size),
+    }
+
+    def projected(column: str, first: int, last: int) -> torch.Tensor:
+        kind = "acoustic" if column == "acoustic" else "semantic"
+        vectors = acoustic[first:last] if kind == "acoustic" else semantic[None]
+        return project_codebooks(vectors, config.hidden_size, deviation, projections[kind])
+
+    conditioning = torch.cat([projected(stream.column, stream.first, stream.last) for stream in streams.conditioning])
+    target = projected(streams.target.column, streams.target.first, streams.target.last)
+    for weight, values in (
+        (model.model.conditioning_embedding.weight, conditioning),
+        (model.model.target_embedding.weight, target),
+        (model.heads.weight, target),
+    ):
+        rows = weight[:, : values.shape[1]]
+        rows.mul_(NOISE).add_(values)
