@@ -1,5 +1,5 @@
 """The `hafm` command: `accompany` walks the whole path of the data, `info` says what a model is made of,
-`inspect-tokens` draws what it hears.
+`inspect-tokens` draws what it hears, `card` and `convert` prepare models for the hub and from others' checkpoints.
 
 Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
 Exit codes: 0 done, 2 wrong usage, 1 anything else. stdout carries results only; progress, warnings and errors go to
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -280,6 +281,50 @@ def tokenize(samples: audio.Samples, sampling_rate: int, model: str | None) -> d
         semantic = tokenizer.encode(waveform).numpy()
         codes = encode_codes(codec, sound[None], codec.config.num_quantizers)[0].numpy()
     return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.config.frame_rate)}
+
+
+@app.command()
+def convert(
+    original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for the converted stages.", file_okay=False)],
+    mapping: Annotated[Path | None, typer.Option(help="YAML or JSON that says where keys belong.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the matches and write nothing.")] = False,
+) -> None:
+    """Converts published PyTorch checkpoints (ckpt_best.pt); refuses whatever is ambiguous or left over."""
+    from .convert import HAFMConversionError, save_converted
+    from .convert import convert as convert_checkpoints
+
+    try:
+        stages = convert_checkpoints(original, mapping)
+        for stage in stages:
+            table = Table(title=f"{stage.name}, step {stage.step}", title_justify="left")
+            for heading in ("original", "shape", "becomes", "because of"):
+                table.add_column(heading, overflow="fold")
+            for match in stage.matches:
+                becomes = match.slot.label if match.slot else "–"
+                table.add_row(*map(escape, (match.key, str(match.shape), becomes, match.reason)))
+            Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+        for folder in [] if dry_run else save_converted(stages, out):
+            stdout.print(f"wrote {folder}", markup=False)
+    except (HAFMConversionError, OSError) as error:
+        raise HAFMCommandError(str(error)) from error
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="A saved model, or a corpus of token shards.", file_okay=False)],
+    facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
+    repo_id: Annotated[
+        str | None, typer.Option(help="Name on the hub, for the examples; the folder if not given.")
+    ] = None,
+) -> None:
+    """Writes README.md into a folder: the card of the model or corpus in it, from its files and from --facts."""
+    from .model_card import write_card
+
+    try:
+        stdout.print(f"wrote {write_card(folder, facts, repo_id)}", markup=False)
+    except (ValueError, OSError) as error:
+        raise HAFMCommandError(str(error)) from error
 
 
 @app.command()

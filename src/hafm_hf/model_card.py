@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -171,6 +171,32 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetC
         tokenizers=json.loads(descriptions.pop()),
         facts=facts,
     )
+
+
+def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str | None = None) -> Path:
+    """Writes README.md into the folder of a saved composite, part or token corpus, and returns its path.
+
+    Args:
+        folder: of the model or the corpus.
+        facts: file that `load_facts` reads.
+        repo_id: name on the hub, for the card's examples.
+
+    Raises:
+        ValueError: if the folder holds neither, or the facts are wrong.
+    """
+    folder, known = Path(folder), None if facts is None else load_facts(facts)
+    if (folder / "config.json").is_file():
+        import torch
+        from transformers import AutoConfig, AutoModel
+
+        # on the meta device a model has parameters to count but no memory
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            card: RepoCard = model_card(AutoModel.from_config(config), repo_id or str(folder), known)
+    else:
+        card = dataset_card(folder, known)
+    card.save(folder / "README.md")
+    return folder / "README.md"
 
 
 def _check_result(result: dict[str, Any]) -> None:

@@ -1,0 +1,220 @@
+"""A small hub on loopback: repositories in memory, behind the HTTP API that huggingface_hub speaks.
+
+Spoken are: create, preupload, Git LFS batch and upload, commit, branches, information, trees and downloads of models
+and data sets; writing needs the token.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+TOKEN = "hf_stand_in"
+LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
+
+
+@dataclass
+class Repository:
+    """Files of each branch, and the messages of all commits."""
+
+    url: str
+    private: bool
+    branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
+    commits: list[str] = field(default_factory=list)
+
+    @property
+    def sha(self) -> str:
+        """Name of the newest commit."""
+        return hashlib.sha1(f"{self.url} {len(self.commits)}".encode()).hexdigest()
+
+    def files(self, revision: str) -> dict[str, bytes] | None:
+        """Files of a branch or of the newest commit; None if there is neither."""
+        return self.branches.get("main" if revision == self.sha else revision)
+
+
+@dataclass
+class StandIn:
+    """What the hub holds, and what it was asked."""
+
+    url: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request; `hub` is the stand-in that it is made to."""
+
+    hub: StandIn
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps the request instead of printing it."""
+        self.hub.requests.append(format % args)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if found := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            return self._answer_information(found[2], found[3] or "main")
+        if found := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
+            return self._answer_tree(found[2], found[3], found[4] or "")
+        if found := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self._answer_file(*found.groups())
+        return self._refuse(404, "EntryNotFound")
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            content = self._read_chunks()
+        path = unquote(urlsplit(self.path).path)
+        if path == "/api/validate-yaml":
+            return self._answer({"errors": [], "warnings": []})
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._refuse(401, "InvalidToken")
+        if path == "/api/repos/create":
+            return self._create(json.loads(content))
+        if found := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/(preupload|commit|branch)/([^/]+)", path):
+            if found[2] not in self.hub.repositories:
+                return self._refuse(404, "RepoNotFound")
+            return getattr(self, f"_{found[3]}")(self.hub.repositories[found[2]], found[4], content)
+        if re.fullmatch(r"/(?:datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            return self._batch(json.loads(content))
+        return self._refuse(404, "EntryNotFound")
+
+    def do_PUT(self) -> None:
+        oid = self.path.rpartition("/")[2]
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if hashlib.sha256(content).hexdigest() != oid:
+            return self._refuse(422, "BadDigest")
+        self.hub.objects[oid] = content
+        return self._answer({})
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        name = "/".join([wanted.get("organization") or "somebody", wanted["name"]])
+        exists = name in self.hub.repositories
+        prefix = "datasets/" if wanted.get("type") == "dataset" else ""
+        created = Repository(f"{self.hub.url}/{prefix}{name}", private=wanted.get("visibility") == "private")
+        repository = self.hub.repositories.setdefault(name, created)
+        self._answer({"url": repository.url}, 409 if exists else 200)
+
+    def _preupload(self, repository: Repository, revision: str, content: bytes) -> None:
+        answers = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
+                "shouldIgnore": False,
+            }
+            for file in json.loads(content)["files"]
+        ]
+        self._answer({"files": answers})
+
+    def _batch(self, wanted: dict[str, Any]) -> None:
+        objects: list[dict[str, Any]] = []
+        for each in wanted["objects"]:
+            upload = {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{each['oid']}"}}}
+            objects.append({**each, **({} if each["oid"] in self.hub.objects else upload)})
+        self._answer({"transfer": "basic", "objects": objects})
+
+    def _commit(self, repository: Repository, revision: str, content: bytes) -> None:
+        files = repository.branches[revision]
+        for line in content.splitlines():
+            operation = json.loads(line)
+            value = operation["value"]
+            if operation["key"] == "header":
+                repository.commits.append(value["summary"])
+            elif operation["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            else:
+                return self._refuse(400, "BadRequest")
+        return self._answer({"commitUrl": f"{repository.url}/commit/{repository.sha}", "commitOid": repository.sha})
+
+    def _branch(self, repository: Repository, name: str, content: bytes) -> None:
+        exists = name in repository.branches
+        repository.branches.setdefault(name, dict(repository.branches["main"]))
+        self._answer({}, 409 if exists else 201)
+
+    def _answer_information(self, name: str, revision: str) -> None:
+        repository = self.hub.repositories.get(name)
+        files = None if repository is None else repository.files(revision)
+        if repository is None or files is None:
+            return self._refuse(404, "RepoNotFound" if repository is None else "RevisionNotFound")
+        siblings = [{"rfilename": path} for path in sorted(files)]
+        return self._answer({"id": name, "sha": repository.sha, "private": repository.private, "siblings": siblings})
+
+    def _answer_tree(self, name: str, revision: str, folder: str) -> None:
+        repository = self.hub.repositories.get(name)
+        files = None if repository is None else repository.files(revision)
+        if files is None:
+            return self._refuse(404, "RepoNotFound")
+        prefix = f"{folder}/" if folder else ""
+        inside = {path: content for path, content in sorted(files.items()) if path.startswith(prefix)}
+        if folder and not inside:
+            return self._refuse(404, "EntryNotFound")
+        if "true" not in [each.lower() for each in parse_qs(urlsplit(self.path).query).get("recursive", [])]:
+            inside = {path: content for path, content in inside.items() if "/" not in path[len(prefix) :]}
+        return self._answer([{"type": "file", "path": path, **_identity(inside[path])} for path in inside])
+
+    def _answer_file(self, name: str, revision: str, path: str) -> None:
+        repository = self.hub.repositories.get(name)
+        files = None if repository is None else repository.files(revision)
+        if repository is None or files is None:
+            return self._refuse(404, "RepoNotFound" if repository is None else "RevisionNotFound")
+        if path not in files:
+            return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": repository.sha})
+        etag = {"ETag": f'"{_identity(files[path])["oid"]}"', "X-Repo-Commit": repository.sha}
+        return self._send(files[path], 200, {**etag, "Content-Type": "application/octet-stream"})
+
+    def _answer(self, content: Any, status: int = 200) -> None:
+        self._send(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
+
+    def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self._send(b"{}", status, {"X-Error-Code": code, "Content-Type": "application/json", **(headers or {})})
+
+    def _send(self, body: bytes, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _read_chunks(self) -> bytes:
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+
+def _identity(content: bytes) -> dict[str, Any]:
+    return {"oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), "size": len(content)}
+
+
+@contextmanager
+def stand_in() -> Iterator[StandIn]:
+    """A hub that listens on loopback while the block runs."""
+    hub = StandIn()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,110 @@
+"""The handler of an Inference Endpoint, loaded from the model repository as the endpoint does, and asked over HTTP."""
+
+import base64
+import importlib.util
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from huggingface_hub import InferenceClient
+
+from hafm_hf.audio import HAFMAudioError
+from vocals import CODEC_RATE, file_bytes, glide
+
+
+@pytest.fixture(scope="module")
+def handler(tiny_model: Path) -> Any:
+    """EndpointHandler of the repository's own handler.py."""
+    spec = importlib.util.spec_from_file_location("handler", tiny_model / "handler.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(tiny_model))
+
+
+def decode(element: dict[str, str]) -> np.ndarray:
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(element["blob"])), dtype="float32")
+    assert rate == CODEC_RATE
+    return samples
+
+
+def test_bytes_and_base64_give_the_song_of_the_pipeline(handler: Any) -> None:
+    content = file_bytes(glide(), subtype="FLOAT")
+    song = handler.pipeline(content, seed=1)
+    for inputs in (content, base64.b64encode(content).decode()):
+        answer = handler({"inputs": inputs, "parameters": {"seed": 1}})
+        assert [each["label"] for each in answer] == ["instrumental", "mix"]
+        assert {each["content-type"] for each in answer} == {"audio/flac"}
+        assert np.allclose(decode(answer[0]), song["audio"], atol=1e-4)
+        assert np.allclose(decode(answer[1]), song["mix"], atol=1e-4)
+        json.dumps(answer)
+
+
+def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
+    parameters = {"seed": 1, "num_samples": 2, "skip_fine": True, "seconds": 1.0, "format": "wav"}
+    answer = handler({"inputs": file_bytes(glide()), "parameters": parameters})
+    assert [each["label"] for each in answer] == ["instrumental 1", "mix 1", "instrumental 2", "mix 2"]
+    assert answer[0]["content-type"] == "audio/wav" and decode(answer[0]).shape == (24_000,)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"inputs": "/etc/passwd"}, "base64"),
+        ({"inputs": "http://127.0.0.1/vocal.wav"}, "base64"),
+        ({"inputs": {"path": "/etc/passwd"}}, "dict"),
+        ({}, "NoneType"),
+        ({"inputs": b"words"}, "not audio"),
+        ({"inputs": b"", "parameters": {"progress": "print"}}, "progress"),
+        ({"inputs": b"", "parameters": {"num_samples": 100}}, "at most 4"),
+        ({"inputs": b"", "parameters": {"format": "exe"}}, "flac or wav"),
+    ],
+)
+def test_strangers_get_neither_files_nor_the_machine(handler: Any, data: dict, said: str) -> None:
+    with pytest.raises((HAFMAudioError, ValueError), match=said):
+        handler(data)
+
+
+class Server(BaseHTTPRequestHandler):
+    """What an endpoint's server does with a body of audio: {"inputs": bytes} to the handler, JSON back."""
+
+    handler: Any
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = json.dumps(type(self).handler({"inputs": content})).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def endpoint(handler: Any) -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), type("BoundServer", (Server,), {"handler": handler}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_hubs_own_client_hears_the_song(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    client = InferenceClient(model=endpoint, token="hf_nothing")
+    instrumental, mix = client.audio_to_audio(file_bytes(glide()))
+    assert (instrumental.label, mix.label) == ("instrumental", "mix")
+    samples, rate = soundfile.read(io.BytesIO(mix.blob))
+    assert rate == CODEC_RATE and samples.shape == glide().shape
