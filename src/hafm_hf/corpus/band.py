@@ -231,10 +231,16 @@ def render(played: dict[str, Part], seconds: float, soundfont: Path, sampling_ra
         float64 [seconds * sampling_rate]
 
     Raises:
+        ValueError: when the SoundFont is none.
         RuntimeError: when fluidsynth is not installed or fails.
     """
     if shutil.which("fluidsynth") is None:
         raise RuntimeError("fluidsynth is not on the PATH; install it (Debian: apt install fluidsynth).")
+    # fluidsynth itself would only warn, and play a SoundFont of its own choice
+    with soundfont.open("rb") as file:
+        header = file.read(12)
+    if header[:4] != b"RIFF" or header[8:] != b"sfbk":
+        raise ValueError(f"{soundfont} is not a SoundFont; give an .sf2 or .sf3 file.")
     size = round(seconds * sampling_rate)
     with tempfile.TemporaryDirectory() as folder:
         midi, wav = Path(folder, "band.mid"), Path(folder, "band.wav")

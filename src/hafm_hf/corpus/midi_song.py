@@ -23,6 +23,10 @@ SHORTEST_NOTE = 0.06
 SAME_ONSET = 0.03
 
 
+class SongError(ValueError):
+    """A song that cannot be used, and why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Note:
     """One note: start and end in seconds, MIDI pitch, MIDI velocity."""
@@ -110,8 +114,17 @@ def read_song(folder: Path) -> Song:
         folder: `NNN/` with `NNN.mid`, `beat_midi.txt` and `chord_midi.txt`.
 
     Raises:
-        ValueError: when the melody track, the beats or the chords are missing.
+        SongError: when a file cannot be read, or the melody track, the beats or the chords are missing.
     """
+    try:
+        return _read_song(folder)
+    except SongError:
+        raise
+    except (OSError, EOFError, ValueError, LookupError) as error:
+        raise SongError(f"{folder} cannot be read: {error}") from error
+
+
+def _read_song(folder: Path) -> Song:
     midi = pretty_midi.PrettyMIDI(str(folder / f"{folder.name}.mid"))
     tracks = {
         instrument.name.upper(): tuple(Note(n.start, n.end, n.pitch, n.velocity) for n in instrument.notes)
@@ -126,7 +139,7 @@ def read_song(folder: Path) -> Song:
     downbeats = tuple(row[0] for row in beat_rows if row and row[2] == 1)
     missing = [n for n, part in (("MELODY track", melody), ("beats", downbeats), ("chords", chords)) if not part]
     if missing:
-        raise ValueError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
+        raise SongError(f"{folder} has no {', '.join(missing)}; a song needs a sung melody, beats and chords.")
     return Song(folder.name, melody, tracks, beats, downbeats, chords, midi.get_end_time())
 
 

@@ -20,7 +20,7 @@ import soundfile
 
 from hafm_hf.corpus import band, singer
 from hafm_hf.corpus.effects import equalise, room, to_level
-from hafm_hf.corpus.midi_song import Note, Song, change, dense_excerpt, list_songs, read_song
+from hafm_hf.corpus.midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     """Render one item.
 
     Raises:
-        ValueError: when the song lacks melody, beats or chords.
+        SongError: when the song cannot be read, or lacks melody, beats or chords.
+        ValueError: when a voice has another sampling rate, or a SoundFont is none.
         RuntimeError: when fluidsynth fails.
     """
     digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
@@ -197,9 +198,9 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
 
 
 def _rounded(value: object) -> object:
-    """Floats to 0.1 ms, all the way down: labels need no more and are half as long."""
+    """Floats to a microsecond, all the way down: less than a sample, and labels half as long."""
     if isinstance(value, float):
-        return round(value, 4)
+        return round(value, 6)
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
@@ -224,7 +225,7 @@ def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
         return task.name, 0.0
     try:
         item = render_item(task, options)
-    except ValueError as error:
+    except SongError as error:
         logger.warning("skipped %s: %s", task.name, error)
         return task.name, 0.0
     write_item(item, folder, options.sampling_rate)

@@ -1,0 +1,90 @@
+"""Songs and voices made in code: the corpus tests need no data, and skip where fluidsynth or pyworld is missing."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 24000
+BEAT = 0.6
+BARS = 16
+CHORDS = ("C:maj", "A:min", "F:maj", "G:maj")
+ROOTS = (48, 45, 41, 43)
+SCALE = (60, 62, 64, 65, 67, 69, 71, 72)
+FORMANTS = {"a": (800, 1300), "e": (480, 2000), "i": (320, 2400), "o": (480, 900)}
+SOUNDFONTS = (
+    "/usr/share/sounds/sf2/FluidR3_GM.sf2",
+    "/usr/share/sounds/sf2/TimGM6mb.sf2",
+    "/usr/share/sounds/sf3/MuseScore_General_Lite.sf3",
+)
+
+
+@pytest.fixture(scope="session")
+def soundfont() -> Path:
+    """A General MIDI SoundFont; skips where there is none, or no fluidsynth to play it."""
+    if shutil.which("fluidsynth") is None:
+        pytest.skip("fluidsynth is not installed")
+    found = [Path(path) for path in SOUNDFONTS if Path(path).is_file()]
+    if not found:
+        pytest.skip(f"none of these SoundFonts is installed: {', '.join(SOUNDFONTS)}")
+    return found[0]
+
+
+def _syllable(vowel: str, generator: np.random.Generator) -> np.ndarray:
+    """Half a second: 60 ms of hiss, then harmonics of 220 Hz under the vowel's two formants."""
+    times = np.arange(int(0.5 * RATE)) / RATE
+    envelope = sum(np.exp(-0.5 * ((np.arange(1, 40) * 220 - centre) / 130) ** 2) + 0.01 for centre in FORMANTS[vowel])
+    tone = sum(a * np.sin(2 * np.pi * 220 * (k + 1) * times) for k, a in enumerate(np.asarray(envelope)))
+    voiced = 0.1 * np.asarray(tone) * np.clip((times - 0.06) / 0.02, 0, 1)
+    hiss = 0.02 * generator.standard_normal(times.size) * (times < 0.06)
+    return voiced + hiss + 1e-4 * generator.standard_normal(times.size)
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two voices, `alto` and `bass`, of four synthetic syllables each; skips without pyworld."""
+    pytest.importorskip("pyworld", reason="pyworld is not installed (it needs a C++ compiler)", exc_type=ImportError)
+    folder = tmp_path_factory.mktemp("voices")
+    for name, seed in (("alto", 1), ("bass", 2)):
+        generator = np.random.default_rng(seed)
+        (folder / name).mkdir()
+        for vowel in FORMANTS:
+            soundfile.write(folder / name / f"{vowel}.flac", _syllable(vowel, generator), RATE)
+        rows = [f"{vowel}.flac\ts{vowel}\t140\t60\t20" for vowel in FORMANTS]
+        (folder / name / "units.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def _write_song(folder: Path, seed: int) -> None:
+    """16 bars in C major, 100 beats a minute, in POP909's layout; the seed draws the melody."""
+    pretty_midi = pytest.importorskip("pretty_midi")
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    tracks = {name: pretty_midi.Instrument(0, name=name) for name in ("MELODY", "BRIDGE", "PIANO")}
+    for beat in range(4 * BARS):
+        start, bar = beat * BEAT, beat // 4
+        pitch = int(generator.choice(SCALE))
+        if beat % 8 != 7:
+            tracks["MELODY"].notes.append(pretty_midi.Note(90, pitch, start, start + 0.9 * BEAT))
+        tones = (0, 3 if "min" in CHORDS[bar % 4] else 4, 7)
+        for tone in tones:
+            tracks["PIANO"].notes.append(pretty_midi.Note(80, ROOTS[bar % 4] + 12 + tone, start, start + BEAT))
+        tracks["BRIDGE"].notes.append(pretty_midi.Note(60, 12 + pitch, start, start + BEAT / 2))
+    midi = pretty_midi.PrettyMIDI(resolution=480)
+    midi.instruments.extend(tracks.values())
+    midi.write(str(folder / f"{folder.name}.mid"))
+    beats = [f"{i * BEAT} {float(i % 2 == 0)} {float(i % 4 == 0)}" for i in range(4 * BARS)]
+    (folder / "beat_midi.txt").write_text("\n".join(beats) + "\n")
+    chords = [f"{4 * BEAT * i}\t{4 * BEAT * (i + 1)}\t{CHORDS[i % 4]}" for i in range(BARS)]
+    (folder / "chord_midi.txt").write_text("\n".join(chords) + "\n")
+
+
+@pytest.fixture(scope="session")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight songs, 001 to 008."""
+    folder = tmp_path_factory.mktemp("songs")
+    for number in range(1, 9):
+        _write_song(folder / f"{number:03d}", number)
+    return folder
