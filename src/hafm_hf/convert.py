@@ -184,6 +184,8 @@ def _embedding_slots(config: PreTrainedConfig) -> list[Slot]:
     width, buckets = config.hidden_size, config.relative_attention_num_buckets
     sources = config.conditioning_codebook_sizes
     streams = [size for source in sources for size in source]
+    if len(set(streams)) > 1 or len(set(config.codebook_sizes)) > 1:
+        raise HAFMConversionError(f"Codebooks of one table must be of one size: {streams}, {config.codebook_sizes}.")
     conditioning, target = "cond conditioning condition context ctx src source prefix", "target tgt"
     if config.model_type == "hafm_fine":
         conditioning, target = f"{conditioning} coarse", f"{target} fine"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEMPLATES = Path(__file__).parent / "templates"
+SPLITS = ("train", "validation", "test")
 PIPELINE_TAG = "audio-to-audio"
 TAGS = ("hafm", "music-generation", "vocal-accompaniment")
 ROLES = {
@@ -133,19 +134,11 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetC
     import pyarrow.parquet as parquet
 
     facts, folder = facts or CardFacts(), Path(folder)
-    splits, descriptions, schema = [], set(), None
-    for name in ("train", "validation", "test"):
-        shards = sorted(folder.glob(f"{name}-*.parquet"))
-        tables = [parquet.read_table(shard, columns=["track", "duration"]) for shard in shards]
-        if not tables:
-            continue
-        schema = parquet.read_schema(shards[0])
-        descriptions |= {(parquet.read_schema(shard).metadata or {}).get(b"hafm", b"{}") for shard in shards}
-        hours = sum(sum(table["duration"].to_pylist()) for table in tables) / 3600
-        tracks = {track for table in tables for track in table["track"].to_pylist()}
-        rows = sum(table.num_rows for table in tables)
-        splits.append({"name": name, "rows": rows, "tracks": len(tracks), "hours": hours, "shards": len(shards)})
-    if schema is None:
+    shards = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in SPLITS}
+    splits = [_count_split(name, paths) for name, paths in shards.items() if paths]
+    schemas = [parquet.read_schema(path) for paths in shards.values() for path in paths]
+    descriptions = {(schema.metadata or {}).get(b"hafm", b"{}") for schema in schemas}
+    if not schemas:
         raise ValueError(f"{folder} holds no {{train,validation,test}}-*.parquet; is it a token corpus?")
     if len(descriptions) > 1:
         raise ValueError(f"The shards in {folder} are of different tokenizers; give each corpus a folder.")
@@ -167,10 +160,24 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetC
         template_path=str(TEMPLATES / "dataset_card.md"),
         title=folder.resolve().name,
         splits=splits,
-        columns=[(column.name, str(column.type).replace("element", "item")) for column in schema],
+        columns=[(column.name, str(column.type).replace("element", "item")) for column in schemas[0]],
         tokenizers=json.loads(descriptions.pop()),
         facts=facts,
     )
+
+
+def _count_split(name: str, shards: list[Path]) -> dict[str, Any]:
+    """Rows, tracks and hours of a split: {"name", "rows", "tracks", "hours", "shards"}."""
+    import pyarrow.parquet as parquet
+
+    tables = [parquet.read_table(shard, columns=["track", "duration"]) for shard in shards]
+    return {
+        "name": name,
+        "rows": sum(table.num_rows for table in tables),
+        "tracks": len({track for table in tables for track in table["track"].to_pylist()}),
+        "hours": sum(sum(table["duration"].to_pylist()) for table in tables) / 3600,
+        "shards": len(shards),
+    }
 
 
 def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str | None = None) -> Path:
