@@ -14,11 +14,12 @@ OUT ?= demo
 # One thread a process: two OpenMP threads that fight over busy cores are slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint format venv venv-dev clean
+.PHONY: help demo test test-space lint format venv venv-dev clean
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
 	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
+	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
 	@echo "make lint   ruff and mypy only"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
 
@@ -65,6 +66,10 @@ format: $(VENV)/.dev
 test: lint
 	@echo "==> pytest, two processes, no hub"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+
+test-space: $(VENV)/.dev
+	@echo "==> pytest of the Space, in a real browser where there is chromium"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/space
 
 clean:
 	rm -rf $(VENV) build dist $(OUT)

@@ -109,7 +109,7 @@ def show_song(job: Job | None, variation: int, band_db: float) -> list[Any]:
     picture = job.path("picture", "png", variation)
     if not picture.exists():
         vocal, rate = job.read("vocal")
-        figure = plots.plot_song(vocal, job.read("instrumental", variation)[0], rate)
+        figure = plots.plot_song(vocal, job.read("instrumental", variation)[0], rate, title=job.name)
         plots.write_plot(picture, figure, transparent=True)
     instrumentals = [job.path("instrumental", suffix, variation) for suffix in FORMATS]
     files = [mix, mix.with_suffix(".flac"), *instrumentals, job.path("stems", "zip")]
@@ -260,9 +260,16 @@ def song_components() -> list[gr.components.Component]:
         "Waveforms and log-mel spectrograms of voice and accompaniment on one time axis, with pitch and beats"
     )
     picture = gr.Image(
-        label="Voice and accompaniment", interactive=False, type="filepath", format="png", image_mode="RGBA",
-        alt_text=alternative, elem_id="picture",
-    )  # fmt: skip
+        label="Voice and accompaniment",
+        show_label=False,
+        alt_text=alternative,
+        buttons=["fullscreen", "download"],
+        interactive=False,
+        type="filepath",
+        format="png",
+        image_mode="RGBA",
+        elem_id="picture",
+    )
     return [mix, instrumental, picture, table, *downloads]
 
 

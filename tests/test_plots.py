@@ -36,7 +36,7 @@ def test_silence_is_drawn_without_pitch_and_beats() -> None:
     silence = np.zeros(CODEC_RATE, np.float32)
     figure = plots.plot_song(silence, silence, CODEC_RATE)
     assert np.isnan(np.asarray(figure.axes[1].lines[0].get_ydata(), float)).all()
-    assert len(figure.axes[3].collections[0].get_segments()) == 0
+    assert len(figure.axes[3].collections[0].get_paths()) == 0
 
 
 def test_streams_of_two_rates_line_up_in_seconds() -> None:
@@ -44,7 +44,10 @@ def test_streams_of_two_rates_line_up_in_seconds() -> None:
     figure = plots.plot_tokens({"semantic": (tokens[0, :100], 50), "acoustic": (tokens, 75)})
     semantic, acoustic = figure.axes
     assert semantic.images[0].get_extent()[:2] == acoustic.images[0].get_extent()[:2] == [0.0, 2.0]
-    assert semantic.images[0].get_array().shape == (1, 100) and acoustic.images[0].get_array().shape == (8, 150)
+    assert np.shape(semantic.images[0].get_array()) == (1, 100) and np.shape(acoustic.images[0].get_array()) == (
+        8,
+        150,
+    )
     assert "100 frames at 50 Hz" in semantic.get_title(loc="left")
 
 
