@@ -112,8 +112,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None.
             kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
-                holds for the stages and is float32 if not given or "auto", however they are stored; tokenizer and codec
-                stay in float32, so that tokens do not depend on it.
+                holds for the stages and is float32 if not given or "auto", however they are stored; tokenizer and
+                codec stay in float32, so that tokens do not depend on it.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for.
