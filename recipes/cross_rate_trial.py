@@ -57,10 +57,9 @@ def main() -> None:
     print("| sources | scheme | floor | loss at 1 × | loss at 2 × | agreement at 1 × | at 2 × |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
-        print(
-            "| {sources} | {scheme} | {floor:.3f} | {loss_1x:.3f} ± {error_1x:.3f} | {loss_2x:.3f} ± {error_2x:.3f} "
-            "| {agreement_1x:.3f} | {agreement_2x:.3f} |".format(**row)
-        )
+        losses = "{loss_1x:.3f} ± {error_1x:.3f} | {loss_2x:.3f} ± {error_2x:.3f}".format_map(row)
+        agreements = "{agreement_1x:.3f} | {agreement_2x:.3f}".format_map(row)
+        print(f"| {row['sources']} | {row['scheme']} | {row['floor']:.3f} | {losses} | {agreements} |")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -244,7 +244,7 @@ def newest(reports: queue.SimpleQueue[Any]) -> Any:
     return report
 
 
-def make_job(request: Request) -> Iterator[Stages | Job]:
+def make_job(request: Request) -> Generator[Stages | Job, None, None]:
     """Reads, generates and writes: yields how far it is, and at last the job.
 
     Raises:

@@ -44,10 +44,8 @@ def test_streams_of_two_rates_line_up_in_seconds() -> None:
     figure = plots.plot_tokens({"semantic": (tokens[0, :100], 50), "acoustic": (tokens, 75)})
     semantic, acoustic = figure.axes
     assert semantic.images[0].get_extent()[:2] == acoustic.images[0].get_extent()[:2] == [0.0, 2.0]
-    assert np.shape(semantic.images[0].get_array()) == (1, 100) and np.shape(acoustic.images[0].get_array()) == (
-        8,
-        150,
-    )
+    shapes = [np.asarray(axes.images[0].get_array()).shape for axes in (semantic, acoustic)]
+    assert shapes == [(1, 100), (8, 150)]
     assert "100 frames at 50 Hz" in semantic.get_title(loc="left")
 
 

@@ -36,7 +36,7 @@ def generating() -> list[threading.Thread]:
 def test_a_full_scale_sine_measures_minus_three_lufs_and_silence_minus_infinity() -> None:
     # the reference of ITU-R BS.1770: 997 Hz at full scale in one channel is -3.01 LKFS
     sine = np.sin(2 * np.pi * 997.0 * np.arange(4 * 48_000) / 48_000).astype(np.float32)
-    levels = songs.measure({"sine": sine, "quiet": sine / 10, "silence": sine * 0}, 48_000)
+    levels = songs.measure({"sine": sine, "quiet": sine / np.float32(10), "silence": np.zeros_like(sine)}, 48_000)
     assert levels["sine"][0] == pytest.approx(-3.01, abs=0.05) and levels["sine"][1] == pytest.approx(0.0, abs=0.01)
     assert levels["quiet"][0] == pytest.approx(-23.01, abs=0.05)
     assert levels["silence"] == (-np.inf, -np.inf)
@@ -101,6 +101,7 @@ def test_closing_stops_the_stage_that_runs_and_leaves_no_file(offered: str, voic
         assert isinstance(step, songs.Stages)
         if step.done.get("semantic", (0, 0))[0] > 5:
             break
+    assert isinstance(step, songs.Stages)
     (worker,) = generating()
     steps.close()
     worker.join(timeout=30)

@@ -151,8 +151,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     }[stage.stage]
     conditioning_frames = round(crop_seconds * rates[0])
     sequence = len(conditioning) * conditioning_frames + round(crop_seconds * rates[1]) * len(target)
-    same = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "position_scheme")
-    same += ("conditioning_null", "conditioning_dropout", "attention_dropout")
+    same = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "position_scheme"]
+    same += ["conditioning_null", "conditioning_dropout", "attention_dropout"]
     return STAGE_CONFIGS[stage.stage](
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,

@@ -393,11 +393,10 @@ def validate_stage(
         chosen = share[begin : begin + data.validation_batch]
         batch = collate([validation.read(crops[clip]) for clip in chosen])
         other = collate([validation.read(crops[partners[clip]]) for clip in chosen])
-        tensors = [batch["conditioning_ids"], other["conditioning_ids"], batch["labels"]]
+        tensors = (batch["conditioning_ids"], other["conditioning_ids"], batch["labels"])
+        right, wrong, labels = (value.to(accelerator.device) for value in tensors if value is not None)
         with accelerator.autocast():
-            losses = paired_losses(
-                model, *(value.to(accelerator.device) for value in tensors if value is not None), hide_history
-            )
+            losses = paired_losses(model, right, wrong, labels, hide_history)
         for place, clip in enumerate(chosen):
             found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(found))
