@@ -1,0 +1,1 @@
+from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401

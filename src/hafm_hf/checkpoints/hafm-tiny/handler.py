@@ -1,0 +1,1 @@
+from hafm_hf.endpoint import EndpointHandler  # noqa: F401
