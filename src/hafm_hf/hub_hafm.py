@@ -16,8 +16,9 @@ from .model_card import model_card
 SHIM_NAME = "hafm_auto"
 # each is one line, so that what a repository asks its users to trust can be read at a glance
 REPOSITORY_FILES = {
-    f"{SHIM_NAME}.py": "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
-    "handler.py": "from hafm_hf.endpoint import EndpointHandler  # noqa: F401\n",
+    f"{SHIM_NAME}.py": '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
+    "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
+    "handler.py": '"""What Inference Endpoints call."""\n\nfrom hafm_hf.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "hafm-hf\n",
 }
 

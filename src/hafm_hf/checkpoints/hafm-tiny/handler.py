@@ -1,1 +1,3 @@
+"""What Inference Endpoints call."""
+
 from hafm_hf.endpoint import EndpointHandler  # noqa: F401
