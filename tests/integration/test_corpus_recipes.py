@@ -1,0 +1,113 @@
+"""Songs become token shards, parts become a composite: the recipes around training, through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.corpus.tokens import read_info, shard_paths
+from hafm_hf.training.data import load_token_corpus
+from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECONDS = (3.0, 2.31, 0.7)
+
+
+def run_recipe(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "recipes" / name), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    tiny_semantic_tokenizer().save_pretrained(folder / "semantic_tokenizer")
+    tiny_codec().save_pretrained(folder / "codec")
+    for stage in ("semantic", "coarse", "fine"):
+        tiny_stage(stage).save_pretrained(folder / stage)
+    return folder
+
+
+def write_songs(folder: Path, names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        song = folder / "train" / name
+        song.mkdir(parents=True)
+        for part in ("vocal", "instrumental"):
+            samples = (rng.standard_normal(round(SECONDS[number] * 24_000)) * 0.1).astype(np.float32)
+            soundfile.write(song / f"{part}.flac", samples, 24_000)
+        (song / "labels.json").write_text("{}")
+
+
+def tokenize(songs: Path, tokens: Path, parts: Path) -> None:
+    words = [
+        "--songs",
+        songs,
+        "--tokens",
+        tokens,
+        "--splits",
+        "train",
+        "--items_per_shard",
+        2,
+        "--shortest_excerpt",
+        1,
+    ]
+    words += ["--semantic_tokenizer", parts / "semantic_tokenizer", "--codec", parts / "codec"]
+    words += ["--longest_excerpt", 2, "--num_codebooks", len(tiny_codec().quantizer.layers)]
+    run = run_recipe("tokenize_corpus.py", *words)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_songs_become_shards_once_and_new_songs_are_added(parts: Path, tmp_path: Path) -> None:
+    write_songs(tmp_path / "songs", ("a", "b", "c"))
+    tokens = tmp_path / "tokens"
+    tokenize(tmp_path / "songs", tokens, parts)
+    first = shard_paths(tokens, "train")
+    info = read_info(first[0])
+    rows = [row for path in first for row in pq.read_table(path).to_pylist()]
+    # the song of 0.7 s is too short; 3 s are cut in two, 2.31 s too, each to whole 40 ms
+    assert sorted(row["duration"] for row in rows) == pytest.approx([1.12, 1.12, 1.48, 1.48])
+    for row in rows:
+        assert len(row["vocal_semantic"]) == len(row["instrumental_semantic"]) == round(row["duration"] * 50)
+        assert [len(codes) for codes in row["acoustic"]] == [round(row["duration"] * 75)] * info.num_codebooks
+    times = {path: path.stat().st_mtime_ns for path in first}
+    more = tmp_path / "songs/train/d"
+    more.mkdir()
+    for part in ("vocal", "instrumental"):
+        (more / f"{part}.flac").write_bytes((tmp_path / f"songs/train/b/{part}.flac").read_bytes())
+    (more / "labels.json").write_text("{}")
+    tokenize(tmp_path / "songs", tokens, parts)
+    assert {path: path.stat().st_mtime_ns for path in first} == times
+    plan = json.loads((tokens / "plan.json").read_text())
+    assert sorted(item for items in plan.values() for item in items) == [f"train/{name}" for name in "abcd"]
+    corpus, _ = load_token_corpus(tokens, "train", cache_dir=tmp_path / "cache")
+    assert len(corpus) == 6
+
+
+def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:
+    words = [word for part in parts.iterdir() for word in (f"--{part.name}", part)]
+    run = run_recipe("assemble.py", *words, "--output_dir", tmp_path / "model", "--stage_dtype", "fp32")
+    assert run.returncode == 0, run.stderr[-3000:]
+    composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes
+
+
+def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(parts: Path, tmp_path: Path) -> None:
+    size = tiny_stage("semantic").config.codebook_sizes[0] + 1
+    tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
+    words = [word for part in parts.iterdir() if part.name != "semantic" for word in (f"--{part.name}", part)]
+    run = run_recipe("assemble.py", *words, "--semantic", tmp_path / "semantic", "--output_dir", tmp_path / "model")
+    assert run.returncode != 0 and "do not fit" in run.stderr
+    assert not (tmp_path / "model").exists()
