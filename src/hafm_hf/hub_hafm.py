@@ -14,11 +14,11 @@ from .model_card import model_card
 
 # with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
 SHIM_NAME = "hafm_auto"
-# each is one line, so that what a repository asks its users to trust can be read at a glance
+# each is one line of code, so that what a repository asks its users to trust can be read at a glance
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
     "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
-    "handler.py": '"""What Inference Endpoints call."""\n\nfrom hafm_hf.endpoint import EndpointHandler  # noqa: F401\n',
+    "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "hafm-hf\n",
 }
 

@@ -1,3 +1,3 @@
-"""What Inference Endpoints call."""
+"""For Inference Endpoints."""
 
 from hafm_hf.endpoint import EndpointHandler  # noqa: F401
