@@ -141,7 +141,8 @@ def main() -> None:
     """Plans, then lets each worker make its share of the missing shards."""
     arguments = HfArgumentParser(TokenizeArguments).parse_args_into_dataclasses()[0]
     plan = make_plan(arguments)
-    missing = [name for name in plan if not Path(arguments.tokens, name).exists()]
+    wanted = (name for name in plan if name.rsplit("-", 1)[0] in arguments.splits)
+    missing = [name for name in wanted if not Path(arguments.tokens, name).exists()]
     shares = [{name: plan[name] for name in missing[i :: arguments.workers]} for i in range(arguments.workers)]
     if arguments.workers == 1:
         return work(arguments, shares[0])
