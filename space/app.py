@@ -39,9 +39,10 @@ QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
 MAX_VARIATIONS = 4
 STAGE_NAMES = {"semantic": "Semantic tokens", "coarse": "Coarse codebooks", "fine": "Fine codebooks"}
-# of Generate and Cancel
-BUSY = [gr.update(interactive=False), gr.update(interactive=True)]
-IDLE = [gr.update(interactive=True), gr.update(interactive=False)]
+# Of Generate, Cancel and the progress. Only these show and hide it, so that a report which comes in after Cancel
+# stays unseen.
+BUSY = [gr.update(interactive=False), gr.update(interactive=True), gr.update(visible=True)]
+IDLE = [gr.update(interactive=True), gr.update(interactive=False), gr.update(visible="hidden")]
 BESIDE = Path(__file__).parent
 EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
 
@@ -133,7 +134,7 @@ def explain(error: Exception) -> str:
 
 
 def run_page(job: Job | None, band_db: float, *options: Any) -> Iterator[list[Any]]:
-    """The Generate button: values of [announced, bars, run, cancel, results, job, variation, *song]."""
+    """The Generate button: [announced, run, cancel, progress, phase, bars, results, job, variation, *song]."""
     keep = [gr.skip()] * 12
     told = ""
     try:
@@ -141,16 +142,16 @@ def run_page(job: Job | None, band_db: float, *options: Any) -> Iterator[list[An
             if isinstance(step, Job):
                 choices = gr.update(choices=list(range(1, step.variations + 1)), value=1, visible=step.variations > 1)
                 said = announcement(f"Done in {step.seconds:.0f} s; seed {step.seed} makes the same again.")
-                yield [said, "", *IDLE, gr.update(visible=True), step, choices, *show_song(step, 1, band_db)]
+                yield [said, *IDLE, "", "", gr.update(visible=True), step, choices, *show_song(step, 1, band_db)]
                 if job is not None:
                     shutil.rmtree(job.folder, ignore_errors=True)
                 continue
-            # An announcement that is set again is spoken again.
+            # What is set again is spoken again.
             said = gr.skip() if phase(step) == told else announcement(phase(step))
             told = phase(step)
-            yield [said, progress_bars(step), gr.skip(), gr.skip(), *keep]
+            yield [*[gr.skip()] * 4, said, progress_bars(step), *keep]
     except Exception as error:
-        yield [announcement(explain(error), "alert"), "", *IDLE, *keep]
+        yield [announcement(explain(error), "alert"), *IDLE, "", "", *keep]
 
 
 def accompany(
@@ -186,7 +187,10 @@ def accompany(
 
 CSS = """
 .hafm-stage { display: grid; grid-template-columns: 9.5em 1fr 8em; gap: .75em; align-items: center; padding: .15em 0 }
-.hafm-stage progress { width: 100%; accent-color: var(--color-accent) }
+.hafm-stage progress { appearance: none; width: 100%; height: .7em; border: 0; border-radius: .35em; overflow: hidden }
+.hafm-stage progress, .hafm-stage progress::-webkit-progress-bar { background: var(--border-color-primary) }
+.hafm-stage progress::-webkit-progress-value { background: var(--color-accent) }
+.hafm-stage progress::-moz-progress-bar { background: var(--color-accent) }
 .hafm-table { border-collapse: collapse; width: 100%; max-width: 24em; color: var(--body-text-color) }
 .hafm-table caption { text-align: left; font-weight: 600 }
 .hafm-table th, .hafm-table td { padding: .2em .6em; text-align: right }
@@ -195,8 +199,9 @@ CSS = """
 .hafm-alert { padding: .6em .8em; border-left: .3em solid #c0392b; color: var(--body-text-color) }
 @media (max-width: 480px) { .hafm-stage { grid-template-columns: 1fr; gap: 0 } }
 """
-# Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader listens to.
-LIVE_REGION = "() => document.querySelector('#announced')?.setAttribute('aria-live', 'polite')"
+# Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader listens to.
+LIVE_REGIONS = """() => document.querySelectorAll('#announced, #phase')
+    .forEach(element => element.setAttribute('aria-live', 'polite'))"""
 INTRODUCTION = """# Sing, and get a band
 Record or upload a voice singing alone. HAFM makes an instrumental that follows it, and a mix of the two."""
 
@@ -209,6 +214,8 @@ class Page:
     run: gr.Button
     cancel: gr.Button
     announced: gr.HTML
+    progress: gr.Column
+    phase: gr.HTML
     bars: gr.HTML
     results: gr.Column
     job: gr.State
@@ -275,18 +282,20 @@ def song_components() -> list[gr.components.Component]:
 
 def connect(page: Page) -> None:
     """Events of the page, and the endpoint."""
-    status = [page.announced, page.bars, page.run, page.cancel]
+    status = [page.announced, page.run, page.cancel, page.progress]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
 
     begun = page.run.click(
-        lambda: [announcement("Waiting for a free place …"), "", *BUSY], None, status, queue=False, **quiet
+        lambda: ["", *BUSY, announcement("Waiting for a free place …"), ""],
+        None,
+        [*status, page.phase, page.bars],
+        queue=False,
+        **quiet,
     )
-    outputs = [*status, page.results, page.job, page.variation, *page.song]
+    outputs = [*status, page.phase, page.bars, page.results, page.job, page.variation, *page.song]
     run = begun.then(run_page, [page.job, page.band, *page.options], outputs, **quiet, **one_at_a_time)
-    page.cancel.click(
-        lambda: [announcement("Cancelled."), "", *IDLE], None, status, cancels=[run], queue=False, **quiet
-    )
+    page.cancel.click(lambda: [announcement("Cancelled."), *IDLE], None, status, cancels=[run], queue=False, **quiet)
     chosen = [page.job, page.variation, page.band]
     page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)
     page.band.change(show_mix, chosen, page.mixed, trigger_mode="always_last", concurrency_limit=4, **quiet)
@@ -313,15 +322,18 @@ def build_page() -> gr.Blocks:
                     run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
                 announced = gr.HTML(elem_id="announced", min_height=0)
-                bars = gr.HTML(elem_id="bars", min_height=0)
+                with gr.Column(visible="hidden", elem_id="progress") as progress:
+                    phase_shown = gr.HTML(elem_id="phase", min_height=0)
+                    bars = gr.HTML(elem_id="bars", min_height=0)
             with gr.Column(min_width=300, visible=False, elem_id="results") as results:
                 variation = gr.Radio([1], value=1, label="Variation", visible=False, elem_id="variation")
                 band = gr.Slider(
                     -24, 24, 0, step=1, label="Band against voice, dB", info="Mixes again at once", elem_id="band"
                 )
                 song = song_components()
-        connect(Page(options, run, cancel, announced, bars, results, gr.State(None), variation, band, song))
-        blocks.load(None, js=LIVE_REGION)
+        shown = (run, cancel, announced, progress, phase_shown, bars, results)
+        connect(Page(options, *shown, gr.State(None), variation, band, song))
+        blocks.load(None, js=LIVE_REGIONS)
     return blocks.queue(max_size=QUEUE_SIZE)
 
 
