@@ -1,0 +1,237 @@
+"""The page in a real browser: Debian's chromium, driven by Playwright, with a recording for a microphone.
+
+Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFACTS` names another folder).
+"""
+
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from hafm_hf import audio
+from space.serving import ARTEFACTS, BROWSER_FLAGS, CHROMIUM, PATIENCE_SECONDS, Space
+
+pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+if CHROMIUM is None:
+    pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
+
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def browser(voices: Path) -> "Iterator[Browser]":
+    """Chromium that hears song.wav, again and again, when it listens to the microphone."""
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
+    flags = [*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={voices / 'song.wav'}"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
+        yield browser
+        browser.close()
+
+
+def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
+    context = browser.new_context(permissions=["microphone"], **options)  # type: ignore[arg-type]
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
+    page = context.new_page()
+    page.goto(space.url)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def page(browser: "Browser", space: Space, request: pytest.FixtureRequest) -> "Iterator[Page]":
+    page = open_page(browser, space)
+    yield page
+    keep_screenshot(page, request.node.name)
+    page.context.close()
+
+
+def keep_screenshot(page: "Page", name: str) -> None:
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+def upload(page: "Page", path: Path) -> None:
+    voice = page.locator("#vocal")
+    voice.get_by_label("Upload file").click()
+    voice.locator("input[type=file]").set_input_files(path)
+    expect(voice.get_by_role("button", name="Clear")).to_be_visible()
+
+
+def skip_fine(page: "Page") -> None:
+    page.get_by_role("button", name="Sampling").click()
+    page.get_by_label("Skip the fine stage").check()
+
+
+def generate(page: "Page") -> None:
+    page.get_by_role("button", name="Generate").click()
+
+
+def announced(page: "Page") -> "Locator":
+    return page.locator("#announced")
+
+
+def downloaded(page: "Page", button: str) -> Path:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
+
+
+def loudness(page: "Page") -> dict[str, float]:
+    """LUFS by name, as the table says."""
+    rows = page.locator("#loudness tr").all()[1:]
+    return {row.locator("th").inner_text(): float(row.locator("td").first.inner_text()) for row in rows}
+
+
+def test_a_voice_becomes_players_a_picture_and_downloads_and_is_mixed_again_at_once(
+    page: "Page", voices: Path
+) -> None:
+    upload(page, voices / "song.wav")
+    page.locator("#variations input[type=number]").fill("2")
+    skip_fine(page)
+    generate(page)
+    expect(page.get_by_role("progressbar")).to_have_count(2)
+    expect(page.locator("#bars")).to_contain_text(re.compile(r"\d+ %, \d+ s left"))
+    keep_screenshot(page, "generating")
+    expect(announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ makes the same again"))
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+
+    picture = page.get_by_alt_text("Waveforms and log-mel")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1200
+    for player in ("#mix", "#instrumental"):
+        expect(page.locator(player)).to_contain_text("0:01")
+
+    before = loudness(page)
+    mixes = {suffix: downloaded(page, f"Mix, {suffix.upper()}") for suffix in ("wav", "flac")}
+    instrumental = downloaded(page, "Instrumental, WAV")
+    assert [path.name for path in (*mixes.values(), instrumental)] == [
+        "song_mix_1.wav",
+        "song_mix_1.flac",
+        "song_instrumental_1.wav",
+    ]
+    mix, rate = audio.read_audio(mixes["wav"])
+    assert (len(mix), rate) == (28_800, 24_000) and not audio.is_silent(mix)
+    # libsndfile rounds to 16 bits in one format and truncates in the other
+    np.testing.assert_allclose(mix, audio.read_audio(mixes["flac"])[0], atol=1.01 / 2**15)
+    with zipfile.ZipFile(downloaded(page, "All stems, zip")) as stems:
+        assert stems.namelist() == ["song_vocal.wav", "song_instrumental_1.wav", "song_instrumental_2.wav"]
+        vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist()[:2])
+
+    slider = page.locator("#band input[type=range]")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    expect(page.locator("#band input[type=number]")).to_have_value("-3")
+    page.locator("#band input[type=number]").fill("-24")
+    expect(page.locator("#loudness")).not_to_contain_text(f"{before['Mix']:.1f}")
+    after = loudness(page)
+    assert after["Voice"] == before["Voice"] and after["Instrumental"] == before["Instrumental"]
+    quieter = audio.read_audio(downloaded(page, "Mix, WAV"))[0]
+    assert announced(page).inner_text().startswith("Done")
+    np.testing.assert_allclose(quieter, audio.mix_audio(vocal, band, instrumental_gain_db=-24), atol=1e-4)
+
+    page.get_by_role("radio", name="2").check()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (name := downloaded(page, "Instrumental, FLAC").name) != "song_instrumental_2.flac":
+        assert time.monotonic() < deadline, f"{name} is still the first variation"
+        page.wait_for_timeout(200)
+
+
+def test_cancel_stops_at_once_and_the_next_voice_is_taken(page: "Page", voices: Path) -> None:
+    upload(page, voices / "patience.wav")
+    generate(page)
+    expect(page.locator("#bars")).to_contain_text("left")
+    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+    page.get_by_role("button", name="Cancel").click()
+    expect(announced(page)).to_have_text("Cancelled.")
+    expect(page.locator("#bars")).not_to_be_visible()
+    page.wait_for_timeout(1500)
+    expect(page.locator("#bars")).not_to_be_visible()
+    expect(announced(page)).to_have_text("Cancelled.")
+    keep_screenshot(page, "cancelled")
+    page.get_by_label("Length").fill("1")
+    skip_fine(page)
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
+    assert soundfile.info(downloaded(page, "Mix, WAV")).frames == 24_000
+
+
+def test_what_cannot_be_used_is_said_on_the_page(page: "Page", voices: Path) -> None:
+    alert = page.get_by_role("alert")
+    generate(page)
+    expect(alert).to_have_text("There is no voice yet; record one, upload a file or choose the example.")
+    for name, message in (
+        ("silent.wav", "silent.wav is silent; check the microphone, or sing closer to it."),
+        ("short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s."),
+        ("long.wav", "long.wav is longer than 6 s; cut it, or set Length to use only its start."),
+        ("notes.wav", "notes.wav is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."),
+    ):
+        upload(page, voices / name)
+        generate(page)
+        expect(alert).to_have_text(message)
+        page.locator("#vocal").get_by_role("button", name="Clear").click()
+    expect(page.locator("#results")).not_to_be_visible()
+
+
+def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
+    voice = page.locator("#vocal")
+    voice.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(2500)
+    voice.get_by_role("button", name="Stop", exact=True).first.click()
+    expect(voice.get_by_role("button", name="Clear")).to_be_visible()
+    # a busy machine is late at stopping
+    page.get_by_label("Length").fill("1.5")
+    skip_fine(page)
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
+    assert soundfile.info(downloaded(page, "Instrumental, WAV")).frames == 36_000
+    assert loudness(page)["Voice"] > -40.0
+
+
+def test_the_example_is_accompanied(page: "Page") -> None:
+    page.get_by_text("vocal.wav").click()
+    expect(page.locator("#vocal").get_by_role("button", name="Clear")).to_be_visible()
+    page.get_by_label("Length").fill("1")
+    skip_fine(page)
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
+    assert downloaded(page, "Mix, WAV").name == "vocal_mix.wav"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(
+    browser: "Browser", space: Space, voices: Path, scheme: str
+) -> None:
+    page = open_page(browser, space, viewport=PHONE, color_scheme=scheme)
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    upload(page, voices / "song.wav")
+    skip_fine(page)
+    page.get_by_label("Skip the fine stage").focus()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Generate")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(announced(page)).to_contain_text("Done")
+    expect(page.get_by_alt_text("Waveforms and log-mel")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('main button, main input, main select, main textarea')]
+            .filter(e => e.offsetParent && e.type !== 'file')
+            .filter(e => !(e.innerText || e.ariaLabel || e.title || e.labels?.length || e.querySelector('img[alt]')))
+            .map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+    keep_screenshot(page, f"phone_{scheme}")
+    page.context.close()
