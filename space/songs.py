@@ -194,10 +194,8 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_gpu
-def generate_songs(
-    model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]
-) -> Iterator[tuple[str, int, int] | list[dict[str, Any]] | None]:
-    """Runs the pipeline and yields its progress, None now and then while there is nothing new, and last the songs.
+def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[list[Any]]:
+    """Runs the pipeline; yields every REPORT_SECONDS what has been reported since, the songs last of all.
 
     Closing this generator stops the pipeline at its next token.
     """
@@ -222,26 +220,26 @@ def generate_songs(
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        report: Any = None
-        while not isinstance(report, list):
-            report = newest(reports)
-            if isinstance(report, Exception):
-                raise report
-            yield report
+        found: list[Any] = []
+        while not (found and isinstance(found[-1], list)):
+            found = reported(reports)
+            if found and isinstance(found[-1], Exception):
+                raise found[-1]
+            yield found
     finally:
         closed.set()
 
 
-def newest(reports: queue.SimpleQueue[Any]) -> Any:
-    """What was reported last within REPORT_SECONDS; None if nothing was. A result is never skipped over."""
+def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
+    """All that was reported within REPORT_SECONDS, or until there is a result (anything but a tuple)."""
     deadline = time.monotonic() + REPORT_SECONDS
-    report = None
-    while (left := deadline - time.monotonic()) > 0 and (report is None or isinstance(report, tuple)):
+    found: list[Any] = []
+    while (left := deadline - time.monotonic()) > 0 and (not found or isinstance(found[-1], tuple)):
         try:
-            report = reports.get(timeout=left)
+            found.append(reports.get(timeout=left))
         except queue.Empty:
             break
-    return report
+    return found
 
 
 def make_job(request: Request) -> Generator[Stages | Job, None, None]:
@@ -258,11 +256,12 @@ def make_job(request: Request) -> Generator[Stages | Job, None, None]:
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
-        for report in reports:
-            if isinstance(report, list):
-                songs = report
-            elif report is not None:
-                stages.update(*report)
+        for found in reports:
+            # of each stage the last report, so that none is left short of its end
+            latest = {report[0]: report[1:] for report in found if isinstance(report, tuple)}
+            for stage, counts in latest.items():
+                stages.update(stage, *counts)
+            songs = next((report for report in found if isinstance(report, list)), songs)
             yield stages
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
     yield write_job(songs, name, parameters["seed"], time.monotonic() - began)

@@ -55,12 +55,12 @@ def test_remaining_time_is_that_of_the_mean_speed(monkeypatch: pytest.MonkeyPatc
     assert stages.remaining("coarse") is None
 
 
-def test_progress_in_the_queue_is_skipped_but_never_a_result() -> None:
+def test_reports_come_together_up_to_a_result() -> None:
     reports: queue.SimpleQueue = queue.SimpleQueue()
-    for report in (("semantic", 1, 9), ("semantic", 2, 9), ["songs"], "beyond"):
+    for report in (("semantic", 9, 9), ("coarse", 2, 9), ["songs"], "beyond"):
         reports.put(report)
-    assert songs.newest(reports) == ["songs"]
-    assert songs.newest(queue.SimpleQueue()) is None
+    assert songs.reported(reports) == [("semantic", 9, 9), ("coarse", 2, 9), ["songs"]]
+    assert songs.reported(queue.SimpleQueue()) == []
 
 
 def test_options_of_zero_are_the_models_own_and_a_negative_seed_is_drawn(tmp_path: Path) -> None:
