@@ -179,9 +179,7 @@ def load_pipeline(model: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = None if model == BUNDLED else model
     try:
-        return transformers.pipeline(
-            "vocal-accompaniment", model=source, device=device, dtype=torch.float32 if device == "cpu" else "auto"
-        )
+        return transformers.pipeline("vocal-accompaniment", model=source, device=device)
     except Exception as error:
         logger.warning(f"{model} cannot be loaded: {error}")
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import EncodecModel, PreTrainedModel
-from transformers.utils import logging
 
 from .audio import resample
 from .codec import decode_codes
@@ -26,8 +25,6 @@ from .generation_hafm import WINDOWS_AT_ONCE, generate_independent_windows, gene
 from .hub_hafm import SHIM_NAME, HAFMHubMixin, write_repository_files
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
-
-logger = logging.get_logger(__name__)
 
 PARTS: dict[str, type[PreTrainedModel]] = {
     "semantic_tokenizer": HAFMSemanticTokenizer,

@@ -54,7 +54,7 @@ class Device(str, enum.Enum):
 
 
 class DType(str, enum.Enum):
-    """Precision of the weights; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    """Precision that the stages compute in; auto is float32, however they are stored."""
 
     auto = "auto"
     float32 = "float32"
@@ -144,8 +144,6 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     transformers.utils.logging.disable_progress_bar()
     device = _device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
-    if request.dtype is DType.auto and device == "cpu":
-        dtype = torch.float32
     with _loading(request.model):
         model = _model_folder(None) if request.model is None else request.model
         return transformers.pipeline("vocal-accompaniment", model=str(model), device=device, dtype=dtype)

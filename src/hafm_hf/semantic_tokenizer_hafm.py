@@ -16,12 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import HubertConfig, HubertModel, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub_hafm import HAFMHubMixin
-
-logger = logging.get_logger(__name__)
 
 # what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
 # frames
