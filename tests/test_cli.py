@@ -7,7 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
-from hafm_hf.cli import HAFMCommandError, app, describe_model
+from hafm_hf.cli import app
+from hafm_hf.cli.console import HAFMCommandError
+from hafm_hf.cli.models import describe_model
 from tiny_models import CLUSTERS, CODES
 from vocals import file_bytes, glide
 

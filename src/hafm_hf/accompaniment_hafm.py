@@ -22,7 +22,7 @@ from .codec import decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
 from .generation_hafm import WINDOWS_AT_ONCE, generate_independent_windows, generate_windows
-from .hub_hafm import SHIM_NAME, HAFMHubMixin, write_repository_files
+from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 

@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
-from .hub_hafm import HAFMHubMixin
+from .hub.mixin import HAFMHubMixin
 from .position_hafm import RelativeAttentionBias, TokenLayout, token_layout, visible
 
 IGNORE_INDEX = -100

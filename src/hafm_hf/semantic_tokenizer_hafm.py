@@ -19,7 +19,7 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_hafm import HAFMSemanticTokenizerConfig
-from .hub_hafm import HAFMHubMixin
+from .hub.mixin import HAFMHubMixin
 
 # what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
 # frames

@@ -1,3 +1,3 @@
 """For Inference Endpoints."""
 
-from hafm_hf.endpoint import EndpointHandler  # noqa: F401
+from hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401

@@ -12,7 +12,7 @@ import pytest
 import transformers
 from huggingface_hub import ModelCard
 
-from hafm_hf.hub_hafm import REPOSITORY_FILES
+from hafm_hf.hub.mixin import REPOSITORY_FILES
 from hub_stand_in import TOKEN, StandIn, stand_in
 from vocals import CODEC_RATE, file_bytes, glide
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from transformers import EncodecConfig, PreTrainedConfig
 
-from .configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
+from ..configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
 
 
 def describe_part(config: PreTrainedConfig) -> dict[str, str]:

@@ -18,7 +18,7 @@ SHIM_NAME = "hafm_auto"
 REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
     "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
-    "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.endpoint import EndpointHandler  # noqa: F401\n',
+    "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "hafm-hf\n",
 }
 

@@ -14,7 +14,7 @@ import soundfile
 import torch
 import transformers
 
-from .audio import HAFMAudioError
+from ..audio import HAFMAudioError
 
 MAX_SAMPLES = 4
 CONTENT_TYPES = {"flac": "audio/flac", "wav": "audio/wav"}

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
+from hafm_hf.hub.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
 from tiny_models import tiny_composite, tiny_stage
 
 FACTS: dict[str, Any] = {

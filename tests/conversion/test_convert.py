@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from hafm_hf import HAFMFineForCausalLM
-from hafm_hf.convert import STAGES, HAFMConversionError, convert, expected_slots, save_converted
-from hafm_hf.structure import key_words, match_structure
+from hafm_hf.conversion.convert import STAGES, HAFMConversionError, convert, expected_slots, save_converted
+from hafm_hf.conversion.structure import key_words, match_structure
 from tiny_models import tiny_stage
 
 LAYERS = 3

@@ -1,0 +1,43 @@
+"""The `hafm` command, one module for each group of commands, in the order of the path of the data.
+
+Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
+Exit codes: 0 done, 2 wrong usage, 1 anything else. stdout carries results only; progress, warnings and errors go to
+stderr. `HAFM_DEBUG=1` shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from .. import audio
+from .accompany import accompany
+from .console import HAFMCommandError, first_line, report_error
+from .models import card, convert, info, inspect_tokens
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def hafm() -> None:
+    """HAFM: a singing voice in, an accompaniment in time and in key out."""
+
+
+for command in (accompany, info, inspect_tokens, card, convert):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of `hafm`: every failure becomes one sentence on stderr and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("HAFM_DEBUG"):
+            raise
+        if isinstance(error, (audio.HAFMAudioError, HAFMCommandError)):
+            report_error(error)
+        else:
+            report_error(HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more)."))
+        sys.exit(1)

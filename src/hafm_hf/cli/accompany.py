@@ -1,0 +1,188 @@
+"""`hafm accompany`: the whole path of the data, from recordings of singing to instrumentals and mixes on disk."""
+
+from __future__ import annotations
+
+import enum
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .. import audio
+from .console import HAFMCommandError, loading, model_folder, plotting, report_error, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..pipeline_hafm import HAFMPipeline
+
+STAGE_NAMES = {"semantic": "semantic tokens", "coarse": "coarse codebooks", "fine": "fine codebooks"}
+
+
+class Device(str, enum.Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DType(str, enum.Enum):
+    """Precision that the stages compute in; auto is float32, however they are stored."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class Request:
+    """What `accompany` was asked for, beside the vocals."""
+
+    model: str | None
+    out: Path
+    samples: int
+    device: Device
+    dtype: DType
+    as_json: bool
+    plot: bool
+    parameters: dict[str, Any]
+
+
+def accompany(
+    vocals: Annotated[list[str], typer.Argument(metavar="VOCAL…", help="Recordings of singing: paths or URLs.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.", file_okay=False)] = Path("."),
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same files.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Instrumentals per vocal.")] = 1,
+    guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="How strictly to follow the voice.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="How adventurous the sampling is.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among the K likeliest codes; 0 for all.")] = None,
+    skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode four codebooks: faster, rougher.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
+    vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
+    instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
+    dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
+    plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+) -> None:
+    """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal."""
+    names = [Path(audio.source_name(vocal)).stem for vocal in vocals]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
+    parameters = {
+        "seed": secrets.randbits(31) if seed is None else seed,
+        "num_samples": samples,
+        "guidance_scale": guidance_scale,
+        "temperature": temperature,
+        "top_k": top_k,
+        "skip_fine": skip_fine,
+        "seconds": seconds,
+        "vocal_gain_db": vocal_gain,
+        "instrumental_gain_db": instrumental_gain,
+    }
+    if plot:
+        # found out before minutes of generating
+        with plotting() as plots:
+            plots.require_matplotlib()
+    request = Request(model, out, samples, device, dtype, as_json, plot, parameters)
+    pipeline: HAFMPipeline | None = None
+    failed = False
+    for vocal, name in zip(vocals, names, strict=True):
+        try:
+            sound, rate = audio.read_audio(vocal, seconds=seconds)
+        except audio.HAFMAudioError as error:
+            # One bad vocal doesn't take the good ones with it, and is found before any model is loaded.
+            report_error(error)
+            failed = True
+            continue
+        pipeline = pipeline or load_pipeline(request)
+        accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate, "path": vocal})
+    raise typer.Exit(1 if failed else 0)
+
+
+def load_pipeline(request: Request) -> HAFMPipeline:
+    """The pipeline on the wanted device, or an error that says what to do instead."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    device = _device(request.device)
+    dtype: Any = getattr(torch, request.dtype.value, "auto")
+    with loading(request.model):
+        model = model_folder(None) if request.model is None else request.model
+        return transformers.pipeline("vocal-accompaniment", model=str(model), device=device, dtype=dtype)
+
+
+def _device(wanted: Device) -> str:
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted is Device.auto:
+        return next(name for name, there in available.items() if there)
+    if not available[wanted.value]:
+        raise HAFMCommandError(f"This machine has no {wanted.value} device that torch can use; try --device cpu.")
+    return wanted.value
+
+
+def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: str, sound: dict[str, Any]) -> None:
+    """Generates, writes and reports the songs of one vocal."""
+    began = time.perf_counter()
+    with _progress(name, quiet=request.as_json) as progress:
+        songs = pipeline(sound, progress=progress, **request.parameters)
+    elapsed = time.perf_counter() - began
+    for number, song in enumerate(songs if isinstance(songs, list) else [songs], start=1):
+        stem = name if request.samples == 1 else f"{name}_{number}"
+        rate = song["sampling_rate"]
+        duration = song["audio"].shape[0] / rate
+        written = {
+            key: str(audio.write_audio(request.out / f"{stem}_{key}.wav", song[entry], rate))
+            for key, entry in (("instrumental", "audio"), ("mix", "mix"))
+        }
+        if request.plot:
+            with plotting() as plots:
+                figure = plots.plot_song(song["vocals"], song["audio"], rate, title=stem)
+                written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
+        if request.as_json:
+            result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
+            result |= {"seed": request.parameters["seed"], "elapsed_seconds": elapsed}
+            result |= {"real_time_factor": elapsed / (duration * request.samples)}
+            typer.echo(json.dumps(result))
+        else:
+            for path in written.values():
+                stdout.print(f"wrote {path}", markup=False)
+    if not request.as_json:
+        factor = elapsed / (duration * request.samples)
+        seed = request.parameters["seed"]
+        stdout.print(f"{duration:.1f} s in {elapsed:.1f} s, real-time factor {factor:.2f}, seed {seed}", markup=False)
+
+
+@contextmanager
+def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for `generate` that keeps one bar a stage on stderr, with the remaining time."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{name}: {STAGE_NAMES.get(stage, stage)}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,69 @@
+"""What the commands of `hafm` share: the two consoles, errors that are one sentence, and where a model's files lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class HAFMCommandError(Exception):
+    """Something that the caller can mend; the message is one sentence that says how."""
+
+
+def report_error(error: BaseException) -> None:
+    """Prints an error as the one sentence that a command ends with."""
+    stderr.print(f"hafm: {error}", markup=False, style="red")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, without its full stop; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def loading(model: str | None) -> Iterator[None]:
+    """Turns what goes wrong while a model is loaded into one sentence; the details are for HAFM_DEBUG=1."""
+    try:
+        yield
+    except Exception as error:
+        shown = "The bundled model" if model is None else f"The model {model!r}"
+        raise HAFMCommandError(
+            f"{shown} cannot be loaded ({first_line(error)}); "
+            "name a folder that save_pretrained wrote, or the id of a hub repository."
+        ) from error
+
+
+def model_folder(model: str | None) -> Path:
+    """Where the files of `model` lie, downloaded if they must be."""
+    if model is None:
+        from ..accompaniment_hafm import BUNDLED_MODEL
+
+        return BUNDLED_MODEL
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(model))
+    # transformers takes a folder without a configuration for one with the default values.
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json")
+    return folder
+
+
+@contextmanager
+def plotting() -> Iterator[ModuleType]:
+    """The module `plots`, imported only now; what it cannot do becomes an error of the command."""
+    from .. import plots
+
+    try:
+        yield plots
+    except plots.HAFMPlotError as error:
+        raise HAFMCommandError(str(error)) from error

@@ -1,0 +1,162 @@
+"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`, `convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .. import audio
+from .console import HAFMCommandError, loading, model_folder, plotting, stdout
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Shows what a model is made of: parts, parameter counts, rates, vocabularies, position scheme, file sizes."""
+    with loading(model):
+        description = describe_model(model)
+    if as_json:
+        typer.echo(json.dumps(description))
+        return
+    table = Table(title=description["model"], title_justify="left")
+    for heading in ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "size on disk") else "left")
+    for name, part in description["parts"].items():
+        sizes = f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB"
+        table.add_row(name, *sizes, part["rates"], part["vocabulary"], part["architecture"])
+    table.add_row("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", "")
+    # A table cut to 80 columns in a log is of no use to anybody.
+    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+
+
+def describe_model(model: str | None) -> dict[str, Any]:
+    """What `hafm info` shows, read from the configurations; no weights are loaded.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+
+    Returns:
+        {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
+        "vocabulary", "architecture", and for the stages "position_scheme"}}}.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    folder = model_folder(model)
+    import torch
+
+    from ..accompaniment_hafm import PARTS, HAFMForVocalAccompaniment
+    from ..configuration_hafm import HAFMConfig
+    from ..hub.description import describe_part
+
+    config = HAFMConfig.from_pretrained(folder)
+    # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
+    with torch.device("meta"):
+        counts = HAFMForVocalAccompaniment(config).parameter_counts()
+    parts = {}
+    for name in PARTS:
+        part = getattr(config, f"{name}_config")
+        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe_part(part)}
+    return {
+        "model": str(folder if model is None else model),
+        "sampling_rate": config.codec_config.sampling_rate,
+        "parameters": counts["total"],
+        "bytes": _bytes_in(folder),
+        "parts": parts,
+    }
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def inspect_tokens(
+    sound: Annotated[str, typer.Argument(metavar="AUDIO", help="A recording: path or URL.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; NAME_tokens.png if not given.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
+) -> None:
+    """Draws the tokens that a model hears in a recording: semantic at 50 Hz, all codebooks of the codec at 75 Hz."""
+    with plotting() as plots:
+        plots.require_matplotlib()
+    name = audio.source_name(sound)
+    samples, rate = audio.read_audio(sound, seconds=seconds)
+    with loading(model):
+        streams = tokenize(samples, rate, model)
+    with plotting() as plots:
+        figure = plots.plot_tokens(streams, title=name)
+        path = plots.write_plot(f"{Path(name).stem}_tokens.png" if out is None else out, figure)
+    for stream, (tokens, frame_rate) in streams.items():
+        stdout.print(f"{stream}: {plots.describe_tokens(tokens, frame_rate)}", markup=False)
+    stdout.print(f"wrote {path}", markup=False)
+
+
+def tokenize(samples: audio.Samples, sampling_rate: int, model: str | None) -> dict[str, tuple[Any, int]]:
+    """Token streams of a recording (float32 [N] at `sampling_rate` Hz), as numbers and frames a second.
+
+    Returns:
+        {"semantic tokens": (int64 [T_v], 50), "codec": (int64 [8, T_a], 75)}; the semantic ones without the noise
+        that vocals get, as for an instrumental.
+    """
+    import torch
+
+    from ..accompaniment_hafm import HAFMForVocalAccompaniment
+    from ..codec import encode_codes
+
+    composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    tokenizer, codec = composite.semantic_tokenizer, composite.codec
+    waveform = torch.from_numpy(audio.resample(samples, sampling_rate, tokenizer.config.sampling_rate))
+    sound = torch.from_numpy(audio.resample(samples, sampling_rate, codec.config.sampling_rate))
+    with torch.no_grad():
+        semantic = tokenizer.encode(waveform).numpy()
+        codes = encode_codes(codec, sound[None], codec.config.num_quantizers)[0].numpy()
+    return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.config.frame_rate)}
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="A saved model, or a corpus of token shards.", file_okay=False)],
+    facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
+    repo_id: Annotated[
+        str | None, typer.Option(help="Name on the hub, for the examples; the folder if not given.")
+    ] = None,
+) -> None:
+    """Writes README.md into a folder: the card of the model or corpus in it, from its files and from --facts."""
+    from ..hub.model_card import write_card
+
+    try:
+        stdout.print(f"wrote {write_card(folder, facts, repo_id)}", markup=False)
+    except (ValueError, OSError) as error:
+        raise HAFMCommandError(str(error)) from error
+
+
+def convert(
+    original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for the converted stages.", file_okay=False)],
+    mapping: Annotated[Path | None, typer.Option(help="YAML or JSON that says where keys belong.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the matches and write nothing.")] = False,
+) -> None:
+    """Converts published PyTorch checkpoints (ckpt_best.pt); refuses whatever is ambiguous or left over."""
+    from ..conversion.convert import HAFMConversionError, save_converted
+    from ..conversion.convert import convert as convert_checkpoints
+
+    try:
+        stages = convert_checkpoints(original, mapping)
+        for stage in stages:
+            table = Table(title=f"{stage.name}, step {stage.step}", title_justify="left")
+            for heading in ("original", "shape", "becomes", "because of"):
+                table.add_column(heading, overflow="fold")
+            for match in stage.matches:
+                becomes = match.slot.label if match.slot else "–"
+                table.add_row(*map(escape, (match.key, str(match.shape), becomes, match.reason)))
+            Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+        for folder in [] if dry_run else save_converted(stages, out):
+            stdout.print(f"wrote {folder}", markup=False)
+    except (HAFMConversionError, OSError) as error:
+        raise HAFMCommandError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Published PyTorch checkpoints to stages of this package, matched by structure."""
