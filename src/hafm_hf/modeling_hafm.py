@@ -25,9 +25,12 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
 from .hub.mixin import HAFMHubMixin
+from .kernels_hafm import HAFMRMSNorm, blocked_attention, trains_on_cpu
 from .position_hafm import RelativeAttentionBias, TokenLayout, token_layout, visible
 
 IGNORE_INDEX = -100
+# inner widths that are a multiple of this keep vector and tensor units busy: 8 numbers in half, 16 in full precision
+KERNEL_WIDTH = 16
 
 
 def eager_attention_forward(
@@ -64,23 +67,35 @@ class HAFMAttention(nn.Module):
         inner = config.num_attention_heads * config.head_dim
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.q_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
         past_key_values: Cache | None = None,
+        prefix: int = 0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states [B, L, D], position_bias [1 or B, H, L, n] → output [B, L, D] and weights if kept."""
+        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
+
+        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only. The first
+        `prefix` slots may see each other (for `blocked_attention`; the bias says so too).
+        """
         batch, length, _ = hidden_states.shape
+        asking = position_bias.shape[2]
         qkv = self.qkv_proj(hidden_states).view(batch, length, 3, self.config.num_attention_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = qkv.unbind(2)
+        # normalised as they lie in memory; the heads move forward in the view only
+        query = self.q_norm(query[:, length - asking :]).transpose(1, 2)
+        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        if self._takes_blocks(query, past_key_values, dropout):
+            output = blocked_attention(query, key, value, position_bias, self.scaling, prefix)
+            return self.o_proj(output.flatten(2)), None
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -91,10 +106,14 @@ class HAFMAttention(nn.Module):
             value,
             None,
             scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             position_bias=position_bias,
         )
-        return self.o_proj(output.reshape(batch, length, -1)), weights
+        return self.o_proj(output.reshape(batch, asking, -1)), weights
+
+    def _takes_blocks(self, query: torch.Tensor, cache: Cache | None, dropout: float) -> bool:
+        plain = cache is None and dropout == 0.0 and self.config._attn_implementation == "sdpa"
+        return plain and self.training and trains_on_cpu(query)
 
 
 class HAFMGatedFeedForward(nn.Module):
@@ -107,8 +126,14 @@ class HAFMGatedFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[B, L, D] → [B, L, D]."""
-        gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
-        return self.down_proj(F.gelu(gate) * up)
+        if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
+            gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
+            return self.down_proj(F.gelu(gate) * up)
+        # zeros fill the inner width (1365 in the paper) up to what matrix kernels like; GELU(0) · 0 adds nothing
+        inner = self.down_proj.in_features
+        fill = -inner % KERNEL_WIDTH
+        gate, up = (F.linear(hidden_states, F.pad(part, (0, 0, 0, fill))) for part in self.up_proj.weight.chunk(2))
+        return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)))
 
 
 class HAFMDecoderLayer(GradientCheckpointingLayer):
@@ -116,15 +141,15 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.attention_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.attention = HAFMAttention(config, layer_idx)
-        self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.feed_forward_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward = HAFMGatedFeedForward(config)
 
     def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """[B, L, D] → [B, L, D]."""
+        """[B, L, D] → [B, m, D], the last m slots, for which the bias [1 or B, H, m, n] has rows."""
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
-        hidden_states = hidden_states + attended
+        hidden_states = hidden_states[:, hidden_states.shape[1] - attended.shape[1] :] + attended
         return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
 
 
@@ -151,15 +176,18 @@ class HAFMCodebookHeads(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive flat targets (int64 [L]) → logits [B, L, V]."""
+    def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor, first: int | None = None) -> torch.Tensor:
+        """hidden_states [B, L, D] of consecutive flat targets (int64 [L]) → logits [B, L, V].
+
+        `first` is the first of the targets; where it is not given it is read off them, which makes a device wait.
+        """
         num_codebooks = self.weight.shape[0]
         if num_codebooks == 1:
             return F.linear(hidden_states, self.weight[0])
         if hidden_states.shape[1] == 1:
             return F.linear(hidden_states, self.weight.index_select(0, targets % num_codebooks)[0])
         batch, length, width = hidden_states.shape
-        before = int(targets[0]) % num_codebooks
+        before = (int(targets[0]) if first is None else first) % num_codebooks
         after = -(before + length) % num_codebooks
         frames = F.pad(hidden_states, (0, 0, before, after)).view(batch, -1, num_codebooks, width)
         logits = torch.einsum("btqd,qvd->btqv", frames, self.weight)
@@ -207,7 +235,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         self.segment_embedding = nn.Embedding(config.num_conditioning_sources + 1, config.hidden_size)
         self.relative_attention_bias = RelativeAttentionBias(config)
         self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -251,9 +279,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
         """Relative bias of query slots (int64 [n]) on all slots, with the lowest number where they may not look."""
         asking = layout.select(query)
-        bias = self.relative_attention_bias(asking, layout)
-        seen = visible(self.config, asking, layout)[:, None]
-        return torch.where(seen, bias, torch.finfo(bias.dtype).min)
+        return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -295,8 +321,12 @@ class HAFMDecoder(HAFMPreTrainedModel):
             device=input_ids.device,
         )
         position_bias = self.attention_bias(layout, query)
+        prefix = conditioning_slots if self.config.position_scheme == "time" else 0
         for layer in self.layers:
-            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values)
+            if self.training and layer is self.layers[-1]:
+                # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
+                position_bias = position_bias[:, :, -input_ids.shape[1] :]
+            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values, prefix=prefix)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
         )
@@ -372,7 +402,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         )
         targets = self._target_indices(input_ids, conditioning_ids, outputs.past_key_values)
         hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
-        logits = self.heads(hidden_states, targets[-logits_to_keep:])
+        # without a cache the slots start at target 0, which is known without asking the device
+        first = None if outputs.past_key_values is not None else input_ids.shape[1] - hidden_states.shape[1]
+        logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(
             loss=loss,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .configuration_hafm import HAFMStageConfig
 
@@ -132,7 +133,7 @@ class RelativeAttentionBias(nn.Module):
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
         self.config = config
-        rows = config.relative_attention_num_buckets
+        rows = self._causal_rows = config.relative_attention_num_buckets
         if config.position_scheme == "time":
             rows += config.num_conditioning_sources * config.time_attention_num_buckets
         self.weight = nn.Parameter(torch.empty(rows, config.num_attention_heads))
@@ -155,30 +156,44 @@ class RelativeAttentionBias(nn.Module):
     def buckets(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
         """Row of the table for each pair: int64 [1 or B, n_query, n_key]."""
         config = self.config
-        distance = (query.position[:, :, None] - key.position[:, None, :]).clamp(min=0)
-        sequence = causal_bucket(
-            distance, config.relative_attention_num_buckets, config.relative_attention_max_distance
-        )
+        # beyond its limit every distance shares one bucket, so a short table holds them all
+        limit = config.relative_attention_max_distance
+        table = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_rows, limit)
+        distance = query.position[:, :, None] - key.position[:, None, :]
+        sequence = table[distance.clamp(0, limit)]
         if config.position_scheme == "index":
             return sequence
+        limit = config.time_attention_max_distance
+        table = torch.arange(-limit, limit + 1, device=key.slot.device)
+        table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_rows
         apart = query.frame[:, None] - key.frame[None, :]
-        time = signed_bucket(apart, config.time_attention_num_buckets, config.time_attention_max_distance)
-        time = time + config.relative_attention_num_buckets + key.source * config.time_attention_num_buckets
+        time = table[apart.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
         return torch.where(key.source == config.num_conditioning_sources, sequence, time)
 
-    def forward(self, query: TokenLayout, key: TokenLayout) -> torch.Tensor:
-        """Bias of each head for each pair: float [1 or B, H, n_query, n_key]."""
-        return _BucketLookup.apply(self.weight, self.buckets(query, key))
+    def forward(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
+        """Bias of each head for each pair: float [1 or B, H, n_query, n_key].
+
+        Where `seen` (bool [1 or B, n_query, n_key]) is False, it is the lowest number.
+        """
+        buckets = self.buckets(query, key)
+        if seen is not None:
+            # a row behind the last bucket
+            buckets = torch.where(seen, buckets, self.weight.shape[0])
+        return _BucketLookup.apply(self.weight, buckets)
 
 
 class _BucketLookup(torch.autograd.Function):
-    """`weight[buckets]` with the heads moved forward, and a gradient that stays fast for millions of pairs."""
+    """`weight[buckets]` with the heads moved forward, and a gradient that stays fast for millions of pairs.
+
+    The bucket behind the last holds the lowest number, which keeps a pair from being seen.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(buckets)
         ctx.rows = weight.shape[0]
-        return weight.t()[:, buckets].transpose(0, 1)
+        table = F.pad(weight.t(), (0, 1), value=torch.finfo(weight.dtype).min)
+        return table[:, buckets].transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -186,7 +201,7 @@ class _BucketLookup(torch.autograd.Function):
         grad = grads[0].transpose(0, 1).flatten(1)
         # scattered adds onto a few rows serialise on a GPU, where a product is nearly free; on a CPU it is the reverse
         reduce = sum_by_product if grad.is_cuda else sum_by_index
-        return reduce(grad, buckets.flatten(), ctx.rows).t(), None
+        return reduce(grad, buckets.flatten(), ctx.rows + 1)[:, :-1].t(), None
 
 
 def sum_by_index(values: torch.Tensor, buckets: torch.Tensor, rows: int) -> torch.Tensor:
