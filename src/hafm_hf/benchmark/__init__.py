@@ -1,0 +1,1 @@
+"""Measurements of speed, one module a subject; `hafm benchmark` runs them."""

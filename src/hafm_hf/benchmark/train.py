@@ -1,0 +1,255 @@
+"""How fast a stage trains: against itself without a bias, against MusicGen's decoder, against the device's peak.
+
+All variants take full optimiser steps over one fixed batch, by turns, and each counts with its fastest step, so that
+what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM`) has the
+stage's width, layers and heads, a feed-forward of as many weights, and a sequence of as many slots with the loss on as
+many of them.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import MusicgenForCausalLM, PreTrainedModel
+from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from ..modeling_hafm import HAFMAttention, HAFMStageForCausalLM
+from ..training.arguments import STAGE_CONFIGS, StageArguments, stage_config
+from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
+from ..training.flops import device_peak, step_flops
+from ..training.stages import STAGE_MODELS
+
+INFO = TokenCorpusInfo(
+    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
+)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+EXCERPT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class TrainingBenchmark:
+    """What is measured; the defaults are the paper's semantic stage with 4 of its 12 layers, for a CPU.
+
+    Args:
+        stage: semantic, coarse or fine.
+        hidden_size, num_hidden_layers, num_attention_heads: of all variants.
+        position_scheme: index or time.
+        crop_seconds: length of a crop; None means the paper's.
+        batch: crops in a step.
+        repeats: timed steps of each variant; the fastest counts.
+        precision: fp32, or bf16 under autocast.
+        device: as torch names it.
+    """
+
+    stage: str = "semantic"
+    hidden_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    position_scheme: str = "index"
+    crop_seconds: float | None = None
+    batch: int = 2
+    repeats: int = 5
+    precision: str = "fp32"
+    device: str = "cpu"
+
+
+class UnbiasedAttention(HAFMAttention):
+    """The stage's attention with PyTorch's fused causal kernel in place of a bias."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, None]:
+        """As HAFMAttention; only the shape of `position_bias` is read."""
+        batch, slots, _ = hidden_states.shape
+        asking = position_bias.shape[2]
+        query, key, value = self.qkv_proj(hidden_states).view(batch, slots, 3, -1, self.config.head_dim).unbind(2)
+        query = self.q_norm(query[:, slots - asking :]).transpose(1, 2)
+        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
+        mask = None
+        if asking < slots:
+            mask = torch.ones(asking, slots, dtype=torch.bool, device=query.device).tril(slots - asking)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        return self.o_proj(output.transpose(1, 2).reshape(batch, asking, -1)), None
+
+
+class NoBias(nn.Module):
+    """Stands in for the relative bias: right in shape, without numbers or weights."""
+
+    def forward(self, query: Any, key: Any, seen: torch.Tensor) -> torch.Tensor:
+        """An expanded zero, float [1, 1, n_query, n_key]."""
+        return torch.zeros(1, device=seen.device).expand(1, 1, len(query.slot), len(key.slot))
+
+
+def without_bias(stage: HAFMStageForCausalLM) -> HAFMStageForCausalLM:
+    """Takes the relative bias out of a stage, in place, and returns it."""
+    stage.model.add_module("relative_attention_bias", NoBias())
+    for layer in stage.model.layers:
+        layer.attention.__class__ = UnbiasedAttention
+    return stage
+
+
+def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel:
+    """MusicGen's decoder of the stage's width, layers and heads, for one stream of `slots` tokens."""
+    config = stage.config
+    return MusicgenForCausalLM(
+        MusicgenDecoderConfig(
+            vocab_size=config.codebook_size,
+            max_position_embeddings=slots,
+            num_hidden_layers=config.num_hidden_layers,
+            ffn_dim=4 * config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            num_codebooks=1,
+            dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            layerdrop=0.0,
+            pad_token_id=config.codebook_size,
+            bos_token_id=config.codebook_size,
+        )
+    )
+
+
+def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
+    """Measures and returns {"options", "peak", "variants", "ratios", "data_loading"}; times in seconds.
+
+    Raises:
+        ValueError: for an unknown stage or precision.
+    """
+    if options.precision not in DTYPES:
+        raise ValueError(f"precision is {options.precision!r}; choose one of {', '.join(DTYPES)}.")
+    if options.stage not in STAGE_CONFIGS:
+        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+    seconds = options.crop_seconds or STAGE_CONFIGS[options.stage]().window_seconds
+    arguments = StageArguments(
+        stage=options.stage,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_hidden_layers,
+        num_attention_heads=options.num_attention_heads,
+        head_dim=options.hidden_size // options.num_attention_heads,
+        position_scheme=options.position_scheme,
+    )
+    config = stage_config(arguments, INFO, seconds)
+    device, frames = torch.device(options.device), round(seconds * config.conditioning_frame_rate)
+    steps, tokens, parameters = training_steps(config, frames, options, device)
+    fastest = dict.fromkeys(steps, float("inf"))
+    for turn in range(options.repeats + 1):
+        for name, step in steps.items():
+            elapsed = timed(step, device)
+            if turn:  # the first turn warms up
+                fastest[name] = min(fastest[name], elapsed)
+    peak, flops = device_peak(device, DTYPES[options.precision]), step_flops(config, frames, options.batch)
+    speeds = {name: tokens / elapsed for name, elapsed in fastest.items()}
+    loading = loading_seconds(config, seconds, options.batch, options.repeats)
+    return {
+        "options": {**asdict(options), "crop_seconds": seconds},
+        "peak": asdict(peak),
+        "variants": {
+            name: {"step_seconds": fastest[name], "tokens_per_second": speed, "parameters": parameters[name]}
+            for name, speed in speeds.items()
+        },
+        "ratios": {
+            "without_bias": speeds["relative_bias"] / speeds["without_bias"],
+            "musicgen": speeds["relative_bias"] / speeds["musicgen"],
+        },
+        "model_flop_utilisation": flops / fastest["relative_bias"] / peak.flops,
+        "data_loading": {"seconds_per_step": loading, "share_of_step": loading / fastest["relative_bias"]},
+    }
+
+
+def training_steps(
+    config: Any, frames: int, options: TrainingBenchmark, device: torch.device
+) -> tuple[dict[str, Callable[[], None]], int, dict[str, int]]:
+    """The variants' steps over one fixed batch, the target tokens of a step, and the variants' parameter counts."""
+    torch.manual_seed(0)
+    stage_class, rows = STAGE_MODELS[options.stage], options.batch
+    conditioning = torch.randint(
+        min(size for source in config.conditioning_codebook_sizes for size in source),
+        (rows, config.num_conditioning_streams, frames),
+        device=device,
+    )
+    labels = torch.randint(config.codebook_size, (rows, config.target_length(frames)), device=device)
+    before = config.num_conditioning_sources * frames
+    null = torch.zeros(rows, dtype=torch.bool, device=device)
+    ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
+    whole = torch.randint(config.codebook_size, (rows, before + labels.shape[1]), device=device)
+    theirs = {"input_ids": whole, "labels": F.pad(labels, (before, 0), value=-100)[..., None]}
+    stage = stage_class(config)
+    models = {
+        "relative_bias": (stage, ours),
+        "without_bias": (without_bias(stage_class(config)), ours),
+        "musicgen": (musicgen_decoder(stage, whole.shape[1]), theirs),
+    }
+    steps = {
+        name: training_step(model.to(device), batch, DTYPES[options.precision])
+        for name, (model, batch) in models.items()
+    }
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()}
+    return steps, labels.numel(), counts
+
+
+def training_step(model: PreTrainedModel, batch: dict[str, torch.Tensor], dtype: torch.dtype) -> Callable[[], None]:
+    """A function that takes one optimiser step of `model` over `batch`."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds that `step` takes, the device's share included."""
+    begin = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def loading_seconds(config: Any, seconds: float, batch: int, repeats: int) -> float:
+    """Fastest reading of one batch from Parquet shards of random tokens, by the loader that training uses."""
+    with tempfile.TemporaryDirectory() as name:
+        write_random_corpus(Path(name))
+        corpus, info = load_token_corpus(name, "train", Path(name) / "cache")
+        crops = TokenCrops(corpus, info, config, seconds)
+        sampler = GlobalBatchSampler(batch, last_step=repeats + 1)
+        batches: Iterator[Any] = iter(DataLoader(crops, batch_sampler=sampler, collate_fn=collate))
+        next(batches)
+        best = float("inf")
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            next(batches)
+            best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def write_random_corpus(folder: Path, shards: int = 2, rows: int = 32) -> None:
+    """Shards of excerpts of random tokens, as long as the songs of FMA-Large."""
+    generator = np.random.default_rng(0)
+
+    def excerpt(name: str) -> TokenExcerpt:
+        frames = round(EXCERPT_SECONDS * INFO.semantic_frame_rate)
+        codes = round(EXCERPT_SECONDS * INFO.acoustic_frame_rate)
+        semantic = [generator.integers(INFO.num_clusters, size=frames).astype(np.int16) for _ in range(2)]
+        acoustic = generator.integers(INFO.codebook_size, size=(INFO.num_codebooks, codes)).astype(np.int16)
+        return TokenExcerpt(name, 0.0, EXCERPT_SECONDS, semantic[0], semantic[1], acoustic)
+
+    for shard in range(shards):
+        excerpts = [excerpt(f"{shard}-{row}") for row in range(rows)]
+        write_shard(folder / f"train-{shard:05d}.parquet", excerpts, INFO)
