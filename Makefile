@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
-	@echo "make test   set up, then ruff, mypy and the test suite but for the browser's, without the network"
+	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
 	@echo "make lint   ruff and mypy only"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
@@ -65,9 +65,8 @@ format: $(VENV)/.dev
 
 test: lint
 	@echo "==> pytest, two processes, no hub"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 --ignore tests/space/test_page.py
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
-# The browser's tests have a target of their own until their timing has been proven on busy machines.
 test-space: $(VENV)/.dev
 	@echo "==> pytest of the Space, in a real browser where there is chromium"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/space

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import html
 import math
+import secrets
 import shutil
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,9 @@ STAGE_NAMES = {"semantic": "Semantic tokens", "coarse": "Coarse codebooks", "fin
 # stays unseen.
 BUSY = [gr.update(interactive=False), gr.update(interactive=True), gr.update(visible=True)]
 IDLE = [gr.update(interactive=True), gr.update(interactive=False), gr.update(visible="hidden")]
+# Tickets of runs that are not wanted any more. Gradio's own `cancels` races with the run that it stops and then marks
+# components with an error, so a run looks here instead, and ends by itself.
+CANCELLED: deque[str] = deque(maxlen=1000)
 BESIDE = Path(__file__).parent
 EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
 
@@ -133,12 +138,30 @@ def explain(error: Exception) -> str:
     return f"Something went wrong on the server ({type(error).__name__}); try again, or with a shorter vocal."
 
 
-def run_page(job: Job | None, band_db: float, *options: Any) -> Iterator[list[Any]]:
-    """The Generate button: [announced, run, cancel, progress, phase, bars, results, job, variation, *song]."""
+def begin() -> list[Any]:
+    """The Generate button, at once: [announced, run, cancel, progress, phase, bars, ticket]."""
+    return ["", *BUSY, announcement("Waiting for a free place …"), "", secrets.token_urlsafe()]
+
+
+def cancel_run(ticket: str) -> list[Any]:
+    """The Cancel button: [announced, run, cancel, progress]."""
+    CANCELLED.append(ticket)
+    return [announcement("Cancelled."), *IDLE]
+
+
+def run_page(ticket: str, job: Job | None, band_db: float, *options: Any) -> Iterator[list[Any]]:
+    """The Generate button: [announced, run, cancel, progress, phase, bars, results, job, variation, *song].
+
+    After Cancel, `ticket` is in CANCELLED, and nothing more is generated or shown.
+    """
     keep = [gr.skip()] * 12
     told = ""
     try:
-        for step in make_job(Request(*options)):
+        # Gradio takes a run that yields nothing for one that empties every component
+        yield [*[gr.skip()] * 6, *keep]
+        for step in () if ticket in CANCELLED else make_job(Request(*options)):
+            if ticket in CANCELLED:
+                return
             if isinstance(step, Job):
                 choices = gr.update(choices=list(range(1, step.variations + 1)), value=1, visible=step.variations > 1)
                 said = announcement(f"Done in {step.seconds:.0f} s; seed {step.seed} makes the same again.")
@@ -191,11 +214,15 @@ CSS = """
 .hafm-stage progress, .hafm-stage progress::-webkit-progress-bar { background: var(--border-color-primary) }
 .hafm-stage progress::-webkit-progress-value { background: var(--color-accent) }
 .hafm-stage progress::-moz-progress-bar { background: var(--color-accent) }
-.hafm-table { border-collapse: collapse; width: 100%; max-width: 24em; color: var(--body-text-color) }
+#announced, #phase, #bars { padding-block: 0 }
+#announced p, #phase p { margin: 0 }
+#loudness .hafm-table { border-collapse: collapse; width: 100%; max-width: 24em; margin: 0; color: inherit }
 .hafm-table caption { text-align: left; font-weight: 600 }
-.hafm-table th, .hafm-table td { padding: .2em .6em; text-align: right }
-.hafm-table tr { border-bottom: 1px solid var(--border-color-primary) }
-.hafm-table th[scope=row] { text-align: left; font-weight: 400 }
+#loudness :is(table, tr, th, td) { border: 0; color: var(--body-text-color) }
+#loudness :is(th, td) { padding: .2em .6em; text-align: right }
+#loudness tr + tr { border-top: 1px solid var(--border-color-primary) }
+#model input { text-overflow: ellipsis }
+#loudness th[scope=row] { text-align: left; font-weight: 400 }
 .hafm-alert { padding: .6em .8em; border-left: .3em solid #c0392b; color: var(--body-text-color) }
 @media (max-width: 480px) { .hafm-stage { grid-template-columns: 1fr; gap: 0 } }
 """
@@ -213,6 +240,7 @@ class Page:
     options: list[gr.components.Component]
     run: gr.Button
     cancel: gr.Button
+    ticket: gr.Textbox
     announced: gr.HTML
     progress: gr.Column
     phase: gr.HTML
@@ -237,7 +265,12 @@ def option_components() -> list[gr.components.Component]:
     if EXAMPLES:
         gr.Examples([[str(path)] for path in EXAMPLES], [vocal], label="Example voices", preload=False)
     model = gr.Dropdown(
-        OFFERED, value=OFFERED[0], allow_custom_value=True, label="Model", info="From the list, or a hub id: org/name"
+        OFFERED,
+        value=OFFERED[0],
+        allow_custom_value=True,
+        label="Model",
+        info="From the list, or a hub id: org/name",
+        elem_id="model",
     )
     with gr.Row():
         variations = gr.Slider(1, MAX_VARIATIONS, 1, step=1, label="Variations", elem_id="variations")
@@ -286,16 +319,12 @@ def connect(page: Page) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
 
-    begun = page.run.click(
-        lambda: ["", *BUSY, announcement("Waiting for a free place …"), ""],
-        None,
-        [*status, page.phase, page.bars],
-        queue=False,
-        **quiet,
-    )
+    begun = page.run.click(begin, None, [*status, page.phase, page.bars, page.ticket], queue=False, **quiet)
     outputs = [*status, page.phase, page.bars, page.results, page.job, page.variation, *page.song]
-    run = begun.then(run_page, [page.job, page.band, *page.options], outputs, **quiet, **one_at_a_time)
-    page.cancel.click(lambda: [announcement("Cancelled."), *IDLE], None, status, cancels=[run], queue=False, **quiet)
+    wanted = [page.ticket, page.job, page.band, *page.options]
+    # a cancelled run may still be ending, or waiting, when the next one begins
+    begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
+    page.cancel.click(cancel_run, page.ticket, status, queue=False, **quiet)
     chosen = [page.job, page.variation, page.band]
     page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)
     page.band.change(show_mix, chosen, page.mixed, trigger_mode="always_last", concurrency_limit=4, **quiet)
@@ -321,6 +350,7 @@ def build_page() -> gr.Blocks:
                 with gr.Row():
                     run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
+                ticket = gr.Textbox(visible="hidden", label="Ticket")
                 announced = gr.HTML(elem_id="announced", min_height=0)
                 with gr.Column(visible="hidden", elem_id="progress") as progress:
                     phase_shown = gr.HTML(elem_id="phase", min_height=0)
@@ -331,7 +361,7 @@ def build_page() -> gr.Blocks:
                     -24, 24, 0, step=1, label="Band against voice, dB", info="Mixes again at once", elem_id="band"
                 )
                 song = song_components()
-        shown = (run, cancel, announced, progress, phase_shown, bars, results)
+        shown = (run, cancel, ticket, announced, progress, phase_shown, bars, results)
         connect(Page(options, *shown, gr.State(None), variation, band, song))
         blocks.load(None, js=LIVE_REGIONS)
     return blocks.queue(max_size=QUEUE_SIZE)

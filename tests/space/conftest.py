@@ -23,7 +23,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contents = {
         "song.wav": file_bytes(glide(1.2, 44_100), 44_100),
         "long.wav": file_bytes(glide(MAX_SECONDS + 1.0, 8_000), 8_000),
-        "patience.wav": file_bytes(glide(MAX_SECONDS - 0.5)),
+        "patience.wav": file_bytes(glide(MAX_SECONDS - 0.5, 8_000), 8_000),
         "short.wav": file_bytes(glide(0.3)),
         "silent.wav": file_bytes(glide(1.5) * 0),
         "notes.wav": b"These are words, not sounds.\n" * 20,

@@ -20,7 +20,8 @@ CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or s
 ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "test-artefacts")) / "space"
 # Nothing takes that long on an idle machine; a busy one is given the time.
 PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
-MAX_SECONDS = 6
+# A vocal as long as this is generated for far longer than a test needs to see progress and to cancel.
+MAX_SECONDS = 90
 BROWSER_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

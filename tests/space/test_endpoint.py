@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
-from space.serving import PATIENCE_SECONDS, Space, served
+from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, served
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -56,7 +56,7 @@ def test_variations_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(cli
     [
         ("silent.wav", "silent.wav is silent; check the microphone"),
         ("short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s"),
-        ("long.wav", "long.wav is longer than 6 s; cut it, or set Length"),
+        ("long.wav", f"long.wav is longer than {MAX_SECONDS} s; cut it, or set Length"),
         ("notes.wav", "notes.wav is not audio that HAFM can read"),
     ],
 )
