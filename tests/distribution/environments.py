@@ -1,0 +1,96 @@
+"""Environments that hold the wheel and exactly what its metadata asks for, made of links to what is installed here."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OWN_NAME = "hafm-hf"
+
+
+@dataclass
+class Environment:
+    """A virtual environment apart from the one that the tests run in."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        """Where its distributions lie."""
+        return self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+    def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Runs one of its programs, with nothing of the surrounding environment on the path."""
+        words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        environment = kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONNOUSERSITE": "1"}
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this repository, built by the backend that is installed here, without the network."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    result = subprocess.run([*command, "-w", str(folder), str(REPOSITORY)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def make_environment(folder: Path, wheel: Path, extras: Iterable[str] = ()) -> Environment:
+    """A virtual environment with `wheel`, its dependencies and those of `extras`, and nothing else, not even pip.
+
+    Raises:
+        PackageNotFoundError: a dependency is not installed here.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    environment = Environment(folder)
+    install = [sys.executable, "-m", "pip", "--quiet", "--python", str(environment.python), "install"]
+    subprocess.run([*install, "--no-index", "--no-deps", str(wheel)], check=True, capture_output=True)
+    (own,) = metadata.distributions(name=OWN_NAME, path=[str(environment.site_packages)])
+    for name in closure(own, extras):
+        link(metadata.distribution(name), environment.site_packages)
+    return environment
+
+
+def closure(distribution: metadata.Distribution, extras: Iterable[str]) -> list[str]:
+    """Names of all that `distribution` with `extras` needs, by the metadata of what is installed here."""
+    found: dict[str, set[str]] = {}
+    open_requirements = wanted(distribution, set(extras))
+    while open_requirements:
+        requirement = open_requirements.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found and requirement.extras <= found[name]:
+            continue
+        found[name] = found.get(name, set()) | requirement.extras
+        open_requirements += wanted(metadata.distribution(name), found[name])
+    return sorted(found)
+
+
+def wanted(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
+    """What one distribution asks for on this machine."""
+    requirements = [Requirement(text) for text in distribution.requires or []]
+    return [
+        each
+        for each in requirements
+        if each.marker is None or any(each.marker.evaluate({"extra": e}) for e in ["", *extras])
+    ]
+
+
+def link(distribution: metadata.Distribution, site_packages: Path) -> None:
+    """Links the packages, modules and metadata of an installed distribution into another environment."""
+    files = distribution.files or []
+    for top in {Path(file).parts[0] for file in files} - {"..", "__pycache__"}:
+        if not (site_packages / top).exists():
+            (site_packages / top).symlink_to(Path(str(distribution.locate_file(top))))

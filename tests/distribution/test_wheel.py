@@ -1,0 +1,94 @@
+"""What `pip install` of the built wheel gives: the bundled model, and a core that needs only what it declares."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import soundfile
+import typer.main
+
+from distribution.environments import REPOSITORY, Environment, build_wheel, make_environment
+from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+from hafm_hf.cli import app
+
+PIPELINE = """
+import soundfile, sys
+{first}
+from transformers import pipeline
+song = pipeline("vocal-accompaniment", device="cpu"{options})({vocal!r}, seconds=1.0, skip_fine=True, seed=1)
+soundfile.write("song.wav", song["mix"], song["sampling_rate"], subtype="FLOAT")
+import hafm_hf
+assert hafm_hf.__file__.startswith(sys.prefix), hafm_hf.__file__
+"""
+# With its extra and nothing else, all modules of a folder can be imported.
+FOLDERS = {"data": "corpus", "train": "training", "eval": "evaluation"}
+IMPORT_ALL = """
+import importlib, pkgutil, hafm_hf.{folder} as package
+for module in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f"hafm_hf.{folder}.{{module.name}}")
+"""
+VOCAL = REPOSITORY / "examples" / "vocal.wav"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The wheel without extras."""
+    return make_environment(tmp_path_factory.mktemp("core") / "venv", wheel)
+
+
+def test_the_wheel_holds_the_bundled_model_and_is_under_80_megabytes(wheel: Path) -> None:
+    assert wheel.stat().st_size < 80e6
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("hafm_hf/checkpoints/hafm-tiny/")}
+        files = [path for path in BUNDLED_MODEL.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        for path in files:
+            name = f"hafm_hf/checkpoints/hafm-tiny/{path.relative_to(BUNDLED_MODEL)}"
+            assert archive.getinfo(name).file_size == path.stat().st_size
+        assert len(held) == len(files) and any(name.endswith("NOTICE") for name in archive.namelist())
+        assert {name.split("/")[0] for name in archive.namelist() if not name.startswith("hafm_hf-")} == {"hafm_hf"}
+
+
+def test_the_core_alone_accompanies_on_the_command_line(core: Environment, tmp_path: Path) -> None:
+    run = core.run("hafm", "accompany", VOCAL, "--seconds", 1, "--skip-fine", "--seed", 1, "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    written = json.loads(run.stdout)
+    for key in ("instrumental", "mix"):
+        assert soundfile.info(tmp_path / written[key]).frames == 24_000
+
+
+@pytest.mark.parametrize(
+    ("first", "options"),
+    [("import hafm_hf", ""), ("", f", model={str(BUNDLED_MODEL)!r}, trust_remote_code=True")],
+    ids=["after import hafm_hf", "by trust_remote_code"],
+)
+def test_the_core_alone_runs_the_pipeline(core: Environment, tmp_path: Path, first: str, options: str) -> None:
+    script = PIPELINE.format(first=first, options=options, vocal=str(VOCAL))
+    run = core.run("python", "-c", script, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert soundfile.info(tmp_path / "song.wav").frames == 24_000
+
+
+def test_every_command_explains_itself_with_the_core_alone(core: Environment, tmp_path: Path) -> None:
+    command = typer.main.get_command(app)
+    words = [[], *([name] for name in getattr(command, "commands", {}))]
+    script = f"from hafm_hf.cli import app\nfor words in {words}:\n    app([*words, '--help'], standalone_mode=False)"
+    run = core.run("python", "-c", script, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
+    run = core.run("hafm", "accompany", VOCAL, "--plot", cwd=tmp_path)
+    assert run.returncode == 1 and "hafm-hf[plot]" in run.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", [e for e, f in FOLDERS.items() if (REPOSITORY / "src/hafm_hf" / f).is_dir()])
+def test_an_extra_brings_what_its_folder_imports(wheel: Path, extra: str, tmp_path: Path) -> None:
+    environment = make_environment(tmp_path / "venv", wheel, [extra])
+    run = environment.run("python", "-c", IMPORT_ALL.format(folder=FOLDERS[extra]), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
