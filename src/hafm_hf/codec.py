@@ -14,6 +14,9 @@ import torch
 from transformers import EncodecModel
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
+# frames that are decoded at once, and frames of the past that the decoder's convolutions can see, generously
+STRETCH_FRAMES = 1500
+CONTEXT_FRAMES = 16
 # encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks
 # lose a level
 RENAMINGS: tuple[tuple[str, str], ...] = (
@@ -80,6 +83,8 @@ def encode_codes(codec: EncodecModel, waveform: torch.Tensor, num_codebooks: int
 def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
     """Audio float [B, length] of codes int64 [B, Q, T_a]; Q may be smaller than the codec's number of codebooks.
 
+    Codes of any length are decoded in stretches, so that memory beside the result does not grow with them.
+
     Args:
         codec: EncodecModel.
         codes: int64 [B, Q, T_a].
@@ -88,17 +93,80 @@ def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = 
     Raises:
         ValueError: on another shape, codes out of range, or a length beyond the codes.
     """
-    if codes.ndim != 3 or not 1 <= codes.shape[1] <= codec.config.num_quantizers or codes.shape[2] == 0:
-        raise ValueError(
-            f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {codec.config.num_quantizers}, frames]."
-        )
-    if int(codes.min()) < 0 or int(codes.max()) >= codec.config.codebook_size:
-        raise ValueError(f"codes must lie between 0 and {codec.config.codebook_size - 1}.")
-    samples = codes.shape[2] * codec.config.hop_length
-    if length is not None and not 0 <= length <= samples:
-        raise ValueError(f"length is {length}; {codes.shape[2]} frames hold {samples} samples.")
-    audio = codec.decoder(codec.quantizer.decode(codes.transpose(0, 1)))
-    return audio[:, 0, :length]
+    stream = CodecStream(codec)
+    parts = [stream.decode(part) for part in codes.split(STRETCH_FRAMES, dim=2)]
+    audio = torch.cat(parts, dim=1)
+    if length is not None and not 0 <= length <= audio.shape[1]:
+        raise ValueError(f"length is {length}; {codes.shape[2]} frames hold {audio.shape[1]} samples.")
+    return audio[:, :length]
+
+
+class CodecStream:
+    """Decodes codes stretch by stretch to the audio that they give at once, up to rounding.
+
+    EnCodec's decoder is causal: what it needs of the past is the state of its LSTM, and a few frames before it and
+    behind it for the convolutions.
+
+    Args:
+        codec: EncodecModel with causal convolutions.
+
+    Raises:
+        ValueError: for another codec.
+    """
+
+    def __init__(self, codec: EncodecModel) -> None:
+        if not codec.config.use_causal_conv or codec.config.norm_type != "weight_norm":
+            raise ValueError("Only a causal EnCodec without group norm can be decoded in stretches.")
+        self.codec = codec
+        self.state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.embeddings: torch.Tensor | None = None
+        self.hidden: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Audio float [B, 320 · n] of the next codes, int64 [B, Q, n].
+
+        The first stretch of several needs to hold as many frames as the first convolution's kernel, 7: EnCodec pads
+        the beginning of a song by reflection.
+
+        Raises:
+            ValueError: on another shape, or codes out of range.
+        """
+        config = self.codec.config
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= config.num_quantizers or codes.shape[2] == 0:
+            raise ValueError(
+                f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {config.num_quantizers}, frames]."
+            )
+        if int(codes.min()) < 0 or int(codes.max()) >= config.codebook_size:
+            raise ValueError(f"codes must lie between 0 and {config.codebook_size - 1}.")
+        first, lstm, *rest = self.codec.decoder.layers
+        embeddings, fresh = self._behind(self.embeddings, self.codec.quantizer.decode(codes.transpose(0, 1)))
+        self.embeddings = embeddings[..., -CONTEXT_FRAMES:]
+        frames = first(embeddings)[..., fresh:].permute(2, 0, 1)
+        recurrent, self.state = lstm.lstm(frames, self.state)
+        hidden, fresh = self._behind(self.hidden, (recurrent + frames).permute(1, 2, 0))
+        self.hidden = hidden[..., -CONTEXT_FRAMES:]
+        audio = hidden
+        for layer in rest:
+            audio = layer(audio)
+        return audio[:, 0, fresh * config.hop_length :]
+
+    @staticmethod
+    def _behind(past: torch.Tensor | None, frames: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Frames with those that came before them, and how many those are."""
+        if past is None:
+            return frames, 0
+        return torch.cat([past, frames], dim=-1), past.shape[-1]
+
+
+def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
+    target = target - target.mean(dim=-1, keepdim=True)
+    output = output - output.mean(dim=-1, keepdim=True)
+    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
+    projection = scale * target
+    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
+    return 10 * torch.log10(ratio.clamp_min(1e-12))
 
 
 def convert_encodec_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ section "Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width 
 import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,11 +179,11 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
             prepared = self._prepare(input_values[row, :size], noise, seed)
             start = 0
-            for features in self._iterate_features(prepared, count):
-                span = slice(start, start := start + len(features))
-                ids[row, span] = self.quantize(features)
+            for features in self._iterate_features(prepared[None], count):
+                span = slice(start, start := start + features.shape[1])
+                ids[row, span] = self.quantize(features[0])
                 if kept is not None:
-                    kept[row, span] = features
+                    kept[row, span] = features[0]
             mask[row, :count] = True
         return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
@@ -195,10 +195,33 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return self(waveform[None], noise=noise, seed=seed).ids[0]
 
     @torch.no_grad()
+    def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """Tokens of several mono waveforms of one length, all through HuBERT at once: for corpora, on a GPU above all.
+
+        Args:
+            waveforms (float [B, N], at 16 kHz): no padding, so that no row depends on another but for rounding.
+            seeds: of each row's noise; no noise is added without them.
+
+        Returns:
+            int64 [B, T_v]: what `encode` gives row by row, but where rounding decides between two centroids.
+        """
+        prepared = torch.stack(
+            [
+                self._prepare(row, seeds is not None, None if seeds is None else seeds[number])
+                for number, row in enumerate(waveforms)
+            ]
+        )
+        parts = [
+            self.quantize(features.flatten(0, 1)).view(len(waveforms), -1)
+            for features in self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
+        ]
+        return torch.cat(parts, dim=1) if parts else torch.zeros(len(waveforms), 0, dtype=torch.int64)
+
+    @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
         """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
         prepared = self._prepare(waveform, noise, seed)
-        parts = list(self._iterate_features(prepared, self.num_frames(len(waveform))))
+        parts = [features[0] for features in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[1], device=waveform.device)
 
     def quantize(self, features: torch.Tensor) -> torch.Tensor:
@@ -229,7 +252,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return nn.functional.pad(values, (left, right + -len(values) % self.hop))
 
     def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [≤ chunk, D] of a prepared waveform, chunk after chunk."""
+        """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
         config = self.config
         config.validate_sizes()
         context = round(config.context_seconds * config.frame_rate)
@@ -241,9 +264,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             end = min(start + core, frames)
             first, last = max(start - context, 0), min(end + context, frames)
             # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
-            samples = prepared[first * self.hop : last * self.hop + sum(self.padding)]
-            hidden = self.hubert(samples[None].to(self.hubert.dtype)).last_hidden_state[0].float()
-            yield hidden[start - first : end - first]
+            samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
+            hidden = self.hubert(samples.to(self.hubert.dtype)).last_hidden_state.float()
+            yield hidden[:, start - first : end - first]
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:

@@ -87,5 +87,5 @@ def test_an_excerpt_that_breaks_the_format_is_refused_and_leaves_no_file(
 
 
 def test_a_folder_without_shards_says_who_writes_them(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="tokenize_corpus"):
+    with pytest.raises(FileNotFoundError, match="hafm prepare"):
         shard_paths(tmp_path, "train")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import EncodecConfig, EncodecModel
 
+from hafm_hf.codec import scale_invariant_sdr
 from hafm_hf.training.clusters import kmeans, nearest
 from hafm_hf.training.codec import (
     CodecTrainer,
@@ -15,7 +16,6 @@ from hafm_hf.training.codec import (
     draw_batch,
     evaluate_codec,
     relative_error,
-    scale_invariant_sdr,
     spectral_distance,
     start_codec,
 )

@@ -14,8 +14,10 @@ import typer
 
 from .. import audio
 from .accompany import accompany
+from .benchmark import benchmark
 from .console import HAFMCommandError, first_line, report_error
 from .models import card, convert, info, inspect_tokens
+from .prepare import prepare
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -25,8 +27,9 @@ def hafm() -> None:
     """HAFM: a singing voice in, an accompaniment in time and in key out."""
 
 
-for command in (accompany, info, inspect_tokens, card, convert):
+for command in (accompany, info, inspect_tokens, prepare, card, convert):
     app.command()(command)
+app.add_typer(benchmark, name="benchmark")
 
 
 def main() -> None:

@@ -13,11 +13,9 @@ import mir_eval.chord
 import numpy as np
 import pretty_midi
 
-PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+from hafm_hf.corpus.features import PITCH_NAMES, key_of
+
 NO_CHORD = "N"
-# Krumhansl and Kessler's probe-tone ratings (1982), from the tonic upwards.
-MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
-MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 CHORD_FIELDS = 3
 SHORTEST_NOTE = 0.06
 SAME_ONSET = 0.03
@@ -84,12 +82,7 @@ class Song:
         for chord in self.chords:
             for pitch_class in chord.pitch_classes:
                 histogram[pitch_class] += chord.end - chord.start
-        scores = {
-            f"{PITCH_NAMES[tonic]}:{mode}": float(np.corrcoef(np.roll(profile, tonic), histogram)[0, 1])
-            for mode, profile in (("maj", MAJOR_PROFILE), ("min", MINOR_PROFILE))
-            for tonic in range(12)
-        }
-        return max(scores, key=lambda name: scores[name])
+        return key_of(histogram)
 
 
 def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:

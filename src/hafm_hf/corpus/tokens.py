@@ -8,6 +8,11 @@ A row is one excerpt of one track, all of its streams cut at the same two instan
 | `start`, `duration` | float32 | seconds, multiples of the common grid of both frame rates |
 | `vocal_semantic`, `instrumental_semantic` | List(int16) [T_v] | semantic tokens |
 | `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental |
+| `source`, `licence` | string | collection that the track is from, and its terms; empty where unknown |
+| `split` | string | train, validation or test; the same for all rows of a track |
+| `loudness` | float32 | of the instrumental, LUFS |
+| `tempo`, `key` | float32, string | of the instrumental: beats a minute, and a key such as `F#:min` |
+| `content_hash` | string | SHA-256 over the bytes of the track's files |
 
 The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
 does not fit.
@@ -16,10 +21,13 @@ does not fit.
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +35,9 @@ import pyarrow.parquet as pq
 
 SPLITS = ("train", "validation", "test")
 METADATA_KEY = b"hafm"
+TOKEN_COLUMNS = ("vocal_semantic", "instrumental_semantic", "acoustic")
+ROW_GROUP_SIZE = 64
+PARTIAL_SUFFIX = ".part"
 SCHEMA = pa.schema(
     [
         ("track", pa.string()),
@@ -35,6 +46,13 @@ SCHEMA = pa.schema(
         ("vocal_semantic", pa.list_(pa.int16())),
         ("instrumental_semantic", pa.list_(pa.int16())),
         ("acoustic", pa.list_(pa.list_(pa.int16()))),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("split", pa.string()),
+        ("loudness", pa.float32()),
+        ("tempo", pa.float32()),
+        ("key", pa.string()),
+        ("content_hash", pa.string()),
     ]
 )
 
@@ -64,6 +82,8 @@ class TokenExcerpt:
         start, duration (float): seconds, on the common grid.
         vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
         acoustic (int16 [Q, T_a]): codec codes of the instrumental.
+        source, licence, split, key, content_hash (str), loudness (float, LUFS), tempo (float, beats a minute): as in
+            the table above.
     """
 
     track: str
@@ -72,6 +92,13 @@ class TokenExcerpt:
     vocal_semantic: np.ndarray
     instrumental_semantic: np.ndarray
     acoustic: np.ndarray
+    source: str = ""
+    licence: str = ""
+    split: str = ""
+    loudness: float = math.nan
+    tempo: float = math.nan
+    key: str = ""
+    content_hash: str = ""
 
 
 def common_grid(frame_rates: Sequence[int]) -> Fraction:
@@ -128,30 +155,65 @@ def check_excerpt(excerpt: TokenExcerpt, info: TokenCorpusInfo) -> None:
 
 
 def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], info: TokenCorpusInfo) -> int:
-    """Writes one Parquet shard under a temporary name and renames it when complete; returns the number of rows."""
+    """Writes one Parquet shard under a temporary name, syncs it to the disk and renames it; returns the rows.
+
+    Equal excerpts give equal bytes: nothing in the file tells when or by whom it was written.
+
+    Raises:
+        ValueError: an excerpt breaks the format.
+        OSError: it can't be written; then nothing of it remains.
+    """
     rows = list(excerpts)
     for row in rows:
         check_excerpt(row, info)
-    columns = {
-        "track": [row.track for row in rows],
-        "start": [row.start for row in rows],
-        "duration": [row.duration for row in rows],
-        "vocal_semantic": [row.vocal_semantic.astype(np.int16) for row in rows],
-        "instrumental_semantic": [row.instrumental_semantic.astype(np.int16) for row in rows],
-        "acoustic": [list(row.acoustic.astype(np.int16)) for row in rows],
+    columns: dict[str, list[Any]] = {
+        field.name: [getattr(row, field.name) for row in rows] for field in SCHEMA if field.name not in TOKEN_COLUMNS
     }
+    for name in TOKEN_COLUMNS:
+        tokens = (getattr(row, name).astype(np.int16) for row in rows)
+        columns[name] = [list(each) if each.ndim > 1 else each for each in tokens]
     schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(info)).encode()})
-    temporary = Path(f"{path}.{os.getpid()}.part")
-    pq.write_table(pa.table(columns, schema=schema), temporary, row_group_size=64)
-    temporary.rename(path)
+    table = pa.table([columns[field.name] for field in SCHEMA], schema=schema)
+    with replacing(path) as file:
+        pq.write_table(table, file, row_group_size=ROW_GROUP_SIZE)
     return len(rows)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that becomes `path` once it is whole and on the disk; nothing of it remains when writing fails.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written to.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL_SUFFIX)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; give what a plain open() would have given
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    # the name too: a folder's entries have a sync of their own
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:
     """Finished shards of a split in order; raises FileNotFoundError when there are none."""
     paths = sorted(Path(folder).glob(f"{split}-*.parquet"))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no {split}-*.parquet; recipes/tokenize_corpus.py writes them.")
+        raise FileNotFoundError(f"{folder} holds no {split}-*.parquet; `hafm prepare` writes them.")
     return paths
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
+from ..codec import scale_invariant_sdr
 from .clusters import kmeans, nearest
 from .songs import PCM_SCALE, SongPool
 from .state import cosine_learning_rate
@@ -291,16 +292,6 @@ class CodecTrainer:
         self.codec.load_state_dict(state["codec"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
-
-
-def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
-    target = target - target.mean(dim=-1, keepdim=True)
-    output = output - output.mean(dim=-1, keepdim=True)
-    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
-    projection = scale * target
-    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
-    return 10 * torch.log10(ratio.clamp_min(1e-12))
 
 
 @torch.no_grad()

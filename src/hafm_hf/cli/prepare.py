@@ -1,0 +1,161 @@
+"""`hafm prepare`: from a folder of songs to a token corpus, with a table of what became of every track."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .accompany import Device, DType
+from .console import HAFMCommandError, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..corpus.prepare import PrepareOptions
+
+AudioFolder = Annotated[Path, typer.Argument(help="Folder of songs.", metavar="AUDIO_DIR")]
+CorpusFolder = Annotated[Path, typer.Argument(help="Folder for the corpus.", metavar="CORPUS_DIR")]
+SeparatorName = Annotated[str, typer.Option(help="stems (separated already), audio-separator or demucs.")]
+VocalChannel = Annotated[str, typer.Option(help="left or right: where karaoke files have the voice.")]
+
+
+def prepare(
+    audio: AudioFolder,
+    corpus: CorpusFolder,
+    separator: SeparatorName = "stems",
+    vocal_channel: VocalChannel = "",
+    separator_model: Annotated[str, typer.Option(help="Of audio-separator or demucs.")] = "",
+    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = "",
+    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = "",
+    semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id, instead of the model's.")] = "",
+    codec: Annotated[str, typer.Option(help="Folder or hub id of an EnCodec, instead of the model's.")] = "",
+    num_codebooks: Annotated[int, typer.Option(min=1, help="Of the codec, at most.")] = 8,
+    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto,
+    dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once.")] = 4,
+    segment_seconds: Annotated[float, typer.Option(min=0.04, help="Longest segment: one row.")] = 30.0,
+    min_seconds: Annotated[float, typer.Option(min=0.04, help="Shorter tracks are dropped.")] = 3.0,
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0,
+    min_instrumental_db: Annotated[float, typer.Option(help="Drop quieter instrumentals, dB RMS.")] = -25.0,
+    max_vocal_excess_db: Annotated[float, typer.Option(help="Drop vocals louder than the band by more.")] = 5.0,
+    min_vocal_db: Annotated[float, typer.Option(help="Drop quieter vocals, dB RMS.")] = -50.0,
+    split_by: Annotated[str, typer.Option(help="hash, or folder: train, validation, test at the top.")] = "hash",
+    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05,
+    artist_pattern: Annotated[str, typer.Option(help="Regular expression; its first group is the artist.")] = "",
+    source: Annotated[str, typer.Option(help="Name of the collection; the folder's if not given.")] = "",
+    licence: Annotated[str, typer.Option(help="Of tracks whose files state none.")] = "",
+    facts: Annotated[str, typer.Option(help="YAML or JSON for the dataset card.")] = "",
+    tracks_per_shard: Annotated[int, typer.Option(min=1, help="The unit of work.")] = 16,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; with ray 0 is all there is room for.")] = 1,
+    address: Annotated[str, typer.Option(help="Of a running Ray cluster.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The manifest's figures as JSON on stdout.")] = False,
+) -> None:
+    """Separates, filters and tokenises songs into Parquet shards; run the same command again to go on after a stop."""
+    from ..corpus.filtering import FilterOptions
+    from ..corpus.prepare import PrepareOptions, ShardOptions
+    from ..corpus.separation import SeparatorOptions
+    from ..corpus.tokenizing import TokenizerOptions
+    from ..corpus.tracks import SplitOptions
+
+    if device is Device.mps:
+        raise typer.BadParameter("mps isn't supported here; choose auto, cpu or cuda.")
+    with corpus_errors():
+        options = PrepareOptions(
+            ShardOptions(
+                audio=str(audio),
+                corpus=str(corpus),
+                separator=SeparatorOptions(
+                    separator, vocal_channel, separator_model, separator_model_dir, device.value, max_minutes * 60
+                ),
+                filter=FilterOptions(min_instrumental_db, max_vocal_excess_db, min_vocal_db),
+                tokenizer=TokenizerOptions(
+                    semantic_tokenizer, codec, model, num_codebooks, device.value,
+                    "float32" if dtype is DType.auto else dtype.value, batch_size,
+                ),
+                segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,
+            ),
+            SplitOptions(split_by, validation, test, artist_pattern),
+            tracks_per_shard, engine, workers, address, facts,
+        )  # fmt: skip
+    run(options, as_json)
+
+
+def run(options: PrepareOptions, as_json: bool) -> None:
+    """Prepares with a bar on stderr, and prints what became of the tracks."""
+    from ..corpus.prepare import prepare as prepare_corpus
+
+    with corpus_errors(), _progress(quiet=as_json) as progress:
+        manifest = prepare_corpus(options, progress)
+    if as_json:
+        typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
+        return
+    # a table cut to 80 columns in a log is of no use to anybody
+    console = Console(highlight=False, width=None if stdout.is_terminal else 120)
+    for table in summary_tables(manifest):
+        console.print(table)
+    folder = options.shards.corpus
+    fidelity = manifest["si_sdr_db"]
+    if fidelity["rows"]:
+        stdout.print(
+            f"decoded again: {fidelity['median']:.1f} dB SI-SDR, median of {fidelity['rows']} rows, one a shard"
+        )
+    stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
+
+
+def summary_tables(manifest: dict[str, Any]) -> Iterator[Table]:
+    """What was kept and dropped, and the splits."""
+    table = Table(title="tracks and segments", title_justify="left")
+    for heading in ("", "tracks", "segments", "hours"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    tracks, segments, hours = manifest["tracks"], manifest["segments"], manifest["hours"]
+    for name in ("found", "kept"):
+        table.add_row(name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}")
+    for reason in sorted({*tracks["dropped"], *segments["dropped"]}):
+        counts = (str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments))
+        table.add_row(f"dropped: {escape(reason)}", *counts, "")
+    yield table
+    table = Table(title="splits", title_justify="left")
+    for heading in ("split", "tracks", "rows", "hours", "shards"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, split in manifest["splits"].items():
+        table.add_row(name, str(split["tracks"]), str(split["rows"]), f"{split['hours']:.2f}", str(split["shards"]))
+    yield table
+
+
+@contextmanager
+def corpus_errors() -> Iterator[None]:
+    """Errors of the corpus as errors of the command."""
+    from ..corpus.tracks import HAFMCorpusError
+
+    try:
+        yield
+    except HAFMCorpusError as error:
+        raise HAFMCommandError(str(error)) from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int, Any], None]]:
+    """A callback for `prepare` that keeps one bar on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal) as bars:
+        task = bars.add_task("looking for songs", total=None)
+
+        def advance(done: int, total: int, _: Any) -> None:
+            bars.update(task, description="shards", completed=done, total=total)
+
+        yield advance

@@ -1,0 +1,137 @@
+"""Who makes the shards: this process, worker processes beside it, or a Ray cluster. All give the same bytes.
+
+An engine takes jobs and yields results as they come. It stops at the first failure; what is finished is kept.
+"""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from .plan import ShardJob
+from .shards import ShardOptions, ShardResult, shard_maker
+from .tracks import HAFMCorpusError
+
+ENGINES = ("local", "ray")
+AGAIN = "finished shards are kept, run the same command again"
+
+
+def run_jobs(
+    jobs: Sequence[ShardJob], options: ShardOptions, engine: str = "local", workers: int = 1, address: str = ""
+) -> Iterator[ShardResult]:
+    """Makes shards, in any order.
+
+    Args:
+        jobs: what to make.
+        options: what decides contents.
+        engine: local or ray.
+        workers: processes of the local engine, or tasks at a time of a Ray cluster (0: as many as it has room for).
+        address: of a running Ray cluster; a new one on this machine if empty.
+
+    Raises:
+        HAFMCorpusError: unknown engine, Ray is not installed or not reachable, a worker died, or a shard failed.
+    """
+    if engine not in ENGINES:
+        raise HAFMCorpusError(f"There is no engine {engine!r}; choose from {', '.join(ENGINES)}.")
+    if engine == "ray":
+        yield from _run_on_ray(jobs, options, workers, address)
+    elif workers <= 1:
+        maker = shard_maker(options)
+        yield from map(maker.make, jobs)
+    else:
+        yield from _run_in_processes(jobs, options, min(workers, len(jobs)))
+
+
+def _run_in_processes(jobs: Sequence[ShardJob], options: ShardOptions, workers: int) -> Iterator[ShardResult]:
+    # spawned: a forked process would share torch's threads and CUDA's context
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    try:
+        futures = [pool.submit(_make, options, job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise HAFMCorpusError(f"A worker died, perhaps for lack of memory; {AGAIN}.") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make(options: ShardOptions, job: ShardJob) -> ShardResult:
+    return shard_maker(options).make(job)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when the process that started it does, even by SIGKILL: nobody would wait for its result."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _run_on_ray(jobs: Sequence[ShardJob], options: ShardOptions, workers: int, address: str) -> Iterator[ShardResult]:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise HAFMCorpusError('Ray is not installed; run: pip install "hafm-hf[ray]".') from error
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = address or "this machine"
+            raise HAFMCorpusError(
+                f"No Ray cluster can be reached at {where} ({str(error).splitlines()[0]})."
+            ) from error
+    try:
+        yield from _map_on_ray(ray, jobs, options, workers)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, workers: int) -> Iterator[ShardResult]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # a node that goes away is not an error of the job: its shards are made elsewhere, to the same bytes
+    context.actor_task_retry_on_errors = False
+    packed = [{"job": pickle.dumps(job)} for job in jobs]
+    data = ray.data.from_items(packed, override_num_blocks=len(packed))
+    made = data.map(
+        _RayTask(options),
+        num_cpus=options.threads,
+        num_gpus=1 if options.tokenizer.device == "cuda" else None,
+        concurrency=workers or None,
+        max_retries=-1,
+    )
+    try:
+        for row in made.iter_rows():
+            yield pickle.loads(row["result"])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, HAFMCorpusError) else None
+        raise cause or HAFMCorpusError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
+    except ray.exceptions.RayError as error:
+        raise HAFMCorpusError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
+
+
+class _RayTask:
+    """Makes the shard of a row; a worker process of Ray keeps its models from one task to the next."""
+
+    def __init__(self, options: ShardOptions) -> None:
+        self.options = options
+        self.__name__ = "make_shard"
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"result": pickle.dumps(shard_maker(self.options).make(pickle.loads(row["job"])))}

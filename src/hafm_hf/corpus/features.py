@@ -1,0 +1,82 @@
+"""Loudness, tempo and key of a segment: what retrieval compares and later conditioning may use.
+
+Estimates for sorting, not labels: rendered songs bring their own. Chroma and spectrogram are transformers', loudness
+is pyloudnorm's; librosa would bring a compiler that every worker would wait for.
+"""
+
+import functools
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from transformers.audio_utils import chroma_filter_bank, spectrogram, window_function
+
+from ..analysis import tempo
+from ..audio import Samples, is_silent
+
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# Krumhansl and Kessler's probe-tone ratings (1982), from the tonic upwards.
+MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+CHROMA_WINDOW_SECONDS = 0.34
+# the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
+LOUDNESS_BLOCK_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class SegmentFeatures:
+    """Integrated loudness in LUFS, tempo in beats a minute, key such as `F#:min`; NaN and empty where unknown."""
+
+    loudness: float
+    tempo: float
+    key: str
+
+
+def segment_features(samples: Samples, sampling_rate: int) -> SegmentFeatures:
+    """Measures an instrumental (float32 [N] at `sampling_rate` Hz)."""
+    if is_silent(samples):
+        return SegmentFeatures(float("nan"), float("nan"), "")
+    return SegmentFeatures(
+        loudness(samples, sampling_rate), tempo(samples, sampling_rate), key_of(chroma(samples, sampling_rate))
+    )
+
+
+def loudness(samples: Samples, sampling_rate: int) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of float32 [N]; NaN below 0.4 s."""
+    if len(samples) < LOUDNESS_BLOCK_SECONDS * sampling_rate:
+        return float("nan")
+    with warnings.catch_warnings():
+        # below the gate there is no loudness; it comes as -inf
+        warnings.simplefilter("ignore")
+        return float(_meter(sampling_rate).integrated_loudness(samples.astype(np.float64)))
+
+
+@functools.cache
+def _meter(sampling_rate: int):  # type: ignore[no-untyped-def]
+    import pyloudnorm
+
+    return pyloudnorm.Meter(sampling_rate)
+
+
+@functools.cache
+def _chroma_filters(size: int, sampling_rate: int) -> np.ndarray:
+    return chroma_filter_bank(size, len(PITCH_NAMES), sampling_rate)
+
+
+def chroma(samples: Samples, sampling_rate: int) -> np.ndarray:
+    """How loud each pitch class is on average, from C upwards: float64 [12] of float32 [N]."""
+    size = 1 << round(CHROMA_WINDOW_SECONDS * sampling_rate).bit_length() - 1
+    padded = np.pad(samples, (0, max(0, size - len(samples))))
+    window = window_function(size, "hann")
+    frames = spectrogram(padded, window, size, size // 2, power=1.0, center=False)
+    return (_chroma_filters(size, sampling_rate) @ frames).mean(axis=1)
+
+
+def key_of(histogram: np.ndarray) -> str:
+    """The key, such as `F#:min`, whose profile a histogram of pitch classes (float [12]) correlates with best."""
+    scores = {
+        f"{PITCH_NAMES[tonic]}:{mode}": float(np.corrcoef(np.roll(profile, tonic), histogram)[0, 1])
+        for mode, profile in (("maj", MAJOR_PROFILE), ("min", MINOR_PROFILE))
+        for tonic in range(12)
+    }
+    return max(scores, key=lambda name: scores[name])

@@ -1,0 +1,138 @@
+"""What became of every file: a report for each shard, and their sum as the manifest of the corpus.
+
+A shard counts as made once its report is there; the report comes after the shard. Nothing in either depends on time,
+machine or worker.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .plan import Plan, write_json
+from .tokens import SPLITS
+from .tracks import Drop, Reason
+
+MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "reports"
+
+
+@dataclass
+class TrackReport:
+    """Segments and seconds of one track, found and kept."""
+
+    segments: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    kept_seconds: float = 0.0
+
+
+@dataclass
+class ShardReport:
+    """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start).
+
+    `si_sdr`: dB, of the shard's first row decoded again, against its instrumental; None without rows.
+    """
+
+    name: str
+    rows: int = 0
+    si_sdr: float | None = None
+    tracks: dict[str, TrackReport] = field(default_factory=dict)
+    drops: list[Drop] = field(default_factory=list)
+
+
+def report_path(corpus: Path, shard: str) -> Path:
+    """Where the report of a shard lies."""
+    return corpus / REPORT_FOLDER / f"{Path(shard).stem}.json"
+
+
+def write_report(corpus: Path, report: ShardReport) -> None:
+    """Writes the report of a finished shard; raises OSError."""
+    write_json(report_path(corpus, report.name), dataclasses.asdict(report))
+
+
+def read_report(corpus: Path, shard: str) -> ShardReport | None:
+    """The report of a shard; None when it or the shard that it speaks of is missing."""
+    path = report_path(corpus, shard)
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="ascii"))
+    if content["rows"] and not (corpus / shard).is_file():
+        return None
+    return ShardReport(
+        name=content["name"],
+        rows=content["rows"],
+        si_sdr=content["si_sdr"],
+        tracks={name: TrackReport(**values) for name, values in content["tracks"].items()},
+        drops=[Drop(**{**drop, "reason": Reason(drop["reason"])}) for drop in content["drops"]],
+    )
+
+
+def make_manifest(
+    plan: Plan, reports: Sequence[ShardReport], scan_drops: Sequence[Drop], others: int, tokenizers: dict[str, Any]
+) -> dict[str, Any]:
+    """Every track and segment accounted for: found = kept + dropped by reason.
+
+    Args:
+        plan: of the corpus.
+        reports: of its finished shards.
+        scan_drops: what could not become a track.
+        others: number of files that are no audio by their suffix.
+        tokenizers: rates and vocabularies.
+
+    Returns:
+        what manifest.json holds.
+    """
+    tracks = {name: track for report in reports for name, track in report.tracks.items()}
+    drops = [*scan_drops, *(drop for report in reports for drop in report.drops)]
+    whole = Counter(drop.reason.value for drop in drops if drop.start is None)
+    parts = Counter(drop.reason.value for drop in drops if drop.start is not None)
+    # a track that lost all of its segments counts once, under the reason of the first
+    lost = {name for name, track in tracks.items() if track.segments and not track.kept}
+    for drop in drops:
+        if drop.track in lost and drop.start is not None:
+            lost.remove(drop.track)
+            whole[drop.reason.value] += 1
+    kept = sum(track.kept > 0 for track in tracks.values())
+    ratios = [report.si_sdr for report in reports if report.si_sdr is not None]
+    segments = sum(track.segments for track in tracks.values())
+    return {
+        "options": plan.options,
+        "tokenizers": tokenizers,
+        "complete": len(reports) == len(plan.shards),
+        "tracks": {"found": kept + sum(whole.values()), "kept": kept, "dropped": dict(sorted(whole.items()))},
+        "segments": {
+            "found": segments,
+            "kept": sum(track.kept for track in tracks.values()),
+            "dropped": dict(sorted(parts.items())),
+        },
+        "hours": {
+            "found": round(sum(track.seconds for track in tracks.values()) / 3600, 4),
+            "kept": round(sum(track.kept_seconds for track in tracks.values()) / 3600, 4),
+        },
+        "splits": {split: _count_split(split, plan, reports) for split in SPLITS},
+        "si_sdr_db": {"median": round(statistics.median(ratios), 2) if ratios else None, "rows": len(ratios)},
+        "other_files": others,
+        "dropped": [_listed(drop) for drop in drops],
+    }
+
+
+def _count_split(split: str, plan: Plan, reports: Sequence[ShardReport]) -> dict[str, Any]:
+    own = [report for report in reports if report.name.startswith(f"{split}-")]
+    tracks = [track for report in own for track in report.tracks.values()]
+    return {
+        "tracks": sum(track.kept > 0 for track in tracks),
+        "rows": sum(report.rows for report in own),
+        "hours": round(sum(track.kept_seconds for track in tracks) / 3600, 4),
+        "shards": sum(report.rows > 0 for report in own),
+    }
+
+
+def _listed(drop: Drop) -> dict[str, Any]:
+    listed: dict[str, Any] = {"track": drop.track, "reason": drop.reason.value}
+    if drop.start is not None:
+        listed["start"] = drop.start
+    return {**listed, "detail": drop.detail} if drop.detail else listed

@@ -1,0 +1,131 @@
+"""Which track goes into which shard: decided once, written down, and only ever added to.
+
+A shard is made by one task from the tracks that the plan gives it, so its bytes don't depend on who makes it, when, or
+beside which others. The options that decide contents stand in the plan too: others are refused, never mixed in.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from .tokens import PARTIAL_SUFFIX, SPLITS, replacing
+from .tracks import HAFMCorpusError, Track
+
+PLAN_FILE, LOCK_FILE = "plan.json", ".lock"
+PLAN_FORMAT = 2
+
+
+@dataclass
+class Plan:
+    """Options that decide contents, every track by name, and the names of the tracks of each shard."""
+
+    options: dict[str, Any]
+    tracks: dict[str, Track] = field(default_factory=dict)
+    shards: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to make: its file name, its split and its tracks."""
+
+    name: str
+    split: str
+    tracks: tuple[Track, ...]
+
+
+def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
+    """The plan of a corpus, an empty one for a new folder.
+
+    Raises:
+        HAFMCorpusError: it was made with other options, or by another version.
+    """
+    path = corpus / PLAN_FILE
+    if not path.is_file():
+        if any(corpus.glob("*.parquet")):
+            raise HAFMCorpusError(f"{corpus} holds shards but no {PLAN_FILE}; choose another folder.")
+        return Plan(options)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
+        raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
+    before = content["options"]
+    # through JSON, so that tuples and lists are one
+    now = json.loads(json.dumps(options))
+    changed = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise HAFMCorpusError(
+            f"{corpus} was begun with other options ({'; '.join(changed)}); use those again or choose another folder."
+        )
+    tracks = {name: Track(name=name, **values) for name, values in content["tracks"].items()}
+    return Plan(before, tracks, content["shards"])
+
+
+def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:
+    """Gives tracks that are new shards of their own; the shards that are planned stay as they are."""
+    for split in SPLITS:
+        new = [track for track in tracks if track.split == split and track.name not in plan.tracks]
+        # in a fixed random order, so that a corpus cut short anywhere is as varied as the whole
+        new.sort(key=lambda track: hashlib.sha256(f"order/{track.content_hash}".encode()).digest())
+        first = sum(name.startswith(f"{split}-") for name in plan.shards)
+        for number, begin in enumerate(range(0, len(new), tracks_per_shard), start=first):
+            members = new[begin : begin + tracks_per_shard]
+            plan.shards[f"{split}-{number:05d}.parquet"] = [track.name for track in members]
+            plan.tracks.update({track.name: track for track in members})
+
+
+def save_plan(corpus: Path, plan: Plan) -> None:
+    """Writes the plan, whole or not at all."""
+    tracks = {}
+    for name, track in plan.tracks.items():
+        tracks[name] = dataclasses.asdict(track)
+        del tracks[name]["name"]
+    content = {"format": PLAN_FORMAT, "options": plan.options, "shards": plan.shards, "tracks": tracks}
+    write_json(corpus / PLAN_FILE, content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, whole or not at all; paths that are no UTF-8 survive as escapes."""
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")
+
+
+def shard_jobs(plan: Plan) -> list[ShardJob]:
+    """All shards of a plan, in order."""
+    return [
+        ShardJob(name, name.rsplit("-", 1)[0], tuple(plan.tracks[track] for track in tracks))
+        for name, tracks in plan.shards.items()
+    ]
+
+
+@contextlib.contextmanager
+def locked(corpus: Path) -> Iterator[None]:
+    """The corpus for this process alone; the lock ends with the process, however that ends.
+
+    Raises:
+        HAFMCorpusError: another process has it, or the folder can't be written to.
+    """
+    try:
+        corpus.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(corpus / LOCK_FILE, timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise HAFMCorpusError(f"{corpus} is being prepared by another process; wait for it or stop it.") from error
+    except OSError as error:
+        raise HAFMCorpusError(f"{corpus} can't be written to: {error.strerror or error}.") from error
+    try:
+        for partial in corpus.rglob(f".*{PARTIAL_SUFFIX}"):
+            # of a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,160 @@
+"""From a folder of songs to a token corpus: read, separate, align, filter, tokenise, and Parquet shards with a card.
+
+`prepare` may be killed at any moment and started again: it plans once, makes the shards that are not there, and sums
+up. Where the path of the data begins for training; `hafm prepare` and recipes/prepare_corpus.py are its commands.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..accompaniment_hafm import BUNDLED_MODEL
+from ..hub.model_card import CardFacts, dataset_card, load_facts
+from .engines import run_jobs
+from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
+from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs, write_json
+from .separation_models import torch_device
+from .shards import ShardOptions, ShardResult, shard_maker
+from .tokenizing import TokenizerOptions
+from .tokens import replacing
+from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks
+
+DEFAULT_TRACKS_PER_SHARD = 16
+# what may differ between two runs into one corpus: where things lie and who does the work
+NOT_CONTENT = ("audio", "corpus")
+
+Progress = Callable[[int, int, ShardResult | None], None]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """All that `prepare` is asked for.
+
+    Attributes:
+        shards (ShardOptions): what decides what a shard holds.
+        splits (SplitOptions): how tracks are divided.
+        tracks_per_shard (int): the unit of work, and of what a kill can lose.
+        engine, workers, address: as for `run_jobs`; they don't change the corpus.
+        facts (str): file of facts for the dataset card (`hub.model_card.load_facts`).
+    """
+
+    shards: ShardOptions
+    splits: SplitOptions = field(default_factory=SplitOptions)
+    tracks_per_shard: int = DEFAULT_TRACKS_PER_SHARD
+    engine: str = "local"
+    workers: int = 1
+    address: str = ""
+    facts: str = ""
+
+
+def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[str, Any]:
+    """Prepares a corpus, or goes on with one.
+
+    Args:
+        options: what to do.
+        progress: called with finished shards, all shards, and the result of the last one (None at first).
+
+    Returns:
+        the manifest, as manifest.json holds it.
+
+    Raises:
+        HAFMCorpusError: one sentence that says what to do; what was finished is kept.
+    """
+    options = _resolved(options)
+    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    if corpus.resolve().is_relative_to(audio.resolve()):
+        raise HAFMCorpusError(f"{corpus} lies in {audio}; put the corpus beside the songs.")
+    facts = load_facts(options.facts) if options.facts else _facts(options)
+    try:
+        with locked(corpus):
+            (corpus / REPORT_FOLDER).mkdir(exist_ok=True)
+            plan, drops, others = make_plan(options)
+            _make_missing(plan, options, progress)
+            return _finish(plan, options, drops, others, facts)
+    except OSError as error:
+        raise HAFMCorpusError(
+            f"{corpus} can't be written: {error.strerror or error}; finished shards are kept, make room and run the "
+            "same command again."
+        ) from error
+
+
+def _resolved(options: PrepareOptions) -> PrepareOptions:
+    """Options with the folders in full and the source named."""
+    shards = options.shards
+    audio = Path(shards.audio).resolve()
+    source = shards.source or display_name(audio.name)
+    shards = dataclasses.replace(shards, audio=str(audio), corpus=str(Path(shards.corpus).resolve()), source=source)
+    return dataclasses.replace(options, shards=shards)
+
+
+def content_options(options: PrepareOptions) -> dict[str, Any]:
+    """What decides the bytes of a corpus: the options, which weights they stand for, and the kind of device."""
+    tokenizers = shard_maker(options.shards).tokenizers
+    content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
+    content["tokenizer"] |= {"device": tokenizers.device, **tokenizers.fingerprint}
+    content["separator"]["device"] = torch_device(options.shards.separator.device)
+    # the same weights may lie elsewhere
+    del content["tokenizer"]["model"]
+    return {**content, "splits": dataclasses.asdict(options.splits), "tracks_per_shard": options.tracks_per_shard}
+
+
+def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
+    """Scans the songs and brings the plan up to date: the plan, what could not become a track, other files."""
+    audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
+    plan = load_plan(corpus, content_options(options))
+    paths, drops, others = find_audio(audio)
+    groupings, ungrouped = shard_maker(options.shards).separator.group(paths)
+    if not groupings and not plan.tracks:
+        raise HAFMCorpusError(
+            f"{audio} holds no tracks that the separator {options.shards.separator.name} can use ({len(paths)} audio "
+            f"files, {len(drops)} that can't be used); name the right folder or another separator."
+        )
+    tracks, unidentified = identify_tracks(audio, groupings, plan.tracks, options.splits)
+    extend_plan(plan, tracks, options.tracks_per_shard)
+    save_plan(corpus, plan)
+    return plan, [*drops, *ungrouped, *unidentified], others
+
+
+def _make_missing(plan: Plan, options: PrepareOptions, progress: Progress | None) -> None:
+    corpus = Path(options.shards.corpus)
+    jobs = shard_jobs(plan)
+    missing: list[ShardJob] = [job for job in jobs if read_report(corpus, job.name) is None]
+    done = len(jobs) - len(missing)
+    if progress:
+        progress(done, len(jobs), None)
+    if not missing:
+        return
+    for result in run_jobs(missing, options.shards, options.engine, options.workers, options.address):
+        done += 1
+        if progress:
+            progress(done, len(jobs), result)
+
+
+def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int, facts: CardFacts) -> dict[str, Any]:
+    """Writes manifest and card."""
+    corpus = Path(options.shards.corpus)
+    found = (read_report(corpus, name) for name in plan.shards)
+    reports = [report for report in found if report is not None]
+    info = shard_maker(options.shards).tokenizers.info
+    manifest = make_manifest(plan, reports, drops, others, dataclasses.asdict(info))
+    write_json(corpus / MANIFEST_FILE, manifest)
+    if any(report.rows for report in reports):
+        with replacing(corpus / "README.md") as file:
+            file.write(str(dataset_card(corpus, facts)).encode())
+    return manifest
+
+
+def _models(tokenizer: TokenizerOptions) -> list[str]:
+    given = [name for name in (tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model) if name]
+    return given or [BUNDLED_MODEL.name]
+
+
+def _facts(options: PrepareOptions) -> CardFacts:
+    """What the options tell for the card."""
+    tokenizer = options.shards.tokenizer
+    models = [Path(name).name if Path(name).is_dir() else name for name in _models(tokenizer)]
+    return CardFacts(
+        license=options.shards.licence or None, datasets=[options.shards.source], base_models=sorted(set(models))
+    )

@@ -1,0 +1,100 @@
+"""Sound files of unknown origin as arrays: what isn't sound, or isn't whole, is refused with a reason.
+
+The preparation must never write a row of noise: so a file that gives fewer samples than it promises, or whose samples
+libsndfile would misread, is dropped rather than mended.
+"""
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from ..audio import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, Samples
+from .tracks import Reason, TrackError
+
+# decoders of MP3 may lose their own delay (529 to 2,257 samples) at the ends of a good file
+LOST_SECONDS = 0.06
+LOWEST_BIT_DEPTH = 8
+
+
+def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, int]:
+    """All channels of a sound file.
+
+    Args:
+        path: any name; it is opened by descriptor, so that the bytes of the name don't matter.
+        max_seconds: longer files are refused before they fill the memory.
+
+    Returns:
+        float32 [N, C] and the sampling rate in Hz.
+
+    Raises:
+        TrackError: it can't be read, is no sound, damaged, too long, of an odd bit depth, or not finite.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise TrackError(Reason.UNREADABLE, error.strerror or "") from error
+    with file:
+        check_bit_depth(file)
+        with _quiet_decoder():
+            return _decode(file, max_seconds)
+
+
+def _decode(file: BinaryIO, max_seconds: float) -> tuple[Samples, int]:
+    try:
+        sound = soundfile.SoundFile(file.fileno(), closefd=False)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+        raise TrackError(Reason.NOT_DECODABLE, getattr(error, "error_string", str(error))) from error
+    with sound:
+        rate, promised = sound.samplerate, sound.frames
+        if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+            raise TrackError(Reason.NOT_DECODABLE, f"a sampling rate of {rate} Hz")
+        if promised > max_seconds * rate:
+            raise TrackError(Reason.TOO_LONG, f"{promised / rate:.0f} s, at most {max_seconds:.0f}")
+        try:
+            samples = sound.read(dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise TrackError(Reason.DAMAGED, getattr(error, "error_string", str(error))) from error
+    if promised - len(samples) > LOST_SECONDS * rate:
+        raise TrackError(Reason.DAMAGED, f"{len(samples)} of {promised} samples can be decoded")
+    if not np.isfinite(samples).all():
+        raise TrackError(Reason.NOT_FINITE)
+    return samples, rate
+
+
+def check_bit_depth(file: BinaryIO) -> None:
+    """Refuses WAV files below 8 bits, which libsndfile reads as 8; leaves the file at its start.
+
+    Raises:
+        TrackError: fewer bits.
+    """
+    header = file.read(4096)
+    file.seek(0)
+    at = header.find(b"fmt ")
+    if header[:4] not in (b"RIFF", b"RF64") or header[8:12] != b"WAVE" or at < 0 or len(header) < at + 24:
+        return
+    (kind,), (bits,) = struct.unpack_from("<H", header, at + 8), struct.unpack_from("<H", header, at + 22)
+    # compressed kinds state 0 or 4 bits and are decoded by their own rules
+    if kind == 1 and bits < LOWEST_BIT_DEPTH:
+        raise TrackError(Reason.BIT_DEPTH, f"{bits} bits")
+
+
+@contextlib.contextmanager
+def _quiet_decoder() -> Iterator[None]:
+    """Keeps mpg123's notes about damaged frames off stderr: the reason of the drop says it."""
+    try:
+        saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        yield
+        return
+    try:
+        os.dup2(silent, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(silent)

@@ -1,0 +1,282 @@
+"""From the files of a track to its vocal and its instrumental: one small interface; stems that exist, and models.
+
+`stems` takes material that is separated: folders like MUSDB18's, `.stem.mp4`, pairs of files, and stereo files with
+the voice on one channel (karaoke). The models of `separation_models` take mixes apart; the paper used MDX-Net.
+"""
+
+import importlib.util
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..audio import Samples, resample
+from .reading import decode
+from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
+
+# how stems are called, by role; MUSDB18 adds drums, bass and other up
+VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
+INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_vocals", "karaoke", "backing")
+BAND_NAMES = ("drums", "bass", "other")
+STEM_MP4 = ".stem.mp4"
+STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+LONGEST_DIFFERENCE_SECONDS = 1.0
+DEFAULT_MAX_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class SeparatorOptions:
+    """Which separator, and with what.
+
+    Attributes:
+        name (str): one of SEPARATORS.
+        vocal_channel (str): for `stems`, the channel of stereo files with the voice: left, right, or empty for none.
+        model (str): of audio-separator or demucs; empty for the default of each.
+        model_dir (str): folder of model files; empty for the default of each.
+        device (str): auto, cpu or cuda; where models run.
+        max_seconds (float): longer files are dropped.
+    """
+
+    name: str = "stems"
+    vocal_channel: str = ""
+    model: str = ""
+    model_dir: str = ""
+    device: str = "auto"
+    max_seconds: float = DEFAULT_MAX_SECONDS
+
+
+@dataclass(frozen=True)
+class Stems:
+    """Vocal and instrumental of one track, from one instant on: float32 [N] each, and their rate in Hz.
+
+    `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs.
+    """
+
+    vocal: Samples
+    instrumental: Samples
+    sampling_rate: int
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+class Separator(Protocol):
+    """What the preparation needs of a separator."""
+
+    def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
+        """Which of the found files (relative paths) make a track, and which can't."""
+
+    def separate(self, files: Mapping[str, Path]) -> Stems:
+        """Vocal and instrumental of a track's files by role; raises TrackError where there are none."""
+
+
+def make_separator(options: SeparatorOptions) -> Separator:
+    """The separator that `options` name.
+
+    Raises:
+        HAFMCorpusError: unknown, its extra is not installed, or its model is not there.
+    """
+    if options.name not in SEPARATORS:
+        raise HAFMCorpusError(f"There is no separator {options.name!r}; choose from {', '.join(SEPARATORS)}.")
+    if options.vocal_channel not in ("", *CHANNELS):
+        raise HAFMCorpusError(f"There is no channel {options.vocal_channel!r}; choose left or right.")
+    return SEPARATORS[options.name](options)
+
+
+def require(module: str, extra: str) -> None:
+    """Raises HAFMCorpusError, with the command to install it, unless a module of an extra is there."""
+    if importlib.util.find_spec(module) is None:
+        raise HAFMCorpusError(f'{module} is not installed; run: pip install "hafm-hf[{extra}]".')
+
+
+def group_mixes(paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
+    """Every file is a track of its own, for separators of mixes."""
+    return [Grouping(display_name(path), {"mix": path}) for path in paths], []
+
+
+def align(
+    vocal: Samples,
+    vocal_rate: int,
+    instrumental: Samples,
+    instrumental_rate: int,
+    labels: dict[str, Any] | None = None,
+) -> Stems:
+    """Two stems of one recording at one rate and length; both begin where their files begin.
+
+    Args:
+        vocal, instrumental (float32 [N] or [N, C]).
+        vocal_rate, instrumental_rate: in Hz; the higher one is brought to the lower.
+
+    Raises:
+        TrackError: their lengths differ by more than a second, so that they can't be of one recording.
+    """
+    rate = min(vocal_rate, instrumental_rate)
+    sounds = [
+        resample(np.ascontiguousarray(sound.mean(axis=1) if sound.ndim == 2 else sound), own_rate, rate)
+        for sound, own_rate in ((vocal, vocal_rate), (instrumental, instrumental_rate))
+    ]
+    length = min(map(len, sounds))
+    if max(map(len, sounds)) - length > LONGEST_DIFFERENCE_SECONDS * rate:
+        seconds = [len(sound) / rate for sound in sounds]
+        raise TrackError(Reason.LENGTHS_DIFFER, f"vocal {seconds[0]:.2f} s, instrumental {seconds[1]:.2f} s")
+    return Stems(sounds[0][:length], sounds[1][:length], rate, labels or {})
+
+
+class StemsSeparator:
+    """Material that is separated already; see this module's docstring for the layouts."""
+
+    def __init__(self, options: SeparatorOptions) -> None:
+        self.options = options
+
+    def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
+        """Pairs and stem folders first; what is left are stereo files, where a vocal channel is named."""
+        families: dict[str, dict[str, str]] = defaultdict(dict)
+        singles = []
+        for path in paths:
+            role = stem_role(path)
+            if role is None or role[1] in families[role[0]]:
+                singles.append(path)
+            else:
+                families[role[0]][role[1]] = path
+        groupings, drops = [], []
+        for name, files in families.items():
+            kept = chosen_stems(files)
+            if kept is not None:
+                groupings.append(Grouping(display_name(name or "."), kept))
+            elif files:
+                missing = "a vocal" if "vocal" not in files else "an instrumental"
+                detail = f"{', '.join(sorted(files))} without {missing}"
+                drops.append(Drop(display_name(name or "."), Reason.INCOMPLETE, detail))
+        # other sounds in a folder of stems (a mixture, a part of the band) are what its stems came from
+        stem_folders = {name for name, files in families.items() if chosen_stems(files)}
+        for path in singles:
+            if path.lower().endswith(STEM_MP4):
+                groupings.append(Grouping(display_name(path), {"stem_mp4": path}))
+            elif self.options.vocal_channel:
+                groupings.append(Grouping(display_name(path), {"karaoke": path}))
+            elif os.path.dirname(path) not in stem_folders:
+                detail = "name a vocal channel, or a separator that takes mixes apart"
+                drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
+        return groupings, drops
+
+    def separate(self, files: Mapping[str, Path]) -> Stems:
+        """Reads and aligns what there is; the parts of a band are added up."""
+        if "stem_mp4" in files:
+            require("stempeg", "stempeg")
+            return read_stem_mp4(files["stem_mp4"], self.options.max_seconds)
+        if "karaoke" in files:
+            samples, rate = decode(files["karaoke"], self.options.max_seconds)
+            if samples.shape[1] != len(CHANNELS):
+                raise TrackError(Reason.NO_STEMS, f"{samples.shape[1]} channels, karaoke has 2")
+            vocal = CHANNELS.index(self.options.vocal_channel)
+            return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate)
+        labels = read_labels(files["vocal"])
+        vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
+        parts = [decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"]
+        band, band_rate = add_up(parts)
+        return align(vocal_sound, vocal_rate, band, band_rate, labels)
+
+
+CHANNELS = ("left", "right")
+
+
+def stem_role(path: str) -> tuple[str, str] | None:
+    """The track (its path without the role) and the role of a stem, None for files that are not called like one."""
+    folder, file = os.path.split(path)
+    stem = os.path.splitext(file)[0]
+    lower = stem.lower()
+    for role, names in (
+        ("vocal", VOCAL_NAMES),
+        ("instrumental", INSTRUMENTAL_NAMES),
+        *((n, (n,)) for n in BAND_NAMES),
+    ):
+        for name in names:
+            if lower == name:
+                return folder, role
+            if lower.endswith(name) and len(lower) > len(name) and lower[-len(name) - 1] in "_-. ":
+                return os.path.join(folder, stem[: -len(name) - 1]), role
+    return None
+
+
+def chosen_stems(files: dict[str, str]) -> dict[str, str] | None:
+    """The vocal, and the instrumental or else all parts of the band; None when something is missing."""
+    if "vocal" not in files:
+        return None
+    if "instrumental" in files:
+        return {role: files[role] for role in ("vocal", "instrumental")}
+    return {role: files[role] for role in ("vocal", *BAND_NAMES)} if set(BAND_NAMES) <= set(files) else None
+
+
+def add_up(parts: Sequence[tuple[Samples, int]]) -> tuple[Samples, int]:
+    """The sum (float32 [N]) of sounds (float32 [N, C] each) of one rate, cut to the shortest.
+
+    Raises:
+        TrackError: other rates or lengths.
+    """
+    rates, lengths = {rate for _, rate in parts}, [len(samples) for samples, _ in parts]
+    rate = parts[0][1]
+    if len(rates) > 1 or max(lengths) - min(lengths) > LONGEST_DIFFERENCE_SECONDS * rate:
+        raise TrackError(Reason.LENGTHS_DIFFER, f"parts of {lengths} samples at {sorted(rates)} Hz")
+    total = np.sum([samples[: min(lengths)].mean(axis=1) for samples, _ in parts], axis=0)
+    return total.astype(np.float32, copy=False), rate
+
+
+def read_labels(stem: Path) -> dict[str, Any]:
+    """What labels.json beside a stem says; empty without one that can be read."""
+    try:
+        labels = json.loads((Path(stem).parent / "labels.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return labels if isinstance(labels, dict) else {}
+
+
+def read_stem_mp4(path: Path, max_seconds: float) -> Stems:
+    """The stems of a .stem.mp4 as MUSDB18 has them: mixture, drums, bass, other, vocals.
+
+    Raises:
+        TrackError: ffmpeg can't read it, it holds other streams, or it is too long.
+        HAFMCorpusError: there is no ffmpeg.
+    """
+    try:
+        import stempeg
+
+        info = stempeg.Info(os.fspath(path))
+    except SystemExit as error:
+        raise HAFMCorpusError("ffmpeg is not installed; install it (Debian: apt install ffmpeg).") from error
+    except Exception as error:
+        raise TrackError(Reason.NOT_DECODABLE, str(error)[:200]) from error
+    seconds = info.duration(0)
+    if seconds > max_seconds:
+        raise TrackError(Reason.TOO_LONG, f"{seconds:.0f} s, at most {max_seconds:.0f}")
+    try:
+        stems, rate = stempeg.read_stems(os.fspath(path), dtype=np.float32, always_3d=True)
+    except Exception as error:
+        # ffmpeg's failures come as exceptions of several libraries
+        raise TrackError(Reason.DAMAGED, str(error)[:200]) from error
+    if len(stems) != len(STEM_MP4_STREAMS):
+        raise TrackError(Reason.NO_STEMS, f"{len(stems)} streams; expected {', '.join(STEM_MP4_STREAMS)}")
+    streams = dict(zip(STEM_MP4_STREAMS, stems, strict=True))
+    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES])
+    return align(streams["vocals"], int(rate), band, int(rate))
+
+
+def _audio_separator(options: SeparatorOptions) -> Separator:
+    from .separation_models import AudioSeparator
+
+    return AudioSeparator(options)
+
+
+def _demucs(options: SeparatorOptions) -> Separator:
+    from .separation_models import DemucsSeparator
+
+    return DemucsSeparator(options)
+
+
+SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {
+    "stems": StemsSeparator,
+    "audio-separator": _audio_separator,
+    "demucs": _demucs,
+}

@@ -1,0 +1,137 @@
+"""Separators that take mixes apart with published models, each through its own library.
+
+`audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own. Both
+are optional: a missing library or model is an error that names the command or the file.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from ..audio import Samples
+from .reading import decode
+from .separation import SeparatorOptions, Stems, align, group_mixes, require
+from .tracks import HAFMCorpusError, Reason, TrackError
+
+# MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
+DEFAULT_MDX_MODEL = "kuielab_b_vocals.onnx"
+DEFAULT_DEMUCS_MODEL = "htdemucs"
+MODEL_CACHE = Path("~/.cache/audio-separator")
+
+
+def torch_device(wanted: str) -> str:
+    """`auto` as the device that there is; others as they are."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+class AudioSeparator:
+    """audio-separator: MDX-Net and other models by their file name.
+
+    Raises:
+        HAFMCorpusError: the extra is not installed, or the model is neither in `model_dir` nor downloadable.
+    """
+
+    def __init__(self, options: SeparatorOptions) -> None:
+        require("audio_separator", "audio-separator")
+        require("onnxruntime", "audio-separator")
+        from audio_separator.separator import Separator as Library
+
+        self.options = options
+        self.model = options.model or DEFAULT_MDX_MODEL
+        folder = Path(options.model_dir or MODEL_CACHE).expanduser()
+        self.output = tempfile.TemporaryDirectory(prefix="hafm-separated-")
+        self.library: Any = Library(
+            log_level=logging.ERROR,
+            model_file_dir=str(folder),
+            output_dir=self.output.name,
+            output_format="WAV",
+            # each stem would be turned down by itself, and the filter compares their levels
+            normalization_threshold=1.0,
+            use_soundfile=True,
+        )
+        try:
+            self.library.load_model(model_filename=self.model)
+        except Exception as error:
+            raise HAFMCorpusError(
+                f"The model {self.model} can't be loaded from {folder} ({str(error).splitlines()[0][:200]}); put its "
+                f"file there, or run once with a network: audio-separator --download_model_only -m {self.model}"
+            ) from error
+
+    group = staticmethod(group_mixes)
+
+    def separate(self, files: Mapping[str, Path]) -> Stems:
+        """Vocal and instrumental of a mix, through files in a temporary folder: the library has no other way."""
+        samples, rate = decode(files["mix"], self.options.max_seconds)
+        mix = os.path.join(self.output.name, "mix.wav")
+        # 24 bits, because libsndfile stamps float WAV with the time
+        soundfile.write(mix, stereo(samples), rate, subtype="PCM_24")
+        written: list[str] = []
+        try:
+            written = [os.path.join(self.output.name, os.path.basename(name)) for name in self.library.separate(mix)]
+            stems = {role: _written(written, role) for role in ("vocals", "instrumental")}
+        finally:
+            for name in (mix, *written):
+                Path(name).unlink(missing_ok=True)
+        return align(*stems["vocals"], *stems["instrumental"])
+
+
+def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
+    """The stem that audio-separator wrote under NAME_(Role)_MODEL.wav."""
+    for path in paths:
+        if f"({role})" in os.path.basename(path).lower():
+            return decode(path, np.inf)
+    names = ", ".join(map(os.path.basename, paths))
+    raise HAFMCorpusError(f"The model wrote {names or 'nothing'} and no ({role}); choose one that separates vocals.")
+
+
+class DemucsSeparator:
+    """Demucs 4.1 or later; the instrumental is the sum of all that is not the vocal.
+
+    Raises:
+        HAFMCorpusError: the extra is not installed, or the model can't be loaded.
+    """
+
+    def __init__(self, options: SeparatorOptions) -> None:
+        require("demucs", "demucs")
+        from demucs.api import Separator as Library
+
+        self.options = options
+        model = options.model or DEFAULT_DEMUCS_MODEL
+        folder = Path(options.model_dir) if options.model_dir else None
+        if folder is not None and not folder.is_dir():
+            raise HAFMCorpusError(f"{folder} is no folder; it has to hold the model's .th files.")
+        try:
+            # without shifts, which are random: equal songs are to give equal stems
+            self.library: Any = Library(model, repo=folder, device=torch_device(options.device), shifts=0)
+        except (Exception, SystemExit) as error:
+            # demucs ends the process on a missing model
+            raise HAFMCorpusError(
+                f"The demucs model {model} can't be loaded from {folder or 'the hub'} ({str(error)[:200]}); put its "
+                ".th file into a folder and name that as the model folder, or run once with a network."
+            ) from error
+
+    group = staticmethod(group_mixes)
+
+    def separate(self, files: Mapping[str, Path]) -> Stems:
+        """Vocal and instrumental of a mix at the model's rate."""
+        samples, rate = decode(files["mix"], self.options.max_seconds)
+        if len(samples) == 0:
+            raise TrackError(Reason.TOO_SHORT, "no samples")
+        _, sources = self.library.separate_tensor(torch.from_numpy(stereo(samples).T.copy()), rate)
+        if "vocals" not in sources:
+            raise HAFMCorpusError(f"The demucs model gives {', '.join(sources)} and no vocals; choose another one.")
+        band = sum(sound for name, sound in sources.items() if name != "vocals")
+        own_rate = self.library.samplerate
+        return align(sources["vocals"].cpu().numpy().T, own_rate, band.cpu().numpy().T, own_rate)
+
+
+def stereo(samples: Samples) -> Samples:
+    """Two channels (float32 [N, 2]) of any number of them (float32 [N, C])."""
+    return samples if samples.shape[1] == 2 else np.repeat(samples.mean(axis=1, keepdims=True), 2, axis=1)

@@ -1,0 +1,175 @@
+"""Semantic tokenizer and codec together: segments of a track in, token streams that start at one instant out.
+
+The segments of a track are of one length, so that they go through both models as batches without padding. A batch is
+made of one track only: what a row holds never depends on its neighbours in the corpus.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EncodecModel, PreTrainedModel
+
+from ..audio import Samples, resample
+from ..codec import decode_codes, encode_codes, load_encodec, scale_invariant_sdr
+from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from .separation_models import torch_device
+from .tokens import TokenCorpusInfo
+from .tracks import HAFMCorpusError
+
+DEFAULT_CODEBOOKS = 8
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """Which models make the tokens, where and how.
+
+    Attributes:
+        semantic_tokenizer, codec (str): folders or hub ids; where empty, the parts of `model`.
+        model (str): a composite, folder or hub id; the bundled hafm-tiny where empty.
+        num_codebooks (int): of the codec, at most (paper: 8).
+        device (str): auto, cpu or cuda.
+        dtype (str): of HuBERT and codec; distances to centroids are float32 always.
+        batch_size (int): segments that go through a model at once.
+    """
+
+    semantic_tokenizer: str = ""
+    codec: str = ""
+    model: str = ""
+    num_codebooks: int = DEFAULT_CODEBOOKS
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES or self.device not in DEVICES:
+            raise HAFMCorpusError(
+                f"There is no dtype {self.dtype!r} on device {self.device!r}; "
+                f"choose from {', '.join(DTYPES)} and {', '.join(DEVICES)}."
+            )
+        if self.batch_size < 1 or self.num_codebooks < 1:
+            raise HAFMCorpusError("The batch size and the number of codebooks must be at least 1.")
+
+
+@dataclass(frozen=True)
+class SegmentTokens:
+    """Streams of one segment: int16 [T_v], [T_v] and [Q, T_a]."""
+
+    vocal_semantic: np.ndarray
+    instrumental_semantic: np.ndarray
+    acoustic: np.ndarray
+
+
+class Tokenizers:
+    """Semantic tokenizer and codec on one device.
+
+    Raises:
+        HAFMCorpusError: a model can't be loaded, or there is no such device.
+    """
+
+    def __init__(self, options: TokenizerOptions) -> None:
+        self.options, self.device = options, torch_device(options.device)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise HAFMCorpusError("This machine has no cuda device that torch can use; try the device cpu.")
+        try:
+            self.semantic = _load_semantic_tokenizer(options)
+            self.codec = _load_codec(options)
+        except (OSError, ValueError) as error:
+            raise HAFMCorpusError(
+                f"The tokenizers can't be loaded ({str(error).splitlines()[0].rstrip('.')})."
+            ) from error
+        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": fingerprint(self.codec)}
+        dtype = getattr(torch, options.dtype)
+        # the centroids stay in float32: rounded ones would be other clusters
+        self.semantic.to(self.device).hubert.to(dtype)
+        self.codec.to(device=self.device, dtype=dtype)
+        config = self.semantic.config
+        self.info = TokenCorpusInfo(
+            semantic_frame_rate=config.frame_rate,
+            acoustic_frame_rate=round(self.codec.config.frame_rate),
+            num_clusters=config.num_clusters,
+            codebook_size=self.codec.config.codebook_size,
+            num_codebooks=min(options.num_codebooks, self.codec.config.num_quantizers),
+        )
+
+    @torch.inference_mode()
+    def encode(
+        self, vocals: Sequence[Samples], instrumentals: Sequence[Samples], sampling_rate: int, seconds: float,
+        seeds: Sequence[int],
+    ) -> Iterator[SegmentTokens]:  # fmt: skip
+        """Tokens of segments of one length.
+
+        Args:
+            vocals, instrumentals (float32 [N] each): segment by segment, of `seconds` at `sampling_rate` Hz.
+            seconds: a multiple of the common grid.
+            seeds: of the noise that each vocal gets (paper, "Tokens").
+        """
+        for begin in range(0, len(vocals), self.options.batch_size):
+            part = slice(begin, begin + self.options.batch_size)
+            voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
+            bands = self._batch(instrumentals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
+            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.config.sampling_rate, seconds)
+            streams = (
+                self.semantic.encode_batch(voices, list(seeds[part])),
+                self.semantic.encode_batch(bands),
+                encode_codes(self.codec, sounds, self.info.num_codebooks),
+            )
+            for vocal, instrumental, acoustic in zip(
+                *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
+            ):
+                yield SegmentTokens(vocal, instrumental, acoustic)
+
+    @torch.inference_mode()
+    def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:
+        """SI-SDR in dB of the audio that a segment's codes decode to, against the instrumental (float32 [N])."""
+        original = fit_rate(instrumental, sampling_rate, self.codec.config.sampling_rate, seconds)
+        codes = torch.from_numpy(tokens.acoustic.astype(np.int64))[None].to(self.device)
+        decoded = decode_codes(self.codec, codes, len(original)).double().cpu()
+        return float(scale_invariant_sdr(torch.from_numpy(original)[None].double(), decoded))
+
+    def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
+        """float32 [B, seconds · target_rate] of float32 [N] each."""
+        return torch.from_numpy(np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])).to(
+            self.device
+        )
+
+
+def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:
+    """Resamples float32 [N] to exactly `seconds` at `target_rate` Hz: a sample may be cut or added at the end."""
+    length = round(seconds * target_rate)
+    resampled = resample(sound, rate, target_rate)[:length]
+    return np.pad(resampled, (0, length - len(resampled)))
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 over a model's weights and their names, as long as a short commit id."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _composite(options: TokenizerOptions) -> str | Path:
+    from ..accompaniment_hafm import BUNDLED_MODEL
+
+    return options.model or BUNDLED_MODEL
+
+
+def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizer:
+    if options.semantic_tokenizer:
+        return HAFMSemanticTokenizer.from_pretrained(options.semantic_tokenizer, dtype=torch.float32).eval()
+    return HAFMSemanticTokenizer.from_pretrained(
+        _composite(options), subfolder="semantic_tokenizer", dtype=torch.float32
+    ).eval()
+
+
+def _load_codec(options: TokenizerOptions) -> EncodecModel:
+    if options.codec:
+        return load_encodec(options.codec, dtype=torch.float32)
+    return load_encodec(_composite(options), subfolder="codec", dtype=torch.float32)
