@@ -28,6 +28,7 @@ ours = ModelCard("---\\nlicense: cc0-1.0\\n---\\n# By hand\\n")
 composite.push_to_hub("singers/tiny", card=ours)
 composite.push_to_hub("singers/tiny", revision="next")
 composite.coarse.push_to_hub("singers/tiny-coarse")
+composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
 HAFMSemanticTokenizer.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
 
@@ -88,7 +89,8 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
 
 
 def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
-    assert set(hub.repositories) == {"singers/tiny", "singers/tiny-coarse", "singers/tiny-tokens"}
+    names = {"singers/tiny", "singers/tiny-coarse", "singers/tiny-fine", "singers/tiny-tokens"}
+    assert set(hub.repositories) == names
     composite = hub.repositories["singers/tiny"]
     assert composite.private and not hub.repositories["singers/tiny-coarse"].private
     assert composite.commits[0] == "First song" and set(composite.branches) == {"main", "next"}
@@ -100,6 +102,15 @@ def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"
     assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in made.text
+
+
+def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, saved_again: Path) -> None:
+    repository = hub.repositories["singers/tiny-fine"]
+    pushed = dict(repository.branches["main"])
+    made = ModelCard(pushed.pop("README.md").decode())
+    assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
+    folder = saved_again.with_name(saved_again.name + "-fine")
+    assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> None:

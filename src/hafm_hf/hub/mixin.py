@@ -3,6 +3,7 @@
 Off the path of the data; the models get their `push_to_hub` from here.
 """
 
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,8 +24,34 @@ REPOSITORY_FILES = {
 }
 
 
+# of `save_pretrained(…, push_to_hub=True)`: what goes on to `push_to_hub`
+UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
+
+
 class HAFMHubMixin:
     """`push_to_hub` that uploads whole folders, and a card that says what the model is."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model into a folder, and uploads it with our card if asked to; transformers' would be generic.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+        """
+        model: Any = super()
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        model.save_pretrained(save_directory, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def push_to_hub(
         self,
