@@ -1,4 +1,4 @@
-"""Decoding: guidance against a loop written by hand, prefixes, samples, seeds, codebooks, windows."""
+"""Decoding: guidance against a loop written by hand, prefixes, samples, seeds, codebooks."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import torch
 from transformers import ClassifierFreeGuidanceLogitsProcessor
 
 from hafm_hf import ClassifierFreeGuidance, CodebookLogitsProcessor, HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.generation_hafm import Window, generate_independent_windows, generate_windows, song_windows
 from test_modeling_hafm import BATCH, FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
 
@@ -142,51 +141,3 @@ def test_what_generate_cannot_do_is_refused() -> None:
     padding = torch.tensor([[0, 1]] * BATCH)
     with pytest.raises(ValueError, match="one length"):
         stage.generate(input_ids=prefix, conditioning_ids=conditioning, attention_mask=padding)
-
-
-@pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
-def test_song_windows_cover_every_frame_once(frames: int) -> None:
-    cut = song_windows(frames, window=10, overlap=3)
-    covered = [frame for w in cut for frame in range(w.start + w.known, w.stop)]
-    assert covered == list(range(frames))
-    assert all(w.stop - w.start == min(10, frames) for w in cut)
-    assert all(w.known >= 3 for w in cut[1:])
-
-
-def test_song_windows_of_one_length_and_bad_overlap() -> None:
-    assert song_windows(10, window=10, overlap=3) == [Window(0, 10, 0)]
-    with pytest.raises(ValueError, match="overlap is 10"):
-        song_windows(30, window=10, overlap=10)
-
-
-def test_windows_force_the_overlap_and_fill_the_song() -> None:
-    stage = tiny_stage("coarse")
-    stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
-    conditioning = conditioning_for(stage, batch=2, frames=30)
-    counted: list[int] = []
-    prefixes = []
-    stage.model.register_forward_pre_hook(
-        lambda module, args, kwargs: prefixes.append(kwargs["input_ids"].clone()), with_kwargs=True
-    )
-    codes = generate_windows(stage, conditioning, 0.04, counted.append, do_sample=False)
-    assert codes.shape == (2, 4, 45)
-    assert sum(counted) == 45 * 4
-    flat = codes.transpose(1, 2).flatten(1)
-    openings = [ids for ids in prefixes if ids.shape[1] > 1]
-    assert len(openings) == 3
-    # windows of 6 units with 2 of overlap start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
-    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
-        assert torch.equal(opening[:2, 1:], flat[:, unit * 12 : (unit + known) * 12])
-
-
-def test_independent_windows_equal_each_window_alone() -> None:
-    stage = tiny_stage("fine")
-    stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
-    codes = conditioning_for(stage, batch=2, frames=45)
-    counted: list[int] = []
-    fine = generate_independent_windows(stage, codes, 0.04, counted.append, do_sample=False)
-    assert fine.shape == (2, 4, 45)
-    assert len(counted) == 18 * 4, "windows go side by side"
-    alone = stage.generate(conditioning_ids=codes[..., 12:30], do_sample=False)[:, 1:]
-    alone = alone.unflatten(1, (-1, 4)).transpose(1, 2)
-    assert torch.equal(fine[..., 18:30], alone[..., 6:])

@@ -7,7 +7,7 @@ keeps its own configuration and generation settings and loads by itself with `su
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,14 @@ import torch
 from transformers import EncodecModel, PreTrainedModel
 
 from .audio import resample
-from .codec import decode_codes
+from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
-from .generation_hafm import WINDOWS_AT_ONCE, generate_independent_windows, generate_windows
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
+from .windows_hafm import ROWS_AT_ONCE, DecodingOptions
 
 PARTS: dict[str, type[PreTrainedModel]] = {
     "semantic_tokenizer": HAFMSemanticTokenizer,
@@ -33,10 +34,7 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     "fine": HAFMFineForCausalLM,
     "codec": EncodecModel,
 }
-STAGES = ("semantic", "coarse", "fine")
 BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -195,69 +193,128 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         temperature: float | None = None,
         top_k: int | None = None,
         skip_fine: bool = False,
+        decoding: str | None = None,
+        weights: str | None = None,
+        instrumental: torch.Tensor | np.ndarray | None = None,
+        keep: Sequence[Span] = (),
         progress: Progress | None = None,
     ) -> HAFMAccompanimentOutput:
         """Generates an instrumental for each vocal.
 
-        Vocals are treated one after the other, each from the same seed, so that a result does not depend on what else
-        is in the batch; the samples of one vocal are generated together.
+        Vocals and samples are rows of one batch, up to `ROWS_AT_ONCE` of them. Each row has random numbers of its own,
+        from seed and number of the sample, so that what it becomes does not depend on what else is in the batch (up to
+        rounding: a batch of another size may add numbers in another order).
 
         Args:
             vocals (float [B, N], [N], or a list of [N]): mono, in −1 … 1.
-            sampling_rate (Hz): of the vocals; the codec's if None.
+            sampling_rate (Hz): of the vocals and the instrumental; the codec's if None.
             padding_mask (bool [B, N], *optional*): False where a batch is padding.
             seed: the same seed gives the same tokens on the same device; None draws one.
             num_samples: instrumentals a vocal.
             guidance_scale, temperature, top_k: override each stage's generation config.
             skip_fine: decode the coarse codebooks only, at 3 kbps.
-            progress: called with (stage, tokens done, tokens in all).
+            decoding: "fast" for our loop, "reference" for GenerationMixin's. None: fast on CPU and CUDA.
+            weights: "int8" rounds the stages' matrices to 8 bits in the fast loop (CPU); None keeps their precision.
+            instrumental (float [N], *optional*): accompaniment of the one vocal that is to be kept within `keep`.
+            keep (sequence of (start, stop) in s): what to keep of `instrumental`; all else is generated. It is heard
+                as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
+            progress: called with (stage, steps done, steps in all); what it raises ends the generation.
 
         Returns:
             `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
 
         Raises:
+            ValueError: on an empty vocal, options out of range, or an instrumental for several vocals.
+        """
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights)
+        seed = int(torch.seed() % 2**31) if seed is None else seed
+        output = HAFMAccompanimentOutput(self.sampling_rate)
+        rows = _rows(vocals, padding_mask)
+        kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
+        at_once = max(ROWS_AT_ONCE // num_samples, 1)
+        for first in range(0, len(rows), at_once):
+            batch = rows[first : first + at_once]
+            with seeded(seed, self.device):
+                song = SongRun(self, batch, rate, seed, num_samples, options, skip_fine, kept, progress)
+                song.run()
+                for index in range(len(batch) * num_samples):
+                    vocal = batch[index // num_samples]
+                    length = round(len(vocal) * self.sampling_rate / rate)
+                    streams = song.tokens(index)
+                    audio = decode_codes(self.codec, streams["codes"][None], length)[0].float().cpu()
+                    output.audio.append(audio if kept is None else kept.splice(audio))
+                    for name, tokens in streams.items():
+                        getattr(output, name).append(tokens.cpu())
+        return output
+
+    @torch.no_grad()
+    def stream(
+        self,
+        vocal: torch.Tensor | np.ndarray,
+        sampling_rate: int | None = None,
+        *,
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        skip_fine: bool = False,
+        decoding: str | None = None,
+        weights: str | None = None,
+        progress: Progress | None = None,
+    ) -> Generator[torch.Tensor, None, None]:
+        """Generates the instrumental of one vocal and hands it out as soon as a window of the last stage is done.
+
+        The chunks together are what `generate` returns, up to rounding. Closing the iterator ends the generation.
+
+        Args:
+            vocal (float [N]): mono, in −1 … 1.
+            sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, progress: as
+                for `generate`.
+
+        Yields:
+            float32 [n] at the codec's rate, on the CPU.
+
+        Raises:
             ValueError: on an empty vocal or options out of range.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        given = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k}
-        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        check_options(num_samples=num_samples, **options)
+        options = self._options(1, guidance_scale, temperature, top_k, decoding, weights)
         seed = int(torch.seed() % 2**31) if seed is None else seed
-        output = HAFMAccompanimentOutput(self.sampling_rate)
-        for vocal in _rows(vocals, padding_mask):
+        (row,) = _rows(vocal, None)
+        song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, progress, at_once=1)
+        length, done, sent = round(len(row) * self.sampling_rate / rate), 0, 0
+        codec = CodecStream(self.codec)
+        while sent < length:
             with seeded(seed, self.device):
-                streams = self._generate_tokens(vocal, rate, seed, num_samples, skip_fine, options, progress)
-                length = round(len(vocal) * self.sampling_rate / rate)
-                audio = decode_codes(self.codec, streams["codes"], length).float().cpu()
-            output.audio.extend(audio)
-            for name, tokens in streams.items():
-                getattr(output, name).extend(tokens.cpu())
-        return output
+                codes = song.advance()
+            if codes.shape[1] > done:
+                audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()
+                done, sent = codes.shape[1], sent + len(audio)
+                yield audio
 
-    def _generate_tokens(
+    def _options(
         self,
-        vocal: np.ndarray,
-        rate: int,
-        seed: int,
         num_samples: int,
-        skip_fine: bool,
-        options: dict[str, Any],
-        progress: Progress | None,
-    ) -> dict[str, torch.Tensor]:
-        """All token streams of one vocal (float32 [N]), with one row a sample."""
-        vocal_semantic = self.tokenize_vocal(vocal, rate, seed).expand(num_samples, -1)
-        unit = 1 / self.units_per_second
-        units = vocal_semantic.shape[-1] * self.units_per_second // self.config.semantic_config.frame_rate
-        report = _reporters(self, units, progress)
+        guidance_scale: float | None,
+        temperature: float | None,
+        top_k: int | None,
+        decoding: str | None,
+        weights: str | None,
+    ) -> DecodingOptions:
+        check_options(num_samples, temperature, guidance_scale, top_k)
+        if decoding is None:
+            # on other devices the fast loop has not been tried
+            decoding = "fast" if self.device.type in ("cpu", "cuda") else "reference"
+        return DecodingOptions(decoding, guidance_scale, temperature, top_k, weights)
 
-        conditioning = vocal_semantic[:, None]
-        semantic = generate_windows(self.semantic, conditioning, unit, report["semantic"], **options)
-        conditioning = torch.cat([conditioning, semantic], dim=1)
-        codes = generate_windows(self.coarse, conditioning, unit, report["coarse"], **options)
-        if not skip_fine:
-            fine = generate_independent_windows(self.fine, codes, unit, report["fine"], **options)
-            codes = torch.cat([codes, fine], dim=1)
-        return {"vocal_semantic": vocal_semantic, "instrumental_semantic": semantic[:, 0], "codes": codes}
+    def _keep(
+        self, rows: list[np.ndarray], rate: int, instrumental: torch.Tensor | np.ndarray, keep: Sequence[Span]
+    ) -> KeptInstrumental:
+        if len(rows) != 1:
+            raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
+        (audio,) = _rows(instrumental, None)
+        return KeptInstrumental(self, audio, rate, len(rows[0]), keep)
 
     def tokenize_vocal(self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None) -> torch.Tensor:
         """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
@@ -299,19 +356,21 @@ def load_strictly(
     return part
 
 
-def check_options(num_samples: int, temperature: float = 1.0, guidance_scale: float = 1.0, top_k: int = 0) -> None:
-    """Refuses sampling options out of range.
+def check_options(
+    num_samples: int, temperature: float | None, guidance_scale: float | None, top_k: int | None
+) -> None:
+    """Refuses sampling options out of range; None is the model's own, and passes.
 
     Raises:
         ValueError: naming the option, its value and its range.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
-    if not 0 < temperature < math.inf:
+    if temperature is not None and not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; it must be above 0.")
-    if not 0 <= guidance_scale < math.inf:
+    if guidance_scale is not None and not 0 <= guidance_scale < math.inf:
         raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
-    if top_k < 0:
+    if top_k is not None and top_k < 0:
         raise ValueError(f"top_k is {top_k}; it must be 0 (all tokens) or more.")
 
 
@@ -332,33 +391,3 @@ def _rows(vocals: Any, padding_mask: torch.Tensor | None) -> list[np.ndarray]:
     if padding_mask is None:
         return rows
     return [row[: int(mask.sum())] for row, mask in zip(rows, padding_mask, strict=True)]
-
-
-def _reporters(
-    model: HAFMForVocalAccompaniment, units: int, progress: Progress | None
-) -> dict[str, Callable[[int], None] | None]:
-    """For each stage a function that counts tokens and passes the count on; None without a listener."""
-
-    def reporter(name: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def report(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            assert progress is not None
-            progress(name, done, total)
-
-        return report
-
-    if progress is None:
-        return dict.fromkeys(STAGES)
-    totals = {}
-    for name in STAGES:
-        stage = getattr(model, name)
-        per_unit = stage.config.frame_rate // model.units_per_second * stage.config.num_codebooks
-        windows = stage.windows(units, 1 / model.units_per_second)
-        # windows of the fine stage run side by side, so a step counts once for all of them
-        batches = math.ceil(len(windows) / WINDOWS_AT_ONCE)
-        length = batches * (windows[0].stop - windows[0].start) if name == "fine" else units
-        totals[name] = length * per_unit
-    return {name: reporter(name, total) for name, total in totals.items()}

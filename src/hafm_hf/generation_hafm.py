@@ -1,18 +1,18 @@
-"""Decoding a stage: guidance and codebook processors, generate() with conditioning, and the windows of a long song.
+"""`generate()` of a stage: guidance and codebook processors, conditioning, progress.
 
-The stages inherit from `HAFMGenerationMixin`; the composite calls `generate_windows`.
+The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `decoding_hafm` is the fast loop.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from .configuration_hafm import HAFMStageConfig
+from .sampling_hafm import split_off_sampling
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -20,8 +20,6 @@ TOP_K = 250
 GUIDANCE_SCALE = 3.0
 # share of a window that repeats the end of the one before
 OVERLAP = 0.2
-# windows of the fine stage that are generated side by side
-WINDOWS_AT_ONCE = 16
 
 
 class ClassifierFreeGuidance(LogitsProcessor):
@@ -70,40 +68,6 @@ class CodebookLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(beyond, -float("inf"))
 
 
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a song that a stage generates at once, in frames: [start, stop), of which `known` are given."""
-
-    start: int
-    stop: int
-    known: int
-
-
-def song_windows(frames: int, window: int, overlap: int) -> list[Window]:
-    """Cuts a song into windows of one length, each beginning with frames that the one before has generated.
-
-    The last window is moved back, so that it is as long as the others rather than a remnant.
-
-    Args:
-        frames: length of the song.
-        window: length of a window, the stage's training length.
-        overlap: frames of a window that repeat the end of the one before.
-
-    Raises:
-        ValueError: unless 0 ≤ overlap < window.
-    """
-    if not 0 <= overlap < window:
-        raise ValueError(f"overlap is {overlap} frames and window {window}; the overlap must be the smaller.")
-    cut = []
-    done = 0
-    while done < frames:
-        start = max(0, min(done - overlap, frames - window))
-        stop = min(start + window, frames)
-        cut.append(Window(start, stop, done - start))
-        done = stop
-    return cut
-
-
 class HAFMGenerationMixin(GenerationMixin):
     """`generate()` for a stage.
 
@@ -128,12 +92,6 @@ class HAFMGenerationMixin(GenerationMixin):
             window_seconds=self.config.window_seconds,
             overlap_seconds=self.config.window_seconds * OVERLAP,
         )
-
-    def windows(self, units: int, seconds_per_unit: float) -> list[Window]:
-        """Windows of a song of `units` units of time, by the lengths in the generation config."""
-        window = max(round(self.generation_config.window_seconds / seconds_per_unit), 1)
-        overlap = min(round(self.generation_config.overlap_seconds / seconds_per_unit), window - 1)
-        return song_windows(units, window, overlap)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -168,14 +126,17 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> LogitsProcessorList:
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
-        others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+        given, last = split_off_sampling(kwargs.pop("logits_processor", None))
+        others = super()._get_logits_processor(  # type: ignore[misc]
+            generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
+        )
         generation_config.guidance_scale = scale
         ours = LogitsProcessorList()
         if scale != 1.0:
             ours.append(ClassifierFreeGuidance(scale))
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
-        return LogitsProcessorList([*ours, *others])
+        return LogitsProcessorList([*ours, *others, *last])
 
     def prepare_inputs_for_generation(
         self,
@@ -226,76 +187,3 @@ class TokenProgress(StoppingCriteria):
         """Called by `generate()` after each token."""
         self.report(1)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-def generate_windows(
-    stage: HAFMGenerationMixin,
-    conditioning_ids: torch.Tensor,
-    seconds_per_unit: float,
-    report: Callable[[int], None] | None = None,
-    **kwargs: Any,
-) -> torch.Tensor:
-    """Generates a song of any length window by window, the overlap forced as prefix.
-
-    Lengths and overlaps are `window_seconds` and `overlap_seconds` of the stage's generation config.
-
-    Args:
-        stage: the model.
-        conditioning_ids (int64 [B, K, T_c]): conditioning of the whole song.
-        seconds_per_unit: the shortest time that is a whole number of frames at every rate (0.04 s for 50 and 75 Hz);
-            windows begin and end on it.
-        report: called with the number of tokens just generated.
-        kwargs: sampling options for `generate()`.
-
-    Returns:
-        int64 [B, Q, T], as long as the conditioning.
-    """
-    config = stage.config
-    unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
-    unit_target = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
-    flat = conditioning_ids.new_empty(conditioning_ids.shape[0], 0)
-    criteria = StoppingCriteriaList([TokenProgress(report)]) if report else None
-    for window in stage.windows(conditioning_ids.shape[-1] // unit_conditioning, seconds_per_unit):
-        known = flat[:, window.start * unit_target :]
-        bos = torch.full_like(conditioning_ids[:, 0, :1], config.codebook_size)
-        generated = stage.generate(  # type: ignore[misc]
-            input_ids=torch.cat([bos, known], dim=1),
-            conditioning_ids=conditioning_ids[..., window.start * unit_conditioning : window.stop * unit_conditioning],
-            max_new_tokens=(window.stop - window.start - window.known) * unit_target,
-            stopping_criteria=criteria,
-            **kwargs,
-        )
-        flat = torch.cat([flat, generated[:, 1 + known.shape[1] :]], dim=1)
-    return flat.unflatten(1, (-1, config.num_codebooks)).transpose(1, 2)
-
-
-def generate_independent_windows(
-    stage: HAFMGenerationMixin,
-    conditioning_ids: torch.Tensor,
-    seconds_per_unit: float,
-    report: Callable[[int], None] | None = None,
-    **kwargs: Any,
-) -> torch.Tensor:
-    """As `generate_windows`, for a stage whose windows need not know each other: they are rows of one batch.
-
-    Each window generates the frames that it shares with the one before as well, and drops them. At most
-    `WINDOWS_AT_ONCE` windows go together, so that memory stays bounded.
-
-    Returns:
-        int64 [B, Q, T], as long as the conditioning.
-    """
-    config = stage.config
-    unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
-    unit_target = round(config.frame_rate * seconds_per_unit)
-    windows = stage.windows(conditioning_ids.shape[-1] // unit_conditioning, seconds_per_unit)
-    criteria = StoppingCriteriaList([TokenProgress(report)]) if report else None
-    codes = []
-    for first in range(0, len(windows), WINDOWS_AT_ONCE):
-        batch = windows[first : first + WINDOWS_AT_ONCE]
-        rows = [conditioning_ids[..., w.start * unit_conditioning : w.stop * unit_conditioning] for w in batch]
-        generated = stage.generate(  # type: ignore[misc]
-            conditioning_ids=torch.cat(rows), stopping_criteria=criteria, **kwargs
-        )
-        parts = generated[:, 1:].unflatten(1, (-1, config.num_codebooks)).transpose(1, 2).chunk(len(batch))
-        codes += [part[..., w.known * unit_target :] for part, w in zip(parts, batch, strict=True)]
-    return torch.cat(codes, dim=-1)

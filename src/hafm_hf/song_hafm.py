@@ -1,0 +1,214 @@
+"""The three stages chained over a batch of songs, whole or window by window, and what of an old instrumental is kept.
+
+Between the windows of one stage and the composite, which adds the tokenizer before it and the codec behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .audio import resample
+from .codec import encode_codes
+from .sampling_hafm import RandomStream
+from .windows_hafm import FREE, ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun
+
+if TYPE_CHECKING:
+    from .accompaniment_hafm import HAFMForVocalAccompaniment
+
+STAGES = ("semantic", "coarse", "fine")
+# a fade this short hides the join between what is kept and what is generated
+CROSS_FADE_SECONDS = 0.02
+
+Progress = Callable[[str, int, int], None]
+Span = tuple[float, float]
+
+
+class SongRun:
+    """The stages' way through the songs of a batch; every (vocal, sample) is a row, samples innermost.
+
+    Args:
+        model: the composite.
+        vocals (list of float32 [N]): mono.
+        rate (Hz): of the vocals.
+        seed: of the noise on the vocals and of every row's random numbers.
+        num_samples: rows a vocal.
+        options: how to decode.
+        skip_fine: whether the fine stage is left out.
+        kept: what of an existing instrumental is kept, if anything.
+        progress: called with (stage, steps done, steps in all).
+        at_once: rows that are generated side by side.
+    """
+
+    def __init__(
+        self,
+        model: HAFMForVocalAccompaniment,
+        vocals: Sequence[np.ndarray],
+        rate: int,
+        seed: int,
+        num_samples: int,
+        options: DecodingOptions,
+        skip_fine: bool = False,
+        kept: KeptInstrumental | None = None,
+        progress: Progress | None = None,
+        at_once: int = ROWS_AT_ONCE,
+    ) -> None:
+        self.unit_frames = model.config.semantic_config.frame_rate // model.units_per_second
+        voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
+        self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
+        self.runs: dict[str, StageRun] = {}
+        for number, name in enumerate(STAGES[:-1] if skip_fine else STAGES):
+            rows = [
+                SongRow(
+                    len(voice) // self.unit_frames,
+                    RandomStream(seed, number, row % num_samples),
+                    None if kept is None else kept.given(name),
+                )
+                for row, voice in enumerate(self.vocal_semantic)
+            ]
+            run = StageRun(
+                getattr(model, name),
+                rows,
+                1 / model.units_per_second,
+                options,
+                independent=name == "fine",
+                at_once=at_once,
+            )
+            run.report = _reporter(name, run.steps, progress)
+            self.runs[name] = run
+
+    def run(self) -> None:
+        """Takes every stage to its end, one after the other."""
+        for name, stage in self.runs.items():
+            stage.run(self._conditioning(name))
+
+    def advance(self) -> torch.Tensor:
+        """Takes the latest stage that can go on a batch of windows further.
+
+        Returns:
+            The codes of the first row that are final, int64 [Q, T].
+        """
+        for name in reversed(self.runs):
+            stage = self.runs[name]
+            if stage.needs is not None and stage.needs <= self._units_before(name):
+                stage.advance(self._conditioning(name))
+                break
+        return self._codes(0)
+
+    def tokens(self, row: int) -> dict[str, torch.Tensor]:
+        """A row so far: "vocal_semantic" and "instrumental_semantic" (int64 [T_v]), "codes" (int64 [Q, T_a])."""
+        semantic = self.runs["semantic"].codes(row)[0]
+        return {
+            "vocal_semantic": self.vocal_semantic[row],
+            "instrumental_semantic": semantic,
+            "codes": self._codes(row),
+        }
+
+    def _codes(self, row: int) -> torch.Tensor:
+        codes = [run.codes(row) for name, run in self.runs.items() if name != "semantic"]
+        length = min(part.shape[1] for part in codes)
+        return torch.cat([part[:, :length] for part in codes])
+
+    def _units_before(self, name: str) -> int:
+        """Units that the stage before has finished."""
+        if name == "semantic":
+            return max(row.units for row in self.runs[name].rows)
+        before = self.runs[STAGES[STAGES.index(name) - 1]]
+        return min(len(row.flat) for row in before.rows) // before.unit_tokens
+
+    def _conditioning(self, name: str) -> list[torch.Tensor]:
+        """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
+        if name == "semantic":
+            return [voice[None] for voice in self.vocal_semantic]
+        if name == "fine":
+            return [self.runs["coarse"].codes(row) for row in range(len(self.vocal_semantic))]
+        semantic = [self.runs["semantic"].codes(row)[0] for row in range(len(self.vocal_semantic))]
+        return [torch.stack([v[: len(s)], s]) for v, s in zip(self.vocal_semantic, semantic, strict=True)]
+
+
+def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int], None] | None:
+    """Counts the steps of a stage and passes the count on."""
+    if progress is None:
+        return None
+    done = 0
+
+    def report(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(name, done, total)
+
+    return report
+
+
+class KeptInstrumental:
+    """Spans of an existing instrumental as tokens for the stages, and as the audio that is heard.
+
+    Args:
+        model: the composite, whose tokenizer and codec hear it.
+        audio (float32 [N]): the instrumental, mono; it may end before the vocal does.
+        rate (Hz): of it and of the vocal.
+        vocal_samples: length of the vocal.
+        spans: what to keep, as (start, stop) in seconds.
+
+    Raises:
+        ValueError: if nothing is to be kept, or a span does not lie within the instrumental.
+    """
+
+    def __init__(
+        self, model: HAFMForVocalAccompaniment, audio: np.ndarray, rate: int, vocal_samples: int, spans: Sequence[Span]
+    ) -> None:
+        seconds = len(audio) / rate
+        if not spans:
+            raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
+        for start, stop in spans:
+            if not 0 <= start < stop <= seconds + 1e-3:
+                raise ValueError(
+                    f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
+                )
+        self.spans, self.rate = list(spans), model.sampling_rate
+        self.audio = torch.from_numpy(resample(audio, rate, self.rate))
+        units = math.ceil(round(vocal_samples / rate * model.units_per_second, 6))
+        kept = torch.zeros(units, dtype=torch.bool)
+        for start, stop in spans:
+            # only whole units are kept as tokens, so that nothing new is generated from half a frame
+            kept[math.ceil(start * model.units_per_second - 1e-6) : int(stop * model.units_per_second + 1e-6)] = True
+        streams = self._tokens(model, units)
+        self.flat = {}
+        for name, tokens in streams.items():
+            per_unit = tokens.shape[0] * tokens.shape[1] // units
+            flat = tokens.t().flatten().cpu()
+            self.flat[name] = torch.where(kept.repeat_interleave(per_unit), flat, FREE)
+
+    def _tokens(self, model: HAFMForVocalAccompaniment, units: int) -> dict[str, torch.Tensor]:
+        """Targets of the stages, int64 [Q, T], for the length of the vocal."""
+        heard = torch.zeros(units * self.rate // model.units_per_second)
+        heard[: len(self.audio)] = self.audio[: len(heard)]
+        tokenizer = model.semantic_tokenizer
+        waveform = torch.from_numpy(resample(heard.numpy(), self.rate, tokenizer.config.sampling_rate))
+        semantic = tokenizer.encode(waveform.to(tokenizer.device))
+        codes = encode_codes(model.codec, heard[None].to(model.codec.device), model.codec.config.num_quantizers)[0]
+        coarse = model.coarse.config.num_codebooks
+        return {"semantic": semantic[None], "coarse": codes[:coarse], "fine": codes[coarse:]}
+
+    def given(self, stage: str) -> torch.Tensor:
+        """Flat tokens of a stage's target (int64 [n]), −1 where they are to be generated."""
+        return self.flat[stage]
+
+    def splice(self, generated: torch.Tensor) -> torch.Tensor:
+        """The generated audio (float32 [N]) with what is kept as it was, cross-faded at the joins."""
+        result = generated.clone()
+        for start, stop in self.spans:
+            first, last = round(start * self.rate), min(round(stop * self.rate), len(result), len(self.audio))
+            fade = min(round(CROSS_FADE_SECONDS * self.rate), (last - first) // 2)
+            gain = torch.ones(last - first)
+            slope = torch.linspace(0, 1, fade + 2)[1:-1]
+            if first > 0:
+                gain[:fade] = slope
+            if last < len(result):
+                gain[len(gain) - fade :] = slope.flip(0)
+            result[first:last] = gain * self.audio[first:last] + (1 - gain) * result[first:last]
+        return result

@@ -1,0 +1,296 @@
+"""A stage through whole songs: windows of the training length, with overlap, rows of one batch where they can be.
+
+Between the loops that decode a window and the composite that chains the stages. Lengths of songs are counted in units,
+the shortest time that is a whole number of frames at every rate: 0.04 s for 50 and 75 Hz.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
+
+from .decoding_hafm import FastDecoder
+from .generation_hafm import TokenProgress
+from .sampling_hafm import RandomStream, StreamSampling
+
+DECODINGS = ("fast", "reference")
+# rows that are generated side by side, before guidance doubles them
+ROWS_AT_ONCE = 16
+# marks a token that is not given but to be generated
+FREE = -1
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How tokens are decoded.
+
+    Args:
+        decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
+        guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
+        weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
+    """
+
+    decoding: str = "fast"
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    weights: str | None = None
+
+    def sampling(self, stage: Any) -> dict[str, Any]:
+        """guidance_scale, temperature and top_k for a stage."""
+        names = ("guidance_scale", "temperature", "top_k")
+        own = {name: getattr(self, name) for name in names}
+        return {name: getattr(stage.generation_config, name) if own[name] is None else own[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a song that a stage generates at once, in units: [start, stop), of which `known` are there."""
+
+    start: int
+    stop: int
+    known: int
+
+
+def song_windows(units: int, window: int, overlap: int) -> list[Window]:
+    """Cuts a song into windows of one length, each beginning with what the one before has generated.
+
+    The last window is moved back, so that it is as long as the others rather than a remnant.
+
+    Args:
+        units: length of the song.
+        window: length of a window, the stage's training length.
+        overlap: units of a window that repeat the end of the one before.
+
+    Raises:
+        ValueError: unless 0 ≤ overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is {overlap} units and window {window}; the overlap must be the smaller.")
+    cut = []
+    done = 0
+    while done < units:
+        start = max(0, min(done - overlap, units - window))
+        stop = min(start + window, units)
+        cut.append(Window(start, stop, done - start))
+        done = stop
+    return cut
+
+
+def stage_windows(stage: Any, units: int, seconds_per_unit: float) -> list[Window]:
+    """Windows of a song by `window_seconds` and `overlap_seconds` of the stage's generation config."""
+    config = stage.generation_config
+    window = max(round(config.window_seconds / seconds_per_unit), 1)
+    return song_windows(units, window, min(round(config.overlap_seconds / seconds_per_unit), window - 1))
+
+
+@dataclass
+class SongRow:
+    """One accompaniment on its way through a stage.
+
+    Args:
+        units: length of the song.
+        stream: its random numbers.
+        given (int64 [units · tokens a unit], *optional*): flat tokens that are kept as they are, and −1 elsewhere.
+        flat (int64 [n]): the flat tokens so far.
+    """
+
+    units: int
+    stream: RandomStream
+    given: torch.Tensor | None = None
+    flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A window of one row."""
+
+    row: int
+    window: Window
+
+
+class StageRun:
+    """One stage through the songs of a batch, a batch of windows at a time.
+
+    Args:
+        stage: HAFMStageForCausalLM.
+        rows: the songs.
+        seconds_per_unit: see above.
+        options: how to decode.
+        independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
+            own conditioning only. They go side by side; each generates the units that it shares with the one before as
+            well, and drops them.
+        at_once: rows of a batch.
+        report: called with 1 after each step.
+    """
+
+    def __init__(
+        self,
+        stage: Any,
+        rows: list[SongRow],
+        seconds_per_unit: float,
+        options: DecodingOptions,
+        independent: bool = False,
+        at_once: int = ROWS_AT_ONCE,
+        report: Callable[[int], None] | None = None,
+    ) -> None:
+        if options.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {options.decoding!r}; choose one of {DECODINGS}.")
+        self.stage, self.rows, self.options, self.report = stage, rows, options, report
+        self.independent = independent
+        config = stage.config
+        self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
+        self.unit_tokens = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
+        windows = [stage_windows(stage, row.units, seconds_per_unit) for row in rows]
+        jobs = [
+            Job(row, window) for row, cut in enumerate(windows) for window in cut if not self._is_given(row, window)
+        ]
+        self.batches = self._independent_batches(jobs, at_once) if independent else self._batches(jobs, at_once)
+        self.done = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps in all; a step is one token of each row of a batch."""
+        return sum(self._new_units(batch) * self.unit_tokens for batch in self.batches)
+
+    @property
+    def needs(self) -> int | None:
+        """Units of conditioning that the next batch needs; None when nothing is left to do."""
+        if self.done == len(self.batches):
+            return None
+        return max(job.window.stop for job in self.batches[self.done])
+
+    def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Everything that is left; returns the codes int64 [Q, T] of each row."""
+        while self.needs is not None:
+            self.advance(conditioning)
+        return [self.codes(row) for row in range(len(self.rows))]
+
+    def advance(self, conditioning: list[torch.Tensor]) -> None:
+        """Generates the next batch from the conditioning so far, int64 [K, T_c] for each row."""
+        batch = self.batches[self.done]
+        known_units = 0 if self.independent else batch[0].window.known
+        tokens = self._decode(batch, conditioning, known_units)
+        for job, new in zip(batch, tokens, strict=True):
+            row, window = self.rows[job.row], job.window
+            first = (window.known - known_units) * self.unit_tokens
+            length = (window.stop - window.start - known_units) * self.unit_tokens
+            self._extend(row, window.start + window.known)
+            row.flat = torch.cat([row.flat.to(new.device), new[first:length]])
+        self.done += 1
+
+    def codes(self, row: int) -> torch.Tensor:
+        """Codes of a row so far: int64 [Q, T]."""
+        if self.needs is None:
+            self._extend(self.rows[row], self.rows[row].units)
+        return self.rows[row].flat.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
+
+    def _decode(self, batch: list[Job], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
+        """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
+        new_tokens = self._new_units(batch) * self.unit_tokens
+        cut, known, numbers, forced = [], [], [], []
+        for job in batch:
+            row, window = self.rows[job.row], job.window
+            frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
+            cut.append(conditioning[job.row][:, frames].t())
+            begin = window.start * self.unit_tokens
+            start = begin + known_units * self.unit_tokens
+            if known_units:
+                self._extend(row, window.start + known_units)
+            known.append(row.flat[begin:start].to(cut[-1].device))
+            numbers.append(row.stream.uniforms(start, new_tokens))
+            given = torch.empty(0, dtype=torch.long) if row.given is None else row.given[start : start + new_tokens]
+            forced.append(torch.nn.functional.pad(given.cpu(), (0, new_tokens - len(given)), value=FREE))
+        lengths = torch.tensor([len(frames) for frames in cut])
+        padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
+        mask = torch.arange(padded.shape[-1]) < lengths[:, None]
+        return decode_window(
+            self.stage,
+            padded,
+            new_tokens,
+            torch.stack(numbers),
+            self.options,
+            known=torch.stack(known),
+            forced=torch.stack(forced) if any(self.rows[job.row].given is not None for job in batch) else None,
+            conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
+            report=self.report,
+        )
+
+    def _new_units(self, batch: list[Job]) -> int:
+        return max(job.window.stop - job.window.start - (0 if self.independent else job.window.known) for job in batch)
+
+    def _extend(self, row: SongRow, units: int) -> None:
+        """Copies given tokens up to `units`, where whole windows of them were not generated."""
+        there, wanted = len(row.flat), units * self.unit_tokens
+        if row.given is not None and there < wanted:
+            row.flat = torch.cat([row.flat, row.given[there:wanted].to(row.flat.device)])
+
+    def _is_given(self, row: int, window: Window) -> bool:
+        given = self.rows[row].given
+        if given is None:
+            return False
+        new = given[(window.start + window.known) * self.unit_tokens : window.stop * self.unit_tokens]
+        return bool((new != FREE).all())
+
+    @staticmethod
+    def _batches(jobs: list[Job], at_once: int) -> list[list[Job]]:
+        """Windows of different rows go together if they stand in one place; a row's own follow each other."""
+        groups: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        for job in jobs:
+            groups[job.window.start + job.window.known, job.window.known].append(job)
+        ordered = [groups[key] for key in sorted(groups)]
+        return [group[i : i + at_once] for group in ordered for i in range(0, len(group), at_once)]
+
+    @staticmethod
+    def _independent_batches(jobs: list[Job], at_once: int) -> list[list[Job]]:
+        ordered = sorted(jobs, key=lambda job: (job.window.stop, job.row))
+        return [ordered[i : i + at_once] for i in range(0, len(ordered), at_once)]
+
+
+def decode_window(
+    stage: Any,
+    conditioning_ids: torch.Tensor,
+    new_tokens: int,
+    uniforms: torch.Tensor,
+    options: DecodingOptions,
+    known: torch.Tensor,
+    forced: torch.Tensor | None = None,
+    conditioning_mask: torch.Tensor | None = None,
+    report: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Continues rows of one length of known tokens, by the loop that the options name.
+
+    Args:
+        stage: HAFMStageForCausalLM.
+        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+        new_tokens: flat tokens to generate.
+        uniforms (float32 [B, new_tokens]): the rows' random numbers.
+        options: how to decode.
+        known (int64 [B, P]): flat tokens that come before, without BOS.
+        forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+        conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
+        report: called with 1 after each step.
+
+    Returns:
+        int64 [B, new_tokens].
+    """
+    sampling = options.sampling(stage)
+    if options.decoding == "fast":
+        decoder = FastDecoder(stage, weights=options.weights, **sampling)
+        return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
+    bos = torch.full_like(conditioning_ids[:, 0, :1], stage.config.codebook_size)
+    sampler = StreamSampling(uniforms.to(conditioning_ids.device), known.shape[1] + 1, forced)
+    generated = stage.generate(
+        input_ids=torch.cat([bos, known], dim=1),
+        conditioning_ids=conditioning_ids,
+        conditioning_mask=conditioning_mask,
+        max_new_tokens=new_tokens,
+        logits_processor=LogitsProcessorList([sampler]),
+        stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
+        **sampling,
+    )
+    return generated[:, 1 + known.shape[1] :]

@@ -1,0 +1,185 @@
+"""The fast loop against the reference: logits, greedy and sampled tokens, masks, prefixes, precisions."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.decoding_hafm import FEW_ROWS, LARGE_MATRIX, FastDecoder, packed_linear
+from hafm_hf.sampling_hafm import RandomStream, draw
+from hafm_hf.windows_hafm import DecodingOptions, decode_window
+from test_modeling_hafm import FRAMES, conditioning_for
+from tiny_models import SIZES, STAGES, tiny_stage
+
+
+class RecordingDecoder(FastDecoder):
+    """The fast loop, which also keeps the guided scores of every step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scores: list[torch.Tensor] = []
+
+    def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        self.scores.append(scores.clone())
+        return super()._limit(scores, target)
+
+
+def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
+    return torch.stack([RandomStream(seed, sample=row).uniforms(0, count) for row in range(batch)])
+
+
+def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, scale: float) -> torch.Tensor:
+    """Teacher-forced scores of every step by the stage's own forward: float [B, n, V]."""
+    null = torch.ones(len(conditioning), dtype=torch.bool)
+    with torch.no_grad():
+        conditional = stage(labels=tokens, conditioning_ids=conditioning, null_conditioning=~null).logits
+        unconditional = stage(labels=tokens, conditioning_ids=conditioning, null_conditioning=null).logits
+    return unconditional + scale * (conditional - unconditional)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "null"),
+    [
+        ("semantic", "index", "zeros"),
+        ("coarse", "time", "zeros"),
+        ("fine", "time", "mask_token"),
+        ("coarse", "index", "zeros"),
+    ],
+)
+def test_scores_over_a_thousand_steps_equal_the_forward(name: str, scheme: str, null: str) -> None:
+    stage = tiny_stage(name, position_scheme=scheme, conditioning_null=null)
+    frames = {"semantic": 1000, "coarse": 168, "fine": 250}[name]
+    conditioning = conditioning_for(stage, batch=2, frames=frames)
+    decoder = RecordingDecoder(stage, 3.0, 0.9, 6)
+    tokens = decoder.generate(conditioning, 1000, uniforms_for(2, 1000))
+    expected = guided_scores(stage, conditioning, tokens, 3.0)
+    found = torch.stack(decoder.scores, dim=1)
+    assert float((found - expected).abs().max()) <= 1e-3
+    assert len(tokens.unique()) > 8
+
+
+@pytest.mark.parametrize("scale", [3.0, 1.0, 0.0])
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize("name", STAGES)
+def test_fast_and_reference_draw_the_same_tokens(name: str, scheme: str, scale: float) -> None:
+    stage = tiny_stage(name, position_scheme=scheme)
+    conditioning = conditioning_for(stage)
+    steps = stage.config.target_length(FRAMES)
+    arguments = (stage, conditioning, steps, uniforms_for(len(conditioning), steps))
+    known = torch.empty(len(conditioning), 0, dtype=torch.long)
+    fast = decode_window(*arguments, DecodingOptions("fast", scale, 0.8, 7), known)
+    reference = decode_window(*arguments, DecodingOptions("reference", scale, 0.8, 7), known)
+    assert fast.tolist() == reference.tolist()
+    assert len(fast.unique()) > 2
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_greedy_tokens_equal_generates(name: str) -> None:
+    stage = tiny_stage(name, position_scheme="time")
+    conditioning = conditioning_for(stage)
+    steps = stage.config.target_length(FRAMES)
+    reference = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
+    assert torch.equal(FastDecoder(stage, 3.0).generate(conditioning, steps, None), reference)
+
+
+def test_sampled_tokens_equal_a_plain_loop_with_the_same_numbers() -> None:
+    stage = tiny_stage("coarse")
+    conditioning = conditioning_for(stage, batch=2)
+    numbers = uniforms_for(2, 20)
+    tokens = torch.empty(2, 0, dtype=torch.long)
+    for step in range(20):
+        # the score of a step doesn't depend on the label that stands there
+        labels = torch.cat([tokens, torch.zeros(2, 1, dtype=torch.long)], dim=1)
+        scores = guided_scores(stage, conditioning, labels, 2.0)[:, -1]
+        tokens = torch.cat([tokens, draw(scores, numbers[:, step], 1.1, 9)[:, None]], dim=1)
+    assert torch.equal(FastDecoder(stage, 2.0, 1.1, 9).generate(conditioning, 20, numbers), tokens)
+
+
+@pytest.mark.parametrize("scheme", ["index", "time"])
+def test_rows_of_different_lengths_generate_as_each_alone(scheme: str) -> None:
+    stage = tiny_stage("coarse", position_scheme=scheme)
+    conditioning = conditioning_for(stage, batch=3, frames=12)
+    lengths, numbers = (12, 6, 8), uniforms_for(3, 72)
+    mask = torch.arange(12) < torch.tensor(lengths)[:, None]
+    together = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 72, numbers, conditioning_mask=mask)
+    for row, length in enumerate(lengths):
+        steps = stage.config.target_length(length)
+        alone = FastDecoder(stage, 3.0, 0.9, 9).generate(
+            conditioning[row : row + 1, :, :length], steps, numbers[row : row + 1, :steps]
+        )
+        assert torch.equal(together[row, :steps], alone[0])
+
+
+def test_a_prefix_is_continued_and_forced_tokens_are_taken() -> None:
+    stage = tiny_stage("fine")
+    conditioning = conditioning_for(stage, batch=2)
+    steps = stage.config.target_length(FRAMES)
+    numbers = uniforms_for(2, steps)
+    whole = FastDecoder(stage, 3.0, 0.9).generate(conditioning, steps, numbers)
+    rest = FastDecoder(stage, 3.0, 0.9).generate(conditioning, steps - 7, numbers[:, 7:], whole[:, :7])
+    assert torch.equal(rest, whole[:, 7:])
+    forced = torch.full_like(whole, -1)
+    forced[1, 3:9] = (whole[1, 3:9] + 1) % 16
+    for decoding in ("fast", "reference"):
+        bent = decode_window(
+            stage, conditioning, steps, numbers, DecodingOptions(decoding, 3.0, 0.9, 0), whole[:, :0], forced
+        )
+        assert torch.equal(bent[0], whole[0]) and torch.equal(bent[1, :3], whole[1, :3])
+        assert torch.equal(bent[1, 3:9], forced[1, 3:9])
+
+
+def test_codes_beyond_a_codebook_are_never_drawn() -> None:
+    sizes = [3, 9, 5]
+    torch.manual_seed(0)
+    config = HAFMCoarseConfig(**SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[13], [13]])
+    stage = HAFMCoarseForCausalLM(config).eval()
+    tokens = FastDecoder(stage, 1.0, 5.0).generate(torch.randint(13, (40, 2, 4)), 18, uniforms_for(40, 18))
+    assert [tokens[:, codebook::3].max().item() + 1 for codebook in range(3)] == sizes
+
+
+def test_progress_is_reported_and_an_exception_ends_the_loop() -> None:
+    stage = tiny_stage("semantic")
+    steps = []
+
+    def report(count: int) -> None:
+        steps.append(count)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FastDecoder(stage).generate(conditioning_for(stage), 9, None, report=report)
+    assert steps == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 33])
+@pytest.mark.parametrize("shape", [(48, 36), (LARGE_MATRIX // 512, 512)])
+def test_packed_matrices_multiply_as_linear_does(rows: int, shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight, x = torch.randn(shape, generator=generator), torch.randn(rows, shape[1], generator=generator)
+    expected = torch.nn.functional.linear(x.double(), weight.double())
+    torch.testing.assert_close(packed_linear(weight, rows)(x).double(), expected, atol=1e-3, rtol=1e-4)
+    rounded = packed_linear(weight, rows, "int8")(x).double()
+    assert float((rounded - expected).norm() / expected.norm()) < 0.03
+    halves = packed_linear(weight.bfloat16(), rows)(x.bfloat16()).double()
+    assert float((halves - expected).norm() / expected.norm()) < 0.01
+
+
+def test_bfloat16_and_int8_stay_near_float32() -> None:
+    stage = tiny_stage("coarse", initializer_range=0.1)
+    conditioning = conditioning_for(stage)
+    steps = stage.config.target_length(FRAMES)
+    exact = RecordingDecoder(stage, 3.0)
+    tokens = exact.generate(conditioning, steps, None)
+    for decoder in (
+        RecordingDecoder(stage, 3.0, weights="int8"),
+        RecordingDecoder(tiny_stage("coarse", initializer_range=0.1).bfloat16(), 3.0),
+    ):
+        decoder.generate(conditioning, steps, None, forced=tokens)
+        apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
+        assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="weights is 'int3'"):
+        packed_linear(torch.zeros(4, 4), 2, "int3")

@@ -1,0 +1,86 @@
+"""Songs as they grow: chunks that add up to the whole, cancelling, and parts of an instrumental that are kept."""
+
+import numpy as np
+import pytest
+import torch
+
+from hafm_hf import HAFMForVocalAccompaniment
+from test_accompaniment_hafm import voice
+from tiny_models import tiny_composite
+
+
+@pytest.fixture(scope="module")
+def composite() -> HAFMForVocalAccompaniment:
+    model = tiny_composite()
+    for stage, window in ((model.semantic, 1.2), (model.coarse, 0.6), (model.fine, 0.4)):
+        stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
+    return model
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(50_123, 24_000), (8_000, 16_000), (3_001, 8_000)])
+def test_chunks_add_up_to_what_generate_returns(composite: HAFMForVocalAccompaniment, samples: int, rate: int) -> None:
+    vocal = voice(3, rate)[:samples]
+    chunks = list(composite.stream(vocal, rate, seed=3))
+    whole = composite.generate(vocal, rate, seed=3).audio[0]
+    torch.testing.assert_close(torch.cat(chunks), whole, atol=1e-5, rtol=0)
+    assert all(len(chunk) for chunk in chunks)
+
+
+def test_the_first_chunk_comes_after_one_window_of_each_stage(composite: HAFMForVocalAccompaniment) -> None:
+    steps: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        steps[stage] = done
+
+    chunks = composite.stream(voice(3), seed=3, progress=progress)
+    first = next(chunks)
+    # windows of 1.2, 0.6 and 0.4 s at 50, 300 and 300 tokens a second
+    assert steps == {"semantic": 60, "coarse": 180, "fine": 120}
+    assert len(first) == round(0.4 * 24_000)
+    chunks.close()
+    assert steps["fine"] == 120, "closing the iterator ends the generation"
+
+
+def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:
+    calls = []
+
+    def cancel(stage: str, done: int, total: int) -> None:
+        calls.append(stage)
+        if len(calls) == 130:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        composite.generate(voice(2), seed=1, progress=cancel)
+    assert len(calls) == 130 and calls[-1] == "coarse"
+
+
+def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMForVocalAccompaniment) -> None:
+    vocal = voice(2)
+    old = composite.generate(vocal, seed=1)
+    instrumental = old.audio[0].numpy()
+    new = composite.generate(vocal, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
+    assert len(new.audio[0]) == len(vocal)
+    kept = np.r_[0:18_000, 36_000:48_000]
+    assert np.abs(new.audio[0].numpy() - instrumental)[kept].max() < 1e-6
+    assert np.abs(new.audio[0].numpy() - instrumental)[20_000:32_000].max() > 1e-3
+    codes = composite.codec.encode(torch.from_numpy(instrumental)[None, None], bandwidth=2.4).audio_codes[0, 0]
+    assert torch.equal(new.codes[0][:, :60], codes[:, :60])
+    again = composite.generate(vocal, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
+    assert torch.equal(again.audio[0], new.audio[0])
+
+
+def test_an_opening_is_continued(composite: HAFMForVocalAccompaniment) -> None:
+    opening = composite.generate(voice(0.8), seed=1).audio[0].numpy()
+    song = composite.generate(voice(2), seed=5, instrumental=opening, keep=[(0.0, 0.8)]).audio[0].numpy()
+    assert len(song) == 48_000
+    assert np.abs(song[:18_000] - opening[:18_000]).max() < 1e-6
+
+
+def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompaniment) -> None:
+    old = np.zeros(24_000, dtype=np.float32)
+    with pytest.raises(ValueError, match="does not lie within the instrumental of 1.00 s"):
+        composite.generate(voice(2), instrumental=old, keep=[(0.5, 1.5)])
+    with pytest.raises(ValueError, match="Say which spans"):
+        composite.generate(voice(2), instrumental=old)
+    with pytest.raises(ValueError, match="2 were given"):
+        composite.generate([voice(1), voice(1)], instrumental=old, keep=[(0.0, 0.5)])

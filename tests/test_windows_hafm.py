@@ -1,0 +1,103 @@
+"""Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
+
+import pytest
+import torch
+
+from hafm_hf.sampling_hafm import RandomStream
+from hafm_hf.windows_hafm import DecodingOptions, SongRow, StageRun, Window, song_windows
+from test_modeling_hafm import conditioning_for
+from tiny_models import tiny_stage
+
+UNIT = 0.04
+
+
+@pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
+def test_song_windows_cover_every_frame_once(frames: int) -> None:
+    cut = song_windows(frames, window=10, overlap=3)
+    covered = [frame for w in cut for frame in range(w.start + w.known, w.stop)]
+    assert covered == list(range(frames))
+    assert all(w.stop - w.start == min(10, frames) for w in cut)
+    assert all(w.known >= 3 for w in cut[1:])
+
+
+def test_song_windows_of_one_length_and_bad_overlap() -> None:
+    assert song_windows(10, window=10, overlap=3) == [Window(0, 10, 0)]
+    with pytest.raises(ValueError, match="overlap is 10"):
+        song_windows(30, window=10, overlap=10)
+
+
+def windowed(name: str) -> object:
+    stage = tiny_stage(name)
+    stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
+    return stage
+
+
+def rows_of(*units: int) -> list[SongRow]:
+    return [SongRow(length, RandomStream(3, sample=row)) for row, length in enumerate(units)]
+
+
+def test_windows_force_the_overlap_and_fill_the_song() -> None:
+    stage = windowed("coarse")
+    conditioning = conditioning_for(stage, batch=2, frames=30)
+    counted: list[int] = []
+    prefixes = []
+    stage.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda module, args, kwargs: prefixes.append(kwargs["input_ids"].clone()), with_kwargs=True
+    )
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    codes = run.run(list(conditioning))
+    assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
+    assert sum(counted) == run.steps == 45 * 4
+    flat = torch.stack(codes).transpose(1, 2).flatten(1)
+    openings = [ids for ids in prefixes if ids.shape[1] > 1]
+    # windows of 6 units with 2 of overlap start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
+    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
+        assert torch.equal(opening[:2, 1:], flat[:, unit * 12 : (unit + known) * 12])
+
+
+@pytest.mark.parametrize("decoding", ["fast", "reference"])
+@pytest.mark.parametrize(("name", "independent"), [("semantic", False), ("coarse", False), ("fine", True)])
+def test_songs_of_different_lengths_together_equal_each_alone(name: str, independent: bool, decoding: str) -> None:
+    stage = windowed(name)
+    units = (15, 4, 9)
+    per_unit = 3 if name == "fine" else 2
+    conditioning = [conditioning_for(stage, 1, n * per_unit, seed=n)[0] for n in units]
+    options = DecodingOptions(decoding)
+    together = StageRun(stage, rows_of(*units), UNIT, options, independent).run(conditioning)
+    for row, length in enumerate(units):
+        song = SongRow(length, RandomStream(3, sample=row))
+        for at_once in (1, 5):
+            alone = StageRun(stage, [SongRow(song.units, song.stream)], UNIT, options, independent, at_once)
+            assert torch.equal(alone.run([conditioning[row]])[0], together[row])
+
+
+def test_independent_windows_go_side_by_side() -> None:
+    stage = windowed("fine")
+    codes = conditioning_for(stage, batch=2, frames=45)
+    counted: list[int] = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, report=counted.append)
+    fine = run.run(list(codes))
+    assert len(counted) == run.steps == 6 * 12, "four windows of two songs are one batch"
+    assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
+
+
+def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing() -> None:
+    stage = windowed("coarse")
+    conditioning = conditioning_for(stage, batch=1, frames=30)
+    first = StageRun(stage, rows_of(15), UNIT, DecodingOptions()).run(list(conditioning))[0]
+    flat = first.t().flatten()
+    # a song that is kept up to unit 7 and from unit 10 on, with other codes in between
+    given = flat.clone()
+    given[7 * 12 : 10 * 12] = -1
+    row = SongRow(15, RandomStream(9), given)
+    run = StageRun(stage, [row], UNIT, DecodingOptions())
+    again = run.run(list(conditioning))[0].t().flatten()
+    assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
+    assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
+    # windows begin new units at 0, 6, 10 and 14: the second is all that is generated
+    assert run.steps == 4 * 12
+
+
+def test_unknown_decoding_is_refused() -> None:
+    with pytest.raises(ValueError, match="decoding is 'fastest'"):
+        StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions("fastest"))
