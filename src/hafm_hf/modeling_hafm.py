@@ -321,12 +321,12 @@ class HAFMDecoder(HAFMPreTrainedModel):
             device=input_ids.device,
         )
         position_bias = self.attention_bias(layout, query)
-        prefix = conditioning_slots if self.config.position_scheme == "time" else 0
+        mutual = conditioning_slots if self.config.position_scheme == "time" else 0
         for layer in self.layers:
             if self.training and layer is self.layers[-1]:
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
-            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values, prefix=prefix)
+            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values, prefix=mutual)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
         )
