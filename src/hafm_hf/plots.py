@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,73 @@ def describe_tokens(tokens: NDArray[Any], rate: int) -> str:
     changes = float((np.diff(tokens, axis=1) != 0).mean()) * rate if tokens.shape[1] > 1 else 0.0
     books = "" if len(tokens) == 1 else f"{len(tokens)} codebooks, "
     return f"{books}{tokens.shape[1]} frames at {rate} Hz, {used} different tokens, {changes:.1f} changes a second"
+
+
+def plot_training(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Curves of a training run: what it has learnt on the left, how it went on the right.
+
+    Args:
+        lines: of metrics.jsonl, oldest first.
+        title: stands above the picture.
+
+    Raises:
+        HAFMPlotError: without matplotlib, or if the run has logged no loss yet.
+    """
+    if not any("loss" in line for line in lines):
+        raise HAFMPlotError("The run has logged no loss yet; there is nothing to draw.")
+    figure = _figure(height=7.5, title=title)
+    axes = figure.subplots(3, 2, sharex=True)
+    losses = {"training": "loss", "validation": "validation_matched", "another voice": "validation_shuffled"}
+    _draw_curves(axes[0, 0], lines, losses, "loss, nats a token")
+    _draw_difference(axes[1, 0], lines)
+    last = next(line for line in reversed(lines) if "loss" in line)
+    books = range(len(last.get("codebook_losses", [])))
+    _draw_curves(axes[2, 0], lines, {f"codebook {n + 1}": ("codebook_losses", n) for n in books}, "by codebook")
+    accuracy = {f"codebook {n + 1}": ("codebook_accuracy", n) for n in books}
+    _draw_curves(axes[0, 1], lines, accuracy, "share of tokens predicted right")
+    _draw_curves(axes[1, 1], lines, {"gradient norm": "gradient_norm"}, "gradient norm before clipping", log=True)
+    _draw_curves(axes[2, 1], lines, {"tokens": "tokens_per_second"}, "target tokens a second")
+    for axis in axes[2]:
+        axis.set_xlabel("optimiser steps")
+    _ink(axes.flat)
+    return figure
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], key: str | tuple[str, int]) -> NDArray[np.float64]:
+    """Steps and values of one number, or of one entry of a list: [n, 2]."""
+    name, place = key if isinstance(key, tuple) else (key, None)
+    points = [(line["step"], line[name] if place is None else line[name][place]) for line in lines if name in line]
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _draw_curves(
+    axis: Axes,
+    lines: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, str | tuple[str, int]],
+    caption: str,
+    log: bool = False,
+) -> None:
+    colours = (VOICE, BAND, "#2e8b57", "#8a5fc0")
+    drawn = 0
+    for (label, key), colour in zip(keys.items(), colours, strict=False):
+        points = _curve(lines, key)
+        if len(points):
+            axis.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.4, label=label)
+            drawn += 1
+    if log and drawn:
+        axis.set_yscale("log")
+    if drawn > 1:
+        axis.legend(fontsize="small", frameon=False, labelcolor=INK)
+    _caption(axis, caption)
+
+
+def _draw_difference(axis: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
+    """How much worse another clip's voice is, with its standard error: whether the stage reads the voice at all."""
+    points, errors = _curve(lines, "validation_paired_difference"), _curve(lines, "validation_paired_difference_error")
+    if len(points):
+        axis.errorbar(points[:, 0], points[:, 1], errors[:, 1], color=BAND, linewidth=1.4, elinewidth=0.8, capsize=2)
+    axis.axhline(0.0, color=INK, linewidth=0.8, linestyle=":")
+    _caption(axis, "gain from the right voice over another's, nats a token (± standard error)")
 
 
 def write_plot(path: str | os.PathLike[str], figure: Figure, transparent: bool = False) -> Path:

@@ -97,8 +97,8 @@ def test_songs_become_shards_once_and_new_songs_are_added(parts: Path, tmp_path:
 
 
 def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:
-    words = [word for part in parts.iterdir() for word in (f"--{part.name}", part)]
-    run = run_recipe("assemble.py", *words, "--output_dir", tmp_path / "model", "--stage_dtype", "fp32")
+    words = [word for part in parts.iterdir() for word in (f"--{part.name.replace('_', '-')}", part)]
+    run = run_recipe("assemble.py", tmp_path / "model", *words, "--stage-dtype", "fp32")
     assert run.returncode == 0, run.stderr[-3000:]
     composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes
@@ -107,7 +107,14 @@ def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Pat
 def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(parts: Path, tmp_path: Path) -> None:
     size = tiny_stage("semantic").config.codebook_sizes[0] + 1
     tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
-    words = [word for part in parts.iterdir() if part.name != "semantic" for word in (f"--{part.name}", part)]
-    run = run_recipe("assemble.py", *words, "--semantic", tmp_path / "semantic", "--output_dir", tmp_path / "model")
+    words = [
+        word
+        for part in parts.iterdir()
+        for word in (
+            f"--{part.name.replace('_', '-')}",
+            tmp_path / "semantic" if part.name == "semantic" else part,
+        )
+    ]
+    run = run_recipe("assemble.py", tmp_path / "model", *words)
     assert run.returncode != 0 and "do not fit" in run.stderr
     assert not (tmp_path / "model").exists()

@@ -1,58 +1,28 @@
-"""The training recipe through the command line: it learns, and stopping it changes nothing."""
+"""The training recipe through the command line: it learns, and neither processes nor kills change what it learns."""
 
 import json
-import os
-import subprocess
-import sys
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hafm_hf.modeling_hafm import HAFMSemanticForCausalLM
+from integration.training_runs import kill_after, losses, read_metrics, start, train
 from training.toy_corpus import write_toy_corpus
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-FLAGS = {
-    "stage": "semantic",
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "head_dim": 8,
-    "position_scheme": "time",
-    "crop_seconds": 1.2,
-    "global_batch": 8,
-    "max_steps": 40,
-    "warmup_steps": 5,
-    "learning_rate": 1e-2,
-    "history_dropout": 0.4,
-    "history_dropout_end": 0.2,
-    "logging_steps": 5,
-    "validation_steps": 20,
-    "save_steps": 20,
-    "keep_checkpoints": 9,
+WATCHED = {
+    "codebook_losses",
+    "codebook_accuracy",
+    "gradient_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "hours_of_audio",
+    "model_flop_utilisation",
+    "memory_gb",
+    "data_share",
 }
-
-
-def train(corpus: Path, output: Path, launcher: list[str] | None = None, **changes: object) -> list[dict]:
-    """Runs the recipe and returns the lines of its metrics."""
-    flags = {**FLAGS, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    launch = launcher or [sys.executable]
-    run = subprocess.run(
-        [*launch, str(REPOSITORY / "recipes/train_stage.py"), *words],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY / "src"),
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -65,56 +35,95 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
-    config = REPOSITORY / "recipes/accelerate/cpu.yaml"
-    train(corpus, output, [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)])
+    train(corpus, output)
     return output
 
 
-def read_metrics(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("two")
+    train(corpus, output, processes=2)
+    return output
+
+
+def kill_and_resume(corpus: Path, output: Path, processes: int) -> tuple[int, list[dict[str, Any]]]:
+    """Kills a run at a step drawn anew each time, lets it resume by itself, and returns the step and all metrics."""
+    step = random.randrange(6, 26)
+    killed = kill_after(start(corpus, output, processes), output, step)
+    assert list(output.glob("checkpoint-*/progress.json")), f"killed at step {killed}, without a checkpoint"
+    return killed, train(corpus, output, processes)
+
+
+def assert_same_run(one: Path, other: Path, killed: int) -> None:
+    """Every loss, validation and weight is equal to the bit."""
+    first, second = read_metrics(one), read_metrics(other)
+    assert [line["step"] for line in first] == [line["step"] for line in second], f"killed at step {killed}"
+    for line, same in zip(first, second, strict=True):
+        for name in ("loss", "validation_matched", "gradient_norm", "codebook_accuracy"):
+            assert line.get(name) == same.get(name), f"{name} of step {line['step']}, killed at step {killed}"
+    models = [HAFMSemanticForCausalLM.from_pretrained(folder / "final") for folder in (one, other)]
+    for (name, a), (_, b) in zip(*(model.named_parameters() for model in models), strict=True):
+        assert torch.equal(a, b), f"{name}, killed at step {killed}"
 
 
 def test_accelerate_launch_trains_a_stage_whose_loss_falls(whole_run: Path) -> None:
     lines = read_metrics(whole_run)
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert losses[-1] < losses[0] - 0.5
+    found = losses(lines)
+    assert list(found) == list(range(1, 31)) and found[30] < found[1] - 0.5
     validations = [line for line in lines if "validation_matched" in line]
-    assert [line["step"] for line in validations] == [0, 20, 40]
+    assert [line["step"] for line in validations] == [0, 15, 30]
     assert validations[-1]["validation_matched"] < validations[0]["validation_matched"] - 0.5
     assert {"validation_shuffled", "validation_none", "validation_paired_difference_error"} <= set(validations[-1])
     assert len(validations[-1]["validation_codebooks"]) == 1
 
 
-def test_the_finished_stage_loads_and_keeps_its_window(whole_run: Path) -> None:
+def test_every_log_line_says_how_the_run_fares(whole_run: Path) -> None:
+    lines = [line for line in read_metrics(whole_run) if "loss" in line]
+    for line in lines:
+        assert set(line) >= WATCHED
+        assert len(line["codebook_losses"]) == len(line["codebook_accuracy"]) == 1
+        assert 0 < line["model_flop_utilisation"] < 1 and line["memory_gb"] > 0.05
+    assert lines[-1]["hours_of_audio"] == pytest.approx(30 * 8 * 1.2 / 3600)
+    assert lines[-1]["codebook_accuracy"][0] > lines[0]["codebook_accuracy"][0]
+
+
+def test_the_finished_stage_loads_and_only_the_newest_checkpoints_stay(whole_run: Path) -> None:
     model = HAFMSemanticForCausalLM.from_pretrained(whole_run / "final")
     assert model.config.window_seconds == 1.2 and model.config.codebook_sizes == [40]
     assert model.generation_config.top_k == 250
+    kept = sorted(path.name for path in whole_run.iterdir() if path.is_dir())
+    assert kept == ["best", "checkpoint-0000025", "checkpoint-0000030", "final"]
 
 
-def test_a_resumed_run_ends_with_the_same_weights_and_losses(corpus: Path, whole_run: Path, tmp_path: Path) -> None:
-    lost = tmp_path / "checkpoint-0000020"
-    (whole_run / "checkpoint-0000020").rename(lost)
-    (tmp_path / "metrics.jsonl").write_text((whole_run / "metrics.jsonl").read_text())
-    resumed = train(corpus, tmp_path)
-    whole = read_metrics(whole_run)
-    assert [line["step"] for line in resumed] == [line["step"] for line in whole]
-    for line, other in zip(resumed, whole, strict=True):
-        assert line.get("loss") == other.get("loss")
-        assert line.get("validation_matched") == other.get("validation_matched")
-    first, second = (HAFMSemanticForCausalLM.from_pretrained(folder / "final") for folder in (whole_run, tmp_path))
-    for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
-        assert torch.equal(a, b), name
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(corpus: Path, whole_run: Path, tmp_path: Path) -> None:
+    killed, _ = kill_and_resume(corpus, tmp_path, processes=1)
+    assert_same_run(whole_run, tmp_path, killed)
 
 
-def test_a_global_batch_that_does_not_divide_is_refused_before_training(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="multiple of 3"):
-        train(corpus, tmp_path, accumulation=3)
-    assert not (tmp_path / "metrics.jsonl").exists()
+def test_two_killed_processes_resume_to_the_same_losses_and_weights(
+    corpus: Path, two_processes: Path, tmp_path: Path
+) -> None:
+    killed, _ = kill_and_resume(corpus, tmp_path, processes=2)
+    assert_same_run(two_processes, tmp_path, killed)
 
 
-def test_accumulation_does_not_change_the_losses(corpus: Path, whole_run: Path, tmp_path: Path) -> None:
-    divided = train(corpus, tmp_path, accumulation=2, max_steps=10, validation_steps=100, save_steps=100)
-    together = train(corpus, tmp_path / "one", max_steps=10, validation_steps=100, save_steps=100)
-    pairs = [(a["loss"], b["loss"]) for a, b in zip(divided, together, strict=True) if "loss" in a]
-    assert len(pairs) >= 3
-    assert all(a == pytest.approx(b, abs=1e-5) for a, b in pairs)
+def test_two_processes_and_accumulation_train_as_one_process_does(
+    corpus: Path, whole_run: Path, two_processes: Path, tmp_path: Path
+) -> None:
+    train(corpus, tmp_path, accumulation=2)
+    worlds = {folder: json.loads((folder / "run.json").read_text()) for folder in (whole_run, two_processes, tmp_path)}
+    assert [world["processes"] for world in worlds.values()] == [1, 2, 1]
+    assert [world["crops_a_process"] for world in worlds.values()] == [8, 4, 4]
+    together, divided, accumulated = (losses(read_metrics(folder)) for folder in worlds)
+    assert len(together) == 30
+    for step, loss in together.items():
+        assert divided[step] == pytest.approx(loss, abs=1e-5), f"two processes, step {step}"
+        assert accumulated[step] == pytest.approx(loss, abs=1e-5), f"accumulation, step {step}"
+
+
+def test_seven_processes_train(corpus: Path, tmp_path: Path) -> None:
+    lines = train(corpus, tmp_path, processes=7, global_batch=14, max_steps=3, validation_steps=9, save_steps=9)
+    assert json.loads((tmp_path / "run.json").read_text())["processes"] == 7
+    assert list(losses(lines)) == [1, 2, 3]
+    checkpoint = tmp_path / "checkpoint-0000003"
+    assert len(list(checkpoint.glob("random_states_*.pkl"))) == 7, "the random state of every process is kept"

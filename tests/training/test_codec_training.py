@@ -1,5 +1,9 @@
 """Training a codec: losses, the training side of the quantizer, and resuming, on seconds of synthetic songs."""
 
+import copy
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from hafm_hf.training.codec import (
     spectral_distance,
     start_codec,
 )
+from hafm_hf.training.discriminator import MultiScaleDiscriminator
 from hafm_hf.training.songs import SongPool
 from hafm_hf.training.state import cosine_learning_rate, load_state, save_state
 from training.synthetic_songs import write_song
@@ -184,3 +189,50 @@ def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
         pool.require(5.0)
     with pytest.raises(ValueError, match="validation holds no finished song"):
         SongPool(tmp_path, "validation", RATE).require(1.0)
+
+
+def test_discriminators_learn_to_tell_tones_from_noisy_tones() -> None:
+    torch.manual_seed(0)
+    discriminator = MultiScaleDiscriminator((256, 512))
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    time = torch.arange(1600) / RATE
+    for _ in range(40):
+        real = 0.2 * torch.sin(2 * torch.pi * (200 + 300 * torch.rand(3, 1, 1)) * time)
+        loss = discriminator.loss(real, real + 0.05 * torch.randn_like(real))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.5, "2 is not telling them apart"
+    hinges = [discriminator.judge(real, audio)[0] for audio in (real, real + 0.05 * torch.randn_like(real))]
+    assert hinges[0] < hinges[1]
+    assert discriminator.judge(real, real)[1] == 0, "equal audio has equal features"
+
+
+def test_the_codec_trains_against_discriminators_from_the_step_that_was_asked_for(pool: SongPool) -> None:
+    options = arguments(adversarial_from=5, quantize_from=3, spectral_from=1000)
+    trainer = CodecTrainer(tiny_codec(), pool, options)
+    start_codec(trainer.codec, draw_batch(pool, options, 0))
+    reports = [trainer.train_step() for _ in range(20)]
+    judged = [step for step, report in enumerate(reports) if "discriminator" in report]
+    assert [step for step, report in enumerate(reports) if "adversarial" in report] == list(range(5, 20))
+    assert set(judged) < set(range(5, 20)), "the discriminators learn in two steps of three"
+    again = CodecTrainer(tiny_codec(), pool, options)
+    again.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert [trainer.train_step() for _ in range(3)] == [again.train_step() for _ in range(3)]
+
+
+def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: Path) -> None:
+    write_song(tmp_path / "songs/train/song", RATE, seconds=2.0, seed=4)
+
+    def run(steps: int) -> list[dict]:
+        recipe = Path(__file__).resolve().parents[2] / "recipes/train_codec.py"
+        flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "steps": steps, "num_filters": 2}
+        flags |= {"batch_size": 2, "crop_seconds": 0.2, "log_every": 1, "quantize_from": 9}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+
+    assert [line["step"] for line in run(2)] == [1, 2]
+    assert [line["step"] for line in run(3)] == [1, 2, 3]
+    assert EncodecModel.from_pretrained(tmp_path / "run/codec").config.num_filters == 2

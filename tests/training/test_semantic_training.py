@@ -55,8 +55,8 @@ def arguments() -> SemanticTrainingArguments:
     return SemanticTrainingArguments(
         steps=40,
         batch_seconds=4.0,
-        crop_seconds=(1.0, 2.0),
-        crop_shares=(0.5, 0.5),
+        crop_seconds=[1.0, 2.0],
+        crop_shares=[0.5, 0.5],
         warmup_steps=4,
         learning_rate=4e-3,
         start_batches=6,

@@ -18,6 +18,7 @@ from .benchmark import benchmark
 from .console import HAFMCommandError, first_line, report_error
 from .models import card, convert, info, inspect_tokens
 from .prepare import prepare
+from .training import assemble, plot_training
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -27,7 +28,7 @@ def hafm() -> None:
     """HAFM: a singing voice in, an accompaniment in time and in key out."""
 
 
-for command in (accompany, info, inspect_tokens, prepare, card, convert):
+for command in (accompany, info, inspect_tokens, prepare, plot_training, assemble, card, convert):
     app.command()(command)
 app.add_typer(benchmark, name="benchmark")
 

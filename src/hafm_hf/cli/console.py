@@ -24,6 +24,9 @@ def report_error(error: BaseException) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an error says first, without its full stop; its type if it says nothing."""
+    if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        # a configuration's own sentence stands behind the name of the function that refused it
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 

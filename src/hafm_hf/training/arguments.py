@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -18,6 +19,7 @@ STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
 }
 COARSE_CODEBOOKS = 4
 FINE_CODEBOOKS = 4
+COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
 
 
 @dataclass
@@ -42,6 +44,9 @@ class StageArguments:
     semantic_tokenizer: str | None = field(default=None, metadata={"help": "and from this tokenizer's centroids"})
     coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
     fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
+    lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
+    lora_dropout: float = 0.0
 
 
 @dataclass
@@ -50,7 +55,7 @@ class DataArguments:
 
     corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
     crop_seconds: float = 10.0
-    validation_split: str = "validation"
+    validation_split: str = field(default="validation", metadata={"help": "none turns validation off"})
     validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
     validation_batch: int = 16
     cache_dir: str | None = field(default=None, metadata={"help": "where datasets keeps its memory-mapped copy"})
@@ -73,6 +78,10 @@ class RunArguments:
     adam_beta2: float = 0.98
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    max_skipped_steps: int = field(
+        default=20, metadata={"help": "end the run when so many steps in a row had no finite gradient"}
+    )
+    ema_decay: float = field(default=0.0, metadata={"help": "average the weights over about 1/(1-d) steps; 0: don't"})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
     history_dropout_end: float | None = field(default=None, metadata={"help": "and at the end; the same if not given"})
@@ -88,6 +97,15 @@ class RunArguments:
     activation_checkpointing: bool = False
     compile: bool = False
     report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})
+    sample_steps: int = field(default=0, metadata={"help": "generate from sample_vocal every so many steps; 0: never"})
+    sample_vocal: str | None = field(default=None, metadata={"help": "recording of singing for audio samples"})
+    sample_model: str | None = field(
+        default=None, metadata={"help": "composite whose stage is replaced for audio samples; hafm-tiny if not given"}
+    )
+    sample_seconds: float = field(default=5.0, metadata={"help": "length of an audio sample"})
+    push_to_hub: str | None = field(default=None, metadata={"help": "hub repository for the finished stage"})
+    hub_private: bool = False
+    card_facts: str | None = field(default=None, metadata={"help": "YAML file for the model card (hub.model_card)"})
 
     def __post_init__(self) -> None:
         """Refuses rates and choices out of range before anything is loaded."""
@@ -96,19 +114,26 @@ class RunArguments:
         for name in ("history_dropout", "history_dropout_end"):
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
-        for name in ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps"):
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay is {self.ema_decay}; it must be 0 (off) or more, and below 1.")
+        if self.sample_steps and not self.sample_vocal:
+            raise ValueError("sample_steps needs a recording of singing: name one with --sample_vocal.")
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArguments, DataArguments, RunArguments]:
-    """Reads the arguments of a run: an optional YAML file first, then flags, which win.
+def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Reads arguments of any dataclasses: an optional YAML file first, then flags, which win.
+
+    Args:
+        classes: dataclasses with defaults.
+        arguments: words of the command line; those of the process if None.
 
     Raises:
-        ValueError: when the YAML file holds a key that is no argument, or corpus or output folder are missing.
+        ValueError: when the YAML file holds a key that is no argument.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    classes = (StageArguments, DataArguments, RunArguments)
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
         values = yaml.safe_load(Path(words.pop(0)).read_text()) or {}
@@ -116,7 +141,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArgume
         if unknown:
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
         parser.set_defaults(**values)
-    stage, data, run = parser.parse_args_into_dataclasses(args=words)
+    return parser.parse_args_into_dataclasses(args=words)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArguments, DataArguments, RunArguments]:
+    """Reads the arguments of a stage's run.
+
+    Raises:
+        ValueError: when the YAML file holds a key that is no argument, or corpus or output folder are missing.
+    """
+    stage, data, run = parse_dataclasses((StageArguments, DataArguments, RunArguments), arguments)
     for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
         if not value:
             raise ValueError(f"Name the {name} in the YAML file or with --{name}.")

@@ -17,13 +17,17 @@ from transformers import EncodecModel
 
 from ..codec import scale_invariant_sdr
 from .clusters import kmeans, nearest
+from .discriminator import MultiScaleDiscriminator
 from .songs import PCM_SCALE, SongPool
 from .state import cosine_learning_rate
 
 
 @dataclass
 class CodecTrainingArguments:
-    """How a codec is trained; steps are optimiser steps, shares are of drawn crops."""
+    """How a codec is trained; steps are optimiser steps, shares are of drawn crops.
+
+    From step `adversarial_from` on (0: never) discriminators judge what it decodes.
+    """
 
     steps: int = 3700
     batch_size: int = 8
@@ -36,6 +40,10 @@ class CodecTrainingArguments:
     spectral_ramp: int = 400
     spectral_weight: float = 0.05
     commitment_weight: float = 0.3
+    adversarial_from: int = 0
+    adversarial_weight: float = 0.02
+    matching_weight: float = 0.05
+    discriminator_learning_rate: float = 3e-4
     codebook_decay: float = 0.98
     dead_code_share: float = 0.1
     start_batches: int = 64
@@ -211,6 +219,12 @@ class CodecTrainer:
             {"params": [p for p in codec.parameters() if id(p) in last], "scale": 0.1},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.discriminator: MultiScaleDiscriminator | None = None
+        if arguments.adversarial_from:
+            self.discriminator = MultiScaleDiscriminator().to(self.device)
+            self.judging = torch.optim.AdamW(
+                self.discriminator.parameters(), lr=arguments.discriminator_learning_rate, betas=(0.5, 0.9)
+            )
         self.step = 0
 
     @property
@@ -263,7 +277,30 @@ class CodecTrainer:
             spectral = spectral_distance(target, output)
             loss = loss + ramp * arguments.spectral_weight * spectral
             report["spectral"] = float(spectral.detach())
+        if self.discriminator is not None and step >= arguments.adversarial_from:
+            loss = loss + self._adversarial_loss(self.discriminator, target, output, generator, report)
         return loss, report
+
+    def _adversarial_loss(
+        self,
+        discriminator: MultiScaleDiscriminator,
+        target: torch.Tensor,
+        output: torch.Tensor,
+        generator: torch.Generator,
+        report: dict[str, float],
+    ) -> torch.Tensor:
+        # a discriminator that learns in every step wins too early (Défossez et al. 2022, section 3.4)
+        if float(torch.rand(1, generator=generator)) < 2 / 3:
+            judged = discriminator.loss(target, output)
+            self.judging.zero_grad(set_to_none=True)
+            judged.backward()
+            self.judging.step()
+            report["discriminator"] = float(judged.detach())
+        discriminator.requires_grad_(False)
+        hinge, matching = discriminator.judge(target, output)
+        discriminator.requires_grad_(True)
+        report |= {"adversarial": float(hinge.detach()), "matching": float(matching.detach())}
+        return self.arguments.adversarial_weight * hinge + self.arguments.matching_weight * matching
 
     def _draw_depth(self, rows: int, generator: torch.Generator) -> torch.Tensor:
         """Codebook dropout: half of the rows use all codebooks, a quarter the coarse half, the others any number."""
@@ -285,7 +322,10 @@ class CodecTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later process needs to take the very next step."""
-        return {"codec": self.codec.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {"codec": self.codec.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        if self.discriminator is not None:
+            state |= {"discriminator": self.discriminator.state_dict(), "judging": self.judging.state_dict()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -299,6 +339,7 @@ def evaluate_codec(
     codec: EncodecModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
     """SI-SDR (dB, mean over instrumental clips) at each number of codebooks, and every codebook's perplexity."""
+    pool.require(seconds)
     rng = np.random.default_rng(0)
     num_samples = int(seconds * pool.sampling_rate)
     codec.eval()

@@ -11,14 +11,22 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import torch
 from torch.utils.data import Dataset, Sampler
+from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+
+logger = logging.get_logger(__name__)
+# what training reads of a shard
+COLUMNS = ("track", "duration", "vocal_semantic", "instrumental_semantic", "acoustic")
 
 
 @dataclass(frozen=True)
@@ -94,19 +102,52 @@ def load_token_corpus(
 ) -> tuple[datasets.Dataset, TokenCorpusInfo]:
     """Loads the finished shards of a split, memory-mapped, and what their tokens are.
 
+    Shards that can't be read are left out, counted and named in the log. Only the columns that training needs are
+    read; a shard may have others.
+
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
-        ValueError: when shards disagree about frame rates or vocabularies.
+        ValueError: when no shard can be read, or shards disagree about frame rates or vocabularies.
     """
-    paths = shard_paths(folder, split)
+    paths = [path for path in shard_paths(folder, split) if _can_be_read(path, thoroughly=False)]
+    try:
+        corpus = _load_shards(paths, split, cache_dir) if paths else None
+    except datasets.exceptions.DatasetGenerationError:
+        # the ends of the files are in order, so something inside one of them is not
+        paths = [path for path in paths if _can_be_read(path, thoroughly=True)]
+        corpus = _load_shards(paths, split, cache_dir) if paths else None
+    broken = len(shard_paths(folder, split)) - len(paths)
+    if corpus is None:
+        raise ValueError(f"None of the {broken} {split} shards in {folder} can be read: tokenise the corpus again.")
+    if broken:
+        logger.warning("%d of %d %s shards can't be read and are left out.", broken, broken + len(paths), split)
     infos = {read_info(path) for path in paths}
     if len(infos) > 1:
         raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
-    files = {split: [str(path) for path in paths]}
-    corpus = datasets.load_dataset(
-        "parquet", data_files=files, split=split, cache_dir=None if cache_dir is None else str(cache_dir)
-    )
     return corpus.with_format("arrow"), infos.pop()
+
+
+def _load_shards(paths: Sequence[Path], split: str, cache_dir: str | os.PathLike[str] | None) -> datasets.Dataset:
+    return datasets.load_dataset(
+        "parquet",
+        data_files={split: [str(path) for path in paths]},
+        split=split,
+        columns=list(COLUMNS),
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+
+
+def _can_be_read(path: Path, thoroughly: bool) -> bool:
+    """Whether the end of a Parquet file, or all of it, is in order; the log says which file is not."""
+    try:
+        if thoroughly:
+            parquet.read_table(path, columns=list(COLUMNS))
+        else:
+            parquet.read_metadata(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        logger.warning("%s can't be read: %s", path, str(error).splitlines()[0] if str(error) else error)
+        return False
+    return True
 
 
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:

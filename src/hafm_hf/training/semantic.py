@@ -28,8 +28,8 @@ class SemanticTrainingArguments:
 
     steps: int = 3000
     batch_seconds: float = 32.0
-    crop_seconds: tuple[float, ...] = (4.0, 8.0, 16.0)
-    crop_shares: tuple[float, ...] = (0.6, 0.25, 0.15)
+    crop_seconds: list[float] = field(default_factory=lambda: [4.0, 8.0, 16.0])
+    crop_shares: list[float] = field(default_factory=lambda: [0.6, 0.25, 0.15])
     learning_rate: float = 1e-3
     final_learning_rate: float = 3e-5
     warmup_steps: int = 150

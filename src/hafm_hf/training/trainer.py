@@ -4,17 +4,15 @@ Everything random about a sample (crop, guidance dropout, hidden history) follow
 that neither the number of processes nor a stop and resume changes what a run sees.
 """
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -22,36 +20,19 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
+from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
+from .checkpoints import Progress, RunFolder, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
-from .objective import (
-    clustered_mean,
-    drop_history,
-    history_dropout_rate,
-    null_rows,
-    other_tracks,
-    paired_losses,
-)
+from .flops import device_peak, step_flops
+from .objective import drop_history, history_dropout_rate, null_rows
+from .samples import SongSampler
+from .validation import Metrics, eval_mode, validate_stage
+from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint.
-
-    Attributes:
-        step (int): optimiser steps done.
-        seconds (float): training time so far, validation and earlier sessions included.
-        warm_up_end (float): fraction of the run that had passed when warm-up ended.
-        best (float): lowest validation loss so far, in nats.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    warm_up_end: float = 0.0
-    best: float = math.inf
+PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def learning_rate_at(step: int, fraction: float, warm_up_end: float, run: RunArguments) -> float:
@@ -75,13 +56,15 @@ class StageTrainer:
     """Trains one stage.
 
     Args:
-        model (PreTrainedModel): a stage.
+        model: a stage, with adapters or without.
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
         data (DataArguments), run (RunArguments): see there.
+        sampler (SongSampler or None): generates audio every `run.sample_steps`.
 
     Raises:
-        ValueError: when the global batch cannot be divided over processes and accumulation.
+        ValueError: when the global batch cannot be divided over processes and accumulation, or is larger than the
+            corpus.
     """
 
     def __init__(
@@ -91,22 +74,28 @@ class StageTrainer:
         validation: TokenCrops | None,
         data: DataArguments,
         run: RunArguments,
+        sampler: SongSampler | None = None,
     ) -> None:
-        self.data, self.run, self.crops, self.validation = data, run, crops, validation
-        self.output = Path(run.output_dir)
+        self.data, self.run, self.crops, self.validation, self.sampler = data, run, crops, validation, sampler
         self.accelerator = Accelerator(
             mixed_precision=run.mixed_precision,
             gradient_accumulation_steps=run.accumulation,
             log_with=None if run.report_to == "none" else run.report_to,
-            project_dir=str(self.output),
+            project_dir=run.output_dir,
         )
-        self.sampler(0)  # refuses an indivisible batch before the model moves
+        self.batch_sampler(0)  # refuses an indivisible batch before the model moves
+        if len(crops) < run.global_batch:
+            raise ValueError(
+                f"The corpus holds {len(crops)} crops of {crops.seconds:g} s, fewer than a global batch of "
+                f"{run.global_batch}: add tracks, shorten crop_seconds or lower global_batch."
+            )
         self.config = model.config
         self.span = run.history_span_seconds * self.config.frame_rate
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
+        self.average = averaged(model.to(self.accelerator.device), run.ema_decay)
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=run.learning_rate,
             betas=(run.adam_beta1, run.adam_beta2),
             weight_decay=run.weight_decay,
@@ -114,10 +103,26 @@ class StageTrainer:
         if run.compile:
             model.compile(dynamic=False)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.folder = RunFolder(Path(run.output_dir), self.accelerator, run.keep_checkpoints)
+        frames = round(crops.seconds * self.config.conditioning_frame_rate)
+        self.flops = step_flops(self.config, frames, run.global_batch)
+        self.peak = device_peak(self.accelerator.device, PRECISIONS[run.mixed_precision])
         self.progress = Progress()
-        self._resumed_at = time.monotonic()
+        self.skipped_in_a_row = 0
+        self.last_validation: Metrics = {}
+        self._began = time.monotonic()
 
-    def sampler(self, first_step: int) -> GlobalBatchSampler:
+    @property
+    def stage(self) -> Any:
+        """The stage under training, out of what distributes and compiles it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def finished_stage(self) -> PreTrainedModel:
+        """What is validated, saved and published: averaged if asked for, with adapters merged."""
+        return plain_stage(self.stage if self.average is None else self.average.module)
+
+    def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Batches of this process from `first_step` on."""
         run, state = self.run, self.accelerator
         return GlobalBatchSampler(
@@ -126,10 +131,9 @@ class StageTrainer:
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yields the micro-batches of each remaining step, on this process's device."""
-        sampler = self.sampler(self.progress.step)
-        loader = DataLoader(
-            self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=self.data.dataloader_workers
-        )
+        sampler = self.batch_sampler(self.progress.step)
+        workers = self.data.dataloader_workers
+        loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
         device, parts = self.accelerator.device, []
         for batch in loader:
             parts.append(
@@ -149,43 +153,54 @@ class StageTrainer:
 
     def seconds(self) -> float:
         """Seconds trained, over all sessions of the run."""
-        return self.progress.seconds + time.monotonic() - self._resumed_at
+        return self.progress.seconds + time.monotonic() - self._began
 
     def train(self) -> Progress:
         """Trains until `max_steps` or `max_hours`; saves checkpoints, the best and the finished stage.
 
         Raises:
-            FloatingPointError: when the loss is not finite; the last checkpoint stays as it is.
+            FloatingPointError: when no gradient is finite any more; the last checkpoint stays as it is.
+            OSError: when something can't be written; what was saved before stays as it is.
         """
         self.resume()
-        self.accelerator.init_trackers("hafm", config={**asdict(self.data), **asdict(self.run)})
+        self.init_trackers()
         shown = self.accelerator.is_local_main_process
         bar = tqdm(
             total=self.run.max_steps, initial=self.progress.step, disable=not shown, mininterval=30, unit="step"
         )
-        window = LossWindow(time.monotonic())
         if self.progress.step == 0:
             self.validate()
-        for parts in self.batches():
+        window, batches = LossWindow(), self.batches()
+        for parts in window.waiting(batches):
             fraction = self.fraction()
             if fraction >= 1.0:
                 break
             self.step(parts, fraction, window)
             bar.update()
-            step = self.progress.step
-            if step % self.run.logging_steps == 0 or step == 1:
+            if self.due(self.run.logging_steps) or self.progress.step == 1:
                 self.log_window(window, fraction)
-                window = LossWindow(time.monotonic())
-            if step % self.run.validation_steps == 0:
-                self.validate()
-                window.begin = time.monotonic()
-            if step % self.run.save_steps == 0:
-                self.save_checkpoint(window)
+                window.restart()
+            self.pause(window)
         bar.close()
         self.finish(window)
         return self.progress
 
-    def step(self, parts: list[Batch], fraction: float, window: "LossWindow") -> None:
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps (0: never) happens after this one."""
+        return every > 0 and self.progress.step % every == 0
+
+    def pause(self, window: LossWindow) -> None:
+        """Validation, checkpoint and audio sample where they are due; their time is not training time."""
+        began = time.monotonic()
+        if self.due(self.run.validation_steps):
+            self.validate()
+        if self.due(self.run.save_steps):
+            self.save_checkpoint()
+        if self.due(self.run.sample_steps):
+            self.write_sample()
+        window.pause(time.monotonic() - began)
+
+    def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
         """One optimiser step over the micro-batches of this process."""
         progress, run = self.progress, self.run
         if progress.step <= run.warmup_steps:
@@ -194,231 +209,157 @@ class StageTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        watched = (progress.step + 1) % run.logging_steps == 0 or progress.step == 0
         for batch in parts:
             with self.accelerator.accumulate(self.model):
-                loss = self.loss(batch, fraction)
-                self.accelerator.backward(loss)
+                output = self.forward(batch, fraction)
+                self.accelerator.backward(output.loss)
                 if self.accelerator.sync_gradients:
-                    window.gradient_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), run.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            window.losses.append(loss.detach())
+                    self.update(window)
+            window.losses.append(output.loss.detach())
             window.tokens += batch["labels"].numel() * self.accelerator.num_processes
+        if watched:
+            window.look_at(output.logits, batch["labels"], self.config.num_codebooks)
         window.learning_rate = rate
+        window.steps += 1
         progress.step += 1
 
-    def loss(self, batch: Batch, fraction: float) -> torch.Tensor:
-        """Training loss of a micro-batch with guidance dropout and history dropout drawn per sample."""
+    def update(self, window: LossWindow) -> None:
+        """Clips the (unscaled) gradients and steps; without a finite gradient the weights stay as they are.
+
+        Raises:
+            FloatingPointError: after `max_skipped_steps` such steps in a row.
+        """
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
+        finite = bool(torch.isfinite(torch.as_tensor(norm)))
+        # in fp16 the scaler skips by itself, and must be told of every step to find its scale
+        if finite or self.run.mixed_precision == "fp16":
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if finite:
+            window.gradient_norm = norm
+            self.skipped_in_a_row = 0
+            if self.average is not None:
+                self.average.update_parameters(self.stage)
+            return
+        self.progress.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= self.run.max_skipped_steps:
+            raise FloatingPointError(
+                f"The gradient was not finite in {self.skipped_in_a_row} steps in a row, up to step "
+                f"{self.progress.step + 1}: lower the learning rate or train in fp32 or bf16; the last checkpoint in "
+                f"{self.folder.path} is intact."
+            )
+
+    def forward(self, batch: Batch, fraction: float) -> Any:
+        """Loss and logits of a micro-batch, with guidance dropout and history dropout drawn per sample."""
         run, config = self.run, self.config
         seeds = [(run.seed * 1_000_003 + int(sample)) * 2 for sample in batch["sample"]]
-        end = run.history_dropout if run.history_dropout_end is None else run.history_dropout_end
-        rate = history_dropout_rate(fraction, run.history_dropout, end)
         labels = batch["labels"]
+        rate = self.history_dropout(fraction)
         input_ids = drop_history(labels, config.bos_token_id, config.num_codebooks, rate, self.span, seeds)
         null = null_rows(config.conditioning_dropout, (seed + 1 for seed in seeds)).to(labels.device)
-        output = self.model(
+        return self.model(
             input_ids=input_ids,
             conditioning_ids=batch["conditioning_ids"],
             labels=labels,
             null_conditioning=null,
             use_cache=False,
         )
-        return output.loss
 
-    def log_window(self, window: "LossWindow", fraction: float) -> None:
-        """Writes one line of training metrics; raises FloatingPointError when the loss is not finite."""
-        elapsed = time.monotonic() - window.begin
-        loss = self.accelerator.reduce(torch.stack(window.losses).mean(), "mean").item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss} at step {self.progress.step}: lower the learning rate or train in fp32 or bf16; "
-                f"the last checkpoint in {self.output} is intact."
-            )
-        run = self.run
-        end = run.history_dropout if run.history_dropout_end is None else run.history_dropout_end
+    def history_dropout(self, fraction: float) -> float:
+        """Rate of history dropout after a share of the run."""
+        end = self.run.history_dropout if self.run.history_dropout_end is None else self.run.history_dropout_end
+        return history_dropout_rate(fraction, self.run.history_dropout, end)
+
+    def log_window(self, window: LossWindow, fraction: float) -> None:
+        """Writes one line of training metrics."""
         self.write(
             {
-                "loss": loss,
-                "learning_rate": window.learning_rate,
-                "gradient_norm": float(window.gradient_norm),
-                "history_dropout": history_dropout_rate(fraction, run.history_dropout, end),
-                "tokens_per_second": window.tokens / elapsed,
-                "hours_of_audio": self.progress.step * run.global_batch * self.crops.seconds / 3600,
+                **window.metrics(self.accelerator, self.flops, self.peak.flops),
+                "history_dropout": self.history_dropout(fraction),
+                "hours_of_audio": self.progress.step * self.run.global_batch * self.crops.seconds / 3600,
+                "skipped_steps": float(self.progress.skipped),
                 "seconds": self.seconds(),
             }
         )
 
-    def write(self, metrics: dict[str, float | list[float]]) -> None:
-        """Appends a line to metrics.jsonl, the log and the trackers, on the main process."""
-        line = {"step": self.progress.step, **metrics}
+    def write(self, metrics: Metrics) -> None:
+        """Writes a line to metrics.jsonl, the log and the trackers, on the main process."""
+        self.folder.write_metrics({"step": self.progress.step, **metrics})
         if self.accelerator.is_main_process:
-            self.output.mkdir(parents=True, exist_ok=True)
-            with open(self.output / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
-            logger.info(
-                "%s", {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-            )
-        self.accelerator.log(
-            {key: value for key, value in metrics.items() if isinstance(value, float)}, step=self.progress.step
-        )
+            shown = {key: round(value, 5) for key, value in metrics.items() if isinstance(value, float)}
+            logger.info("step %d %s", self.progress.step, shown)
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        for key, values in metrics.items():
+            if isinstance(values, list):
+                numbers |= {f"{key}/{place + 1}": value for place, value in enumerate(values)}
+        self.accelerator.log(numbers, step=self.progress.step)
 
-    def validate(self) -> dict[str, float | list[float]]:
+    def init_trackers(self) -> None:
+        """Writes down what the run was asked for: run.json, and the trackers."""
+        asked = {**asdict(self.data), **asdict(self.run)}
+        self.folder.write_run(
+            {
+                "arguments": asked,
+                "processes": self.accelerator.num_processes,
+                "crops_a_process": self.batch_sampler(0).micro_batch,
+                "peak": asdict(self.peak),
+                "config": self.config.to_diff_dict(),
+            }
+        )
+        self.accelerator.init_trackers("hafm", config={key: str(value) for key, value in asked.items()})
+
+    def validate(self) -> Metrics:
         """Validates, logs, and keeps the stage under best/ when its matched loss is the lowest so far."""
         if self.validation is None:
             return {}
-        with eval_mode(self.accelerator.unwrap_model(self.model)) as model:
+        finished = self.finished_stage
+        with eval_mode(finished) as model:
             metrics = validate_stage(model, self.validation, self.data, self.accelerator)
             if self.run.validate_without_history:
                 blind = validate_stage(model, self.validation, self.data, self.accelerator, hide_history=True)
                 metrics |= {
                     f"{key}_without_history": value for key, value in blind.items() if isinstance(value, float)
                 }
+        self.last_validation = metrics
         self.write({f"validation_{key}": value for key, value in metrics.items()})
         matched = metrics["matched"]
         if self.progress.step and isinstance(matched, float) and matched < self.progress.best:
             self.progress.best = matched
-            self.save_model(self.output / "best")
+            self.folder.save_stage(finished, "best")
         return metrics
 
-    def save_model(self, folder: Path) -> None:
-        """Saves the stage as `from_pretrained` reads it, complete or not at all."""
+    def write_sample(self) -> None:
+        """Generates audio with the stage as it is now, on the main process."""
+        if self.sampler is not None and self.accelerator.is_main_process:
+            folder = self.folder.path / "samples"
+            path = self.sampler.write(self.finished_stage, folder, self.progress.step, self.accelerator)
+            logger.info("Audio sample of step %d: %s", self.progress.step, path)
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            temporary = folder.with_name(folder.name + ".part")
-            shutil.rmtree(temporary, ignore_errors=True)
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False).save_pretrained(temporary)
-            replace_folder(temporary, folder)
 
-    def save_checkpoint(self, window: "LossWindow | None" = None) -> None:
-        """Saves everything that resuming needs, under a temporary name first, and drops the oldest checkpoints."""
-        if window is not None and window.losses and not torch.isfinite(torch.stack(window.losses)).all():
-            self.log_window(window, self.fraction())  # raises: a broken state must not replace a good one
-        folder = self.output / f"checkpoint-{self.progress.step:07d}"
-        temporary = folder.with_name(folder.name + ".part")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            state = asdict(self.progress) | {"seconds": self.seconds()}
-            (temporary / "progress.json").write_text(json.dumps(state))
-            replace_folder(temporary, folder)
-            for old in self.checkpoints()[: -self.run.keep_checkpoints]:
-                shutil.rmtree(old)
-
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints of the run, oldest first."""
-        return sorted(
-            path.parent for path in self.output.glob("checkpoint-*/progress.json") if path.parent.suffix != ".part"
-        )
+    def save_checkpoint(self) -> None:
+        """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
+        if self.skipped_in_a_row == 0:
+            progress = Progress(**asdict(self.progress) | {"seconds": self.seconds()})
+            self.folder.save_checkpoint(progress, self.average)
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint ("auto") or a named one; metrics behind it are dropped.
-
-        Raises:
-            FileNotFoundError: when a named checkpoint is missing or incomplete.
-        """
+        """Continues from a checkpoint, as `run.resume` says."""
         if self.run.resume == "none":
             return
-        named = self.run.resume != "auto"
-        found = [Path(self.run.resume)] if named else self.checkpoints()
-        if not found:
-            return
-        if not (found[-1] / "progress.json").is_file():
-            raise FileNotFoundError(f"{found[-1]} is no complete checkpoint: progress.json is missing.")
-        self.accelerator.load_state(str(found[-1]))
-        self.progress = Progress(**json.loads((found[-1] / "progress.json").read_text()))
-        self._resumed_at = time.monotonic()
-        log = self.output / "metrics.jsonl"
-        if self.accelerator.is_main_process and log.is_file():
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.progress.step]
-            log.write_text("".join(line + "\n" for line in lines))
-        logger.info("Resumed from %s at step %d.", found[-1], self.progress.step)
+        progress = self.folder.load_checkpoint(self.run.resume, self.average)
+        if progress is not None:
+            self.progress = progress
+            self._began = time.monotonic()
 
-    def finish(self, window: "LossWindow") -> None:
+    def finish(self, window: LossWindow) -> None:
         """Last validation, checkpoint, and the finished stage."""
         if window.losses:
             self.log_window(window, self.fraction())
-        if self.progress.step % self.run.validation_steps:
+        if not self.due(self.run.validation_steps):
             self.validate()
-        if self.progress.step % self.run.save_steps:
+        if not self.due(self.run.save_steps):
             self.save_checkpoint()
-        self.save_model(self.output / "final")
+        self.folder.save_stage(self.finished_stage, "final")
         self.accelerator.end_training()
-
-
-class LossWindow:
-    """What has happened since the last log line; losses stay on the device until it is written."""
-
-    def __init__(self, begin: float) -> None:
-        self.begin = begin
-        self.losses: list[torch.Tensor] = []
-        self.tokens = 0
-        self.learning_rate = 0.0
-        self.gradient_norm: torch.Tensor | float = 0.0
-
-
-@contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The model in evaluation mode, put back afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(training)
-
-
-def validate_stage(
-    model: PreTrainedModel,
-    validation: TokenCrops,
-    data: DataArguments,
-    accelerator: Accelerator,
-    hide_history: bool = False,
-) -> dict[str, float | list[float]]:
-    """Validation losses of a stage in nats a token.
-
-    Returns:
-        `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
-        `paired_difference` (shuffled - matched of the same targets) and `paired_difference_error`, its standard error
-        over tracks; `clips`.
-    """
-    crops = validation.fixed_crops(data.validation_crops)
-    tracks = validation.tracks(crops)
-    partners = other_tracks(tracks)
-    share = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, dict[str, torch.Tensor]]] = []
-    for begin in range(0, len(share), data.validation_batch):
-        chosen = share[begin : begin + data.validation_batch]
-        batch = collate([validation.read(crops[clip]) for clip in chosen])
-        other = collate([validation.read(crops[partners[clip]]) for clip in chosen])
-        tensors = (batch["conditioning_ids"], other["conditioning_ids"], batch["labels"])
-        right, wrong, labels = (value.to(accelerator.device) for value in tensors if value is not None)
-        with accelerator.autocast():
-            losses = paired_losses(model, right, wrong, labels, hide_history)
-        for place, clip in enumerate(chosen):
-            found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
-    gathered = dict(gather_object(found))
-    rows = {
-        name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
-        for name in ("matched", "shuffled", "none")
-    }
-    difference = clustered_mean((rows["shuffled"] - rows["matched"]).mean(dim=1), tracks)
-    return {
-        **{name: value.mean().item() for name, value in rows.items()},
-        "codebooks": rows["matched"].mean(dim=0).tolist(),
-        "paired_difference": difference.mean,
-        "paired_difference_error": difference.error,
-        "clips": float(len(crops)),
-    }
-
-
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Puts a complete folder in place of an older one."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

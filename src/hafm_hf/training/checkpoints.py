@@ -1,0 +1,180 @@
+"""A run's folder: checkpoints that are whole or absent, the best and the finished stage, and metrics.jsonl."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from accelerate import Accelerator
+
+logger = logging.get_logger(__name__)
+PROGRESS, AVERAGE, METRICS = "progress.json", "average.safetensors", "metrics.jsonl"
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint.
+
+    Attributes:
+        step (int): optimiser steps done; with the seed it is the position in the data.
+        seconds (float): training time so far, validation and earlier sessions included.
+        warm_up_end (float): fraction of the run that had passed when warm-up ended.
+        best (float): lowest validation loss so far, in nats.
+        skipped (int): steps whose gradient was not finite, so that the weights stayed as they were.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    warm_up_end: float = 0.0
+    best: float = math.inf
+    skipped: int = 0
+
+
+class RunFolder:
+    """Writes and reads what a run leaves behind.
+
+    Args:
+        path: the folder.
+        accelerator: of the run; the main process writes what is not its own of every process.
+        keep: newest checkpoints that stay.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, keep: int) -> None:
+        self.path, self.accelerator, self.keep = path, accelerator, keep
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints of the run, oldest first."""
+        found = [path.parent for path in self.path.glob(f"checkpoint-*/{PROGRESS}")]
+        return sorted(path for path in found if path.suffix != ".part")
+
+    def save_checkpoint(self, progress: Progress, average: AveragedModel | None) -> None:
+        """Saves everything that resuming needs, and drops the oldest checkpoints.
+
+        Raises:
+            OSError: when it can't be written; earlier checkpoints are as they were.
+        """
+        folder = self.path / f"checkpoint-{progress.step:07d}"
+        temporary = folder.with_name(folder.name + ".part")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+        def write() -> None:
+            self.accelerator.save_state(str(temporary))
+            if average is not None and self.accelerator.is_main_process:
+                save_file(
+                    {name: value.contiguous() for name, value in average.state_dict().items()}, temporary / AVERAGE
+                )
+
+        _whole_or_nothing(write, temporary)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            _whole_or_nothing(lambda: _write_json(temporary / PROGRESS, asdict(progress)), temporary)
+            replace_folder(temporary, folder)
+            for old in self.checkpoints()[: -self.keep]:
+                shutil.rmtree(old)
+
+    def save_stage(self, model: PreTrainedModel, name: str) -> Path:
+        """Saves a stage under `name` as `from_pretrained` reads it, complete or not at all.
+
+        Raises:
+            OSError: when it can't be written; what was there before is as it was.
+        """
+        folder = self.path / name
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            temporary = folder.with_name(name + ".part")
+            shutil.rmtree(temporary, ignore_errors=True)
+            _whole_or_nothing(lambda: model.save_pretrained(temporary), temporary)
+            replace_folder(temporary, folder)
+        return folder
+
+    def load_checkpoint(self, named: str, average: AveragedModel | None) -> Progress | None:
+        """Continues from the newest checkpoint ("auto") or a named one; metrics behind it are dropped.
+
+        Returns:
+            where the run stands, or None if there is no checkpoint to continue from.
+
+        Raises:
+            FileNotFoundError: when a named checkpoint is missing or incomplete.
+        """
+        found = self.checkpoints() if named == "auto" else [Path(named)]
+        if not found:
+            return None
+        folder = found[-1]
+        if not (folder / PROGRESS).is_file():
+            raise FileNotFoundError(f"{folder} is no complete checkpoint: {PROGRESS} is missing.")
+        self.accelerator.load_state(str(folder))
+        if average is not None and (folder / AVERAGE).is_file():
+            average.load_state_dict(load_file(folder / AVERAGE))
+        progress = Progress(**json.loads((folder / PROGRESS).read_text()))
+        if self.accelerator.is_main_process:
+            self._drop_metrics_behind(progress.step)
+        logger.info("Resumed from %s at step %d.", folder, progress.step)
+        return progress
+
+    def _drop_metrics_behind(self, step: int) -> None:
+        log = self.path / METRICS
+        if log.is_file():
+            # a killed process may have left the last line half written
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            temporary = log.with_suffix(".part")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(log)
+
+    def write_run(self, facts: dict[str, Any]) -> None:
+        """Writes run.json, what this session of the run was asked for, on the main process."""
+        if self.accelerator.is_main_process:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+
+    def write_metrics(self, line: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl, on the main process."""
+        if self.accelerator.is_main_process:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.path / METRICS, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content))
+
+
+def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:
+    """Calls `write`; whatever goes wrong becomes an OSError that says so, and `temporary` is removed."""
+    try:
+        write()
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{temporary.with_suffix('')} can't be written ({reason}): free some disk space or name another "
+            "output_dir; what was saved before is intact."
+        ) from error
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Puts a complete folder in place of an older one."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def averaged(model: PreTrainedModel, decay: float) -> AveragedModel | None:
+    """An exponential moving average of the weights (about the last 1/(1 − decay) steps), or None at a decay of 0."""
+    if decay == 0.0:
+        return None
+    return AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))

@@ -1,0 +1,74 @@
+"""A whole training run, from its arguments to the published stage: what recipes/train_stage.py runs."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from transformers import set_seed
+from transformers.utils import logging
+
+from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
+from .data import TokenCrops, load_token_corpus, unigram_entropy
+from .publishing import publish_stage, training_facts
+from .samples import SongSampler
+from .stages import make_stage
+from .trainer import StageTrainer
+
+logger = logging.get_logger(__name__)
+
+
+def train_stage(arguments: Sequence[str] | None = None) -> None:
+    """Reads arguments, builds or loads the stage, trains it, and publishes it if asked to.
+
+    Args:
+        arguments: words of the command line; those of the process if None.
+
+    Raises:
+        ValueError: arguments, corpus and stage do not fit each other.
+        OSError: something can't be read or written.
+        FloatingPointError: the run has left the finite numbers.
+    """
+    stage, data, run = parse_arguments(arguments)
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    set_seed(run.seed)
+    trainer = make_trainer(stage, data, run)
+    if run.validate_only:
+        trainer.validate()
+        return
+    progress = trainer.train()
+    if not trainer.accelerator.is_main_process:
+        return
+    logger.info("The finished stage is in %s.", trainer.folder.path / "final")
+    if run.push_to_hub:
+        facts = training_facts(stage, data, run, progress, trainer.crops, trainer.last_validation)
+        logger.info("Published: %s", publish_stage(trainer.finished_stage, run, facts))
+
+
+def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) -> StageTrainer:
+    """Corpus, stage and trainer of a run."""
+    corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
+    model = make_stage(stage, info, data.crop_seconds)
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed)
+    validation = None
+    if data.validation_split != "none":
+        held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)
+        validation = TokenCrops(held_out, held_out_info, model.config, data.crop_seconds)
+    sampler = SongSampler(run, stage.stage, model.config) if run.sample_steps else None
+    trainer = StageTrainer(model, crops, validation, data, run, sampler)
+    if trainer.accelerator.is_main_process:
+        logger.info(
+            "%s stage, %.1f M parameters; %d excerpts, %.1f h; unigram entropy %.3f nats; "
+            "%d processes × %d crops × %d accumulation steps; peak %.1f TFLOP/s (%s)",
+            stage.stage,
+            sum(p.numel() for p in model.parameters()) / 1e6,
+            len(corpus),
+            crops.cells.sum() * float(info.grid) / 3600,
+            unigram_entropy(validation or crops, model.config),
+            trainer.accelerator.num_processes,
+            trainer.batch_sampler(0).micro_batch,
+            run.accumulation,
+            trainer.peak.flops / 1e12,
+            trainer.peak.source,
+        )
+    return trainer

@@ -1,0 +1,71 @@
+"""Validation of a stage: losses of the same targets with the right conditioning, another clip's, and none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+
+from accelerate import Accelerator
+
+from .arguments import DataArguments
+from .data import TokenCrops, collate
+from .objective import clustered_mean, other_tracks, paired_losses
+
+Metrics = dict[str, float | list[float]]
+
+
+@contextmanager
+def eval_mode(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The model in evaluation mode, put back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(training)
+
+
+def validate_stage(
+    model: PreTrainedModel,
+    validation: TokenCrops,
+    data: DataArguments,
+    accelerator: Accelerator,
+    hide_history: bool = False,
+) -> Metrics:
+    """Validation losses of a stage in nats a token.
+
+    Returns:
+        `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
+        `paired_difference` (shuffled - matched of the same targets) and `paired_difference_error`, its standard error
+        over tracks; `clips`.
+    """
+    crops = validation.fixed_crops(data.validation_crops)
+    tracks = validation.tracks(crops)
+    partners = other_tracks(tracks)
+    share = list(range(len(crops)))[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[int, dict[str, torch.Tensor]]] = []
+    for begin in range(0, len(share), data.validation_batch):
+        chosen = share[begin : begin + data.validation_batch]
+        batch = collate([validation.read(crops[clip]) for clip in chosen])
+        other = collate([validation.read(crops[partners[clip]]) for clip in chosen])
+        tensors = (batch["conditioning_ids"], other["conditioning_ids"], batch["labels"])
+        right, wrong, labels = (value.to(accelerator.device) for value in tensors if value is not None)
+        with accelerator.autocast():
+            losses = paired_losses(model, right, wrong, labels, hide_history)
+        for place, clip in enumerate(chosen):
+            found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
+    gathered = dict(gather_object(found))
+    rows = {
+        name: torch.stack([gathered[clip][name] for clip in range(len(crops))])
+        for name in ("matched", "shuffled", "none")
+    }
+    difference = clustered_mean((rows["shuffled"] - rows["matched"]).mean(dim=1), tracks)
+    return {
+        **{name: value.mean().item() for name, value in rows.items()},
+        "codebooks": rows["matched"].mean(dim=0).tolist(),
+        "paired_difference": difference.mean,
+        "paired_difference_error": difference.error,
+        "clips": float(len(crops)),
+    }

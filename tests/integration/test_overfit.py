@@ -1,0 +1,92 @@
+"""Each stage can learn eight real clips by heart, and then generates them: training and decoding are of one mind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+from hafm_hf.codec import encode_codes, load_encodec
+from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.training.data import TokenCrops, load_token_corpus
+from hafm_hf.training.stages import STAGE_MODELS
+from integration.training_runs import train_here
+
+CLIPS = 8
+# long enough for a phrase, short enough to be learnt in seconds
+SECONDS = {"semantic": 1.0, "coarse": 0.48, "fine": 0.48}
+
+
+@pytest.fixture(scope="module")
+def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each stage a corpus of eight clips of real singing and its real accompaniment, one excerpt a clip."""
+    files = sorted((shared_data / "mir1k_dev").glob("*.flac"))[::15][:CLIPS]
+    if len(files) < CLIPS:
+        pytest.skip(f"no {CLIPS} karaoke clips in {shared_data / 'mir1k_dev'}")
+    tokenizer = HAFMSemanticTokenizer.from_pretrained(BUNDLED_MODEL, subfolder="semantic_tokenizer").eval()
+    codec = load_encodec(BUNDLED_MODEL, subfolder="codec")
+    info = TokenCorpusInfo(
+        semantic_frame_rate=tokenizer.config.frame_rate,
+        acoustic_frame_rate=codec.config.frame_rate,
+        num_clusters=tokenizer.config.num_clusters,
+        codebook_size=codec.config.codebook_size,
+        num_codebooks=8,
+    )
+    excerpts: dict[str, list[TokenExcerpt]] = {stage: [] for stage in SECONDS}
+    for number, file in enumerate(files):
+        stereo, rate = soundfile.read(file, start=16_000, frames=16_000, dtype="float32")
+        band, voice = stereo.T
+        semantic = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(x)), noise=False) for x in (voice, band)]
+        at_codec_rate = torch.from_numpy(soxr.resample(band, rate, codec.config.sampling_rate))[None]
+        codes = encode_codes(codec, at_codec_rate, info.num_codebooks)[0]
+        for stage, seconds in SECONDS.items():
+            vocal, instrumental = (x[: round(seconds * 50)].numpy().astype(np.int16) for x in semantic)
+            acoustic = codes[:, : round(seconds * 75)].numpy().astype(np.int16)
+            excerpts[stage].append(TokenExcerpt(f"clip {number}", 0.0, seconds, vocal, instrumental, acoustic))
+    folder = tmp_path_factory.mktemp("real")
+    for stage, rows in excerpts.items():
+        (folder / stage).mkdir()
+        write_shard(folder / stage / "train-00000.parquet", rows, info)
+    return {stage: folder / stage for stage in SECONDS}
+
+
+@pytest.mark.parametrize("stage", list(SECONDS))
+def test_a_stage_learns_eight_real_clips_by_heart_and_generates_them(
+    stage: str, corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = train_here(
+        monkeypatch,
+        corpora[stage],
+        tmp_path,
+        stage=stage,
+        hidden_size=96,
+        head_dim=32,
+        crop_seconds=SECONDS[stage],
+        global_batch=CLIPS,
+        max_steps=100,
+        warmup_steps=10,
+        learning_rate=1e-2,
+        history_dropout=0.0,
+        history_dropout_end=0.0,
+        conditioning_dropout=0.0,
+        ema_decay=0.0,
+        validation_split="none",
+        logging_steps=20,
+        save_steps=1000,
+    )
+    assert min(lines[-1]["codebook_accuracy"]) > 0.95
+    model = STAGE_MODELS[stage].from_pretrained(tmp_path / "final").eval()
+    corpus, info = load_token_corpus(corpora[stage], "train", corpora[stage] / "cache")
+    crops = TokenCrops(corpus, info, model.config, SECONDS[stage])
+    clips = [crops.read(crop) for crop in crops.fixed_crops()]
+    assert len(clips) == CLIPS
+    conditioning, labels = (torch.stack([clip[name] for clip in clips]) for name in ("conditioning_ids", "labels"))
+    with torch.no_grad():
+        predicted = model(conditioning_ids=conditioning, labels=labels).logits.argmax(dim=-1)
+    assert (predicted == labels).float().mean() > 0.95
+    generated = model.generate(conditioning_ids=conditioning, do_sample=False, guidance_scale=1.0)
+    assert torch.equal(generated[:, 1:], labels)

@@ -1,0 +1,136 @@
+"""What can go wrong in a run ends in one clear sentence or is left out and counted, and never harms a checkpoint."""
+
+import hashlib
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hafm_hf.training.data import load_token_corpus
+from integration.training_runs import RECIPE, losses, read_metrics, train_here, words
+from training.toy_corpus import toy_config, write_toy_corpus
+
+QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_toy_corpus(tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@contextmanager
+def full_disk(bytes_left: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: writing fails as it does on a full disk, with an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train_here(monkeypatch, corpus, run, **QUICK)
+    checkpoint = digest(run / "checkpoint-0000006")
+    with pytest.raises(FloatingPointError, match=r"not finite in 4 steps in a row.*lower the learning rate"):
+        broken = {**QUICK, "max_steps": 40, "learning_rate": 1e30, "warmup_steps": 1, "save_steps": 9}
+        train_here(monkeypatch, corpus, run, **broken, max_skipped_steps=4)
+    assert digest(run / "checkpoint-0000006") == checkpoint
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-0000003", "checkpoint-0000006"}
+    lines = train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 8})
+    assert list(losses(lines)) == list(range(1, 9)), "the run goes on from the checkpoint"
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 3})
+    checkpoint = digest(run / "checkpoint-0000003")
+    with full_disk(30_000), pytest.raises(OSError, match=r"checkpoint-0000006 can't be written .* is intact"):
+        train_here(monkeypatch, corpus, run, **QUICK)
+    assert digest(run / "checkpoint-0000003") == checkpoint
+    assert not list(run.glob("*.part")), "nothing half-written stays"
+    assert list(losses(train_here(monkeypatch, corpus, run, **QUICK))) == list(range(1, 7))
+
+
+@pytest.mark.parametrize("place", ["end", "middle"])
+def test_a_corrupt_shard_is_left_out_and_counted(corpus: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
+    shard = corpus / "train-00001.parquet"
+    content = bytearray(shard.read_bytes())
+    if place == "end":
+        content = content[: len(content) // 2]
+    else:
+        content[100 : len(content) // 2] = b"\xff" * (len(content) // 2 - 100)
+    shard.write_bytes(bytes(content))
+    with caplog.at_level("WARNING"):
+        loaded, _ = load_token_corpus(corpus, "train", corpus / "cache")
+    assert len(loaded) == 6, "the other shard's rows"
+    assert "1 of 2 train shards can't be read and are left out" in caplog.text and "train-00001" in caplog.text
+
+
+def test_a_corpus_without_a_readable_shard_is_refused(corpus: Path) -> None:
+    for shard in corpus.glob("train-*.parquet"):
+        shard.write_bytes(b"PAR1 nothing else")
+    with pytest.raises(ValueError, match="None of the 2 train shards"):
+        load_token_corpus(corpus, "train", corpus / "cache")
+
+
+def test_a_stage_of_another_vocabulary_is_refused_before_training(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hafm_hf.training.stages import STAGE_MODELS
+
+    other = toy_config("semantic", conditioning_codebook_sizes=[[41]], codebook_sizes=[41])
+    STAGE_MODELS["semantic"](other).save_pretrained(tmp_path / "published")
+    with pytest.raises(ValueError, match=r"expects vocal_semantic of \[41\] tokens .* the corpus holds 40"):
+        train_here(monkeypatch, corpus, tmp_path / "run", init_from=tmp_path / "published", **QUICK)
+    with pytest.raises(ValueError, match="is of type hafm_semantic, but the run trains the coarse stage"):
+        train_here(
+            monkeypatch, corpus, tmp_path / "run", **{**QUICK, "stage": "coarse"}, init_from=tmp_path / "published"
+        )
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_corpus_too_small_for_one_batch_is_refused_with_its_size(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"holds 40 crops of 1.2 s, fewer than a global batch of 64"):
+        train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, global_batch=64)
+
+
+def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, str(RECIPE), *words(corpus, tmp_path / "run", accumulation=3)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1 and run.stdout == ""
+    assert "hafm: A global batch of 8 cannot be divided over 1 processes × 3 accumulation steps" in run.stderr
+    assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_run_says_what_it_was_asked_for(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_here(monkeypatch, corpus, tmp_path / "run", **QUICK)
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6 and "measured" in facts["peak"]["source"]
+    assert read_metrics(tmp_path / "run")[-1]["skipped_steps"] == 0

@@ -1,0 +1,112 @@
+"""Runs of recipes/train_stage.py on the toy corpus, as processes of their own and inside the test."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes/train_stage.py"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+FLAGS: dict[str, Any] = {
+    "stage": "semantic",
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "head_dim": 8,
+    "position_scheme": "time",
+    "crop_seconds": 1.2,
+    "global_batch": 8,
+    "max_steps": 30,
+    "warmup_steps": 5,
+    "learning_rate": 1e-2,
+    "history_dropout": 0.4,
+    "history_dropout_end": 0.2,
+    "ema_decay": 0.5,
+    "logging_steps": 1,
+    "validation_steps": 15,
+    "save_steps": 5,
+    "keep_checkpoints": 2,
+}
+
+
+def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
+    """Flags of a run on the command line."""
+    flags = {**FLAGS, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def launcher(processes: int) -> list[str]:
+    """What starts the recipe: one process on the CPU, or several that talk through gloo."""
+    if processes == 1:
+        return [*LAUNCH, "--config_file", str(REPOSITORY / "recipes/accelerate/cpu.yaml"), str(RECIPE)]
+    several = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
+    return [*LAUNCH, *several, "--mixed_precision", "no", str(RECIPE)]
+
+
+def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
+    """Starts a run; its log goes to OUTPUT/stderr.txt."""
+    output.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [*launcher(processes), *words(corpus, output, **changes)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY / "src"),
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=(output / "stderr.txt").open("w"),
+        text=True,
+    )
+
+
+def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Runs the recipe to its end and returns the lines of its metrics."""
+    run = start(corpus, output, processes, **changes)
+    assert run.wait(timeout=300) == 0, (output / "stderr.txt").read_text()[-3000:]
+    return read_metrics(output)
+
+
+def kill_after(run: subprocess.Popen[str], output: Path, step: int) -> int:
+    """Kills all processes of a run once it has logged `step`; returns the last step in its metrics."""
+    log, deadline = output / "metrics.jsonl", time.monotonic() + 240
+    while not log.is_file() or len(log.read_text().splitlines()) <= step:
+        assert run.poll() is None, f"the run ended before it could be killed: {(output / 'stderr.txt').read_text()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    # the launcher gives its workers sessions of their own, so that a group's signal would miss them
+    for process in psutil.Process(run.pid).children(recursive=True):
+        process.kill()
+    run.kill()
+    run.wait()
+    return read_metrics(output)[-1]["step"]
+
+
+def read_metrics(output: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, without one that a kill has cut."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def losses(lines: list[dict[str, Any]]) -> dict[int, float]:
+    """Training loss by step."""
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch, corpus: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
+    """The same run inside the test's own process, which errors then reach."""
+    from hafm_hf.training.recipe import train_stage
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    train_stage(words(corpus, output, **changes))
+    return read_metrics(output)

@@ -1,0 +1,85 @@
+"""The configurations in recipes/configs are the paper's Table 1, and every file among them can be read."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hafm_hf.configuration_hafm import HAFMStageConfig
+from hafm_hf.corpus.tokens import TokenCorpusInfo
+from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
+PAPERS_INFO = TokenCorpusInfo(
+    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
+)
+# stage: global batch, seconds, steps, accumulation, slots of the sequence (PAPER.md, "Training")
+TABLE_1 = {
+    "semantic": (210, 10.0, 100_000, 1, 1000),
+    "coarse": (42, 5.0, 200_000, 2, 2000),
+    "fine": (140, 3.0, 150_000, 1, 1125),
+}
+
+
+def read(name: str) -> tuple[StageArguments, DataArguments, RunArguments, HAFMStageConfig]:
+    """The arguments of a file, and the stage's configuration for the paper's tokens."""
+    stage, data, run = parse_arguments([str(CONFIGS / name), "--corpus", "CORPUS", "--output_dir", "RUN"])
+    return stage, data, run, stage_config(stage, PAPERS_INFO, data.crop_seconds)
+
+
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize("name", list(TABLE_1))
+def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, scheme: str) -> None:
+    stage, data, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
+    frames = round(data.crop_seconds * config.conditioning_frame_rate)
+    slots = config.num_conditioning_sources * frames + config.target_length(frames)
+    assert stage.stage == name and config.position_scheme == scheme
+    assert (run.global_batch, data.crop_seconds, run.max_steps, run.accumulation, slots) == TABLE_1[name]
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim) == (
+        12,
+        512,
+        8,
+        64,
+    )
+    assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
+    assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
+    assert run.mixed_precision == "fp16" and run.history_dropout == 0.0 and run.ema_decay == 0.0
+    assert run.global_batch % (7 * run.accumulation) == 0, "it divides over the paper's seven GPUs"
+
+
+@pytest.mark.parametrize("name", ["tiny/semantic.yaml", "tiny/coarse.yaml", "tiny/fine.yaml", "tiny/smoke.yaml"])
+def test_the_tiny_stages_use_the_time_scheme_and_one_process(name: str) -> None:
+    _, _, run, config = read(name)
+    assert config.position_scheme == "time" and run.accumulation == 1
+
+
+def test_fine_tuning_trains_adapters_in_little_memory() -> None:
+    stage, _, run, _ = read("finetune.yaml")
+    assert stage.lora_rank > 0 and run.activation_checkpointing and run.mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize(("name", "processes"), [("cpu", 1), ("gpu", 1), ("seven_gpus", 7), ("multi_node", 14)])
+def test_accelerate_configurations_name_their_processes(name: str, processes: int) -> None:
+    content = yaml.safe_load((CONFIGS.parent / "accelerate" / f"{name}.yaml").read_text())
+    assert content["num_processes"] == processes
+    assert (content["distributed_type"] == "MULTI_GPU") == (processes > 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ema_decay", "1.0"], "ema_decay is 1.0"),
+        (["--sample_steps", "5"], "--sample_vocal"),
+        (["--mixed_precision", "fp8"], "choose no, fp16 or bf16"),
+        (["--history_dropout", "1.5"], "from 0 to 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_loaded(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
+
+
+def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
+    with pytest.raises(ValueError, match="learing_rate"):
+        parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
