@@ -331,6 +331,9 @@ class CodecTrainer:
         """Continue from `state_dict()`."""
         self.codec.load_state_dict(state["codec"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator is not None and "discriminator" in state:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.judging.load_state_dict(state["judging"])
         self.step = int(state["step"])
 
 
