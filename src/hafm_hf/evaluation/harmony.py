@@ -38,9 +38,10 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
     classes, frames = _sung_classes(voice, candidate.chroma.shape[1])
     if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan
-    total = candidate.chroma.sum(axis=0)
+    played = candidate.chroma.astype(np.float64)
+    total = played.sum(axis=0)
     # a silent frame is even: an accompaniment gains nothing by pausing
-    share = np.where(total > 0, candidate.chroma / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
+    share = np.where(total > 0, played / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
     return float(PITCH_CLASSES * share[classes, frames].mean() - 1.0)
 
 

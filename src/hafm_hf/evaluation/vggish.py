@@ -6,6 +6,7 @@ Dimensions: N samples at 16 kHz, n examples of 96 frames × 64 mel bands (0.96 s
 from __future__ import annotations
 
 import os
+import pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,10 @@ def _load(source: str | os.PathLike[str], what: str) -> dict[str, torch.Tensor]:
         # the published parameters of the post-processing are NumPy arrays; nothing but arrays is let through
         with torch.serialization.safe_globals(_numpy_globals()):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise HAFMEvaluationError(
-            f"VGGish's {what} cannot be loaded from {source} ({error}); give a file that holds them "
+            f"VGGish's {what} cannot be loaded from {source} ({reason}); give a file that holds them "
             "(--vggish-weights, --vggish-pca), or use --embedder tokenizer, which needs no download."
         ) from error
     return {name: torch.as_tensor(value) for name, value in loaded.items()}
