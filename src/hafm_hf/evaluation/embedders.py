@@ -127,7 +127,8 @@ class TokenizerEmbedder:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        from ..accompaniment_hafm import BUNDLED_MODEL, load_strictly
+        from ..accompaniment_hafm import BUNDLED_MODEL
+        from ..loading import load_strictly
         from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
         source = BUNDLED_MODEL if model is None else model
