@@ -39,8 +39,8 @@ $(VENV)/.core: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 $(VENV)/.dev: $(VENV)/.core
 	@echo "==> installing the training, data, evaluation and test dependencies"
 	@$(PIP) -r requirements/test.txt
-	@echo "==> installing encodec (the reference of the codec's parity test) without its CUDA dependencies"
-	@$(PIP) --no-deps encodec
+	@echo "==> installing encodec and torchvggish (references of parity tests) without their CUDA dependencies"
+	@$(PIP) --no-deps encodec torchvggish resampy
 	@echo "==> installing pyworld (the singer of the song corpus; needs a C++ compiler)"
 	@$(PIP) pyworld "setuptools<81" || echo "    not installed: the tests that need it will skip"
 	@touch $@

@@ -18,8 +18,9 @@ from hafm_hf import (
     HAFMForVocalAccompaniment,
     HAFMSemanticTokenizerConfig,
 )
-from hafm_hf.accompaniment_hafm import PARTS, load_strictly
+from hafm_hf.accompaniment_hafm import PARTS
 from hafm_hf.configuration_hafm import hubert_large_config
+from hafm_hf.loading import load_strictly
 from tiny_models import CODES, tiny_codec, tiny_composite, tiny_semantic_tokenizer, tiny_stage
 
 Composite = HAFMForVocalAccompaniment

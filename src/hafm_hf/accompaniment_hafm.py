@@ -22,6 +22,7 @@ from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
+from .loading import load_strictly
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
@@ -338,22 +339,6 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without the folders its parts were loaded from: a repository is no place for them."""
     kept = {name: value for name, value in config.items() if name != "_name_or_path"}
     return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in kept.items()}
-
-
-def load_strictly(
-    part_class: type[PreTrainedModel], source: str | os.PathLike[str], **options: Any
-) -> PreTrainedModel:
-    """`from_pretrained` that refuses missing, unexpected and misshapen weights instead of logging them.
-
-    Raises:
-        ValueError: naming the offending keys.
-    """
-    part, info = part_class.from_pretrained(source, output_loading_info=True, **options)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if info.get(kind):
-            where = "/".join(filter(None, (str(source), options.get("subfolder"))))
-            raise ValueError(f"{where} is not a {part_class.__name__}: {kind.replace('_', ' ')} {sorted(info[kind])}.")
-    return part
 
 
 def check_options(

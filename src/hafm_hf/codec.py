@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import EncodecModel
 
+from .loading import load_strictly
+
 ENCODEC_24KHZ = "facebook/encodec_24khz"
 # frames that are decoded at once, and frames of the past that the decoder's convolutions can see, generously
 STRETCH_FRAMES = 1500
@@ -41,12 +43,7 @@ def load_encodec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs:
         ValueError: when weights are missing, unexpected or of another shape, or the codec is stereo, chunked or
             normalising.
     """
-    codec, info = EncodecModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    wrong = [
-        key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in sorted(map(str, info[kind]))
-    ]
-    if wrong:
-        raise ValueError(f"{name_or_path} is not an EnCodec of its own configuration: {', '.join(wrong)}.")
+    codec = load_strictly(EncodecModel, name_or_path, **kwargs)
     if codec.config.audio_channels != 1 or codec.config.chunk_length_s is not None or codec.config.normalize:
         # a normalising codec would need its scale again at decoding, and codes carry none
         raise ValueError(

@@ -16,6 +16,8 @@ from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.hub.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
 from tiny_models import tiny_composite, tiny_stage
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 FACTS: dict[str, Any] = {
     "license": "cc-by-4.0",
     "datasets": ["org/songs", "POP909"],
@@ -134,3 +136,19 @@ def test_command_writes_the_card_of_a_saved_model(tiny_model: Path, tmp_path: Pa
     assert result.returncode == 0, result.stderr
     card = ModelCard.load(folder / "README.md")
     assert card.data.to_dict()["model-index"][0]["name"] == "me" and "org/me" in card.text
+
+
+def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
+    bundled_model: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "hafm-tiny"
+    again.mkdir()
+    (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())
+    write_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
+    text = (bundled_model / "README.md").read_text()
+    assert text == (again / "README.md").read_text(), "run the command at the top of hafm_tiny_card.yaml"
+    notice = (REPOSITORY / "NOTICE").read_text()
+    for named in ("POP909", 'Voice "iona"', "SCOTTPOID by Scott", "ErithacusVB", "Frank Wen", "S. Christian Collins"):
+        assert named in notice and named.replace('"', "") in text
+    licence = ModelCard(text).data.to_dict()["license"]
+    assert ModelCard.load(REPOSITORY / "MODEL_CARD.md").data.to_dict()["license"] == licence

@@ -11,8 +11,8 @@ import soundfile
 import torch
 from huggingface_hub import ModelCard
 
-from hafm_hf.accompaniment_hafm import load_strictly
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.loading import load_strictly
 from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
 from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words

@@ -8,8 +8,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedModel
 
-from ..accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment, load_strictly
+from ..accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment
 from ..codec import load_encodec
+from ..loading import load_strictly
 
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,0 +1,175 @@
+"""`hafm evaluate`: from a model or rendered accompaniments, and vocals with references, to a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import track
+
+from .console import HAFMCommandError, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..evaluation.datasets import Clip
+    from ..evaluation.measuring import Job, Measurement
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the report; renderings and cache lie in it too.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
+    ] = None,
+    karaoke: Annotated[
+        Path | None, typer.Option(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
+    ] = None,
+    musdb: Annotated[Path | None, typer.Option(help="MUSDB18 or MUSDB18-HQ: its test songs.", file_okay=False)] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Token corpus: the excerpts of --split, their sound in --pairs.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test",
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; hafm-tiny if not given.")] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed."),
+    ] = None,
+    separated_vocals: Annotated[
+        Path | None, typer.Option(help="Folder with SONG.wav, vocals separated from the mix (FAD_s).", file_okay=False)
+    ] = None,
+    retrieval_bank: Annotated[
+        Path | None, typer.Option(help="Folder of pairs of a training split, for the retrieval baselines.")
+    ] = None,
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(help="tokenizer (default), vggish-google, vggish-torch, or an audio model of transformers."),
+    ] = None,
+    embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None,
+    vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None,
+    vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None,
+    clip_seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="Cut songs to clips; whole if not given.")
+    ] = None,
+    hop_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="From clip to clip; --clip-seconds if not given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
+    seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
+    guidance_scale: Annotated[float | None, typer.Option(help="Of the generation.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the generation.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of the generation.")] = None,
+    skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode the coarse codebooks only.")] = False,
+    device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
+    baselines: Annotated[bool, typer.Option(help="Reference, retrieval, silence and the fools beside it.")] = True,
+    players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
+    cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
+) -> None:
+    """Measures accompaniments: distance to real ones, and following the singer, beside baselines and fools."""
+    from ..evaluation import run
+    from ..evaluation.datasets import load_pairs
+    from ..evaluation.embedders import EmbedderOptions
+    from ..evaluation.generating import GenerationOptions
+    from ..evaluation.measuring import MeasuringOptions
+    from ..evaluation.protocol import ScoringOptions
+    from ..evaluation.statistics import HAFMEvaluationError
+
+    kinds = embedder or ["tokenizer"]
+    embedders = tuple(EmbedderOptions(kind, embedder_layer, vggish_weights, vggish_pca) for kind in kinds)
+    given = named_folders(outputs or [])
+    generation = GenerationOptions(
+        model, tuple(range(seed, seed + seeds)), guidance_scale, temperature, top_k, skip_fine, device
+    )
+    try:
+        clips, data = load_clips(
+            pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit
+        )
+        report = run.evaluate(
+            run.Evaluation(
+                clips=tuple(clips),
+                out=out,
+                generation=None if given and model is None else generation,
+                outputs=given,
+                bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
+                measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
+                scoring=ScoringOptions(seed=seed),
+                workers=workers,
+                players=players,
+                data=data,
+                cache=cache,
+            ),
+            progress=_progress,
+        )
+    except (HAFMEvaluationError, OSError) as error:
+        raise HAFMCommandError(str(error)) from error
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for name in ("report.json", "report.md", "report.html", run.CLIPS_FILE):
+        stdout.print(f"wrote {out / name}", markup=False)
+
+
+def load_clips(
+    pairs: Path | None,
+    karaoke: Path | None,
+    musdb: Path | None,
+    corpus: Path | None,
+    split: str,
+    separated_vocals: Path | None,
+    clip_seconds: float | None,
+    hop_seconds: float | None,
+    limit: int | None,
+) -> tuple[list[Clip], dict[str, Any]]:
+    """The clips that the options name, and what the report says of them.
+
+    Raises:
+        HAFMCommandError: not exactly one set is named.
+        HAFMEvaluationError: the set is not what the option says.
+    """
+    from ..evaluation import datasets
+
+    named = {"pairs": pairs if corpus is None else None, "karaoke": karaoke, "musdb": musdb, "corpus": corpus}
+    chosen = [name for name, folder in named.items() if folder is not None]
+    if len(chosen) != 1:
+        raise HAFMCommandError("Name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
+    if corpus is not None:
+        if pairs is None:
+            raise HAFMCommandError("A token corpus holds no sound; name the folder it was made from with --pairs.")
+        clips = datasets.load_corpus_split(corpus, split, pairs)
+    elif karaoke is not None:
+        clips = datasets.load_karaoke(karaoke)
+    elif musdb is not None:
+        clips = datasets.load_musdb(musdb)
+    else:
+        assert pairs is not None
+        clips = datasets.load_pairs(pairs)
+    if separated_vocals is not None:
+        clips = datasets.with_separated(clips, separated_vocals)
+    cut = datasets.sung_clips(datasets.cut_clips(clips, clip_seconds, hop_seconds))
+    folder = named[chosen[0]]
+    assert folder is not None
+    data: dict[str, Any] = {"set": folder.name, "layout": chosen[0], "split": split if corpus is not None else None}
+    data |= {"clip seconds": clip_seconds, "hop seconds": hop_seconds, "sung clips in all": len(cut)}
+    return datasets.spread(cut, limit), data
+
+
+def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """Folders by system of options NAME=FOLDER.
+
+    Raises:
+        HAFMCommandError: an option is not of that form.
+    """
+    found: dict[str, tuple[Path, ...]] = {}
+    for option in outputs:
+        name, equals, folder = option.partition("=")
+        if not equals or not name or not folder:
+            raise HAFMCommandError(f"--outputs {option!r} is not NAME=FOLDER.")
+        found[name] = (*found.get(name, ()), Path(folder))
+    return found
+
+
+def _progress(jobs: Sequence[Job], measured: Iterator[Measurement]) -> Iterator[Measurement]:
+    yield from track(measured, description="measuring", total=len(jobs), console=stderr, transient=True)

@@ -1,0 +1,387 @@
+"""Vocals with their reference accompaniments, from the layouts they come in, cut to clips.
+
+A clip names its sounds and is read when it is its turn, so memory is bounded by a clip and not by the set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_mono
+from .statistics import HAFMEvaluationError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+VOCAL_NAMES, REFERENCE_NAMES = ("vocal", "vocals"), ("instrumental", "accompaniment", "no_vocals")
+SEPARATED_NAMES = ("vocal_separated", "vocals_separated")
+ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(REFERENCE_NAMES, "reference")}
+ROLES |= dict.fromkeys(SEPARATED_NAMES, "separated")
+MUSDB_TARGETS = {"vocal": "vocals", "reference": "accompaniment"}
+# a clip counts as sung where so much of it lies above this level
+SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
+LEAST_SECONDS = 1.0
+# lengths of the sounds of a pair may differ by this much before it is taken for a mistake
+LONGEST_DIFFERENCE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a sound lies.
+
+    Args:
+        path: an audio file; for `target`, the folder of MUSDB18.
+        channel: the one to take; the mean of all if None.
+        start, seconds: the stretch to take; to the end if None.
+        target: MUSDB18's name of a stem or sum, of the track `track`.
+    """
+
+    path: Path
+    channel: int | None = None
+    start: float = 0.0
+    seconds: float | None = None
+    target: str | None = None
+    track: str | None = None
+
+    def read(self) -> tuple[Samples, int]:
+        """The sound as mono float32 [N], and its rate in Hz.
+
+        Raises:
+            HAFMAudioError: missing, damaged, NaN or infinite samples, or another number of channels.
+        """
+        if self.target is not None:
+            return self._read_musdb()
+        if not self.path.is_file():
+            raise HAFMAudioError(f"{self.path} does not exist; check the path.")
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                check_sampling_rate(file.samplerate, self.path.name)
+                file.seek(min(round(self.start * file.samplerate), file.frames))
+                count = -1 if self.seconds is None else round(self.seconds * file.samplerate)
+                samples, rate = file.read(count, dtype="float32", always_2d=True), file.samplerate
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
+        if self.channel is None:
+            return to_mono(samples.mean(axis=1), name=self.path.name), rate
+        if self.channel >= samples.shape[1]:
+            raise HAFMAudioError(
+                f"{self.path.name} has {samples.shape[1]} channel; karaoke needs two, accompaniment and voice."
+            )
+        return to_mono(samples[:, self.channel], name=self.path.name), rate
+
+    def _read_musdb(self) -> tuple[Samples, int]:
+        track = musdb_tracks(self.path)[str(self.track)]
+        track.chunk_start = self.start
+        track.chunk_duration = self.seconds
+        sound = track.targets[self.target].audio
+        return to_mono(np.asarray(sound, np.float32).mean(axis=1), name=f"{self.track} ({self.target})"), track.rate
+
+    def duration(self) -> float:
+        """Seconds of the whole sound behind the part, from `start`.
+
+        Raises:
+            HAFMAudioError: missing or damaged.
+        """
+        if self.target is not None:
+            return float(musdb_tracks(self.path)[str(self.track)].duration) - self.start
+        if not self.path.is_file():
+            raise HAFMAudioError(f"{self.path} does not exist; check the path.")
+        try:
+            info = soundfile.info(self.path)
+        except soundfile.LibsndfileError as error:
+            raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
+        return info.frames / info.samplerate - self.start
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A vocal and, where there is one, the accompaniment it was sung to.
+
+    Args:
+        name: of the clip, once a set.
+        song: clips of one song are no control for each other.
+        vocal, reference: where they lie; `separated` is the vocal as a separation of the mix gives it.
+    """
+
+    name: str
+    song: str
+    vocal: Part
+    reference: Part | None = None
+    separated: Part | None = None
+
+    def parts(self) -> dict[str, Part]:
+        """The sounds that there are, by role."""
+        roles = {"vocal": self.vocal, "reference": self.reference, "separated": self.separated}
+        return {role: part for role, part in roles.items() if part is not None}
+
+
+def load_pairs(folder: Path) -> list[Clip]:
+    """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or side by side.
+
+    Side by side they are called NAME_vocal.wav and NAME_instrumental.wav. Any audio suffix will do, and a labels.json
+    in the folder of a pair may name its "song".
+
+    Raises:
+        HAFMEvaluationError: no vocals there, or one without its instrumental while others have theirs.
+    """
+    found: dict[str, dict[str, Part]] = {}
+    for path in sorted(_audio_files(folder)):
+        stem = path.stem.lower()
+        if stem in ROLES:
+            found.setdefault(path.parent.relative_to(folder).as_posix(), {})[ROLES[stem]] = Part(path)
+            continue
+        for ending, role in ROLES.items():
+            if stem.endswith(f"_{ending}"):
+                name = (path.parent / path.stem[: -len(ending) - 1]).relative_to(folder).as_posix()
+                found.setdefault(name, {})[role] = Part(path)
+                break
+    sung = {name: parts for name, parts in found.items() if "vocal" in parts}
+    if not sung:
+        raise HAFMEvaluationError(
+            f"{folder} holds no pairs; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav and "
+            "NAME_instrumental.wav."
+        )
+    alone = sorted(name for name, parts in sung.items() if "reference" not in parts)
+    if alone and len(alone) < len(sung):
+        raise HAFMEvaluationError(
+            f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
+            "move these vocals away."
+        )
+    return [Clip(_flat(name), _song(folder / name, _flat(name)), **parts) for name, parts in sorted(sung.items())]
+
+
+def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str = r"^(.*)_[^_]*$") -> list[Clip]:
+    """Stereo files with the accompaniment in one channel and the voice in the other, as MIR-1K has them.
+
+    Args:
+        folder: of the files.
+        accompaniment_channel: 0 is left.
+        song_pattern: regular expression whose first group, in a file's name, is the song; MIR-1K: SINGER_SONG_PART.
+
+    Raises:
+        HAFMEvaluationError: no audio there, or a file that is not stereo.
+    """
+    files = sorted(_audio_files(folder))
+    if not files:
+        raise HAFMEvaluationError(f"{folder} holds no audio; check the path.")
+    clips = []
+    for path in files:
+        channels = soundfile.info(path).channels
+        if channels != 2:
+            raise HAFMEvaluationError(f"{path.name} has {channels} channel(s); a karaoke file has 2.")
+        match = re.match(song_pattern, path.stem)
+        song = match.group(1) if match else path.stem
+        voice, band = Part(path, channel=1 - accompaniment_channel), Part(path, channel=accompaniment_channel)
+        clips.append(Clip(path.stem, song, voice, band))
+    return clips
+
+
+@cache
+def musdb_tracks(root: Path, subset: str = "test") -> dict[str, Any]:
+    """Tracks of MUSDB18 (.stem.mp4, which needs ffmpeg) or MUSDB18-HQ (.wav) by name, through the package musdb.
+
+    Raises:
+        HAFMEvaluationError: musdb is not installed, or the folder holds no such tracks.
+    """
+    try:
+        import musdb
+    except ImportError as error:
+        raise HAFMEvaluationError("MUSDB18 needs the packages musdb and stempeg; pip install 'hafm-hf[eval]'.") from (
+            error
+        )
+    waves = any((root / subset).glob("*/mixture.wav"))
+    try:
+        tracks = {track.name: track for track in musdb.DB(root=str(root), subsets=[subset], is_wav=waves)}
+    except (OSError, RuntimeError) as error:
+        raise HAFMEvaluationError(f"{root} is not MUSDB18 ({error}).") from error
+    if not tracks:
+        raise HAFMEvaluationError(f"{root} holds no {subset} tracks of MUSDB18; name the folder that holds {subset}/.")
+    return tracks
+
+
+def load_musdb(root: Path) -> list[Clip]:
+    """The test songs of MUSDB18: isolated vocals, and the sum of the other stems as reference.
+
+    Args:
+        root: the folder that holds test/.
+
+    Raises:
+        HAFMEvaluationError: no MUSDB18 there.
+    """
+    clips = []
+    for name in sorted(musdb_tracks(root)):
+        vocal, reference = (Part(root, target=MUSDB_TARGETS[role], track=name) for role in ("vocal", "reference"))
+        clips.append(Clip(_flat(name), name, vocal, reference))
+    return clips
+
+
+def with_separated(clips: Sequence[Clip], folder: Path) -> list[Clip]:
+    """The clips with the paper's second condition: vocals as a separation of the mix gives them.
+
+    They are NAME.wav, NAME_vocals.wav or NAME/vocals.wav, where NAME is the song or the clip.
+
+    Raises:
+        HAFMEvaluationError: one is missing.
+    """
+    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in _audio_files(folder)}
+    joined = []
+    for clip in clips:
+        names = [
+            f"{name}{end}" for name in (clip.song, clip.name) for end in ("", "/vocals", "/vocal", "_vocals", "_vocal")
+        ]
+        path = next((files[name] for name in names if name in files), None)
+        if path is None:
+            raise HAFMEvaluationError(f"{folder} has no separated vocal of {clip.song}; expected {clip.song}.wav.")
+        joined.append(replace(clip, separated=Part(path)))
+    return joined
+
+
+def load_corpus_split(corpus: Path, split: str, audio: Path) -> list[Clip]:
+    """The excerpts of one split of a token corpus, their sound taken from the folder of pairs it was made from.
+
+    Args:
+        corpus: folder with SPLIT/*.parquet or SPLIT*.parquet of token shards.
+        split: train, validation or test.
+        audio: folder of pairs (see `load_pairs`), whose names end in the corpus' track names.
+
+    Raises:
+        HAFMEvaluationError: no such split, or a track without sound.
+    """
+    import pyarrow.parquet as pq
+
+    shards = sorted({*corpus.glob(f"{split}/**/*.parquet"), *corpus.glob(f"{split}*.parquet")})
+    if not shards:
+        raise HAFMEvaluationError(f"{corpus} has no shards of the split {split!r}.")
+    pairs = {clip.name: clip for clip in load_pairs(audio)}
+    by_track = {name.rsplit("__", 1)[-1]: clip for name, clip in pairs.items()} | pairs
+    clips = []
+    for shard in shards:
+        for row in pq.read_table(shard, columns=["track", "start", "duration"]).to_pylist():
+            track = _flat(row["track"])
+            clip = by_track.get(track, by_track.get(track.rsplit("__", 1)[-1]))
+            if clip is None:
+                raise HAFMEvaluationError(f"{audio} has no pair of the track {row['track']!r} of {corpus}.")
+            name = f"{track}@{row['start']:g}"
+            clips.append(_cut(replace(clip, name=name), float(row["start"]), float(row["duration"])))
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = None) -> list[Clip]:
+    """Cuts songs to clips of `seconds`, one each `hop` seconds (as long as the clip if None); None leaves them whole.
+
+    Songs shorter than `seconds` stay as they are; a remnant at the end is left out. Pairs end with the shorter sound.
+
+    Raises:
+        HAFMEvaluationError: the sounds of a pair differ in length by more than 1 s; a hop or length of 0.
+    """
+    if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and hop <= 0):
+        raise HAFMEvaluationError(f"Clips of {seconds} s every {hop} s cannot be cut; take 1 s or more.")
+    cut = []
+    for clip in clips:
+        length = _common_seconds(clip)
+        if seconds is None or length <= seconds:
+            cut.append(_cut(clip, 0.0, length))
+            continue
+        step = hop or seconds
+        count = 1 + int((length - seconds) / step + 1e-6)
+        cut += [_cut(replace(clip, name=f"{clip.name}@{i * step:g}"), i * step, seconds) for i in range(count)]
+    return cut
+
+
+def _common_seconds(clip: Clip) -> float:
+    lengths = {
+        role: part.duration() if part.seconds is None else min(part.seconds, part.duration())
+        for role, part in clip.parts().items()
+    }
+    if max(lengths.values()) - min(lengths.values()) > LONGEST_DIFFERENCE_SECONDS:
+        shown = ", ".join(f"{role} {seconds:.2f} s" for role, seconds in lengths.items())
+        raise HAFMEvaluationError(f"The sounds of {clip.name} differ in length ({shown}); are they of one song?")
+    if min(lengths.values()) < LEAST_SECONDS:
+        raise HAFMEvaluationError(f"{clip.name} is {min(lengths.values()):.2f} s long; a clip needs 1 s.")
+    return min(lengths.values())
+
+
+def _cut(clip: Clip, start: float, seconds: float) -> Clip:
+    parts: dict[str, Any] = {
+        role: replace(part, start=part.start + start, seconds=seconds) for role, part in clip.parts().items()
+    }
+    return replace(clip, **parts)
+
+
+def sung_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips in which something is sung: 0.1 s frames above −45 dBFS in 30 % of the time."""
+    return [clip for clip in clips if _is_sung(clip)]
+
+
+def _is_sung(clip: Clip) -> bool:
+    samples, rate = clip.vocal.read()
+    size = rate // 10
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    loud = (np.square(frames, dtype=np.float64).mean(axis=1) >= 10 ** (SUNG_DBFS / 10)).mean()
+    return bool(loud >= SUNG_SHARE)
+
+
+def spread(clips: Sequence[Clip], count: int | None) -> list[Clip]:
+    """`count` clips, evenly spread over the set in the order of their names; all of them if None."""
+    ordered = sorted(clips, key=lambda clip: clip.name)
+    if count is None or count >= len(ordered):
+        return ordered
+    return [ordered[index * len(ordered) // count] for index in range(count)]
+
+
+def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
+    """A rendered accompaniment for each clip: CLIP.wav, CLIP_instrumental.wav or CLIP/instrumental.wav.
+
+    A clip that was cut from a song (SONG@SECONDS) may also be taken from the rendering of the whole song, SONG.wav.
+
+    Raises:
+        HAFMEvaluationError: some clips have none.
+    """
+    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in _audio_files(folder)}
+    endings = ["", *(f"{joint}{name}" for joint in "_/" for name in REFERENCE_NAMES)]
+    outputs: dict[str, Part] = {}
+    for clip in clips:
+        for name, start in ((clip.name, 0.0), (clip.name.partition("@")[0], clip.vocal.start)):
+            path = next((files[name + ending] for ending in endings if name + ending in files), None)
+            if path is not None:
+                outputs[clip.name] = Part(path, start=start, seconds=clip.vocal.seconds)
+                break
+    missing = [clip.name for clip in clips if clip.name not in outputs]
+    if missing:
+        raise HAFMEvaluationError(
+            f"{folder} lacks {len(missing)} of {len(clips)} accompaniments, {missing[0]}.wav first; render them, or "
+            "evaluate fewer clips."
+        )
+    return outputs
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
+    found = []
+    for root, _, names in os.walk(folder):
+        found += [Path(root) / name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    return found
+
+
+def _flat(name: str) -> str:
+    """A name that can be a file's, however deep the folder was."""
+    return name.strip("./").replace("/", "__") or source_name(name)
+
+
+def _song(place: Path, name: str) -> str:
+    labels = place / "labels.json"
+    if labels.is_file():
+        try:
+            return str(json.loads(labels.read_text()).get("song", name))
+        except ValueError as error:
+            raise HAFMEvaluationError(f"{labels} is not JSON ({error}).") from error
+    return name

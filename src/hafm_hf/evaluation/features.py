@@ -1,0 +1,163 @@
+"""What the scores of following the singer look at, computed once a clip: chroma, onsets, beats, pitch, level.
+
+First step of the evaluation. Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of
+chroma at 16 Hz. Tuning is A = 440 Hz for every sound: one tuned to each recording would forgive an accompaniment
+that is a quarter tone off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..analysis import FRAME_RATE, fundamental_frequency
+from ..audio import Samples, rms_dbfs
+
+# Cached features of another version are not used.
+FEATURES_VERSION = 1
+ANALYSIS_RATE = 16_000
+CHROMA_WINDOW, CHROMA_RATE = 4096, 16
+PITCH_CLASSES = 12
+ONSET_WINDOW, ONSET_BANDS = 512, 40
+# frames this far below a clip's loudest are silence, whatever its noise sounds like
+CHROMA_FLOOR_DB = 60.0
+SILENT_DBFS = -90.0
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One sound as the scores see it.
+
+    Args:
+        seconds: its length.
+        level_dbfs: RMS; −200 for digital silence.
+        chroma (float32 [12, T_c]): magnitude by pitch class, C first; columns of zeros where the sound is silent.
+        onsets (float32 [T]): how much louder the bands became, in dB.
+        beats (float32 [K]): seconds.
+        pitch (float32 [T]): Hz of the sung note, NaN where none is sung; empty for a sound that is no voice.
+        active_dbfs: RMS of the frames within 40 dB of the loudest, so that rests do not count.
+    """
+
+    seconds: float
+    level_dbfs: float
+    active_dbfs: float
+    chroma: Array
+    onsets: Array
+    beats: Array
+    pitch: Array
+
+    def save(self, file: BinaryIO) -> None:
+        """Writes all fields as one .npz."""
+        np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Features:
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            values: dict[str, Any] = {field.name: stored[field.name] for field in fields(cls)}
+        numbers = {name: float(values[name]) for name in ("seconds", "level_dbfs", "active_dbfs")}
+        return cls(**(values | numbers))
+
+    def until(self, seconds: float) -> Features:
+        """The features of the first `seconds`; levels stay those of the whole."""
+        if seconds >= self.seconds:
+            return self
+        frames, chroma = int(seconds * FRAME_RATE), int(seconds * CHROMA_RATE)
+        return Features(
+            seconds,
+            self.level_dbfs,
+            self.active_dbfs,
+            self.chroma[:, :chroma],
+            self.onsets[:frames],
+            self.beats[self.beats < seconds],
+            self.pitch[:frames],
+        )
+
+
+def extract(samples: Samples, *, voice: bool = False) -> Features:
+    """Measures one sound.
+
+    Args:
+        samples (float32 [N], at 16 kHz).
+        voice: whether it is a singer, whose pitch is wanted.
+    """
+    onsets = onset_strength(samples)
+    pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
+    return Features(
+        seconds=len(samples) / ANALYSIS_RATE,
+        level_dbfs=max(rms_dbfs(samples), -200.0),
+        active_dbfs=active_level(samples),
+        chroma=chroma(samples),
+        onsets=onsets,
+        beats=beats(onsets),
+        pitch=pitch.astype(np.float32),
+    )
+
+
+def active_level(samples: Samples, range_db: float = 40.0) -> float:
+    """RMS in dBFS of the 0.1 s frames of float32 [N] that are within `range_db` of the loudest; −200 for silence."""
+    size = ANALYSIS_RATE // 10
+    padded = np.pad(samples.astype(np.float64), (0, -len(samples) % size))
+    power = (padded.reshape(-1, size) ** 2).mean(axis=1)
+    if not len(power) or power.max() < 1e-20:
+        return -200.0
+    kept = power[power >= power.max() * 10 ** (-range_db / 10)]
+    return float(10.0 * np.log10(kept.mean()))
+
+
+def chroma(samples: Samples) -> Array:
+    """Magnitude by pitch class, octaves around 500 Hz counting most: float32 [12, T_c] of float32 [N] at 16 kHz."""
+    import librosa
+
+    hop = ANALYSIS_RATE // CHROMA_RATE
+    magnitude = np.abs(librosa.stft(_at_least(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
+    folded = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]
+    total = folded.sum(axis=0)
+    floor = max(total.max(initial=0.0) * 10 ** (-CHROMA_FLOOR_DB / 20), 10 ** (SILENT_DBFS / 20) * CHROMA_WINDOW / 4)
+    return np.where(total >= floor, folded, 0.0).astype(np.float32)
+
+
+@cache
+def _chroma_filters() -> Array:
+    import librosa
+
+    return librosa.filters.chroma(sr=ANALYSIS_RATE, n_fft=CHROMA_WINDOW, tuning=0.0).astype(np.float32)
+
+
+def onset_strength(samples: Samples) -> Array:
+    """Mean rise of 40 mel bands from frame to frame in dB, of the top 80 dB: float32 [T] of float32 [N] at 16 kHz."""
+    import librosa
+
+    hop = ANALYSIS_RATE // FRAME_RATE
+    count = 1 + len(samples) // hop
+    if rms_dbfs(samples) < SILENT_DBFS:
+        return np.zeros(count, np.float32)
+    mel = librosa.feature.melspectrogram(
+        y=_at_least(samples, ONSET_WINDOW), sr=ANALYSIS_RATE, n_fft=ONSET_WINDOW, hop_length=hop, n_mels=ONSET_BANDS
+    )
+    strength = librosa.onset.onset_strength(
+        S=librosa.power_to_db(mel, ref=np.max, top_db=80.0), sr=ANALYSIS_RATE, hop_length=hop
+    )
+    return strength[:count].astype(np.float32)
+
+
+def beats(onsets: Array) -> Array:
+    """Beats in seconds (float32 [K]) of an onset curve (float32 [T]), by librosa's dynamic programming."""
+    import librosa
+
+    if len(onsets) < FRAME_RATE or not onsets.any():
+        return np.empty(0, np.float32)
+    hop = ANALYSIS_RATE // FRAME_RATE
+    _, times = librosa.beat.beat_track(onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=hop, units="time")
+    return np.asarray(times, np.float32)
+
+
+def _at_least(samples: Samples, length: int) -> Samples:
+    return np.pad(samples, (0, max(length - len(samples), 0)))

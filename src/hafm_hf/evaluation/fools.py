@@ -1,0 +1,80 @@
+"""Accompaniments that are none: what a score that can be believed must not be taken in by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..analysis import FRAME_RATE
+from ..audio import Samples
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features
+
+CLICKS_PER_MINUTE = 120
+CLICK_SECONDS, CLICK_HZ = 0.05, 1000.0
+A4_HZ = 440.0
+LEVEL = 0.1
+
+
+def silence(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """Nothing at all."""
+    return np.zeros_like(vocal)
+
+
+def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """A metronome at 120 beats a minute, whatever is sung."""
+    time = np.arange(round(CLICK_SECONDS * ANALYSIS_RATE)) / ANALYSIS_RATE
+    click = np.sin(2 * np.pi * CLICK_HZ * time) * np.exp(-time * 6 / CLICK_SECONDS)
+    impulses = np.zeros(len(vocal))
+    impulses[:: ANALYSIS_RATE * 60 // CLICKS_PER_MINUTE] = 5 * LEVEL
+    return np.convolve(impulses, click)[: len(vocal)].astype(np.float32)
+
+
+def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """A sine at the pitch that is being sung, silent where nothing is."""
+    sung = np.isfinite(voice.pitch)
+    if not sung.any():
+        return np.zeros_like(vocal)
+    at = np.arange(len(vocal)) * FRAME_RATE / ANALYSIS_RATE
+    frames = np.arange(len(sung))
+    hertz = np.interp(at, frames[sung], voice.pitch[sung])
+    gain = np.interp(at, frames, sung.astype(np.float64))
+    return (LEVEL * gain * np.sin(2 * np.pi * np.cumsum(hertz) / ANALYSIS_RATE)).astype(np.float32)
+
+
+def voice_itself(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """The vocal, handed back."""
+    return vocal
+
+
+def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """The pitch class that is sung longest, with its fifth, held throughout."""
+    pitch = voice.pitch[np.isfinite(voice.pitch)]
+    classes = np.round(69 + 12 * np.log2(pitch / A4_HZ)).astype(int) % PITCH_CLASSES
+    longest = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
+    root = A4_HZ / 2 * 2 ** ((longest - 9) / 12)
+    time = np.arange(len(vocal)) / ANALYSIS_RATE
+    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (root, 1.5 * root, 2 * root))
+    return (LEVEL * np.asarray(tones)).astype(np.float32)
+
+
+def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
+    """The reference accompaniment a semitone high: in time, and out of key."""
+    import librosa
+
+    if reference is None:
+        raise ValueError("The reference a semitone high needs a reference.")
+    return np.asarray(librosa.effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)
+
+
+Fool = Callable[[Samples, Features, Samples | None], Samples]
+# vocal and reference (float32 [N] at 16 kHz) → a candidate (float32 [N] at 16 kHz)
+FOOLS: dict[str, Fool] = {
+    "silence": silence,
+    "click track": click_track,
+    "sine doubling the voice": doubling_sine,
+    "the voice itself": voice_itself,
+    "drone": drone,
+    "reference a semitone high": semitone_high,
+}
+NEEDS_REFERENCE = ("reference a semitone high",)

@@ -1,0 +1,173 @@
+"""Fréchet distance between two sets of embeddings, with what makes it believable: refusal, extrapolation, error bars.
+
+Dimensions: n embeddings of width D. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .statistics import HAFMEvaluationError, bootstrap_statistic
+
+# the share of the embeddings that the smallest of the subsets of the extrapolation has, and how many subsets there are
+SMALLEST_SHARE = 0.5
+SUBSETS = 10
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (float64 [D]) and covariance (float64 [D, D], with n − 1) of `n` embeddings."""
+
+    mean: Array
+    covariance: Array
+    n: int
+
+
+def fit_gaussian(embeddings: NDArray[np.floating]) -> Gaussian:
+    """Moments of embeddings (float [n, D]).
+
+    Raises:
+        HAFMEvaluationError: n ≤ D, where the covariance has no inverse and the distance no meaning; NaN.
+    """
+    values = np.asarray(embeddings, np.float64)
+    if values.ndim != 2:
+        raise HAFMEvaluationError(f"Embeddings have shape {values.shape}; they must be [embeddings, width].")
+    count, width = values.shape
+    if count <= width:
+        raise HAFMEvaluationError(
+            f"{count} embeddings of width {width} are too few for a Fréchet distance, which needs more than {width}; "
+            "take more or longer clips, a smaller embedder, or the kernel distance."
+        )
+    if not np.isfinite(values).all():
+        raise HAFMEvaluationError("There are NaN or infinite embeddings; check the audio and the embedder's weights.")
+    return Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), count)
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½) (Dowson and Landau, 1982).
+
+    The product under the root is symmetric, so its eigenvalues are real and those below zero are rounding errors; the
+    usual root of Σ₁Σ₂ is neither and fails on covariances that are nearly singular.
+
+    Raises:
+        HAFMEvaluationError: the two are of different width.
+    """
+    if first.mean.shape != second.mean.shape:
+        raise HAFMEvaluationError(
+            f"The embeddings are of width {len(first.mean)} and {len(second.mean)}; use one embedder for both sets."
+        )
+    root = symmetric_root(first.covariance)
+    product = root @ second.covariance @ root
+    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
+    shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
+    difference = first.mean - second.mean
+    total = difference @ difference + np.trace(first.covariance) + np.trace(second.covariance) - 2 * shared
+    return max(float(total), 0.0)
+
+
+def symmetric_root(matrix: Array) -> Array:
+    """The symmetric square root of a positive semidefinite float64 [D, D]."""
+    eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
+
+
+@dataclass(frozen=True)
+class FrechetResult:
+    """A Fréchet distance with its uncertainty.
+
+    Args:
+        distance: of all embeddings.
+        infinite: extrapolated to infinitely many (see `extrapolate`).
+        low, high: 95 % bootstrap interval of `distance` over clips; NaN where it was not asked for.
+        n, n_reference: embeddings of the evaluated set and of the reference.
+    """
+
+    distance: float
+    infinite: float
+    low: float
+    high: float
+    n: int
+    n_reference: int
+
+
+def frechet_audio_distance(
+    reference: Sequence[NDArray[np.floating]],
+    evaluated: Sequence[NDArray[np.floating]],
+    *,
+    seed: int = 0,
+    resamples: int = 0,
+) -> FrechetResult:
+    """Fréchet distance between clips of embeddings.
+
+    Args:
+        reference, evaluated: for each clip its embeddings, float [n_i, D].
+        seed: of the subsets and of the bootstrap.
+        resamples: bootstrap resamplings of the evaluated clips; 0 leaves the interval out. A resampled set has fewer
+            different clips than the set itself, so its distances are larger: the interval is shifted to surround
+            the distance.
+
+    Raises:
+        HAFMEvaluationError: too few embeddings in either set.
+    """
+    wanted, joined = fit_gaussian(_joined(reference)), _joined(evaluated)
+    distance = frechet_distance(wanted, fit_gaussian(joined))
+    low = high = float("nan")
+    if resamples and len(evaluated) > 1:
+        usable = [np.asarray(clip, np.float64) for clip in evaluated]
+        low, high, middle = _interval(wanted, usable, seed, resamples)
+        low, high = max(low - middle + distance, 0.0), max(high - middle + distance, 0.0)
+    return FrechetResult(distance, extrapolate(wanted, joined, seed), low, high, len(joined), wanted.n)
+
+
+def _interval(wanted: Gaussian, clips: list[Array], seed: int, resamples: int) -> tuple[float, float, float]:
+    collected: list[float] = []
+
+    def statistic(drawn: list[Array]) -> float:
+        values = np.concatenate(drawn)
+        # no check of n: a resampled set repeats clips, and what is wanted is its spread
+        collected.append(
+            frechet_distance(wanted, Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values)))
+        )
+        return collected[-1]
+
+    low, high = bootstrap_statistic(clips, statistic, seed, resamples)
+    return low, high, float(np.median(collected))
+
+
+def extrapolate(wanted: Gaussian, evaluated: NDArray[np.floating], seed: int = 0) -> float:
+    """FAD-infinity (Gui et al., 2024, after Chong and Forsyth, 2020): the bias of the distance falls as 1 / n, so a
+    line through the distances of random subsets against 1 / n is read at 0.
+
+    Only the evaluated set is thinned; the reference's bias stays, and is common to all systems.
+
+    Args:
+        wanted: moments of the reference.
+        evaluated: float [n, D]; all subsets must be larger than D, else the result is NaN.
+
+    Returns:
+        the distance at 1 / n = 0, at least 0.
+    """
+    count, width = evaluated.shape
+    smallest = max(int(count * SMALLEST_SHARE), width + 1)
+    if count - smallest < SUBSETS:
+        return float("nan")
+    generator = np.random.default_rng(seed)
+    sizes = np.linspace(smallest, count, SUBSETS).astype(int)
+    values = np.asarray(evaluated, np.float64)
+    distances = [
+        frechet_distance(wanted, fit_gaussian(values[generator.choice(count, size, replace=False)])) for size in sizes
+    ]
+    _, intercept = np.polyfit(1.0 / sizes, distances, 1)
+    return max(float(intercept), 0.0)
+
+
+def _joined(clips: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    if not len(clips):
+        raise HAFMEvaluationError("There are no clips to compare; check the folder.")
+    return np.concatenate([np.asarray(clip) for clip in clips])

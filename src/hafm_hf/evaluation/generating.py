@@ -1,0 +1,106 @@
+"""Renders the accompaniments of a model that are to be evaluated, each once: what is there is not made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..audio import write_audio
+from ..windows_hafm import stage_windows
+from .datasets import Clip, Part
+
+logger = logging.getLogger(__name__)
+KEY_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How a model is asked; None leaves the model's own generation config.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+        seeds: one accompaniment a clip and seed.
+        device: as torch names it.
+    """
+
+    model: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    skip_fine: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Accompaniments of one seed by clip, and the seconds at which windows of the acoustic stages meet."""
+
+    seed: int
+    parts: dict[str, Part]
+    borders: dict[str, tuple[float, ...]]
+
+
+def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role: str = "vocal") -> list[Rendered]:
+    """Generates what is missing in `folder`; a killed run goes on where it was.
+
+    Args:
+        clips: whose vocals are accompanied.
+        folder: of SEED/CLIP-KEY.wav, where the key is a hash of vocal, weights and options.
+        options: how.
+        role: "vocal", or "separated" for the vocals of a separation.
+
+    Returns:
+        one entry a seed.
+    """
+    from tqdm import tqdm
+
+    model = _load(options)
+    asked = {name: value for name, value in asdict(options).items() if name not in ("model", "seeds", "device")}
+    fingerprint = _weights_hash(model)
+    given = {name: value for name, value in asked.items() if value is not None}
+    rendered = []
+    for seed in options.seeds:
+        parts, borders = {}, {}
+        for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
+            sound = clip.parts()[role]
+            samples, rate = sound.read()
+            described = json.dumps([fingerprint, asked, seed, rate], sort_keys=True).encode()
+            key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
+            path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
+            if not path.exists():
+                song = model.generate(samples, rate, seed=seed, **given)
+                write_audio(path, song.audio[0].numpy(), song.sampling_rate)
+            parts[clip.name] = Part(path)
+            borders[clip.name] = window_borders(model, len(samples) / rate)
+        rendered.append(Rendered(seed, parts, borders))
+    return rendered
+
+
+def window_borders(model: Any, seconds: float) -> tuple[float, ...]:
+    """Seconds at which one window of the coarse or fine stage takes over from the one before."""
+    units = model.units_per_second
+    found: set[float] = set()
+    for stage in (model.coarse, model.fine):
+        windows = stage_windows(stage, max(round(seconds * units), 1), 1 / units)
+        found |= {(window.start + window.known) / units for window in windows[1:]}
+    return tuple(sorted(found))
+
+
+def _load(options: GenerationOptions) -> Any:
+    from ..accompaniment_hafm import HAFMForVocalAccompaniment
+
+    return HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
+
+
+def _weights_hash(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Whether an accompaniment is in the singer's key and changes chords where the song does.
+
+0 is chance in every score and 1, where there is such a bound, the reference itself. Each docstring ends with how the
+score can be fooled; the report shows these fools beside the system.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..analysis import FRAME_RATE
+from .features import CHROMA_RATE, PITCH_CLASSES, Features
+
+# Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+# frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next
+CHORD_FRAMES, CHORD_STEP = 16, 4
+# less than a second of singing says nothing about harmony
+LEAST_VOICED_SECONDS = 1.0
+
+Array = NDArray[np.float64]
+
+
+def pitch_class_share(voice: Features, candidate: Features) -> float:
+    """Share of the accompaniment's chroma at the pitch class that is being sung, times 12, minus 1.
+
+    0: as much as at any other pitch class; 11: nothing else is played. Needs the voice only.
+
+    Fooled by: a sine that doubles the voice, the voice itself, a voice that leaks in, a drone on the tonic.
+
+    Returns:
+        the score; NaN where less than 1 s is sung.
+    """
+    classes, frames = _sung_classes(voice, candidate.chroma.shape[1])
+    if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
+        return math.nan
+    played = candidate.chroma.astype(np.float64)
+    total = played.sum(axis=0)
+    # a silent frame is even: an accompaniment gains nothing by pausing
+    share = np.where(total > 0, played / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
+    return float(PITCH_CLASSES * share[classes, frames].mean() - 1.0)
+
+
+def _sung_classes(voice: Features, chroma_frames: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pitch class of each sung frame of the voice, and the frame of chroma at that instant."""
+    sung = np.flatnonzero(np.isfinite(voice.pitch))
+    at = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
+    sung, at = sung[at < chroma_frames], at[at < chroma_frames]
+    semitones = np.round(69 + 12 * np.log2(voice.pitch[sung] / 440.0)).astype(np.int64)
+    return semitones % PITCH_CLASSES, at
+
+
+def key_agreement(voice: Features, candidate: Features) -> float:
+    """Correlation of how well voice and accompaniment fit each of the 24 keys (Krumhansl's profiles), −1 to 1.
+
+    The voice counts by how long each pitch class is sung, the accompaniment by its mean chroma. Needs the voice only.
+
+    Fooled by: a sine that doubles the voice, the voice itself, a drone on the tonic or the fifth.
+
+    Returns:
+        the score; NaN where less than 1 s is sung.
+    """
+    classes, _ = _sung_classes(voice, round(voice.seconds * CHROMA_RATE) + 1)
+    if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
+        return math.nan
+    sung = np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64)
+    total = candidate.chroma.sum(axis=0)
+    played = (candidate.chroma / np.maximum(total, 1e-12)).mean(axis=1, dtype=np.float64)
+    return correlation(key_fit(sung), key_fit(played))
+
+
+def key_fit(profile: Array) -> Array:
+    """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
+    keys = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(PITCH_CLASSES)])
+    return np.array([correlation(profile, key) for key in keys])
+
+
+def chord_changes_shared(voice: Features, reference: Features, candidate: Features) -> float:
+    """Correlation of the changes of chroma in accompaniment and reference, beyond what the voice explains, −1 to 1.
+
+    From both chromas goes the mean of each pitch class (so a drone and a common key count nothing) and the best linear
+    prediction from the voice's chroma at any interval (so doubling the voice counts nothing). Needs a reference.
+
+    Fooled by: a recording of the same song in the same key and tempo, which is no fault.
+
+    Returns:
+        the score; 0 where the accompaniment never changes, NaN where the reference never does.
+    """
+    frames = min(features.chroma.shape[1] for features in (voice, reference, candidate))
+    sung, wanted, played = (chords(each.chroma[:, :frames]) for each in (voice, reference, candidate))
+    if not wanted.any():
+        return math.nan
+    # the same 12 coefficients for every pitch class: an interval above the sung note is the same interval in any key
+    explained = np.stack([np.roll(sung, interval, axis=0).ravel() for interval in range(PITCH_CLASSES)], axis=1)
+    return correlation(unexplained(wanted.ravel(), explained), unexplained(played.ravel(), explained))
+
+
+def chords(chroma: NDArray[np.float32]) -> Array:
+    """Chroma (float32 [12, T_c]) smoothed over a chord's length, of unit length, each class without its mean:
+    float64 [12, about 4 a second]."""
+    window = np.hanning(CHORD_FRAMES + 2)[1:-1]
+    window /= window.sum()
+    smooth = np.stack([np.convolve(row, window, "same") for row in chroma.astype(np.float64)])[:, ::CHORD_STEP]
+    length = np.linalg.norm(smooth, axis=0)
+    unit = np.where(length > 0, smooth / np.maximum(length, 1e-12), 0.0)
+    return unit - unit.mean(axis=1, keepdims=True)
+
+
+def chroma_correlation(reference: Features, candidate: Features) -> float:
+    """Mean correlation over time of the chroma of accompaniment and reference at each instant, −1 to 1.
+
+    A reading beside the headline scores: much of it is the common key. Needs a reference.
+
+    Fooled by: a drone on the tonic chord, the voice itself.
+    """
+    frames = min(reference.chroma.shape[1], candidate.chroma.shape[1])
+    wanted, played = (each.chroma[:, :frames].astype(np.float64) for each in (reference, candidate))
+    wanted, played = (each - each.mean(axis=0) for each in (wanted, played))
+    length = np.linalg.norm(wanted, axis=0) * np.linalg.norm(played, axis=0)
+    sounding = np.linalg.norm(wanted, axis=0) > 0
+    if not sounding.any():
+        return math.nan
+    products = np.where(length > 0, (wanted * played).sum(axis=0) / np.maximum(length, 1e-12), 0.0)
+    return float(products[sounding].mean())
+
+
+def unexplained(values: Array, explained: Array, ridge: float = 1e-6) -> Array:
+    """What is left of float64 [N] after its least-squares prediction from the columns of float64 [N, K]."""
+    gram = explained.T @ explained
+    scale = max(float(np.trace(gram)) / len(gram), 1e-12)
+    return values - explained @ np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), explained.T @ values)
+
+
+def correlation(first: Array, second: Array) -> float:
+    """Pearson's correlation of two float64 [N]; 0 where one of them never changes."""
+    first, second = first - first.mean(), second - second.mean()
+    length = float(np.linalg.norm(first) * np.linalg.norm(second))
+    # rounding errors of something constant are no changes
+    return float(first @ second) / length if length > 1e-9 else 0.0

@@ -1,0 +1,278 @@
+"""Measures one clip with all its candidates: the unit of work that runs in a process of its own or on another machine.
+
+What is measured depends on the sound only, so it is cached on disk under the hash of the sound: a run that was killed
+goes on where it was, and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..audio import HAFMAudioError, Samples, resample
+from .datasets import Clip, Part
+from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
+from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
+from .fools import FOOLS, NEEDS_REFERENCE
+from .leakage import voice_leak_db
+from .level import instrumental_to_vocal_db
+from .retrieval import BankItem, random_retrieved, retrieved
+from .seams import seam_excess_db
+from .statistics import HAFMEvaluationError
+
+REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
+# a candidate may end this much before its vocal
+LONGEST_GAP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip with what was rendered for it.
+
+    Args:
+        clip: vocal and reference.
+        outputs: renderings by system (and seed).
+        borders: seconds at which windows of a system's rendering meet.
+    """
+
+    clip: Clip
+    outputs: dict[str, Part]
+    borders: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was measured of one accompaniment; levels in dB, embeddings (float32 [n, D]) by embedder."""
+
+    features: Features
+    leak_db: float
+    level_db: float
+    seam_db: float
+    embeddings: dict[str, Embeddings]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a clip: voice, reference, and candidates by system."""
+
+    name: str
+    song: str
+    voice: Features
+    reference: Features | None
+    candidates: dict[str, Candidate]
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """What decides a measurement.
+
+    Args:
+        embedders: whose embeddings are wanted.
+        baselines: whether fools, reference and retrieval are measured beside the systems.
+        bank: instrumentals for retrieval; none: no retrieval.
+        cache: folder for what was measured; None measures again each time.
+    """
+
+    embedders: tuple[EmbedderOptions, ...] = (EmbedderOptions(),)
+    baselines: bool = True
+    bank: tuple[BankItem, ...] = ()
+    cache: Path | None = None
+
+
+class Measurer:
+    """Measures jobs, keeping its embedders from one to the next."""
+
+    def __init__(self, options: MeasuringOptions) -> None:
+        self.options = options
+
+    @cached_property
+    def embedders(self) -> dict[str, Embedder]:
+        """Embedders by name, loaded at first use."""
+        made = [make_embedder(options) for options in self.options.embedders]
+        return {embedder.name: embedder for embedder in made}
+
+    @cached_property
+    def identities(self) -> dict[str, str]:
+        """Keys of the embedders in the cache: hashing weights takes longer than embedding a clip."""
+        return {name: embedder.identity for name, embedder in self.embedders.items()}
+
+    def measure(self, job: Job) -> Measurement:
+        """Reads a clip and measures its voice and all its candidates.
+
+        Raises:
+            HAFMAudioError: a sound is missing, damaged, or not finite.
+            HAFMEvaluationError: a rendering is much shorter than its vocal.
+        """
+        clip = job.clip
+        vocal, rate = clip.vocal.read()
+        voice_sound = Sound(vocal, rate)
+        voice = self.features(voice_sound, voice=True)
+        reference = None if clip.reference is None else Sound(*clip.reference.read())
+        candidates = {}
+        for system, sound in self._candidates(job, voice_sound, voice, reference):
+            candidates[system] = self._candidate(sound, voice_sound, voice, job.borders.get(system, ()))
+        measured = None if reference is None else self.features(reference)
+        return Measurement(clip.name, clip.song, voice, measured, candidates)
+
+    def _candidates(
+        self, job: Job, vocal: Sound, voice: Features, reference: Sound | None
+    ) -> Iterator[tuple[str, Sound]]:
+        seconds = len(vocal.samples) / vocal.rate
+        for system, part in job.outputs.items():
+            yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")
+        if not self.options.baselines:
+            return
+        if reference is not None:
+            yield REFERENCE, reference
+        length = len(vocal.analysed)
+        if self.options.bank:
+            yield RETRIEVAL, Sound(retrieved(self.options.bank, voice, length), ANALYSIS_RATE)
+            yield RANDOM, Sound(random_retrieved(self.options.bank, job.clip.name, length), ANALYSIS_RATE)
+        for name, fool in FOOLS.items():
+            if name not in NEEDS_REFERENCE or reference is not None:
+                sound = fool(vocal.analysed, voice, None if reference is None else reference.analysed)
+                yield name, Sound(sound, ANALYSIS_RATE)
+
+    def _candidate(self, sound: Sound, vocal: Sound, voice: Features, borders: tuple[float, ...]) -> Candidate:
+        features = self.features(sound)
+        embeddings = {name: self._embedding(sound, name) for name in self.embedders}
+        leak, seam = self._pair(sound, vocal, borders)
+        return Candidate(features, leak, instrumental_to_vocal_db(voice, features), seam, embeddings)
+
+    def features(self, sound: Sound, voice: bool = False) -> Features:
+        """Features of a sound, from the cache where they are there."""
+        path = self._cached("features", f"{sound.key}-{int(voice)}-{FEATURES_VERSION}.npz")
+        if path is not None and path.exists():
+            return Features.load(path)
+        features = extract(sound.analysed, voice=voice)
+        if path is not None:
+            _write(path, features.save)
+        return features
+
+    def _embedding(self, sound: Sound, name: str) -> Embeddings:
+        embedder = self.embedders[name]
+        path = self._cached(f"embeddings/{self.identities[name]}", f"{sound.key}.npy")
+        if path is not None and path.exists():
+            return np.load(path, allow_pickle=False)
+        values = embedder.embed(sound.at(embedder.sampling_rate))
+        if path is not None:
+            _write(path, lambda file: np.save(file, values))
+        return values
+
+    def _pair(self, sound: Sound, vocal: Sound, borders: tuple[float, ...]) -> tuple[float, float]:
+        described = hashlib.sha256(json.dumps([vocal.key, sound.key, borders, FEATURES_VERSION]).encode())
+        path = self._cached("pairs", f"{described.hexdigest()[:32]}.json")
+        if path is not None and path.exists():
+            leak, seam = json.loads(path.read_text())
+            return leak, math.nan if seam is None else seam
+        leak = voice_leak_db(vocal.analysed, sound.analysed)
+        seam = seam_excess_db(sound.analysed, borders) if borders else math.nan
+        if path is not None:
+            stored = json.dumps([leak, None if math.isnan(seam) else seam])
+            _write(path, lambda file: file.write(stored.encode()))
+        return leak, seam
+
+    def _cached(self, kind: str, name: str) -> Path | None:
+        if self.options.cache is None:
+            return None
+        folder = self.options.cache / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+
+class Sound:
+    """Mono samples (float32 [N] at `rate` Hz), their hash, and what they are at other rates."""
+
+    def __init__(self, samples: Samples, rate: int) -> None:
+        self.samples, self.rate = samples, rate
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the samples and their rate."""
+        return hashlib.sha256(f"{self.rate}/".encode() + self.samples.tobytes()).hexdigest()[:32]
+
+    @cached_property
+    def analysed(self) -> Samples:
+        """The samples at the rate of the scores, 16 kHz."""
+        return self.at(ANALYSIS_RATE)
+
+    def at(self, rate: int) -> Samples:
+        """The samples at another rate in Hz."""
+        return resample(self.samples, self.rate, rate)
+
+
+def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
+    """The sound cut to `seconds`, or with up to half a second of silence at its end.
+
+    Raises:
+        HAFMEvaluationError: it is shorter than that.
+    """
+    length = round(seconds * sound.rate)
+    missing = length - len(sound.samples)
+    if missing > LONGEST_GAP_SECONDS * sound.rate:
+        raise HAFMEvaluationError(
+            f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
+        )
+    return Sound(np.pad(sound.samples[:length], (0, max(missing, 0))), sound.rate)
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file of the cache whole or not at all, whoever else writes the same."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        write(file)
+    os.replace(name, path)
+
+
+def measure_all(jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1) -> Iterator[Measurement]:
+    """Measures jobs in their order, in this process or in `workers` others. All give the same numbers.
+
+    Raises:
+        HAFMEvaluationError: naming the clip whose sound cannot be used.
+    """
+    if workers <= 1:
+        measurer = Measurer(options)
+        for job in jobs:
+            yield _named(measurer, job)
+        return
+    # spawned: a forked process would share torch's threads
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(options,)
+    ) as pool:
+        try:
+            yield from pool.map(_work, jobs)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _named(measurer: Measurer, job: Job) -> Measurement:
+    try:
+        return measurer.measure(job)
+    except HAFMAudioError as error:
+        raise HAFMEvaluationError(f"The clip {job.clip.name} cannot be measured: {error}") from error
+
+
+_worker: list[Measurer] = []
+
+
+def _start_worker(options: MeasuringOptions) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _worker[:] = [Measurer(options)]
+
+
+def _work(job: Job) -> Measurement:
+    return _named(_worker[0], job)

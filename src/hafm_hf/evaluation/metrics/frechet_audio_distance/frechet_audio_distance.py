@@ -1,0 +1,86 @@
+"""Fréchet audio distance as a module of `evaluate`.
+
+evaluate.load("<this folder>").compute(predictions=[samples, …], references=[samples, …], sampling_rate=24000)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from hafm_hf.audio import resample, to_mono
+from hafm_hf.evaluation.embedders import EmbedderOptions, make_embedder
+from hafm_hf.evaluation.frechet import frechet_audio_distance
+
+DESCRIPTION = """\
+Fréchet distance between the embeddings of two sets of recordings, with its extrapolation to infinitely many embeddings
+and its bootstrap interval over recordings. Refused where there are fewer embeddings than dimensions.
+"""
+INPUTS_DESCRIPTION = """\
+Args:
+    predictions: list of recordings, float [N] each.
+    references: list of recordings; another number of them will do.
+    sampling_rate: Hz of all of them.
+    embedder: tokenizer (the bundled one, offline), vggish-google, vggish-torch, or a transformers audio model.
+    vggish_weights, vggish_pca: files of VGGish's weights.
+    resamples: of the bootstrap; 0 leaves the interval out.
+    seed: of the bootstrap and the extrapolation.
+Returns:
+    frechet_audio_distance, frechet_audio_distance_infinite, low, high (None without resamples), n, n_references,
+    embedder.
+"""
+CITATION = """\
+@inproceedings{kilgour2019frechet, title={Fr\\'echet Audio Distance: A Reference-Free Metric for Evaluating Music
+Enhancement Algorithms}, author={Kilgour, Kevin and Zuluaga, Mauricio and Roblek, Dominik and Sharifi, Matthew},
+booktitle={Interspeech}, year={2019}}
+"""
+
+
+class FrechetAudioDistance(evaluate.Metric):  # type: ignore[name-defined]
+    """Embeds both sets and compares their Gaussians."""
+
+    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
+        sequence = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(  # type: ignore[attr-defined]
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": sequence}),
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The distance; sets of different size are no pairs, so they bypass `evaluate`'s table of pairs."""
+        return self._compute(predictions=predictions, references=references, **kwargs)
+
+    def _compute(
+        self,
+        *,
+        predictions: Any,
+        references: Any,
+        sampling_rate: int,
+        embedder: str = "tokenizer",
+        vggish_weights: str | None = None,
+        vggish_pca: str | None = None,
+        resamples: int = 0,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        loaded = make_embedder(EmbedderOptions(embedder, weights=vggish_weights, pca=vggish_pca))
+
+        def embed(recordings: Any) -> list[np.ndarray]:
+            sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
+            return [loaded.embed(resample(sound, sampling_rate, loaded.sampling_rate)) for sound in sounds]
+
+        found = frechet_audio_distance(embed(references), embed(predictions), seed=seed, resamples=resamples)
+        return {
+            "frechet_audio_distance": found.distance,
+            "frechet_audio_distance_infinite": found.infinite,
+            "low": None if math.isnan(found.low) else found.low,
+            "high": None if math.isnan(found.high) else found.high,
+            "n": found.n,
+            "n_references": found.n_reference,
+            "embedder": loaded.name,
+        }

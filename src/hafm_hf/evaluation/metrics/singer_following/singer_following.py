@@ -1,0 +1,97 @@
+"""Scores of following the singer as a module of `evaluate`.
+
+evaluate.load("<this folder>").compute(predictions=[accompaniment, …], vocals=[…], references=[…], sampling_rate=24000)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from hafm_hf.audio import resample, to_mono
+from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
+from hafm_hf.evaluation.leakage import voice_leak_db
+from hafm_hf.evaluation.scores import SCORE_NAMES, SCORES, score_pair
+from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json, bootstrap_mean, other_song_partners
+
+DESCRIPTION = """\
+Whether accompaniments follow the singer in harmony and time: each score on the matched pairs minus the same on pairs
+shuffled across songs, with its bootstrap interval over clips; 0 is chance.
+""" + "\n".join(f"- {score.name} ({score.aspect}): fooled by {score.fooled_by}." for score in SCORES)
+INPUTS_DESCRIPTION = """\
+Args:
+    predictions: list of accompaniments, float [N] each.
+    vocals: list of the voices they accompany, as many.
+    references: list of the voices' own accompaniments; None leaves out the scores that need them.
+    songs: names; clips of one song are no control for each other. Each clip is a song of its own if not given.
+    sampling_rate: Hz of all of them.
+    partners: shuffled pairs a clip.
+    seed: of shuffling and bootstrap.
+Returns:
+    for each score {"matched", "control", "difference", "low", "high", "n"}, and "leak_db", the median of the
+    voice-coherent energy in the accompaniments.
+"""
+CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
+
+
+class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
+    """Measures each sound once and scores matched and shuffled pairs."""
+
+    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
+        sequence = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(  # type: ignore[attr-defined]
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": sequence}),
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The scores; sounds of unequal length do not fit `evaluate`'s table of pairs, so they bypass it."""
+        return self._compute(predictions=predictions, references=references, **kwargs)
+
+    def _compute(
+        self,
+        *,
+        predictions: Any,
+        references: Any,
+        vocals: Any,
+        sampling_rate: int,
+        songs: list[str] | None = None,
+        partners: int = 4,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
+            raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
+        sung, played = _prepared(vocals, sampling_rate), _prepared(predictions, sampling_rate)
+        voices = [extract(sound, voice=True) for sound in sung]
+        bands = [extract(sound) for sound in played]
+        wanted: list[Any] = [None] * len(voices)
+        if references is not None:
+            wanted = [extract(sound) for sound in _prepared(references, sampling_rate)]
+        names = [f"{index:06d}" for index in range(len(voices))]
+        drawn = other_song_partners(names, songs or names, [voice.seconds for voice in voices], partners, seed)
+        result: dict[str, Any] = {}
+        matched = [score_pair(*each) for each in zip(voices, wanted, bands, strict=True)]
+        control = [
+            [score_pair(voice, reference, bands[other]) for other in others]
+            for voice, reference, others in zip(voices, wanted, drawn, strict=True)
+        ]
+        for name in SCORE_NAMES:
+            true = np.array([each[name] for each in matched])
+            chance = np.array([np.mean([each[name] for each in others]) for others in control])
+            found = bootstrap_mean(true - chance, seed)
+            if found.n:
+                means = {"matched": float(np.nanmean(true)), "control": float(np.nanmean(chance))}
+                interval = {"difference": found.value, "low": found.low, "high": found.high, "n": found.n}
+                result[name] = as_json(means | interval)
+        leaks = [voice_leak_db(voice, band) for voice, band in zip(sung, played, strict=True)]
+        return result | {"leak_db": float(np.median(leaks))}
+
+
+def _prepared(recordings: Any, rate: int) -> list[np.ndarray]:
+    sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
+    return [resample(sound, rate, ANALYSIS_RATE) for sound in sounds]

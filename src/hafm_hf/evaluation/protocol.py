@@ -1,0 +1,275 @@
+"""From measured clips to a report: matched pairs against shuffled ones, distances, baselines, fools, seeds.
+
+The report is a dictionary that JSON can hold; `report.py` turns it into pages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .fools import FOOLS
+from .frechet import frechet_audio_distance
+from .kernel import kernel_audio_distance, median_bandwidth
+from .leakage import SUSPICIOUS_DB
+from .measuring import REFERENCE, Measurement
+from .scores import SCORE_NAMES, SCORES, score_pair
+from .statistics import (
+    HAFMEvaluationError,
+    Interval,
+    bootstrap_mean,
+    other_song_partners,
+)
+from .timing import lag
+
+# a fool is caught where all of its interval lies below this share of what the reference reaches
+CAUGHT_SHARE = 0.25
+READINGS = ("leak_db", "level_db", "seam_db", "lag_ms", "drift_ms")
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How measured clips are scored.
+
+    Args:
+        partners: shuffled pairs a clip, averaged.
+        seed: of partners, bootstrap and subsets.
+        resamples: bootstrap resamplings of scores.
+        frechet_resamples: and of Fréchet distances; 0 leaves their intervals out.
+    """
+
+    partners: int = 4
+    seed: int = 0
+    resamples: int = 2000
+    frechet_resamples: int = 100
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Scores of one candidate of one clip, matched and as the mean of its shuffled pairs, and its readings."""
+
+    clip: str
+    system: str
+    matched: dict[str, float]
+    control: dict[str, float]
+    readings: dict[str, float]
+
+
+def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) -> list[ClipScores]:
+    """Scores every candidate of every clip, with its own voice and reference and with those of others' candidates.
+
+    The control keeps voice and reference and takes another song's candidate, so that the two differ in nothing but
+    whose candidate it is; both are as long as the shorter.
+    """
+    partners = other_song_partners(
+        [each.name for each in measurements],
+        [each.song for each in measurements],
+        [each.voice.seconds for each in measurements],
+        options.partners,
+        options.seed,
+    )
+    scored = []
+    for measured, others in zip(measurements, partners, strict=True):
+        for system, candidate in measured.candidates.items():
+            matched = score_pair(measured.voice, measured.reference, candidate.features)
+            shuffled = [
+                score_pair(measured.voice, measured.reference, measurements[other].candidates[system].features)
+                for other in others
+            ]
+            control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
+            found = {"leak_db": candidate.leak_db, "level_db": candidate.level_db, "seam_db": candidate.seam_db}
+            found |= {"lag_ms": math.nan, "drift_ms": math.nan}
+            if measured.reference is not None:
+                late = lag(measured.voice, measured.reference, candidate.features)
+                found |= {"lag_ms": late.milliseconds, "drift_ms": late.drift_milliseconds}
+            scored.append(ClipScores(measured.name, system, matched, control, found))
+    return scored
+
+
+def make_report(
+    measurements: Sequence[Measurement],
+    evaluated: dict[str, list[str]],
+    options: ScoringOptions,
+    protocol: dict[str, Any],
+) -> tuple[dict[str, Any], list[ClipScores]]:
+    """Scores, distances and the fools of a set of clips.
+
+    Args:
+        measurements: of all clips, all with the same candidates.
+        evaluated: for each system its candidates, one a seed.
+        options: how to score.
+        protocol: what the report is to state about data, model and embedders.
+
+    Returns:
+        the report and the scores clip by clip.
+
+    Raises:
+        HAFMEvaluationError: fewer than 2 songs, or measurements with different candidates.
+    """
+    names = [tuple(each.candidates) for each in measurements]
+    if len(set(names)) > 1:
+        raise HAFMEvaluationError("The clips do not all have the same accompaniments; render the missing ones.")
+    scored = score_clips(measurements, options)
+    candidates = list(names[0])
+    rows = {name: [each for each in scored if each.system == name] for name in candidates}
+    groups = dict(evaluated)
+    groups |= {name: [name] for name in candidates if not any(name in seeds for seeds in evaluated.values())}
+    distances = {name: set_distances(measurements, name, options) for name in candidates}
+    systems = {}
+    for name, seeds in groups.items():
+        averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
+        systems[name] = describe_system(averaged, options) | {"distances": distances[seeds[0]], "seeds": len(seeds)}
+        if len(seeds) > 1:
+            systems[name] |= _spread_over_seeds([rows[seed] for seed in seeds], [distances[seed] for seed in seeds])
+    report = {
+        "protocol": protocol | _stated(measurements, options),
+        "systems": systems,
+        "fools": _fools(systems),
+        "separates": _separates(systems),
+    }
+    return report, scored
+
+
+def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
+    """Each score as matched, control, and their difference with its interval; medians of the readings."""
+    scores: dict[str, Any] = {}
+    for name in SCORE_NAMES:
+        matched = np.array([row.matched[name] for row in rows])
+        control = np.array([row.control[name] for row in rows])
+        interval = bootstrap_mean(matched - control, options.seed, options.resamples)
+        if interval.n:
+            there = np.isfinite(matched - control)
+            means = {"matched": float(matched[there].mean()), "control": float(control[there].mean())}
+            scores[name] = means | _interval(interval)
+    readings: dict[str, Any] = {}
+    for name in READINGS:
+        values = np.array([row.readings[name] for row in rows])
+        values = values[np.isfinite(values)]
+        if len(values):
+            low, high = np.quantile(values, [0.25, 0.75])
+            readings[name] = {
+                "median": float(np.median(values)),
+                "quartiles": [float(low), float(high)],
+                "n": len(values),
+            }
+    return {"scores": scores, "readings": readings}
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    stated = {"difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+    return stated | {"follows": interval.above_zero}
+
+
+def _over_seeds(rows: list[ClipScores]) -> ClipScores:
+    """The mean over seeds of one clip: intervals are over clips, and seeds of a clip are no clips of their own."""
+    if len(rows) == 1:
+        return rows[0]
+
+    def mean(values: list[dict[str, float]]) -> dict[str, float]:
+        return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+
+    return ClipScores(
+        rows[0].clip,
+        rows[0].system,
+        mean([row.matched for row in rows]),
+        mean([row.control for row in rows]),
+        mean([row.readings for row in rows]),
+    )
+
+
+def _spread_over_seeds(rows: Sequence[Sequence[ClipScores]], distances: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of what a whole set gives."""
+    over: dict[str, Any] = {}
+    for name in SCORE_NAMES:
+        values = [np.nanmean([row.matched[name] - row.control[name] for row in seed] or [math.nan]) for seed in rows]
+        if np.isfinite(values).all():
+            over[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    found: dict[str, Any] = {}
+    for embedder in distances[0]:
+        for kind in ("frechet", "frechet_infinite", "kernel"):
+            values = [each[embedder].get(kind, math.nan) for each in distances]
+            if np.isfinite(values).all():
+                spread = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+                found.setdefault(embedder, {})[kind] = spread
+    return {"over_seeds": {"scores": over, "distances": found}}
+
+
+def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
+    """Fréchet and kernel distance of a candidate to the references, by embedder, or the reason why there is none."""
+    if any(each.reference is None for each in measurements):
+        return {}
+    found: dict[str, Any] = {}
+    for name in measurements[0].candidates[system].embeddings:
+        wanted = [each.candidates[REFERENCE].embeddings[name] for each in measurements if REFERENCE in each.candidates]
+        made = [each.candidates[system].embeddings[name] for each in measurements]
+        if not wanted:
+            continue
+        joined, joined_made = np.concatenate(wanted), np.concatenate(made)
+        stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
+        try:
+            frechet = frechet_audio_distance(wanted, made, seed=options.seed, resamples=options.frechet_resamples)
+            stated |= {"frechet": frechet.distance, "frechet_infinite": frechet.infinite}
+            if math.isfinite(frechet.low):
+                stated["frechet_interval"] = [frechet.low, frechet.high]
+        except HAFMEvaluationError as error:
+            stated["refused"] = str(error)
+        if min(len(joined), len(joined_made)) > 1:
+            stated["kernel"] = kernel_audio_distance(joined, joined_made, median_bandwidth(joined, options.seed))
+        found[name] = stated
+    return found
+
+
+def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:
+    """The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
+    found = {}
+    for embedder, stated in report["systems"][isolated]["distances"].items():
+        other = report["systems"][separated]["distances"].get(embedder, {})
+        if "frechet" in stated and "frechet" in other:
+            pair = {"fad_i": stated["frechet"], "fad_s": other["frechet"]}
+            found[embedder] = pair | {"delta": pair["fad_i"] - pair["fad_s"]}
+    return found
+
+
+def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dict[str, Any]:
+    lengths = [each.voice.seconds for each in measurements]
+    return {
+        "clips": len(measurements),
+        "songs": len({each.song for each in measurements}),
+        "seconds": float(sum(lengths)),
+        "clip_seconds": [float(min(lengths)), float(np.median(lengths)), float(max(lengths))],
+        "scoring": asdict(options),
+    }
+
+
+def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
+    """For each fool the scores that catch it, and the leak guard where it does."""
+    if REFERENCE not in systems:
+        return {}
+    reached = systems[REFERENCE]["scores"]
+    caught: dict[str, list[str]] = {}
+    for fool in FOOLS:
+        if fool not in systems:
+            continue
+        caught[fool] = [
+            score.name
+            for score in SCORES
+            if score.headline
+            and score.name in reached
+            and systems[fool]["scores"][score.name]["high"] < CAUGHT_SHARE * reached[score.name]["difference"]
+        ]
+        leak = systems[fool]["readings"].get("leak_db")
+        if leak and leak["median"] > SUSPICIOUS_DB:
+            caught[fool].append("leak guard")
+    return caught
+
+
+def _separates(systems: dict[str, Any]) -> dict[str, bool]:
+    """For each headline score whether the true accompaniments beat their shuffled control."""
+    if REFERENCE not in systems:
+        return {}
+    scores = systems[REFERENCE]["scores"]
+    return {score.name: scores[score.name]["follows"] for score in SCORES if score.headline and score.name in scores}

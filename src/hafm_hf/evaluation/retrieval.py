@@ -1,0 +1,160 @@
+"""The baseline that needs no model: an instrumental of the training split in the singer's key and tempo.
+
+The paper's retrieval baseline (section "Evaluation"): nearest by key and tempo; here it is also brought to the very
+key and tempo by librosa's phase vocoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..audio import Samples, resample
+from .datasets import Clip, Part, spread
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
+from .harmony import key_fit
+from .statistics import HAFMEvaluationError
+
+# instrumentals of the bank, and how much of each: enough keys and tempi for a near one
+BANK_SIZE, BANK_SECONDS = 64, 40.0
+DEFAULT_TEMPO = 100.0
+# one semitone of shifting costs as much as this many octaves of stretching
+SEMITONE_COST = 0.05
+
+
+@dataclass(frozen=True)
+class BankItem:
+    """An instrumental that can be retrieved: where it lies, its song, its key (0–11 major, 12–23 minor), tempo in
+    beats a minute, and second of its first beat."""
+
+    part: Part
+    song: str
+    key: int
+    tempo: float
+    first_beat: float
+
+
+def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankItem]:
+    """Measures the instrumentals of a training split.
+
+    Args:
+        clips: of the training split.
+        evaluated: the clips of the test, which must not be among them.
+
+    Raises:
+        HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
+    """
+    songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
+    files = {_place(clip.reference) for clip in evaluated if clip.reference} & {
+        _place(clip.reference) for clip in clips if clip.reference
+    }
+    if files or songs:
+        shared = sorted(songs) or sorted(files)
+        raise HAFMEvaluationError(
+            f"The retrieval bank holds {len(shared)} songs of the test ({shared[0]} …); name a training split."
+        )
+    usable = [clip for clip in clips if clip.reference is not None]
+    bank = [item for item in map(_measure, spread(usable, BANK_SIZE)) if item is not None]
+    if not bank:
+        raise HAFMEvaluationError("The retrieval bank holds no instrumental that sounds; name a training split.")
+    return bank
+
+
+def _place(part: Part) -> str:
+    return f"{part.path.resolve()}#{part.track or ''}"
+
+
+def _measure(clip: Clip) -> BankItem | None:
+    assert clip.reference is not None
+    part = Part(clip.reference.path, clip.reference.channel, clip.reference.start, BANK_SECONDS,
+                clip.reference.target, clip.reference.track)  # fmt: skip
+    samples, rate = part.read()
+    features = extract(resample(samples, rate, ANALYSIS_RATE))
+    if not features.chroma.any():
+        return None
+    first = float(features.beats[0]) if len(features.beats) else 0.0
+    return BankItem(part, clip.song, estimate_key(features), estimate_tempo(features), first)
+
+
+def estimate_key(features: Features) -> int:
+    """The likeliest of 24 keys (0–11 major, 12–23 minor): of a voice by the notes sung, else by chroma."""
+    pitch = features.pitch[np.isfinite(features.pitch)] if len(features.pitch) else np.empty(0)
+    if len(pitch):
+        classes = np.round(69 + 12 * np.log2(pitch / 440.0)).astype(int) % PITCH_CLASSES
+        return int(np.argmax(key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))))
+    total = np.maximum(features.chroma.sum(axis=0), 1e-12)
+    return int(np.argmax(key_fit((features.chroma / total).mean(axis=1, dtype=np.float64))))
+
+
+def estimate_tempo(features: Features) -> float:
+    """Beats a minute by the median distance of the beats; 100 where there are fewer than three."""
+    distances = np.diff(features.beats)
+    return 60.0 / float(np.median(distances)) if len(distances) > 1 else DEFAULT_TEMPO
+
+
+def semitones_between(source: int, target: int) -> int:
+    """Semitones (−5 … 6) that bring the key `source` to `target`; a minor key is met by its relative major."""
+    tonic_source, tonic_target = ((key % 12 + 3 * (key >= 12)) % 12 for key in (source, target))
+    shift = (tonic_target - tonic_source) % 12
+    return shift - 12 if shift > 6 else shift
+
+
+def stretch_between(source: float, target: float) -> float:
+    """Rate (0.71 … 1.41) that brings the tempo `source` to `target`, a half or a double of it."""
+    octaves = math.log2(target / source)
+    return 2.0 ** (octaves - round(octaves))
+
+
+def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
+    """The bank's item that needs the least change to be in the voice's key and tempo, that shift and that rate."""
+    key, tempo = estimate_key(voice), estimate_tempo(voice)
+
+    def cost(item: BankItem) -> tuple[float, str]:
+        shift, rate = semitones_between(item.key, key), stretch_between(item.tempo, tempo)
+        return round(abs(shift) * SEMITONE_COST + abs(math.log2(rate)), 9), str(item.part)
+
+    item = min(bank, key=cost)
+    return item, semitones_between(item.key, key), stretch_between(item.tempo, tempo)
+
+
+def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples:
+    """The nearest instrumental in the voice's key and tempo, its first beat on the voice's first.
+
+    Args:
+        bank: of the training split.
+        voice: features of the vocal.
+        length: samples wanted, at 16 kHz.
+
+    Returns:
+        float32 [length] at 16 kHz.
+    """
+    import librosa
+
+    item, shift, rate = retrieve(bank, voice)
+    samples, source_rate = item.part.read()
+    sound = resample(samples, source_rate, ANALYSIS_RATE)
+    beat = float(voice.beats[0]) if len(voice.beats) else 0.0
+    start = max(round((item.first_beat - beat * rate) * ANALYSIS_RATE), 0)
+    needed = math.ceil(length * rate) + ANALYSIS_RATE
+    sound = fill(sound[start:], needed)
+    if abs(rate - 1.0) > 1e-3:
+        sound = librosa.effects.time_stretch(sound, rate=rate)
+    if shift:
+        sound = librosa.effects.pitch_shift(sound, sr=ANALYSIS_RATE, n_steps=shift)
+    return fill(np.asarray(sound, np.float32), length)
+
+
+def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Samples:
+    """An instrumental of the bank drawn by the clip's name, as it is: float32 [length] at 16 kHz."""
+    digest = hashlib.sha256(f"random retrieval/{name}".encode()).digest()
+    samples, rate = bank[int.from_bytes(digest[:8], "big") % len(bank)].part.read()
+    return fill(resample(samples, rate, ANALYSIS_RATE), length)
+
+
+def fill(samples: Samples, length: int) -> Samples:
+    """float32 [N] cut to `length`, or repeated until it is as long."""
+    return np.resize(samples, length) if len(samples) else np.zeros(length, np.float32)

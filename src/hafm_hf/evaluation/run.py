@@ -1,0 +1,189 @@
+"""One evaluation from a set of vocals to a report on disk: what `hafm evaluate` and recipes/evaluate.py call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .datasets import Clip, Part, find_outputs
+from .generating import GenerationOptions, Rendered, render
+from .measuring import Job, Measurement, MeasuringOptions, measure_all
+from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
+from .report import write_report
+from .retrieval import BankItem, build_bank
+from .statistics import HAFMEvaluationError, as_json
+
+CLIPS_FILE, LOCK_FILE = "clips.jsonl", ".lock"
+ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate and how.
+
+    Args:
+        clips: vocals, with references where there are some.
+        out: folder of the report; renderings and cache lie in it too.
+        generation: the model to render with; None evaluates `outputs` only.
+        outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
+        bank: clips of a training split for the retrieval baselines; none: no retrieval.
+        measuring, scoring: options of these steps.
+        workers: processes that measure.
+        engine: "local" or "ray".
+        players: clips that can be heard in the HTML report.
+        data: what the report says the set is.
+        cache: folder for measurements; OUT/cache if None.
+    """
+
+    clips: tuple[Clip, ...]
+    out: Path
+    generation: GenerationOptions | None = None
+    outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    bank: tuple[Clip, ...] = ()
+    measuring: MeasuringOptions = MeasuringOptions()
+    scoring: ScoringOptions = ScoringOptions()
+    workers: int = 1
+    players: int = 4
+    data: dict[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
+
+
+@dataclass
+class _System:
+    """A system's candidates: for each seed a name, the renderings by clip, and the borders of their windows."""
+
+    candidates: list[str] = field(default_factory=list)
+    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    borders: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+
+    def add(self, candidate: str, parts: dict[str, Part], borders: dict[str, tuple[float, ...]]) -> None:
+        """One more seed."""
+        self.candidates.append(candidate)
+        self.parts[candidate], self.borders[candidate] = parts, borders
+
+
+def evaluate(
+    evaluation: Evaluation,
+    progress: Callable[[Sequence[Job], Iterator[Measurement]], Iterator[Measurement]] | None = None,
+) -> dict[str, Any]:
+    """Renders what is missing, measures, scores, and writes report.json, report.md, report.html and clips.jsonl.
+
+    A killed run goes on where it was, and ends with the same report.
+
+    Args:
+        evaluation: what and how.
+        progress: wraps the iteration over clips, for a bar.
+
+    Returns:
+        the report, as report.json holds it.
+
+    Raises:
+        HAFMEvaluationError: no clips, a system without renderings, an unusable sound, or another run in the folder.
+    """
+    if not evaluation.clips:
+        raise HAFMEvaluationError("There is nothing sung in these clips; check the folder and the lengths asked for.")
+    evaluation.out.mkdir(parents=True, exist_ok=True)
+    with _locked(evaluation.out):
+        systems = _systems(evaluation)
+        bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
+        jobs = [_job(clip, systems) for clip in evaluation.clips]
+        options = MeasuringOptions(
+            embedders=evaluation.measuring.embedders,
+            baselines=evaluation.measuring.baselines,
+            bank=bank,
+            cache=evaluation.cache or evaluation.out / "cache",
+        )
+        measured = measure_all(jobs, options, evaluation.workers)
+        measurements = list(progress(jobs, measured) if progress else measured)
+        evaluated = {name: system.candidates for name, system in systems.items()}
+        report, scored = make_report(measurements, evaluated, evaluation.scoring, _protocol(evaluation, options, bank))
+        if f"{_model_name(evaluation)}, {SEPARATED}" in systems:
+            names = [f"{_model_name(evaluation)}, {kind}" for kind in (ISOLATED, SEPARATED)]
+            report["isolated_and_separated"] = isolated_and_separated(report, *names)
+        report = as_json(report)
+        _write_clips(evaluation.out / CLIPS_FILE, scored)
+        write_report(evaluation.out, report, evaluation.clips[: evaluation.players], _heard(systems))
+    return report
+
+
+def _systems(evaluation: Evaluation) -> dict[str, _System]:
+    systems: dict[str, _System] = {}
+    if evaluation.generation is not None:
+        name = _model_name(evaluation)
+        roles = {"vocal": ISOLATED, "separated": SEPARATED}
+        paired = all(clip.separated is not None for clip in evaluation.clips)
+        for role, kind in roles.items() if paired else [("vocal", "")]:
+            shown = f"{name}, {kind}" if kind else name
+            folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
+            rendered: list[Rendered] = render(evaluation.clips, folder, evaluation.generation, role)
+            systems[shown] = _System()
+            for each in rendered:
+                label = shown if len(rendered) == 1 else f"{shown} (seed {each.seed})"
+                systems[shown].add(label, each.parts, each.borders)
+    for name, folders in evaluation.outputs.items():
+        systems[name] = _System()
+        for number, folder in enumerate(folders):
+            label = name if len(folders) == 1 else f"{name} ({number + 1})"
+            systems[name].add(label, find_outputs(folder, evaluation.clips), {})
+    return systems
+
+
+def _model_name(evaluation: Evaluation) -> str:
+    if evaluation.generation is None:
+        return ""
+    return Path(evaluation.generation.model or "hafm-tiny").name
+
+
+def _job(clip: Clip, systems: dict[str, _System]) -> Job:
+    outputs, borders = {}, {}
+    for system in systems.values():
+        for candidate in system.candidates:
+            outputs[candidate] = system.parts[candidate][clip.name]
+            borders[candidate] = system.borders[candidate].get(clip.name, ())
+    return Job(clip, outputs, borders)
+
+
+def _heard(systems: dict[str, _System]) -> dict[str, dict[str, Part]]:
+    """The renderings that players are made of: each system's first seed."""
+    return {name: system.parts[system.candidates[0]] for name, system in systems.items()}
+
+
+def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:
+    generation = None
+    if evaluation.generation is not None:
+        generation = asdict(evaluation.generation) | {"model": _model_name(evaluation)}
+    return {
+        "data": evaluation.data,
+        "generation": generation,
+        "embedders": [embedder.kind for embedder in options.embedders],
+        "retrieval_bank": len(bank),
+        "beats": "librosa",
+    }
+
+
+def _write_clips(path: Path, scored: Sequence[ClipScores]) -> None:
+    """One JSON object a clip and candidate: what the means of the report are made of."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text("".join(json.dumps(as_json(asdict(row))) + "\n" for row in scored))
+    partial.replace(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two runs in one folder would render the same clips twice."""
+    import fcntl
+
+    with (folder / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HAFMEvaluationError(f"Another run is at work in {folder}; wait for it, or use another --out.") from (
+                error
+            )
+        lock.write(str(os.getpid()))
+        yield

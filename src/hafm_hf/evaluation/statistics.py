@@ -1,0 +1,115 @@
+"""Error bars and controls: bootstrap intervals over clips, and partners for shuffled pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+Array = NDArray[np.float64]
+
+
+class HAFMEvaluationError(ValueError):
+    """An evaluation that cannot be made; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the bootstrap interval around it that holds it with 95 % confidence; `n` values were there."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the interval lies above zero as a whole."""
+        return self.n > 1 and self.low > 0.0
+
+
+def bootstrap_mean(values: Sequence[float] | Array, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Mean of the values that are there (NaN: not), with a percentile bootstrap interval over them.
+
+    Args:
+        values: one a clip.
+        seed: of the resampling; the same gives the same interval.
+
+    Returns:
+        the interval; NaN where there is no value, and as wide as everything where there is only one.
+    """
+    array = np.asarray(values, np.float64)
+    array = array[np.isfinite(array)]
+    if len(array) < 2:
+        value = float(array[0]) if len(array) else float("nan")
+        return Interval(value, float("-inf"), float("inf"), len(array))
+    drawn = np.random.default_rng(seed).integers(0, len(array), (resamples, len(array)))
+    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(array.mean()), float(low), float(high), len(array))
+
+
+def bootstrap_statistic(
+    clips: Sequence[Array], statistic: Callable[[list[Array]], float], seed: int = 0, resamples: int = 100
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of a set of clips, resampled clip by clip.
+
+    Args:
+        clips: for each clip its values, of any shape.
+        statistic: of a list of such clips.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(clips), (resamples, len(clips)))
+    values = [statistic([clips[index] for index in row]) for row in drawn]
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def other_song_partners(
+    names: Sequence[str], songs: Sequence[str], seconds: Sequence[float], count: int, seed: int = 0
+) -> list[list[int]]:
+    """For each clip `count` clips of other songs, drawn from those of most similar length.
+
+    What a clip gets depends on its own name and the set, not on the order of the set.
+
+    Args:
+        names, songs, seconds: of each clip.
+        count: partners a clip; fewer where there are not so many.
+
+    Raises:
+        HAFMEvaluationError: when all clips are of one song.
+    """
+    if len(set(songs)) < 2:
+        raise HAFMEvaluationError(
+            f"All {len(names)} clips are of the song {songs[0]!r}; the shuffled control needs at least 2 songs."
+            if songs
+            else "There are no clips to evaluate; check the folder."
+        )
+    partners = []
+    for index, name in enumerate(names):
+        others = [other for other in range(len(names)) if songs[other] != songs[index]]
+        others.sort(key=lambda other: (round(abs(seconds[other] - seconds[index]), 3), names[other]))
+        nearest = others[: max(8 * count, 8)]
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        generator = np.random.default_rng(np.frombuffer(digest, np.uint32))
+        chosen = generator.choice(len(nearest), size=min(count, len(nearest)), replace=False)
+        partners.append([nearest[int(choice)] for choice in chosen])
+    return partners
+
+
+def as_json(value: Any) -> Any:
+    """Numbers rounded to 9 digits and NaN and infinities as None, all the way down, so that JSON can hold them."""
+    if isinstance(value, dict):
+        return {str(key): as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return float(f"{number:.9g}") if np.isfinite(number) else None
+    return int(value) if isinstance(value, np.integer) else value

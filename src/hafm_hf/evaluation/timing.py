@@ -1,0 +1,190 @@
+"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, beats, lag and drift.
+
+0 is chance after the control of shuffled pairs is taken off, and 1 the reference itself. Curves are at 100 Hz.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..analysis import FRAME_RATE
+from .features import Features
+from .harmony import correlation, unexplained
+
+# Hann windows in frames: what counts as simultaneous, and what counts as the level that an onset rises from
+ONSET_FRAMES, LEVEL_FRAMES = 11, 101
+# the first frames of a clip are an onset in every clip
+EDGE_FRAMES = 20
+# two onsets this near are heard as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
+TOLERANCE_FRAMES = 5
+BEAT_TOLERANCE_SECONDS = 0.07
+LONGEST_LAG_FRAMES = 50
+# a correlation below this has no lag worth the name: unrelated clips reach about 0.2
+LEAST_CORRELATION = 0.35
+DRIFT_WINDOW_SECONDS, DRIFT_STEP_SECONDS = 6.0, 2.0
+DRIFT_LEAST_SECONDS = 24.0
+# how far the lag may move from one window to the next
+DRIFT_SEARCH_FRAMES = 20
+
+Array = NDArray[np.float64]
+
+
+def onset_agreement(voice: Features, candidate: Features) -> float:
+    """Correlation of the onsets of voice and accompaniment, ± 50 ms, −1 to 1. Needs the voice only.
+
+    Fooled by: the voice itself, a voice that leaks in, a sine that doubles the voice.
+
+    Returns:
+        the score; NaN where the voice has no onsets.
+    """
+    sung, played = _aligned(voice, candidate)
+    if not sung.any():
+        return math.nan
+    return float(lag_curve(sung, played, TOLERANCE_FRAMES).max())
+
+
+def onsets_shared(voice: Features, reference: Features, candidate: Features) -> float:
+    """Correlation of the onsets of accompaniment and reference beyond the voice's own, ± 50 ms, −1 to 1.
+
+    What the voice's onsets within ± 50 ms predict is taken off both. Needs a reference.
+
+    Fooled by: a click track at the song's beats; the scores of harmony catch it.
+
+    Returns:
+        the score; NaN where the reference has no onsets.
+    """
+    wanted, played = beyond_voice(voice, reference, candidate)
+    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
+
+
+def beyond_voice(voice: Features, reference: Features, candidate: Features) -> tuple[Array, Array]:
+    """Onset curves of reference and accompaniment (float64 [T] each) without what the voice's onsets explain."""
+    sung, wanted, played = _aligned(voice, reference, candidate)
+    near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
+    explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
+    if not sung.any():
+        return wanted, played
+    return unexplained(wanted, explained), unexplained(played, explained)
+
+
+def beat_agreement(reference: Features, candidate: Features) -> float:
+    """F-measure of the beats of accompaniment and reference, ± 70 ms, 0 to 1. Needs a reference.
+
+    Fooled by: a click track at the song's beats.
+
+    Returns:
+        the score; NaN where the reference has no beats.
+    """
+    seconds = min(reference.seconds, candidate.seconds)
+    wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
+    if not len(wanted):
+        return math.nan
+    if not len(played):
+        return 0.0
+    distance = np.abs(wanted[:, None] - played[None])
+    hits = int((distance.min(axis=0) <= BEAT_TOLERANCE_SECONDS).sum())
+    found = int((distance.min(axis=1) <= BEAT_TOLERANCE_SECONDS).sum())
+    precision, recall = hits / len(played), found / len(wanted)
+    return 2 * precision * recall / (precision + recall) if hits and found else 0.0
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How late an accompaniment is.
+
+    Args:
+        milliseconds: positive when it is late; NaN where it shares too little with the reference to say.
+        correlation: of the onsets at that lag.
+        drift_milliseconds: lag in the last third minus the first; NaN for clips under 24 s or where there is no lag.
+    """
+
+    milliseconds: float
+    correlation: float
+    drift_milliseconds: float
+
+
+def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
+    """The lag of accompaniment behind reference at which their onsets, beyond the voice's, agree best, within ± 0.5 s.
+
+    Against the voice alone the lag of true and of shuffled pairs could not be told apart, so it needs a reference.
+    """
+    wanted, played = beyond_voice(voice, reference, candidate)
+    at, height = _peak(wanted, played, 0.0, LONGEST_LAG_FRAMES)
+    drift = _drift(wanted, played)
+    milliseconds = at * 1000 / FRAME_RATE if height >= LEAST_CORRELATION else math.nan
+    return Lag(milliseconds, height, drift)
+
+
+def _drift(wanted: Array, played: Array) -> float:
+    """Milliseconds by which the lag grows from the first third to the last, followed from window to window."""
+    if len(wanted) < DRIFT_LEAST_SECONDS * FRAME_RATE:
+        return math.nan
+    size, step = round(DRIFT_WINDOW_SECONDS * FRAME_RATE), round(DRIFT_STEP_SECONDS * FRAME_RATE)
+    times, lags = [], []
+    around, search = 0.0, LONGEST_LAG_FRAMES
+    for start in range(0, len(wanted) - size + 1, step):
+        at, height = _peak(wanted, played, around, search, slice(start, start + size))
+        if height >= LEAST_CORRELATION:
+            times.append((start + size / 2) / len(wanted))
+            lags.append(at)
+            around, search = at, DRIFT_SEARCH_FRAMES
+    first = [lag for time, lag in zip(times, lags, strict=True) if time < 1 / 3]
+    last = [lag for time, lag in zip(times, lags, strict=True) if time >= 2 / 3]
+    if not first or not last:
+        return math.nan
+    return float(np.median(last) - np.median(first)) * 1000 / FRAME_RATE
+
+
+def _peak(wanted: Array, played: Array, around: float, search: int, span: slice | None = None) -> tuple[float, float]:
+    """Lag in frames, between them by a parabola, and height of the best correlation within `search` of `around`."""
+    span = span or slice(0, len(wanted))
+    centre = round(around)
+    curve = lag_curve(wanted, played, search, centre, span)
+    best = int(np.argmax(curve))
+    shift = 0.0
+    if 0 < best < len(curve) - 1:
+        before, at, after = curve[best - 1 : best + 2]
+        bend = before - 2 * at + after
+        shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return centre - search + best + shift, float(curve[best])
+
+
+def lag_curve(wanted: Array, played: Array, longest: int, centre: int = 0, span: slice | None = None) -> Array:
+    """Correlation of `wanted` (float64 [T]) with `played` that comes `lag` frames later: float64 [2 · longest + 1].
+
+    Args:
+        longest: lags from `centre` − longest to `centre` + longest.
+        span: the frames of `wanted` to look at; all of them if None.
+    """
+    start, stop, _ = (span or slice(None)).indices(len(wanted))
+    curve = np.zeros(2 * longest + 1)
+    for index in range(len(curve)):
+        shift = centre - longest + index
+        low, high = max(start, -shift), min(stop, len(played) - shift)
+        if high - low > FRAME_RATE // 2:
+            curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
+    return curve
+
+
+def _aligned(*sounds: Features) -> list[Array]:
+    frames = min(len(sound.onsets) for sound in sounds)
+    return [_onset_curve(sound.onsets[:frames]) for sound in sounds]
+
+
+def _onset_curve(onsets: NDArray[np.float32]) -> Array:
+    """Onsets (float32 [T]) as a smooth curve around their local mean, edges cut off: float64 [T − 40]."""
+    root = np.sqrt(np.maximum(onsets.astype(np.float64), 0.0))
+    curve = _smooth(root, ONSET_FRAMES) - _smooth(root, LEVEL_FRAMES)
+    return curve[EDGE_FRAMES : max(len(curve) - EDGE_FRAMES, EDGE_FRAMES + 1)]
+
+
+def _smooth(values: Array, frames: int) -> Array:
+    """Mean under a Hann window, of what there is at the edges."""
+    window = np.hanning(frames + 2)[1:-1]
+    if len(values) < frames:
+        return np.full_like(values, values.mean())
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -1,0 +1,181 @@
+"""Sets of vocals and references in the layouts they come in; what is wrong with them is said in one sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hafm_hf.audio import HAFMAudioError
+from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.evaluation import datasets
+from hafm_hf.evaluation.statistics import HAFMEvaluationError
+
+RATE = 22050
+
+
+def write(path: Path, seconds: float, channels: int = 1, rate: int = RATE, level: float = 0.1, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = level * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, sound, rate, subtype="PCM_16")
+    return path
+
+
+def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: Path) -> None:
+    write(tmp_path / "a_0" / "vocal.flac", 3)
+    write(tmp_path / "a_0" / "instrumental.flac", 3)
+    (tmp_path / "a_0" / "labels.json").write_text(json.dumps({"song": "a"}))
+    write(tmp_path / "deep" / "b_vocals.wav", 3)
+    write(tmp_path / "deep" / "b_accompaniment.wav", 3)
+    clips = datasets.load_pairs(tmp_path)
+    assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b")]
+    assert all(clip.reference is not None for clip in clips)
+
+
+def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "vocal.wav", 2)
+    write(tmp_path / "b" / "vocal.wav", 2)
+    assert [clip.reference for clip in datasets.load_pairs(tmp_path)] == [None, None]
+    write(tmp_path / "b" / "instrumental.wav", 2)
+    with pytest.raises(HAFMEvaluationError, match=r"1 of 2 vocals .* lack their instrumental \(a "):
+        datasets.load_pairs(tmp_path)
+    with pytest.raises(HAFMEvaluationError, match="not a folder"):
+        datasets.load_pairs(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HAFMEvaluationError, match="holds no pairs"):
+        datasets.load_pairs(tmp_path / "empty")
+
+
+def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
+    sound = np.stack([np.full(RATE * 2, 0.25), np.full(RATE * 2, -0.5)], axis=1)
+    soundfile.write(tmp_path / "anna_3_07.wav", sound, RATE)
+    (clip,) = datasets.load_karaoke(tmp_path)
+    assert clip.song == "anna_3"
+    assert clip.reference is not None
+    assert clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
+    assert clip.reference.read()[0].mean() == pytest.approx(0.25, abs=1e-3)
+    write(tmp_path / "mono_1_01.wav", 2)
+    with pytest.raises(HAFMEvaluationError, match="mono_1_01.wav has 1 channel"):
+        datasets.load_karaoke(tmp_path)
+
+
+@pytest.fixture
+def musdb_hq(tmp_path: Path) -> Path:
+    """Two test tracks in the layout of MUSDB18-HQ."""
+    pytest.importorskip("musdb")
+    for number, track in enumerate(("Band - One", "Band - Two")):
+        folder = tmp_path / "musdb" / "test" / track
+        stems = {name: write(folder / f"{name}.wav", 4, 2, 44100, seed=number * 4 + i) for i, name in
+                 enumerate(("vocals", "drums", "bass", "other"))}  # fmt: skip
+        soundfile.write(folder / "mixture.wav", sum(soundfile.read(stem)[0] for stem in stems.values()), 44100)
+    return tmp_path / "musdb"
+
+
+def test_musdb_gives_vocals_and_the_sum_of_the_rest_clip_by_clip(musdb_hq: Path, tmp_path: Path) -> None:
+    clips = datasets.cut_clips(datasets.load_musdb(musdb_hq), 1.5)
+    assert [clip.name for clip in clips] == ["Band - One@0", "Band - One@1.5", "Band - Two@0", "Band - Two@1.5"]
+    folder = musdb_hq / "test" / "Band - One"
+    stems = [soundfile.read(folder / f"{name}.wav")[0].mean(axis=1) for name in ("drums", "bass", "other")]
+    assert clips[1].reference is not None
+    found, rate = clips[1].reference.read()
+    assert rate == 44100
+    assert np.allclose(found, sum(stems)[66150:132300], atol=2e-3)
+    for name in ("Band - One", "Band - Two"):
+        write(tmp_path / "separated" / f"{name}.wav", 4)
+    paired = datasets.cut_clips(datasets.with_separated(datasets.load_musdb(musdb_hq), tmp_path / "separated"), 1.5)
+    assert paired[1].separated is not None
+    assert paired[1].separated.start == 1.5
+    (tmp_path / "separated" / "Band - Two.wav").unlink()
+    with pytest.raises(HAFMEvaluationError, match="no separated vocal of Band - Two"):
+        datasets.with_separated(datasets.load_musdb(musdb_hq), tmp_path / "separated")
+    with pytest.raises(HAFMEvaluationError, match="holds no test tracks"):
+        datasets.load_musdb(tmp_path)
+
+
+def test_a_corpus_split_names_excerpts_and_the_folder_of_pairs_their_sound(tmp_path: Path) -> None:
+    info = TokenCorpusInfo(
+        semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=9, codebook_size=16, num_codebooks=3
+    )
+    vocal, codes = np.zeros(100, np.int64), np.zeros((3, 150), np.int64)
+    excerpts = [
+        TokenExcerpt(
+            track=track,
+            start=start,
+            duration=2.0,
+            vocal_semantic=vocal,
+            instrumental_semantic=vocal,
+            acoustic=codes,
+        )
+        for track, start in (("one", 0.0), ("one", 2.0), ("two", 1.0))
+    ]
+    (tmp_path / "corpus" / "test").mkdir(parents=True)
+    write_shard(tmp_path / "corpus" / "test" / "00000.parquet", excerpts, info)
+    for track in ("one", "two"):
+        write(tmp_path / "songs" / track / "vocal.wav", 5)
+        write(tmp_path / "songs" / track / "instrumental.wav", 5)
+    clips = datasets.load_corpus_split(tmp_path / "corpus", "test", tmp_path / "songs")
+    assert [(clip.name, clip.vocal.start, clip.vocal.seconds) for clip in clips] == [
+        ("one@0", 0.0, 2.0),
+        ("one@2", 2.0, 2.0),
+        ("two@1", 1.0, 2.0),
+    ]
+    with pytest.raises(HAFMEvaluationError, match="no shards of the split 'validation'"):
+        datasets.load_corpus_split(tmp_path / "corpus", "validation", tmp_path / "songs")
+
+
+def test_a_pair_ends_with_its_shorter_sound_and_unlike_lengths_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "vocal.wav", 4.0)
+    write(tmp_path / "a" / "instrumental.wav", 3.5, channels=2, rate=48000)
+    (clip,) = datasets.cut_clips(datasets.load_pairs(tmp_path), None)
+    assert clip.reference is not None
+    assert [len(part.read()[0]) / part.read()[1] for part in (clip.vocal, clip.reference)] == [3.5, 3.5]
+    write(tmp_path / "a" / "instrumental.wav", 2.0)
+    with pytest.raises(HAFMEvaluationError, match=r"vocal 4.00 s, reference 2.00 s"):
+        datasets.cut_clips(datasets.load_pairs(tmp_path), None)
+
+
+def test_clips_are_cut_by_hop_and_spread_over_the_set(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name / "vocal.wav", 7)
+        write(tmp_path / name / "instrumental.wav", 7)
+    clips = datasets.cut_clips(datasets.load_pairs(tmp_path), 2.0, 2.5)
+    assert [clip.name for clip in clips] == ["a@0", "a@2.5", "a@5", "b@0", "b@2.5", "b@5"]
+    assert [clip.name for clip in datasets.spread(clips, 3)] == ["a@0", "a@5", "b@2.5"]
+    assert datasets.spread(clips, None) == clips
+    with pytest.raises(HAFMEvaluationError, match="cannot be cut"):
+        datasets.cut_clips(clips, 2.0, 0.0)
+
+
+def test_clips_in_which_nothing_is_sung_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "loud" / "vocal.wav", 2)
+    write(tmp_path / "quiet" / "vocal.wav", 2, level=0.001)
+    assert [clip.name for clip in datasets.sung_clips(datasets.load_pairs(tmp_path))] == ["loud"]
+
+
+def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "set" / name / "vocal.wav", 4)
+    clips = datasets.cut_clips(datasets.load_pairs(tmp_path / "set"), 2.0)
+    write(tmp_path / "out" / "a.wav", 4)
+    write(tmp_path / "out" / "b@0_instrumental.wav", 2)
+    with pytest.raises(HAFMEvaluationError, match="lacks 1 of 4 accompaniments, b@2.wav"):
+        datasets.find_outputs(tmp_path / "out", clips)
+    write(tmp_path / "out" / "b@2" / "instrumental.wav", 2)
+    found = datasets.find_outputs(tmp_path / "out", clips)
+    assert (found["a@2"].start, found["a@2"].path.name) == (2.0, "a.wav")
+    assert found["b@0"].start == 0.0
+
+
+def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HAFMAudioError, match="does not exist"):
+        datasets.Part(tmp_path / "nothing.wav").read()
+    (tmp_path / "text.wav").write_text("not a sound")
+    with pytest.raises(HAFMAudioError, match=r"text.wav is not audio"):
+        datasets.Part(tmp_path / "text.wav").read()
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    with pytest.raises(HAFMAudioError, match="NaN"):
+        datasets.Part(tmp_path / "nan.wav").read()
+    write(tmp_path / "mono.wav", 1)
+    with pytest.raises(HAFMAudioError, match="1 channel"):
+        datasets.Part(tmp_path / "mono.wav", channel=1).read()

@@ -1,0 +1,228 @@
+"""Fréchet and kernel distance against values that can be computed by hand, and VGGish against its usual port."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hafm_hf.evaluation import vggish
+from hafm_hf.evaluation.embedders import EmbedderOptions, VGGishEmbedder, make_embedder
+from hafm_hf.evaluation.frechet import (
+    Gaussian,
+    extrapolate,
+    fit_gaussian,
+    frechet_audio_distance,
+    frechet_distance,
+    symmetric_root,
+)
+from hafm_hf.evaluation.kernel import kernel_audio_distance
+from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
+
+
+def test_distance_of_gaussians_of_known_moments() -> None:
+    # commuting covariances: |μ|² + Σ (σ₁ − σ₂)²
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))
+    first, second = np.array([1.0, 2.0, 3.0, 4.0, 0.5]), np.array([2.0, 2.0, 1.0, 0.1, 0.5])
+    shift = np.array([0.3, -0.2, 0.0, 1.0, 0.0])
+    gaussians = [
+        Gaussian(mean, rotation @ np.diag(scale**2) @ rotation.T, 99)
+        for mean, scale in ((np.zeros(5), first), (shift, second))
+    ]
+    expected = shift @ shift + ((first - second) ** 2).sum()
+    assert frechet_distance(*gaussians) == pytest.approx(expected, abs=1e-9)
+
+
+def test_distance_equals_the_usual_root_of_the_product() -> None:
+    generator = np.random.default_rng(1)
+    first, second = (generator.standard_normal((300, 7)) @ generator.standard_normal((7, 7)) for _ in range(2))
+    one, two = fit_gaussian(first), fit_gaussian(second)
+    eigenvalues = np.linalg.eigvals(one.covariance @ two.covariance)
+    expected = (
+        ((one.mean - two.mean) ** 2).sum()
+        + np.trace(one.covariance + two.covariance)
+        - 2 * np.sqrt(eigenvalues.real).sum()
+    )
+    assert frechet_distance(one, two) == pytest.approx(expected, rel=1e-9)
+
+
+def test_identical_sets_are_at_zero() -> None:
+    clips = list(np.random.default_rng(2).standard_normal((6, 20, 5)).astype(np.float32))
+    found = frechet_audio_distance(clips, clips, resamples=20)
+    assert found.distance == pytest.approx(0.0, abs=1e-9)
+    assert found.low == pytest.approx(0.0, abs=0.2)
+
+
+def test_singular_covariances_have_a_distance() -> None:
+    embeddings = np.zeros((10, 4))
+    embeddings[:, 0] = np.arange(10)
+    root = symmetric_root(np.cov(embeddings, rowvar=False))
+    assert np.isfinite(root).all()
+    # np.var(ddof=1) of 0…9 is 9.1667; the other is a point
+    assert frechet_distance(
+        fit_gaussian(embeddings), Gaussian(np.full(4, 4.5) * [1, 0, 0, 0], np.zeros((4, 4)), 9)
+    ) == (pytest.approx(9.1667, abs=1e-4))
+
+
+def test_too_few_embeddings_are_refused() -> None:
+    with pytest.raises(HAFMEvaluationError, match="128 embeddings of width 128 are too few"):
+        fit_gaussian(np.zeros((128, 128)))
+    with pytest.raises(HAFMEvaluationError, match="NaN"):
+        fit_gaussian(np.full((9, 3), np.nan))
+    with pytest.raises(HAFMEvaluationError, match="width 3 and 4"):
+        frechet_distance(fit_gaussian(np.eye(9, 3)), fit_gaussian(np.eye(9, 4)))
+
+
+def test_extrapolation_takes_most_of_the_bias_away() -> None:
+    width = 24
+    reference = Gaussian(np.zeros(width), np.eye(width), 10**6)
+    drawn = [np.random.default_rng(seed).standard_normal((150, width)) for seed in range(8)]
+    plain = np.mean([frechet_distance(reference, fit_gaussian(values)) for values in drawn])
+    extrapolated = np.mean([extrapolate(reference, values) for values in drawn])
+    assert plain > 0.5
+    assert extrapolated < 0.35 * plain
+
+
+def test_bootstrap_interval_of_the_distance_surrounds_it() -> None:
+    generator = np.random.default_rng(3)
+    reference = list(generator.standard_normal((20, 15, 4)))
+    evaluated = list(generator.standard_normal((20, 15, 4)) + generator.standard_normal((20, 1, 4)) + 1.0)
+    found = frechet_audio_distance(reference, evaluated, resamples=60)
+    assert found.low < found.distance < found.high
+    again = frechet_audio_distance(reference, evaluated, resamples=60)
+    assert (again.low, again.high, again.infinite) == (found.low, found.high, found.infinite)
+
+
+def test_kernel_distance_is_the_estimator_written_out() -> None:
+    generator = np.random.default_rng(4)
+    first, second = generator.standard_normal((7, 3)), generator.standard_normal((5, 3)) + 0.5
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.exp(-((x - y) ** 2).sum() / (2 * 1.3**2)))
+
+    within = np.mean([kernel(x, y) for i, x in enumerate(first) for j, y in enumerate(first) if i != j])
+    within += np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
+    between = np.mean([kernel(x, y) for x in first for y in second])
+    assert kernel_audio_distance(first, second, 1.3) == pytest.approx(100 * (within - 2 * between), rel=1e-9)
+
+
+def test_kernel_distance_has_no_bias_and_grows_with_the_shift() -> None:
+    generator = np.random.default_rng(5)
+    same = [
+        kernel_audio_distance(generator.standard_normal((60, 4)), generator.standard_normal((60, 4)), 2.0)
+        for _ in range(60)
+    ]
+    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(len(same))
+    near, far = (kernel_audio_distance(generator.standard_normal((60, 4)), np.full((60, 4), x)) for x in (0.5, 2.0))
+    assert near < far
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(6)
+    covered = [
+        interval.low <= 1.0 <= interval.high
+        for interval in (bootstrap_mean(generator.normal(1.0, 1.0, 40), resamples=300) for _ in range(200))
+    ]
+    assert 0.88 <= np.mean(covered) <= 0.99
+    assert bootstrap_mean([1.0, float("nan"), 3.0]).n == 2
+
+
+def test_partners_are_of_other_songs_and_of_similar_length() -> None:
+    names = [f"clip{i}" for i in range(40)]
+    songs = [f"song{i // 4}" for i in range(40)]
+    seconds = [float(5 + i) for i in range(40)]
+    partners = other_song_partners(names, songs, seconds, 3)
+    assert all(songs[j] != songs[i] for i, each in enumerate(partners) for j in each)
+    assert all(len(set(each)) == 3 for each in partners)
+    assert max(abs(seconds[j] - seconds[i]) for i, each in enumerate(partners) for j in each) <= 30
+    with pytest.raises(HAFMEvaluationError, match="at least 2 songs"):
+        other_song_partners(["a", "b"], ["one", "one"], [1.0, 1.0], 2)
+
+
+class TestVGGish:
+    @pytest.fixture(scope="class")
+    def port(self) -> torch.nn.Module:
+        torchvggish = pytest.importorskip("torchvggish.torchvggish")
+        torch.manual_seed(7)
+        return torchvggish.VGG(torchvggish.make_layers(), False).eval()
+
+    @pytest.fixture(scope="class")
+    def sound(self) -> NDArray[np.float32]:
+        return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
+
+    def test_front_end_equals_the_ports(self, sound: NDArray[np.float32]) -> None:
+        frontend = pytest.importorskip("torchvggish.vggish_input")
+        expected = frontend.waveform_to_examples(sound.astype(np.float64), 16000, return_tensor=False)
+        found = vggish.log_mel_examples(sound)
+        assert found.shape == (3, 96, 64)
+        assert np.abs(found - expected).max() < 1e-4
+
+    def test_network_equals_the_ports(self, port: torch.nn.Module, sound: NDArray[np.float32], tmp_path: Path) -> None:
+        torch.save(port.state_dict(), tmp_path / "weights.pth")
+        network, _ = vggish.load_vggish(tmp_path / "weights.pth")
+        examples = torch.from_numpy(vggish.log_mel_examples(sound))
+        with torch.no_grad():
+            expected = port(examples[:, None])
+        assert expected.abs().max() > 0
+        assert (network(examples) - expected).abs().max() < 1e-4
+
+    def test_modes_differ_in_windows_level_and_postprocessing(
+        self, sound: NDArray[np.float32], tmp_path: Path
+    ) -> None:
+        port = pytest.importorskip("torchvggish.torchvggish")
+        network = vggish.VGGish().eval()
+        generator = np.random.default_rng(9)
+        parameters = {
+            "pca_eigen_vectors": generator.standard_normal((128, 128)),
+            "pca_means": generator.standard_normal((128, 1)) * 0.01,
+        }
+        torch.save(parameters, tmp_path / "pca.pth")
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        _, postprocessor = vggish.load_vggish(tmp_path / "weights.pth", tmp_path / "pca.pth", postprocess=True)
+        google, plain = VGGishEmbedder("google", network, postprocessor), VGGishEmbedder("torch", network, None)
+        found = google.embed(sound)
+        assert (found.shape, plain.embed(sound).shape) == ((5, 128), (3, 128))
+        assert np.array_equal(found, google.embed(sound * 0.5))
+        assert not np.array_equal(plain.embed(sound), plain.embed(sound * 0.5))
+        reference = port.Postprocessor.__new__(port.Postprocessor)
+        reference._pca_matrix = torch.as_tensor(parameters["pca_eigen_vectors"]).float()
+        reference._pca_means = torch.as_tensor(parameters["pca_means"]).float()
+        with torch.no_grad():
+            raw = network(torch.from_numpy(vggish.log_mel_examples(sound / np.abs(sound).max(), hop_frames=50)))
+        assert postprocessor is not None
+        assert torch.equal(postprocessor(raw), reference.postprocess(raw))
+
+    def test_weights_that_cannot_be_had_are_refused_with_the_way_out(self, tmp_path: Path) -> None:
+        with pytest.raises(HAFMEvaluationError, match="--vggish-weights"):
+            make_embedder(EmbedderOptions("vggish-torch"))
+        with pytest.raises(HAFMEvaluationError, match="no mode"):
+            make_embedder(EmbedderOptions("vggish-tensorflow"))
+        (tmp_path / "wrong.pth").write_bytes(b"nothing")
+        with pytest.raises(HAFMEvaluationError, match="wrong.pth"):
+            make_embedder(EmbedderOptions("vggish-torch", weights=str(tmp_path / "wrong.pth")))
+
+
+def test_any_audio_model_of_transformers_is_an_embedder(tmp_path: Path) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    config = Wav2Vec2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20, conv_dim=(8, 8),
+        conv_stride=(160, 2), conv_kernel=(400, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    Wav2Vec2Model(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    last, first = (make_embedder(EmbedderOptions(str(tmp_path), layer)) for layer in (None, 1))
+    sound = np.random.default_rng(10).standard_normal(40000).astype(np.float32)
+    assert last.embed(sound).shape == (4, 24)
+    assert not np.allclose(last.embed(sound), first.embed(sound))
+    assert last.identity != first.identity
+    with pytest.raises(HAFMEvaluationError, match="cannot be loaded"):
+        make_embedder(EmbedderOptions(str(tmp_path / "nowhere")))
+
+
+def test_bundled_tokenizer_embeds_offline(bundled_model: Path) -> None:
+    embedder = make_embedder(EmbedderOptions())
+    sound = np.random.default_rng(11).standard_normal(40000).astype(np.float32) * 0.1
+    assert embedder.embed(sound).shape == (4, 192)

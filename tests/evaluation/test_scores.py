@@ -1,0 +1,155 @@
+"""Scores of following the singer: they tell true accompaniments from others, and their readings have right answers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
+from hafm_hf.evaluation.features import Features, extract
+from hafm_hf.evaluation.fools import FOOLS
+from hafm_hf.evaluation.harmony import chord_changes_shared, key_agreement, pitch_class_share
+from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
+from hafm_hf.evaluation.level import instrumental_to_vocal_db
+from hafm_hf.evaluation.retrieval import semitones_between, stretch_between
+from hafm_hf.evaluation.scores import SCORES, score_pair
+from hafm_hf.evaluation.seams import seam_excess_db
+from hafm_hf.evaluation.timing import lag
+
+from .conftest import song
+
+
+@pytest.mark.parametrize("score", [score.name for score in SCORES])
+def test_every_score_prefers_the_true_band_to_another_songs(measured: list, score: str) -> None:
+    true = [score_pair(voice, band, band)[score] for voice, band in measured]
+    shuffled = [
+        score_pair(voice, band, measured[(index + shift) % len(measured)][1])[score]
+        for index, (voice, band) in enumerate(measured)
+        for shift in (1, 3)
+    ]
+    assert np.mean(true) > np.mean(shuffled) + 0.1
+
+
+def test_a_score_of_the_reference_with_itself_is_one(measured: list) -> None:
+    voice, band = measured[0]
+    scores = score_pair(voice, band, band)
+    for name in ("chord_changes_shared", "onsets_shared", "beat_agreement", "chroma_correlation"):
+        assert scores[name] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("milliseconds", [120.0, -120.0, 35.0])
+def test_a_shifted_accompaniment_is_reported_as_late_as_it_is(songs: list, milliseconds: float) -> None:
+    voice, band = songs[1]
+    shifted = np.roll(band, round(milliseconds / 1000 * RATE))
+    found = lag(extract(voice, voice=True), extract(band), extract(shifted))
+    assert found.milliseconds == pytest.approx(milliseconds, abs=10.0)
+
+
+def test_another_song_has_no_lag(measured: list) -> None:
+    voice, band = measured[0]
+    assert math.isnan(lag(voice, band, measured[3][1]).milliseconds)
+
+
+def test_stretching_by_one_percent_shows_as_drift() -> None:
+    voice, band = song(5, seconds=45.0)
+    stretched = np.interp(np.arange(len(band)) / 1.01, np.arange(len(band)), band).astype(np.float32)
+    singer, reference = extract(voice, voice=True), extract(band)
+    # the middles of the first and the last third are 30 s apart
+    assert lag(singer, reference, extract(stretched)).drift_milliseconds == pytest.approx(300.0, abs=60.0)
+    assert lag(singer, reference, reference).drift_milliseconds == pytest.approx(0.0, abs=1.0)
+
+
+def test_a_semitone_lowers_every_score_of_harmony(measured: list) -> None:
+    def higher(features: Features) -> Features:
+        return replace(features, chroma=np.roll(features.chroma, 1, axis=0))
+
+    for score in (score for score in SCORES if score.aspect == "harmony"):
+        true = np.mean([score.function(voice, band, band) for voice, band in measured])
+        wrong = np.mean([score.function(voice, band, higher(band)) for voice, band in measured])
+        assert wrong < true - 0.2, score.name
+
+
+def test_a_real_transposition_by_a_semitone_lowers_harmony(measured: list) -> None:
+    bands = [extract(song(seed, transpose=1)[1]) for seed in range(3)]
+    for function in (pitch_class_share, key_agreement):
+        true = np.mean([function(voice, band) for voice, band in measured[:3]])
+        assert np.mean([function(measured[seed][0], bands[seed]) for seed in range(3)]) < true - 0.2
+
+
+def test_what_the_voice_explains_counts_nothing(measured: list, songs: list) -> None:
+    for (voice, band), (vocal, _) in zip(measured, songs, strict=True):
+        scores = score_pair(voice, band, extract(vocal))
+        assert abs(scores["chord_changes_shared"]) < 0.05
+        assert scores["onsets_shared"] < 0.3
+
+
+@pytest.mark.parametrize("fool", FOOLS)
+def test_each_fool_fails_some_score(songs: list, measured: list, fool: str) -> None:
+    lowest = {score.name: [] for score in SCORES if score.headline}  # type: ignore[var-annotated]
+    for (vocal, reference), (voice, band) in zip(songs[:4], measured[:4], strict=True):
+        scores = score_pair(voice, band, extract(FOOLS[fool](vocal, voice, reference)))
+        for name, values in lowest.items():
+            values.append(scores[name] / score_pair(voice, band, band)[name])
+    assert min(np.mean(values) for values in lowest.values()) < 0.25
+
+
+def test_silence_scores_zero_and_a_silent_voice_has_no_score(songs: list, measured: list) -> None:
+    voice, band = measured[0]
+    silent = extract(np.zeros_like(songs[0][0]))
+    assert all(value == pytest.approx(0.0, abs=1e-9) for value in score_pair(voice, band, silent).values())
+    nobody = extract(np.zeros_like(songs[0][0]), voice=True)
+    scores = score_pair(nobody, band, band)
+    assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
+    assert math.isnan(instrumental_to_vocal_db(nobody, band))
+    assert instrumental_to_vocal_db(voice, silent) == -math.inf
+
+
+def test_without_a_reference_only_scores_of_the_voice_are_told(measured: list) -> None:
+    voice, band = measured[0]
+    told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
+    assert told == {score.name for score in SCORES if not score.needs_reference}
+
+
+def test_a_drone_shares_no_chord_changes(songs: list, measured: list) -> None:
+    voice, band = measured[0]
+    assert abs(chord_changes_shared(voice, band, extract(FOOLS["drone"](songs[0][0], voice, None)))) < 0.1
+
+
+def test_the_leak_guard_hears_how_much_of_the_voice_is_in_it(songs: list) -> None:
+    vocal, band = songs[0]
+    other = songs[4][1]
+    assert voice_leak_db(vocal, vocal) > -0.5
+    assert voice_leak_db(vocal, np.roll(vocal, 80) * 0.3) > -1.5
+    assert voice_leak_db(vocal, other) < SUSPICIOUS_DB
+    gain = 10 ** (-6 / 20) * np.sqrt(np.mean(other**2) / np.mean(vocal**2))
+    # a leak 6 dB below the band is a fifth of the sum
+    assert voice_leak_db(vocal, other + gain * vocal) == pytest.approx(-7.0, abs=1.5)
+    assert voice_leak_db(vocal, np.zeros_like(vocal)) == FLOOR_DB
+
+
+def test_level_is_the_gain_that_was_applied(measured: list, songs: list) -> None:
+    voice, band = measured[0]
+    louder = extract(songs[0][1] * 2)
+    difference = instrumental_to_vocal_db(voice, louder) - instrumental_to_vocal_db(voice, band)
+    assert difference == pytest.approx(6.02, abs=0.01)
+
+
+def test_seams_are_heard_where_timbre_changes_at_borders_only() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal(20 * RATE).astype(np.float32) * 0.1
+    dull = np.convolve(noise, np.ones(8) / 8, "same").astype(np.float32)
+    odd = np.arange(len(noise)) // (5 * RATE) % 2 == 1
+    borders = [5.0, 10.0, 15.0]
+    assert seam_excess_db(np.where(odd, dull, noise), borders) > 3.0
+    assert abs(seam_excess_db(noise, borders)) < 0.5
+    assert math.isnan(seam_excess_db(noise, []))
+    assert math.isnan(seam_excess_db(np.zeros_like(noise), borders))
+
+
+def test_keys_and_tempi_are_met_by_the_smallest_change() -> None:
+    assert semitones_between(0, 7) == -5
+    assert semitones_between(0, 12 + 9) == 0
+    assert semitones_between(2, 1) == -1
+    assert stretch_between(60.0, 126.0) == pytest.approx(1.05)
+    assert stretch_between(120.0, 64.0) == pytest.approx(64 / 60)

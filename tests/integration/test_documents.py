@@ -1,0 +1,158 @@
+"""What the documents tell people to type works: README's commands are run, in order, at the smallest size."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer.main
+
+from hafm_hf.cli import app
+from hafm_hf.corpus.tracks import SplitOptions, choose_split, hash_files
+from readme import REPOSITORY, Block, blocks, imported_names
+from vocals import file_bytes, glide
+
+DOCUMENTS = sorted(
+    str(path.relative_to(REPOSITORY))
+    for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "space" / "README.md")
+)
+ALL = [block for document in DOCUMENTS for block in blocks(document)]
+SHELL = [block for block in ALL if block.language == "bash"]
+PYTHON = [block for block in ALL if block.language == "python"]
+# Put behind a command of the documents, they change nothing but how long it takes.
+SMALLER = {
+    "recipes/train_stage.py": "--max_steps 2 --global_batch 2 --crop_seconds 1 --hidden_size 16 --num_hidden_layers 1 "
+    "--num_attention_heads 2 --head_dim 8 --warmup_steps 1 --validation_crops 2 --validation_batch 2 --compile false",
+}
+PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
+# Blocks of these documents that are marked with nothing are run.
+RUN = ("README.md", "docs/extending.md")
+
+
+def label(block: Block) -> str:
+    return f"{block.document}: {block.section}"
+
+
+def test_the_documents_have_commands_to_check_and_to_run() -> None:
+    assert sum(len(block.commands) for block in SHELL if block.document == "README.md" and block.runs) >= 10
+    assert {block.language for block in ALL} <= {"bash", "python", "yaml"}
+    assert not [label(block) for block in ALL if block.language != "yaml" and block.runs and block.document not in RUN]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=label)
+def test_every_command_names_files_options_and_extras_that_exist(block: Block) -> None:
+    for words in block.commands:
+        words = [word for word in words if not re.fullmatch(r"[A-Z_]+=.*", word)]
+        assert words[0] in PROGRAMS, words
+        if words[0] in ("python", "accelerate"):
+            check_script(words, block.runs)
+        elif words[0] in CHECKS:
+            CHECKS[words[0]](words)
+
+
+def check_hafm(words: list[str]) -> None:
+    command = typer.main.get_command(app)
+    context = command.make_context("hafm", words[1:])
+    while hasattr(command, "resolve_command"):
+        _, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(command.name, rest, parent=context)
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert set(words[1:]) <= set(targets), words
+
+
+def check_pip(words: list[str]) -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    for word in words:
+        for extra in found[1].split(",") if (found := re.search(r"\[(.*)\]", word)) else []:
+            assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"{word}: there is no extra {extra!r}"
+
+
+CHECKS = {"hafm": check_hafm, "make": check_make, "pip": check_pip}
+
+
+def check_script(words: list[str], runs: bool) -> None:
+    """Files of the repository are there, and the script knows the options, which running it shows anyway."""
+    for word in words:
+        if word.startswith(("recipes/", "space/", "src/")):
+            assert (REPOSITORY / word).exists(), word
+    script = next(word for word in words if word.endswith(".py"))
+    options = [word for word in words[words.index(script) :] if word.startswith("--")]
+    if options and not runs:
+        known = subprocess.run([sys.executable, script, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+        for option in options:
+            assert re.search(rf"{option}\b", known.stdout), f"{script} has no {option}"
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in PYTHON if not block.runs or block.document not in RUN], ids=label
+)
+def test_every_python_block_is_python_and_imports_what_exists(block: Block) -> None:
+    for module, name in imported_names(block.text):
+        found = importlib.import_module(module)
+        assert not name or hasattr(found, name), f"{module} has no {name}"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """What a reader has: the clone's folders, a vocal, and songs in two files each."""
+    for name in ("recipes", "src", "space", "examples"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
+    write_songs(tmp_path / "my-songs", train=3, validation=2)
+    return tmp_path
+
+
+def write_songs(folder: Path, **wanted: int) -> None:
+    """Songs of 3.2 s, as many for each split as wanted: their content decides, so unwanted ones are thrown away."""
+    rng = np.random.default_rng(0)
+    while any(wanted.values()):
+        song = folder / f"song {sum(wanted.values())}"
+        song.mkdir(parents=True, exist_ok=True)
+        band = 0.2 * rng.standard_normal(76_800)
+        for name, samples in (("vocals", 0.5 * glide(3.2)), ("accompaniment", band)):
+            soundfile.write(song / f"{name}.wav", samples, 24_000)
+        content = hash_files(song, {"instrumental": "accompaniment.wav", "vocal": "vocals.wav"})
+        split = choose_split(song.name, "", content, SplitOptions())
+        if wanted.get(split):
+            wanted[split] -= 1
+        else:
+            shutil.rmtree(song)
+
+
+def run(words: list[str], folder: Path) -> None:
+    program = shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    smaller = next((more for script, more in SMALLER.items() if script in words), "")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "HF_HOME": str(folder / "cache")}
+    result = subprocess.run(
+        [str(program), *words[1:], *smaller.split()], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+
+
+SECTIONS = list(dict.fromkeys(b.section for b in ALL if b.document == "README.md" and b.runs and b.language != "yaml"))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_commands_of_readme_do_what_it_says(workspace: Path, section: str) -> None:
+    for block in [each for each in ALL if each.document == "README.md" and each.section == section and each.runs]:
+        if block.language == "python":
+            run([sys.executable, "-c", block.text], workspace)
+            continue
+        for words in block.commands:
+            run(words, workspace)
+        for promised in re.findall(r"[\w/.-]+\.(?:wav|png)\b", block.text):
+            assert (workspace / promised).is_file(), promised
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.runs and b.document == "docs/extending.md"], ids=label)
+def test_the_examples_of_how_to_extend_run(workspace: Path, block: Block) -> None:
+    run([sys.executable, "-c", block.text], workspace)

@@ -1,0 +1,60 @@
+"""The fenced blocks of the project's documents, as commands that can be checked and run.
+
+A block that cannot run in the tests, because it needs a network, a GPU or minutes, says `check` behind its language
+(```bash check): its commands are still held against the programs that they name.
+"""
+
+import ast
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r"^```(\w*)[ ]?(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: where it stands, its language, whether it is run, and what it says."""
+
+    document: str
+    section: str
+    language: str
+    runs: bool
+    text: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a shell block, comments left out."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(document: str) -> list[Block]:
+    """All blocks of a document with a language.
+
+    Raises:
+        ValueError: a block says something else than `check` behind its language.
+    """
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        language, mark, content = match.groups()
+        if mark not in ("", "check"):
+            raise ValueError(f"{document}: ```{language} {mark} is neither run nor checked.")
+        headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text[: match.start()], flags=re.M | re.S), re.M)
+        if language:
+            found.append(Block(document, headings[-1] if headings else "", language, not mark, content))
+    return found
+
+
+def imported_names(code: str) -> list[tuple[str, str]]:
+    """(module, name) of every `from module import name` and (module, "") of every `import module`."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(str(node.module), alias.name) for alias in node.names]
+    return found
