@@ -188,3 +188,27 @@ def test_bundled_model_is_the_default(bundled_model: Path) -> None:
     assert Path(accompany.model.name_or_path) == bundled_model
     song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
     assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
+
+
+def test_streamed_chunks_are_the_song(accompany: Any) -> None:
+    vocal = {"array": glide(3.5), "sampling_rate": CODEC_RATE}
+    chunks = list(accompany.stream(vocal, seed=1))
+    assert len(chunks) > 1
+    whole = accompany(vocal, seed=1)
+    assert np.array_equal(np.concatenate([chunk["vocals"] for chunk in chunks]), whole["vocals"])
+    together = np.concatenate([chunk["audio"] for chunk in chunks])
+    assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
+    with pytest.raises(TypeError, match="num_samples"):
+        next(accompany.stream(vocal, num_samples=2))
+
+
+def test_decodings_agree_and_kept_spans_stay(accompany: Any, song: dict[str, Any]) -> None:
+    reference = accompany(glide(), sampling_rate=CODEC_RATE, seed=1, decoding="reference")
+    assert np.allclose(reference["audio"], song["audio"], atol=1e-5)
+    old = {"array": song["audio"], "sampling_rate": CODEC_RATE}
+    new = accompany(glide(), sampling_rate=CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.6)])
+    kept, rest = slice(0, 13_000), slice(15_000, None)
+    # the pipeline turns an instrumental that is too loud down as a whole
+    gain = np.abs(new["audio"][kept]).max() / np.abs(song["audio"][kept]).max()
+    assert np.allclose(new["audio"][kept], gain * song["audio"][kept], atol=1e-5)
+    assert not np.allclose(new["audio"][rest], gain * song["audio"][rest], atol=1e-3)

@@ -288,6 +288,52 @@ def mix_audio(
     return limit_peak(mixed.astype(np.float32, copy=False), ceiling_dbfs)
 
 
+class GrowingAudio:
+    """A 16-bit WAV file that is written while its sound comes into being, and that can be played meanwhile.
+
+    What is to come is not known, so a chunk above the ceiling turns down itself and all that follows. It is a context
+    manager: whatever ends it early takes the file away.
+
+    Args:
+        path: the file.
+        sampling_rate: Hz.
+        ceiling_dbfs: largest peak in dB below full scale.
+
+    Raises:
+        HAFMAudioError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], sampling_rate: int, ceiling_dbfs: float = CEILING_DBFS) -> None:
+        self.path, self.ceiling, self.gain = Path(path), decibels_to_gain(ceiling_dbfs), 1.0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = soundfile.SoundFile(self.path, "w", sampling_rate, 1, "PCM_16", format="WAV")
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+
+    def write(self, samples: Samples) -> Samples:
+        """Appends float32 [n] and returns it as it was written, turned down if need be."""
+        peak = float(np.abs(samples).max(initial=0.0)) * self.gain
+        if peak > self.ceiling:
+            self.gain *= self.ceiling / peak
+        written: Samples = (samples * self.gain).astype(np.float32)
+        try:
+            self.file.write(written)
+            # the header is brought up to date with every chunk, for those who listen meanwhile
+            self.file.flush()
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise HAFMAudioError(f"{self.path} cannot be written: {error}.") from error
+        return written
+
+    def __enter__(self) -> GrowingAudio:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.file.close()
+        if kind is not None:
+            self.path.unlink(missing_ok=True)
+
+
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
     """Writes float32 [N] as 16-bit sound in the format of the file's suffix, whole or not at all.
 

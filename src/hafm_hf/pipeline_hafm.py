@@ -7,7 +7,7 @@ it: reading, the limits of length, mixing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from . import audio
 
 logger = logging.get_logger(__name__)
 
-GENERATE_PARAMETERS = ("num_samples", "seed", "guidance_scale", "temperature", "top_k", "skip_fine", "progress")
+STREAM_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k", "skip_fine", "decoding", "weights", "progress")
+GENERATE_PARAMETERS = (*STREAM_PARAMETERS, "num_samples", "instrumental", "keep")
 
 
 class HAFMPipeline(Pipeline):
@@ -55,6 +56,11 @@ class HAFMPipeline(Pipeline):
             seed (int): the same seed gives the same result on the same device. Default: another result every time.
             guidance_scale, temperature, top_k: of every stage; the model's own (3.0, 0.9, 250) when not given.
             skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
+            decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
+                given. Both draw the same tokens, up to rounding.
+            weights (str): "int8" rounds the stages' matrices to 8 bits (CPU): faster, slightly other music.
+            instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
+            keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
                 generation.
@@ -72,6 +78,35 @@ class HAFMPipeline(Pipeline):
             if not inputs:
                 return []
         return super().__call__(inputs, **kwargs)
+
+    def stream(
+        self, vocal: Any, *, sampling_rate: int | None = None, seconds: float | None = None, **kwargs: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Accompanies one vocal and hands out the instrumental as it comes into being.
+
+        Args:
+            vocal: as for a call, but one.
+            sampling_rate (int, Hz), seconds (float): as for a call.
+            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, progress, as for a call.
+
+        Yields:
+            For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made
+            it), "vocals" (float32 [n], the same piece of the vocal) and "sampling_rate" (Hz) of both.
+
+        Raises:
+            HAFMAudioError: a vocal that cannot be used.
+            TypeError: on another parameter.
+        """
+        unknown = sorted(set(kwargs) - set(STREAM_PARAMETERS))
+        if unknown:
+            raise TypeError(f"stream has no parameter {unknown[0]!r}; it takes {', '.join(STREAM_PARAMETERS)}.")
+        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
+        voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
+        done = 0
+        for chunk in self.model.stream(voice, rate, **kwargs):
+            piece = chunk.numpy()
+            yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+            done += len(piece)
 
     def _sanitize_parameters(
         self,
@@ -113,6 +148,9 @@ class HAFMPipeline(Pipeline):
         """One instrumental per vocal and sample: {"audio": [B, K, N], "vocals": [B, N], "padding_mask": [B, N]}."""
         vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
         rate = self.feature_extractor.sampling_rate
+        if generate_kwargs.get("instrumental") is not None:
+            heard = self.preprocess(generate_kwargs["instrumental"])
+            generate_kwargs["instrumental"] = heard["input_values"][0]
         output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
         if output.sampling_rate != rate:
             raise ValueError(

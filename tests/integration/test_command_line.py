@@ -212,3 +212,31 @@ def test_a_real_recording_gets_a_band_from_the_bundled_model(
     done = run_hafm("accompany", real_vocals[0], "--out", tmp_path, "--seconds", 4, "--seed", 1, "--json")
     assert done.returncode == 0, done.stderr
     assert_song_of(json.loads(done.stdout), 4 * CODEC_RATE)
+
+
+def test_streamed_song_is_the_song_and_parts_of_it_can_be_kept(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    options = ("--model", tiny_model, "--seed", 1)
+    for folder, extra in (("whole", ()), ("streamed", ("--stream",))):
+        done = run_hafm("accompany", vocal, *options, "--out", tmp_path / folder, *extra)
+        assert done.returncode == 0, done.stderr
+    songs = [audio.read_audio(tmp_path / folder / "vocal_instrumental.wav")[0] for folder in ("whole", "streamed")]
+    assert songs[0].shape == songs[1].shape and files_in(tmp_path / "streamed") == files_in(tmp_path / "whole")
+    level = np.abs(songs[0]).max() / np.abs(songs[1]).max()
+    assert np.allclose(songs[0], level * songs[1], atol=2e-4)
+    old = tmp_path / "whole" / "vocal_instrumental.wav"
+    keeping = ("--instrumental", old, "--keep", "0:0.5", "--out", tmp_path / "kept")
+    done = run_hafm("accompany", vocal, *options[:2], "--seed", 2, *keeping)
+    assert done.returncode == 0, done.stderr
+    kept = audio.read_audio(tmp_path / "kept" / "vocal_instrumental.wav")[0]
+    gain = np.abs(kept[:11_000]).max() / np.abs(songs[0][:11_000]).max()
+    assert np.allclose(kept[:11_000], gain * songs[0][:11_000], atol=2e-4)
+    assert not np.allclose(kept[13_000:], gain * songs[0][13_000:], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--keep", "0:1"), ("--instrumental", EXAMPLE, "--keep", "abc"), ("--stream", "--samples", "2")],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, ...], tmp_path: Path) -> None:
+    done = run_hafm("accompany", EXAMPLE, "--out", tmp_path / "out", *options)
+    assert done.returncode == 2 and not files_in(tmp_path / "out")

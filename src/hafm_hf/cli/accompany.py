@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -32,6 +33,19 @@ class Device(str, enum.Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+
+
+class Decoding(str, enum.Enum):
+    """The loop that draws the tokens."""
+
+    fast = "fast"
+    reference = "reference"
+
+
+class Weights(str, enum.Enum):
+    """Precision of the stages' matrices, beside --dtype."""
+
+    int8 = "int8"
 
 
 class DType(str, enum.Enum):
@@ -54,6 +68,7 @@ class Request:
     dtype: DType
     as_json: bool
     plot: bool
+    stream: bool
     parameters: dict[str, Any]
 
 
@@ -72,6 +87,11 @@ def accompany(
     instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
+    decoding: Annotated[Decoding | None, typer.Option(help="The loop: our own, or GenerationMixin's.")] = None,
+    weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
+    instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="START:STOP in s of --instrumental; repeatable.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
 ) -> None:
@@ -91,11 +111,15 @@ def accompany(
         "vocal_gain_db": vocal_gain,
         "instrumental_gain_db": instrumental_gain,
     }
+    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value}
+    parameters |= kept_instrumental(instrumental, keep or [], vocals)
+    if stream and (samples > 1 or instrumental is not None):
+        raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
     if plot:
         # found out before minutes of generating
         with plotting() as plots:
             plots.require_matplotlib()
-    request = Request(model, out, samples, device, dtype, as_json, plot, parameters)
+    request = Request(model, out, samples, device, dtype, as_json, plot, stream, parameters)
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal, name in zip(vocals, names, strict=True):
@@ -139,14 +163,17 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
     """Generates, writes and reports the songs of one vocal."""
     began = time.perf_counter()
     with _progress(name, quiet=request.as_json) as progress:
-        songs = pipeline(sound, progress=progress, **request.parameters)
+        if request.stream:
+            songs: Any = stream_one(pipeline, request, name, sound, progress)
+        else:
+            songs = pipeline(sound, progress=progress, **request.parameters)
     elapsed = time.perf_counter() - began
     for number, song in enumerate(songs if isinstance(songs, list) else [songs], start=1):
         stem = name if request.samples == 1 else f"{name}_{number}"
         rate = song["sampling_rate"]
         duration = song["audio"].shape[0] / rate
         written = {
-            key: str(audio.write_audio(request.out / f"{stem}_{key}.wav", song[entry], rate))
+            key: str(_write(request, stem, key, song[entry], rate))
             for key, entry in (("instrumental", "audio"), ("mix", "mix"))
         }
         if request.plot:
@@ -165,6 +192,59 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         factor = elapsed / (duration * request.samples)
         seed = request.parameters["seed"]
         stdout.print(f"{duration:.1f} s in {elapsed:.1f} s, real-time factor {factor:.2f}, seed {seed}", markup=False)
+
+
+def stream_one(
+    pipeline: HAFMPipeline,
+    request: Request,
+    name: str,
+    sound: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Writes the instrumental chunk by chunk as it is generated; returns the song as the pipeline would."""
+    from ..pipeline_hafm import STREAM_PARAMETERS
+
+    taken = set(request.parameters) & {*STREAM_PARAMETERS, "seconds"}
+    parameters = {key: request.parameters[key] for key in taken if request.parameters[key] is not None}
+    rate = pipeline.feature_extractor.sampling_rate
+    pieces: dict[str, list[Any]] = {"audio": [], "vocals": []}
+    with audio.GrowingAudio(request.out / f"{name}_instrumental.wav", rate) as file:
+        for chunk in pipeline.stream(sound, progress=progress, **parameters):
+            pieces["audio"].append(file.write(chunk["audio"]))
+            pieces["vocals"].append(chunk["vocals"])
+    whole = {key: np.concatenate(parts) for key, parts in pieces.items()}
+    gains = {key: request.parameters[key] for key in ("vocal_gain_db", "instrumental_gain_db")}
+    mix = audio.mix_audio(whole["vocals"], whole["audio"], **gains)
+    return {**whole, "mix": mix, "sampling_rate": rate}
+
+
+def _write(request: Request, stem: str, key: str, samples: audio.Samples, rate: int) -> Path:
+    path = request.out / f"{stem}_{key}.wav"
+    # a stream has written its instrumental already
+    return path if request.stream and key == "instrumental" else audio.write_audio(path, samples, rate)
+
+
+def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[str]) -> dict[str, Any]:
+    """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
+
+    Raises:
+        typer.BadParameter: if one is there without the other, for several vocals, or not as START:STOP.
+    """
+    if instrumental is None and not keep:
+        return {}
+    if instrumental is None or not keep or len(vocals) > 1:
+        raise typer.BadParameter("--instrumental and --keep START:STOP belong together, and to one vocal.")
+    spans = []
+    for text in keep:
+        try:
+            start, stop = map(float, text.split(":"))
+        except ValueError:
+            raise typer.BadParameter(
+                f"--keep takes START:STOP in seconds, 0:12.5 for example, and not {text}."
+            ) from None
+        spans.append((start, stop))
+    sound, rate = audio.read_audio(instrumental)
+    return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
 
 
 @contextmanager

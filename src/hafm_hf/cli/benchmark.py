@@ -55,6 +55,63 @@ def train(
     show_training(result)
 
 
+@benchmark.command()
+def generate(
+    stage: Annotated[str, typer.Option(help="semantic, coarse or fine.")] = "coarse",
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the paper's size if not given.")] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of a step, guidance included; repeatable.")] = None,
+    context: Annotated[int, typer.Option(min=2, help="Slots before the first new token.")] = 500,
+    steps: Annotated[int, typer.Option(min=2, help="New tokens.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
+    song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8 for the whole song.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Decoding speed of a stage against MusicGen and the bound of memory; with --song, of the whole path too."""
+    import torch
+
+    from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_song
+
+    torch.set_num_threads(threads)
+    decoding = [
+        benchmark_decoding(DecodingBenchmark(stage, model, count, context, steps, repeats)) for count in rows or [2]
+    ]
+    songs = [benchmark_song(model, seconds, weights=weights) for seconds in song or []]
+    if as_json:
+        typer.echo(json.dumps({"decoding": decoding, "songs": songs}))
+        return
+    for result in decoding:
+        show_decoding(result)
+    for result in songs:
+        stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
+        stdout.print(
+            f"{result['seconds']:g} s of singing: real-time factor {result['real_time_factor']:.3f} ({stages}, rest "
+            f"{result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
+            f"peak {result['peak_gib']:.2f} GiB",
+            markup=False,
+        )
+
+
+def show_decoding(result: dict[str, Any]) -> None:
+    """The result of `benchmark_decoding` as a table."""
+    options = result["options"]
+    table = Table(
+        title=f"{options['stage']}, {options['rows']} rows, {result['threads']} threads", title_justify="left"
+    )
+    for heading in ("loop", "ms a step", "tokens/s", "× MusicGen"):
+        table.add_column(heading, justify="left" if heading == "loop" else "right")
+    for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"]):
+        ratio = result["ratios"].get(name)
+        figures = f"{variant['milliseconds_per_step']:.2f}", f"{variant['tokens_per_second']:,.0f}"
+        table.add_row(name.replace("_", " "), *figures, "" if ratio is None else f"{ratio:.2f}")
+    stdout.print(table)
+    stdout.print(
+        f"reading the weights once takes {result['bound_milliseconds']:.2f} ms at {result['bandwidth_gb_s']:.1f} GB/s",
+        markup=False,
+    )
+
+
 def show_training(result: dict[str, Any]) -> None:
     """The result of `benchmark_training` as a table and two lines."""
     table = Table(title="fastest optimiser step", title_justify="left")
@@ -73,3 +130,30 @@ def show_training(result: dict[str, Any]) -> None:
     share = result["model_flop_utilisation"]
     stdout.print(f"{share:.1%} of the peak of {peak['flops'] / 1e9:,.0f} GFLOP/s ({peak['source']})", markup=False)
     stdout.print(f"reading a batch takes {loading['share_of_step']:.2%} of a step", markup=False)
+
+
+@benchmark.command()
+def evaluate(
+    clips: Annotated[int, typer.Option(min=2, help="Clips of a whole run.")] = 40,
+    seconds: Annotated[float, typer.Option(min=5.0, help="Length of a clip.")] = 20.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the whole run.")] = 2,
+    embedder: Annotated[
+        str, typer.Option(help="tokenizer, vggish-torch, or a transformers audio model.")
+    ] = "tokenizer",
+    vggish_weights: Annotated[str | None, typer.Option(help="File of VGGish's weights.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Speed of scoring accompaniments, without generation: each step on one core, and a whole run."""
+    from ..benchmark.evaluate import ScoringBenchmark, benchmark_evaluation
+
+    result = benchmark_evaluation(ScoringBenchmark(clips, seconds, workers, embedder, vggish_weights))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    table = Table(title=f"Scoring, embedder {embedder}", title_justify="left")
+    table.add_column("step")
+    table.add_column("× real time", justify="right")
+    for name, factor in result["steps"].items():
+        table.add_row(f"{name}, one core", f"{factor:.0f}")
+    table.add_row(f"whole run, {workers} processes", f"{result['run']['real_time_factor']:.0f}")
+    stdout.print(table)

@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -88,17 +89,23 @@ def _run_on_ray(jobs: Sequence[ShardJob], options: ShardOptions, workers: int, a
     started = not ray.is_initialized()
     if started:
         try:
+            _knock(address)
             ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = address or "this machine"
-            raise HAFMCorpusError(
-                f"No Ray cluster can be reached at {where} ({str(error).splitlines()[0]})."
-            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
+            raise HAFMCorpusError(f"No Ray cluster can be reached {reason}.") from error
     try:
         yield from _map_on_ray(ray, jobs, options, workers)
     finally:
         if started:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, workers: int) -> Iterator[ShardResult]:
@@ -113,7 +120,7 @@ def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, worke
         _RayTask(options),
         num_cpus=options.threads,
         num_gpus=1 if options.tokenizer.device == "cuda" else None,
-        concurrency=workers or None,
+        compute=ray.data.TaskPoolStrategy(size=workers or None),
         max_retries=-1,
     )
     try:

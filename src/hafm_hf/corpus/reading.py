@@ -5,10 +5,10 @@ libsndfile would misread, is dropped rather than mended.
 """
 
 import contextlib
+import io
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -35,7 +35,8 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
         TrackError: it can't be read, is no sound, damaged, too long, of an odd bit depth, or not finite.
     """
     try:
-        file = open(path, "rb")
+        # unbuffered: libsndfile goes on where the descriptor stands
+        file = open(path, "rb", buffering=0)
     except OSError as error:
         raise TrackError(Reason.UNREADABLE, error.strerror or "") from error
     with file:
@@ -44,7 +45,7 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
             return _decode(file, max_seconds)
 
 
-def _decode(file: BinaryIO, max_seconds: float) -> tuple[Samples, int]:
+def _decode(file: io.FileIO, max_seconds: float) -> tuple[Samples, int]:
     try:
         sound = soundfile.SoundFile(file.fileno(), closefd=False)
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
@@ -66,21 +67,28 @@ def _decode(file: BinaryIO, max_seconds: float) -> tuple[Samples, int]:
     return samples, rate
 
 
-def check_bit_depth(file: BinaryIO) -> None:
+def check_bit_depth(file: io.FileIO) -> None:
     """Refuses WAV files below 8 bits, which libsndfile reads as 8; leaves the file at its start.
 
     Raises:
         TrackError: fewer bits.
     """
-    header = file.read(4096)
-    file.seek(0)
-    at = header.find(b"fmt ")
-    if header[:4] not in (b"RIFF", b"RF64") or header[8:12] != b"WAVE" or at < 0 or len(header) < at + 24:
-        return
-    (kind,), (bits,) = struct.unpack_from("<H", header, at + 8), struct.unpack_from("<H", header, at + 22)
-    # compressed kinds state 0 or 4 bits and are decoded by their own rules
-    if kind == 1 and bits < LOWEST_BIT_DEPTH:
-        raise TrackError(Reason.BIT_DEPTH, f"{bits} bits")
+    header = file.read(12)
+    try:
+        if header[:4] not in (b"RIFF", b"RF64") or header[8:] != b"WAVE":
+            return
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"fmt " and len(content := file.read(16)) == 16:
+                kind, bits = struct.unpack_from("<H", content)[0], struct.unpack_from("<H", content, 14)[0]
+                # compressed kinds state 0 or 4 bits and are decoded by their own rules
+                if kind == 1 and bits < LOWEST_BIT_DEPTH:
+                    raise TrackError(Reason.BIT_DEPTH, f"{bits} bits")
+                return
+            # chunks begin at even bytes
+            file.seek(size + size % 2, os.SEEK_CUR)
+    finally:
+        file.seek(0)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,12 @@ class ShardOptions:
     licence: str = ""
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        if self.segment_seconds < self.min_seconds:
+            raise HAFMCorpusError(
+                f"Segments of at most {self.segment_seconds:g} s can't last {self.min_seconds:g} s; change one."
+            )
+
 
 @dataclass
 class ShardResult:
@@ -81,8 +87,6 @@ class ShardMaker:
         self.options = options
         self.separator = make_separator(options.separator)
         self.tokenizers = Tokenizers(options.tokenizer)
-        # fails now rather than at the first track
-        excerpt_bounds(0.0, options.segment_seconds, options.min_seconds, self.tokenizers.info.grid)
         self.clock: Counter[str] = Counter()
 
     @contextmanager

@@ -1,0 +1,205 @@
+"""How fast a stage decodes and a song comes out: against our own reference loop, MusicGen's, and the memory's bound.
+
+Steps are timed behind one context of a fixed length, variants by turns, and each counts with its fastest turn, so that
+what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM` and its
+own `generate`, with guidance) has the stage's width, layers and heads and a feed-forward of as many weights.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..accompaniment_hafm import HAFMForVocalAccompaniment
+from ..configuration_hafm import HAFMStageConfig
+from ..sampling_hafm import RandomStream
+from ..windows_hafm import DecodingOptions, decode_window
+from .train import STAGE_CONFIGS, STAGE_MODELS, musicgen_decoder
+
+GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
+VARIANTS = {
+    "fast": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
+    "fast_int8": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K, "int8"),
+    "reference": DecodingOptions("reference", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
+}
+# of the buffer that is read to find the memory's bandwidth: more than any cache holds
+BANDWIDTH_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class DecodingBenchmark:
+    """What is measured; the defaults are the paper's coarse stage.
+
+    Args:
+        stage: semantic, coarse or fine.
+        model: composite whose stage is taken; None makes one of the paper's size with random weights.
+        rows: rows of a step, those of guidance included.
+        context: slots before the first new token, conditioning included.
+        steps: new tokens.
+        repeats: turns; the fastest counts.
+        bfloat16: whether the fast loop is also timed with weights in bfloat16.
+    """
+
+    stage: str = "coarse"
+    model: str | None = None
+    rows: int = 2
+    context: int = 500
+    steps: int = 40
+    repeats: int = 5
+    bfloat16: bool = True
+
+
+@torch.no_grad()
+def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
+    """Milliseconds a step: {"options", "threads", "variants", "ratios", "bound_milliseconds", "bandwidth_gb_s"}.
+
+    Ratios say how many times faster than MusicGen a variant is.
+
+    Raises:
+        ValueError: for an unknown stage, or rows that guidance cannot halve.
+    """
+    if options.stage not in STAGE_CONFIGS:
+        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+    if options.rows < 2 or options.rows % 2:
+        raise ValueError(f"rows is {options.rows}; guidance doubles the rows, so it must be even.")
+    stage = _stage(options)
+    runs = _runs(stage, options)
+    fastest = {name: {1: float("inf"), options.steps: float("inf")} for name in runs}
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            for steps, best in fastest[name].items():
+                begin = time.perf_counter()
+                run(steps)
+                fastest[name][steps] = min(best, time.perf_counter() - begin)
+    # the difference leaves out what a window costs once: the context's pass, the packing of weights
+    step_ms = {name: 1e3 * (t[options.steps] - t[1]) / (options.steps - 1) for name, t in fastest.items()}
+    bandwidth = memory_bandwidth()
+    weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
+    return {
+        "options": asdict(options),
+        "threads": torch.get_num_threads(),
+        "variants": {
+            name: {
+                "milliseconds_per_step": value,
+                "tokens_per_second": 1e3 / value * options.rows / 2,
+                "window_start_milliseconds": 1e3 * fastest[name][1],
+            }
+            for name, value in step_ms.items()
+        },
+        "ratios": {name: step_ms["musicgen"] / value for name, value in step_ms.items() if name != "musicgen"},
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "bound_milliseconds": 1e3 * weights / bandwidth,
+    }
+
+
+def _stage(options: DecodingBenchmark) -> Any:
+    if options.model is not None:
+        return getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
+    torch.manual_seed(0)
+    return STAGE_MODELS[options.stage](STAGE_CONFIGS[options.stage]()).eval()
+
+
+def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
+    """Each variant as a function of the number of steps."""
+    config: HAFMStageConfig = stage.config
+    batch = options.rows // 2
+    generator = torch.Generator().manual_seed(1)
+    sources = config.num_conditioning_sources
+    frames = max(min(options.context // sources, round(config.window_seconds * config.conditioning_frame_rate)), 1)
+    known_count = max(options.context - sources * frames - 1, 0)
+    vocabulary = min(size for source in config.conditioning_codebook_sizes for size in source)
+    conditioning = torch.randint(vocabulary, (batch, config.num_conditioning_streams, frames), generator=generator)
+    known = torch.randint(min(config.codebook_sizes), (batch, known_count), generator=generator)
+    uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps) for row in range(batch)])
+
+    def ours(model: Any, how: DecodingOptions) -> Callable[[int], Any]:
+        return lambda steps: decode_window(model, conditioning, steps, uniforms[:, :steps], how, known)
+
+    runs = {name: ours(stage, how) for name, how in VARIANTS.items()}
+    if options.bfloat16:
+        halves = type(stage)(config).eval()
+        halves.load_state_dict(stage.state_dict())
+        runs["fast_bfloat16"] = ours(halves.bfloat16(), VARIANTS["fast"])
+    context = torch.randint(config.codebook_size, (batch, options.context), generator=generator)
+    runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
+    return runs
+
+
+def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[int], Any]:
+    """MusicGen's own `generate` with guidance behind `context` (int64 [B, n]), as a function of the steps."""
+
+    def run(steps: int) -> torch.Tensor:
+        return decoder.generate(  # type: ignore[operator]
+            input_ids=context,
+            attention_mask=torch.ones_like(context),
+            guidance_scale=GUIDANCE_SCALE,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            max_new_tokens=steps,
+            pad_token_id=decoder.config.pad_token_id,
+            decoder_start_token_id=decoder.config.bos_token_id,
+            num_return_sequences=1,
+        )
+
+    return run
+
+
+def memory_bandwidth(repeats: int = 5) -> float:
+    """Bytes a second at which torch's threads read memory."""
+    buffer = torch.ones(BANDWIDTH_BYTES // 4)
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        buffer.sum()
+        best = min(best, time.perf_counter() - begin)
+    return BANDWIDTH_BYTES / best
+
+
+def benchmark_song(
+    model: str | None, seconds: float, decoding: str = "fast", weights: str | None = None, num_samples: int = 1
+) -> dict[str, Any]:
+    """The whole path once: {"load_seconds", "elapsed_seconds", "real_time_factor", "stages", "peak_gib"}.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+        seconds: length of the vocal, a glide with pauses.
+        decoding, weights, num_samples: as for `generate`.
+    """
+    begin = time.perf_counter()
+    composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    loaded = time.perf_counter()
+    began: dict[str, float] = {}
+    ended: dict[str, float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        ended[stage] = time.perf_counter()
+        began.setdefault(stage, ended[stage])
+
+    vocal = glide(seconds, composite.sampling_rate)
+    composite.generate(vocal, seed=1, decoding=decoding, weights=weights, num_samples=num_samples, progress=progress)
+    finished = time.perf_counter()
+    elapsed = finished - loaded
+    stages = {name: ended[name] - began[name] for name in ended}
+    return {
+        "seconds": seconds,
+        "load_seconds": loaded - begin,
+        "elapsed_seconds": elapsed,
+        "real_time_factor": elapsed / (seconds * num_samples),
+        "stages": {name: value / seconds for name, value in stages.items()},
+        "tokenizer_and_codec": (elapsed - sum(stages.values())) / seconds,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def glide(seconds: float, rate: int) -> np.ndarray:
+    """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses."""
+    moment = np.arange(round(seconds * rate)) / rate
+    pitch = 220.0 * 2 ** (0.5 * np.sin(2 * np.pi * moment / 8.0) + 0.02 * np.sin(2 * np.pi * 5.5 * moment))
+    tone = sum(np.sin(k * 2 * np.pi * np.cumsum(pitch) / rate) / k for k in range(1, 6))
+    return (0.2 * tone * (np.sin(2 * np.pi * moment / 3.0) > -0.6)).astype(np.float32)

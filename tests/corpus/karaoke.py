@@ -1,0 +1,45 @@
+"""Songs with the voice on the right channel, made in code: what the preparation's tests are fed with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from tiny_models import tiny_codec, tiny_semantic_tokenizer
+
+RATE = 16_000
+
+
+def sing(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
+    """A warbling tone with a little noise, float32 [N] at RATE Hz, of about `level` RMS."""
+    generator = np.random.default_rng(seed)
+    times = np.arange(round(seconds * RATE)) / RATE
+    pitch = 180 * 2 ** (generator.uniform(0, 1) + 0.3 * np.sin(2 * np.pi * generator.uniform(0.3, 0.9) * times))
+    tone = np.sin(2 * np.pi * np.cumsum(pitch) / RATE) + 0.1 * generator.standard_normal(times.size)
+    return (level * 1.4 * tone).astype(np.float32)
+
+
+def karaoke(seconds: float, seed: int, voice: float = 0.1, band: float = 0.1) -> np.ndarray:
+    """float32 [N, 2]: the band on the left, the voice on the right."""
+    return np.stack([sing(seconds, 1000 + seed, band), sing(seconds, seed, voice)], axis=1)
+
+
+def write_karaoke(folder: Path, count: int, seconds: float = 2.0) -> None:
+    """`count` songs of different lengths and contents, NNN.wav."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        samples = karaoke(seconds + 0.3 * (number % 4), number)
+        soundfile.write(folder / f"{number:03d}.wav", samples, RATE)
+
+
+def save_tokenizers(folder: Path) -> dict[str, Any]:
+    """Tiny tokenizers with random weights, saved; the options that name them."""
+    tokenizer = tiny_semantic_tokenizer()
+    features = tokenizer.extract_features(torch.from_numpy(sing(4.0, 99)))
+    # frames of a song as centroids, so that tokens change along a song
+    tokenizer.set_centroids(features[torch.linspace(0, len(features) - 1, len(tokenizer.centroids)).long()])
+    tokenizer.save_pretrained(folder / "semantic_tokenizer")
+    tiny_codec().save_pretrained(folder / "codec")
+    return {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}

@@ -1,0 +1,349 @@
+"""The preparation as a whole: rows are right, and their bytes depend on no worker, no clock and no kill."""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from corpus.karaoke import RATE, karaoke, save_tokenizers, write_karaoke
+from hafm_hf import HAFMSemanticTokenizer
+from hafm_hf.audio import resample
+from hafm_hf.codec import encode_codes, load_encodec
+from hafm_hf.corpus.filtering import FilterOptions
+from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.shards import noise_seed
+from hafm_hf.corpus.tokenizing import TokenizerOptions
+from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
+from hafm_hf.training.data import load_token_corpus
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("songs")
+    write_karaoke(folder, 9, seconds=3.0)
+    return folder
+
+
+def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
+    """Options for tiny songs; `changes` go to whichever options know them."""
+    shards = ShardOptions(
+        audio=str(songs),
+        corpus=str(corpus),
+        separator=SeparatorOptions(vocal_channel="right"),
+        tokenizer=TokenizerOptions(**tokenizers, num_codebooks=5),
+        segment_seconds=2.0,
+        min_seconds=1.0,
+        licence="CC0",
+    )
+    names = {field.name for field in dataclasses.fields(ShardOptions)}
+    shards = dataclasses.replace(shards, **{name: changes.pop(name) for name in list(changes) if name in names})
+    return PrepareOptions(shards, SplitOptions(validation=0.2, test=0.2), tracks_per_shard=2, **changes)
+
+
+def digests(corpus: Path) -> dict[str, str]:
+    """SHA-256 of every shard, report, the plan, the manifest and the card."""
+    files = sorted(path for path in corpus.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(songs: Path, tokenizers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus prepared in one go."""
+    corpus = tmp_path_factory.mktemp("whole") / "corpus"
+    prepare(options_for(songs, corpus, tokenizers))
+    return corpus
+
+
+def test_every_track_and_segment_is_accounted_for_and_loads(whole: Path, tmp_path: Path) -> None:
+    manifest = json.loads((whole / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["tracks"] == {"found": 9, "kept": 9, "dropped": {}}
+    # 3.0 to 3.9 s are two segments each
+    assert manifest["segments"] == {"found": 18, "kept": 18, "dropped": {}}
+    assert sum(split["rows"] for split in manifest["splits"].values()) == 18
+    loaded = datasets.load_dataset(str(whole), cache_dir=str(tmp_path / "cache"))
+    streamed = datasets.load_dataset("parquet", data_files=str(whole / "train-*.parquet"), streaming=True)
+    assert sum(len(split) for split in loaded.values()) == 18
+    assert next(iter(streamed["train"]))["track"] == loaded["train"][0]["track"]
+    split_of: dict[str, set[str]] = {}
+    for name, split in loaded.items():
+        for row in split:
+            split_of.setdefault(row["track"], set()).add(name)
+            assert row["split"] == name and row["licence"] == "CC0" and row["source"].startswith("songs")
+            assert len(row["vocal_semantic"]) == len(row["instrumental_semantic"]) == round(50 * row["duration"])
+            assert [len(codes) for codes in row["acoustic"]] == [round(75 * row["duration"])] * 5
+            assert len(row["content_hash"]) == 64 and -40 < row["loudness"] < 0 and row["key"]
+    assert len(split_of) == 9 and all(len(splits) == 1 for splits in split_of.values())
+    corpus, info = load_token_corpus(whole, "train", cache_dir=tmp_path / "cache")
+    assert len(corpus) == len(loaded["train"]) and info.num_codebooks == 5
+    assert "| train |" in (whole / "README.md").read_text() and "CC0" in (whole / "README.md").read_text()
+
+
+def test_rows_hold_what_the_models_give_for_the_same_seconds(
+    whole: Path, songs: Path, tokenizers: dict[str, Any]
+) -> None:
+    semantic = HAFMSemanticTokenizer.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
+    codec = load_encodec(tokenizers["codec"])
+    rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
+    for row in rows.select(range(4)):
+        samples, _ = soundfile.read(songs / row["track"], dtype="float32")
+        first = round(row["start"] * RATE)
+        cut = torch.from_numpy(samples[first : first + round(row["duration"] * RATE)].T.copy())
+        seed = noise_seed(row["content_hash"], row["start"])
+        assert semantic.encode(cut[0]).tolist() == row["instrumental_semantic"]
+        assert semantic.encode(cut[1], noise=True, seed=seed).tolist() == row["vocal_semantic"]
+        # the noise is heard: a clean vocal has other tokens
+        assert semantic.encode(cut[1]).tolist() != row["vocal_semantic"]
+        sound = torch.from_numpy(resample(cut[0].numpy(), RATE, 24_000))
+        assert encode_codes(codec, sound[None], 5)[0].tolist() == row["acoustic"]
+
+
+def test_two_workers_and_other_batches_of_shards_give_the_same_bytes(
+    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    prepare(options_for(songs, tmp_path / "corpus", tokenizers, workers=2))
+    assert digests(tmp_path / "corpus") == digests(whole)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(
+    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    options = options_for(songs, tmp_path / "corpus", tokenizers)
+    # forked, so that the libraries are there already and kills fall into the work
+    context = multiprocessing.get_context("fork")
+    moments, kills = random.Random(0), 0
+    made: dict[str, int] = {}
+    for _ in range(12):
+        process = context.Process(target=prepare, args=(options,))
+        process.start()
+        process.join(moments.uniform(0.02, 0.6))
+        if process.exitcode is not None:
+            break
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+        reports = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "corpus").glob("reports/*.json")}
+        # finished work is not done again
+        assert made.items() <= reports.items()
+        made = reports
+    assert kills >= 3
+    prepare(options)
+    assert digests(tmp_path / "corpus") == digests(whole)
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
+    songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    from hafm_hf.corpus.plan import locked
+
+    options = options_for(songs, tmp_path / "corpus", tokenizers)
+    with locked(tmp_path / "corpus"), pytest.raises(HAFMCorpusError, match="is being prepared by another process"):
+        prepare(options)
+    assert not (tmp_path / "corpus/plan.json").exists()
+    prepare(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"segment_seconds": 3.0}, "segment_seconds was 2.0 and is 3.0"),
+        ({"filter": FilterOptions(min_instrumental_db=-30)}, "filter was .* and is .*"),
+        ({"separator": SeparatorOptions(vocal_channel="left")}, "separator was"),
+        ({"source": "other"}, "source was"),
+    ],
+)
+def test_a_changed_option_refuses_to_mix_and_names_itself(
+    whole: Path, songs: Path, tokenizers: dict[str, Any], change: dict[str, Any], named: str
+) -> None:
+    before = digests(whole)
+    with pytest.raises(HAFMCorpusError, match=named):
+        prepare(options_for(songs, whole, tokenizers, **change))
+    assert digests(whole) == before
+
+
+def test_other_weights_behind_the_same_name_refuse_to_mix(
+    songs: Path, tokenizers: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    other = HAFMSemanticTokenizer.from_pretrained(tokenizers["semantic_tokenizer"])
+    other.centroids.mul_(1.5)
+    other.save_pretrained(tmp_path / "other")
+    changed = {**tokenizers, "semantic_tokenizer": str(tmp_path / "other")}
+    with pytest.raises(HAFMCorpusError, match="tokenizer was"):
+        prepare(options_for(songs, whole, changed))
+
+
+def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "songs"
+    write_karaoke(folder, 5, seconds=3.0)
+    options = options_for(folder, tmp_path / "corpus", tokenizers)
+    prepare(options)
+    before = digests(tmp_path / "corpus")
+    soundfile.write(folder / "new.wav", karaoke(3.0, 77), RATE)
+    manifest = prepare(options)
+    after = digests(tmp_path / "corpus")
+    assert manifest["tracks"]["kept"] == 6
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert len([name for name in changed if name.endswith(".parquet")]) == 1 and before.keys() < after.keys()
+
+
+def bad_songs(folder: Path) -> dict[str, str]:
+    """A folder with one good song and everything that goes wrong; the reason of each drop."""
+    write_karaoke(folder, 1, seconds=3.0)
+    soundfile.write(folder / "torn.mp3", karaoke(6.0, 1), RATE)
+    torn = (folder / "torn.mp3").read_bytes()
+    (folder / "torn.mp3").write_bytes(torn[: len(torn) // 2])
+    (folder / "zero.wav").touch()
+    (folder / "text.wav").write_text("this is no sound\n" * 50)
+    good = (folder / "000.wav").read_bytes()
+    (folder / "copy.wav").write_bytes(good)
+    # the same samples, declared as 1 bit
+    (folder / "bits.wav").write_bytes(good[:34] + b"\x01\x00" + good[36:])
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.wav").symlink_to("nowhere.wav")
+    soundfile.write(folder / "mono.wav", karaoke(3.0, 2)[:, 0], RATE)
+    soundfile.write(folder / "short.wav", karaoke(0.5, 3), RATE)
+    soundfile.write(folder / "silent.wav", karaoke(3.0, 4, voice=0.0001), RATE)
+    soundfile.write(folder / "quiet.wav", karaoke(3.0, 5, band=0.01), RATE)
+    soundfile.write(folder / "loud.wav", karaoke(3.0, 6, voice=0.3), RATE)
+    soundfile.write(folder / "nan.wav", np.full((3 * RATE, 2), np.nan, np.float32), RATE, subtype="FLOAT")
+    with open(os.path.join(os.fsencode(folder), b"odd\n\xff.wav"), "wb") as file:
+        soundfile.write(file, karaoke(3.0, 8), RATE, format="WAV")
+    return {
+        "torn.mp3": "damaged", "zero.wav": "empty file", "text.wav": "not decodable", "copy.wav": "duplicate content",
+        "bits.wav": "unusual bit depth", "loop": "symlink loop", "gone.wav": "cannot be read", "mono.wav": "no stems",
+        "short.wav": "too short", "silent.wav": "silent vocal", "quiet.wav": "quiet instrumental",
+        "loud.wav": "vocal too loud", "nan.wav": "NaN or infinite samples",
+    }  # fmt: skip
+
+
+def test_bad_input_is_counted_named_and_skipped(tokenizers: dict[str, Any], tmp_path: Path) -> None:
+    expected = bad_songs(tmp_path / "songs")
+    manifest = prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, segment_seconds=4.0))
+    assert {drop["track"]: drop["reason"] for drop in manifest["dropped"]} == expected
+    assert manifest["tracks"]["kept"] == 2 and manifest["tracks"]["found"] == 2 + len(expected)
+    assert sum(manifest["tracks"]["dropped"].values()) == len(expected)
+    rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "corpus/*.parquet"), split="train")
+    assert set(rows["track"]) == {"000.wav", "odd\\n\\xff.wav"}
+
+
+def test_a_song_that_changes_while_others_are_worked_on_gives_no_row(
+    tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "songs"
+    write_karaoke(folder, 6, seconds=3.0)
+    options = options_for(folder, tmp_path / "corpus", tokenizers)
+    planned: list[str] = []
+
+    def change_the_last(done: int, total: int, _: object) -> None:
+        if done == 0 and not planned:
+            plan = json.loads((tmp_path / "corpus/plan.json").read_text())
+            planned.extend(next(reversed(plan["shards"].values())))
+            soundfile.write(folder / planned[0], karaoke(3.0, 99), RATE)
+            (folder / planned[-1]).unlink() if len(planned) > 1 else None
+
+    manifest = prepare(options, change_the_last)
+    reasons = {drop["track"]: drop["reason"] for drop in manifest["dropped"]}
+    assert reasons[planned[0]] == "changed while preparing"
+    assert all(reasons[name] == "cannot be read" for name in planned[1:])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many bytes, or gives the mounted one that size; skips where that isn't allowed."""
+    disk = tmp_path / "disk"
+
+    def resize(size: int) -> Path:
+        mounted = os.path.ismount(disk)
+        disk.mkdir(exist_ok=True)
+        options = f"{'remount,' if mounted else ''}size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a small disk")
+        return disk
+
+    yield resize
+    if os.path.ismount(disk):
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_cleanly_and_the_same_command_goes_on(
+    whole: Path, songs: Path, tokenizers: dict[str, Any], small_disk: Callable[[int], Path]
+) -> None:
+    pages = sum(-(-path.stat().st_size // 4096) for path in whole.rglob("*") if path.is_file())
+    options = options_for(songs, small_disk(4096 * pages * 2 // 3) / "corpus", tokenizers)
+    corpus = Path(options.shards.corpus)
+    with pytest.raises(HAFMCorpusError, match="can't be written: No space left on device; finished shards are kept"):
+        prepare(options)
+    made = {name: digest for name, digest in digests(corpus).items() if name.endswith(".parquet")}
+    assert 0 < len(made) < len(list(whole.glob("*.parquet"))) and not list(corpus.rglob("*.part"))
+    assert made.items() <= digests(whole).items()
+    small_disk(4096 * pages * 3)
+    prepare(options)
+    assert digests(corpus) == digests(whole)
+
+
+def test_a_file_size_limit_stops_cleanly_too(
+    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    """The way a quota fails, without the right to mount: in a process of its own that may write small files only."""
+    corpus = tmp_path / "corpus"
+    largest = max(path.stat().st_size for path in whole.glob("*.parquet"))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
+        try:
+            prepare(options_for(songs, corpus, tokenizers))
+        except HAFMCorpusError as error:
+            sender.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=limited)
+    process.start()
+    process.join()
+    assert receiver.poll() and "can't be written: File too large" in receiver.recv()
+    assert not list(corpus.rglob("*.part"))
+    prepare(options_for(songs, corpus, tokenizers))
+    assert digests(corpus) == digests(whole)
+
+
+def test_the_corpus_may_not_lie_among_the_songs_and_songs_must_be_there(
+    songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(HAFMCorpusError, match="put the corpus beside the songs"):
+        prepare(options_for(songs, songs / "corpus", tokenizers))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HAFMCorpusError, match="holds no tracks that the separator stems can use"):
+        prepare(options_for(tmp_path / "empty", tmp_path / "corpus", tokenizers))
+
+
+def test_a_corpus_of_another_version_is_refused(songs: Path, tokenizers: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"train-00000.parquet": ["train/a"]}')
+    with pytest.raises(HAFMCorpusError, match="made by another version"):
+        prepare(options_for(songs, tmp_path, tokenizers))
+
+
+def test_the_time_of_day_is_in_no_shard(whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path) -> None:
+    time.sleep(1.1)
+    prepare(options_for(songs, tmp_path / "corpus", tokenizers))
+    assert digests(tmp_path / "corpus") == digests(whole)

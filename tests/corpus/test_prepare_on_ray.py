@@ -1,0 +1,77 @@
+"""A real Ray cluster of two nodes, one of which dies in the middle: the same corpus as in one process."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpus.karaoke import save_tokenizers, write_karaoke
+from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.tokenizing import TokenizerOptions
+from hafm_hf.corpus.tracks import HAFMCorpusError
+
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+def shards(corpus: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.glob("*.parquet")}
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    # Ray's workers import what the tests import
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    write_karaoke(tmp_path / "songs", 8, seconds=3.0)
+    options = ShardOptions(
+        audio=str(tmp_path / "songs"),
+        corpus=str(tmp_path / "here"),
+        separator=SeparatorOptions(vocal_channel="right"),
+        tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
+        segment_seconds=2.0,
+        min_seconds=1.0,
+    )
+    prepare(PrepareOptions(options, tracks_per_shard=1))
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    try:
+        second = cluster.add_node(**NODE)
+        nodes: list[int] = []
+
+        def kill_the_second(done: int, total: int, result: Any) -> None:
+            if done == 2:
+                cluster.remove_node(second, allow_graceful=False)
+                nodes.append(total - done)
+
+        there = ShardOptions(**{**vars(options), "corpus": str(tmp_path / "there")})
+        manifest = prepare(
+            PrepareOptions(there, tracks_per_shard=1, engine="ray", workers=0, address=cluster.address),
+            kill_the_second,
+        )
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert nodes and nodes[0] > 0
+    assert manifest["complete"] and manifest["tracks"] == {"found": 8, "kept": 8, "dropped": {}}
+    assert shards(tmp_path / "there") == shards(tmp_path / "here")
+    here = json.loads((tmp_path / "here/manifest.json").read_text())
+    assert manifest == here
+
+
+def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    write_karaoke(tmp_path / "songs", 1)
+    options = ShardOptions(
+        audio=str(tmp_path / "songs"),
+        corpus=str(tmp_path / "corpus"),
+        separator=SeparatorOptions(vocal_channel="right"),
+        tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
+    )
+    with pytest.raises(HAFMCorpusError, match="No Ray cluster can be reached at 127.0.0.1:1"):
+        prepare(PrepareOptions(options, engine="ray", address="127.0.0.1:1"))
+    with pytest.raises(HAFMCorpusError, match="no engine 'spark'; choose from local, ray"):
+        prepare(PrepareOptions(options, engine="spark"))

@@ -1,0 +1,111 @@
+"""Sound of unknown origin: what is whole is read to the sample, what is not is dropped with its reason."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from corpus.karaoke import RATE, sing
+from hafm_hf.corpus.reading import decode
+from hafm_hf.corpus.tracks import Reason, TrackError
+
+
+def encoded(file_format: str, seconds: float = 6.0) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sing(seconds, 0), RATE, format=file_format)
+    return buffer.getvalue()
+
+
+def wav(bits: int, data: bytes) -> bytes:
+    header = struct.pack("<IHHIIHH", 16, 1, 1, RATE, RATE * max(1, bits // 8), max(1, bits // 8), bits)
+    return b"".join(
+        [b"RIFF", struct.pack("<I", 36 + len(data)), b"WAVEfmt ", header, b"data", struct.pack("<I", len(data)), data]
+    )
+
+
+def reason(path: Path, content: bytes, max_seconds: float = 60.0) -> Reason:
+    path.write_bytes(content)
+    with pytest.raises(TrackError) as caught:
+        decode(path, max_seconds)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "FLAC", "OGG", "MP3"])
+def test_whole_files_are_read_to_the_last_sample(tmp_path: Path, file_format: str) -> None:
+    (tmp_path / "song").write_bytes(encoded(file_format))
+    samples, rate = decode(tmp_path / "song", 60.0)
+    assert (rate, samples.shape, samples.dtype) == (RATE, (6 * RATE, 1), np.float32)
+
+
+def test_an_mp3_of_another_encoder_is_whole_too(tmp_path: Path) -> None:
+    pytest.importorskip("lameenc")
+    import lameenc
+
+    encoder = lameenc.Encoder()
+    encoder.set_channels(1)
+    encoder.set_in_sample_rate(RATE)
+    encoder.silence()
+    pcm = (sing(4.0, 1) * 32767).astype(np.int16)
+    (tmp_path / "song.mp3").write_bytes(bytes(encoder.encode(pcm.tobytes()) + encoder.flush()))
+    samples, rate = decode(tmp_path / "song.mp3", 60.0)
+    assert abs(len(samples) - 4 * RATE) < 0.2 * RATE and rate == RATE
+
+
+def test_mp3s_that_are_cut_overwritten_or_torn_are_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded("MP3")
+    third = len(whole) // 3
+    noise = np.random.default_rng(0).bytes(len(whole) // 4)
+    for content in (
+        whole[: len(whole) // 2],
+        whole[:third] + whole[third + len(whole) // 8 :],
+        whole[:third] + noise + whole[third + len(noise) :],
+        whole[:third] + bytes(len(noise)) + whole[third + len(noise) :],
+    ):
+        assert reason(tmp_path / "song.mp3", content) is Reason.DAMAGED
+    assert capfd.readouterr().err == ""
+
+
+def test_broken_flac_and_ogg_are_damaged(tmp_path: Path) -> None:
+    for file_format in ("FLAC", "OGG"):
+        whole = encoded(file_format)
+        half = len(whole) // 2
+        assert reason(tmp_path / "song", whole[:half] + bytes(half // 2) + whole[half + half // 2 :]) is Reason.DAMAGED
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>not found</html>" * 40, b"", b"ID3\x04\x00\x00\x00\x00\x00\x00" + bytes(900), b"RIFF"]
+)
+def test_what_is_no_sound_is_not_decodable_whatever_its_name(tmp_path: Path, content: bytes) -> None:
+    assert reason(tmp_path / "song.wav", content) is Reason.NOT_DECODABLE
+
+
+def test_fewer_than_8_bits_are_refused_and_8_and_12_are_read(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(2 * RATE)
+    for bits in (1, 2, 4):
+        assert reason(tmp_path / "song.wav", wav(bits, data)) is Reason.BIT_DEPTH
+    for bits, samples in ((8, 2 * RATE), (16, RATE)):
+        (tmp_path / "song.wav").write_bytes(wav(bits, data))
+        assert len(decode(tmp_path / "song.wav", 60.0)[0]) == samples
+
+
+def test_a_tag_before_the_format_of_a_1_bit_file_hides_nothing(tmp_path: Path) -> None:
+    content = wav(1, bytes(1000))
+    padded = content[:12] + b"LIST" + struct.pack("<I", 8) + b"fmt fmt " + content[12:]
+    assert reason(tmp_path / "song.wav", padded) is Reason.BIT_DEPTH
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    samples = sing(1.0, 0)
+    samples[100] = np.nan
+    soundfile.write(tmp_path / "song.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(TrackError, match="NaN"):
+        decode(tmp_path / "song.wav", 60.0)
+
+
+def test_files_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
+    assert reason(tmp_path / "song.flac", encoded("FLAC"), 5.9) is Reason.TOO_LONG
+    slow = wav(16, bytes(100)).replace(struct.pack("<I", RATE), struct.pack("<I", 1000), 1)
+    assert reason(tmp_path / "low.wav", slow) is Reason.NOT_DECODABLE

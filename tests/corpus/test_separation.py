@@ -1,0 +1,172 @@
+"""Where vocal and instrumental come from: layouts of stems, `.stem.mp4` made by ffmpeg, and models of demucs."""
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from corpus.karaoke import RATE, karaoke, sing
+from hafm_hf.corpus import separation
+from hafm_hf.corpus.separation import SEPARATORS, SeparatorOptions, Stems, StemsSeparator, make_separator
+from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
+
+
+def write(folder: Path, **sounds: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, samples in sounds.items():
+        soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
+
+
+def paths(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def separate(folder: Path, track: str, **options: Any) -> Stems:
+    separator = make_separator(SeparatorOptions(**options))
+    grouping = next(each for each in separator.group(paths(folder))[0] if each.name == track)
+    return separator.separate({role: folder / path for role, path in grouping.files.items()})
+
+
+def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_path: Path) -> None:
+    silence = np.zeros(10)
+    write(tmp_path / "train/Song A", mixture=silence, vocals=silence, drums=silence, bass=silence, other=silence)
+    write(tmp_path / "train/Song B", vocal=silence, instrumental=silence, comping=silence)
+    write(tmp_path / "pairs", x_vocals=silence, x_accompaniment=silence, y_vocals=silence, z_drums=silence)
+    write(tmp_path / "mixes", mix=silence)
+    (tmp_path / "train/Song C.stem.mp4").touch()
+    groupings, drops = StemsSeparator(SeparatorOptions()).group(paths(tmp_path))
+    assert {grouping.name: sorted(grouping.files) for grouping in groupings} == {
+        "train/Song A": ["bass", "drums", "other", "vocal"],
+        "train/Song B": ["instrumental", "vocal"],
+        "train/Song C.stem.mp4": ["stem_mp4"],
+        "pairs/x": ["instrumental", "vocal"],
+    }
+    assert {drop.track: drop.reason for drop in drops} == {
+        "pairs/y": Reason.INCOMPLETE,
+        "pairs/z": Reason.INCOMPLETE,
+        "mixes/mix.wav": Reason.NO_STEMS,
+    }
+
+
+def test_the_parts_of_a_band_add_up_and_start_with_the_vocal(tmp_path: Path) -> None:
+    voice, drums, bass, other = (sing(1.0, seed) for seed in range(4))
+    write(tmp_path / "song", vocals=voice, drums=drums, bass=bass, other=other, mixture=voice + drums + bass + other)
+    stems = separate(tmp_path, "song")
+    np.testing.assert_allclose(stems.vocal, voice, atol=1e-6)
+    np.testing.assert_allclose(stems.instrumental, drums + bass + other, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channel", "vocal"), [("left", 0), ("right", 1)])
+def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: str, vocal: int) -> None:
+    samples = karaoke(1.0, 0)
+    write(tmp_path, song=samples)
+    stems = separate(tmp_path, "song.wav", vocal_channel=channel)
+    np.testing.assert_array_equal(stems.vocal, samples[:, vocal])
+    np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
+
+
+def test_a_mono_file_is_no_karaoke(tmp_path: Path) -> None:
+    write(tmp_path, song=sing(1.0, 0))
+    with pytest.raises(TrackError, match="1 channels, karaoke has 2"):
+        separate(tmp_path, "song.wav", vocal_channel="left")
+
+
+def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
+    write(tmp_path, song_vocals=tone)
+    soundfile.write(tmp_path / "song_accompaniment.wav", np.sin(2 * np.pi * 220 * np.arange(88_200) / 44_100), 44_100)
+    stems = separate(tmp_path, "song")
+    assert stems.sampling_rate == RATE and len(stems.vocal) == len(stems.instrumental) == 2 * RATE
+    assert np.abs(stems.vocal - stems.instrumental)[1000:-1000].max() < 1e-3
+    write(tmp_path, song_vocals=np.tile(tone, 2))
+    with pytest.raises(TrackError, match="vocal 4.00 s, instrumental 2.00 s"):
+        separate(tmp_path, "song")
+
+
+@pytest.fixture(scope="module")
+def stem_mp4(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """A .stem.mp4 as MUSDB18 has them, AAC, and what went in."""
+    pytest.importorskip("stempeg")
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    folder = tmp_path_factory.mktemp("stems")
+    sounds = {name: sing(2.0, seed) for seed, name in enumerate(("drums", "bass", "other", "vocals"))}
+    sounds = {"mixture": np.sum(list(sounds.values()), axis=0), **sounds}
+    write(folder / "parts", **sounds)
+    inputs = [word for name in sounds for word in ("-i", str(folder / f"parts/{name}.wav"))]
+    maps = [word for number in range(len(sounds)) for word in ("-map", str(number))]
+    command = ["ffmpeg", "-v", "error", *inputs, *maps, "-c:a", "aac", "-b:a", "192k", "-ar", "44100", "-ac", "2"]
+    subprocess.run([*command, str(folder / "song.stem.mp4")], check=True)
+    shutil.rmtree(folder / "parts")
+    return folder, sounds
+
+
+def test_a_stem_mp4_gives_its_vocal_and_the_rest(stem_mp4: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, sounds = stem_mp4
+    stems = separate(folder, "song.stem.mp4")
+    assert stems.sampling_rate == 44_100 and abs(len(stems.vocal) - 2 * 44_100) < 4_096
+    at_rate = separation.resample(stems.vocal, 44_100, RATE)[: 2 * RATE]
+    agreement = np.corrcoef(at_rate[2000:-2000], sounds["vocals"][: len(at_rate)][2000:-2000])[0, 1]
+    other = np.corrcoef(at_rate[2000:-2000], sounds["other"][: len(at_rate)][2000:-2000])[0, 1]
+    assert agreement > 0.9 > abs(other) + 0.5
+    loudness = np.sqrt(np.mean(stems.instrumental**2)) / np.sqrt(np.mean(stems.vocal**2))
+    assert 1.4 < loudness < 2.1
+
+
+def test_a_stem_mp4_that_is_cut_is_dropped(stem_mp4: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    whole = (stem_mp4[0] / "song.stem.mp4").read_bytes()
+    (tmp_path / "song.stem.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrackError):
+        separate(tmp_path, "song.stem.mp4")
+
+
+@pytest.mark.parametrize("options", [{"name": "spleeter"}, {"vocal_channel": "middle"}])
+def test_unknown_separators_and_channels_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(HAFMCorpusError, match="choose"):
+        make_separator(SeparatorOptions(**options))
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    hidden = ("audio_separator", "demucs")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
+    for name in SEPARATORS.keys() - {"stems"}:
+        with pytest.raises(HAFMCorpusError, match=rf'pip install "hafm-hf\[{name}\]"'):
+            make_separator(SeparatorOptions(name))
+
+
+@pytest.fixture(scope="module")
+def demucs_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a demucs model of a few thousand random weights, named tiny."""
+    pytest.importorskip("demucs")
+    from demucs.demucs import Demucs
+
+    torch.manual_seed(0)
+    options = {"sources": ["drums", "vocals"], "channels": 4, "depth": 2, "lstm_layers": 0, "dconv_mode": 0}
+    model = Demucs(**options, samplerate=RATE, segment=1.0)
+    folder = tmp_path_factory.mktemp("demucs")
+    package = {"klass": Demucs, "args": (), "kwargs": {**options, "samplerate": RATE, "segment": 1.0}}
+    torch.save({**package, "state": model.state_dict()}, folder / "tiny.th")
+    return folder
+
+
+def test_demucs_separates_the_same_mix_to_the_same_stems(demucs_models: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "mix.wav", sing(3.0, 0), 22_050)
+    options: dict[str, Any] = {"name": "demucs", "model": "tiny", "model_dir": str(demucs_models), "device": "cpu"}
+    first, second = (separate(tmp_path, "mix.wav", **options) for _ in range(2))
+    assert first.sampling_rate == RATE and abs(len(first.vocal) - 3 * RATE * RATE / 22_050) < 20
+    np.testing.assert_array_equal(first.vocal, second.vocal)
+    assert np.abs(first.vocal).max() > 0 and np.abs(first.vocal - first.instrumental).max() > 0
+
+
+def test_a_demucs_model_that_is_not_there_is_named(demucs_models: Path) -> None:
+    with pytest.raises(HAFMCorpusError, match="model large can't be loaded from .*put its"):
+        make_separator(SeparatorOptions("demucs", model="large", model_dir=str(demucs_models)))
+    with pytest.raises(HAFMCorpusError, match="is no folder"):
+        make_separator(SeparatorOptions("demucs", model_dir=str(demucs_models / "missing")))

@@ -1,0 +1,176 @@
+"""What a folder holds: every file is a track or a drop with its reason, and a track has one split."""
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from corpus.karaoke import RATE, karaoke, write_karaoke
+from hafm_hf.corpus.separation import group_mixes
+from hafm_hf.corpus.tracks import (
+    Drop,
+    HAFMCorpusError,
+    Reason,
+    SplitOptions,
+    Track,
+    choose_split,
+    display_name,
+    find_audio,
+    identify_tracks,
+)
+
+
+def scan(folder: Path, splits: SplitOptions | None = None) -> tuple[list[Track], dict[str, Reason]]:
+    paths, drops, _ = find_audio(folder)
+    groupings, _ = group_mixes(paths)
+    tracks, unidentified = identify_tracks(folder, groupings, {}, splits or SplitOptions())
+    return tracks, {drop.track: drop.reason for drop in [*drops, *unidentified]}
+
+
+def test_every_oddity_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Path) -> None:
+    write_karaoke(tmp_path / "album", 2)
+    (tmp_path / "album/empty.mp3").touch()
+    (tmp_path / "album/notes.txt").write_text("no audio")
+    (tmp_path / "album/again").symlink_to(tmp_path)
+    (tmp_path / "album/self.wav").symlink_to("self.wav")
+    (tmp_path / "gone.flac").symlink_to("nowhere.flac")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "album/001.wav").read_bytes())
+    tracks, drops = scan(tmp_path)
+    assert [track.name for track in tracks] == ["album/000.wav", "album/001.wav"]
+    assert drops == {
+        "album/again": Reason.SYMLINK_LOOP,
+        "album/self.wav": Reason.SYMLINK_LOOP,
+        "album/empty.mp3": Reason.EMPTY,
+        "gone.flac": Reason.UNREADABLE,
+        "pipe.wav": Reason.NO_FILE,
+        "copy.wav": Reason.DUPLICATE,
+    }
+    assert find_audio(tmp_path)[2] == 1
+
+
+def test_names_with_line_breaks_and_bytes_that_are_no_utf8_are_tracks_with_printable_names(tmp_path: Path) -> None:
+    names = [b"a\nb.wav", b"caf\xe9.wav", b"caf\\xe9.wav", "café.wav".encode()]
+    for number, name in enumerate(names):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            soundfile.write(file, karaoke(1.0, number), RATE, format="WAV")
+    tracks, drops = scan(tmp_path)
+    shown = {track.name for track in tracks}
+    assert not drops and len(shown) == 4
+    assert shown == {"a\\nb.wav", "caf\\xe9.wav", "caf\\\\xe9.wav", "café.wav"}
+    assert all(name.isprintable() and name.encode() for name in shown)
+
+
+@pytest.fixture
+def other_user() -> Iterator[Path]:
+    """A folder of a user without rights; files of root with mode 0 can't be read while this fixture lasts."""
+    if os.geteuid() != 0:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+        os.seteuid(0)
+
+
+def test_files_and_folders_without_permission_are_dropped_as_such(other_user: Path) -> None:
+    write_karaoke(other_user / "open", 1)
+    write_karaoke(other_user / "closed", 1)
+    soundfile.write(other_user / "secret.wav", karaoke(1.0, 7), RATE)
+    (other_user / "secret.wav").chmod(0)
+    (other_user / "closed").chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        tracks, drops = scan(other_user)
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        (other_user / "closed").chmod(0o700)
+    assert [track.name for track in tracks] == ["open/000.wav"]
+    assert drops == {"closed": Reason.UNREADABLE, "secret.wav": Reason.UNREADABLE}
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HAFMCorpusError, match="can't be listed"):
+        find_audio(tmp_path / "missing")
+
+
+def test_no_artist_and_no_track_is_in_two_splits_and_shares_are_kept() -> None:
+    options = SplitOptions(validation=0.2, test=0.1)
+    splits = defaultdict(set)
+    counts: dict[str, int] = defaultdict(int)
+    for number in range(3000):
+        artist = f"Artist {number % 900}" if number % 3 else ""
+        split = choose_split(f"{number}.mp3", artist, f"{number:064x}", options)
+        assert split == choose_split("moved/renamed.mp3", artist, f"{number:064x}", options)
+        splits[artist or number].add(split)
+        counts[split] += 1
+    assert all(len(found) == 1 for found in splits.values())
+    assert 0.15 < counts["validation"] / 3000 < 0.25 and 0.06 < counts["test"] / 3000 < 0.14
+
+
+def test_artists_come_from_tags_or_from_the_name_whatever_their_case(tmp_path: Path) -> None:
+    for number, tag in enumerate(("Anna B", " ANNA b ")):
+        with soundfile.SoundFile(tmp_path / f"{number}.flac", "w", RATE, 2) as file:
+            file.artist, file.license = tag, "CC BY 4.0"
+            file.write(karaoke(1.0, number))
+    soundfile.write(tmp_path / "anna b_song.wav", karaoke(1.0, 2), RATE)
+    tracks, _ = scan(tmp_path, SplitOptions(validation=0.3, test=0.4, artist_pattern=r"^([^_]+)_"))
+    assert {track.artist.casefold() for track in tracks} == {"anna b"}
+    assert len({track.split for track in tracks}) == 1
+    assert [track.licence for track in tracks] == ["CC BY 4.0", "CC BY 4.0", ""]
+
+
+def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> None:
+    write_karaoke(tmp_path / "test", 1)
+    tracks, _ = scan(tmp_path, SplitOptions(by="folder"))
+    assert [track.split for track in tracks] == ["test"]
+    (tmp_path / "test").rename(tmp_path / "testing")
+    with pytest.raises(HAFMCorpusError, match="lies in no folder called train, validation, test"):
+        scan(tmp_path, SplitOptions(by="folder"))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"by": "clip"}, "choose hash or folder"),
+        ({"validation": 0.7, "test": 0.4}, "not within 0 and 1"),
+        ({"artist_pattern": "("}, "no regular expression"),
+        ({"artist_pattern": "^a"}, "has no group"),
+    ],
+)
+def test_splits_that_make_no_sense_are_refused(options: dict, complaint: str) -> None:
+    with pytest.raises(HAFMCorpusError, match=complaint):
+        SplitOptions(**options)
+
+
+def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> None:
+    write_karaoke(tmp_path, 1)
+    groupings, _ = group_mixes(["000.wav"])
+    tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
+    assert identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions()) == (tracks, [])
+    soundfile.write(tmp_path / "000.wav", np.zeros((100, 2)), RATE)
+    with pytest.raises(HAFMCorpusError, match="000.wav has changed since the corpus was begun"):
+        identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
+
+
+def test_of_two_files_with_one_content_the_planned_one_stays(tmp_path: Path) -> None:
+    write_karaoke(tmp_path, 1)
+    tracks, _ = identify_tracks(tmp_path, group_mixes(["000.wav"])[0], {}, SplitOptions())
+    (tmp_path / "!first.wav").write_bytes((tmp_path / "000.wav").read_bytes())
+    groupings, _ = group_mixes(find_audio(tmp_path)[0])
+    again, drops = identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
+    assert again == tracks
+    assert drops == [Drop("!first.wav", Reason.DUPLICATE, "same bytes as 000.wav")]
+
+
+def test_display_names_of_different_paths_differ() -> None:
+    paths = ["a\nb", "a\\nb", "a\udcffb", "a\\xffb", "a\xffb", "a\tb", "a b"]
+    assert len({display_name(path) for path in paths}) == len(paths)
