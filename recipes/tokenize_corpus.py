@@ -22,6 +22,7 @@ from transformers import EncodecModel, HfArgumentParser
 
 from hafm_hf.codec import encode_codes, load_encodec
 from hafm_hf.corpus.tokens import SPLITS, TokenCorpusInfo, TokenExcerpt, excerpt_bounds, write_shard
+from hafm_hf.loading import fingerprint
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
 logger = logging.getLogger("hafm_hf.recipes.tokenize_corpus")
@@ -57,6 +58,8 @@ class Tokenizers:
             num_clusters=config.num_clusters,
             codebook_size=self.codec.config.codebook_size,
             num_codebooks=arguments.num_codebooks,
+            semantic_tokenizer=fingerprint(self.semantic),
+            codec=fingerprint(self.codec),
         )
 
     def semantic_tokens(self, waveform: np.ndarray, sampling_rate: int, seed: int | None) -> np.ndarray:

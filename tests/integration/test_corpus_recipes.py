@@ -12,7 +12,10 @@ import pytest
 import soundfile
 
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.codec import load_encodec
+from hafm_hf.conversion.assemble import assemble_composite
 from hafm_hf.corpus.tokens import read_info, shard_paths
+from hafm_hf.loading import fingerprint
 from hafm_hf.training.data import load_token_corpus
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
 
@@ -102,6 +105,18 @@ def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Pat
     assert run.returncode == 0, run.stderr[-3000:]
     composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes
+
+
+def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: Path, tmp_path: Path) -> None:
+    words = {part.name: str(part) for part in parts.iterdir()}
+    codec = fingerprint(load_encodec(parts / "codec"))
+    tiny_stage("coarse", tokenizers={"codec": codec}).save_pretrained(tmp_path / "coarse")
+    tiny_stage("fine", tokenizers={"codec": "another"}).save_pretrained(tmp_path / "fine")
+    assert assemble_composite({**words, "coarse": str(tmp_path / "coarse")}, tmp_path / "model", "fp32") > 0
+    message = f"the fine stage has learnt tokens of the codec another, but this one is {codec}"
+    with pytest.raises(ValueError, match=message):
+        assemble_composite({**words, "fine": str(tmp_path / "fine")}, tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(parts: Path, tmp_path: Path) -> None:
