@@ -158,6 +158,8 @@ class HAFMPipeline(Pipeline):
                 "save both from one composite."
             )
         samples = len(output.audio) // len(vocals)
+        if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
+            return {"audio": output.audio[0][None, None], "vocals": vocals, "padding_mask": mask}
         generated = vocals.new_zeros(len(vocals), samples, vocals.shape[1])
         for number, instrumental in enumerate(output.audio):
             generated[number // samples, number % samples, : len(instrumental)] = instrumental
