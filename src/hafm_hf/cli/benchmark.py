@@ -155,5 +155,6 @@ def evaluate(
     table.add_column("× real time", justify="right")
     for name, factor in result["steps"].items():
         table.add_row(f"{name}, one core", f"{factor:.0f}")
+    table.add_row("all steps of a clip, one core", f"{result['one_core']:.0f}")
     table.add_row(f"whole run, {workers} processes", f"{result['run']['real_time_factor']:.0f}")
     stdout.print(table)
