@@ -196,6 +196,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         skip_fine: bool = False,
         decoding: str | None = None,
         weights: str | None = None,
+        rolling: bool = False,
         instrumental: torch.Tensor | np.ndarray | None = None,
         keep: Sequence[Span] = (),
         progress: Progress | None = None,
@@ -216,6 +217,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             skip_fine: decode the coarse codebooks only, at 3 kbps.
             decoding: "fast" for our loop, "reference" for GenerationMixin's. None: fast on CPU and CUDA.
             weights: "int8" rounds the stages' matrices to 8 bits in the fast loop (CPU); None keeps their precision.
+            rolling: keep the last seconds in the cache instead of cutting the song into windows: no borders, and the
+                same cost for every second; for stages of the time-aligned scheme, in the fast loop.
             instrumental (float [N], *optional*): accompaniment of the one vocal that is to be kept within `keep`.
             keep (sequence of (start, stop) in s): what to keep of `instrumental`; all else is generated. It is heard
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
@@ -228,12 +231,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             ValueError: on an empty vocal, options out of range, or an instrumental for several vocals.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights)
+        options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         output = HAFMAccompanimentOutput(self.sampling_rate)
         rows = _rows(vocals, padding_mask)
         kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
-        at_once = max(ROWS_AT_ONCE // num_samples, 1)
+        # rolling goes chunk by chunk, where songs of unequal length end at unequal times
+        at_once = 1 if rolling else max(ROWS_AT_ONCE // num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with seeded(seed, self.device):
@@ -262,6 +266,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         skip_fine: bool = False,
         decoding: str | None = None,
         weights: str | None = None,
+        rolling: bool = False,
         progress: Progress | None = None,
     ) -> Generator[torch.Tensor, None, None]:
         """Generates the instrumental of one vocal and hands it out as soon as a window of the last stage is done.
@@ -270,8 +275,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, progress: as
-                for `generate`.
+            sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights,
+                rolling, progress: as for `generate`.
 
         Yields:
             float32 [n] at the codec's rate, on the CPU.
@@ -280,7 +285,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             ValueError: on an empty vocal or options out of range.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        options = self._options(1, guidance_scale, temperature, top_k, decoding, weights)
+        options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         (row,) = _rows(vocal, None)
         song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, progress, at_once=1)
@@ -302,12 +307,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         top_k: int | None,
         decoding: str | None,
         weights: str | None,
+        rolling: bool,
     ) -> DecodingOptions:
         check_options(num_samples, temperature, guidance_scale, top_k)
         if decoding is None:
             # on other devices the fast loop has not been tried
             decoding = "fast" if self.device.type in ("cpu", "cuda") else "reference"
-        return DecodingOptions(decoding, guidance_scale, temperature, top_k, weights)
+        return DecodingOptions(decoding, guidance_scale, temperature, top_k, weights, rolling)
 
     def _keep(
         self, rows: list[np.ndarray], rate: int, instrumental: torch.Tensor | np.ndarray, keep: Sequence[Span]

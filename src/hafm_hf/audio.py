@@ -30,9 +30,10 @@ AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 MIN_SAMPLING_RATE = 8_000
 MAX_SAMPLING_RATE = 192_000
 MIN_SECONDS = 1.0
-MAX_SECONDS = 600.0
+MAX_SECONDS = 3600.0
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
+_BLOCK = 1 << 20
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
 
@@ -238,12 +239,15 @@ def decibels_to_gain(decibels: float) -> float:
 
 def peak_dbfs(samples: Samples) -> float:
     """Largest absolute sample of float32 [N], in dB below full scale; -inf for silence."""
-    return _to_decibels(float(np.abs(samples).max(initial=0.0)))
+    return _to_decibels(max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))))
 
 
 def rms_dbfs(samples: Samples) -> float:
     """Root mean square of float32 [N], in dB below full scale; -inf for silence."""
-    return _to_decibels(math.sqrt(float(np.square(samples, dtype=np.float64).mean())) if samples.size else 0.0)
+    # block by block: squares of an hour in float64 would take a gigabyte
+    blocks = (samples[start : start + _BLOCK] for start in range(0, samples.size, _BLOCK))
+    total = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
+    return _to_decibels(math.sqrt(total / samples.size) if samples.size else 0.0)
 
 
 def _to_decibels(amplitude: float) -> float:
@@ -284,8 +288,9 @@ def mix_audio(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
-    mixed = vocal * decibels_to_gain(vocal_gain_db) + instrumental * decibels_to_gain(instrumental_gain_db)
-    return limit_peak(mixed.astype(np.float32, copy=False), ceiling_dbfs)
+    mixed = (vocal * decibels_to_gain(vocal_gain_db)).astype(np.float32, copy=False)
+    mixed += instrumental * decibels_to_gain(instrumental_gain_db)
+    return limit_peak(mixed, ceiling_dbfs)
 
 
 class GrowingAudio:

@@ -90,11 +90,16 @@ def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = 
     Raises:
         ValueError: on another shape, codes out of range, or a length beyond the codes.
     """
+    samples = codes.shape[-1] * codec.config.hop_length
+    if length is not None and not 0 <= length <= samples:
+        raise ValueError(f"length is {length}; {codes.shape[-1]} frames hold {samples} samples.")
     stream = CodecStream(codec)
-    parts = [stream.decode(part) for part in codes.split(STRETCH_FRAMES, dim=2)]
-    audio = torch.cat(parts, dim=1)
-    if length is not None and not 0 <= length <= audio.shape[1]:
-        raise ValueError(f"length is {length}; {codes.shape[2]} frames hold {audio.shape[1]} samples.")
+    audio = torch.empty(len(codes), samples, dtype=codec.dtype, device=codes.device)
+    done = 0
+    for part in codes.split(STRETCH_FRAMES, dim=-1):
+        decoded = stream.decode(part)
+        audio[:, done : done + decoded.shape[1]] = decoded
+        done += decoded.shape[1]
     return audio[:, :length]
 
 

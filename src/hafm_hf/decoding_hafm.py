@@ -116,17 +116,17 @@ class _Layer:
         self.keys[..., :slots] = keys.flatten(0, 1).transpose(1, 2)
         self.values[:, :slots] = values.flatten(0, 1)
 
-    def step(self, x: torch.Tensor, slot: int, bias: torch.Tensor) -> torch.Tensor:
-        """One slot of every row: x [R, D], bias [R·H, 1, slot + 1] → [R, D]."""
-        rows = x.shape[0]
-        qkv = self.qkv(self.norm(x)).view(rows, 3, self.heads, self.head_dim)
-        normed = self.head_norm(qkv[:, :2]) * self.head_scale
-        query, key = normed[:, 0].reshape(-1, 1, self.head_dim), normed[:, 1].reshape(-1, self.head_dim)
-        self.keys[..., slot] = key
-        self.values[:, slot] = qkv[:, 2].reshape(-1, self.head_dim)
-        weights = torch.baddbmm(bias, query, self.keys[..., : slot + 1]).softmax(-1)
-        attended = torch.bmm(weights, self.values[:, : slot + 1])
-        x = x + self.output(attended.view(rows, -1))
+    def extend(self, x: torch.Tensor, first: int, count: int, bias: torch.Tensor) -> torch.Tensor:
+        """Adds slots [first, first + count): x [R · count, D], bias [R·H, count, first + count] → [R · count, D]."""
+        until, rows = first + count, len(x) // count
+        qkv = self.qkv(self.norm(x)).view(rows, count, 3, self.heads, self.head_dim)
+        normed = self.head_norm(qkv[:, :, :2]) * self.head_scale
+        query = normed[:, :, 0].transpose(1, 2).reshape(-1, count, self.head_dim)
+        self.keys[..., first:until] = normed[:, :, 1].permute(0, 2, 3, 1).reshape(-1, self.head_dim, count)
+        self.values[:, first:until] = qkv[:, :, 2].transpose(1, 2).reshape(-1, count, self.head_dim)
+        weights = torch.baddbmm(bias, query, self.keys[..., :until]).softmax(-1)
+        attended = torch.bmm(weights, self.values[:, :until]).view(rows, self.heads, count, self.head_dim)
+        x = x + self.output(attended.transpose(1, 2).reshape(rows * count, -1))
         gate, up = self.up(self.norm(x)).split(self.inner, dim=-1)
         return x + self.down(F.gelu(gate) * up)
 
@@ -226,21 +226,26 @@ class FastDecoder:
             null_conditioning=torch.arange(rows, device=known.device) >= len(known) if self.guided else None,
             use_cache=True,
         )
-        self.prefix = config.num_conditioning_sources * conditioning.shape[-1]
-        slots = self.prefix + input_ids.shape[1] + new_tokens - 1
-        self.layers = [_Layer(layer, rows, slots, self.weights) for layer in model.layers]
+        prefix = config.num_conditioning_sources * conditioning.shape[-1]
+        slots = prefix + input_ids.shape[1] + new_tokens - 1
+        self._prepare(rows, slots)
         for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
             layer.fill(cached.keys, cached.values)
-        self._prepare(rows)
-        target_slots = slots - self.prefix
-        self.layout = token_layout(config, conditioning.shape[-1], target_slots, mask, device=known.device)
-        self.block, self.block_start = torch.empty(0, 0, 0), 0
+        self._lay_out(
+            token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
+        )
         scores = self.stage.heads(outputs.last_hidden_state[:, -1:], torch.tensor([known.shape[1]]))
         return self._guide(scores[:, 0])
 
-    def _prepare(self, rows: int) -> None:
-        """Tables and heads as the loop wants them."""
+    def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
+        """Says where each slot stands; flat target t has slot `first_slot` + t."""
+        self.layout, self.first_slot = layout, first_slot
+        self.block, self.block_start = torch.empty(0, 0, 0), 0
+
+    def _prepare(self, rows: int, slots: int) -> None:
+        """Layers with room for `slots`, tables and heads as the loop wants them."""
         model, config = self.stage.model, self.config
+        self.layers = [_Layer(layer, rows, slots, self.weights) for layer in model.layers]
         # a slot holds a token of the codebook before, and says which codebook it predicts and that it is target
         self.tables = list(model.target_embedding.weight)
         self.slot_kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
@@ -253,10 +258,10 @@ class FastDecoder:
         count = self.config.num_codebooks
         x = F.embedding(ids, self.tables[(target - 1) % count]) + self.slot_kinds[target % count]
         x = torch.cat([x, x]) if self.guided else x
-        slot = self.prefix + target
+        slot = self.first_slot + target
         bias = self._bias_row(slot, len(x))
         for layer in self.layers:
-            x = layer.step(x, slot, bias)
+            x = layer.extend(x, slot, 1, bias)
         return self._guide(self.heads[target % count](self.norm(x)))
 
     def _bias_row(self, slot: int, rows: int) -> torch.Tensor:

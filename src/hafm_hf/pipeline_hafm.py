@@ -19,7 +19,8 @@ from . import audio
 
 logger = logging.get_logger(__name__)
 
-STREAM_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k", "skip_fine", "decoding", "weights", "progress")
+SAMPLING_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k")
+STREAM_PARAMETERS = (*SAMPLING_PARAMETERS, "skip_fine", "decoding", "weights", "rolling", "progress")
 GENERATE_PARAMETERS = (*STREAM_PARAMETERS, "num_samples", "instrumental", "keep")
 
 
@@ -59,6 +60,7 @@ class HAFMPipeline(Pipeline):
             decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
                 given. Both draw the same tokens, up to rounding.
             weights (str): "int8" rounds the stages' matrices to 8 bits (CPU): faster, slightly other music.
+            rolling (bool): keep the last seconds in mind instead of cutting a song into windows (time-aligned models).
             instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
             keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
@@ -87,7 +89,8 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, progress, as for a call.
+            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, rolling, progress, as
+                for a call.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made
@@ -158,6 +161,8 @@ class HAFMPipeline(Pipeline):
                 "save both from one composite."
             )
         samples = len(output.audio) // len(vocals)
+        if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
+            return {"audio": output.audio[0][None, None], "vocals": vocals, "padding_mask": mask}
         generated = vocals.new_zeros(len(vocals), samples, vocals.shape[1])
         for number, instrumental in enumerate(output.audio):
             generated[number // samples, number % samples, : len(instrumental)] = instrumental

@@ -245,9 +245,11 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             drawn = torch.randn(len(values), generator=generator)
-            values = values + self.config.noise_std * drawn.to(values.device)
+            # in place, as below: an hour of audio has few copies in memory
+            values = drawn.mul_(self.config.noise_std).to(values.device).add_(values)
         if self.config.do_normalize and len(values):
-            values = (values - values.mean()) / torch.sqrt(values.var(unbiased=False) + NORMALIZATION_EPSILON)
+            mean, deviation = values.mean(), torch.sqrt(values.var(unbiased=False) + NORMALIZATION_EPSILON)
+            values = (values - mean).div_(deviation)
         left, right = self.padding
         return nn.functional.pad(values, (left, right + -len(values) % self.hop))
 

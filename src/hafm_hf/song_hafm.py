@@ -14,6 +14,7 @@ import torch
 
 from .audio import resample
 from .codec import encode_codes
+from .rolling_hafm import RollingRun
 from .sampling_hafm import RandomStream
 from .windows_hafm import FREE, ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun
 
@@ -60,7 +61,7 @@ class SongRun:
         self.unit_frames = model.config.semantic_config.frame_rate // model.units_per_second
         voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
         self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
-        self.runs: dict[str, StageRun] = {}
+        self.runs: dict[str, StageRun | RollingRun] = {}
         for number, name in enumerate(STAGES[:-1] if skip_fine else STAGES):
             rows = [
                 SongRow(
@@ -70,14 +71,12 @@ class SongRun:
                 )
                 for row, voice in enumerate(self.vocal_semantic)
             ]
-            run = StageRun(
-                getattr(model, name),
-                rows,
-                1 / model.units_per_second,
-                options,
-                independent=name == "fine",
-                at_once=at_once,
-            )
+            unit = 1 / model.units_per_second
+            run: StageRun | RollingRun
+            if options.rolling:
+                run = RollingRun(getattr(model, name), rows, unit, options)
+            else:
+                run = StageRun(getattr(model, name), rows, unit, options, independent=name == "fine", at_once=at_once)
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
 

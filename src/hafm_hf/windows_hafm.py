@@ -32,6 +32,7 @@ class DecodingOptions:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
         guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
         weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
+        rolling: whether the last seconds stay in the cache instead of windows (`rolling_hafm`).
     """
 
     decoding: str = "fast"
@@ -39,6 +40,7 @@ class DecodingOptions:
     temperature: float | None = None
     top_k: int | None = None
     weights: str | None = None
+    rolling: bool = False
 
     def sampling(self, stage: Any) -> dict[str, Any]:
         """guidance_scale, temperature and top_k for a stage."""

@@ -22,6 +22,8 @@ EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-d
 # Folders that an extra is needed for; all others must do with the core when they are imported.
 FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval", "benchmark": "eval"}
 
+# Trackers that accelerate can be told to use; no extra brings them.
+OWN_CHOICE = {"wandb"}
 
 installed = lru_cache(packages_distributions)
 
@@ -30,20 +32,17 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(text).name) for text in requirements}
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+def imports(node: ast.AST, at_once: bool = True) -> Iterator[tuple[str, bool]]:
     """Top-level packages that a module imports, and whether importing the module does."""
-    eager = {
-        id(node)
-        for statement in tree.body
-        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
-        and not (isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test))
-        for node in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name.split(".")[0], id(node) in eager) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield str(node.module).split(".")[0], id(node) in eager
+    if isinstance(node, ast.Import):
+        yield from ((alias.name.split(".")[0], at_once) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        yield str(node.module).split(".")[0], at_once
+    later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+        isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child, at_once and not later)
 
 
 def undeclared(path: Path, eager: set[str], lazy: set[str]) -> list[str]:
@@ -60,7 +59,7 @@ def undeclared(path: Path, eager: set[str], lazy: set[str]) -> list[str]:
 
 def test_every_import_of_the_package_is_declared() -> None:
     core = names(PROJECT["dependencies"])
-    every = core.union(*(names(requirements) for name, requirements in EXTRAS.items() if name != "dev"))
+    every = core.union(OWN_CHOICE, *(names(requirements) for name, requirements in EXTRAS.items() if name != "dev"))
     found = []
     for path in sorted((REPOSITORY / "src" / "hafm_hf").rglob("*.py")):
         folder = path.relative_to(REPOSITORY / "src" / "hafm_hf").parts[0]
@@ -71,7 +70,7 @@ def test_every_import_of_the_package_is_declared() -> None:
 
 def test_an_import_that_is_not_declared_is_noticed(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
-    module.write_text("import yaml\ndef later():\n    import matplotlib.pyplot\n")
+    module.write_text("import yaml\nclass A:\n    def later(self):\n        import matplotlib.pyplot\n")
     assert undeclared(module, {"pyyaml"}, {"pyyaml"}) == ["module.py: matplotlib (later)"]
     assert undeclared(module, set(), {"matplotlib"}) == ["module.py: yaml"]
     assert not undeclared(module, {"pyyaml"}, {"matplotlib"})

@@ -1,51 +1,11 @@
-"""A little band and singer made of sines and noise, for tests of scores whose right answers are known."""
+"""Songs with known answers, measured once for all tests."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.evaluation.features import extract
-
-CHORDS = ((0, 4, 7), (9, 0, 4), (5, 9, 0), (7, 11, 2))
-BEAT = 0.5
-Samples = NDArray[np.float32]
-
-
-def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.float64]:
-    """A decaying tone, `semitone` above middle C."""
-    time = np.arange(round(seconds * RATE)) / RATE
-    hertz = 261.63 * 2 ** (semitone / 12)
-    waves = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, harmonics + 1))
-    return np.asarray(waves) * np.exp(-1.5 * time / seconds) * np.minimum(time / 0.01, 1.0)
-
-
-def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
-    """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and their tones sung."""
-    generator = np.random.default_rng(seed)
-    key = int(generator.integers(12)) + transpose
-    size = round(seconds * RATE)
-    voice, band = np.zeros(size + 4 * RATE), np.zeros(size + 4 * RATE)
-    at, beat = 0.2, 0
-    order = generator.permutation(4)
-    while at < seconds - 0.6:
-        chord = [(pitch + key) % 12 for pitch in CHORDS[order[beat // 2 % 4]]]
-        start = round(at * RATE)
-        for pitch in chord:
-            sound = tone(pitch - 12, BEAT / tempo)
-            band[start : start + len(sound)] += 0.08 * sound
-        hit = generator.standard_normal(800) * np.exp(-np.arange(800) / 100)
-        band[start : start + 800] += 0.15 * hit
-        if generator.random() < 0.8:
-            sung = tone(int(generator.choice(chord)) + 12, 0.9 * BEAT / tempo, 3)
-            late = start + round(generator.choice([0.0, BEAT / 2 / tempo]) * RATE)
-            voice[late : late + len(sung)] += 0.2 * sung
-        # beats of unequal length, so that a lag of one beat is no match
-        at += BEAT / tempo * generator.choice([0.8, 1.0, 1.2])
-        beat += 1
-    return voice[:size].astype(np.float32), band[:size].astype(np.float32)
+from little_band import RATE, Samples, song
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ from hafm_hf.evaluation.retrieval import semitones_between, stretch_between
 from hafm_hf.evaluation.scores import SCORES, score_pair
 from hafm_hf.evaluation.seams import seam_excess_db
 from hafm_hf.evaluation.timing import lag
-
-from .conftest import song
+from little_band import song
 
 
 @pytest.mark.parametrize("score", [score.name for score in SCORES])

@@ -9,7 +9,9 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
+from readme import blocks
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, served
+from vocals import file_bytes, glide
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -33,6 +35,18 @@ def test_the_endpoint_is_documented(client: Any) -> None:
     assert [each["parameter_name"] for each in endpoint["parameters"] if each["parameter_name"] not in optional] == [
         "vocal"
     ]
+
+
+@pytest.mark.parametrize("document", ["README.md", "space/README.md"])
+def test_the_examples_of_the_documents_reach_the_endpoint(
+    space: Space, document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [block.text for block in blocks(document) if "gradio_client" in block.text]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
+    scope: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", space.url), scope)
+    assert soundfile.info(scope["mix"]).frames == 24_000 and scope["report"]["seed"] == 1
 
 
 def test_variations_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:

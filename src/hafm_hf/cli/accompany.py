@@ -89,6 +89,7 @@ def accompany(
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
     decoding: Annotated[Decoding | None, typer.Option(help="The loop: our own, or GenerationMixin's.")] = None,
     weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
+    rolling: Annotated[bool, typer.Option("--rolling", help="No windows: the last seconds stay in mind.")] = False,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="START:STOP in s of --instrumental; repeatable.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
@@ -100,7 +101,7 @@ def accompany(
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
-    parameters = {
+    parameters: dict[str, Any] = {
         "seed": secrets.randbits(31) if seed is None else seed,
         "num_samples": samples,
         "guidance_scale": guidance_scale,
@@ -111,7 +112,7 @@ def accompany(
         "vocal_gain_db": vocal_gain,
         "instrumental_gain_db": instrumental_gain,
     }
-    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value}
+    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value, "rolling": rolling}
     parameters |= kept_instrumental(instrumental, keep or [], vocals)
     if stream and (samples > 1 or instrumental is not None):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")

@@ -155,5 +155,41 @@ def evaluate(
     table.add_column("× real time", justify="right")
     for name, factor in result["steps"].items():
         table.add_row(f"{name}, one core", f"{factor:.0f}")
+    table.add_row("all steps of a clip, one core", f"{result['one_core']:.0f}")
     table.add_row(f"whole run, {workers} processes", f"{result['run']['real_time_factor']:.0f}")
     stdout.print(table)
+
+
+@benchmark.command()
+def prepare(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the long track.")] = 10.0,
+    songs: Annotated[int, typer.Option(min=3, help="Songs for the speed.")] = 8,
+    song_seconds: Annotated[float, typer.Option(min=3, help="Length of each.")] = 60.0,
+    workers: Annotated[int, typer.Option(min=2, help="Compared with one.")] = 2,
+    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = "",
+    semantic_tokenizer: Annotated[str, typer.Option(help="Instead of the model's.")] = "",
+    codec: Annotated[str, typer.Option(help="Instead of the model's.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Songs to tokens: peak memory on a long track, hours of audio an hour by step, several workers against one."""
+    from ..benchmark.prepare import PreparationBenchmark, benchmark_preparation
+    from ..corpus.tokenizing import TokenizerOptions
+
+    tokenizer = TokenizerOptions(semantic_tokenizer, codec, model, device=device, dtype=dtype, batch_size=batch_size)
+    result = benchmark_preparation(PreparationBenchmark(minutes, songs, song_seconds, workers, tokenizer))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    table = Table(title="preparation", title_justify="left")
+    for heading in ("step", "hours of audio an hour"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for name, rate in result["hours_per_hour"].items():
+        table.add_row(name, f"{rate:,.1f}")
+    stdout.print(table)
+    dominates, rates = result["dominates"], result["workers"]
+    stdout.print(f"{dominates['step']} takes {dominates['share']:.0%} of the time")
+    stdout.print(f"{workers} workers: {rates[str(workers)]:.1f} hours an hour, {rates['speed_up']:.2f} × one")
+    stdout.print(f"peak memory on {minutes:g} min: {result['peak_memory_gib']:.2f} GiB")

@@ -63,7 +63,7 @@ def evaluate(
     skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode the coarse codebooks only.")] = False,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
-    baselines: Annotated[bool, typer.Option(help="Reference, retrieval, silence and the fools beside it.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Retrieval, silence and the fools beside it.")] = True,
     players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,

@@ -19,11 +19,13 @@ from ..analysis import FRAME_RATE, fundamental_frequency
 from ..audio import Samples, rms_dbfs
 
 # Cached features of another version are not used.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
 PITCH_CLASSES = 12
 ONSET_WINDOW, ONSET_BANDS = 512, 40
+# longest distance of beats that a tempo is looked for in: 4 s
+TEMPO_FRAMES = 400
 # frames this far below a clip's loudest are silence, whatever its noise sounds like
 CHROMA_FLOOR_DB = 60.0
 SILENT_DBFS = -90.0
@@ -149,13 +151,21 @@ def onset_strength(samples: Samples) -> Array:
 
 
 def beats(onsets: Array) -> Array:
-    """Beats in seconds (float32 [K]) of an onset curve (float32 [T]), by librosa's dynamic programming."""
+    """Beats in seconds (float32 [K]) of an onset curve (float32 [T]), by librosa's dynamic programming.
+
+    The tempo comes from one autocorrelation of the whole clip: librosa's own, one for each frame, takes ten times as
+    long and tells true pairs from shuffled ones no better.
+    """
     import librosa
 
     if len(onsets) < FRAME_RATE or not onsets.any():
         return np.empty(0, np.float32)
     hop = ANALYSIS_RATE // FRAME_RATE
-    _, times = librosa.beat.beat_track(onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=hop, units="time")
+    repeats = librosa.autocorrelate(onsets - onsets.mean(), max_size=TEMPO_FRAMES)
+    tempo = librosa.feature.tempo(tg=np.maximum(repeats, 0.0)[:, None], sr=ANALYSIS_RATE, hop_length=hop)
+    _, times = librosa.beat.beat_track(
+        onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=hop, bpm=float(tempo[0]), units="time"
+    )
     return np.asarray(times, np.float32)
 
 

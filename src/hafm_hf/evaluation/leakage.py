@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from ..audio import Samples
 
-WINDOW, HOP = 1024, 256
-# frames of the voice that an accompaniment's frame may be made of: the same and the two before (48 ms at 16 kHz)
-TAPS = 3
+WINDOW, HOP = 1024, 512
+# frames of the voice that an accompaniment's frame may be made of: the same and the one before (64 ms at 16 kHz)
+TAPS = 2
 FLOOR_DB = -60.0
 # unrelated voices stay below this; a report marks what is above it
 SUSPICIOUS_DB = -8.0
@@ -20,7 +20,7 @@ Array = NDArray[np.complex64]
 def voice_leak_db(voice: Samples, candidate: Samples) -> float:
     """Voice-coherent energy in an accompaniment, in dB of the accompaniment's energy.
 
-    In each frequency band the accompaniment is predicted from the voice by a filter of 3 frames; what the same filter
+    In each frequency band the accompaniment is predicted from the voice by a filter of 2 frames; what the same filter
     length explains from the voice taken at another time (half the clip away) is chance and is taken off. 0 dB: all of
     it is the voice, however filtered; −60 dB is the least that is told.
 

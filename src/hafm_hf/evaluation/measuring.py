@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
@@ -80,7 +81,7 @@ class MeasuringOptions:
 
     Args:
         embedders: whose embeddings are wanted.
-        baselines: whether fools, reference and retrieval are measured beside the systems.
+        baselines: whether fools and retrieval are measured beside the systems; the reference always is.
         bank: instrumentals for retrieval; none: no retrieval.
         cache: folder for what was measured; None measures again each time.
     """
@@ -132,10 +133,10 @@ class Measurer:
         seconds = len(vocal.samples) / vocal.rate
         for system, part in job.outputs.items():
             yield system, as_long_as(Sound(*part.read()), seconds, f"The {system} accompaniment of {job.clip.name}")
-        if not self.options.baselines:
-            return
         if reference is not None:
             yield REFERENCE, reference
+        if not self.options.baselines:
+            return
         length = len(vocal.analysed)
         if self.options.bank:
             yield RETRIEVAL, Sound(retrieved(self.options.bank, voice, length), ANALYSIS_RATE)
@@ -245,7 +246,9 @@ def measure_all(jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1
     if workers <= 1:
         measurer = Measurer(options)
         for job in jobs:
-            yield _named(measurer, job)
+            with _one_thread():
+                measurement = _named(measurer, job)
+            yield measurement
         return
     # spawned: a forked process would share torch's threads
     with ProcessPoolExecutor(
@@ -255,6 +258,19 @@ def measure_all(jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1
             yield from pool.map(_work, jobs)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last digits from those of one, which a worker has."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _named(measurer: Measurer, job: Job) -> Measurement:

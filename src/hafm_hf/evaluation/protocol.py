@@ -185,7 +185,7 @@ def _spread_over_seeds(rows: Sequence[Sequence[ClipScores]], distances: Sequence
     """Mean and standard deviation over seeds of what a whole set gives."""
     over: dict[str, Any] = {}
     for name in SCORE_NAMES:
-        values = [np.nanmean([row.matched[name] - row.control[name] for row in seed] or [math.nan]) for seed in rows]
+        values = [bootstrap_mean([row.matched[name] - row.control[name] for row in seed]).value for seed in rows]
         if np.isfinite(values).all():
             over[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
     found: dict[str, Any] = {}

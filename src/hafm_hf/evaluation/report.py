@@ -246,7 +246,7 @@ def as_html(report: dict[str, Any], clips: Sequence[Clip], heard: dict[str, dict
 
 
 def _players(clip: Clip, heard: dict[str, dict[str, Part]]) -> dict[str, Any]:
-    """A clip's voice, and voice with reference and with each system, as Ogg Vorbis in base64."""
+    """A clip's voice, and voice with reference and with each system, as MP3 in base64."""
     vocal = _short(clip.vocal)
     sounds = {"voice": vocal}
     parts = {REFERENCE: clip.reference, **{name: found[clip.name] for name, found in heard.items()}}
@@ -265,9 +265,9 @@ def _short(part: Part) -> Samples:
 
 
 def _encode(samples: Samples) -> str:
-    """Ogg Vorbis of float32 [N] in base64."""
+    """MP3 of float32 [N] in base64; not Ogg, whose streams carry a random number, so that no page would repeat."""
     file = io.BytesIO()
-    soundfile.write(file, samples, PLAYER_RATE, format="OGG", subtype="VORBIS", compression_level=0.8)
+    soundfile.write(file, samples, PLAYER_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.7)
     return base64.b64encode(file.getvalue()).decode()
 
 

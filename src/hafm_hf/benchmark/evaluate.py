@@ -1,0 +1,135 @@
+"""How many times real time the scoring of accompaniments is, step by step and for a whole run on several processes.
+
+The sounds are drawn, not recorded: what the steps cost depends on their length only. What is compiled at first use is
+compiled before the clock starts. Seconds of the steps are those of the processor, so that what else the machine does
+does not count; the whole run's are those of the clock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ..audio import Samples
+from ..evaluation.datasets import Clip, Part
+from ..evaluation.embedders import EmbedderOptions, make_embedder
+from ..evaluation.features import ANALYSIS_RATE, extract
+from ..evaluation.leakage import voice_leak_db
+from ..evaluation.measuring import Job, MeasuringOptions, measure_all
+from ..evaluation.protocol import ScoringOptions, make_report
+from ..evaluation.scores import score_pair
+from ..evaluation.timing import lag
+
+REPEATS = 3
+# how often a clip with one system needs each step: the reference is embedded too, and scored are 4 shuffled pairs
+STEPS_OF_A_CLIP = {
+    "features of a voice": 1,
+    "features of an accompaniment": 2,
+    "leak guard": 2,
+    "embeddings": 2,
+    "scores of a pair": 10,
+    "lag and drift": 2,
+}
+
+
+@dataclass(frozen=True)
+class ScoringBenchmark:
+    """What is measured.
+
+    Args:
+        clips: clips of `seconds` s each, of as many songs.
+        seconds: length of a clip.
+        workers: processes of the whole run.
+        embedder: as `hafm evaluate` names it.
+        vggish_weights: file of VGGish's weights, for an embedder that needs them.
+    """
+
+    clips: int = 40
+    seconds: float = 20.0
+    workers: int = 2
+    embedder: str = "tokenizer"
+    vggish_weights: str | None = None
+
+
+def benchmark_evaluation(benchmark: ScoringBenchmark) -> dict[str, Any]:
+    """Times each step on one clip, and a whole run: voice, reference and one system's accompaniments.
+
+    Returns:
+        {"options", "steps": {name: times real time of one core}, "one_core": the same of all steps of a clip,
+        "run": {"start_seconds", "measuring_seconds", "scoring_seconds", "real_time_factor": seconds of clips a second
+        of the clock, from when the processes have started and loaded what they need}}.
+    """
+    options = EmbedderOptions(benchmark.embedder, weights=benchmark.vggish_weights)
+    steps = _time_steps(benchmark, options)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [_job(Path(folder), number, benchmark.seconds) for number in range(benchmark.clips)]
+        measuring = MeasuringOptions(embedders=(options,), baselines=False)
+        measurements, times = [], [time.perf_counter()]
+        for measurement in measure_all(jobs, measuring, benchmark.workers):
+            measurements.append(measurement)
+            times.append(time.perf_counter())
+        make_report(measurements, {"system": ["system"]}, ScoringOptions(), {})
+        times.append(time.perf_counter())
+    # every process has started when as many clips are there
+    started = benchmark.workers
+    run = {"start_seconds": times[started] - times[0], "measuring_seconds": times[-2] - times[started]}
+    run["scoring_seconds"] = times[-1] - times[-2]
+    run["real_time_factor"] = (benchmark.clips - started) * benchmark.seconds / (times[-1] - times[started])
+    costs = {name: count / steps[name] for name, count in STEPS_OF_A_CLIP.items()}
+    return {"options": asdict(benchmark), "steps": steps, "one_core": 1 / sum(costs.values()), "run": run}
+
+
+def _time_steps(benchmark: ScoringBenchmark, options: EmbedderOptions) -> dict[str, float]:
+    vocal, band = _song(0, benchmark.seconds)
+    voice, reference = extract(vocal, voice=True), extract(band)
+    embedder = make_embedder(options)
+    steps: dict[str, Callable[[], object]] = {
+        "features of a voice": lambda: extract(vocal, voice=True),
+        "features of an accompaniment": lambda: extract(band),
+        "leak guard": lambda: voice_leak_db(vocal, band),
+        "embeddings": lambda: embedder.embed(band),
+        "scores of a pair": lambda: score_pair(voice, reference, reference),
+        "lag and drift": lambda: lag(voice, reference, reference),
+    }
+    return {name: benchmark.seconds / _cpu_seconds(step) for name, step in steps.items()}
+
+
+def _cpu_seconds(step: Callable[[], object]) -> float:
+    step()
+    taken = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        step()
+        taken.append(time.process_time() - began)
+    return max(min(taken), 1e-9)
+
+
+def _song(seed: int, seconds: float) -> tuple[Samples, Samples]:
+    """A voice that glides and a band of noise bursts and tones: float32 [N] each at 16 kHz."""
+    generator = np.random.default_rng(seed)
+    time_axis = np.arange(round(seconds * ANALYSIS_RATE)) / ANALYSIS_RATE
+    pitch = 220.0 * 2 ** (np.sin(2 * np.pi * 0.2 * time_axis) * 0.5)
+    phase = 2 * np.pi * np.cumsum(pitch) / ANALYSIS_RATE
+    vocal = 0.1 * sum(np.sin(k * phase) / k for k in range(1, 5))
+    bursts = np.exp(-(time_axis % 0.5) / 0.05) * generator.standard_normal(len(time_axis))
+    tones = sum(np.sin(2 * np.pi * hertz * time_axis) for hertz in generator.uniform(100, 400, 3))
+    return np.asarray(vocal, np.float32), np.asarray(0.1 * bursts + 0.05 * tones, np.float32)
+
+
+def _job(folder: Path, number: int, seconds: float) -> Job:
+    vocal, band = _song(number, seconds)
+    _, candidate = _song(number + 10_000, seconds)
+    parts = {}
+    for name, sound in (("vocal", vocal), ("reference", band), ("system", candidate)):
+        path = folder / f"{number}_{name}.wav"
+        soundfile.write(path, sound, ANALYSIS_RATE, subtype="PCM_16")
+        parts[name] = Part(path)
+    clip = Clip(str(number), str(number), parts["vocal"], parts["reference"])
+    return Job(clip, {"system": parts["system"]})

@@ -1,0 +1,126 @@
+"""How fast and in how much memory songs become tokens: by step, for one long track, and for two workers against one.
+
+The songs are made here, of noise and tones: what the steps cost doesn't depend on what is heard.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from ..corpus.prepare import PrepareOptions, ShardOptions, prepare
+from ..corpus.separation import SeparatorOptions
+from ..corpus.shards import ShardResult
+from ..corpus.tokenizing import TokenizerOptions
+
+SAMPLING_RATE = 44_100
+KIB_IN_GIB = 2**20
+
+
+@dataclass(frozen=True)
+class PreparationBenchmark:
+    """What is measured: one track of `minutes`, then `songs` of `song_seconds` with one worker and with `workers`."""
+
+    minutes: float = 10.0
+    songs: int = 8
+    song_seconds: float = 60.0
+    workers: int = 2
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
+
+
+def benchmark_preparation(options: PreparationBenchmark) -> dict[str, Any]:
+    """Measures the preparation; each run is a process of its own, so that peaks of memory are its own.
+
+    Returns:
+        `peak_memory_gib` of the long track; `hours_per_hour` of audio by step and in all, with one worker;
+        `dominates`: the slowest step and its share; `workers`: hours an hour by number of workers, and `speed_up`. The first shards
+        are left out of these, for what starting costs is paid once.
+    """
+    with tempfile.TemporaryDirectory(prefix="hafm-benchmark-") as folder:
+        write_songs(Path(folder, "long"), 1, options.minutes * 60)
+        write_songs(Path(folder, "many"), options.songs, options.song_seconds)
+        long = _measure(options, Path(folder, "long"), Path(folder, "corpus_long"), 1)
+        one = _measure(options, Path(folder, "many"), Path(folder, "corpus_1"), 1)
+        several = _measure(options, Path(folder, "many"), Path(folder, "corpus_n"), options.workers)
+    steps = {name: seconds for name, seconds in one["steps"].items() if seconds > 0}
+    slowest = max(steps, key=lambda name: steps[name])
+    by_step = {name: round(one["audio_seconds"] / seconds, 1) for name, seconds in steps.items()}
+    return {
+        "peak_memory_gib": round(long["peak_gib"], 3),
+        "long_track_minutes": options.minutes,
+        "long_track_seconds": round(long["seconds"], 1),
+        "hours_per_hour": {**by_step, "all": round(one["audio_seconds"] / sum(steps.values()), 1)},
+        "dominates": {"step": slowest, "share": round(steps[slowest] / sum(steps.values()), 3)},
+        "workers": {
+            "1": round(one["rate"], 1),
+            str(options.workers): round(several["rate"], 1),
+            "speed_up": round(several["rate"] / one["rate"], 2),
+        },
+    }
+
+
+def write_songs(folder: Path, count: int, seconds: float) -> None:
+    """Karaoke of tones and noise, stereo FLAC at 44.1 kHz, the voice on the right."""
+    folder.mkdir(parents=True)
+    times = np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        sound = 0.05 * generator.standard_normal((times.size, 2), dtype=np.float32)
+        sound[:, 1] += 0.1 * np.sin(2 * np.pi * 220 * times + 4 * np.sin(2 * np.pi * 5 * times)).astype(np.float32)
+        sound[:, 0] += 0.2 * ((times * 2) % 1 < 0.1)
+        soundfile.write(folder / f"{number:03d}.flac", sound, SAMPLING_RATE)
+
+
+def _measure(options: PreparationBenchmark, songs: Path, corpus: Path, workers: int) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(options, songs, corpus, workers, sender))
+    process.start()
+    sender.close()
+    try:
+        measured: dict[str, Any] = receiver.recv()
+    except EOFError as error:
+        raise RuntimeError("the measured process ended early; its message stands above") from error
+    finally:
+        process.join()
+    return measured
+
+
+def _run(options: PreparationBenchmark, songs: Path, corpus: Path, workers: int, sender: Connection) -> None:
+    steps: Counter[str] = Counter()
+    finished: list[tuple[float, float]] = []
+
+    def progress(done: int, total: int, result: ShardResult | None) -> None:
+        if result is not None:
+            steps.update(result.seconds_by_step)
+            finished.append((time.perf_counter(), result.audio_seconds))
+
+    began = time.perf_counter()
+    shards = ShardOptions(
+        audio=str(songs),
+        corpus=str(corpus),
+        separator=SeparatorOptions(vocal_channel="right"),
+        tokenizer=options.tokenizer,
+    )
+    prepare(PrepareOptions(shards, tracks_per_shard=1, workers=workers), progress)
+    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    # as many shards are left out as workers started at once
+    first = finished[min(workers, len(finished)) - 1][0]
+    after = sum(seconds for _, seconds in finished[workers:])
+    sender.send(
+        {
+            "seconds": time.perf_counter() - began,
+            "peak_gib": max(usage) / KIB_IN_GIB,
+            "steps": dict(steps),
+            "audio_seconds": sum(seconds for _, seconds in finished),
+            "rate": after / max(finished[-1][0] - first, 1e-9),
+        }
+    )

@@ -1,0 +1,182 @@
+"""The k-means of a semantic tokenizer: features of many songs in bounded memory, then centroids and their worth.
+
+Paper, "Tokens": 500 clusters of one layer of HuBERT, one set for vocals (with the noise that they get at generation)
+and instrumentals.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from .filtering import FilterOptions, reason_to_drop
+from .separation import Separator
+from .shards import cut
+from .tokenizing import fit_rate
+from .tokens import excerpt_bounds
+from .tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
+
+Features = NDArray[np.float32]
+HELD_OUT_SHARE = 0.1
+SHORTEST_SECONDS = 1.0
+
+
+class Reservoir:
+    """A uniform sample of a stream of rows, whatever its length, in the memory of the sample (Vitter's algorithm R).
+
+    Args:
+        capacity (int): rows to keep.
+        seed (int): the sample is a function of it and of the stream.
+    """
+
+    def __init__(self, capacity: int, seed: int = 0) -> None:
+        if capacity < 1:
+            raise HAFMCorpusError(f"A sample of {capacity} frames is none; ask for at least 1.")
+        self.capacity, self.seen = capacity, 0
+        self._generator = np.random.default_rng(seed)
+        self._rows: Features | None = None
+
+    def add(self, rows: Features) -> None:
+        """Offers rows, float32 [M, D]."""
+        if self._rows is None:
+            self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
+        numbers = self.seen + np.arange(len(rows))
+        # row n takes a place below n + 1; it is kept where that place is in the reservoir, so the first always are
+        places = np.where(numbers < self.capacity, numbers, self._generator.integers(0, numbers + 1))
+        for row in np.flatnonzero(places < self.capacity):
+            self._rows[places[row]] = rows[row]
+        self.seen += len(rows)
+
+    @property
+    def rows(self) -> Features:
+        """The sample, float32 [at most capacity, D]."""
+        if self._rows is None:
+            raise HAFMCorpusError("No frames were sampled; name a folder with songs that the separator can use.")
+        return self._rows[: min(self.seen, self.capacity)]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Which frames are sampled: of at most so many tracks (0: all) of a split, in segments of so many seconds."""
+
+    max_tracks: int = 0
+    segment_seconds: float = 12.0
+    split: str = "train"
+    seed: int = 0
+
+
+def sample_features(
+    tokenizer: HAFMSemanticTokenizer,
+    audio: Path,
+    separator: Separator,
+    reservoir: Reservoir,
+    options: SamplingOptions,
+    splits: SplitOptions,
+    filter_options: FilterOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Fills a reservoir with frames of vocals, noisy, and of instrumentals, both from the same seconds.
+
+    Args:
+        tokenizer: whose features are sampled; it needs no centroids.
+        audio, separator, splits, filter_options: as for the preparation.
+        reservoir: gets float32 [T_v, D] of each segment.
+        options: how much of which split.
+        progress: called with the tracks that are done and their number.
+
+    Returns:
+        the number of tracks that gave frames.
+    """
+    tracks = shuffled_tracks(audio, separator, splits, options)
+    used = 0
+    for number, track in enumerate(tracks, start=1):
+        before = reservoir.seen
+        for waveform, seed in _segments(tokenizer, audio, separator, track, options, filter_options):
+            features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
+            reservoir.add(features.cpu().numpy())
+        used += reservoir.seen > before
+        if progress:
+            progress(number, len(tracks))
+    return used
+
+
+def shuffled_tracks(audio: Path, separator: Separator, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
+    """Tracks of the split, in an order drawn by the seed, at most as many as asked for."""
+    groupings, _ = separator.group(find_audio(audio)[0])
+    tracks = [track for track in identify_tracks(audio, groupings, {}, splits)[0] if track.split == options.split]
+    order = np.random.default_rng(options.seed).permutation(len(tracks))
+    return [tracks[index] for index in order][: options.max_tracks or None]
+
+
+def _segments(
+    tokenizer: HAFMSemanticTokenizer,
+    audio: Path,
+    separator: Separator,
+    track: Track,
+    options: SamplingOptions,
+    filter_options: FilterOptions,
+) -> Iterator[tuple[torch.Tensor, int | None]]:
+    """Waveforms (float32 [N] at the tokenizer's rate) of a track, with the seed of their noise if they are vocals."""
+    try:
+        stems = separator.separate({role: Path(os.path.join(audio, path)) for role, path in track.files.items()})
+    except TrackError:
+        return
+    config = tokenizer.config
+    duration = len(stems.vocal) / stems.sampling_rate
+    bounds = excerpt_bounds(duration, options.segment_seconds, SHORTEST_SECONDS, Fraction(1, config.frame_rate))
+    for number, (start, length) in enumerate(bounds):
+        vocal, instrumental = (cut(s, stems.sampling_rate, start, length) for s in (stems.vocal, stems.instrumental))
+        if reason_to_drop(vocal, instrumental, filter_options) is not None:
+            continue
+        for sound, seed in ((vocal, options.seed + number), (instrumental, None)):
+            yield torch.from_numpy(fit_rate(sound, stems.sampling_rate, config.sampling_rate, length)), seed
+
+
+def fit_clusters(features: Features, clusters: int, seed: int = 0) -> tuple[Features, dict[str, Any]]:
+    """MiniBatchKMeans (k-means++) on nine tenths of a sample, measured on the tenth that was held out.
+
+    Args:
+        features (float32 [M, D]).
+        clusters: k (paper: 500).
+        seed: of the division and the start.
+
+    Returns:
+        centroids (float32 [k, D]) and figures: inertia a frame, its share of the variance, used clusters, entropy.
+
+    Raises:
+        HAFMCorpusError: fewer frames than clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    order = np.random.default_rng(seed).permutation(len(features))
+    held_out, fitted = np.split(features[order], [max(1, round(len(features) * HELD_OUT_SHARE))])
+    if len(fitted) < clusters:
+        raise HAFMCorpusError(f"{len(fitted)} frames can't make {clusters} clusters; sample more frames or songs.")
+    kmeans = MiniBatchKMeans(
+        clusters,
+        init="k-means++",
+        batch_size=10_000,
+        max_iter=60,
+        n_init=3,
+        reassignment_ratio=0.01,
+        random_state=seed,
+    ).fit(fitted)
+    shares = np.bincount(kmeans.predict(held_out), minlength=clusters) / len(held_out)
+    inertia = float((kmeans.transform(held_out).min(axis=1) ** 2).mean())
+    used = shares[shares > 0]
+    figures = {
+        "frames": len(features),
+        "inertia_per_frame": round(inertia, 4),
+        "inertia_share_of_variance": round(inertia / float(held_out.var(axis=0).sum()), 4),
+        "used_clusters": int(used.size),
+        "entropy_bits": round(float(-np.sum(used * np.log2(used))), 3),
+        "entropy_bits_at_most": round(float(np.log2(clusters)), 3),
+    }
+    return kmeans.cluster_centers_.astype(np.float32), figures
