@@ -6,23 +6,12 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.decoding_hafm import FEW_ROWS, LARGE_MATRIX, FastDecoder, packed_linear
 from hafm_hf.sampling_hafm import RandomStream, draw
 from hafm_hf.windows_hafm import DecodingOptions, decode_window
 from test_modeling_hafm import FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
-
-
-class RecordingDecoder(FastDecoder):
-    """The fast loop, which also keeps the guided scores of every step."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.scores: list[torch.Tensor] = []
-
-    def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
-        self.scores.append(scores.clone())
-        return super()._limit(scores, target)
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hafm_hf.benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_song, glide
+from hafm_hf.benchmark.generate import (
+    DecodingBenchmark,
+    benchmark_decoding,
+    benchmark_precision,
+    benchmark_song,
+    glide,
+)
 
 
 def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
@@ -35,3 +41,9 @@ def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
 def test_the_vocal_of_the_benchmark_has_sound_and_pauses() -> None:
     levels = np.abs(glide(6.0, 24_000)).reshape(60, -1).max(1)
     assert (levels > 0.1).sum() > 30 and (levels == 0).sum() > 5
+
+
+def test_lower_precision_is_near_and_not_the_same(tiny_model: Path) -> None:
+    for kinds in benchmark_precision(str(tiny_model), 1.0).values():
+        for error in kinds.values():
+            assert 0 < error["mean_kl"] < 0.5 and error["max_logit_error"] > 0

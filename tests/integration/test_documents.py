@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ SMALLER = {
     "--num_attention_heads 2 --head_dim 8 --warmup_steps 1 --validation_crops 2 --validation_batch 2 --compile false",
     "evaluate": "--clip-seconds 1 --limit 2 --skip-fine --no-baselines",
 }
+PROGRAM_FOLDERS = ("recipes", "src/hafm_hf/cli")
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
 # Blocks of these documents that are marked with nothing are run.
 RUN = ("README.md", "docs/extending.md", "docs/evaluation.md")
@@ -57,6 +59,19 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
             check_script(words)
         elif words[0] in CHECKS:
             CHECKS[words[0]](words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_options_within_the_text_exist(document: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+    known = set().union(
+        *(options_of(path) for folder in PROGRAM_FOLDERS for path in (REPOSITORY / folder).glob("*.py"))
+    )
+    for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
+        if words[0] == "hafm" and words[1].islower():
+            assert words[1] in typer.main.get_command(app).commands, words  # type: ignore[attr-defined]
+        for option in [word for word in words if word.startswith("--") and word != "--help"]:
+            assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
 
 
 def check_hafm(words: list[str]) -> None:
@@ -107,9 +122,8 @@ def options_of(script: Path) -> set[str]:
             names.add(node.target.id)
         elif isinstance(node, ast.arg):
             names.add(node.arg)
-    for module, _ in imported_names(script.read_text()):
-        source = REPOSITORY / "src" / f"{module.replace('.', '/')}.py"
-        names |= options_of(source) if module.startswith("hafm_hf.training") and source.exists() else set()
+    if any(module.startswith("hafm_hf.training") for module, _ in imported_names(script.read_text())):
+        names |= set().union(*map(options_of, (REPOSITORY / "src/hafm_hf/training").glob("*.py")))
     return names
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..accompaniment_hafm import HAFMForVocalAccompaniment
 from ..configuration_hafm import HAFMStageConfig
+from ..decoding_hafm import FastDecoder
 from ..sampling_hafm import RandomStream
 from ..windows_hafm import DecodingOptions, decode_window
 from .train import STAGE_CONFIGS, STAGE_MODELS, musicgen_decoder
@@ -159,6 +160,62 @@ def memory_bandwidth(repeats: int = 5) -> float:
         buffer.sum()
         best = min(best, time.perf_counter() - begin)
     return BANDWIDTH_BYTES / best
+
+
+class RecordingDecoder(FastDecoder):
+    """The fast loop, which also keeps the guided scores of every step in `scores`, float [B, V] each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scores: list[torch.Tensor] = []
+
+    def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        self.scores.append(scores.float())
+        return super()._limit(scores, target)
+
+
+@torch.no_grad()
+def benchmark_precision(model: str | None, seconds: float = 3.0) -> dict[str, dict[str, dict[str, float]]]:
+    """What precisions beside float32 do to a stage's guided scores, along the tokens of a generated song.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+        seconds: length of the vocal.
+
+    Returns:
+        For each stage and precision ("int8", "bfloat16"): "max_logit_error" and "mean_kl", the mean over the steps of
+        the Kullback-Leibler divergence from the distribution in float32, in nats, at the stage's temperature.
+    """
+    composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    halves = HAFMForVocalAccompaniment.from_pretrained(model, dtype=torch.bfloat16)
+    song = composite.generate(glide(seconds, composite.sampling_rate), seed=1)
+    voice, semantic = song.vocal_semantic[0], song.instrumental_semantic[0]
+    coarse = song.codes[0][: composite.coarse.config.num_codebooks]
+    streams = {
+        "semantic": (voice[None], semantic[None]),
+        "coarse": (torch.stack([voice, semantic]), coarse),
+        "fine": (coarse, song.codes[0][len(coarse) :]),
+    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (conditioning, target) in streams.items():
+        stage, tokens = getattr(composite, name), target.t().flatten()[None]
+        options = {"guidance_scale": GUIDANCE_SCALE, "temperature": TEMPERATURE}
+        exact = RecordingDecoder(stage, **options)
+        others = {
+            "int8": RecordingDecoder(stage, weights="int8", **options),
+            "bfloat16": RecordingDecoder(getattr(halves, name), **options),
+        }
+        for decoder in (exact, *others.values()):
+            decoder.generate(conditioning[None], tokens.shape[1], None, forced=tokens)
+        found[name] = {key: _apart(exact.scores, decoder.scores) for key, decoder in others.items()}
+    return found
+
+
+def _apart(exact: list[torch.Tensor], other: list[torch.Tensor]) -> dict[str, float]:
+    wanted, found = torch.cat(exact), torch.cat(other)
+    logs = [(scores / TEMPERATURE).log_softmax(-1) for scores in (wanted, found)]
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    return {"max_logit_error": float((wanted - found).abs().max()), "mean_kl": float(divergence)}
 
 
 def benchmark_song(

@@ -65,21 +65,23 @@ def generate(
     repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
     song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
     weights: Annotated[str | None, typer.Option(help="int8 for the whole song.")] = None,
+    precision: Annotated[bool, typer.Option("--precision", help="Also what int8 and bfloat16 do to scores.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Decoding speed of a stage against MusicGen and the bound of memory; with --song, of the whole path too."""
     import torch
 
-    from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_song
+    from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_precision, benchmark_song
 
     torch.set_num_threads(threads)
     decoding = [
         benchmark_decoding(DecodingBenchmark(stage, model, count, context, steps, repeats)) for count in rows or [2]
     ]
     songs = [benchmark_song(model, seconds, weights=weights) for seconds in song or []]
+    errors = benchmark_precision(model) if precision else {}
     if as_json:
-        typer.echo(json.dumps({"decoding": decoding, "songs": songs}))
+        typer.echo(json.dumps({"decoding": decoding, "songs": songs, "precision": errors}))
         return
     for result in decoding:
         show_decoding(result)
@@ -91,6 +93,10 @@ def generate(
             f"peak {result['peak_gib']:.2f} GiB",
             markup=False,
         )
+    for name, kinds in errors.items():
+        for kind, error in kinds.items():
+            apart = f"KL {error['mean_kl']:.5f} nats, logits off by at most {error['max_logit_error']:.3f}"
+            stdout.print(f"{name} in {kind}: {apart}", markup=False)
 
 
 def show_decoding(result: dict[str, Any]) -> None:
