@@ -1,5 +1,6 @@
 """`hafm evaluate` end to end, from the command line as a user runs it."""
 
+import io
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +23,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HAFM = [sys.executable, "-m", "hafm_hf.cli"]
 
 
-def hafm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HAFM, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`hafm evaluate` in this process: its exit code and what it said on stderr, progress bars apart."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["hafm", "evaluate", *map(str, arguments)])
+def run(*arguments: object) -> tuple[int, str, str]:
+    """`hafm evaluate` in this process: its exit code, stdout, and what it said on stderr, progress bars apart."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["hafm", "evaluate", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        lines = [line for line in capsys.readouterr().err.splitlines() if "hafm: " in line]
-        return int(ended.value.code or 0), "\n".join(lines)
-
-    return run
+    lines = [line for line in err.getvalue().splitlines() if "hafm: " in line]
+    return int(ended.value.code or 0), out.getvalue(), "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +63,9 @@ def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory,
     """The folder of a report on these outputs."""
     out = tmp_path_factory.mktemp("report")
     options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
-    result = hafm("evaluate", *options, "--out", out, "--players", 2, "--json")
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == json.loads((out / "report.json").read_text())
+    code, told, error = run(*options, "--out", out, "--players", 2, "--json")
+    assert code == 0, error
+    assert json.loads(told) == json.loads((out / "report.json").read_text())
     return out
 
 
@@ -127,22 +118,22 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "report.json").exists()
-    result = hafm("evaluate", *options, "--out", tmp_path, "--players", 2, "--workers", 2)
-    assert result.returncode == 0, result.stderr
+    code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--workers", 2)
+    assert code == 0, error
     for name in ("report.json", "report.md", "report.html", "clips.jsonl"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_a_model_is_rendered_once_over_seeds(command: Command, pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ["--pairs", pairs / "test", "--model", tiny_model, "--seeds", 2, "--limit", 2, "--clip-seconds", 1]
-    first = command(*options, "--out", tmp_path, "--players", 0)
-    assert first == (0, "")
+    first = run(*options, "--out", tmp_path, "--players", 0)
+    assert first[0] == 0, first[2]
     songs = sorted(tmp_path.glob("rendered/*/*/*.wav"))
     assert len(songs) == 4
     stamps = [path.stat().st_mtime_ns for path in songs]
     written = (tmp_path / "report.json").read_bytes()
-    again = command(*options, "--out", tmp_path, "--players", 0)
-    assert again == (0, "")
+    again = run(*options, "--out", tmp_path, "--players", 0)
+    assert again[0] == 0, again[2]
     assert [path.stat().st_mtime_ns for path in songs] == stamps
     assert (tmp_path / "report.json").read_bytes() == written
     found = json.loads(written)["systems"]["tiny"]
@@ -163,25 +154,68 @@ def test_a_model_is_rendered_once_over_seeds(command: Command, pairs: Path, tiny
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(
-    command: Command, pairs: Path, outputs: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
+    pairs: Path, outputs: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
 ) -> None:
     places = {"TEST": pairs / "test", "TRAIN": pairs / "train", "OUT": outputs}
     given = [str(places.get(option, option)) for option in options]
     given = [option.replace("TRAIN", str(pairs / "train")).replace("OUT", str(outputs)) for option in given]
-    code, stderr = command(*given, "--out", tmp_path / "out")
+    code, _, error = run(*given, "--out", tmp_path / "out")
     assert code == 1
-    assert sentence in stderr
-    assert stderr.count("\n") == 0
+    assert sentence in error
+    assert error.count("\n") == 0
     assert not list(tmp_path.glob("out/report.*"))
 
 
-def test_a_short_or_broken_rendering_is_named(command: Command, pairs: Path, outputs: Path, tmp_path: Path) -> None:
+def test_a_short_or_broken_rendering_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     shutil.copytree(outputs, tmp_path / "broken")
     soundfile.write(tmp_path / "broken" / "song2.flac", np.zeros(RATE), RATE)
     arguments = ["--pairs", pairs / "test", "--outputs", f"late={tmp_path / 'broken'}", "--out", tmp_path / "out"]
-    code, stderr = command(*arguments)
-    assert "The late accompaniment of song2 is 1.00 s long and its vocal 5.00 s" in stderr
+    code, _, error = run(*arguments)
+    assert "The late accompaniment of song2 is 1.00 s long and its vocal 5.00 s" in error
     (tmp_path / "broken" / "song2.flac").write_bytes(b"no sound")
-    code, stderr = command(*arguments)
+    code, _, error = run(*arguments)
     assert code == 1
-    assert "The clip song2 cannot be measured: song2.flac is not audio" in stderr
+    assert "The clip song2 cannot be measured: song2.flac is not audio" in error
+
+
+def test_the_papers_protocol_is_one_command(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("musdb")
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    config = Wav2Vec2Config(
+        hidden_size=6, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8, conv_dim=(8, 8),
+        conv_stride=(160, 2), conv_kernel=(400, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    Wav2Vec2Model(config).save_pretrained(tmp_path / "embedder")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "embedder")
+    for number in range(2):
+        vocal, band = song(number + 1, 4.4)
+        folder = tmp_path / "musdb" / "test" / f"Band {number} - Song"
+        folder.mkdir(parents=True)
+        stems = {"vocals": vocal, "drums": band, "bass": 0 * band, "other": 0 * band, "mixture": vocal + band}
+        for name, sound in stems.items():
+            soundfile.write(folder / f"{name}.wav", np.repeat(sound[:, None], 2, axis=1), RATE)
+        (tmp_path / "separated").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "separated" / f"{folder.name}.wav", vocal + 0.1 * band, RATE)
+    sets = ["--musdb", tmp_path / "musdb", "--separated-vocals", tmp_path / "separated", "--clip-seconds", 2.1]
+    options = ["--model", tiny_model, "--embedder", tmp_path / "embedder", "--no-baselines", "--players", 1]
+    code, _, error = run(*sets, *options, "--out", tmp_path / "out")
+    assert code == 0, error
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(found["systems"]) == ["tiny, isolated vocals", "tiny, separated vocals", "reference"]
+    (pair,) = found["isolated_and_separated"].values()
+    assert pair["delta"] == pytest.approx(pair["fad_i"] - pair["fad_s"])
+    assert pair["fad_i"] > 0
+    assert found["protocol"]["clips"] == 4
+    assert "| embedder | FAD_i | FAD_s | Δ |" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
+    shutil.copytree(report / "cache" / "features", tmp_path / "cache" / "features")
+    code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--engine", "ray", "--workers", 1)
+    assert code == 0, error
+    assert (tmp_path / "report.json").read_bytes() == (report / "report.json").read_bytes()

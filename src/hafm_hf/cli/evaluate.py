@@ -62,13 +62,16 @@ def evaluate(
     top_k: Annotated[int | None, typer.Option(help="Of the generation.")] = None,
     skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode the coarse codebooks only.")] = False,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that measure.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that measure; with ray, tasks at a time.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
+    address: Annotated[str, typer.Option(help="Running Ray cluster; a new one here if not given.")] = "",
     baselines: Annotated[bool, typer.Option(help="Retrieval, silence and the fools beside it.")] = True,
     players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
 ) -> None:
     """Measures accompaniments: distance to real ones, and following the singer, beside baselines and fools."""
+    from ..corpus.tracks import HAFMCorpusError
     from ..evaluation import run
     from ..evaluation.datasets import load_pairs
     from ..evaluation.embedders import EmbedderOptions
@@ -97,13 +100,15 @@ def evaluate(
                 measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
                 scoring=ScoringOptions(seed=seed),
                 workers=workers,
+                engine=engine,
+                address=address,
                 players=players,
                 data=data,
                 cache=cache,
             ),
             progress=_progress,
         )
-    except (HAFMEvaluationError, OSError) as error:
+    except (HAFMEvaluationError, HAFMCorpusError, OSError) as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
         typer.echo(json.dumps(report))

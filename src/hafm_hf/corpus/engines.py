@@ -1,4 +1,4 @@
-"""Who makes the shards: this process, worker processes beside it, or a Ray cluster. All give the same bytes.
+"""Who does the work: this process, worker processes beside it, or a Ray cluster. All give the same results.
 
 An engine takes jobs and yields results as they come. It stops at the first failure; what is finished is kept.
 """
@@ -10,7 +10,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -20,7 +20,9 @@ from .shards import ShardOptions, ShardResult, shard_maker
 from .tracks import HAFMCorpusError
 
 ENGINES = ("local", "ray")
-AGAIN = "finished shards are kept, run the same command again"
+AGAIN = "what is finished is kept, run the same command again"
+# (options, job) → result; a function of a module, so that workers can import it
+Make = Callable[[Any, Any], Any]
 
 
 def run_jobs(
@@ -38,33 +40,58 @@ def run_jobs(
     Raises:
         HAFMCorpusError: unknown engine, Ray is not installed or not reachable, a worker died, or a shard failed.
     """
+    needs = {"threads": options.threads, "gpus": int(options.tokenizer.device == "cuda")}
+    yield from run_on(engine, make_shard, options, jobs, workers, address, **needs)
+
+
+def make_shard(options: ShardOptions, job: ShardJob) -> ShardResult:
+    """Makes one shard; the models are loaded once a process."""
+    return shard_maker(options).make(job)
+
+
+def run_on(
+    engine: str,
+    make: Make,
+    options: Any,
+    jobs: Sequence[Any],
+    workers: int = 1,
+    address: str = "",
+    threads: int = 1,
+    gpus: int = 0,
+) -> Iterator[Any]:
+    """Yields make(options, job) for each job, in any order.
+
+    Args:
+        engine, workers, address: as for `run_jobs`.
+        make: a function of a module; what it loads it keeps for the process' next job.
+        options, jobs: what it is called with; they are pickled.
+        threads, gpus: what a task of Ray needs.
+
+    Raises:
+        HAFMCorpusError: as for `run_jobs`; what `make` raises is passed on.
+    """
     if engine not in ENGINES:
         raise HAFMCorpusError(f"There is no engine {engine!r}; choose from {', '.join(ENGINES)}.")
     if engine == "ray":
-        yield from _run_on_ray(jobs, options, workers, address)
+        yield from _run_on_ray(_RayTask(make, options), jobs, workers, address, threads, gpus)
     elif workers <= 1:
-        maker = shard_maker(options)
-        yield from map(maker.make, jobs)
+        yield from (make(options, job) for job in jobs)
     else:
-        yield from _run_in_processes(jobs, options, min(workers, len(jobs)))
+        yield from _run_in_processes(make, options, jobs, min(workers, len(jobs)))
 
 
-def _run_in_processes(jobs: Sequence[ShardJob], options: ShardOptions, workers: int) -> Iterator[ShardResult]:
+def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
     # spawned: a forked process would share torch's threads and CUDA's context
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
-        futures = [pool.submit(_make, options, job) for job in jobs]
+        futures = [pool.submit(make, options, job) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise HAFMCorpusError(f"A worker died, perhaps for lack of memory; {AGAIN}.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _make(options: ShardOptions, job: ShardJob) -> ShardResult:
-    return shard_maker(options).make(job)
 
 
 def _end_with_parent() -> None:
@@ -80,7 +107,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _run_on_ray(jobs: Sequence[ShardJob], options: ShardOptions, workers: int, address: str) -> Iterator[ShardResult]:
+def _run_on_ray(
+    task: "_RayTask", jobs: Sequence[Any], workers: int, address: str, threads: int, gpus: int
+) -> Iterator[Any]:
     try:
         import ray
         import ray.data
@@ -95,7 +124,7 @@ def _run_on_ray(jobs: Sequence[ShardJob], options: ShardOptions, workers: int, a
             reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
             raise HAFMCorpusError(f"No Ray cluster can be reached {reason}.") from error
     try:
-        yield from _map_on_ray(ray, jobs, options, workers)
+        yield from _map_on_ray(ray, task, jobs, workers, threads, gpus)
     finally:
         if started:
             ray.shutdown()
@@ -108,7 +137,9 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, workers: int) -> Iterator[ShardResult]:
+def _map_on_ray(
+    ray: Any, task: "_RayTask", jobs: Sequence[Any], workers: int, threads: int, gpus: int
+) -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -117,9 +148,9 @@ def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, worke
     packed = [{"job": pickle.dumps(job)} for job in jobs]
     data = ray.data.from_items(packed, override_num_blocks=len(packed))
     made = data.map(
-        _RayTask(options),
-        num_cpus=options.threads,
-        num_gpus=1 if options.tokenizer.device == "cuda" else None,
+        task,
+        num_cpus=threads,
+        num_gpus=gpus or None,
         compute=ray.data.TaskPoolStrategy(size=workers or None),
         max_retries=-1,
     )
@@ -127,18 +158,18 @@ def _map_on_ray(ray: Any, jobs: Sequence[ShardJob], options: ShardOptions, worke
         for row in made.iter_rows():
             yield pickle.loads(row["result"])
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, HAFMCorpusError) else None
+        cause = error.cause if isinstance(error.cause, ValueError) else None
         raise cause or HAFMCorpusError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
     except ray.exceptions.RayError as error:
         raise HAFMCorpusError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
 
 
 class _RayTask:
-    """Makes the shard of a row; a worker process of Ray keeps its models from one task to the next."""
+    """Does the job of a row."""
 
-    def __init__(self, options: ShardOptions) -> None:
-        self.options = options
-        self.__name__ = "make_shard"
+    def __init__(self, make: Make, options: Any) -> None:
+        self.make, self.options = make, options
+        self.__name__ = make.__name__
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": pickle.dumps(shard_maker(self.options).make(pickle.loads(row["job"])))}
+        return {"result": pickle.dumps(self.make(self.options, pickle.loads(row["job"])))}

@@ -180,7 +180,8 @@ class TransformersEmbedder:
         self.layer = layer
         self.sampling_rate = int(self.extractor.sampling_rate)
         shown = "last layer" if layer is None else f"layer {layer}"
-        self.name = f"{name}, {shown}, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
+        called = Path(name).name if Path(name).is_dir() else name
+        self.name = f"{called}, {shown}, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
 
     @property
     def identity(self) -> str:

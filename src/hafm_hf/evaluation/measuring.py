@@ -12,17 +12,16 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from multiprocessing import get_context
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from ..audio import HAFMAudioError, Samples, resample
+from ..corpus.engines import run_on
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
@@ -237,27 +236,40 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     os.replace(name, path)
 
 
-def measure_all(jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1) -> Iterator[Measurement]:
-    """Measures jobs in their order, in this process or in `workers` others. All give the same numbers.
+def measure_all(
+    jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1, engine: str = "local", address: str = ""
+) -> Iterator[Measurement]:
+    """Measures jobs, in any order, in this process, in `workers` others, or on Ray. All give the same numbers.
+
+    Args:
+        jobs: what to measure.
+        options: what decides a measurement. On a cluster of several machines, its cache and all sounds lie on a disk
+            that they share.
+        workers, engine, address: as for `corpus.engines.run_jobs`.
+
+    Raises:
+        HAFMEvaluationError: naming the clip whose sound cannot be used.
+        HAFMCorpusError: the engine failed.
+    """
+    yield from run_on(engine, measure, options, jobs, workers, address)
+
+
+def measure(options: MeasuringOptions, job: Job) -> Measurement:
+    """Measures one job; the embedders are loaded once a process.
 
     Raises:
         HAFMEvaluationError: naming the clip whose sound cannot be used.
     """
-    if workers <= 1:
-        measurer = Measurer(options)
-        for job in jobs:
-            with _one_thread():
-                measurement = _named(measurer, job)
-            yield measurement
-        return
-    # spawned: a forked process would share torch's threads
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(options,)
-    ) as pool:
+    with _one_thread():
         try:
-            yield from pool.map(_work, jobs)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            return _measurer(options).measure(job)
+        except HAFMAudioError as error:
+            raise HAFMEvaluationError(f"The clip {job.clip.name} cannot be measured: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _measurer(options: MeasuringOptions) -> Measurer:
+    return Measurer(options)
 
 
 @contextmanager
@@ -271,24 +283,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _named(measurer: Measurer, job: Job) -> Measurement:
-    try:
-        return measurer.measure(job)
-    except HAFMAudioError as error:
-        raise HAFMEvaluationError(f"The clip {job.clip.name} cannot be measured: {error}") from error
-
-
-_worker: list[Measurer] = []
-
-
-def _start_worker(options: MeasuringOptions) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    _worker[:] = [Measurer(options)]
-
-
-def _work(job: Job) -> Measurement:
-    return _named(_worker[0], job)

@@ -33,8 +33,7 @@ class Evaluation:
         outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
         bank: clips of a training split for the retrieval baselines; none: no retrieval.
         measuring, scoring: options of these steps.
-        workers: processes that measure.
-        engine: "local" or "ray".
+        workers, engine, address: who measures (see `corpus.engines.run_jobs`).
         players: clips that can be heard in the HTML report.
         data: what the report says the set is.
         cache: folder for measurements; OUT/cache if None.
@@ -48,6 +47,8 @@ class Evaluation:
     measuring: MeasuringOptions = MeasuringOptions()
     scoring: ScoringOptions = ScoringOptions()
     workers: int = 1
+    engine: str = "local"
+    address: str = ""
     players: int = 4
     data: dict[str, Any] = field(default_factory=dict)
     cache: Path | None = None
@@ -98,8 +99,9 @@ def evaluate(
             bank=bank,
             cache=evaluation.cache or evaluation.out / "cache",
         )
-        measured = measure_all(jobs, options, evaluation.workers)
-        measurements = list(progress(jobs, measured) if progress else measured)
+        measured = measure_all(jobs, options, evaluation.workers, evaluation.engine, evaluation.address)
+        found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
+        measurements = [found[clip.name] for clip in evaluation.clips]
         evaluated = {name: system.candidates for name, system in systems.items()}
         report, scored = make_report(measurements, evaluated, evaluation.scoring, _protocol(evaluation, options, bank))
         if f"{_model_name(evaluation)}, {SEPARATED}" in systems:
