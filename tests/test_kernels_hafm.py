@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hafm_hf.kernels_hafm import QUERY_BLOCK, HAFMRMSNorm, blocked_attention
+from hafm_hf.kernels_hafm import QUERY_BLOCK, BiasGradient, HAFMRMSNorm, blocked_attention
 from hafm_hf.modeling_hafm import eager_attention_forward
 from tiny_models import tiny_stage
 
@@ -27,7 +27,7 @@ def attend(blocked: bool, queries: int, prefix: int, bias_rows: int) -> list[tor
     seen[:prefix, :prefix] = True
     masked = bias.masked_fill(~seen[-queries:], torch.finfo(bias.dtype).min)
     if blocked:
-        output = blocked_attention(query, key, value, masked, 0.3, prefix)
+        output = blocked_attention(query, key, value, masked, BiasGradient(masked), 0.3, prefix)
     else:
         output, _ = eager_attention_forward(nn.Module(), query, key, value, None, 0.3, position_bias=masked)
     (output * drawn(2, queries, HEADS, WIDTH)).sum().backward()

@@ -50,6 +50,8 @@ class HAFMStageConfig(PreTrainedConfig):
         rms_norm_eps (`float`): Epsilon of every RMSNorm.
         initializer_range (`float`): Standard deviation of the initial weights.
         window_seconds (`float`): Length of the training crop, and so of a generation window.
+        tokenizers (`dict[str, str]`):
+            Fingerprints of the `semantic_tokenizer` and the `codec` whose tokens the stage has learnt, where known.
     """
 
     model_type = "hafm_stage"
@@ -75,6 +77,7 @@ class HAFMStageConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     window_seconds: float = 10.0
+    tokenizers: dict[str, str] = field(default_factory=dict)
     use_cache: bool = True
     bos_token_id: int | None = None
     pad_token_id: int | None = None

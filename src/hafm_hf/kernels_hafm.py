@@ -22,15 +22,46 @@ def trains_on_cpu(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+class BiasGradient:
+    """Where the layers of one forward pass add up the gradient of the bias that they share, in place.
+
+    The first layer, whose backward pass comes last, hands the sum on; to the others the bias has no gradient of its
+    own. Left to autograd, each layer would fill, add and throw away a matrix of all pairs.
+    """
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        self.wanted = bias.requires_grad
+        self.like = bias.detach()
+        self.total: torch.Tensor | None = None
+
+    def rows(self, queries: int) -> torch.Tensor:
+        """The sum so far for the last `queries` rows, to be added to."""
+        if self.total is None:
+            self.total = torch.zeros_like(self.like)
+        return self.total[:, :, self.total.shape[2] - queries :]
+
+    def take(self) -> torch.Tensor | None:
+        """The sum, which is forgotten here."""
+        total, self.total = self.total, None
+        return total
+
+
 def blocked_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scaling: float, prefix: int
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    gradient: BiasGradient,
+    scaling: float,
+    prefix: int,
 ) -> torch.Tensor:
     """Attention with a bias that holds causality, a block of queries at a time.
 
     Args:
         query (float [B, H, L, d]): the last L slots of a sequence.
         key, value (float [B, H, n, d]): of the whole sequence.
-        bias (float [1 or B, H, L, n]): added to the scaled scores.
+        bias (float [1 or B, H, L, n]): added to the scaled scores; the layer that hands the gradient on gets it whole.
+        gradient: of the bias, shared by all layers.
         scaling (float): factor of the scores.
         prefix (int): the first slots, which may all see each other; 0 under a purely causal bias.
 
@@ -40,7 +71,7 @@ def blocked_attention(
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    return _BlockedAttention.apply(query, key, value, bias, scaling, prefix)
+    return _BlockedAttention.apply(query, key, value, bias, gradient, scaling, prefix)
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -53,6 +84,7 @@ class _BlockedAttention(torch.autograd.Function):
         key: torch.Tensor,
         value: torch.Tensor,
         bias: torch.Tensor,
+        gradient: BiasGradient,
         scaling: float,
         prefix: int,
     ) -> torch.Tensor:
@@ -63,7 +95,7 @@ class _BlockedAttention(torch.autograd.Function):
                 weights = _weights(query, key, bias, scaling, row, begin, end, seen)
                 output[row, begin:end] = torch.bmm(weights, value[row, :, :seen]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, bias)
-        ctx.scaling, ctx.prefix = scaling, prefix
+        ctx.gradient, ctx.scaling, ctx.prefix = gradient, scaling, prefix
         return output
 
     @staticmethod
@@ -71,7 +103,7 @@ class _BlockedAttention(torch.autograd.Function):
         query, key, value, bias = ctx.saved_tensors
         upstream = grads[0].transpose(1, 2)
         grad_query, grad_key, grad_value = _slots_first(query), _slots_first(key).zero_(), _slots_first(key).zero_()
-        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
+        grad_bias = ctx.gradient.rows(query.shape[2]) if ctx.gradient.wanted else None
         for row in range(query.shape[0]):
             for begin, end, seen in _blocks(query.shape[2], key.shape[2], ctx.prefix):
                 weights = _weights(query, key, bias, ctx.scaling, row, begin, end, seen)
@@ -84,7 +116,8 @@ class _BlockedAttention(torch.autograd.Function):
                     grad_bias[min(row, len(bias) - 1), :, begin:end, :seen] += grad_scores
                 grad_query[row, :, begin:end] = torch.bmm(grad_scores, key[row, :, :seen])
                 grad_key[row, :, :seen] += torch.bmm(grad_scores.transpose(1, 2), query[row, :, begin:end])
-        return grad_query.mul_(ctx.scaling), grad_key.mul_(ctx.scaling), grad_value, grad_bias, None, None
+        handed_on = ctx.gradient.take() if ctx.needs_input_grad[3] else None
+        return grad_query.mul_(ctx.scaling), grad_key.mul_(ctx.scaling), grad_value, handed_on, None, None, None
 
 
 def _slots_first(like: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,14 @@
-"""Loading that refuses weights which are not exactly those that a configuration asks for.
+"""Loading that refuses weights which are not exactly those that a configuration asks for; telling weights apart.
 
 Below every model on the path of the data: transformers' own loading reports such weights in the log and goes on with
 random ones.
 """
 
+import hashlib
 import os
 from typing import Any, TypeVar
 
+import torch
 from transformers import PreTrainedModel
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -31,3 +33,12 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
             keys = ", ".join(sorted(map(str, info[kind])))
             raise ValueError(f"{where} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}.")
     return model
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 over a model's weights and their names, as long as a short commit id."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
 from .hub.mixin import HAFMHubMixin
-from .kernels_hafm import HAFMRMSNorm, blocked_attention, trains_on_cpu
+from .kernels_hafm import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
 from .position_hafm import RelativeAttentionBias, TokenLayout, token_layout, visible
 
 IGNORE_INDEX = -100
@@ -75,26 +75,28 @@ class HAFMAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
         past_key_values: Cache | None = None,
+        bias_gradient: BiasGradient | None = None,
         prefix: int = 0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
 
-        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only. The first
-        `prefix` slots may see each other (for `blocked_attention`; the bias says so too).
+        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only. With
+        `bias_gradient` the layer trains on a CPU, by `blocked_attention`; the first `prefix` slots may see each other.
         """
         batch, length, _ = hidden_states.shape
         asking = position_bias.shape[2]
         qkv = self.qkv_proj(hidden_states).view(batch, length, 3, self.config.num_attention_heads, -1)
         query, key, value = qkv.unbind(2)
+        if asking < length:
+            query = query[:, length - asking :]
         # normalised as they lie in memory; the heads move forward in the view only
-        query = self.q_norm(query[:, length - asking :]).transpose(1, 2)
+        query = self.q_norm(query).transpose(1, 2)
         key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        if self._takes_blocks(query, past_key_values, dropout):
-            output = blocked_attention(query, key, value, position_bias, self.scaling, prefix)
+        if bias_gradient is not None:
+            output = blocked_attention(query, key, value, position_bias, bias_gradient, self.scaling, prefix)
             return self.o_proj(output.flatten(2)), None
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -106,14 +108,10 @@ class HAFMAttention(nn.Module):
             value,
             None,
             scaling=self.scaling,
-            dropout=dropout,
+            dropout=self.config.attention_dropout if self.training else 0.0,
             position_bias=position_bias,
         )
         return self.o_proj(output.reshape(batch, asking, -1)), weights
-
-    def _takes_blocks(self, query: torch.Tensor, cache: Cache | None, dropout: float) -> bool:
-        plain = cache is None and dropout == 0.0 and self.config._attn_implementation == "sdpa"
-        return plain and self.training and trains_on_cpu(query)
 
 
 class HAFMGatedFeedForward(nn.Module):
@@ -149,7 +147,9 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """[B, L, D] → [B, m, D], the last m slots, for which the bias [1 or B, H, m, n] has rows."""
         attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
-        hidden_states = hidden_states[:, hidden_states.shape[1] - attended.shape[1] :] + attended
+        if attended.shape[1] < hidden_states.shape[1]:
+            hidden_states = hidden_states[:, -attended.shape[1] :]
+        hidden_states = hidden_states + attended
         return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
 
 
@@ -281,6 +281,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
         asking = layout.select(query)
         return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
 
+    def _takes_blocks(self, hidden_states: torch.Tensor, cache: Cache | None) -> bool:
+        plain = cache is None and self.config.attention_dropout == 0.0 and self.config._attn_implementation == "sdpa"
+        return plain and self.training and trains_on_cpu(hidden_states)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -322,11 +326,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
         )
         position_bias = self.attention_bias(layout, query)
         mutual = conditioning_slots if self.config.position_scheme == "time" else 0
-        for layer in self.layers:
-            if self.training and layer is self.layers[-1]:
+        gradient = BiasGradient(position_bias) if self._takes_blocks(hidden_states, past_key_values) else None
+        for number, layer in enumerate(self.layers):
+            if self.training and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
-            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values, prefix=mutual)
+            hidden_states = layer(
+                hidden_states, position_bias, past_key_values=past_key_values, bias_gradient=gradient, prefix=mutual
+            )
+            if gradient is not None:
+                position_bias = position_bias.detach()
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
         )

@@ -127,11 +127,14 @@ def plot_training(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure
     _draw_difference(axes[1, 0], lines)
     last = next(line for line in reversed(lines) if "loss" in line)
     books = range(len(last.get("codebook_losses", [])))
-    _draw_curves(axes[2, 0], lines, {f"codebook {n + 1}": ("codebook_losses", n) for n in books}, "by codebook")
+    _draw_curves(
+        axes[2, 0], lines, {f"codebook {n + 1}": ("codebook_losses", n) for n in books}, "training loss by codebook"
+    )
     accuracy = {f"codebook {n + 1}": ("codebook_accuracy", n) for n in books}
     _draw_curves(axes[0, 1], lines, accuracy, "share of tokens predicted right")
     _draw_curves(axes[1, 1], lines, {"gradient norm": "gradient_norm"}, "gradient norm before clipping", log=True)
     _draw_curves(axes[2, 1], lines, {"tokens": "tokens_per_second"}, "target tokens a second")
+    axes[2, 1].set_ylim(bottom=0.0)
     for axis in axes[2]:
         axis.set_xlabel("optimiser steps")
     _ink(axes.flat)
@@ -256,7 +259,7 @@ def _caption(axis: Axes, text: str) -> None:
 def _ink(axes: Any) -> None:
     """Axes, ticks and labels in the ink that reads on light and dark."""
     for axis in axes:
-        axis.tick_params(colors=INK, labelsize="small")
+        axis.tick_params(which="both", colors=INK, labelsize="small")
         axis.xaxis.label.set_color(INK)
         for spine in axis.spines.values():
             spine.set_color(INK)

@@ -1,8 +1,10 @@
 """Crops and batches: streams stay aligned, and a run's samples do not depend on how the work is divided."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -119,6 +121,27 @@ def test_validation_crops_are_fixed_and_thinned_evenly(corpus_folder: Path) -> N
 def test_a_stage_of_other_vocabularies_or_rates_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="tokenise the corpus again"):
         check_vocabularies(toy_config("semantic", **changes), INFO)
+
+
+def test_a_stage_of_another_tokenizer_with_the_same_vocabulary_is_refused() -> None:
+    corpus = dataclasses.replace(INFO, semantic_tokenizer="0123", codec="4567")
+    known = {"semantic_tokenizer": "0123"}
+    check_vocabularies(toy_config("semantic", tokenizers=known), corpus)
+    check_vocabularies(toy_config("semantic", tokenizers=known), INFO)  # where nobody took fingerprints
+    with pytest.raises(ValueError, match="tokens of the codec 89ab, the corpus holds those of 4567"):
+        check_vocabularies(toy_config("coarse", tokenizers={**known, "codec": "89ab"}), corpus)
+
+
+def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:
+    write_toy_corpus(tmp_path)
+    table = parquet.read_table(tmp_path / "train-00000.parquet")
+    old = table.select(["track", "start", "duration", "vocal_semantic", "instrumental_semantic", "acoustic"])
+    parquet.write_table(old, tmp_path / "train-00000.parquet")
+    more = parquet.read_table(tmp_path / "train-00001.parquet")
+    more = more.append_column("mood", [["bright"] * len(more)])
+    parquet.write_table(more, tmp_path / "train-00001.parquet")
+    crops = make_crops(tmp_path, "coarse")
+    assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
 
 
 def test_a_corpus_shorter_than_a_crop_is_refused(corpus_folder: Path) -> None:

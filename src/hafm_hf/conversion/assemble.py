@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment
 from ..codec import load_encodec
-from ..loading import load_strictly
+from ..loading import fingerprint, load_strictly
 
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,6 +43,7 @@ def assemble_composite(
     }
     loaded["semantic_tokenizer"] = load_strictly(PARTS["semantic_tokenizer"], parts["semantic_tokenizer"])
     loaded["codec"] = load_encodec(parts["codec"])
+    _check_tokenizers(loaded)
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
     except StrictDataclassClassValidationError as error:
@@ -63,3 +64,15 @@ def assemble_composite(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return size
+
+
+def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
+    """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
+    made = {name: fingerprint(parts[name]) for name in ("semantic_tokenizer", "codec")}
+    for stage in STAGES:
+        for name, learnt in parts[stage].config.tokenizers.items():
+            if made[name] != learnt:
+                raise ValueError(
+                    f"The parts do not fit: the {stage} stage has learnt tokens of the {name.replace('_', ' ')} "
+                    f"{learnt}, but this one is {made[name]}; name the one that tokenised the stage's corpus."
+                )

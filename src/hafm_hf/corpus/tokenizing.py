@@ -4,17 +4,17 @@ The segments of a track are of one length, so that they go through both models a
 made of one track only: what a row holds never depends on its neighbours in the corpus.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EncodecModel, PreTrainedModel
+from transformers import EncodecModel
 
 from ..audio import Samples, resample
 from ..codec import decode_codes, encode_codes, load_encodec, scale_invariant_sdr
+from ..loading import fingerprint
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
@@ -95,6 +95,7 @@ class Tokenizers:
             num_clusters=config.num_clusters,
             codebook_size=self.codec.config.codebook_size,
             num_codebooks=min(options.num_codebooks, self.codec.config.num_quantizers),
+            **self.fingerprint,
         )
 
     @torch.inference_mode()
@@ -144,15 +145,6 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
     length = round(seconds * target_rate)
     resampled = resample(sound, rate, target_rate)[:length]
     return np.pad(resampled, (0, length - len(resampled)))
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 over a model's weights and their names, as long as a short commit id."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _composite(options: TokenizerOptions) -> str | Path:

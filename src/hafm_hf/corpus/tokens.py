@@ -59,13 +59,18 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TokenCorpusInfo:
-    """What the tokens of a corpus are: frame rates in Hz, vocabulary sizes, number of codebooks."""
+    """What the tokens of a corpus are: frame rates in Hz, vocabulary sizes, number of codebooks.
+
+    `semantic_tokenizer` and `codec` are fingerprints of the weights that made them; empty where nobody took any.
+    """
 
     semantic_frame_rate: int
     acoustic_frame_rate: int
     num_clusters: int
     codebook_size: int
     num_codebooks: int
+    semantic_tokenizer: str = ""
+    codec: str = ""
 
     @property
     def grid(self) -> Fraction:

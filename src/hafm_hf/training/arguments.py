@@ -17,6 +17,12 @@ STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
     "coarse": HAFMCoarseConfig,
     "fine": HAFMFineConfig,
 }
+# whose tokens a stage reads and predicts
+STAGE_TOKENIZERS = {
+    "semantic": ("semantic_tokenizer",),
+    "coarse": ("semantic_tokenizer", "codec"),
+    "fine": ("codec",),
+}
 COARSE_CODEBOOKS = 4
 FINE_CODEBOOKS = 4
 COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
@@ -185,6 +191,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     }[stage.stage]
     conditioning_frames = round(crop_seconds * rates[0])
     sequence = len(conditioning) * conditioning_frames + round(crop_seconds * rates[1]) * len(target)
+    known = {name: getattr(info, name) for name in STAGE_TOKENIZERS[stage.stage] if getattr(info, name)}
     same = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "position_scheme"]
     same += ["conditioning_null", "conditioning_dropout", "attention_dropout"]
     return STAGE_CONFIGS[stage.stage](
@@ -193,6 +200,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         conditioning_frame_rate=rates[0],
         frame_rate=rates[1],
         window_seconds=crop_seconds,
+        tokenizers=known,
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
         **{name: getattr(stage, name) for name in same},

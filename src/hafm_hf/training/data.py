@@ -73,7 +73,15 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
-    """Raises ValueError when a stage's vocabularies, codebooks or frame rates are not those of the corpus."""
+    """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers are not the corpus's."""
+
+    for name, learnt in (config.tokenizers or {}).items():
+        made = getattr(info, name, "")
+        if made and made != learnt:
+            raise ValueError(
+                f"The stage has learnt tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
+                f"{made}: tokenise the corpus with the tokenizers of the model that the stage belongs to."
+            )
 
     def available(stream: Stream) -> tuple[int, int]:
         if stream.column == "acoustic":

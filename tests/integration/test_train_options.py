@@ -1,0 +1,75 @@
+"""Options of a run that change how it computes, and not what it learns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from integration.training_runs import losses, train_here
+from training.toy_corpus import write_toy_corpus
+
+QUICK: dict[str, Any] = {
+    "stage": "coarse",
+    "coarse_codebooks": 3,
+    "max_steps": 8,
+    "warmup_steps": 2,
+    "validation_steps": 8,
+    "save_steps": 8,
+    "ema_decay": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_toy_corpus(folder)
+    return folder
+
+
+@pytest.fixture
+def plain(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    return train_here(monkeypatch, corpus, tmp_path / "plain", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"activation_checkpointing": True}, 1e-5),
+        ({"mixed_precision": "bf16"}, 0.02),
+        ({"dataloader_workers": 2}, 0.0),
+    ],
+)
+def test_options_leave_the_losses_alone(
+    options: dict[str, Any],
+    tolerance: float,
+    plain: list[dict[str, Any]],
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, **options)
+    assert losses(lines) == pytest.approx(losses(plain), abs=tolerance, rel=0)
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    wanted = "torch.bfloat16" if options.get("mixed_precision") == "bf16" else "torch.float32"
+    assert wanted in facts["peak"]["source"]
+
+
+def test_averaged_weights_are_what_is_validated_and_saved(
+    corpus: Path, tmp_path: Path, plain: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "averaged"
+    lines = train_here(monkeypatch, corpus, run, **{**QUICK, "ema_decay": 0.9})
+    assert losses(lines) == losses(plain), "averaging looks on"
+    validated = [
+        next(line for line in each if line["step"] == 8 and "validation_matched" in line) for each in (lines, plain)
+    ]
+    assert validated[0]["validation_matched"] > validated[1]["validation_matched"], "an average lags behind"
+    saved = HAFMCoarseForCausalLM.from_pretrained(run / "final").state_dict()
+    average = load_file(run / "checkpoint-0000008/average.safetensors")
+    last = load_file(run / "checkpoint-0000008/model.safetensors")
+    assert all(torch.equal(saved[name], average[f"module.{name}"]) for name in saved)
+    assert not torch.equal(saved["heads.weight"], last["heads.weight"])
