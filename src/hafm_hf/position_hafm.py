@@ -193,7 +193,8 @@ class _BucketLookup(torch.autograd.Function):
         ctx.save_for_backward(buckets)
         ctx.rows = weight.shape[0]
         table = F.pad(weight.t(), (0, 1), value=torch.finfo(weight.dtype).min)
-        return table[:, buckets].transpose(0, 1)
+        # four times as fast as indexing with all dimensions at once
+        return table.index_select(1, buckets.flatten()).unflatten(1, buckets.shape).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
