@@ -322,7 +322,10 @@ def connect(page: Page) -> None:
     outputs = [*status, page.phase, page.bars, page.results, page.job, page.variation, *page.song]
     wanted = [page.ticket, page.job, page.band, *page.options]
     # a cancelled run may still be ending, or waiting, when the next one begins
-    begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
+    run = begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
+    # what goes wrong within a run is told by the run itself
+    full = announcement("Too many people are waiting for a place; try again in a minute.", "alert")
+    run.failure(lambda: [full, *IDLE], None, status, queue=False, **quiet)
     page.cancel.click(cancel_run, page.ticket, status, queue=False, **quiet)
     chosen = [page.job, page.variation, page.band]
     page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)
