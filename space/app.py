@@ -60,9 +60,9 @@ def loudness_table(levels: Levels) -> str:
     rows = []
     for name, figures in levels.items():
         cells = "".join(f"<td>{f'{value:.1f}' if math.isfinite(value) else 'silent'}</td>" for value in figures)
-        rows.append(f"<tr><th scope='row'>{name}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row' class='hafm-name'>{name}</th>{cells}</tr>")
     heading = "<tr><td></td><th scope='col'>LUFS</th><th scope='col'>peak, dBFS</th></tr>"
-    return f"<table class='hafm-table'><caption>Loudness</caption>{heading}{''.join(rows)}</table>"
+    return f"<table><caption>Loudness</caption>{heading}{''.join(rows)}</table>"
 
 
 def progress_bars(stages: Stages) -> str:
@@ -216,13 +216,12 @@ CSS = """
 .hafm-stage progress::-moz-progress-bar { background: var(--color-accent) }
 #announced, #phase, #bars { padding-block: 0 }
 #announced p, #phase p { margin: 0 }
-#loudness .hafm-table { border-collapse: collapse; width: 100%; max-width: 24em; margin: 0; color: inherit }
-.hafm-table caption { text-align: left; font-weight: 600 }
-#loudness :is(table, tr, th, td) { border: 0; color: var(--body-text-color) }
-#loudness :is(th, td) { padding: .2em .6em; text-align: right }
-#loudness tr + tr { border-top: 1px solid var(--border-color-primary) }
+#loudness table { border-collapse: collapse; width: 100%; max-width: 24em; margin: 0; border: 0 }
+#loudness caption { text-align: left; font-weight: 600; color: var(--body-text-color) }
+#loudness th, #loudness td { padding: .2em .6em; text-align: right; border: 0; color: var(--body-text-color) }
+#loudness tr { border: 0; border-bottom: 1px solid var(--border-color-primary) }
+#loudness tr .hafm-name { text-align: left; font-weight: 400; padding-left: 0 }
 #model input { text-overflow: ellipsis }
-#loudness th[scope=row] { text-align: left; font-weight: 400 }
 .hafm-alert { padding: .6em .8em; border-left: .3em solid #c0392b; color: var(--body-text-color) }
 @media (max-width: 480px) { .hafm-stage { grid-template-columns: 1fr; gap: 0 } }
 """
@@ -323,7 +322,10 @@ def connect(page: Page) -> None:
     outputs = [*status, page.phase, page.bars, page.results, page.job, page.variation, *page.song]
     wanted = [page.ticket, page.job, page.band, *page.options]
     # a cancelled run may still be ending, or waiting, when the next one begins
-    begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
+    run = begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
+    # what goes wrong within a run is told by the run itself
+    full = announcement("Too many people are waiting for a place; try again in a minute.", "alert")
+    run.failure(lambda: [full, *IDLE], None, status, queue=False, **quiet)
     page.cancel.click(cancel_run, page.ticket, status, queue=False, **quiet)
     chosen = [page.job, page.variation, page.band]
     page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)

@@ -234,7 +234,9 @@ class FastDecoder:
         self._lay_out(
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
-        scores = self.stage.heads(outputs.last_hidden_state[:, -1:], torch.tensor([known.shape[1]]))
+        scores = self.stage.heads(
+            outputs.last_hidden_state[:, -1:], torch.tensor([known.shape[1]], device=known.device)
+        )
         return self._guide(scores[:, 0])
 
     def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:

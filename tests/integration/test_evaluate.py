@@ -219,3 +219,13 @@ def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs:
     code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--engine", "ray", "--workers", 1)
     assert code == 0, error
     assert (tmp_path / "report.json").read_bytes() == (report / "report.json").read_bytes()
+
+
+def test_a_set_can_be_asked_what_it_tells_apart(pairs: Path, tmp_path: Path) -> None:
+    options = ["--pairs", pairs / "test", "--only-baselines", "--limit", 3, "--players", 0]
+    code, told, error = run(*options, "--out", tmp_path, "--json")
+    assert code == 0, error
+    found = json.loads(told)
+    assert next(iter(found["systems"])) == "reference"
+    assert found["protocol"]["generation"] is None
+    assert not (tmp_path / "rendered").exists()

@@ -22,6 +22,7 @@ ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "t
 PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
 # A vocal as long as this is generated for far longer than a test needs to see progress and to cancel.
 MAX_SECONDS = 90
+QUEUE_SIZE = 2
 BROWSER_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -53,6 +54,7 @@ def served(model: Path, temporary: Path, **settings: str) -> Iterator[Space]:
     settings = {
         "HAFM_SPACE_MODELS": str(model),
         "HAFM_SPACE_MAX_SECONDS": str(MAX_SECONDS),
+        "HAFM_SPACE_QUEUE_SIZE": str(QUEUE_SIZE),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_ANALYTICS_ENABLED": "False",

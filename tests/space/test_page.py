@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
-from space.serving import ARTEFACTS, BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, Space
+from space.serving import ARTEFACTS, BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
@@ -226,6 +226,33 @@ def test_a_run_is_cancelled_at_whatever_moment(page: "Page", space: Space, voice
         expect(announced(page)).to_have_text("Cancelled.")
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
     expect_cancelled(page)
+
+
+def test_a_full_queue_is_said_and_the_page_can_be_used_again(
+    page: "Page", browser: "Browser", space: Space, voices: Path, tmp_path: Path
+) -> None:
+    another = open_page(browser, space)
+    upload(another, voices / "patience.wav")
+    generate(another)
+    expect(another.locator("#bars")).to_contain_text("%")
+    client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path)
+    voice = gradio_client.handle_file(str(voices / "song.wav"))
+    waiting = [client.submit(voice, skip_fine=True, length=1.0, api_name="/accompany") for _ in range(QUEUE_SIZE)]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while any(job.status().code is not gradio_client.utils.Status.IN_QUEUE for job in waiting):
+        assert time.monotonic() < deadline, [job.status() for job in waiting]
+        time.sleep(0.05)
+    upload(page, voices / "song.wav")
+    generate(page)
+    expect(page.get_by_role("alert").filter(has_text="Too many people are waiting")).to_be_visible()
+    expect(page.locator("#bars")).not_to_be_visible()
+    another.get_by_role("button", name="Cancel").click()
+    for job in waiting:
+        job.result(timeout=PATIENCE_SECONDS)
+    another.context.close()
+    page.get_by_label("Length").fill("1")
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
 
 
 def test_what_cannot_be_used_is_said_on_the_page(page: "Page", voices: Path) -> None:

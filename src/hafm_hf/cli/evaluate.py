@@ -66,6 +66,9 @@ def evaluate(
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     address: Annotated[str, typer.Option(help="Running Ray cluster; a new one here if not given.")] = "",
     baselines: Annotated[bool, typer.Option(help="Retrieval, silence and the fools beside it.")] = True,
+    only_baselines: Annotated[
+        bool, typer.Option("--only-baselines", help="No system: what reference, retrieval and fools get on this set.")
+    ] = False,
     players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
@@ -94,7 +97,7 @@ def evaluate(
             run.Evaluation(
                 clips=tuple(clips),
                 out=out,
-                generation=None if given and model is None else generation,
+                generation=None if only_baselines or (given and model is None) else generation,
                 outputs=given,
                 bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
                 measuring=MeasuringOptions(embedders=embedders, baselines=baselines),

@@ -1,0 +1,47 @@
+"""On real singers (MIR-1K): true accompaniments beat shuffled ones on every headline score, and no fool gets by."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hafm_hf.evaluation.datasets import cut_clips, load_karaoke, spread, sung_clips
+from hafm_hf.evaluation.fools import FOOLS
+from hafm_hf.evaluation.measuring import Job, MeasuringOptions, measure_all
+from hafm_hf.evaluation.protocol import ScoringOptions, make_report
+from hafm_hf.evaluation.scores import SCORES
+
+CLIPS = 32
+
+
+@pytest.fixture(scope="module")
+def report(shared_data: Path) -> dict[str, Any]:
+    """Reference and fools on a quarter of the clips."""
+    folder = shared_data / "mir1k_dev"
+    if not folder.is_dir():
+        pytest.skip(f"no karaoke clips at {folder}")
+    clips = spread(sung_clips(cut_clips(load_karaoke(folder), None)), CLIPS)
+    measured = list(measure_all([Job(clip, {}) for clip in clips], MeasuringOptions(embedders=())))
+    return make_report(measured, {}, ScoringOptions(), {})[0]
+
+
+def test_true_accompaniments_beat_shuffled_ones_on_every_headline_score(report: dict[str, Any]) -> None:
+    assert report["protocol"]["clips"] == CLIPS
+    assert report["separates"] == {score.name: True for score in SCORES if score.headline}
+
+
+@pytest.mark.parametrize("fool", FOOLS)
+def test_each_fool_is_caught(report: dict[str, Any], fool: str) -> None:
+    caught = [name for name in report["fools"][fool] if name != "leak guard"]
+    assert caught
+
+
+def test_the_leak_guard_marks_the_voice_and_no_real_accompaniment(report: dict[str, Any]) -> None:
+    assert "leak guard" in report["fools"]["the voice itself"]
+    assert report["systems"]["reference"]["readings"]["leak_db"]["quartiles"][1] < -15.0
+
+
+def test_doubling_the_voice_wins_the_voices_scores_and_loses_the_references(report: dict[str, Any]) -> None:
+    doubled, reference = (report["systems"][name]["scores"] for name in ("sine doubling the voice", "reference"))
+    assert doubled["pitch_class_share"]["difference"] > reference["pitch_class_share"]["difference"]
+    assert doubled["chord_changes_shared"]["high"] < 0.25 * reference["chord_changes_shared"]["difference"]
