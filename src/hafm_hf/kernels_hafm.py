@@ -90,8 +90,9 @@ class _BlockedAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         batch, heads, length, width = query.shape
         output = query.new_empty(batch, length, heads, width)
-        for row in range(batch):
-            for begin, end, seen in _blocks(length, key.shape[2], prefix):
+        # rows inside: a block of the bias stays in the cache for all of them
+        for begin, end, seen in _blocks(length, key.shape[2], prefix):
+            for row in range(batch):
                 weights = _weights(query, key, bias, scaling, row, begin, end, seen)
                 output[row, begin:end] = torch.bmm(weights, value[row, :, :seen]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, bias)
@@ -104,8 +105,8 @@ class _BlockedAttention(torch.autograd.Function):
         upstream = grads[0].transpose(1, 2)
         grad_query, grad_key, grad_value = _slots_first(query), _slots_first(key).zero_(), _slots_first(key).zero_()
         grad_bias = ctx.gradient.rows(query.shape[2]) if ctx.gradient.wanted else None
-        for row in range(query.shape[0]):
-            for begin, end, seen in _blocks(query.shape[2], key.shape[2], ctx.prefix):
+        for begin, end, seen in _blocks(query.shape[2], key.shape[2], ctx.prefix):
+            for row in range(query.shape[0]):
                 weights = _weights(query, key, bias, ctx.scaling, row, begin, end, seen)
                 block = upstream[row, :, begin:end]
                 grad_value[row, :, :seen] += torch.bmm(weights.transpose(1, 2), block)

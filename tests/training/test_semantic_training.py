@@ -1,5 +1,8 @@
 """Training the small HuBERT: targets, the constant-Q front end, steps and resuming, on synthetic songs."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +207,18 @@ def test_resampling_transposes() -> None:
     faster = resample_linear(samples, RATE // 2)
     spectrum = np.abs(np.fft.rfft(faster))
     assert abs(int(spectrum.argmax()) * RATE / len(faster) - 400) <= 2
+
+
+def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
+    def run(steps: int) -> list[int]:
+        recipe = Path(__file__).resolve().parents[2] / "recipes/pretrain_semantic.py"
+        flags = {"corpus": pool.folder.parent, "out": tmp_path, "steps": steps, "sampling_rate": RATE, "log_every": 1}
+        flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        words += ["--crop_seconds", "1.0", "2.0", "--crop_shares", "0.5", "0.5"]
+        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    assert run(1) == [1] and run(2) == [1, 2]
+    assert HubertModel.from_pretrained(tmp_path / "hubert").config.hidden_size == 32
