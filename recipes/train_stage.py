@@ -1,4 +1,4 @@
-"""Trains one stage on token shards (recipes/tokenize_corpus.py makes them).
+"""Trains one stage on token shards (`hafm prepare` makes them).
 
 accelerate launch --config_file recipes/accelerate/gpu.yaml recipes/train_stage.py recipes/configs/coarse.yaml \\
     --corpus CORPUS --output_dir runs/coarse

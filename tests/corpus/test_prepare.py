@@ -118,13 +118,6 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
         assert encode_codes(codec, sound[None], 5)[0].tolist() == row["acoustic"]
 
 
-def test_two_workers_and_other_batches_of_shards_give_the_same_bytes(
-    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
-    prepare(options_for(songs, tmp_path / "corpus", tokenizers, workers=2))
-    assert digests(tmp_path / "corpus") == digests(whole)
-
-
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:

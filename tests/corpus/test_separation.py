@@ -1,6 +1,8 @@
 """Where vocal and instrumental come from: layouts of stems, `.stem.mp4` made by ffmpeg, and models of demucs."""
 
+import hashlib
 import importlib.util
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -170,3 +172,49 @@ def test_a_demucs_model_that_is_not_there_is_named(demucs_models: Path) -> None:
         make_separator(SeparatorOptions("demucs", model="large", model_dir=str(demucs_models)))
     with pytest.raises(HAFMCorpusError, match="is no folder"):
         make_separator(SeparatorOptions("demucs", model_dir=str(demucs_models / "missing")))
+
+
+@pytest.fixture(scope="module")
+def mdx_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as audio-separator keeps its models: the lists that it downloads, and an MDX-Net that halves a mix."""
+    for module in ("audio_separator", "onnxruntime", "onnx", "onnx2torch"):
+        pytest.importorskip(module)
+    import onnx
+
+    frequencies, frames, name = 2048, 256, "kuielab_b_vocals.onnx"
+    shape = ["batch", 4, frequencies, frames]
+    ends = [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, shape) for end in ("input", "output")]
+    half = onnx.helper.make_tensor("half", onnx.TensorProto.FLOAT, [1], [0.5])
+    multiply = onnx.helper.make_node("Mul", ["input", "half"], ["output"])
+    graph = onnx.helper.make_graph([multiply], "halves", ends[:1], ends[1:], [half])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    folder = tmp_path_factory.mktemp("mdx")
+    onnx.save(model, folder / name)
+    key = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    settings = {"compensate": 1.0, "mdx_dim_f_set": frequencies, "mdx_dim_t_set": 8, "mdx_n_fft_scale_set": 6144}
+    kinds = ("vr", "vr_vip", "mdx", "mdx_vip", "mdx23", "mdx23c", "mdx23c_vip", "demucs", "roformer")
+    lists: dict[str, Any] = {
+        f"{kind.replace('_vip', '')}_download{'_vip' if kind.endswith('_vip') else ''}_list": {} for kind in kinds
+    }
+    lists["mdx_download_list"] = {"MDX-Net Model: kuielab_b_vocals": name}
+    (folder / "download_checks.json").write_text(json.dumps(lists))
+    (folder / "vr_model_data.json").write_text("{}")
+    (folder / "mdx_model_data.json").write_text(json.dumps({key: {**settings, "primary_stem": "Vocals"}}))
+    return folder
+
+
+def test_audio_separator_splits_a_mix_into_stems_that_add_up_to_it(mdx_models: Path, tmp_path: Path) -> None:
+    mix = karaoke(3.0, 0)
+    soundfile.write(tmp_path / "mix.wav", mix, 44_100)
+    first, second = (
+        separate(tmp_path, "mix.wav", name="audio-separator", model_dir=str(mdx_models)) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.vocal, second.vocal)
+    np.testing.assert_allclose(first.vocal + first.instrumental, mix.mean(axis=1), atol=1e-3)
+    assert len(first.vocal) == len(mix) and np.abs(first.vocal).max() > 0.01
+
+
+def test_an_mdx_model_that_is_not_there_is_named(mdx_models: Path) -> None:
+    with pytest.raises(HAFMCorpusError, match="model other.onnx can't be loaded from .*download_model_only"):
+        make_separator(SeparatorOptions("audio-separator", model="other.onnx", model_dir=str(mdx_models)))

@@ -44,39 +44,30 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_songs(folder: Path, names: tuple[str, ...]) -> None:
+    """Songs as recipes/build_song_corpus.py renders them, of SECONDS."""
     rng = np.random.default_rng(0)
     for number, name in enumerate(names):
         song = folder / "train" / name
         song.mkdir(parents=True)
-        for part in ("vocal", "instrumental"):
+        for part in ("vocal", "instrumental", "drums"):
             samples = (rng.standard_normal(round(SECONDS[number] * 24_000)) * 0.1).astype(np.float32)
             soundfile.write(song / f"{part}.flac", samples, 24_000)
-        (song / "labels.json").write_text("{}")
+        (song / "labels.json").write_text('{"key": "F#:min", "tempo": 97.5, "licence": "MIT"}')
 
 
-def tokenize(songs: Path, tokens: Path, parts: Path) -> None:
-    words = [
-        "--songs",
-        songs,
-        "--tokens",
-        tokens,
-        "--splits",
-        "train",
-        "--items_per_shard",
-        2,
-        "--shortest_excerpt",
-        1,
-    ]
-    words += ["--semantic_tokenizer", parts / "semantic_tokenizer", "--codec", parts / "codec"]
-    words += ["--longest_excerpt", 2, "--num_codebooks", len(tiny_codec().quantizer.layers)]
-    run = run_recipe("tokenize_corpus.py", *words)
+def prepare(songs: Path, tokens: Path, parts: Path) -> None:
+    words = [songs, tokens, "--split-by", "folder", "--tracks-per-shard", 2, "--min-seconds", 1]
+    words += ["--semantic-tokenizer", parts / "semantic_tokenizer", "--codec", parts / "codec"]
+    words += ["--segment-seconds", 2, "--num-codebooks", len(tiny_codec().quantizer.layers)]
+    run = run_recipe("prepare_corpus.py", *words)
     assert run.returncode == 0, run.stderr[-3000:]
+    assert "dropped: too short" in run.stdout and "decoded again" in run.stdout
 
 
-def test_songs_become_shards_once_and_new_songs_are_added(parts: Path, tmp_path: Path) -> None:
+def test_rendered_songs_become_shards_once_and_new_songs_are_added(parts: Path, tmp_path: Path) -> None:
     write_songs(tmp_path / "songs", ("a", "b", "c"))
     tokens = tmp_path / "tokens"
-    tokenize(tmp_path / "songs", tokens, parts)
+    prepare(tmp_path / "songs", tokens, parts)
     first = shard_paths(tokens, "train")
     info = read_info(first[0])
     rows = [row for path in first for row in pq.read_table(path).to_pylist()]
@@ -85,18 +76,27 @@ def test_songs_become_shards_once_and_new_songs_are_added(parts: Path, tmp_path:
     for row in rows:
         assert len(row["vocal_semantic"]) == len(row["instrumental_semantic"]) == round(row["duration"] * 50)
         assert [len(codes) for codes in row["acoustic"]] == [round(row["duration"] * 75)] * info.num_codebooks
+        # what is known of a rendered song is not estimated
+        assert (row["key"], row["tempo"], row["licence"]) == ("F#:min", 97.5, "MIT")
     times = {path: path.stat().st_mtime_ns for path in first}
     more = tmp_path / "songs/train/d"
     more.mkdir()
     for part in ("vocal", "instrumental"):
-        (more / f"{part}.flac").write_bytes((tmp_path / f"songs/train/b/{part}.flac").read_bytes())
-    (more / "labels.json").write_text("{}")
-    tokenize(tmp_path / "songs", tokens, parts)
+        samples, rate = soundfile.read(tmp_path / f"songs/train/b/{part}.flac")
+        soundfile.write(more / f"{part}.flac", samples[::-1], rate)
+    prepare(tmp_path / "songs", tokens, parts)
     assert {path: path.stat().st_mtime_ns for path in first} == times
     plan = json.loads((tokens / "plan.json").read_text())
-    assert sorted(item for items in plan.values() for item in items) == [f"train/{name}" for name in "abcd"]
+    planned = sorted(track for tracks in plan["shards"].values() for track in tracks)
+    assert planned == [f"train/{name}" for name in "abcd"]
     corpus, _ = load_token_corpus(tokens, "train", cache_dir=tmp_path / "cache")
     assert len(corpus) == 6
+
+
+def test_an_error_of_the_recipe_is_one_sentence(tmp_path: Path) -> None:
+    run = run_recipe("prepare_corpus.py", tmp_path / "missing", tmp_path / "corpus")
+    assert run.returncode == 1 and run.stderr.splitlines()[-1].endswith("is no folder; name one that holds songs.")
+    assert "Traceback" not in run.stderr
 
 
 def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:

@@ -41,8 +41,9 @@ def benchmark_preparation(options: PreparationBenchmark) -> dict[str, Any]:
 
     Returns:
         `peak_memory_gib` of the long track; `hours_per_hour` of audio by step and in all, with one worker;
-        `dominates`: the slowest step and its share; `workers`: hours an hour by number of workers, and `speed_up`. The first shards
-        are left out of these, for what starting costs is paid once.
+        `dominates`: the slowest step and its share; `workers`: hours an hour by number of workers, and `speed_up`. The
+        first shards are left out of these, for what starting costs is paid once. `cpu_seconds` of all processes, with
+        starting: what a busy machine can't distort.
     """
     with tempfile.TemporaryDirectory(prefix="hafm-benchmark-") as folder:
         write_songs(Path(folder, "long"), 1, options.minutes * 60)
@@ -64,6 +65,7 @@ def benchmark_preparation(options: PreparationBenchmark) -> dict[str, Any]:
             str(options.workers): round(several["rate"], 1),
             "speed_up": round(several["rate"] / one["rate"], 2),
         },
+        "cpu_seconds": {"1": round(one["cpu_seconds"], 1), str(options.workers): round(several["cpu_seconds"], 1)},
     }
 
 
@@ -111,14 +113,16 @@ def _run(options: PreparationBenchmark, songs: Path, corpus: Path, workers: int,
         tokenizer=options.tokenizer,
     )
     prepare(PrepareOptions(shards, tracks_per_shard=1, workers=workers), progress)
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     # as many shards are left out as workers started at once
     first = finished[min(workers, len(finished)) - 1][0]
     after = sum(seconds for _, seconds in finished[workers:])
+    # of this process and of its workers
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     sender.send(
         {
             "seconds": time.perf_counter() - began,
-            "peak_gib": max(usage) / KIB_IN_GIB,
+            "peak_gib": max(usage.ru_maxrss for usage in spent) / KIB_IN_GIB,
+            "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in spent),
             "steps": dict(steps),
             "audio_seconds": sum(seconds for _, seconds in finished),
             "rate": after / max(finished[-1][0] - first, 1e-9),

@@ -161,8 +161,9 @@ def evaluate(
     table.add_column("× real time", justify="right")
     for name, factor in result["steps"].items():
         table.add_row(f"{name}, one core", f"{factor:.0f}")
-    table.add_row("all steps of a clip, one core", f"{result['one_core']:.0f}")
-    table.add_row(f"whole run, {workers} processes", f"{result['run']['real_time_factor']:.0f}")
+    for count, factor in result["cores"].items():
+        table.add_row(f"all of it, by processor time, cores: {count}", f"{factor:.0f}")
+    table.add_row(f"a run by the clock, processes: {workers}", f"{result['run']['real_time_factor']:.0f}")
     stdout.print(table)
 
 

@@ -91,8 +91,12 @@ def prepare(
 
 def run(options: PrepareOptions, as_json: bool) -> None:
     """Prepares with a bar on stderr, and prints what became of the tracks."""
+    import transformers
+
     from ..corpus.prepare import prepare as prepare_corpus
 
+    # one bar is enough
+    transformers.utils.logging.disable_progress_bar()
     with corpus_errors(), _progress(quiet=as_json) as progress:
         manifest = prepare_corpus(options, progress)
     if as_json:

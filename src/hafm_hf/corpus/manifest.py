@@ -34,7 +34,7 @@ class TrackReport:
 class ShardReport:
     """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start).
 
-    `si_sdr`: dB, of the shard's first row decoded again, against its instrumental; None without rows.
+    `si_sdr`: dB, of the beginning of the first row, decoded again, against its instrumental; None without rows.
     """
 
     name: str

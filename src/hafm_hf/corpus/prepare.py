@@ -66,6 +66,9 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
     if corpus.resolve().is_relative_to(audio.resolve()):
         raise HAFMCorpusError(f"{corpus} lies in {audio}; put the corpus beside the songs.")
+    if not audio.is_dir():
+        # before models are loaded
+        raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")
     facts = load_facts(options.facts) if options.facts else _facts(options)
     try:
         with locked(corpus):
@@ -81,11 +84,18 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
 
 
 def _resolved(options: PrepareOptions) -> PrepareOptions:
-    """Options with the folders in full and the source named."""
+    """Options with the folders in full, and with what the names of source and devices stand for here."""
     shards = options.shards
     audio = Path(shards.audio).resolve()
-    source = shards.source or display_name(audio.name)
-    shards = dataclasses.replace(shards, audio=str(audio), corpus=str(Path(shards.corpus).resolve()), source=source)
+    shards = dataclasses.replace(
+        shards,
+        audio=str(audio),
+        corpus=str(Path(shards.corpus).resolve()),
+        source=shards.source or display_name(audio.name),
+        # a worker without a GPU must not make what one with a GPU began
+        separator=dataclasses.replace(shards.separator, device=torch_device(shards.separator.device)),
+        tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
+    )
     return dataclasses.replace(options, shards=shards)
 
 
@@ -93,8 +103,7 @@ def content_options(options: PrepareOptions) -> dict[str, Any]:
     """What decides the bytes of a corpus: the options, which weights they stand for, and the kind of device."""
     tokenizers = shard_maker(options.shards).tokenizers
     content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
-    content["tokenizer"] |= {"device": tokenizers.device, **tokenizers.fingerprint}
-    content["separator"]["device"] = torch_device(options.shards.separator.device)
+    content["tokenizer"] |= tokenizers.fingerprint
     # the same weights may lie elsewhere
     del content["tokenizer"]["model"]
     return {**content, "splits": dataclasses.asdict(options.splits), "tracks_per_shard": options.tracks_per_shard}

@@ -58,6 +58,10 @@ class AudioSeparator:
         )
         try:
             self.library.load_model(model_filename=self.model)
+        except ImportError as error:
+            raise HAFMCorpusError(
+                f'audio-separator lacks a library ({error}); run: pip install "hafm-hf[audio-separator]".'
+            ) from error
         except Exception as error:
             raise HAFMCorpusError(
                 f"The model {self.model} can't be loaded from {folder} ({str(error).splitlines()[0][:200]}); put its "

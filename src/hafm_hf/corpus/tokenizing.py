@@ -23,6 +23,8 @@ from .tracks import HAFMCorpusError
 DEFAULT_CODEBOOKS = 8
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+# enough to tell a right corpus from a wrong one, and little beside the encoding
+FIDELITY_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,11 @@ class Tokenizers:
 
     @torch.inference_mode()
     def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:
-        """SI-SDR in dB of the audio that a segment's codes decode to, against the instrumental (float32 [N])."""
+        """SI-SDR in dB of the audio that a segment's first codes decode to, against its instrumental (float32 [N])."""
+        seconds = min(seconds, FIDELITY_SECONDS)
         original = fit_rate(instrumental, sampling_rate, self.codec.config.sampling_rate, seconds)
-        codes = torch.from_numpy(tokens.acoustic.astype(np.int64))[None].to(self.device)
+        frames = round(seconds * self.info.acoustic_frame_rate)
+        codes = torch.from_numpy(tokens.acoustic[:, :frames].astype(np.int64))[None].to(self.device)
         decoded = decode_codes(self.codec, codes, len(original)).double().cpu()
         return float(scale_invariant_sdr(torch.from_numpy(original)[None].double(), decoded))
 

@@ -23,8 +23,9 @@ EDGE_FRAMES = 20
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
 LONGEST_LAG_FRAMES = 50
-# a correlation below this has no lag worth the name: unrelated clips reach about 0.2
-LEAST_CORRELATION = 0.35
+# a correlation below this has no lag worth the name; shorter clips reach more by chance, so they need so many standard
+# deviations of it, with about 15 independent values of a curve a second
+LEAST_CORRELATION, LEAST_DEVIATIONS, INDEPENDENT_PER_SECOND = 0.35, 4.0, 15.0
 DRIFT_WINDOW_SECONDS, DRIFT_STEP_SECONDS = 6.0, 2.0
 DRIFT_LEAST_SECONDS = 24.0
 # how far the lag may move from one window to the next
@@ -115,8 +116,14 @@ def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
     wanted, played = beyond_voice(voice, reference, candidate)
     at, height = _peak(wanted, played, 0.0, LONGEST_LAG_FRAMES)
     drift = _drift(wanted, played)
-    milliseconds = at * 1000 / FRAME_RATE if height >= LEAST_CORRELATION else math.nan
+    milliseconds = at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan
     return Lag(milliseconds, height, drift)
+
+
+def least_correlation(frames: int) -> float:
+    """Correlation of two curves of so many frames from which on its lag means something."""
+    chance = 1.0 / math.sqrt(max(INDEPENDENT_PER_SECOND * frames / FRAME_RATE, 1.0))
+    return max(LEAST_CORRELATION, LEAST_DEVIATIONS * chance)
 
 
 def _drift(wanted: Array, played: Array) -> float:
@@ -128,7 +135,7 @@ def _drift(wanted: Array, played: Array) -> float:
     around, search = 0.0, LONGEST_LAG_FRAMES
     for start in range(0, len(wanted) - size + 1, step):
         at, height = _peak(wanted, played, around, search, slice(start, start + size))
-        if height >= LEAST_CORRELATION:
+        if height >= least_correlation(size):
             times.append((start + size / 2) / len(wanted))
             lags.append(at)
             around, search = at, DRIFT_SEARCH_FRAMES

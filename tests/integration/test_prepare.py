@@ -1,0 +1,119 @@
+"""`hafm prepare` as people call it: real singing in, a corpus with a table out, killed and started again."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+
+from corpus.karaoke import save_tokenizers, write_karaoke
+from hafm_hf.codec import decode_codes, load_encodec, scale_invariant_sdr
+from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from hafm_hf.corpus.reading import decode
+from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
+
+COMMAND = [sys.executable, "-m", "hafm_hf.cli", "prepare"]
+
+
+def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def shards(corpus: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
+
+
+def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Path, tmp_path: Path) -> None:
+    clips = sorted((shared_data / "mir1k_dev").glob("*.flac"))[::20]
+    if not clips:
+        pytest.skip(f"no karaoke clips in {shared_data / 'mir1k_dev'}")
+    (tmp_path / "songs").mkdir()
+    for clip in clips:
+        (tmp_path / "songs" / clip.name).symlink_to(clip)
+    run = hafm_prepare(
+        tmp_path / "songs", tmp_path / "corpus", "--vocal-channel", "right", "--validation", 0.3, "--json"
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    printed = json.loads(run.stdout)
+    assert printed["tracks"]["found"] == len(clips)
+    assert printed["tracks"]["kept"] + sum(printed["tracks"]["dropped"].values()) == len(clips)
+    corpus = datasets.load_dataset("parquet", data_files=str(tmp_path / "corpus/*.parquet"), split="train")
+    assert len(corpus) == printed["segments"]["kept"] > len(clips) // 2
+    from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+
+    codec = load_encodec(BUNDLED_MODEL, subfolder="codec")
+    ratios = []
+    for row in corpus.select(range(4)):
+        samples, rate = decode(shared_data / "mir1k_dev" / row["track"], 60.0)
+        band = torch.from_numpy(fit_rate(samples[:, 0].copy(), rate, 24_000, row["start"] + row["duration"]))
+        band = band[round(row["start"] * 24_000) :]
+        sound = decode_codes(codec, torch.tensor(row["acoustic"])[None], len(band))
+        ratios.append(float(scale_invariant_sdr(band[None], sound)))
+    # the bundled codec has never heard these bands; noise or a shifted band gives less than -10 dB
+    assert min(ratios) > 2.0
+    assert printed["si_sdr_db"]["median"] > 2.0
+
+
+def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
+    tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    write_karaoke(tmp_path / "songs", 16, seconds=6.0)
+    options = ShardOptions(
+        audio=str(tmp_path / "songs"),
+        corpus=str(tmp_path / "whole"),
+        separator=SeparatorOptions(vocal_channel="right"),
+        tokenizer=TokenizerOptions(**tokenizers),
+    )
+    prepare(PrepareOptions(options, tracks_per_shard=1))
+    words = [tmp_path / "songs", tmp_path / "killed", "--vocal-channel", "right", "--tracks-per-shard", 1]
+    words += ["--semantic-tokenizer", tokenizers["semantic_tokenizer"], "--codec", tokenizers["codec"]]
+    words += ["--workers", 2]
+    killed = subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    reports = tmp_path / "killed/reports"
+    deadline = time.monotonic() + 120
+    while not list(reports.glob("*.json")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert len(list(reports.glob("*.json"))) < 16
+    again = hafm_prepare(*words)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "tracks and segments" in again.stdout and "kept" in again.stdout
+    assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+    # the workers of the killed command end with it
+    deadline = time.monotonic() + 20
+    while _group_lives(killed.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _group_lives(killed.pid)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_usage_errors_exit_with_2_and_others_with_1(tmp_path: Path) -> None:
+    assert hafm_prepare(tmp_path).returncode == 2
+    run = hafm_prepare(tmp_path / "missing", tmp_path / "corpus")
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.splitlines()[-1].endswith("is no folder; name one that holds songs.")
