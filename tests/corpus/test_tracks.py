@@ -161,6 +161,15 @@ def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) ->
         identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
 
 
+def test_a_planned_track_that_is_empty_now_is_left_to_its_shard(tmp_path: Path) -> None:
+    write_karaoke(tmp_path, 1)
+    groupings, _ = group_mixes(["000.wav"])
+    tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
+    (tmp_path / "000.wav").write_bytes(b"")
+    assert identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions()) == (tracks, [])
+    assert identify_tracks(tmp_path, groupings, {}, SplitOptions()) == ([], [Drop("000.wav", Reason.EMPTY, "000.wav")])
+
+
 def test_of_two_files_with_one_content_the_planned_one_stays(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
     tracks, _ = identify_tracks(tmp_path, group_mixes(["000.wav"])[0], {}, SplitOptions())
