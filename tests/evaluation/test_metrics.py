@@ -29,11 +29,12 @@ def load(name: str) -> Any:
 
 def test_frechet_distance_of_a_set_to_itself_is_zero(bundled_model: Path, songs: list) -> None:
     metric = load("frechet_audio_distance")
-    bands = [band for _, band in songs] * 2
-    voices = [voice for voice, _ in songs] * 2
+    # 9 recordings of 23 windows are just more than the embedder's 192 dimensions
+    bands = [band for _, band in [*songs, songs[0]]]
+    voices = [voice for voice, _ in [*songs, songs[0]]]
     same = metric.compute(predictions=bands, references=bands, sampling_rate=RATE)
     assert same["frechet_audio_distance"] == pytest.approx(0.0, abs=1e-6)
-    assert same["n"] == 16 * 23
+    assert same["n"] == 9 * 23
     other = metric.compute(predictions=voices, references=bands, sampling_rate=RATE, resamples=5)
     assert other["frechet_audio_distance"] > 1.0
     assert other["low"] < other["high"]
