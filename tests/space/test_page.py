@@ -20,6 +20,7 @@ from space.serving import ARTEFACTS, BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIE
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
+from playwright.sync_api import TimeoutError as PlaywrightTimeout  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
 if TYPE_CHECKING:
@@ -97,8 +98,15 @@ def announced(page: "Page") -> "Locator":
 
 
 def downloaded(page: "Page", button: str) -> Path:
-    with page.expect_download() as download:
-        page.get_by_role("button", name=button).click()
+    """What a button downloads; a click that falls into the moment in which its link changes leads nowhere."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with page.expect_download(timeout=10_000) as download:
+                page.get_by_role("button", name=button).click()
+            break
+        except PlaywrightTimeout:
+            assert time.monotonic() < deadline, f"{button} downloads nothing"
     return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
 
 
