@@ -15,7 +15,7 @@ import torch
 from .decoding_hafm import FastDecoder
 from .position_hafm import TokenLayout, visible
 from .sampling_hafm import draw, force
-from .windows_hafm import FREE, DecodingOptions, SongRow
+from .windows_hafm import DecodingOptions, SongRow
 
 # conditioning that is appended, and tokens that are generated, at once
 CHUNK_SECONDS = 1.0
@@ -195,7 +195,7 @@ class RollingRun:
         assert until is not None
         frames = slice(self.done * self.unit_conditioning, until * self.unit_conditioning)
         first, new = self.done * self.unit_tokens, (until - self.done) * self.unit_tokens
-        forced = [self._forced(row, first, new) for row in self.rows]
+        forced = [row.forced(first, new) for row in self.rows]
         tokens = self.decoder.advance(
             torch.stack([row[:, frames] for row in conditioning]),
             frames.start,
@@ -211,8 +211,3 @@ class RollingRun:
     def codes(self, row: int) -> torch.Tensor:
         """Codes of a row so far: int64 [Q, T]."""
         return self.rows[row].flat.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
-
-    @staticmethod
-    def _forced(row: SongRow, first: int, count: int) -> torch.Tensor:
-        given = torch.empty(0, dtype=torch.long) if row.given is None else row.given[first : first + count].cpu()
-        return torch.nn.functional.pad(given, (0, count - len(given)), value=FREE)

@@ -106,6 +106,11 @@ class SongRow:
     given: torch.Tensor | None = None
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
+    def forced(self, first: int, count: int) -> torch.Tensor:
+        """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
+        given = self.flat.new_empty(0) if self.given is None else self.given[first : first + count]
+        return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -205,8 +210,7 @@ class StageRun:
                 self._extend(row, window.start + known_units)
             known.append(row.flat[begin:start].to(cut[-1].device))
             numbers.append(row.stream.uniforms(start, new_tokens))
-            given = torch.empty(0, dtype=torch.long) if row.given is None else row.given[start : start + new_tokens]
-            forced.append(torch.nn.functional.pad(given.cpu(), (0, new_tokens - len(given)), value=FREE))
+            forced.append(row.forced(start, new_tokens))
         lengths = torch.tensor([len(frames) for frames in cut])
         padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
         mask = torch.arange(padded.shape[-1]) < lengths[:, None]

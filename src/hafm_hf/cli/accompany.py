@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import audio
-from .console import HAFMCommandError, loading, model_folder, plotting, report_error, stderr, stdout
+from .console import HAFMCommandError, loading, model_folder, plotting, progress_bars, report_error, stdout
 
 if TYPE_CHECKING:
     from ..pipeline_hafm import HAFMPipeline
@@ -251,14 +250,7 @@ def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[st
 @contextmanager
 def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A callback for `generate` that keeps one bar a stage on stderr, with the remaining time."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal) as bars:
+    with progress_bars(quiet) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(stage: str, done: int, total: int) -> None:

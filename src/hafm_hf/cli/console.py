@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -59,6 +60,18 @@ def model_folder(model: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json")
     return folder
+
+
+def progress_bars(quiet: bool) -> Progress:
+    """Bars on stderr with counts, elapsed and remaining time; none where `quiet` and nobody watches a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal)
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .accompany import Device, DType
-from .console import HAFMCommandError, stderr, stdout
+from .console import HAFMCommandError, progress_bars, stdout
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
@@ -149,14 +148,7 @@ def corpus_errors() -> Iterator[None]:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int, Any], None]]:
     """A callback for `prepare` that keeps one bar on stderr."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal) as bars:
+    with progress_bars(quiet) as bars:
         task = bars.add_task("looking for songs", total=None)
 
         def advance(done: int, total: int, _: Any) -> None:

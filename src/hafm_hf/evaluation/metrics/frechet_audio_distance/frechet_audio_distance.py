@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from hafm_hf.audio import resample, to_mono
+from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.embedders import EmbedderOptions, make_embedder
 from hafm_hf.evaluation.frechet import frechet_audio_distance
 
@@ -40,21 +38,10 @@ booktitle={Interspeech}, year={2019}}
 """
 
 
-class FrechetAudioDistance(evaluate.Metric):  # type: ignore[name-defined]
+class FrechetAudioDistance(modules.RecordingsMetric):
     """Embeds both sets and compares their Gaussians."""
 
-    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
-        sequence = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(  # type: ignore[attr-defined]
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": sequence}),
-        )
-
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The distance; sets of different size are no pairs, so they bypass `evaluate`'s table of pairs."""
-        return self._compute(predictions=predictions, references=references, **kwargs)
+    description, inputs, citation = DESCRIPTION, INPUTS_DESCRIPTION, CITATION
 
     def _compute(
         self,
@@ -71,8 +58,7 @@ class FrechetAudioDistance(evaluate.Metric):  # type: ignore[name-defined]
         loaded = make_embedder(EmbedderOptions(embedder, weights=vggish_weights, pca=vggish_pca))
 
         def embed(recordings: Any) -> list[np.ndarray]:
-            sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
-            return [loaded.embed(resample(sound, sampling_rate, loaded.sampling_rate)) for sound in sounds]
+            return [loaded.embed(each) for each in modules.at_rate(recordings, sampling_rate, loaded.sampling_rate)]
 
         found = frechet_audio_distance(embed(references), embed(predictions), seed=seed, resamples=resamples)
         return {

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from hafm_hf.audio import resample, to_mono
+from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.embedders import EmbedderOptions, make_embedder
 from hafm_hf.evaluation.kernel import kernel_audio_distance, median_bandwidth
 
@@ -36,21 +34,10 @@ journal={arXiv:2502.15602}, year={2025}}
 """
 
 
-class KernelAudioDistance(evaluate.Metric):  # type: ignore[name-defined]
+class KernelAudioDistance(modules.RecordingsMetric):
     """Embeds both sets and compares them by a kernel."""
 
-    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
-        sequence = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(  # type: ignore[attr-defined]
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": sequence}),
-        )
-
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The distance; sets of different size are no pairs, so they bypass `evaluate`'s table of pairs."""
-        return self._compute(predictions=predictions, references=references, **kwargs)
+    description, inputs, citation = DESCRIPTION, INPUTS_DESCRIPTION, CITATION
 
     def _compute(
         self,
@@ -66,8 +53,8 @@ class KernelAudioDistance(evaluate.Metric):  # type: ignore[name-defined]
         loaded = make_embedder(EmbedderOptions(embedder, weights=vggish_weights, pca=vggish_pca))
 
         def embed(recordings: Any) -> np.ndarray:
-            sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
-            return np.concatenate([loaded.embed(resample(s, sampling_rate, loaded.sampling_rate)) for s in sounds])
+            sounds = modules.at_rate(recordings, sampling_rate, loaded.sampling_rate)
+            return np.concatenate([loaded.embed(sound) for sound in sounds])
 
         wanted, found = embed(references), embed(predictions)
         sigma = median_bandwidth(wanted) if bandwidth is None else bandwidth

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
-from hafm_hf.audio import resample, to_mono
+from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.evaluation.leakage import voice_leak_db
 from hafm_hf.evaluation.scores import SCORE_NAMES, SCORES, score_pair
@@ -37,21 +35,10 @@ Returns:
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
 
 
-class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
+class SingerFollowing(modules.RecordingsMetric):
     """Measures each sound once and scores matched and shuffled pairs."""
 
-    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
-        sequence = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(  # type: ignore[attr-defined]
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": sequence}),
-        )
-
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The scores; sounds of unequal length do not fit `evaluate`'s table of pairs, so they bypass it."""
-        return self._compute(predictions=predictions, references=references, **kwargs)
+    description, inputs, citation = DESCRIPTION, INPUTS_DESCRIPTION, CITATION
 
     def _compute(
         self,
@@ -66,12 +53,13 @@ class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
     ) -> dict[str, Any]:
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
-        sung, played = _prepared(vocals, sampling_rate), _prepared(predictions, sampling_rate)
+        sung = modules.at_rate(vocals, sampling_rate, ANALYSIS_RATE)
+        played = modules.at_rate(predictions, sampling_rate, ANALYSIS_RATE)
         voices = [extract(sound, voice=True) for sound in sung]
         bands = [extract(sound) for sound in played]
         wanted: list[Any] = [None] * len(voices)
         if references is not None:
-            wanted = [extract(sound) for sound in _prepared(references, sampling_rate)]
+            wanted = [extract(sound) for sound in modules.at_rate(references, sampling_rate, ANALYSIS_RATE)]
         names = [f"{index:06d}" for index in range(len(voices))]
         drawn = other_song_partners(names, songs or names, [voice.seconds for voice in voices], partners, seed)
         result: dict[str, Any] = {}
@@ -90,8 +78,3 @@ class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
                 result[name] = as_json(means | interval)
         leaks = [voice_leak_db(voice, band) for voice, band in zip(sung, played, strict=True)]
         return result | {"leak_db": float(np.median(leaks))}
-
-
-def _prepared(recordings: Any, rate: int) -> list[np.ndarray]:
-    sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
-    return [resample(sound, rate, ANALYSIS_RATE) for sound in sounds]

@@ -1,0 +1,46 @@
+"""What the modules of `evaluate` in metrics/ share: lists of recordings in, one result out.
+
+Modules import this file and not the class in it: `evaluate` takes the first metric that it finds in a module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from ..audio import resample, to_mono
+
+
+class RecordingsMetric(evaluate.Metric):  # type: ignore[name-defined]
+    """A metric of two lists of recordings, float [N] each, which need not be pairs nor of one length.
+
+    Subclasses state `description`, `inputs` and `citation`, and implement `_compute`.
+    """
+
+    description = inputs = citation = ""
+
+    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
+        sequence = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(  # type: ignore[attr-defined]
+            description=self.description,
+            citation=self.citation,
+            inputs_description=self.inputs,
+            features=datasets.Features({"predictions": sequence}),
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The result; sets of different size are no pairs, so they bypass `evaluate`'s table of pairs."""
+        return self._compute(predictions=predictions, references=references, **kwargs)
+
+
+def at_rate(recordings: Any, rate: int, wanted_rate: int) -> list[np.ndarray]:
+    """Recordings (sequence of [N] at `rate` Hz) as mono float32 [N'] at `wanted_rate` Hz.
+
+    Raises:
+        HAFMAudioError: NaN, infinite samples, or another shape.
+    """
+    sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
+    return [resample(sound, rate, wanted_rate) for sound in sounds]
