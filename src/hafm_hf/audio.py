@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -23,6 +22,9 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+
+from . import downloads
+from .downloads import is_url
 
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
@@ -33,6 +35,8 @@ MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
+MAX_AMPLITUDE = 2.0**31
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
 URL_MAX_BYTES = 200_000_000
 URL_TIMEOUT_SECONDS = 60.0
@@ -42,6 +46,27 @@ class HAFMAudioError(ValueError):
     """A vocal that cannot be used; the message is one sentence that names the source, the value and the way out."""
 
 
+@dataclass(frozen=True)
+class AudioLimits:
+    """What a source may cost before it is refused, by its header and before memory is taken.
+
+    Args:
+        max_samples: samples of one channel that are read: an hour at 48 kHz, 0.7 GB of memory.
+        max_channels: channels, which are averaged block by block.
+        max_bytes: size of a file.
+        url_max_bytes, url_timeout (s): size of a download, and time for all of it.
+    """
+
+    max_samples: int = 48_000 * round(MAX_SECONDS)
+    max_channels: int = 32
+    max_bytes: int = 4_000_000_000
+    url_max_bytes: int = URL_MAX_BYTES
+    url_timeout: float = URL_TIMEOUT_SECONDS
+
+
+DEFAULT_LIMITS = AudioLimits()
+
+
 def read_audio(
     source: AudioSource,
     *,
@@ -49,111 +74,134 @@ def read_audio(
     seconds: float | None = None,
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
+    limits: AudioLimits = DEFAULT_LIMITS,
     name: str | None = None,
 ) -> tuple[Samples, int]:
     """Reads sound of any rate and channel count as mono float32.
 
     Args:
-        source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG and what else
-            libsndfile knows; 16, 24 or 32 bits.
+        source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
+            8 to 32 bits.
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
         seconds: read at most this much from the start.
         min_seconds, max_seconds: accepted length (of what is read) in seconds.
+        limits: what the source may cost.
         name: what errors call the source; derived from it when None.
 
     Returns:
         samples (float32 [N]) and their rate in Hz.
 
     Raises:
-        HAFMAudioError: missing, empty, not audio, too short or long, an unsupported rate, NaN or infinite samples.
+        HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
+            infinite samples. What a header says is enough to be refused.
     """
     name = name or source_name(source)
-    with _opened(source, name) as file:
+    with _opened(source, name, limits) as file:
         rate = file.samplerate
         check_sampling_rate(rate, name)
-        # What a header promises is not to be trusted: never decode more than can be accepted.
-        wanted = min(max_seconds if seconds is None else seconds, max_seconds)
-        limit = -1 if math.isinf(wanted) else math.ceil(wanted * rate)
-        cut = seconds is not None and seconds <= max_seconds
+        if file.channels > limits.max_channels:
+            raise HAFMAudioError(
+                f"{name} has {file.channels} channels; HAFM takes at most {limits.max_channels}, save it as mono."
+            )
+        frames = file.frames
+        if seconds is None or seconds > max_seconds:
+            check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
+        else:
+            frames = min(frames, math.ceil(seconds * rate))
+        if frames > limits.max_samples:
+            raise HAFMAudioError(
+                f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
+                f"{limits.max_samples / rate:.0f} s at that rate, so save it at a lower one or cut it."
+            )
         try:
-            decoded = file.read(limit if cut or limit < 0 else limit + 1, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
+            samples = to_mono(_read_mono(file, frames), name=name)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
-    samples = to_mono(decoded.mean(axis=1), name=name)
     check_duration(samples.shape[0], rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     if sampling_rate is not None:
         samples, rate = resample(samples, rate, sampling_rate), sampling_rate
     return samples, rate
 
 
+def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
+    """The first `frames` frames, or what there is of them, as the mean of the channels: float32 [≤ frames]."""
+    # pages that a lying header asks for and no sample fills are never taken from the system
+    mono = np.empty(frames, dtype=np.float32)
+    done = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        while done < frames:
+            wanted = min(max(_BLOCK // file.channels, 1), frames - done)
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            mono[done : done + len(block)] = block.mean(axis=1)
+            done += len(block)
+            if len(block) < wanted:
+                return mono[:done].copy()
+    return mono
+
+
 def source_name(source: object) -> str:
-    """What an error calls `source`: the last part of a path or URL, else "the vocal"."""
+    """What an error calls `source`: the last part of a path or URL, else "the vocal"; never more than one part."""
     if isinstance(source, str) and is_url(source):
-        return unquote(urlsplit(source).path.rsplit("/", 1)[-1]) or source
+        # decoded first: %2F is a separator, too
+        named = Path(unquote(urlsplit(source).path)).name
+        return "".join(filter(str.isprintable, named)) or source
     if isinstance(source, (str, os.PathLike)):
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
     return Path(name).name if isinstance(name, str) else "the vocal"
 
 
-def is_url(source: str) -> bool:
-    """Whether `source` is an http(s) URL."""
-    return source.lower().startswith(("http://", "https://"))
-
-
 @contextmanager
-def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
+def _opened(source: AudioSource, name: str, limits: AudioLimits) -> Iterator[soundfile.SoundFile]:
     """`source` opened by libsndfile, every failure turned into one sentence."""
     if isinstance(source, str) and is_url(source):
-        source = download(source)
+        source = download(source, max_bytes=limits.url_max_bytes, timeout=limits.url_timeout)
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.exists():
-            raise HAFMAudioError(f"{path} does not exist; check the path.")
-        if path.is_dir():
-            raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
-        if path.stat().st_size == 0:
-            raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+        _check_file(Path(source), name, limits)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
         source = io.BytesIO(source)
+    not_audio = f"{name} is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."
     try:
         file = soundfile.SoundFile(source)
-    except (soundfile.LibsndfileError, TypeError) as error:
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         # TypeError: soundfile takes headerless formats (.raw) for something that the caller must describe.
-        raise HAFMAudioError(
-            f"{name} is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."
-        ) from error
+        raise HAFMAudioError(not_audio) from error
     except OSError as error:
         raise HAFMAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
     with file:
+        # libsndfile also knows formats that nobody sings into, each a parser for strangers to play with
+        if file.format not in FORMATS:
+            raise HAFMAudioError(not_audio)
         yield file
 
 
-def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
-    """Fetches `url`, giving up beyond `max_bytes` or after `timeout` seconds in all.
-
-    Raises:
-        HAFMAudioError: unreachable, not an http(s) URL, too large, or too slow.
-    """
-    if not is_url(url):
-        raise HAFMAudioError(f"{url} is not an http(s) URL.")
-    deadline = time.monotonic() + timeout
-    received = bytearray()
+def _check_file(path: Path, name: str, limits: AudioLimits) -> None:
+    """Raises HAFMAudioError unless there is a file that isn't empty and not too large."""
+    if path.is_dir():
+        raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
-            while block := response.read1(1 << 16):
-                received += block
-                if len(received) > max_bytes:
-                    raise HAFMAudioError(f"{url} is larger than {max_bytes / 1e6:g} MB; cut it first.")
-                if time.monotonic() > deadline:
-                    raise HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        if isinstance(error, HAFMAudioError):
-            raise
-        raise HAFMAudioError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}.") from error
-    return bytes(received)
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise HAFMAudioError(f"{path} does not exist; check the path.") from error
+    if not stat.S_ISREG(status.st_mode):
+        # a pipe or a device may never end
+        raise HAFMAudioError(f"{path} is no file but a pipe or device; save the sound to a file first.")
+    if status.st_size == 0:
+        raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
+    if status.st_size > limits.max_bytes:
+        raise HAFMAudioError(
+            f"{name} has {status.st_size / 1e6:.0f} MB; HAFM takes {limits.max_bytes / 1e6:g} MB, cut it first."
+        )
+
+
+def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
+    """`downloads.download` with this module's limits; raises HAFMAudioError."""
+    try:
+        return downloads.download(url, max_bytes=max_bytes, timeout=timeout)
+    except downloads.HAFMDownloadError as error:
+        raise HAFMAudioError(str(error)) from error
 
 
 def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
@@ -186,9 +234,25 @@ def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
     if array.ndim == 2:
         array = array.mean(axis=0 if 0 < array.shape[0] < array.shape[1] else 1)
     mono: Samples = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(mono).all():
+    peak = max(float(mono.max(initial=0.0)), -float(mono.min(initial=0.0)))
+    if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
-    return mono
+    if peak > MAX_AMPLITUDE:
+        raise HAFMAudioError(
+            f"{name} reaches {peak:.3g}, where full scale is 1; export it again, as 16-bit WAV for example."
+        )
+    return _without_denormals(mono)
+
+
+def _without_denormals(samples: Samples) -> Samples:
+    """float32 [N] with 0 for what is too small to be normal: processors take a hundred times as long over it."""
+    tiny = np.finfo(np.float32).tiny
+    for start in range(0, samples.size, _BLOCK):
+        block = samples[start : start + _BLOCK]
+        smallest = np.abs(block)
+        if bool(((smallest > 0) & (smallest < tiny)).any()):
+            return np.where(np.abs(samples) < tiny, np.float32(0.0), samples)
+    return samples
 
 
 def check_sampling_rate(sampling_rate: int, name: str = "the vocal") -> None:
@@ -255,8 +319,11 @@ def _to_decibels(amplitude: float) -> float:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether float32 [N] lies below -70 dBFS RMS, where there is no voice to follow."""
-    return rms_dbfs(samples) < SILENCE_DBFS
+    """Whether float32 [N] without its mean, which nobody hears, lies below -70 dBFS RMS."""
+    if not samples.size:
+        return True
+    power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
+    return power < 10.0 ** (SILENCE_DBFS / 10.0)
 
 
 def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:

@@ -1,0 +1,84 @@
+"""The marker `fault`, how often a fault is tried, and the table of `make torture`: fault, tries, survived, lost.
+
+A test marked `@pytest.mark.fault("killed prepare")` is one try. One that asks for the fixture `tally` tries as often
+as its marker says: `cut` times in every run of the suite, `full` times with `--torture`.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+PROPERTY = "fault"
+
+
+class Tally:
+    """Tries of one fault: how many to make, how many were made, and what was lost."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        self.made = 0
+        self.lost: list[str] = []
+
+    def survived(self) -> None:
+        """Notes a try after which everything was there."""
+        self.made += 1
+
+    def lose(self, what: str) -> None:
+        """Notes a try that lost something."""
+        self.made += 1
+        self.lost.append(what)
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Counts the tries of a test marked `fault`, which fails if one of them is lost."""
+    marker = request.node.get_closest_marker("fault")
+    tally = Tally(marker.kwargs["full" if request.config.getoption("--torture", False) else "cut"])
+    yield tally
+    assert not tally.lost, tally.lost
+    assert tally.made >= tally.tries, f"{tally.made} tries were made of {tally.tries}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="try every fault as often as its marker's `full` says")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    marker = item.get_closest_marker("fault")
+    if marker is not None and (report.when == "teardown" or report.failed or report.skipped):
+        tally = getattr(item, "funcargs", {}).get("tally")
+        tries = 0 if report.skipped else tally.made if isinstance(tally, Tally) else int(report.when != "setup")
+        lost = len(tally.lost) if isinstance(tally, Tally) else 0
+        if report.failed and not lost:
+            tries, lost = (tries, 1) if report.when == "teardown" else (max(tries, 1), 1)
+        # a test reports its end more than once: only the last word counts
+        report.user_properties.append((PROPERTY, [marker.args[0], item.nodeid, tries, lost]))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    found: dict[str, list[Any]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == PROPERTY:
+                    fault, test, tries, lost = value
+                    before = found.get(test, [fault, 0, 0])
+                    found[test] = [fault, max(tries, before[1]), max(lost, before[2])]
+    if not found:
+        return
+    made: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
+    for fault, tries, lost in found.values():
+        made[fault] += tries
+        gone[fault] += lost
+    width = max(map(len, made))
+    terminalreporter.section("faults")
+    terminalreporter.write_line(f"{'fault':{width}}   tries  survived  lost")
+    for fault in sorted(made):
+        row = f"{fault:{width}}  {made[fault]:6d}  {made[fault] - gone[fault]:8d}  {gone[fault]:4d}"
+        terminalreporter.write_line(row, red=bool(gone[fault]))

@@ -1,0 +1,102 @@
+"""A process that reads hostile sound, so that a native crash, a hang or a grab for memory is seen from outside.
+
+Reads paths from stdin, one a line, and answers each with one line: "read", "refused: SENTENCE" or "lost: WHAT".
+"""
+
+import resource
+import select
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+GIBIBYTE = 1 << 30
+SECONDS = 5.0
+EXTRACTED_SECONDS = 3.0
+
+
+class Reader:
+    """The child, as the test sees it; started anew after each crash or hang."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def outcome(self, path: Path) -> str:
+        """What became of a file."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+            self._answer(patience=120.0)
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{path}\n")
+        answer = self._answer(SECONDS)
+        if answer.startswith("lost"):
+            self.stop()
+        return answer
+
+    def _answer(self, patience: float) -> str:
+        assert self.process is not None and self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            return f"lost: no answer for {patience:g} s"
+        line = self.process.stdout.readline()
+        return line.strip() if line else f"lost: the process ended with {self.process.wait()}"
+
+    def stop(self) -> None:
+        """Ends the child."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def memory_in_use() -> int:
+    """Bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def read(path: str) -> str:
+    """One file through the reader of `hafm accompany` and through the pipeline's feature extractor."""
+    from hafm_hf import HAFMFeatureExtractor
+    from hafm_hf.audio import HAFMAudioError, read_audio
+
+    outcomes = []
+    for source in (path, Path(path).read_bytes()):
+        try:
+            samples, rate = read_audio(source)
+            HAFMFeatureExtractor()(samples, rate, seconds=EXTRACTED_SECONDS)
+        except HAFMAudioError as error:
+            sentence = str(error)
+            if "\n" in sentence or not sentence.endswith("."):
+                return f"lost: {sentence!r} is not a sentence"
+            outcomes.append(f"refused: {sentence}")
+        else:
+            if samples.dtype != np.float32 or not np.isfinite(samples).all():
+                return "lost: read samples that are not finite"
+            outcomes.append("read")
+    if outcomes[0].split(":")[0] != outcomes[1].split(":")[0]:
+        return f"lost: the path is {outcomes[0]}, its bytes {outcomes[1]}"
+    return outcomes[0]
+
+
+def main() -> None:
+    """Answers until stdin ends."""
+    from hafm_hf import HAFMFeatureExtractor, audio
+    from vocals import file_bytes, glide
+
+    HAFMFeatureExtractor()(audio.read_audio(file_bytes(glide(1.0)))[0], 24_000)
+    limit = memory_in_use() + GIBIBYTE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            print(read(line.rstrip("\n")), flush=True)
+        except BaseException:
+            print("lost:", traceback.format_exc().replace("\n", " | "), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main()

@@ -1,0 +1,209 @@
+"""Sound from strangers is read or refused in one sentence: no crash, no hang, no gigabyte of memory."""
+
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from faults import Tally
+from hafm_hf import HAFMFeatureExtractor, audio
+from torture.reading_child import Reader
+from vocals import file_bytes, glide
+
+ENCODINGS = {
+    "pcm": {"format": "WAV"},
+    "float": {"format": "WAV", "subtype": "FLOAT"},
+    "extended": {"format": "WAVEX", "subtype": "PCM_24"},
+    "adpcm": {"format": "WAV", "subtype": "IMA_ADPCM"},
+    "rf64": {"format": "RF64"},
+    "flac": {"format": "FLAC"},
+    "vorbis": {"format": "OGG", "subtype": "VORBIS"},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
+    "aiff": {"format": "AIFF"},
+}
+# what headers are not made for
+ODD_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
+HEADER = 120
+# the same examples in every run, however long one takes
+REPEATABLE: dict[str, Any] = {
+    "derandomize": True,
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.stop()
+
+
+def seeds() -> list[bytes]:
+    """A voice of 1.1 s in every encoding, mono and stereo."""
+    voice = glide(1.1, 16_000)
+    stereo = np.stack([voice, -0.5 * voice], axis=1)
+    return [file_bytes(sound, 16_000, **how) for how in ENCODINGS.values() for sound in (voice, stereo)]
+
+
+@st.composite
+def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
+    """A real little file after one to six accidents, half of them in its header."""
+    content = bytearray(draw(st.sampled_from(files)))
+    for _ in range(draw(st.integers(1, 6))):
+        if not content:
+            break
+        end = min(HEADER, len(content)) if draw(st.booleans()) else len(content)
+        where = draw(st.integers(0, end - 1))
+        size = draw(st.integers(1, 64))
+        accident = draw(st.sampled_from(["bit", "number", "noise", "cut", "drop", "repeat", "foreign"]))
+        if accident == "bit":
+            content[where] ^= 1 << draw(st.integers(0, 7))
+        elif accident == "number":
+            order = draw(st.sampled_from(["<I", ">I", "<H", ">H"]))
+            number = draw(st.sampled_from(ODD_NUMBERS)) & (0xFFFF if order[1] == "H" else 0xFFFF_FFFF)
+            content[where : where + struct.calcsize(order)] = struct.pack(order, number)
+        elif accident == "noise":
+            content[where : where + size] = draw(st.binary(min_size=size, max_size=size))
+        elif accident == "cut":
+            del content[where:]
+        elif accident == "drop":
+            del content[where : where + size]
+        elif accident == "repeat":
+            content[where:where] = content[where : where + size] * draw(st.integers(1, 9))
+        else:
+            content[where:where] = draw(st.sampled_from(files))[: size * 4]
+    return bytes(content)
+
+
+@pytest.mark.fault("mutated audio files", cut=400, full=10_000)
+def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_path: Path) -> None:
+    path = tmp_path / "vocal.wav"
+
+    @settings(
+        max_examples=tally.tries,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(mutated_files(seeds()))
+    def survives(content: bytes) -> None:
+        path.write_bytes(content)
+        outcome = reader.outcome(path)
+        assert outcome == "read" or outcome.startswith("refused: "), outcome
+        tally.survived()
+
+    survives()
+
+
+def riff(rate: int = 24_000, channels: int = 1, bits: int = 16, data: bytes = bytes(96_000), kind: int = 1) -> bytes:
+    """A WAV file whose header says what it likes."""
+    frame = channels * bits // 8
+    header = struct.pack("<HHIIHH", kind, channels, rate, min(rate * frame, 0xFFFF_FFFF), frame & 0xFFFF, bits)
+    chunks = b"fmt " + struct.pack("<I", len(header)) + header + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def long_flac(hours: float, rate: int = 24_000) -> bytes:
+    """Two seconds whose header declares hours."""
+    content = bytearray(file_bytes(glide(2.0, rate), rate, format="FLAC"))
+    # STREAMINFO: the last 36 of these 64 bits are the number of samples
+    stated = int.from_bytes(content[18:26], "big") >> 36 << 36 | round(hours * 3600 * rate)
+    content[18:26] = stated.to_bytes(8, "big")
+    return bytes(content)
+
+
+def floats(*values: float) -> bytes:
+    """A second and a half of a voice with odd samples in it."""
+    voice = glide(1.5)
+    voice[100 : 100 + len(values)] = values
+    return riff(bits=32, data=voice.astype("<f4").tobytes(), kind=3)
+
+
+BOMBS = {
+    "24 hours declared": (long_flac(24), "longer than 3600 s"),
+    "unknown length": (long_flac(0), "longer than 3600 s"),
+    "an hour at 192 kHz": (long_flac(0.99, 192_000), "reads at most 900 s at that rate"),
+    "no channel": (riff(channels=0), "is not audio"),
+    "64 channels": (riff(channels=64), "has 64 channels; HAFM takes at most 32"),
+    "1 Hz": (riff(rate=1), "a sampling rate of 1 Hz"),
+    "10 MHz": (riff(rate=10_000_000), "a sampling rate of 10000000 Hz"),
+    "NaN": (floats(np.nan), "NaN or infinite"),
+    "infinity": (floats(-np.inf), "NaN or infinite"),
+    "two infinities": (floats(np.inf, -np.inf), "NaN or infinite"),
+    "largest float": (floats(3.4e38), "where full scale is 1"),
+    "a spreadsheet": (b"%PDF-1.7 " * 99, "is not audio"),
+    "another parser": (file_bytes(glide(1.5), format="MAT5"), "is not audio"),
+}
+
+
+@pytest.mark.fault("bombs and impossible headers")
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs_are_refused_by_their_header_before_memory_is_taken(bomb: str, reader: Reader, tmp_path: Path) -> None:
+    content, said = BOMBS[bomb]
+    (tmp_path / "vocal.wav").write_bytes(content)
+    outcome = reader.outcome(tmp_path / "vocal.wav")
+    assert outcome.startswith("refused: ") and said in outcome, outcome
+
+
+@pytest.mark.fault("odd but harmless sound")
+@pytest.mark.parametrize("sound", ["constant", "denormal", "full scale square", "one click"])
+def test_odd_sound_is_read_as_fast_as_any(sound: str) -> None:
+    time_axis = np.arange(24_000 * 4)
+    samples = {
+        "constant": np.full(time_axis.size, 0.5),
+        "denormal": np.where(time_axis % 2, 1e-40, -1e-41),
+        "full scale square": np.where(time_axis // 50 % 2, 1.0, -1.0),
+        "one click": np.where(time_axis == 7, 1.0, 0.0),
+    }[sound].astype("<f4")
+    extractor = HAFMFeatureExtractor(sampling_rate=16_000)
+    costs = {}
+    for name, voice in {"voice": glide(4.0), sound: samples}.items():
+        content = riff(bits=32, data=voice.astype("<f4").tobytes(), kind=3)
+        began = time.process_time()
+        read, rate = audio.read_audio(content)
+        features = extractor(read, rate)["input_values"][0].numpy()
+        costs[name] = time.process_time() - began
+        assert np.isfinite(features).all() and features.shape == (64_000,)
+    assert costs[sound] < 20 * costs["voice"] + 0.05, costs
+    assert audio.is_silent(read) == (sound in ("constant", "denormal"))
+
+
+def test_limits_are_the_callers() -> None:
+    content = riff(channels=4)
+    assert audio.read_audio(content, min_seconds=0.1)[0].size == 12_000
+    for limits in ({"max_channels": 3}, {"max_samples": 11_999}):
+        with pytest.raises(audio.HAFMAudioError, match="at most"):
+            audio.read_audio(content, limits=audio.AudioLimits(**limits))
+
+
+def test_files_too_large_and_pipes_are_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(riff())
+    with pytest.raises(audio.HAFMAudioError, match="HAFM takes 0.05 MB"):
+        audio.read_audio(tmp_path / "vocal.wav", limits=audio.AudioLimits(max_bytes=50_000))
+    os.mkfifo(tmp_path / "pipe.wav")
+    for source in (tmp_path / "pipe.wav", "/dev/zero"):
+        with pytest.raises(audio.HAFMAudioError, match="no file but a pipe or device"):
+            audio.read_audio(source)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://example.org/songs/vocal%20one.wav?x=/etc/passwd", "vocal one.wav"),
+        ("http://example.org/..%2F..%2Fetc%2Fpasswd.wav", "passwd.wav"),
+        ("http://example.org/a%00b%0A.wav", "ab.wav"),
+    ],
+)
+def test_a_url_names_one_file_and_no_path(url: str, name: str) -> None:
+    assert audio.source_name(url) == name
