@@ -152,7 +152,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
     from hafm_hf.corpus.plan import locked
 
     options = options_for(songs, tmp_path / "corpus", tokenizers)
-    with locked(tmp_path / "corpus"), pytest.raises(HAFMCorpusError, match="is being prepared by another process"):
+    with locked(tmp_path / "corpus"), pytest.raises(HAFMCorpusError, match="is in use by another process"):
         prepare(options)
     assert not (tmp_path / "corpus/plan.json").exists()
     prepare(options)

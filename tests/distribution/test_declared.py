@@ -20,7 +20,7 @@ from distribution.environments import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
 # Folders that an extra is needed for; all others must do with the core when they are imported.
-FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval", "benchmark": "eval"}
+FOLDERS = {"corpus": "data", "batch": "data", "training": "train", "evaluation": "eval", "benchmark": "eval"}
 
 # Trackers that accelerate can be told to use; no extra brings them.
 OWN_CHOICE = {"wandb"}

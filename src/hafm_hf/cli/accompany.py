@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from .. import audio
+from .accompany_many import accompany_folder, is_many
 from .console import HAFMCommandError, loading, model_folder, plotting, progress_bars, report_error, stdout
 
 if TYPE_CHECKING:
@@ -72,9 +73,14 @@ class Request:
 
 
 def accompany(
-    vocals: Annotated[list[str], typer.Argument(metavar="VOCAL…", help="Recordings of singing: paths or URLs.")],
+    vocals: Annotated[
+        list[str],
+        typer.Argument(metavar="VOCAL…", help="Recordings of singing, paths or URLs; or one folder or Parquet file."),
+    ],
     model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.", file_okay=False)] = Path("."),
+    out: Annotated[Path, typer.Option("--out", "--output", help="Folder for the results.", file_okay=False)] = Path(
+        "."
+    ),
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same files.")] = None,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Instrumentals per vocal.")] = 1,
     guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="How strictly to follow the voice.")] = None,
@@ -93,9 +99,22 @@ def accompany(
     keep: Annotated[list[str] | None, typer.Option(help="START:STOP in s of --instrumental; repeatable.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
+    engine: Annotated[str, typer.Option(help="Of a folder: local, or ray for many machines.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Models of a folder; with ray 0 is all there is room for.")] = 1,
+    address: Annotated[str, typer.Option(help="Of a running Ray cluster.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Vocals of a folder that are generated together.")] = 8,
+    column: Annotated[str, typer.Option(help="Of a Parquet file; the one with sound if not given.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
 ) -> None:
-    """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal."""
+    """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal.
+
+    A folder or Parquet file may be stopped and gone on with by the same command.
+    """
+    many = any(is_many(vocal) for vocal in vocals)
+    if many and (len(vocals) > 1 or stream or plot or instrumental is not None or out == Path(".")):
+        raise typer.BadParameter("a folder goes alone, with --output, and without --stream, --plot, --instrumental.")
+    if not many and (engine, workers, address) != ("local", 1, ""):
+        raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
     names = [Path(audio.source_name(vocal)).stem for vocal in vocals]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -120,6 +139,10 @@ def accompany(
         with plotting() as plots:
             plots.require_matplotlib()
     request = Request(model, out, samples, device, dtype, as_json, plot, stream, parameters)
+    if many:
+        parameters["seed"] = seed
+        accompany_folder(request, vocals[0], engine, workers, address, batch_size, column)
+        return
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal, name in zip(vocals, names, strict=True):
@@ -141,14 +164,15 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    device = _device(request.device)
+    device = torch_device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
     with loading(request.model):
         model = model_folder(None) if request.model is None else request.model
         return transformers.pipeline("vocal-accompaniment", model=str(model), device=device, dtype=dtype)
 
 
-def _device(wanted: Device) -> str:
+def torch_device(wanted: Device) -> str:
+    """The device as torch names it; raises HAFMCommandError where this machine has none of the kind."""
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

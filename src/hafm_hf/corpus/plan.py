@@ -55,19 +55,23 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
     before = content["options"]
-    # through JSON, so that tuples and lists are one
-    now = json.loads(json.dumps(options))
-    changed = [
-        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
+    if changed := changed_options(before, options):
         raise HAFMCorpusError(
             f"{corpus} was begun with other options ({'; '.join(changed)}); use those again or choose another folder."
         )
     tracks = {name: Track(name=name, **values) for name, values in content["tracks"].items()}
     return Plan(before, tracks, content["shards"])
+
+
+def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between the options of a plan and today's, in words."""
+    # through JSON, so that tuples and lists are one
+    now = json.loads(json.dumps(now))
+    return [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:
@@ -119,7 +123,7 @@ def locked(corpus: Path) -> Iterator[None]:
         lock = filelock.FileLock(corpus / LOCK_FILE, timeout=0)
         lock.acquire()
     except filelock.Timeout as error:
-        raise HAFMCorpusError(f"{corpus} is being prepared by another process; wait for it or stop it.") from error
+        raise HAFMCorpusError(f"{corpus} is in use by another process; wait for it or stop it.") from error
     except OSError as error:
         raise HAFMCorpusError(f"{corpus} can't be written to: {error.strerror or error}.") from error
     try:

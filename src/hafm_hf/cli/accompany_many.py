@@ -1,0 +1,78 @@
+"""`hafm accompany FOLDER` and `hafm accompany FILE.parquet`: what is printed while a batch is made, and at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .console import HAFMCommandError, progress_bars, report_error, stdout
+
+if TYPE_CHECKING:
+    from ..batch.accompanying import Outcome
+    from .accompany import Request
+
+
+def is_many(vocal: str) -> bool:
+    """Whether an argument names many vocals: a folder, or a Parquet file."""
+    return Path(vocal).is_dir() or Path(vocal).suffix == ".parquet"
+
+
+def accompany_folder(
+    request: Request, source: str, engine: str, workers: int, address: str, batch_size: int, column: str
+) -> None:
+    """Accompanies all vocals of a folder or Parquet file; exit code 1 if there is a bad one.
+
+    Raises:
+        HAFMCommandError: nothing could be done; the message says what to do.
+    """
+    try:
+        from ..batch.accompanying import WorkerOptions
+        from ..batch.run import BatchOptions, accompany_all
+        from ..batch.vocals import HAFMBatchError
+    except ImportError as error:
+        raise HAFMCommandError(f'{error.name} is not installed; run: pip install "hafm-hf[data]".') from error
+    from .accompany import torch_device
+
+    parameters = {key: value for key, value in request.parameters.items() if value is not None}
+    seconds = parameters.pop("seconds", None)
+    worker = WorkerOptions(
+        source=source,
+        out=str(request.out),
+        column=column,
+        model=request.model or "",
+        device=torch_device(request.device),
+        dtype=request.dtype.value,
+        # one if not told: several workers on a machine would fight over its cores
+        threads=parameters.get("threads", 1),
+        seconds=seconds,
+        parameters=parameters,
+    )
+    with progress_bars(quiet=request.as_json) as bars:
+        task = bars.add_task("looking for vocals", total=None)
+
+        def advance(done: int, total: int, outcome: Outcome) -> None:
+            bars.update(task, description="vocals", completed=done, total=total)
+            if request.as_json:
+                typer.echo(json.dumps(described(outcome)))
+
+        try:
+            outcomes = accompany_all(BatchOptions(worker, batch_size, engine, workers, address), advance)
+        except HAFMBatchError as error:
+            raise HAFMCommandError(str(error)) from error
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        report_error(HAFMCommandError(outcome.error))
+    if not request.as_json:
+        left = f", {len(failed)} left out" if failed else ""
+        stdout.print(f"{len(outcomes) - len(failed)} vocals accompanied in {request.out}{left}", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+def described(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as it is printed as JSON."""
+    if outcome.error:
+        return {"vocal": outcome.key, "error": outcome.error}
+    return {"vocal": outcome.key, "samples": list(outcome.files)}

@@ -1,0 +1,227 @@
+"""Many vocals at once: every worker count, engine and interruption gives the files of one quiet run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+
+pytest.importorskip("pyarrow", reason="needs the extra `data`")
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typer.testing import CliRunner
+
+from hafm_hf.batch.accompanying import Outcome, WorkerOptions
+from hafm_hf.batch.plan import BatchPlan, extend_plan, load_plan
+from hafm_hf.batch.run import BatchOptions, accompany_all
+from hafm_hf.batch.vocals import HAFMBatchError, Vocal
+from hafm_hf.cli import app
+from hafm_hf.corpus.plan import locked
+from vocals import CODEC_RATE, file_bytes, glide
+
+HAFM = Path(sys.executable).with_name("hafm")
+PARTS = ("instrumental", "mix")
+SECONDS = {"a.wav": 1.0, "verse/b.flac": 1.3, "verse/deep/a.wav": 1.1, "verse/deep/a.flac": 1.2}
+
+
+def write_vocals(folder: Path) -> Path:
+    """Four vocals in nested folders, two of one name, and one that nobody can read."""
+    for name, seconds in SECONDS.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file_bytes(glide(seconds), format=path.suffix[1:].upper()))
+    (folder / "verse" / "notes.wav").write_text("These are words, not sounds.\n" * 20)
+    (folder / "verse" / "lyrics.txt").write_text("la la la")
+    return folder
+
+
+def options(vocals: Path, out: Path, model: Path, **changed: object) -> BatchOptions:
+    worker = WorkerOptions(str(vocals), str(out), model=str(model), parameters={"seed": 3, "skip_fine": True})
+    return replace(BatchOptions(worker, batch_size=2), **changed)  # type: ignore[arg-type]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.wav"))}
+
+
+@pytest.fixture(scope="module")
+def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vocals(tmp_path_factory.mktemp("batch") / "vocals")
+
+
+@pytest.fixture(scope="module")
+def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
+    """What one process makes that nobody disturbs."""
+    out = tmp_path_factory.mktemp("batch") / "quiet"
+    return out, accompany_all(options(vocals, out, tiny_model))
+
+
+def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: tuple[Path, list[Outcome]]) -> None:
+    out, outcomes = quiet_run
+    errors = {outcome.key: outcome.error for outcome in outcomes if outcome.error}
+    assert list(errors) == ["verse/notes.wav"] and "notes.wav is not audio" in errors["verse/notes.wav"]
+    names = {"a.wav": "a", "verse/b.flac": "verse/b"}
+    # two vocals of one name: the first one found has it, the other one its suffix too
+    names |= {"verse/deep/a.flac": "verse/deep/a", "verse/deep/a.wav": "verse/deep/a_wav"}
+    assert sorted(contents(out)) == sorted(f"{name}_{part}.wav" for name in names.values() for part in PARTS)
+    for key, name in names.items():
+        for part in PARTS:
+            assert soundfile.info(out / f"{name}_{part}.wav").frames == round(SECONDS[key] * CODEC_RATE)
+
+
+def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+) -> None:
+    wanted = contents(quiet_run[0])
+    words = ["accompany", vocals, "--output", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
+    command = [str(HAFM), *map(str, [*words, "--workers", 2, "--batch-size", 2])]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        deadline = time.monotonic() + 300
+        while not contents(tmp_path) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGKILL)
+    there = contents(tmp_path)
+    assert there and there.items() <= wanted.items()
+    written = {name: (tmp_path / name).stat().st_mtime_ns for name in there}
+    # the workers of the killed command end with it
+    while _group_lives(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    outcomes = accompany_all(options(vocals, tmp_path, tiny_model))
+    assert contents(tmp_path) == wanted and outcomes[0].files
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("missing", ["a_mix.wav", "verse/deep/a_instrumental.wav"])
+def test_a_file_that_is_missing_is_made_again_as_it_was(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], missing: str
+) -> None:
+    out, _ = quiet_run
+    before = contents(out)
+    (out / missing).unlink()
+    told: list[tuple[int, int]] = []
+    accompany_all(options(vocals, out, tiny_model), lambda done, total, _: told.append((done, total)))
+    assert contents(out) == before
+    assert told == [(number, 5) for number in range(1, 6)]
+
+
+@pytest.mark.slow
+def test_ray_makes_the_files_of_one_process(
+    vocals: Path,
+    tiny_model: Path,
+    quiet_run: tuple[Path, list[Outcome]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    outcomes = accompany_all(options(vocals, tmp_path / "ray", tiny_model, engine="ray", workers=2))
+    assert contents(tmp_path / "ray") == contents(quiet_run[0])
+    assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
+
+
+def test_rows_of_a_parquet_file_get_the_files_of_a_folder(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+) -> None:
+    # as `datasets` writes audio: some with their bytes, some by path; and rows of nothing
+    rows = [
+        {"bytes": (vocals / "a.wav").read_bytes(), "path": "a.wav"},
+        {"bytes": None, "path": str(vocals / "verse/b.flac")},
+        None,
+        {"bytes": (vocals / "verse/deep/a.flac").read_bytes(), "path": "elsewhere/a.flac"},
+        {"bytes": (vocals / "verse/deep/a.wav").read_bytes(), "path": None},
+    ]
+    table = pa.table({"singer": [1, 2, 3, 4, 5], "vocal": rows})
+    pq.write_table(table, tmp_path / "songs.parquet", row_group_size=2)
+    outcomes = accompany_all(options(tmp_path / "songs.parquet", tmp_path / "out", tiny_model))
+    assert [outcome.key for outcome in outcomes if outcome.error] == ["2"]
+    of_folder = contents(quiet_run[0])
+    names = {"a": "a", "b": "verse/b", "a_2": "verse/deep/a", "songs_000004": "verse/deep/a_wav"}
+    assert contents(tmp_path / "out") == {
+        f"{name}_{part}.wav": of_folder[f"{other}_{part}.wav"] for name, other in names.items() for part in PARTS
+    }
+
+
+def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: Path, tmp_path: Path) -> None:
+    vocals = tmp_path / "vocals"
+    vocals.mkdir()
+    for name, seconds in (("one", 1.0), ("two", 1.1)):
+        (vocals / f"{name}.wav").write_bytes(file_bytes(glide(seconds)))
+    asked = options(vocals, tmp_path / "out", tiny_model, batch_size=1)
+    # no seed: it is drawn once, and kept
+    asked = replace(asked, worker=replace(asked.worker, parameters={"skip_fine": True}))
+    accompany_all(asked)
+    before = contents(tmp_path / "out")
+    (vocals / "one.wav").write_bytes(file_bytes(glide(1.2)))
+    os.utime(vocals / "two.wav")
+    accompany_all(asked)
+    after = contents(tmp_path / "out")
+    assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
+    assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
+
+
+def test_other_options_another_run_and_results_among_the_vocals_are_refused(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
+) -> None:
+    out, _ = quiet_run
+    asked = options(vocals, out, tiny_model)
+    with pytest.raises(HAFMBatchError, match=r"begun with other options \(batch_size was 2 and is 3\)"):
+        accompany_all(replace(asked, batch_size=3))
+    with locked(out), pytest.raises(HAFMBatchError, match="in use by another process; wait for it or stop it"):
+        accompany_all(asked)
+    with pytest.raises(HAFMBatchError, match="put the results beside the vocals"):
+        accompany_all(options(vocals, vocals / "out", tiny_model))
+    with pytest.raises(HAFMBatchError, match="does not exist; name a folder of vocals"):
+        accompany_all(options(tmp_path / "nowhere", tmp_path / "out", tiny_model))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HAFMBatchError, match="holds no vocals"):
+        accompany_all(options(tmp_path / "empty", tmp_path / "out", tiny_model))
+    pq.write_table(pa.table({"text": ["la"]}), tmp_path / "text.parquet")
+    with pytest.raises(HAFMBatchError, match="no or several columns of sound"):
+        accompany_all(options(tmp_path / "text.parquet", tmp_path / "other", tiny_model))
+
+
+def vocal(key: str, seconds: float) -> Vocal:
+    return Vocal(key, os.path.splitext(key)[0], seconds, f"hash of {key}", [1, 2])
+
+
+def test_batches_are_of_like_lengths_and_those_that_are_planned_stay(tmp_path: Path) -> None:
+    found = [vocal(f"{seconds}.wav", seconds) for seconds in (1.0, 30.0, 9.0, 28.0, 8.0, 27.0)]
+    plan = BatchPlan({})
+    assert extend_plan(plan, found, 2) == []
+    assert plan.batches == [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
+    before = list(plan.batches)
+    extend_plan(plan, [*found, vocal("29.0.wav", 29.0)], 2)
+    assert plan.batches == [*before, ["29.0.wav"]]
+    assert load_plan(tmp_path) is None
+    long_name = vocal("é" * 120 + ".wav", 1.0)
+    extend_plan(plan, [long_name], 2)
+    assert len(os.fsencode(plan.names[long_name.key])) <= 200
+
+
+def test_the_command_ends_with_1_and_says_what_was_left_out(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]]
+) -> None:
+    # in the quiet run's folder nothing is left to do
+    words = ["accompany", vocals, "--output", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
+    command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
+    for wrong in (["--stream"], [str(vocals / "a.wav")], ["--output", "."]):
+        assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
+    assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 1
+    assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == f"4 vocals accompanied in {quiet_run[0]}, 1 left out\n"
