@@ -14,7 +14,7 @@ from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
 from hafm_hf.evaluation.level import instrumental_to_vocal_db
 from hafm_hf.evaluation.retrieval import semitones_between, stretch_between
 from hafm_hf.evaluation.scores import SCORES, score_pair
-from hafm_hf.evaluation.seams import seam_excess_db
+from hafm_hf.evaluation.seams import pool_seams, seam_excess_db, timbre_changes
 from hafm_hf.evaluation.timing import lag
 from little_band import song
 
@@ -144,6 +144,28 @@ def test_seams_are_heard_where_timbre_changes_at_borders_only() -> None:
     assert abs(seam_excess_db(noise, borders)) < 0.5
     assert math.isnan(seam_excess_db(noise, []))
     assert math.isnan(seam_excess_db(np.zeros_like(noise), borders))
+
+
+def test_inserted_seams_are_told_and_none_in_a_stationary_signal_or_at_its_own_beats() -> None:
+    generator = np.random.default_rng(1)
+    seconds = 60
+    borders = list(np.arange(1.6, seconds - 1, 1.6))
+    noise = generator.standard_normal(seconds * RATE).astype(np.float32) * 0.1
+    dull = np.convolve(noise, np.ones(4) / 4, "same").astype(np.float32)
+    # a band that strikes twice a second: its own changes are larger than any seam
+    struck = noise * np.exp(-8 * (np.arange(len(noise)) / RATE % 0.5)).astype(np.float32)
+    odd = np.searchsorted(borders, np.arange(len(noise)) / RATE) % 2 == 1
+    for sound, audible in ((noise, False), (struck, False), (np.where(odd, dull, noise), True)):
+        seams = pool_seams([timbre_changes(sound, borders)])
+        assert seams is not None and seams.borders == len(borders)
+        assert seams.audible is audible and (seams.at_borders > 1.2 * seams.inside) is audible
+        assert seams.low <= seams.share <= seams.high
+    # the same change anywhere else is none at the borders
+    elsewhere = [border + 0.5 for border in borders]
+    shifted = pool_seams([timbre_changes(np.where(odd, dull, noise), elsewhere)])
+    assert shifted is not None and not shifted.audible
+    assert pool_seams([timbre_changes(np.zeros_like(noise), borders)]) is None
+    assert pool_seams([timbre_changes(noise, [])]) is None
 
 
 def test_keys_and_tempi_are_met_by_the_smallest_change() -> None:

@@ -229,3 +229,16 @@ def test_a_set_can_be_asked_what_it_tells_apart(pairs: Path, tmp_path: Path) -> 
     assert next(iter(found["systems"])) == "reference"
     assert found["protocol"]["generation"] is None
     assert not (tmp_path / "rendered").exists()
+
+
+def test_seams_of_rendered_songs_are_printed(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
+    words = ["--pairs", pairs / "test", "--limit", 2, "--model", tiny_model, "--seams", "--out", tmp_path]
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    *songs, everything = json.loads(out).items()
+    # windows of the fine stage are 3 s, those of the coarse stage 5 s, as these songs
+    assert [seams["borders"] for _, seams in songs] == [1, 1] and everything[0] == "all songs"
+    assert everything[1]["borders"] == 2 and everything[1]["audible"] in (True, False)
+    code, out, _ = run(*words)
+    assert code == 0 and "all songs" in out and "inside windows" in out
+    assert not (tmp_path / "report.json").exists()

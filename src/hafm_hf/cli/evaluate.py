@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from .console import HAFMCommandError, stderr, stdout
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Clip
     from ..evaluation.measuring import Job, Measurement
+    from ..evaluation.seams import Seams
 
 
 def evaluate(
@@ -69,6 +73,9 @@ def evaluate(
     only_baselines: Annotated[
         bool, typer.Option("--only-baselines", help="No system: what reference, retrieval and fools get on this set.")
     ] = False,
+    seams: Annotated[
+        bool, typer.Option("--seams", help="Only: are the borders of the model's windows like any other instant?")
+    ] = False,
     players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
@@ -93,24 +100,25 @@ def evaluate(
         clips, data = load_clips(
             pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit
         )
-        report = run.evaluate(
-            run.Evaluation(
-                clips=tuple(clips),
-                out=out,
-                generation=None if only_baselines or (given and model is None) else generation,
-                outputs=given,
-                bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
-                measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
-                scoring=ScoringOptions(seed=seed),
-                workers=workers,
-                engine=engine,
-                address=address,
-                players=players,
-                data=data,
-                cache=cache,
-            ),
-            progress=_progress,
+        evaluation = run.Evaluation(
+            clips=tuple(clips),
+            out=out,
+            generation=None if only_baselines or (given and model is None) else generation,
+            outputs=given,
+            bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
+            measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
+            scoring=ScoringOptions(seed=seed),
+            workers=workers,
+            engine=engine,
+            address=address,
+            players=players,
+            data=data,
+            cache=cache,
         )
+        if seams:
+            show_seams(run.evaluate_seams(evaluation), as_json)
+            return
+        report = run.evaluate(evaluation, progress=_progress)
     except (HAFMEvaluationError, HAFMCorpusError, OSError) as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
@@ -118,6 +126,26 @@ def evaluate(
         return
     for name in ("report.json", "report.md", "report.html", run.CLIPS_FILE):
         stdout.print(f"wrote {out / name}", markup=False)
+
+
+def show_seams(found: dict[str, Seams | None], as_json: bool) -> None:
+    """What borders of windows do, by song and in all."""
+    if as_json:
+        shown = {name: seams and {**asdict(seams), "audible": seams.audible} for name, seams in found.items()}
+        typer.echo(json.dumps(shown))
+        return
+    table = Table(title="change of timbre, 95th percentile, dB a mel band", title_justify="left")
+    for heading in ("song", "borders", "at borders", "inside windows", "borders above it", "interval", "audible"):
+        table.add_column(heading, justify="left" if heading == "song" else "right")
+    for name, seams in found.items():
+        if seams is None:
+            table.add_row(name, "0")
+            continue
+        interval = f"{seams.low:.0%} to {seams.high:.0%}"
+        figures = f"{seams.at_borders:.1f}", f"{seams.inside:.1f}", f"{seams.share:.0%}", interval
+        table.add_row(name, str(seams.borders), *figures, "yes" if seams.audible else "no")
+    # a table cut to 80 columns in a log is of no use to anybody
+    Console(highlight=False, width=None if stdout.is_terminal else 120).print(table)
 
 
 def load_clips(

@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..audio import resample
 from .datasets import Clip, Part, find_outputs
+from .features import ANALYSIS_RATE
 from .generating import GenerationOptions, Rendered, render
 from .measuring import Job, Measurement, MeasuringOptions, measure_all
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BankItem, build_bank
+from .seams import Seams, pool_seams, timbre_changes
 from .statistics import HAFMEvaluationError, as_json
 
 CLIPS_FILE, LOCK_FILE = "clips.jsonl", ".lock"
@@ -111,6 +114,36 @@ def evaluate(
         _write_clips(evaluation.out / CLIPS_FILE, scored)
         write_report(evaluation.out, report, evaluation.clips[: evaluation.players], _heard(systems))
     return report
+
+
+def evaluate_seams(evaluation: Evaluation) -> dict[str, Seams | None]:
+    """Renders what is missing and compares the borders of windows with all other instants.
+
+    Args:
+        evaluation: clips, best whole songs, the folder and the model; renderings are those of `evaluate`.
+
+    Returns:
+        by song, and for all of them together under "all songs": None where there was no border.
+
+    Raises:
+        HAFMEvaluationError: no clips, no model, or another run in the folder.
+    """
+    if not evaluation.clips or evaluation.generation is None:
+        raise HAFMEvaluationError("Seams are those of a model's own songs; give it something sung to render.")
+    evaluation.out.mkdir(parents=True, exist_ok=True)
+    changes = {}
+    with _locked(evaluation.out):
+        for system in _systems(evaluation).values():
+            for candidate in system.candidates:
+                for name, part in system.parts[candidate].items():
+                    samples, rate = part.read()
+                    borders = system.borders[candidate][name]
+                    changes[candidate, name] = timbre_changes(resample(samples, rate, ANALYSIS_RATE), borders)
+    many = len({candidate for candidate, _ in changes}) > 1
+    found = {
+        f"{name}, {candidate}" if many else name: pool_seams([each]) for (candidate, name), each in changes.items()
+    }
+    return {**found, "all songs": pool_seams(changes.values())}
 
 
 def _systems(evaluation: Evaluation) -> dict[str, _System]:
