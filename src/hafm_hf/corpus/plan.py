@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
+from .. import locking
 from .tokens import PARTIAL_SUFFIX, SPLITS, replacing
 from .tracks import HAFMCorpusError, Track
 
-PLAN_FILE, LOCK_FILE = "plan.json", ".lock"
+PLAN_FILE = "plan.json"
 PLAN_FORMAT = 2
 
 
@@ -118,18 +117,13 @@ def locked(corpus: Path) -> Iterator[None]:
     Raises:
         HAFMCorpusError: another process has it, or the folder can't be written to.
     """
-    try:
-        corpus.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(corpus / LOCK_FILE, timeout=0)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise HAFMCorpusError(f"{corpus} is in use by another process; wait for it or stop it.") from error
-    except OSError as error:
-        raise HAFMCorpusError(f"{corpus} can't be written to: {error.strerror or error}.") from error
-    try:
+    busy = HAFMCorpusError(f"{corpus} is in use by another process; wait for it or stop it.")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locking.locked(corpus, busy))
+        except OSError as error:
+            raise HAFMCorpusError(f"{corpus} can't be written to: {error.strerror or error}.") from error
         for partial in corpus.rglob(f".*{PARTIAL_SUFFIX}"):
             # of a process that was killed while it wrote
             partial.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..audio import resample
+from ..locking import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
 from .generating import GenerationOptions, Rendered, render
@@ -21,7 +21,7 @@ from .retrieval import BankItem, build_bank
 from .seams import Seams, pool_seams, timbre_changes
 from .statistics import HAFMEvaluationError, as_json
 
-CLIPS_FILE, LOCK_FILE = "clips.jsonl", ".lock"
+CLIPS_FILE = "clips.jsonl"
 ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
 
 
@@ -91,7 +91,6 @@ def evaluate(
     """
     if not evaluation.clips:
         raise HAFMEvaluationError("There is nothing sung in these clips; check the folder and the lengths asked for.")
-    evaluation.out.mkdir(parents=True, exist_ok=True)
     with _locked(evaluation.out):
         systems = _systems(evaluation)
         bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
@@ -130,7 +129,6 @@ def evaluate_seams(evaluation: Evaluation) -> dict[str, Seams | None]:
     """
     if not evaluation.clips or evaluation.generation is None:
         raise HAFMEvaluationError("Seams are those of a model's own songs; give it something sung to render.")
-    evaluation.out.mkdir(parents=True, exist_ok=True)
     changes = {}
     with _locked(evaluation.out):
         for system in _systems(evaluation).values():
@@ -208,17 +206,7 @@ def _write_clips(path: Path, scored: Sequence[ClipScores]) -> None:
     partial.replace(path)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> AbstractContextManager[None]:
     """Two runs in one folder would render the same clips twice."""
-    import fcntl
-
-    with (folder / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise HAFMEvaluationError(f"Another run is at work in {folder}; wait for it, or use another --out.") from (
-                error
-            )
-        lock.write(str(os.getpid()))
-        yield
+    busy = HAFMEvaluationError(f"Another run is at work in {folder}; wait for it, or use another --out.")
+    return locked(folder, busy)

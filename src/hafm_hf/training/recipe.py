@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from transformers import set_seed
 from transformers.utils import logging
 
+from ..locking import locked
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
 from .data import TokenCrops, load_token_corpus, unigram_entropy
 from .publishing import publish_stage, training_facts
@@ -24,7 +27,7 @@ def train_stage(arguments: Sequence[str] | None = None) -> None:
         arguments: words of the command line; those of the process if None.
 
     Raises:
-        ValueError: arguments, corpus and stage do not fit each other.
+        ValueError: arguments, corpus and stage do not fit each other, or another run trains in the folder.
         OSError: something can't be read or written.
         FloatingPointError: the run has left the finite numbers.
     """
@@ -36,13 +39,21 @@ def train_stage(arguments: Sequence[str] | None = None) -> None:
     if run.validate_only:
         trainer.validate()
         return
-    progress = trainer.train()
+    with _alone_in(Path(run.output_dir), trainer):
+        progress = trainer.train()
     if not trainer.accelerator.is_main_process:
         return
     logger.info("The finished stage is in %s.", trainer.folder.path / "final")
     if run.push_to_hub:
         facts = training_facts(stage, data, run, progress, trainer.crops, trainer.last_validation)
         logger.info("Published: %s", publish_stage(trainer.finished_stage, run, facts))
+
+
+def _alone_in(folder: Path, trainer: StageTrainer) -> AbstractContextManager[None]:
+    """The run's folder for this run: two would take turns in overwriting each other's checkpoints."""
+    if not trainer.accelerator.is_main_process:
+        return nullcontext()
+    return locked(folder, ValueError(f"Another run trains in {folder}; wait for it, or name another output_dir."))
 
 
 def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) -> StageTrainer:
