@@ -40,6 +40,7 @@ def main(
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items a pass.")] = None,
     validation_songs: Annotated[int, typer.Option(min=1)] = 50,
     test_songs: Annotated[int, typer.Option(min=1)] = 59,
+    trio: Annotated[bool, typer.Option(help="One dry trio for every song instead of a drawn band.")] = False,
     stems: Annotated[bool, typer.Option(help="Write each part of the band as well.")] = False,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: int = 0,
@@ -48,6 +49,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, stems=stems, seed=seed,
+        trio=trio,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
         validation_songs=validation_songs, test_songs=test_songs,
     )  # fmt: skip

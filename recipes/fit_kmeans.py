@@ -1,4 +1,4 @@
-"""Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together.
+"""Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
     python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separator audio-separator
@@ -43,15 +43,19 @@ def main(
     validation: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     test: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    separate: Annotated[
+        bool, typer.Option(help="So many clusters for vocals and for instrumentals each, not shared.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     half: Annotated[bool, typer.Option("--half", help="Save the weights in float16.")] = False,
     seed: int = 0,
 ) -> None:
     """Fits centroids to songs in AUDIO and saves the tokenizer."""
     torch.set_num_threads(threads)
-    model = HAFMSemanticTokenizer.from_hubert(hubert, layer=layer, num_clusters=clusters)
+    model = HAFMSemanticTokenizer.from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
     model.to("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
-    reservoir = Reservoir(frames, seed)
+    # of one kind: vocals and instrumentals share it unless they are fitted apart
+    reservoirs = [Reservoir(frames, seed) for _ in range(2 if separate else 1)]
     with tqdm(desc="songs", unit="song") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -62,15 +66,21 @@ def main(
             model,
             audio,
             make_separator(SeparatorOptions(separator, vocal_channel, separator_model, separator_model_dir, device)),
-            reservoir,
+            reservoirs[0],
+            reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),
             SplitOptions(split_by, validation, test),
             FilterOptions(),
             progress,
         )
-    centroids, figures = fit_clusters(reservoir.rows, clusters, seed)
-    figures |= {"tracks": tracks, "frames_seen": reservoir.seen}
-    model.set_centroids(torch.from_numpy(centroids))
+    fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
+    model.set_centroids(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
+    names = ("vocal_", "instrumental_") if separate else ("",)
+    figures = {
+        f"{name}{key}": value
+        for name, (_, found), reservoir in zip(names, fitted, reservoirs, strict=True)
+        for key, value in {**found, "frames_seen": reservoir.seen}.items()
+    } | {"tracks": tracks}
     (model.half() if half else model).save_pretrained(tokenizer)
     (tokenizer / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     typer.echo(json.dumps(figures))

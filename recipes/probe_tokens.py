@@ -52,7 +52,7 @@ def tokenise(tokenizer: HAFMSemanticTokenizer, samples: np.ndarray, is_vocal: bo
     """Tokens int64 [T] and features float32 [T, D] of float [N] samples."""
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(tokenizer.device)
     features = tokenizer.extract_features(waveform, noise=is_vocal, seed=0)
-    return tokenizer.quantize(features).cpu().numpy(), features.cpu().numpy()
+    return tokenizer.quantize(features, is_vocal).cpu().numpy(), features.cpu().numpy()
 
 
 def song_labels(targets: dict[str, np.ndarray], is_vocal: bool) -> dict[str, np.ndarray]:

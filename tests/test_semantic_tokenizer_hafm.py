@@ -1,5 +1,6 @@
 """The semantic tokenizer: frames, noise, chunks, batches, and what is taken over from a HuBERT."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,19 @@ def test_large_kernels_still_give_fifty_frames_a_second() -> None:
         first = model.hubert.feature_extractor.conv_layers[0].conv(padded[:, None])
     reach = (first - first[..., :1]).abs().sum(1)[0].nonzero().squeeze(1) / 2
     assert abs(float(reach.float().mean()) - 25) <= 1
+
+
+def test_vocals_and_instrumentals_can_have_centroids_of_their_own(tokenizer: HAFMSemanticTokenizer) -> None:
+    shared = tokenizer
+    config = copy.deepcopy(shared.config)
+    config.separate_centroids = True
+    apart = HAFMSemanticTokenizer(config).eval()
+    apart.hubert.load_state_dict(shared.hubert.state_dict())
+    apart.set_centroids(torch.stack([shared.centroids, shared.centroids.flip(0)]))
+    waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(3))
+    last = config.num_clusters - 1
+    assert torch.equal(apart.encode(waveform), last - shared.encode(waveform))
+    assert torch.equal(apart.encode(waveform, vocal=True), shared.encode(waveform))
+    assert torch.equal(apart.encode(waveform, noise=True, seed=1), shared.encode(waveform, noise=True, seed=1))
+    assert torch.equal(apart.encode_batch(waveform[None], [1])[0], shared.encode(waveform, noise=True, seed=1))
+    assert torch.equal(apart.encode_batch(waveform[None])[0], last - shared.encode(waveform))

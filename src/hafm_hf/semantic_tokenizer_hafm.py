@@ -73,7 +73,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         self.hubert = HubertModel(cut)
         if cut.do_stable_layer_norm:
             self.hubert.encoder.layer_norm = nn.Identity()
-        self.register_buffer("centroids", torch.zeros(config.num_clusters, cut.hidden_size))
+        # of vocals first, then of instrumentals, where each has its own
+        sources = (2,) if config.separate_centroids else ()
+        self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
         total = receptive_field(cut) - hop
         self.padding = (total // 2, total - total // 2)
         self.post_init()
@@ -96,9 +98,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
         Args:
             name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
-            centroids (float [num_clusters, D], *optional*): k-means centroids of that layer, from
-                recipes/fit_kmeans.py;
-                without them only `extract_features` works.
+            centroids (float [num_clusters, D], or [2, num_clusters, D] for vocals and instrumentals, *optional*):
+                k-means centroids of that layer, from recipes/fit_kmeans.py; without them only `extract_features`
+                works.
             layer: hidden state that is clustered (paper: 9).
             kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the
                 loading.
@@ -110,7 +112,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__
         }
         if centroids is not None:
-            fields["num_clusters"] = len(centroids)
+            fields |= {"num_clusters": centroids.shape[-2], "separate_centroids": centroids.ndim == 3}  # noqa: PLR2004
         whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
         cut = cut_hubert_config(whole, layer)
         hubert, info = HubertModel.from_pretrained(
@@ -128,7 +130,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return model.eval()
 
     def set_centroids(self, centroids: torch.Tensor | np.ndarray) -> None:
-        """Set the k-means centroids, float [num_clusters, D].
+        """Set the k-means centroids, float [num_clusters, D], or [2, num_clusters, D] where they are separate.
 
         Raises:
             ValueError: on another shape.
@@ -137,7 +139,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         if values.shape != self.centroids.shape:
             raise ValueError(
                 f"Centroids are {list(values.shape)}; this tokenizer needs {list(self.centroids.shape)} "
-                "(clusters × width of HuBERT)."
+                "(sources, if separate, × clusters × width of HuBERT)."
             )
         self.centroids.copy_(values)
 
@@ -153,6 +155,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         noise: bool = False,
         seed: int | None = None,
         output_features: bool = False,
+        vocal: bool | None = None,
         **kwargs: Any,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
@@ -164,6 +167,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             noise: add Gaussian noise of `config.noise_std`, as for vocals.
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
             output_features: also return the hidden states.
+            vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
 
         Raises:
             ValueError: on another shape, on samples that are not finite, or when there are no centroids.
@@ -175,24 +179,26 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         shape = (len(sizes), max(frames, default=0))
         ids = torch.zeros(shape, dtype=torch.int64, device=input_values.device)
         mask = torch.zeros(shape, dtype=torch.bool, device=input_values.device)
-        kept = torch.zeros(*shape, self.centroids.shape[1], device=input_values.device) if output_features else None
+        kept = torch.zeros(*shape, self.centroids.shape[-1], device=input_values.device) if output_features else None
         for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
             prepared = self._prepare(input_values[row, :size], noise, seed)
             start = 0
             for features in self._iterate_features(prepared[None], count):
                 span = slice(start, start := start + features.shape[1])
-                ids[row, span] = self.quantize(features[0])
+                ids[row, span] = self.quantize(features[0], noise if vocal is None else vocal)
                 if kept is not None:
                     kept[row, span] = features[0]
             mask[row, :count] = True
         return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
-    def encode(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
+    def encode(
+        self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None, vocal: bool | None = None
+    ) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
         """
-        return self(waveform[None], noise=noise, seed=seed).ids[0]
+        return self(waveform[None], noise=noise, seed=seed, vocal=vocal).ids[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
@@ -200,7 +206,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
         Args:
             waveforms (float [B, N], at 16 kHz): no padding, so that no row depends on another but for rounding.
-            seeds: of each row's noise; no noise is added without them.
+            seeds: of each row's noise; without them no noise is added, and the rows are taken for instrumentals.
 
         Returns:
             int64 [B, T_v]: what `encode` gives row by row, but where rounding decides between two centroids.
@@ -212,7 +218,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             ]
         )
         parts = [
-            self.quantize(features.flatten(0, 1)).view(len(waveforms), -1)
+            self.quantize(features.flatten(0, 1), seeds is not None).view(len(waveforms), -1)
             for features in self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
         ]
         return torch.cat(parts, dim=1) if parts else torch.zeros(len(waveforms), 0, dtype=torch.int64)
@@ -222,10 +228,12 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
         prepared = self._prepare(waveform, noise, seed)
         parts = [features[0] for features in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
-        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[1], device=waveform.device)
+        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
-    def quantize(self, features: torch.Tensor) -> torch.Tensor:
+    def quantize(self, features: torch.Tensor, vocal: bool = False) -> torch.Tensor:
         """Index int64 [T] of the centroid nearest to each of float [T, D], as scikit-learn's `KMeans.predict` has it.
+
+        `vocal` says whose centroids, where vocals and instrumentals have their own.
 
         Raises:
             ValueError: when the centroids were never set.
@@ -233,6 +241,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         centroids = self.centroids.float()
         if not bool(centroids.any()):
             raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
+        if self.config.separate_centroids:
+            centroids = centroids[0 if vocal else 1]
         # the squared length of the feature is the same for all centroids
         return torch.argmin(centroids.pow(2).sum(1) - 2 * features.float() @ centroids.T, dim=1)
 

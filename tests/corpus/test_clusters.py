@@ -63,11 +63,13 @@ def test_tokens_are_scikit_learns_predictions() -> None:
     assert len(tokens.unique()) == len(tokenizer.centroids)
 
 
-def test_the_recipe_makes_a_tokenizer_that_uses_its_clusters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_recipe_makes_a_tokenizer_that_uses_its_clusters(tmp_path: Path, separate: bool) -> None:
     write_karaoke(tmp_path / "songs", 4, seconds=3.0)
     HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(tmp_path / "hubert")
     words = [tmp_path / "songs", tmp_path / "out", "--hubert", tmp_path / "hubert", "--layer", 1, "--clusters", 9]
     words += ["--vocal-channel", "right", "--frames", 300, "--validation", 0, "--test", 0]
+    words += ["--separate"] if separate else []
     run = subprocess.run(
         [sys.executable, str(REPOSITORY / "recipes/fit_kmeans.py"), *map(str, words)],
         capture_output=True, text=True, check=False,
@@ -75,7 +77,10 @@ def test_the_recipe_makes_a_tokenizer_that_uses_its_clusters(tmp_path: Path) -> 
     assert run.returncode == 0, run.stderr[-2000:]
     figures = json.loads(run.stdout)
     assert figures == json.loads((tmp_path / "out/figures.json").read_text())
-    assert figures["tracks"] == 4 and figures["frames"] == 300 < figures["frames_seen"]
-    assert figures["used_clusters"] > 4
+    assert figures["tracks"] == 4
+    for name in ("vocal_", "instrumental_") if separate else ("",):
+        assert figures[f"{name}frames"] == 300 < figures[f"{name}frames_seen"]
+        assert figures[f"{name}used_clusters"] > 4
     tokenizer = HAFMSemanticTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.config.num_clusters == 9 and bool(tokenizer.centroids.any())
+    assert tokenizer.config.separate_centroids == separate

@@ -53,6 +53,11 @@ BASS_PATTERNS: dict[str, tuple[tuple[float, float, int], ...]] = {
 BASS_LOW = 28
 # a little above the corpus's rate, so that FluidSynth's interpolation folds back less; soxr does the rest
 SYNTHESIS_RATE = 32000
+# FluidSynth starts a note with the first block of 64 samples after its instant: half a block early, it is the same
+# block for every note that is meant to start with one
+HALF_BLOCK = 32
+# so that frames of 75 Hz are whole ticks at MIDI's default tempo of two beats a second
+TICKS_A_BEAT = 1500
 VOLUME_CONTROLLER = 7
 
 
@@ -104,7 +109,7 @@ def random_arrangement(generator: np.random.Generator) -> Arrangement:
     )
 
 
-def _bars(song: Song) -> list[np.ndarray]:
+def bars(song: Song) -> list[np.ndarray]:
     """Beat times of each bar, the following downbeat as last entry; the last bar is completed in tempo."""
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
@@ -117,30 +122,42 @@ def _bars(song: Song) -> list[np.ndarray]:
     return bars
 
 
-def _at(bar: np.ndarray, beat: float) -> float:
+def time_of(bar: np.ndarray, beat: float) -> float:
     """The time of a beat (fractions allowed) in a bar whose beats are not evenly spaced."""
     return float(np.interp(beat, np.arange(bar.size), bar))
 
 
-def drum_notes(song: Song, pattern: str, generator: np.random.Generator) -> list[Note]:
-    """Drums over a song: the pattern in every bar, cut or repeated for bars that are not of four beats; some fills."""
+def chord_at(song: Song, seconds: float) -> Chord | None:
+    """The chord that sounds just after an instant, None where there is none."""
+    for chord in reversed(song.chords):
+        if chord.start <= seconds + 0.05:
+            return chord if chord.bass is not None else None
+    return None
+
+
+def drum_notes(song: Song, pattern: str, generator: np.random.Generator | None = None) -> list[Note]:
+    """Drums over a song: the pattern in every bar, cut or repeated for bars that are not of four beats.
+
+    With a generator some fills and crashes are drawn, and the loudness of every hit; without one, hits are even.
+    """
     steps, drums = PATTERNS[pattern]
     notes: list[Note] = []
-    for number, bar in enumerate(_bars(song)):
+    for number, bar in enumerate(bars(song)):
         beats = bar.size - 1
-        fill = number % 8 == 7 and generator.random() < 0.5
-        if number % 8 == 0 and generator.random() < 0.5:
+        fill = generator is not None and number % 8 == 7 and generator.random() < 0.5
+        if generator is not None and number % 8 == 0 and generator.random() < 0.5:
             notes.append(Note(bar[0], bar[0] + 1.0, CRASH, 85))
         for drum, hits in drums.items():
             for step in (hit + 4 * steps * again for again in range(-(-beats // 4)) for hit in hits):
                 if step >= beats * steps or (fill and step >= (beats - 1) * steps):
                     continue
-                velocity = (100 if drum in (KICK, SNARE, CLAP) else 72) - (0 if step % steps == 0 else 14)
-                start = _at(bar, step / steps)
-                notes.append(Note(start, start + DRUM_NOTE, drum, int(velocity + generator.normal(0, 5))))
+                velocity: float = (100 if drum in (KICK, SNARE, CLAP) else 72) - (0 if step % steps == 0 else 14)
+                start = time_of(bar, step / steps)
+                velocity += 0 if generator is None else generator.normal(0, 5)
+                notes.append(Note(start, start + DRUM_NOTE, drum, int(velocity)))
         if fill:
             for i in range(4):
-                start = _at(bar, beats - 1 + i / 4)
+                start = time_of(bar, beats - 1 + i / 4)
                 notes.append(Note(start, start + DRUM_NOTE, FILL[i], 88 + 4 * i))
     return [note for note in notes if note.start < song.duration]
 
@@ -148,17 +165,15 @@ def drum_notes(song: Song, pattern: str, generator: np.random.Generator) -> list
 def bass_notes(song: Song, pattern: str) -> list[Note]:
     """A bass on the lowest note of each chord, following the pattern; silent where there is no chord."""
     notes: list[Note] = []
-    starts = np.array([chord.start for chord in song.chords])
-    for bar in _bars(song):
+    for bar in bars(song):
         beats = bar.size - 1
         for beat, length, interval in BASS_PATTERNS[pattern]:
             if beat >= beats:
                 continue
-            start, end = _at(bar, beat), _at(bar, min(beat + length, beats))
-            inside = int(np.searchsorted(starts, start + 0.05, side="right")) - 1
-            if inside < 0 or (root := song.chords[inside].bass) is None:
+            start, end = time_of(bar, beat), time_of(bar, min(beat + length, beats))
+            chord = chord_at(song, start)
+            if chord is None or (root := chord.bass) is None:
                 continue
-            chord: Chord = song.chords[inside]
             # a fifth is only right over chords that have one
             interval = 0 if (root + interval) % 12 not in {root, *chord.pitch_classes} else interval
             pitch = BASS_LOW + (root - BASS_LOW) % 12 + interval
@@ -206,19 +221,27 @@ def _human(notes: list[Note], generator: np.random.Generator) -> tuple[Note, ...
     )
 
 
-def _midi(played: dict[str, Part]) -> pretty_midi.PrettyMIDI:
-    midi = pretty_midi.PrettyMIDI(resolution=960)
+def _midi(played: dict[str, Part], early: float) -> pretty_midi.PrettyMIDI:
+    midi = pretty_midi.PrettyMIDI(resolution=TICKS_A_BEAT)
     for name, part in played.items():
         instrument = pretty_midi.Instrument(program=part.program, is_drum=name == "drums", name=name)
         # General MIDI: 40 dB for a factor of ten; 100 is the usual setting
         volume = int(np.clip(100 * 10 ** (part.gain_db / 40), 1, 127))
         instrument.control_changes.append(pretty_midi.ControlChange(VOLUME_CONTROLLER, volume, 0.0))
-        instrument.notes = [pretty_midi.Note(n.velocity, n.pitch, n.start, n.end) for n in part.notes]
+        instrument.notes = [
+            pretty_midi.Note(n.velocity, n.pitch, max(0.0, n.start - early), n.end - early) for n in part.notes
+        ]
         midi.instruments.append(instrument)
     return midi
 
 
-def render(played: dict[str, Part], seconds: float, soundfont: Path, sampling_rate: int) -> np.ndarray:
+def render(
+    played: dict[str, Part],
+    seconds: float,
+    soundfont: Path,
+    sampling_rate: int,
+    synthesis_rate: int = SYNTHESIS_RATE,
+) -> np.ndarray:
     """Render parts with FluidSynth, dry and mono.
 
     Args:
@@ -226,6 +249,8 @@ def render(played: dict[str, Part], seconds: float, soundfont: Path, sampling_ra
         seconds: length of the result; what still sounds then is cut.
         soundfont: an .sf2 or .sf3 file.
         sampling_rate: of the result, in Hz.
+        synthesis_rate: at which FluidSynth works; the same as `sampling_rate` gives notes that start on a multiple of
+            64 samples the same samples every time.
 
     Returns:
         float64 [seconds * sampling_rate]
@@ -244,14 +269,16 @@ def render(played: dict[str, Part], seconds: float, soundfont: Path, sampling_ra
     size = round(seconds * sampling_rate)
     with tempfile.TemporaryDirectory() as folder:
         midi, wav = Path(folder, "band.mid"), Path(folder, "band.wav")
-        _midi(played).write(str(midi))
+        _midi(played, HALF_BLOCK / synthesis_rate).write(str(midi))
         settings = ["synth.dynamic-sample-loading=1", "synth.cpu-cores=1", "synth.polyphony=256"]
         options = [word for setting in settings for word in ("-o", setting)]
         command = ["fluidsynth", "-n", "-i", "-q", "-R", "0", "-C", "0", "-g", "0.5", *options]
-        command += ["-r", str(SYNTHESIS_RATE), "-T", "wav", "-O", "float", "-F", str(wav), str(soundfont), str(midi)]
+        command += ["-r", str(synthesis_rate), "-T", "wav", "-O", "float", "-F", str(wav), str(soundfont), str(midi)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not wav.is_file():
             raise RuntimeError(f"fluidsynth failed on {soundfont.name}: {done.stderr.strip()[-300:]}")
         stereo, _ = soundfile.read(wav, dtype="float64", always_2d=True)
-    mono = soxr.resample(stereo.mean(axis=1), SYNTHESIS_RATE, sampling_rate)
+    mono = stereo.mean(axis=1)
+    if synthesis_rate != sampling_rate:
+        mono = soxr.resample(mono, synthesis_rate, sampling_rate)
     return np.pad(mono, (0, max(0, size - mono.size)))[:size]

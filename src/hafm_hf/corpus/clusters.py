@@ -1,7 +1,7 @@
 """The k-means of a semantic tokenizer: features of many songs in bounded memory, then centroids and their worth.
 
 Paper, "Tokens": 500 clusters of one layer of HuBERT, one set for vocals (with the noise that they get at generation)
-and instrumentals.
+and instrumentals; each may have a set of its own instead.
 """
 
 import os
@@ -76,18 +76,19 @@ def sample_features(
     tokenizer: HAFMSemanticTokenizer,
     audio: Path,
     separator: Separator,
-    reservoir: Reservoir,
+    vocals: Reservoir,
+    instrumentals: Reservoir,
     options: SamplingOptions,
     splits: SplitOptions,
     filter_options: FilterOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Fills a reservoir with frames of vocals, noisy, and of instrumentals, both from the same seconds.
+    """Fills reservoirs with frames of vocals, noisy, and of instrumentals, both from the same seconds.
 
     Args:
         tokenizer: whose features are sampled; it needs no centroids.
         audio, separator, splits, filter_options: as for the preparation.
-        reservoir: gets float32 [T_v, D] of each segment.
+        vocals, instrumentals: get float32 [T_v, D] of each segment; one reservoir may be both.
         options: how much of which split.
         progress: called with the tracks that are done and their number.
 
@@ -97,11 +98,11 @@ def sample_features(
     tracks = shuffled_tracks(audio, separator, splits, options)
     used = 0
     for number, track in enumerate(tracks, start=1):
-        before = reservoir.seen
+        before = vocals.seen
         for waveform, seed in _segments(tokenizer, audio, separator, track, options, filter_options):
             features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
-            reservoir.add(features.cpu().numpy())
-        used += reservoir.seen > before
+            (instrumentals if seed is None else vocals).add(features.cpu().numpy())
+        used += vocals.seen > before
         if progress:
             progress(number, len(tracks))
     return used

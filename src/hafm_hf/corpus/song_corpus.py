@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from hafm_hf.corpus import band, singer
+from hafm_hf.corpus import band, singer, trio
 from hafm_hf.corpus.effects import equalise, room, to_level
 from hafm_hf.corpus.midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
 
@@ -34,7 +34,10 @@ DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
 
 @dataclasses.dataclass(frozen=True)
 class SongCorpusOptions:
-    """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest)."""
+    """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
+
+    `trio` lets one dry trio accompany every song (see the module), instead of a drawn band in a drawn room.
+    """
 
     songs: Path
     voices: Path
@@ -51,6 +54,7 @@ class SongCorpusOptions:
     sampling_rate: int = 24000
     seed: int = 0
     stems: bool = False
+    trio: bool = False
     syllables: int | None = None
     licence: str = "POP909 MIT"
 
@@ -140,23 +144,36 @@ def _render_vocal(
 
 
 def _render_band(
-    song: Song,
-    arrangement: band.Arrangement,
-    soundfont: Path,
-    options: SongCorpusOptions,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The band's mix with a room, at a drawn level; with `options.stems` each part as well, dry, as the mix got it."""
-    played = band.parts(song, arrangement, generator)
-    mix = band.render(played, song.duration, soundfont, options.sampling_rate)
+    song: Song, options: SongCorpusOptions, generator: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]:
+    """The band's mix, its labels, and with `options.stems` each part as well, dry.
+
+    A drawn band plays in a room, at a drawn level; the trio is dry and as loud as its notes are.
+    """
+    soundfont = options.soundfonts[int(generator.integers(len(options.soundfonts)))]
+    if options.trio:
+        soundfont = options.soundfonts[0]
+        played, style = trio.trio_parts(song, generator)
+        arrangement: dict[str, object] = {"band": "trio"}
+        render = partial(band.render, synthesis_rate=options.sampling_rate)
+    else:
+        drawn = band.random_arrangement(generator)
+        played, style = band.parts(song, drawn, generator), drawn.style
+        arrangement = dataclasses.asdict(drawn)
+        render = partial(band.render)
+    mix = render(played, song.duration, soundfont, options.sampling_rate)
     stems = {
-        name: band.render({name: part}, song.duration, soundfont, options.sampling_rate)
+        name: render({name: part}, song.duration, soundfont, options.sampling_rate)
         for name, part in (played.items() if options.stems else ())
     }
-    if generator.random() < 0.8:
-        mix = room(mix, options.sampling_rate, generator.uniform(0.3, 1.5), generator.uniform(-22, -11), generator)
-    mix = equalise(mix, options.sampling_rate, generator, strength_db=2.0)
-    return to_level(mix, generator.uniform(*options.level_db)), stems
+    if options.trio:
+        mix = np.clip(trio.GAIN * mix, -0.99, 0.99)
+    else:
+        if generator.random() < 0.8:
+            mix = room(mix, options.sampling_rate, generator.uniform(0.3, 1.5), generator.uniform(-22, -11), generator)
+        mix = equalise(mix, options.sampling_rate, generator, strength_db=2.0)
+        mix = to_level(mix, generator.uniform(*options.level_db))
+    return mix, stems, {"style": style, "arrangement": arrangement, "soundfont": soundfont.name}
 
 
 def render_item(task: Task, options: SongCorpusOptions) -> Item:
@@ -175,20 +192,19 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
     song = change(part, semitones, stretch, LEAD_IN)
     names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
+    # the band has draws of its own, so that another band leaves the singer as he was
+    band_generator = np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), 1])
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
-    soundfont = options.soundfonts[int(generator.integers(len(options.soundfonts)))]
-    arrangement = band.random_arrangement(generator)
     vocal, notes, manner = _render_vocal(song, voice, options, generator)
-    instrumental, stems = _render_band(song, arrangement, soundfont, options, generator)
+    instrumental, stems, band_labels = _render_band(song, options, band_generator)
     size = min(vocal.size, instrumental.size)
     labels: dict[str, object] = {
         "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
         "voice": voice.name, "transpose": semitones, "stretch": stretch, "tempo": song.tempo,
-        "key": change(whole, semitones).key, "style": arrangement.style, "duration": size / options.sampling_rate,
-        "arrangement": dataclasses.asdict(arrangement), "soundfont": soundfont.name,
-        "manner": {name: value for name, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
+        "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
+        **band_labels, "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
         "beats": list(song.beats), "downbeats": list(song.downbeats),
         "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
         "notes": [[note.start, note.end, note.pitch] for note in notes],

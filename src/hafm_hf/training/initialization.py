@@ -36,11 +36,14 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
 
     Args:
         model: a stage.
-        semantic (float [clusters, C_s]): centroids of the semantic tokenizer.
+        semantic (float [clusters, C_s], or [2, clusters, C_s]): centroids of the semantic tokenizer, of vocals and of
+            instrumentals where they are separate.
         acoustic (float [8, codebook size, C_a]): codebooks of the codec.
     """
     config, streams = model.config, stage_streams(model.config)
     deviation = config.initializer_range
+    sources = semantic.expand(2, -1, -1)
+    centroids = {"vocal_semantic": sources[0], "instrumental_semantic": sources[1]}
     projections = {
         "semantic": torch.randn(semantic.shape[-1], config.hidden_size),
         "acoustic": torch.randn(acoustic.shape[-1], config.hidden_size),
@@ -48,7 +51,7 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
 
     def projected(column: str, first: int, last: int) -> torch.Tensor:
         kind = "acoustic" if column == "acoustic" else "semantic"
-        vectors = acoustic[first:last] if kind == "acoustic" else semantic[None]
+        vectors = acoustic[first:last] if kind == "acoustic" else centroids[column][None]
         return project_codebooks(vectors, config.hidden_size, deviation, projections[kind])
 
     conditioning = torch.cat([projected(stream.column, stream.first, stream.last) for stream in streams.conditioning])

@@ -1,0 +1,34 @@
+"""Train every part of a model like hafm-tiny, from rendered songs to a folder that --model takes.
+
+    python recipes/build_song_corpus.py POP909 VOICES CORPUS --trio --workers 2
+    python recipes/train_tiny.py CORPUS OUT --hours 2 --workers 2
+    hafm accompany vocal.wav --model OUT/model
+
+Codec, HuBERT, k-means, tokens, the three stages and their joining, in order, each a process with a log and checkpoints
+in OUT: after a stop the same command goes on. A GPU is used where there is one; --preset small and base are for it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hafm_hf.cli.training import run_recipe
+from hafm_hf.training.whole_model import WholeModelOptions, train_whole_model
+
+
+def main(
+    corpus: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What build_song_corpus.py wrote.")],
+    out: Annotated[Path, typer.Argument(file_okay=False, help="Gets the parts, and the composite as OUT/model.")],
+    hours: Annotated[float, typer.Option(help="Of training, by the clock; tokens and clusters come on top.")] = 2.0,
+    preset: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    workers: Annotated[int, typer.Option(min=1, help="Parts side by side, a core each.")] = 1,
+    clusters: Annotated[int, typer.Option(min=2, help="Of the k-means, for voice and band each.")] = 500,
+) -> None:
+    """Trains a whole model on CORPUS into OUT."""
+    options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters)
+    typer.echo(train_whole_model(options))
+
+
+if __name__ == "__main__":
+    run_recipe(lambda: typer.run(main))
