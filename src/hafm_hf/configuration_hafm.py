@@ -5,6 +5,7 @@ Defaults are the paper's (arXiv 2604.09054).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ POSITION_SCHEMES = ("index", "time")
 CONDITIONING_NULLS = ("zeros", "mask_token")
 MAX_LAYERS = 1024
 MAX_WIDTH = 65_536
+MAX_STREAMS = 64
+MAX_WINDOW_SECONDS = 3600.0
+MAX_SAMPLING_RATE = 1_000_000
 
 
 @strict
@@ -128,6 +132,8 @@ class HAFMStageConfig(PreTrainedConfig):
         for name in ("conditioning_frame_rate", "frame_rate"):
             _check_range(name, getattr(self, name), MAX_WIDTH)
         sizes = [size for source in self.conditioning_codebook_sizes for size in source]
+        if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:
+            raise ValueError(f"A stage has at most {MAX_STREAMS} conditioning and as many target codebooks.")
         for size in sizes + self.codebook_sizes:
             _check_range("codebook size", size, MAX_WIDTH)
         if not sizes or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
@@ -154,8 +160,14 @@ class HAFMStageConfig(PreTrainedConfig):
                     f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
                     "multiple of 4 and the distance above half of them."
                 )
-        if not 0 < self.window_seconds < math.inf:
-            raise ValueError(f"window_seconds is {self.window_seconds}; it must be a positive length.")
+        for name in ("rms_norm_eps", "initializer_range"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+        if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
+            raise ValueError(
+                f"window_seconds is {self.window_seconds}; it must be a positive length of at most "
+                f"{MAX_WINDOW_SECONDS:g} s."
+            )
 
 
 @strict
@@ -208,6 +220,9 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         do_normalize (`bool`): Whether the waveform is brought to zero mean and unit variance, as HuBERT-Large wants.
         chunk_seconds (`float`): Longest stretch of audio that goes through the network at once.
         context_seconds (`float`): Audio on both sides of a chunk whose tokens are thrown away.
+        separate_centroids (`bool`): Whether vocals and instrumentals have `num_clusters` centroids each, instead of
+            the paper's shared ones. A token then stands for two things, which the stages never mix up: each source is
+            a stream with embeddings of its own.
     """
 
     model_type = "hafm_semantic_tokenizer"
@@ -222,6 +237,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
     do_normalize: bool = True
     chunk_seconds: float | int = 30.0
     context_seconds: float | int = 2.0
+    separate_centroids: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.hubert_config is None:
@@ -232,15 +248,24 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         """Refuses clusters, layers, rates and lengths out of range."""
         _check_range("num_clusters", self.num_clusters, MAX_WIDTH)
         _check_range("layer", self.layer, MAX_LAYERS)
-        _check_range("sampling_rate", self.sampling_rate, 1_000_000)
+        _check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
         _check_range("frame_rate", self.frame_rate, self.sampling_rate)
-        if self.noise_std < 0 or self.chunk_seconds <= 0 or self.context_seconds < 0:
-            raise ValueError("noise_std and context_seconds must not be negative, and chunk_seconds must be positive.")
+        # a NaN is not above zero either
+        if not (self.noise_std >= 0 and 0 < self.chunk_seconds <= MAX_WINDOW_SECONDS and self.context_seconds >= 0):
+            raise ValueError(
+                "noise_std and context_seconds must not be negative, and chunk_seconds must be positive and at most "
+                f"{MAX_WINDOW_SECONDS:g}."
+            )
         if self.chunk_seconds <= 2 * self.context_seconds:
             raise ValueError(
                 f"chunk_seconds is {self.chunk_seconds} and context_seconds {self.context_seconds}; a chunk must be "
                 "longer than the context on both of its sides."
             )
+
+    def validate_hubert(self) -> None:
+        """Refuses a network whose sizes are not positive, do not divide, or can only be a mistake."""
+        if isinstance(self.hubert_config, HubertConfig):
+            check_hubert_config(self.hubert_config)
 
 
 @strict
@@ -270,6 +295,7 @@ class HAFMConfig(PreTrainedConfig):
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
         tokenizer, codec = self.semantic_tokenizer_config, self.codec_config
+        check_codec_config(codec)
         semantic, coarse, fine = self.semantic_config, self.coarse_config, self.fine_config
         clusters = [tokenizer.num_clusters]
         _check_equal("semantic conditioning", semantic.conditioning_codebook_sizes, [clusters])
@@ -297,9 +323,63 @@ def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
     )
 
 
-def _check_range(name: str, value: int, limit: int) -> None:
-    if not 0 < value <= limit:
-        raise ValueError(f"{name} is {value}; it must lie between 1 and {limit}.")
+def check_codec_config(config: EncodecConfig) -> None:
+    """Refuses an EnCodec whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
+
+    Raises:
+        ValueError: naming the value and its range.
+    """
+    for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
+        _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
+    for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):
+        _check_range(f"codec {name}", getattr(config, name), MAX_STREAMS)
+    _check_range("codec audio_channels", config.audio_channels, MAX_STREAMS)
+    # of one code there would be no bits, by which codebooks are counted
+    _check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
+    _check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
+    _check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
+    _check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
+    # every ratio halves the width
+    if config.num_filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
+        raise ValueError(f"The codec's {config.num_filters} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
+    hop = math.prod(config.upsampling_ratios)
+    if config.sampling_rate % hop:
+        raise ValueError(f"The codec's {config.sampling_rate} Hz are no multiple of its {hop} samples a frame.")
+    if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
+        raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
+    _check_range("codec number of codebooks", config.num_quantizers, MAX_STREAMS)
+
+
+def check_hubert_config(config: HubertConfig) -> None:
+    """Refuses a HuBERT whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
+
+    Raises:
+        ValueError: naming the value and its range.
+    """
+    _check_range("HuBERT num_hidden_layers", config.num_hidden_layers, MAX_LAYERS)
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings"):
+        _check_range(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
+    _check_range("HuBERT num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, config.hidden_size)
+    for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+        if config.hidden_size % getattr(config, name):
+            raise ValueError(f"HuBERT's hidden_size {config.hidden_size} is no multiple of its {name}.")
+    lengths = {len(getattr(config, name)) for name in ("conv_dim", "conv_stride", "conv_kernel")}
+    if len(lengths) > 1:
+        raise ValueError("HuBERT's conv_dim, conv_stride and conv_kernel must be of one length.")
+    for name in ("conv_dim", "conv_stride", "conv_kernel"):
+        _check_list(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
+
+
+def _check_list(name: str, values: Sequence[int], limit: int) -> None:
+    if not 0 < len(values) <= MAX_STREAMS:
+        raise ValueError(f"{name} has {len(values)} entries; it must have 1 to {MAX_STREAMS}.")
+    for value in values:
+        _check_range(name, value, limit)
+
+
+def _check_range(name: str, value: int, limit: int, least: int = 1) -> None:
+    if not least <= value <= limit:
+        raise ValueError(f"{name} is {value}; it must lie between {least} and {limit}.")
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:
