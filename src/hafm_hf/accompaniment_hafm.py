@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .loading import load_strictly
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
+from .threads_hafm import suitable_threads, torch_threads
 from .windows_hafm import ROWS_AT_ONCE, DecodingOptions
 
 PARTS: dict[str, type[PreTrainedModel]] = {
@@ -199,6 +200,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rolling: bool = False,
         instrumental: torch.Tensor | np.ndarray | None = None,
         keep: Sequence[Span] = (),
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> HAFMAccompanimentOutput:
         """Generates an instrumental for each vocal.
@@ -222,6 +224,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             instrumental (float [N], *optional*): accompaniment of the one vocal that is to be kept within `keep`.
             keep (sequence of (start, stop) in s): what to keep of `instrumental`; all else is generated. It is heard
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
+            threads: of torch, while it is generated. None: one for a small model on a CPU unless OMP_NUM_THREADS is
+                set, torch's own number otherwise.
             progress: called with (stage, steps done, steps in all); what it raises ends the generation.
 
         Returns:
@@ -240,7 +244,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         at_once = 1 if rolling else max(ROWS_AT_ONCE // num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
-            with seeded(seed, self.device):
+            with seeded(seed, self.device), self._threads(threads):
                 song = SongRun(self, batch, rate, seed, num_samples, options, skip_fine, kept, progress)
                 song.run()
                 for index in range(len(batch) * num_samples):
@@ -267,6 +271,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         decoding: str | None = None,
         weights: str | None = None,
         rolling: bool = False,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Generator[torch.Tensor, None, None]:
         """Generates the instrumental of one vocal and hands it out as soon as a window of the last stage is done.
@@ -276,7 +281,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             vocal (float [N]): mono, in −1 … 1.
             sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights,
-                rolling, progress: as for `generate`.
+                rolling, threads, progress: as for `generate`.
 
         Yields:
             float32 [n] at the codec's rate, on the CPU.
@@ -288,16 +293,23 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         (row,) = _rows(vocal, None)
-        song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, progress, at_once=1)
+        with self._threads(threads):
+            song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, progress, at_once=1)
         length, done, sent = round(len(row) * self.sampling_rate / rate), 0, 0
         codec = CodecStream(self.codec)
         while sent < length:
-            with seeded(seed, self.device):
+            audio = None
+            # between the chunks the caller's own number holds
+            with seeded(seed, self.device), self._threads(threads):
                 codes = song.advance()
-            if codes.shape[1] > done:
-                audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()
+                if codes.shape[1] > done:
+                    audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()
+            if audio is not None:
                 done, sent = codes.shape[1], sent + len(audio)
                 yield audio
+
+    def _threads(self, threads: int | None) -> AbstractContextManager[None]:
+        return torch_threads(suitable_threads(getattr(self, name) for name in STAGES) if threads is None else threads)
 
     def _options(
         self,

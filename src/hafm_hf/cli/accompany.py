@@ -95,6 +95,9 @@ def accompany(
     decoding: Annotated[Decoding | None, typer.Option(help="The loop: our own, or GenerationMixin's.")] = None,
     weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="No windows: the last seconds stay in mind.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch; one for a small model if not given.")
+    ] = None,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="START:STOP in s of --instrumental; repeatable.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
@@ -131,6 +134,7 @@ def accompany(
         "instrumental_gain_db": instrumental_gain,
     }
     parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value, "rolling": rolling}
+    parameters["threads"] = threads
     parameters |= kept_instrumental(instrumental, keep or [], vocals)
     if stream and (samples > 1 or instrumental is not None):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")

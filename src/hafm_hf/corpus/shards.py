@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..audio import Samples
+from ..threads_hafm import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .manifest import ShardReport, TrackReport, write_report
@@ -212,14 +211,3 @@ def number(labels: dict[str, Any], name: str, default: float) -> float:
     """A label that is a number, else the default."""
     value = labels.get(name)
     return float(value) if isinstance(value, int | float) else default
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """torch on so many threads, and then on as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,44 @@
+"""How many of torch's threads a generation uses.
+
+Beside the path of the data. Threads share every product between them, and wait for each other at its end. Where
+products take microseconds that gains little on an idle machine, and on a busy one the waiting takes nearly all the
+time; so small models run on one thread.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+# numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
+THREADED_MATRIX = 1 << 20
+
+
+def suitable_threads(models: Iterable[torch.nn.Module]) -> int | None:
+    """1 for models on the CPU whose matrices are all small; None where torch's own number suits.
+
+    A user who has set OMP_NUM_THREADS has decided.
+    """
+    if os.environ.get("OMP_NUM_THREADS"):
+        return None
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    if any(p.device.type != "cpu" for p in parameters):
+        return None
+    # heads and tables hold a matrix for each codebook
+    matrices = (p.shape[-2] * p.shape[-1] for p in parameters if p.ndim > 1)
+    return 1 if max(matrices, default=0) < THREADED_MATRIX else None
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """torch on so many threads, and then on as many as before; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

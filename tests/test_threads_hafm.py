@@ -1,0 +1,59 @@
+"""A generation on a CPU runs on as many threads as pay, and leaves torch's number as it was."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.threads_hafm import suitable_threads, torch_threads
+from tiny_models import tiny_composite, tiny_stage
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_small_models_take_one_thread_and_the_papers_takes_torchs_own_number() -> None:
+    with torch.device("meta"):
+        paper = HAFMCoarseForCausalLM(HAFMCoarseConfig())
+        of_the_papers_width = paper.model.layers[0].to_empty(device="cpu")
+    assert suitable_threads([tiny_stage("coarse"), tiny_stage("fine")]) == 1
+    assert suitable_threads([tiny_stage("coarse"), of_the_papers_width]) is None
+    assert suitable_threads([paper]) is None, "what is not on a CPU is none of our business"
+
+
+def test_a_user_who_has_set_omp_num_threads_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert suitable_threads([tiny_stage("coarse")]) is None
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 1), (3, 3)])
+def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: int | None, used: int) -> None:
+    model = tiny_composite()
+    vocal = np.zeros(model.sampling_rate // 5, dtype=np.float32)
+    seen: list[int] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        seen.append(torch.get_num_threads())
+
+    with torch_threads(2):
+        model.generate(vocal, seed=1, threads=asked, progress=progress)
+        for _ in model.stream(vocal, seed=1, threads=asked, progress=progress):
+            assert torch.get_num_threads() == 2, "between the chunks too"
+        with pytest.raises(TypeError):
+            model.generate(vocal, seed=1, threads=asked, progress=len)
+        assert torch.get_num_threads() == 2
+    assert set(seen) == {used}
+
+
+def test_importing_the_package_leaves_the_threads_alone() -> None:
+    code = "import torch; before = torch.get_num_threads(); import hafm_hf.threads_hafm, hafm_hf.pipeline_hafm; "
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run(
+        [sys.executable, "-c", code + "assert torch.get_num_threads() == before"], check=True, env=environment
+    )
