@@ -20,7 +20,7 @@ from hafm_hf import (
 )
 from hafm_hf.accompaniment_hafm import PARTS
 from hafm_hf.configuration_hafm import hubert_large_config
-from hafm_hf.loading import load_strictly
+from hafm_hf.loading import load_strictly, write_checksums
 from tiny_models import CODES, tiny_codec, tiny_composite, tiny_semantic_tokenizer, tiny_stage
 
 Composite = HAFMForVocalAccompaniment
@@ -156,6 +156,7 @@ def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: 
     else:
         weights["heads.extra"] = torch.zeros(2)
     save_file(weights, file, metadata={"format": "pt"})
+    write_checksums(file.parent)
     with pytest.raises(ValueError, match=f"{change} keys .*heads"):
         HAFMForVocalAccompaniment.from_pretrained(tmp_path)
 

@@ -22,7 +22,7 @@ from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
-from .loading import load_strictly
+from .loading import load_strictly, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
@@ -155,6 +155,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         folder.mkdir(parents=True, exist_ok=True)
         for name in PARTS:
             getattr(self, name).save_pretrained(folder / name, **kwargs)
+            write_checksums(folder / name)
         self.config.architectures = [type(self).__name__]
         config = _without_paths(self.config.to_dict())
         config["auto_map"] = {

@@ -347,7 +347,7 @@ def check_codec_config(config: EncodecConfig) -> None:
         raise ValueError(f"The codec's {config.sampling_rate} Hz are no multiple of its {hop} samples a frame.")
     if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
-    _check_range("codec number of codebooks", config.num_quantizers, MAX_STREAMS)
+    _check_range("codec number of codebooks", config.num_quantizers, MAX_LAYERS)
 
 
 def check_hubert_config(config: HubertConfig) -> None:

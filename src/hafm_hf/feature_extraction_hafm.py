@@ -22,6 +22,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         min_seconds (`float`): Shortest vocal that is accepted.
         max_seconds (`float`): Longest vocal that is accepted.
         padding_value (`float`): What the end of shorter vocals in a batch is filled with.
+
+    Raises:
+        HAFMAudioError: a rate that HAFM does not know, or limits that nothing fits between.
     """
 
     model_input_names = ["input_values", "padding_mask"]
@@ -36,6 +39,11 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        audio.check_sampling_rate(sampling_rate, "the feature extractor")
+        if not 0.0 <= min_seconds <= max_seconds:
+            raise audio.HAFMAudioError(
+                f"The feature extractor takes {min_seconds} to {max_seconds} s, which no vocal can last."
+            )
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds
 
@@ -69,9 +77,15 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
         names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
         prepared = [self._prepare(vocal, rate, seconds, each) for vocal, each in zip(vocals, names, strict=True)]
-        features = self.pad(BatchFeature({"input_values": prepared}), padding=True, return_attention_mask=True)
-        mask = np.stack(features.pop("attention_mask")).astype(bool)
-        batch = BatchFeature({"input_values": np.stack(features["input_values"]), "padding_mask": mask})
+        lengths = np.array([len(samples) for samples in prepared])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        if len(prepared) == 1:
+            # no copy: a vocal may last an hour
+            values = np.require(prepared[0][None], requirements="W")
+        else:
+            values = np.full(mask.shape, self.padding_value, dtype=np.float32)
+            values[mask] = np.concatenate(prepared)
+        batch = BatchFeature({"input_values": values, "padding_mask": mask})
         return batch if return_tensors is None else batch.convert_to_tensors(return_tensors)
 
     def _prepare(self, vocal: Any, sampling_rate: int, seconds: float | None, name: str) -> audio.Samples:

@@ -170,8 +170,8 @@ class TransformersEmbedder:
         from transformers import AutoFeatureExtractor, AutoModel
 
         try:
-            self.extractor: Any = AutoFeatureExtractor.from_pretrained(name)
-            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True).eval()
+            self.extractor: Any = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
+            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False).eval()
         except (OSError, ValueError) as error:
             raise HAFMEvaluationError(
                 f"The embedder {name} cannot be loaded ({str(error).splitlines()[0]}); give a folder or the id of an "

@@ -40,7 +40,9 @@ class EndpointHandler:
 
     def __init__(self, path: str = "") -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pipeline = transformers.pipeline("vocal-accompaniment", model=path or None, device=device)
+        self.pipeline = transformers.pipeline(
+            "vocal-accompaniment", model=path or None, device=device, trust_remote_code=False
+        )
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, str]]:
         """Accompanies one vocal.

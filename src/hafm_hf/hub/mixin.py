@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 
+from ..loading import SafeLoadingMixin, write_checksums
 from .model_card import model_card
 
 # with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
@@ -28,8 +29,8 @@ REPOSITORY_FILES = {
 UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
 
 
-class HAFMHubMixin:
-    """`push_to_hub` that uploads whole folders, and a card that says what the model is."""
+class HAFMHubMixin(SafeLoadingMixin):
+    """Loading that looks at the files first; `push_to_hub` of whole folders, with a card that says what is in them."""
 
     def save_pretrained(
         self,
@@ -39,7 +40,7 @@ class HAFMHubMixin:
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes the model into a folder, and uploads it with our card if asked to; transformers' would be generic.
+        """Writes the model and SHA256SUMS into a folder, and uploads them with our card if asked to.
 
         Args:
             save_directory: the folder.
@@ -50,6 +51,8 @@ class HAFMHubMixin:
         model: Any = super()
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         model.save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_checksums(save_directory)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 

@@ -197,7 +197,7 @@ def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str
         from transformers import AutoConfig, AutoModel
 
         # on the meta device a model has parameters to count but no memory
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             card: RepoCard = model_card(AutoModel.from_config(config), repo_id or str(folder), known)
     else:

@@ -1,0 +1,249 @@
+"""Models from strangers load as they were saved or are refused by name: no code runs, and no memory is taken first."""
+
+import ast
+import json
+import pickle
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import EncodecModel
+
+from faults import Tally
+from hafm_hf import (
+    HAFMCoarseForCausalLM,
+    HAFMFeatureExtractor,
+    HAFMFineForCausalLM,
+    HAFMForVocalAccompaniment,
+    HAFMSemanticForCausalLM,
+    HAFMSemanticTokenizer,
+)
+from hafm_hf.loading import PICKLES, SUMS_FILE, check_checkpoint, load_strictly, write_checksums
+from vocals import file_bytes, glide
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WEIGHTS = "model.safetensors"
+PARTS: dict[str, Any] = {
+    "semantic_tokenizer": HAFMSemanticTokenizer,
+    "semantic": HAFMSemanticForCausalLM,
+    "coarse": HAFMCoarseForCausalLM,
+    "fine": HAFMFineForCausalLM,
+    "codec": EncodecModel,
+}
+
+
+@pytest.fixture
+def saved(tiny_model: Path, tmp_path: Path) -> Path:
+    """A saved composite that may be harmed."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def refusal(part: str, folder: Path) -> str:
+    """What loading a part says; fails if it says nothing."""
+    with pytest.raises(Exception) as caught:
+        load_strictly(PARTS[part], folder, subfolder=part)
+    error = caught.value.__cause__ if type(caught.value).__name__.startswith("Strict") else caught.value
+    return str(error)
+
+
+def test_every_part_that_is_saved_has_a_checksum_that_fits(saved: Path) -> None:
+    for part in PARTS:
+        sums = (saved / part / SUMS_FILE).read_text()
+        assert sums.endswith(f"  {WEIGHTS}\n") and len(sums.splitlines()) == 1
+        check_checkpoint(PARTS[part], saved, subfolder=part)
+
+
+@pytest.mark.fault("flipped bits and cuts in weights", cut=60, full=2000)
+def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, saved: Path) -> None:
+    draw = random.Random(9)
+    for number in range(tally.tries):
+        part = draw.choice(list(PARTS))
+        file = saved / part / WEIGHTS
+        whole = file.read_bytes()
+        content = bytearray(whole)
+        if number % 4:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        else:
+            del content[draw.randrange(len(content)) :]
+        file.write_bytes(content)
+        try:
+            check_checkpoint(PARTS[part], saved, subfolder=part)
+        except ValueError as error:
+            if str(file) in str(error):
+                tally.survived()
+            else:
+                tally.lose(f"{error} does not name {file}")
+        else:
+            tally.lose(f"{file} is not noticed")
+        file.write_bytes(whole)
+
+
+@pytest.mark.fault("flipped bits without checksums", cut=40, full=1000)
+def test_without_checksums_a_damaged_header_is_refused_and_nothing_else_happens(tally: Tally, saved: Path) -> None:
+    draw = random.Random(10)
+    (saved / "coarse" / SUMS_FILE).unlink()
+    file = saved / "coarse" / WEIGHTS
+    whole = file.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(tally.tries):
+        content = bytearray(whole)
+        content[draw.randrange(header)] ^= 1 << draw.randrange(8)
+        file.write_bytes(content)
+        try:
+            load_strictly(HAFMCoarseForCausalLM, saved, subfolder="coarse")
+            # bits of a name's order or of a comment need not matter
+            tally.survived()
+        except ValueError as error:
+            assert str(saved) in str(error)
+            tally.survived()
+
+
+def test_numbers_that_are_not_finite_are_refused_without_checksums(saved: Path) -> None:
+    (saved / "fine" / SUMS_FILE).unlink()
+    file = saved / "fine" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")
+    assert "holds NaN or infinite numbers" in refusal("fine", saved)
+
+
+class Payload:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.fault("pickles in place of weights")
+@pytest.mark.parametrize("name", [name for name in PICKLES if not name.endswith("json")])
+def test_a_pickle_is_refused_with_the_way_out_and_never_read(name: str, saved: Path, tmp_path: Path) -> None:
+    pickled = pickle.dumps(Payload(tmp_path / "owned"))
+    (saved / "coarse" / name).write_bytes(pickled)
+    # beside safetensors it is nobody's business
+    load_strictly(HAFMCoarseForCausalLM, saved, subfolder="coarse")
+    (saved / "coarse" / WEIGHTS).unlink()
+    said = refusal("coarse", saved)
+    assert name in said and "can run code" in said and "safetensors" in said
+    with pytest.raises(ValueError, match="can run code"):
+        HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse", use_safetensors=False)
+    assert not (tmp_path / "owned").exists()
+
+
+HOSTILE_VALUES = [-1, 0, 10**9, 2**63, -(10**9)]
+SIZES = {
+    "semantic": ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "frame_rate"],
+    "coarse": ["conditioning_frame_rate", "relative_attention_num_buckets", "time_attention_num_buckets"],
+    "fine": ["intermediate_size"],
+    "semantic_tokenizer": ["num_clusters", "layer", "sampling_rate", "frame_rate", "chunk_seconds"],
+    "codec": ["num_filters", "hidden_size", "codebook_size", "kernel_size", "num_lstm_layers", "sampling_rate"],
+}
+OTHERS: list[tuple[str, str, Any]] = [
+    ("semantic", "codebook_sizes", []),
+    ("semantic", "codebook_sizes", [2] * 10_000),
+    ("semantic", "window_seconds", float("inf")),
+    ("semantic", "attention_dropout", float("nan")),
+    ("semantic", "position_scheme", "../../etc"),
+    ("semantic", "hidden_size", 8192),
+    ("semantic", "hidden_size", "24"),
+    ("codec", "upsampling_ratios", [8, 5, 4, 7]),
+    ("codec", "upsampling_ratios", [1] * 40),
+    ("codec", "target_bandwidths", [1e300]),
+    ("codec", "codebook_size", 1),
+    ("semantic_tokenizer", "noise_std", float("nan")),
+    ("semantic_tokenizer", "frame_rate", 49),
+]
+HUBERT = [("num_hidden_layers", 10**9), ("hidden_size", -12), ("conv_stride", [0] * 7), ("conv_dim", [10**9] * 7)]
+
+
+def hostile_configurations() -> list[tuple[str, str, Any]]:
+    """(part, field, value); HuBERT's own fields stand behind a dot."""
+    sizes = [(part, name, value) for part, names in SIZES.items() for name in names for value in HOSTILE_VALUES]
+    hubert = [("semantic_tokenizer", f"hubert_config.{name}", value) for name, value in HUBERT]
+    # an intermediate size of 0 stands for the usual one
+    return [each for each in sizes + OTHERS + hubert if each != ("fine", "intermediate_size", 0)]
+
+
+@pytest.mark.fault("configurations out of range", cut=116, full=116)
+def test_configurations_out_of_range_are_refused_before_memory_is_taken(tally: Tally, saved: Path) -> None:
+    for part, name, value in hostile_configurations():
+        file = saved / part / "config.json"
+        whole = file.read_text()
+        config = json.loads(whole)
+        *inner, field = name.split(".")
+        (config[inner[0]] if inner else config)[field] = value
+        file.write_text(json.dumps(config))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        said = refusal(part, saved)
+        taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        if taken > 100:
+            tally.lose(f"{part} {name} = {value!r} took {taken:.0f} MB before it said: {said}")
+        else:
+            tally.survived()
+        file.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sampling_rate": 0}, {"sampling_rate": 10**9}, {"max_seconds": -1.0}, {"min_seconds": float("nan")}]
+)
+def test_a_feature_extractor_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="feature extractor"):
+        HAFMFeatureExtractor(**change)
+
+
+@pytest.mark.fault("paths that lead out of a model")
+@pytest.mark.parametrize("name", ["../../secret.safetensors", "/etc/passwd", "..\\secret.safetensors", ".safetensors"])
+def test_an_index_names_only_files_beside_it(name: str, saved: Path) -> None:
+    (saved / "coarse" / WEIGHTS).rename(saved.parent / "secret.safetensors")
+    index = {"metadata": {}, "weight_map": {"heads.weight": name}}
+    (saved / "coarse" / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    assert "no file beside it" in refusal("coarse", saved)
+
+
+def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
+    stage = HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
+    stage.save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
+    shards = sorted((tmp_path / "sharded").glob("*.safetensors"))
+    assert len(shards) > 2 and len((tmp_path / "sharded" / SUMS_FILE).read_text().splitlines()) == len(shards)
+    load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+    content = bytearray(shards[1].read_bytes())
+    content[-1] ^= 1
+    shards[1].write_bytes(content)
+    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it is not what SHA256SUMS says"):
+        load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+    write_checksums(tmp_path / "sharded")
+    load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+
+
+@pytest.mark.fault("code in a model's folder")
+def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp_path: Path) -> None:
+    owned = tmp_path / "owned"
+    for file in ("hafm_auto.py", "evil.py", "handler.py"):
+        (saved / file).write_text(f"open({str(owned)!r}, 'w')\n")
+    HAFMForVocalAccompaniment.from_pretrained(saved)
+    config = json.loads((saved / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (saved / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
+    command = [sys.executable, "-m", "hafm_hf.cli", "accompany", str(tmp_path / "vocal.wav"), "--model", str(saved)]
+    # whoever would answer a question with yes
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, input="y\ny\ny\n", check=False
+    )
+    assert run.returncode == 1 and "cannot be loaded" in run.stderr and "Traceback" not in run.stderr
+    assert not owned.exists() and not (tmp_path / "out").exists()
+
+
+def test_we_never_switch_on_foreign_code() -> None:
+    found = []
+    for folder in ("src", "space", "recipes"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                    found.append((path.name, ast.unparse(node.value)))
+    assert found and {value for _, value in found} == {"False"}, found
