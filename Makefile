@@ -14,12 +14,14 @@ OUT ?= demo
 # One thread a process: two OpenMP threads that fight over busy cores are slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-space lint format venv venv-dev clean
+.PHONY: help demo test test-space torture audit lint format venv venv-dev clean
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
 	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
+	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
+	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
 	@echo "make lint   ruff and mypy only"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
 
@@ -70,6 +72,14 @@ test: lint
 test-space: $(VENV)/.dev
 	@echo "==> pytest of the Space, in a real browser where there is chromium"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/space
+
+torture: $(VENV)/.dev
+	@echo "==> pytest of faults, every one as often as its marker says (under half an hour on two cores)"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m fault --torture -n 2 --dist loadfile --durations 10
+
+audit: $(VENV)/.core
+	@$(PIP) pip-audit
+	@$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --progress-spinner off
 
 clean:
 	rm -rf $(VENV) build dist $(OUT)

@@ -1,7 +1,17 @@
-"""What every test shares: no hub, one thread, and where the optional test data lies."""
+"""What every test shares: no network, no hub, one thread, and where the optional test data lies."""
 
 import os
+import sys
 from pathlib import Path
+
+# Of this process at once, and of every Python that it starts.
+NO_NETWORK = Path(__file__).parent / "no_network"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(NO_NETWORK), os.environ.get("PYTHONPATH"))))
+sys.path.insert(0, str(NO_NETWORK))
+sys.modules.pop("sitecustomize", None)
+import sitecustomize
+
+sys.path.remove(str(NO_NETWORK))
 
 # Before transformers or torch is imported anywhere: both read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -4,7 +4,6 @@ A test marked `@pytest.mark.fault("killed prepare")` is one try. One that asks f
 as its marker says: `cut` times in every run of the suite, `full` times with `--torture`.
 """
 
-from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -14,12 +13,13 @@ PROPERTY = "fault"
 
 
 class Tally:
-    """Tries of one fault: how many to make, how many were made, and what was lost."""
+    """Tries of one fault: how many to make, how many were made, what was lost, and what the table says beside it."""
 
     def __init__(self, tries: int) -> None:
         self.tries = tries
         self.made = 0
         self.lost: list[str] = []
+        self.measured = ""
 
     def survived(self) -> None:
         """Notes a try after which everything was there."""
@@ -56,29 +56,34 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
         if report.failed and not lost:
             tries, lost = (tries, 1) if report.when == "teardown" else (max(tries, 1), 1)
         # a test reports its end more than once: only the last word counts
-        report.user_properties.append((PROPERTY, [marker.args[0], item.nodeid, tries, lost]))
+        measured = tally.measured if isinstance(tally, Tally) else ""
+        report.user_properties.append((PROPERTY, [marker.args[0], item.nodeid, tries, lost, measured]))
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    found: dict[str, list[Any]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, value in getattr(report, "user_properties", ()):
-                if name == PROPERTY:
-                    fault, test, tries, lost = value
-                    before = found.get(test, [fault, 0, 0])
-                    found[test] = [fault, max(tries, before[1]), max(lost, before[2])]
-    if not found:
+    rows = fault_rows([report for reports in terminalreporter.stats.values() for report in reports])
+    if not rows:
         return
-    made: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
-    for fault, tries, lost in found.values():
-        made[fault] += tries
-        gone[fault] += lost
-    width = max(map(len, made))
+    width = max(map(len, rows))
     terminalreporter.section("faults")
     terminalreporter.write_line(f"{'fault':{width}}   tries  survived  lost")
-    for fault in sorted(made):
-        row = f"{fault:{width}}  {made[fault]:6d}  {made[fault] - gone[fault]:8d}  {gone[fault]:4d}"
-        terminalreporter.write_line(row, red=bool(gone[fault]))
+    for fault, (tries, lost, measured) in sorted(rows.items()):
+        row = f"{fault:{width}}  {tries:6d}  {tries - lost:8d}  {lost:4d}  {measured}"
+        terminalreporter.write_line(row.rstrip(), red=bool(lost))
+
+
+def fault_rows(reports: list[Any]) -> dict[str, tuple[int, int, str]]:
+    """Tries, losses and what was measured of each fault, over all tests of it."""
+    tests: dict[str, list[Any]] = {}
+    for report in reports:
+        for name, value in getattr(report, "user_properties", ()):
+            if name == PROPERTY:
+                fault, test, tries, lost, measured = value
+                before = tests.get(test, [fault, 0, 0, ""])
+                tests[test] = [fault, max(tries, before[1]), max(lost, before[2]), measured or before[3]]
+    rows: dict[str, tuple[int, int, str]] = {}
+    for fault, tries, lost, measured in tests.values():
+        before_tries, before_lost, others = rows.get(fault, (0, 0, ""))
+        rows[fault] = (before_tries + tries, before_lost + lost, "; ".join(filter(None, (others, measured))))
+    return rows

@@ -44,6 +44,7 @@ def full_disk(bytes_left: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.fault("losses that are not finite")
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
     assert list(losses(lines)) == list(range(1, 9)), "the run goes on from the checkpoint"
 
 
+@pytest.mark.fault("full disk")
 def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +74,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(
     assert list(losses(train_here(monkeypatch, corpus, run, **QUICK))) == list(range(1, 7))
 
 
+@pytest.mark.fault("damaged shards")
 @pytest.mark.parametrize("place", ["end", "middle"])
 def test_a_corrupt_shard_is_left_out_and_counted(corpus: Path, place: str, caplog: pytest.LogCaptureFixture) -> None:
     shard = corpus / "train-00001.parquet"
@@ -87,6 +90,7 @@ def test_a_corrupt_shard_is_left_out_and_counted(corpus: Path, place: str, caplo
     assert "1 of 2 train shards can't be read and are left out" in caplog.text and "train-00001" in caplog.text
 
 
+@pytest.mark.fault("damaged shards")
 def test_a_corpus_without_a_readable_shard_is_refused(corpus: Path) -> None:
     for shard in corpus.glob("train-*.parquet"):
         shard.write_bytes(b"PAR1 nothing else")

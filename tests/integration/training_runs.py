@@ -58,7 +58,7 @@ def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> sub
         [*launcher(processes), *words(corpus, output, **changes)],
         env={
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY / "src"),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]]),
             "OMP_NUM_THREADS": "1",
             "ACCELERATE_USE_CPU": "true",
         },

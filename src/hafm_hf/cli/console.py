@@ -10,6 +10,8 @@ from types import ModuleType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..redaction import without_secrets
+
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -20,7 +22,7 @@ class HAFMCommandError(Exception):
 
 def report_error(error: BaseException) -> None:
     """Prints an error as the one sentence that a command ends with."""
-    stderr.print(f"hafm: {error}", markup=False, style="red")
+    stderr.print(without_secrets(f"hafm: {error}"), markup=False, style="red")
 
 
 def first_line(error: BaseException) -> str:
