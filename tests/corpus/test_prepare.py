@@ -118,6 +118,7 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
         assert encode_codes(codec, sound[None], 5)[0].tolist() == row["acoustic"]
 
 
+@pytest.mark.fault("killed prepare")
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     assert digests(tmp_path / "corpus") == digests(whole)
 
 
+@pytest.mark.fault("two processes, one output folder")
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -231,6 +233,7 @@ def bad_songs(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+@pytest.mark.fault("bad songs in a corpus")
 def test_bad_input_is_counted_named_and_skipped(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     expected = bad_songs(tmp_path / "songs")
     manifest = prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, segment_seconds=4.0))
@@ -281,6 +284,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.fault("full disk")
 def test_a_full_disk_stops_cleanly_and_the_same_command_goes_on(
     whole: Path, songs: Path, tokenizers: dict[str, Any], small_disk: Callable[[int], Path]
 ) -> None:
@@ -297,6 +301,7 @@ def test_a_full_disk_stops_cleanly_and_the_same_command_goes_on(
     assert digests(corpus) == digests(whole)
 
 
+@pytest.mark.fault("full disk")
 def test_a_file_size_limit_stops_cleanly_too(
     whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ def shards(corpus: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.glob("*.parquet")}
 
 
+@pytest.mark.fault("killed node of Ray")
 @pytest.mark.slow
 def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")

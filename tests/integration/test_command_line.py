@@ -112,6 +112,7 @@ def test_silence_is_accompanied_with_a_warning(mixed_run: Any) -> None:
     assert "quiet_1_mix.wav" in files_in(out)
 
 
+@pytest.mark.fault("bad vocals among good ones")
 def test_one_bad_vocal_does_not_take_the_good_ones_with_it(mixed_run: Any) -> None:
     done, _, out = mixed_run
     assert done.returncode == 1 and "absent.wav does not exist" in done.stderr

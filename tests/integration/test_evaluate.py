@@ -105,6 +105,7 @@ def test_clip_scores_are_what_the_means_are_made_of(report: Path) -> None:
     assert np.mean(drone) == pytest.approx(found["matched"], abs=1e-6)
 
 
+@pytest.mark.fault("killed evaluate")
 def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:

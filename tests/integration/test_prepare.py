@@ -68,6 +68,7 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
     assert printed["si_sdr_db"]["median"] > 2.0
 
 
+@pytest.mark.fault("killed prepare")
 def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
     tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:

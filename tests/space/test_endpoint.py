@@ -79,6 +79,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(client: Any, voices: Pat
         accompany(client, voices / name)
 
 
+@pytest.mark.fault("paths and addresses sent to a Space")
 @pytest.mark.parametrize("model", ["/etc", "../models/tiny", "nobody/nothing"])
 def test_no_folder_of_the_machine_can_be_named_as_model(client: Any, voices: Path, model: str) -> None:
     with pytest.raises(gradio_client.exceptions.AppError, match=f"model '?{model}'? cannot|'{model}' is no model"):

@@ -195,6 +195,7 @@ def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
     client.predict(gradio_client.handle_file(str(vocal)), skip_fine=True, length=1.0, api_name="/accompany")
 
 
+@pytest.mark.fault("cancelled in the Space")
 def test_progress_is_seen_and_cancel_stops_it_and_the_next_voice_is_taken(
     page: "Page", space: Space, voices: Path, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def expect_cancelled(page: "Page") -> None:
     assert "Error" not in page.evaluate("document.body.textContent")
 
 
+@pytest.mark.fault("cancelled in the Space")
 def test_a_run_is_cancelled_at_whatever_moment(page: "Page", space: Space, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     for _ in range(8):
@@ -236,6 +238,7 @@ def test_a_run_is_cancelled_at_whatever_moment(page: "Page", space: Space, voice
     expect_cancelled(page)
 
 
+@pytest.mark.fault("full queue of the Space")
 def test_a_full_queue_is_said_and_the_page_can_be_used_again(
     page: "Page", browser: "Browser", space: Space, voices: Path, tmp_path: Path
 ) -> None:
