@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from songs import (  # before gradio, which reads once where temporary files go
+    CAN_STREAM,
     FORMATS,
     KEEP_SECONDS,
     OFFERED,
     Job,
     Levels,
+    LiveMix,
     Request,
     Stages,
     logger,
@@ -36,11 +39,16 @@ from songs import (  # before gradio, which reads once where temporary files go
 import gradio as gr
 
 from hafm_hf import audio, plots
+from hafm_hf.redaction import without_secrets
 
 QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
 MAX_VARIATIONS = 4
+# How often the bars move.
+SHOW_SECONDS = 0.25
 STAGE_NAMES = {"semantic": "Semantic tokens", "coarse": "Coarse codebooks", "fine": "Fine codebooks"}
+# Gradio takes a new value of a player that streams for its next piece, unless it comes as a change of property.
+UNHEARD = gr.update(value=None, visible=False)
 # Of Generate, Cancel and the progress. Only these show and hide it, so that a report which comes in after Cancel
 # stays unseen.
 BUSY = [gr.update(interactive=False), gr.update(interactive=True), gr.update(visible=True)]
@@ -133,48 +141,59 @@ def show_mix(job: Job | None, variation: int, band_db: float) -> list[Any]:
 def explain(error: Exception) -> str:
     """What a person is told about an error; the log gets the rest."""
     if isinstance(error, ValueError):
-        return str(error)
+        return without_secrets(str(error))
     logger.error("generation failed", exc_info=error)
     return f"Something went wrong on the server ({type(error).__name__}); try again, or with a shorter vocal."
 
 
 def begin() -> list[Any]:
-    """The Generate button, at once: [announced, run, cancel, progress, phase, bars, ticket]."""
-    return ["", *BUSY, announcement("Waiting for a free place …"), "", secrets.token_urlsafe()]
+    """The Generate button, at once: [announced, run, cancel, progress, live, phase, bars, ticket]."""
+    return ["", *BUSY, UNHEARD, announcement("Waiting for a free place …"), "", secrets.token_urlsafe()]
 
 
 def cancel_run(ticket: str) -> list[Any]:
-    """The Cancel button: [announced, run, cancel, progress]."""
+    """The Cancel button: [announced, run, cancel, progress, live]."""
     CANCELLED.append(ticket)
-    return [announcement("Cancelled."), *IDLE]
+    return [announcement("Cancelled."), *IDLE, UNHEARD]
 
 
 def run_page(ticket: str, job: Job | None, band_db: float, *options: Any) -> Iterator[list[Any]]:
-    """The Generate button: [announced, run, cancel, progress, phase, bars, results, job, variation, *song].
+    """The Generate button: [announced, run, cancel, progress, live, phase, bars, results, job, variation, *song].
 
-    After Cancel, `ticket` is in CANCELLED, and nothing more is generated or shown.
+    After Cancel, `ticket` is in CANCELLED, and nothing more is generated, shown or heard.
     """
     keep = [gr.skip()] * 12
-    told = ""
+    told, shown, heard = "", -math.inf, False
     try:
         # Gradio takes a run that yields nothing for one that empties every component
-        yield [*[gr.skip()] * 6, *keep]
-        for step in () if ticket in CANCELLED else make_job(Request(*options)):
+        yield [*[gr.skip()] * 7, *keep]
+        live = LiveMix(band_db) if CAN_STREAM else None
+        for step in () if ticket in CANCELLED else make_job(Request(*options), live):
             if ticket in CANCELLED:
                 return
             if isinstance(step, Job):
-                choices = gr.update(choices=list(range(1, step.variations + 1)), value=1, visible=step.variations > 1)
-                said = announcement(f"Done in {step.seconds:.0f} s; seed {step.seed} makes the same again.")
-                yield [said, *IDLE, "", "", gr.update(visible=True), step, choices, *show_song(step, 1, band_db)]
+                yield [*finished(step), *show_song(step, 1, band_db)]
                 if job is not None:
                     shutil.rmtree(job.folder, ignore_errors=True)
-                continue
-            # What is set again is spoken again.
-            said = gr.skip() if phase(step) == told else announcement(phase(step))
-            told = phase(step)
-            yield [*[gr.skip()] * 4, said, progress_bars(step), *keep]
+            elif isinstance(step, bytes):
+                if not heard:
+                    yield [*[gr.skip()] * 4, gr.update(visible=True), *[gr.skip()] * 2, *keep]
+                heard = True
+                yield [*[gr.skip()] * 4, step, *[gr.skip()] * 2, *keep]
+            elif time.monotonic() - shown >= SHOW_SECONDS or phase(step) != told:
+                # What is set again is spoken again.
+                said = gr.skip() if phase(step) == told else announcement(phase(step))
+                told, shown = phase(step), time.monotonic()
+                yield [*[gr.skip()] * 5, said, progress_bars(step), *keep]
     except Exception as error:
-        yield [announcement(explain(error), "alert"), *IDLE, "", "", *keep]
+        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), "", "", *keep]
+
+
+def finished(job: Job) -> list[Any]:
+    """What the page says of a job: [announced, run, cancel, progress, live, phase, bars, results, job, variation]."""
+    choices = gr.update(choices=list(range(1, job.variations + 1)), value=1, visible=job.variations > 1)
+    said = announcement(f"Done in {job.seconds:.0f} s; seed {job.seed} makes the same again.")
+    return [said, *IDLE, gr.skip(), "", "", gr.update(visible=True), job, choices]
 
 
 def accompany(
@@ -242,6 +261,7 @@ class Page:
     ticket: gr.Textbox
     announced: gr.HTML
     progress: gr.Column
+    live: gr.Audio
     phase: gr.HTML
     bars: gr.HTML
     results: gr.Column
@@ -314,7 +334,7 @@ def song_components() -> list[gr.components.Component]:
 
 def connect(page: Page) -> None:
     """Events of the page, and the endpoint."""
-    status = [page.announced, page.run, page.cancel, page.progress]
+    status = [page.announced, page.run, page.cancel, page.progress, page.live]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
 
@@ -325,7 +345,7 @@ def connect(page: Page) -> None:
     run = begun.then(run_page, wanted, outputs, trigger_mode="multiple", **quiet, **one_at_a_time)
     # what goes wrong within a run is told by the run itself
     full = announcement("Too many people are waiting for a place; try again in a minute.", "alert")
-    run.failure(lambda: [full, *IDLE], None, status, queue=False, **quiet)
+    run.failure(lambda: [full, *IDLE, UNHEARD], None, status, queue=False, **quiet)
     page.cancel.click(cancel_run, page.ticket, status, queue=False, **quiet)
     chosen = [page.job, page.variation, page.band]
     page.variation.input(show_song, chosen, page.song, concurrency_limit=4, **quiet)
@@ -344,7 +364,9 @@ def connect(page: Page) -> None:
 
 def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
-    with gr.Blocks(title="HAFM: sing, and get a band", delete_cache=(300, int(KEEP_SECONDS))) as blocks:
+    with gr.Blocks(
+        title="HAFM: sing, and get a band", delete_cache=(min(300, int(KEEP_SECONDS)), int(KEEP_SECONDS))
+    ) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
@@ -357,13 +379,22 @@ def build_page() -> gr.Blocks:
                 with gr.Column(visible="hidden", elem_id="progress") as progress:
                     phase_shown = gr.HTML(elem_id="phase", min_height=0)
                     bars = gr.HTML(elem_id="bars", min_height=0)
+                live = gr.Audio(
+                    label="The mix, while it is made",
+                    streaming=True,
+                    autoplay=True,
+                    interactive=False,
+                    visible=False,
+                    elem_id="live",
+                    buttons=[],
+                )
             with gr.Column(min_width=300, visible=False, elem_id="results") as results:
                 variation = gr.Radio([1], value=1, label="Variation", visible=False, elem_id="variation")
                 band = gr.Slider(
                     -24, 24, 0, step=1, label="Band against voice, dB", info="Mixes again at once", elem_id="band"
                 )
                 song = song_components()
-        shown = (run, cancel, ticket, announced, progress, phase_shown, bars, results)
+        shown = (run, cancel, ticket, announced, progress, live, phase_shown, bars, results)
         connect(Page(options, *shown, gr.State(None), variation, band, song))
         blocks.load(None, js=LIVE_REGIONS)
     return blocks.queue(max_size=QUEUE_SIZE)

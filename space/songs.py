@@ -6,6 +6,7 @@ The path: read the vocal, generate songs, write the files of a job, mix them aga
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import queue
 import re
@@ -23,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import pyloudnorm
+import soundfile
 import torch
 import transformers
 
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import audio
+from hafm_hf.redaction import without_secrets
 
 try:
     import spaces
@@ -51,8 +54,10 @@ OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if nam
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FORMATS = ("wav", "flac")
 STAGES = ("semantic", "coarse", "fine")
-# How often the page hears of progress, and how soon it can cancel.
-REPORT_SECONDS = 0.25
+# How often a run looks whether it is still wanted.
+REPORT_SECONDS = 0.05
+# Gradio encodes sound that is heard meanwhile with it.
+CAN_STREAM = shutil.which("ffmpeg") is not None
 # Everything that this process writes lies below; the folder of a job is removed after KEEP_SECONDS.
 JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
@@ -138,6 +143,28 @@ class Stages:
         return (time.monotonic() - since) / (done - first) * (total - done) if done > first else None
 
 
+class LiveMix:
+    """The mix while it comes into being, piece by piece.
+
+    What is to come is not known, so a piece that would clip turns down itself and all that follows.
+
+    Args:
+        band_db (dB): level of the instrumental in the mix.
+    """
+
+    def __init__(self, band_db: float) -> None:
+        self.band_db, self.gain = band_db, 1.0
+
+    def add(self, piece: dict[str, Any]) -> bytes:
+        """The next piece ("audio" and "vocals", float32 [n] at "sampling_rate") as the bytes of a WAV file."""
+        mix = self.gain * (piece["vocals"] + audio.decibels_to_gain(self.band_db) * piece["audio"])
+        limited = audio.limit_peak(mix)
+        self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
+        buffer = io.BytesIO()
+        soundfile.write(buffer, limited, piece["sampling_rate"], format="WAV", subtype="PCM_16")
+        return buffer.getvalue()
+
+
 def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, int]:
     """Reads a recording, or says in one sentence why it cannot be used.
 
@@ -156,7 +183,8 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
     # A second more than allowed is read, so that a longer file is noticed but never decoded as a whole.
     limit = MAX_SECONDS + 1.0
     wanted = min(length or limit, limit)
-    samples, rate = audio.read_audio(path, seconds=wanted, max_seconds=limit)
+    # a Path is never taken for a URL: strangers don't make this server fetch things
+    samples, rate = audio.read_audio(Path(path), seconds=wanted, max_seconds=limit)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(
@@ -179,9 +207,9 @@ def load_pipeline(model: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = None if model == BUNDLED else model
     try:
-        return transformers.pipeline("vocal-accompaniment", model=source, device=device)
+        return transformers.pipeline("vocal-accompaniment", model=source, device=device, trust_remote_code=False)
     except Exception as error:
-        logger.warning(f"{model} cannot be loaded: {error}")
+        logger.warning(without_secrets(f"{model} cannot be loaded: {error}"))
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"The model {model!r} cannot be loaded: {reason}") from error
 
@@ -195,7 +223,8 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[list[Any]]:
     """Runs the pipeline; yields every REPORT_SECONDS what has been reported since, the songs last of all.
 
-    Closing this generator stops the pipeline at its next token.
+    Reports are (stage, done, total), and of a single song each piece as `HAFMPipeline.stream` yields it. Closing this
+    generator stops the pipeline at its next token.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     closed = threading.Event()
@@ -209,8 +238,17 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
         try:
             with GENERATING:
                 sound = {"array": samples, "sampling_rate": rate}
-                songs = load_pipeline(model)(sound, progress=progress, **parameters)
-            reports.put(songs if isinstance(songs, list) else [songs])
+                pipeline = load_pipeline(model)
+                if parameters["num_samples"] > 1:
+                    songs = pipeline(sound, progress=progress, **parameters)
+                else:
+                    asked = {name: value for name, value in parameters.items() if name != "num_samples"}
+                    pieces = []
+                    for piece in pipeline.stream(sound, progress=progress, **asked):
+                        pieces.append(piece)
+                        reports.put(piece)
+                    songs = [pipeline.join(pieces)]
+            reports.put(songs)
         except Cancelled:
             logger.info("cancelled")
         except Exception as error:
@@ -229,10 +267,10 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
 
 
 def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
-    """All that was reported within REPORT_SECONDS, or until there is a result (anything but a tuple)."""
+    """All that was reported within REPORT_SECONDS, or until there is a result (neither counts nor a piece)."""
     deadline = time.monotonic() + REPORT_SECONDS
     found: list[Any] = []
-    while (left := deadline - time.monotonic()) > 0 and (not found or isinstance(found[-1], tuple)):
+    while (left := deadline - time.monotonic()) > 0 and (not found or isinstance(found[-1], tuple | dict)):
         try:
             found.append(reports.get(timeout=left))
         except queue.Empty:
@@ -240,8 +278,12 @@ def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
     return found
 
 
-def make_job(request: Request) -> Generator[Stages | Job, None, None]:
-    """Reads, generates and writes: yields how far it is, and at last the job.
+def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages | bytes | Job, None, None]:
+    """Reads, generates and writes: yields how far it is, the next piece of the mix as a WAV, and at last the job.
+
+    Args:
+        request: what is wanted.
+        live: what mixes the pieces of a single song; none are heard without it.
 
     Raises:
         ValueError: a request that cannot be fulfilled; the message is for the person.
@@ -261,6 +303,8 @@ def make_job(request: Request) -> Generator[Stages | Job, None, None]:
                 stages.update(stage, *counts)
             songs = next((report for report in found if isinstance(report, list)), songs)
             yield stages
+            if live is not None:
+                yield from (live.add(piece) for piece in found if isinstance(piece, dict))
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
     yield write_job(songs, name, parameters["seed"], time.monotonic() - began)
 

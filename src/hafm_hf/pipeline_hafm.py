@@ -7,7 +7,7 @@ it: reading, the limits of length, mixing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,21 @@ class HAFMPipeline(Pipeline):
             piece = chunk.numpy()
             yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
             done += len(piece)
+
+    def join(self, chunks: Sequence[dict[str, Any]], **gains: float) -> dict[str, Any]:
+        """The song that a call would have returned, up to rounding.
+
+        Args:
+            chunks: all that `stream` has yielded for a vocal.
+            gains: vocal_gain_db, instrumental_gain_db (dB), as for a call.
+        """
+        generated, vocal = (
+            torch.from_numpy(np.concatenate([chunk[key] for chunk in chunks])) for key in ("audio", "vocals")
+        )
+        mask = torch.ones_like(vocal[None], dtype=torch.bool)
+        song = self.postprocess({"audio": generated[None, None], "vocals": vocal[None], "padding_mask": mask}, **gains)
+        assert isinstance(song, dict)
+        return song
 
     def _sanitize_parameters(
         self,

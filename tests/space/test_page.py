@@ -4,6 +4,7 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 """
 
 import re
+import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -215,6 +216,22 @@ def test_progress_is_seen_and_cancel_stops_it_and_the_next_voice_is_taken(
     generate(page)
     expect(announced(page)).to_contain_text("Done")
     assert soundfile.info(downloaded(page, "Mix, WAV")).frames == 24_000
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="Gradio streams sound with ffmpeg")
+def test_the_mix_is_heard_while_it_is_made_until_it_is_cancelled(page: "Page", voices: Path) -> None:
+    upload(page, voices / "patience.wav")
+    generate(page)
+    live = page.locator("#live audio")
+    # the song is far from done when its beginning is played
+    page.wait_for_function("document.querySelector('#live audio')?.currentTime > 0.5")
+    expect(page.locator("#bars")).to_contain_text(re.compile(r"\d+ %, \d+ s left"))
+    expect(page.locator("#results")).not_to_be_visible()
+    assert live.evaluate("audio => !audio.paused && !audio.error")
+    keep_screenshot(page, "heard while it is made")
+    page.get_by_role("button", name="Cancel").click()
+    expect(live).to_have_count(0)
+    expect_cancelled(page)
 
 
 def expect_cancelled(page: "Page") -> None:

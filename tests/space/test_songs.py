@@ -135,3 +135,23 @@ def test_a_folder_that_looks_like_a_hub_id_is_not_loaded(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="is no model"):
         songs.load_pipeline("org/name")
+
+
+@pytest.mark.parametrize("band_db", [0.0, 24.0])
+def test_pieces_that_are_heard_are_the_mix_and_change_no_file(offered: str, voices: Path, band_db: float) -> None:
+    wanted = request(voices / "patience.wav", offered, length=6)
+    *steps, job = songs.make_job(wanted, songs.LiveMix(band_db))
+    assert isinstance(job, songs.Job)
+    pieces = [audio.read_audio(step, min_seconds=0.0)[0] for step in steps if isinstance(step, bytes)]
+    whole, rate = audio.read_audio(songs.mix_job(job, 1, band_db)[0])
+    assert sum(map(len, pieces)) == len(whole) == 6 * rate
+    assert len(pieces) > 1
+    heard = np.concatenate(pieces)
+    assert audio.peak_dbfs(heard) <= audio.CEILING_DBFS + 0.01
+    if band_db == 0.0:
+        # nothing clips, so nothing is turned down
+        np.testing.assert_allclose(heard, whole, atol=2 / 2**15)
+    vocal, rate = songs.read_vocal(wanted.vocal, wanted.length)
+    sound = {"array": vocal, "sampling_rate": rate}
+    quiet = songs.load_pipeline(offered)(sound, **wanted.parameters())
+    np.testing.assert_allclose(job.read("instrumental", 1)[0], quiet["audio"], atol=1.01 / 2**15)
