@@ -1,9 +1,12 @@
 """The decoding benchmark measures what it says, on a model small enough for a test; no bound on time is set here."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from hafm_hf.benchmark.generate import (
     DecodingBenchmark,
@@ -12,6 +15,14 @@ from hafm_hf.benchmark.generate import (
     benchmark_song,
     glide,
 )
+from hafm_hf.cli import app
+
+VARIANT_KEYS = {
+    "milliseconds_per_step",
+    "median_milliseconds_per_step",
+    "tokens_per_second",
+    "window_start_milliseconds",
+}
 
 
 def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
@@ -32,10 +43,26 @@ def test_rows_that_guidance_cannot_halve_are_refused() -> None:
 
 
 def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
-    result = benchmark_song(str(tiny_model), 2.0)
+    result = benchmark_song(str(tiny_model), 2.0, num_samples=3)
     assert set(result["stages"]) == {"semantic", "coarse", "fine"}
     parts = sum(result["stages"].values()) + result["tokenizer_and_codec"]
-    assert parts == pytest.approx(result["real_time_factor"]) and result["load_seconds"] > 0
+    assert parts == pytest.approx(3 * result["real_time_factor"]) and result["load_seconds"] > 0
+    assert result["tokens_per_second"] == pytest.approx(3 * 2.0 * (50 + 300 + 300) / result["elapsed_seconds"])
+
+
+def test_json_holds_every_size_and_number_of_threads(tiny_model: Path) -> None:
+    command = (
+        f"benchmark generate --model {tiny_model} --context 20 --steps 3 --repeats 2 --rows 2 --rows 6 --threads 1"
+    )
+    command += " --song 0.4 --samples 1 --samples 2 --json"
+    result = json.loads(CliRunner().invoke(app, command.split(), catch_exceptions=False).stdout)
+    assert set(result) == {"decoding", "songs", "precision"}
+    assert [(entry["options"]["rows"], entry["threads"]) for entry in result["decoding"]] == [(2, 1), (6, 1)]
+    for entry in result["decoding"]:
+        for variant in entry["variants"].values():
+            assert set(variant) == VARIANT_KEYS and all(map(math.isfinite, variant.values()))
+    assert [(song["samples"], song["threads"]) for song in result["songs"]] == [(1, 1), (2, 1)]
+    assert all(0 < song["peak_gib"] < 16 and song["load_seconds"] > 0 for song in result["songs"])
 
 
 def test_the_vocal_of_the_benchmark_has_sound_and_pauses() -> None:

@@ -1,11 +1,13 @@
 """How fast a stage decodes and a song comes out: against our own reference loop, MusicGen's, and the memory's bound.
 
 Steps are timed behind one context of a fixed length, variants by turns, and each counts with its fastest turn, so that
-what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM` and its
-own `generate`, with guidance) has the stage's width, layers and heads and a feed-forward of as many weights.
+what else the machine does falls on all of them alike; medians say how much that was. MusicGen's decoder (transformers'
+`MusicgenForCausalLM` and its own `generate`, with guidance) has the stage's width, layers and heads and a feed-forward
+of as many weights.
 """
 
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -59,6 +61,9 @@ class DecodingBenchmark:
 def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     """Milliseconds a step: {"options", "threads", "variants", "ratios", "bound_milliseconds", "bandwidth_gb_s"}.
 
+    For a variant: "milliseconds_per_step" and "tokens_per_second" of the fastest turn, "median_milliseconds_per_step",
+    and "window_start_milliseconds", what a window costs before its second token.
+
     Ratios say how many times faster than MusicGen a variant is.
 
     Raises:
@@ -69,16 +74,16 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     if options.rows < 2 or options.rows % 2:
         raise ValueError(f"rows is {options.rows}; guidance doubles the rows, so it must be even.")
     stage = _stage(options)
-    runs = _runs(stage, options)
-    fastest = {name: {1: float("inf"), options.steps: float("inf")} for name in runs}
-    for _ in range(options.repeats):
-        for name, run in runs.items():
-            for steps, best in fastest[name].items():
-                begin = time.perf_counter()
-                run(steps)
-                fastest[name][steps] = min(best, time.perf_counter() - begin)
-    # the difference leaves out what a window costs once: the context's pass, the packing of weights
-    step_ms = {name: 1e3 * (t[options.steps] - t[1]) / (options.steps - 1) for name, t in fastest.items()}
+    turns = _take_turns(_runs(stage, options), options)
+
+    def step_milliseconds(typical: Callable[[list[float]], float]) -> dict[str, float]:
+        # the difference leaves out what a window costs once: the context's pass, the packing of weights
+        return {
+            name: 1e3 * (typical(taken[options.steps]) - typical(taken[1])) / (options.steps - 1)
+            for name, taken in turns.items()
+        }
+
+    step_ms, medians = step_milliseconds(min), step_milliseconds(statistics.median)
     bandwidth = memory_bandwidth()
     weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
     return {
@@ -87,8 +92,9 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
         "variants": {
             name: {
                 "milliseconds_per_step": value,
+                "median_milliseconds_per_step": medians[name],
                 "tokens_per_second": 1e3 / value * options.rows / 2,
-                "window_start_milliseconds": 1e3 * fastest[name][1],
+                "window_start_milliseconds": 1e3 * min(turns[name][1]),
             }
             for name, value in step_ms.items()
         },
@@ -96,6 +102,20 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
         "bandwidth_gb_s": bandwidth / 1e9,
         "bound_milliseconds": 1e3 * weights / bandwidth,
     }
+
+
+def _take_turns(
+    runs: dict[str, Callable[[int], Any]], options: DecodingBenchmark
+) -> dict[str, dict[int, list[float]]]:
+    """Seconds of every turn, for each variant and number of steps: one, and all."""
+    turns: dict[str, dict[int, list[float]]] = {name: {1: [], options.steps: []} for name in runs}
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            for steps, taken in turns[name].items():
+                begin = time.perf_counter()
+                run(steps)
+                taken.append(time.perf_counter() - begin)
+    return turns
 
 
 def _stage(options: DecodingBenchmark) -> Any:
@@ -186,8 +206,8 @@ def benchmark_precision(model: str | None, seconds: float = 3.0) -> dict[str, di
         For each stage and precision ("int8", "bfloat16"): "max_logit_error" and "mean_kl", the mean over the steps of
         the Kullback-Leibler divergence from the distribution in float32, in nats, at the stage's temperature.
     """
-    composite = HAFMForVocalAccompaniment.from_pretrained(model)
-    halves = HAFMForVocalAccompaniment.from_pretrained(model, dtype=torch.bfloat16)
+    composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
+    halves = HAFMForVocalAccompaniment.from_pretrained(model or None, dtype=torch.bfloat16)
     song = composite.generate(glide(seconds, composite.sampling_rate), seed=1)
     voice, semantic = song.vocal_semantic[0], song.instrumental_semantic[0]
     coarse = song.codes[0][: composite.coarse.config.num_codebooks]
@@ -219,17 +239,27 @@ def _apart(exact: list[torch.Tensor], other: list[torch.Tensor]) -> dict[str, fl
 
 
 def benchmark_song(
-    model: str | None, seconds: float, decoding: str = "fast", weights: str | None = None, num_samples: int = 1
+    model: str | None,
+    seconds: float,
+    decoding: str = "fast",
+    weights: str | None = None,
+    num_samples: int = 1,
+    threads: int | None = None,
 ) -> dict[str, Any]:
-    """The whole path once: {"load_seconds", "elapsed_seconds", "real_time_factor", "stages", "peak_gib"}.
+    """The whole path once, from loading to sound.
 
     Args:
-        model: folder or hub id; the bundled hafm-tiny if None.
+        model: folder or hub id; the bundled hafm-tiny if None or empty.
         seconds: length of the vocal, a glide with pauses.
-        decoding, weights, num_samples: as for `generate`.
+        decoding, weights, num_samples, threads: as for `generate`.
+
+    Returns:
+        "seconds", "samples", "threads"; "load_seconds" (start-up after imports), "elapsed_seconds",
+        "real_time_factor" (a sample), "tokens_per_second" (of all stages and samples); "stages" and
+        "tokenizer_and_codec", seconds a second of the vocal; "peak_gib" of the process until then.
     """
     begin = time.perf_counter()
-    composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     loaded = time.perf_counter()
     began: dict[str, float] = {}
     ended: dict[str, float] = {}
@@ -239,15 +269,21 @@ def benchmark_song(
         began.setdefault(stage, ended[stage])
 
     vocal = glide(seconds, composite.sampling_rate)
-    composite.generate(vocal, seed=1, decoding=decoding, weights=weights, num_samples=num_samples, progress=progress)
+    how: dict[str, Any] = {"decoding": decoding, "weights": weights, "num_samples": num_samples}
+    composite.generate(vocal, seed=1, threads=threads, progress=progress, **how)
     finished = time.perf_counter()
     elapsed = finished - loaded
     stages = {name: ended[name] - began[name] for name in ended}
+    configs = [getattr(composite, name).config for name in stages]
+    tokens = num_samples * seconds * sum(config.frame_rate * config.num_codebooks for config in configs)
     return {
         "seconds": seconds,
+        "samples": num_samples,
+        "threads": threads,
         "load_seconds": loaded - begin,
         "elapsed_seconds": elapsed,
         "real_time_factor": elapsed / (seconds * num_samples),
+        "tokens_per_second": tokens / elapsed,
         "stages": {name: value / seconds for name, value in stages.items()},
         "tokenizer_and_codec": (elapsed - sum(stages.values())) / seconds,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

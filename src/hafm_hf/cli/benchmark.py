@@ -58,15 +58,18 @@ def train(
 @benchmark.command()
 def generate(
     stage: Annotated[str, typer.Option(help="semantic, coarse or fine.")] = "coarse",
-    model: Annotated[str | None, typer.Option(help="Folder or hub id; the paper's size if not given.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
+    ] = None,
     rows: Annotated[list[int] | None, typer.Option(help="Rows of a step, guidance included; repeatable.")] = None,
     context: Annotated[int, typer.Option(min=2, help="Slots before the first new token.")] = 500,
     steps: Annotated[int, typer.Option(min=2, help="New tokens.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
     song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
+    samples: Annotated[list[int] | None, typer.Option(help="Samples of the song at once; repeatable.")] = None,
     weights: Annotated[str | None, typer.Option(help="int8 for the whole song.")] = None,
     precision: Annotated[bool, typer.Option("--precision", help="Also what int8 and bfloat16 do to scores.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    threads: Annotated[list[int] | None, typer.Option(min=0, help="Threads of torch, 0 for all; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Decoding speed of a stage against MusicGen and the bound of memory; with --song, of the whole path too."""
@@ -74,11 +77,16 @@ def generate(
 
     from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_precision, benchmark_song
 
-    torch.set_num_threads(threads)
-    decoding = [
-        benchmark_decoding(DecodingBenchmark(stage, model, count, context, steps, repeats)) for count in rows or [2]
-    ]
-    songs = [benchmark_song(model, seconds, weights=weights) for seconds in song or []]
+    decoding, songs = [], []
+    everything = torch.get_num_threads()
+    for count in threads or [1]:
+        torch.set_num_threads(count or everything)
+        for wide in rows or [2]:
+            decoding.append(benchmark_decoding(DecodingBenchmark(stage, model, wide, context, steps, repeats)))
+        for seconds in song or []:
+            for number in samples or [1]:
+                result = benchmark_song(model, seconds, "fast", weights, number, torch.get_num_threads())
+                songs.append(result)
     errors = benchmark_precision(model) if precision else {}
     if as_json:
         typer.echo(json.dumps({"decoding": decoding, "songs": songs, "precision": errors}))
@@ -88,8 +96,9 @@ def generate(
     for result in songs:
         stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
         stdout.print(
-            f"{result['seconds']:g} s of singing: real-time factor {result['real_time_factor']:.3f} ({stages}, rest "
-            f"{result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
+            f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['threads']} threads: "
+            f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
+            f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
             f"peak {result['peak_gib']:.2f} GiB",
             markup=False,
         )
@@ -105,11 +114,12 @@ def show_decoding(result: dict[str, Any]) -> None:
     table = Table(
         title=f"{options['stage']}, {options['rows']} rows, {result['threads']} threads", title_justify="left"
     )
-    for heading in ("loop", "ms a step", "tokens/s", "× MusicGen"):
+    for heading in ("loop", "ms a step", "median", "tokens/s", "× MusicGen"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
     for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"]):
         ratio = result["ratios"].get(name)
-        figures = f"{variant['milliseconds_per_step']:.2f}", f"{variant['tokens_per_second']:,.0f}"
+        milliseconds = (f"{variant[key]:.2f}" for key in ("milliseconds_per_step", "median_milliseconds_per_step"))
+        figures = *milliseconds, f"{variant['tokens_per_second']:,.0f}"
         table.add_row(name.replace("_", " "), *figures, "" if ratio is None else f"{ratio:.2f}")
     stdout.print(table)
     stdout.print(
