@@ -80,7 +80,7 @@ def test_the_cache_does_not_grow_with_the_song() -> None:
         held.append(decoder.marks.shape[1])
     # 0.6 s that are kept and the chunk, of 100 conditioning and 300 target tokens a second
     assert held == [400] + [640] * 5
-    assert decoder.layers[0].keys.shape[-1] < 1100
+    assert decoder.layers[0].cache.shape[3] < 1100
 
 
 def test_rows_do_not_depend_on_their_neighbours_and_given_tokens_are_kept() -> None:

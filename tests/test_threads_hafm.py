@@ -46,7 +46,7 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
         for _ in model.stream(vocal, seed=1, threads=asked, progress=progress):
             assert torch.get_num_threads() == 2, "between the chunks too"
         with pytest.raises(TypeError):
-            model.generate(vocal, seed=1, threads=asked, progress=len)
+            model.generate(vocal, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
         assert torch.get_num_threads() == 2
     assert set(seen) == {used}
 

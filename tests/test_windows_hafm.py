@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.sampling_hafm import RandomStream
 from hafm_hf.windows_hafm import DecodingOptions, SongRow, StageRun, Window, song_windows
 from test_modeling_hafm import conditioning_for
@@ -96,6 +97,19 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing() -> None:
     assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
     # windows begin new units at 0, 6, 10 and 14: the second is all that is generated
     assert run.steps == 4 * 12
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -> None:
+    stage = tiny_stage("semantic", position_scheme="time", num_hidden_layers=1)
+    stage.generation_config.update(window_seconds=6.0, overlap_seconds=1.2)
+    weights = "int8" if precision == "int8" else None
+    run = StageRun(stage if weights else stage.bfloat16(), rows_of(1500), UNIT, DecodingOptions(weights=weights))
+    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9, weights)
+    (codes,) = run.run([conditioning_for(stage, 1, 3000)[0]])
+    scores = torch.cat(run.decoder.scores)
+    assert codes.shape == (1, 3000) and len(scores) == 3000
+    assert bool(scores.isfinite().all()) and len(codes.unique()) > 8
 
 
 def test_unknown_decoding_is_refused() -> None:

@@ -10,125 +10,109 @@ heads of d, V codes.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from .matrices_hafm import packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force
 
-# Precisions of the matrices beside the stage's own
-WEIGHTS = ("int8",)
-# steps whose bias rows are computed at once
-BIAS_BLOCK = 64
-# rows up to which a matrix beyond the caches is read fastest by a plain product, and what "beyond" starts at
-FEW_ROWS = 4
-LARGE_MATRIX = 1 << 18
-
-Linear = Callable[[torch.Tensor], torch.Tensor]
+# steps whose bias rows and views of the caches are made at once
+BLOCK = 64
 
 
-def packed_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -> Linear:
-    """`x ↦ x Wᵀ` for float [R, I] with R = `rows`, the fastest of what torch has without a compiler.
+class _Norm:
+    """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight."""
 
-    Args:
-        weight (float [O, I]): the matrix.
-        rows: how many rows the inputs will have.
-        weights: "int8" rounds the matrix to 8 bits, one scale an output (CPU only); None keeps its precision.
-
-    Raises:
-        ValueError: on another value of `weights`, or int8 on another device than the CPU.
-    """
-    if weights is not None:
-        return _int8_linear(weight, weights)
-    weight = weight.contiguous()
-    if weight.device.type != "cpu":
-        return lambda x: F.linear(x, weight)
-    if weight.dtype == torch.float32 and rows <= FEW_ROWS and weight.numel() >= LARGE_MATRIX:
-        return lambda x: (weight @ x.t()).t()
-    if not torch.backends.mkldnn.is_available() or weight.dtype not in (torch.float32, torch.bfloat16):
-        return lambda x: F.linear(x, weight)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, packed, None, "none", [], "")
-
-
-def _int8_linear(weight: torch.Tensor, weights: str) -> Linear:
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; choose one of {WEIGHTS} or None.")
-    if weight.device.type != "cpu":
-        raise ValueError(f"int8 weights run on the CPU only, and the model is on {weight.device}; leave weights out.")
-    matrix = weight.float()
-    scales = matrix.abs().amax(1).clamp_min(1e-12) / 127
-    zeros = torch.zeros(len(matrix), dtype=torch.long)
-    with warnings.catch_warnings():
-        # torch announces an end of its quantized tensors, and has nothing else yet that is as fast for few rows
-        warnings.simplefilter("ignore", UserWarning)
-        quantized = torch.quantize_per_channel(matrix, scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantized, None)
-    product, dtype = torch.ops.quantized.linear_dynamic, weight.dtype
-    return lambda x: product(x.float(), packed, True).to(dtype)
-
-
-class UnitNorm:
-    """RMSNorm without its weight and without the factor √D, both of which live in the matrix behind it."""
-
-    def __init__(self, width: int, eps: float, device: torch.device) -> None:
-        # ‖x‖² + D·ε under the root: RMSNorm's own ε, in three small kernels instead of eight
-        self.offset = torch.tensor(math.sqrt(width * eps), device=device)
+    def __init__(self, weight: torch.Tensor, width: int, eps: float, factor: float = 1.0) -> None:
+        self.scale = weight.detach().float() * (math.sqrt(width) * factor)
+        self.offset = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """float [..., D] → float [..., D], x / √(‖x‖² + D·ε)."""
-        wide = x.float()
-        return (wide / torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self.offset)).to(x.dtype)
+        """float32 [..., D] → float32 [..., D]."""
+        return torch.div(x, self._root(x)).mul_(self.scale)
+
+    def apply_(self, x: torch.Tensor) -> None:
+        """Normalises x, float [..., D], where it lies."""
+        x.div_(self._root(x)).mul_(self.scale)
+
+    def _root(self, x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return norm.hypot_(self.offset)
 
 
 class _Layer:
-    """One decoder layer's matrices and its keys and values, [R·H, d, L] and [R·H, L, d]."""
+    """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
 
-    def __init__(self, layer: Any, rows: int, slots: int, weights: str | None) -> None:
-        attention, config = layer.attention, layer.attention.config
-        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
-        root = math.sqrt(config.hidden_size)
-
-        def pack(weight: torch.Tensor, norm: torch.Tensor | None = None) -> Linear:
-            return packed_linear(weight if norm is None else weight * (norm * root), rows, weights)
-
-        self.qkv = pack(attention.qkv_proj.weight, layer.attention_norm.weight)
-        self.output = pack(attention.o_proj.weight)
-        self.up = pack(layer.feed_forward.up_proj.weight, layer.feed_forward_norm.weight)
-        self.down = pack(layer.feed_forward.down_proj.weight)
-        self.inner = config.intermediate_size
+    def __init__(self, layer: Any, rows: int, weights: str | None) -> None:
+        attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
+        self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
+        self.qkv, self.output, self.up, self.down = (
+            packed_linear(linear.weight, rows, weights)
+            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj, feed_forward.down_proj)
+        )
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
+        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
+        self.feed_forward_norm = _Norm(layer.feed_forward_norm.weight, width, eps, math.sqrt(0.5))
+        scales = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
+        self.head_norm = _Norm(scales[:, None], self.head_dim, eps)
+        # float32 costs no more than half precision on a CPU, whose attention has no kernel for it
         weight = attention.qkv_proj.weight
-        norms = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
-        self.head_scale = (norms * math.sqrt(self.head_dim))[:, None].expand(2, self.heads, self.head_dim)
-        self.norm = UnitNorm(config.hidden_size, config.rms_norm_eps, weight.device)
-        self.head_norm = UnitNorm(self.head_dim, config.rms_norm_eps, weight.device)
-        self.keys = weight.new_zeros(rows * self.heads, self.head_dim, slots)
-        self.values = weight.new_zeros(rows * self.heads, slots, self.head_dim)
+        self.like = weight.detach().new_empty(0, dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype)
+        self.projected = self.like.new_empty(rows, 3, self.heads, self.head_dim)
+        self.query = self.projected[:, 0, :, None]
+        self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
+        self.flat = self.projected.view(rows, -1)
+
+    def open(self, slots: int) -> None:
+        """Makes room for `slots`."""
+        # what is not there yet is read together with the lowest number as its bias, so it must be a number
+        self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
+        self.slots = self.cache.unbind(3)
 
     def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Takes over the keys and values of the slots before the loop, float [R, H, n, d]."""
-        slots = keys.shape[2]
-        self.keys[..., :slots] = keys.flatten(0, 1).transpose(1, 2)
-        self.values[:, :slots] = values.flatten(0, 1)
+        self.cache[0, :, :, : keys.shape[2]] = keys
+        self.cache[1, :, :, : keys.shape[2]] = values
+
+    def keep(self, slots: torch.Tensor) -> None:
+        """Moves some slots (int64 [n]) to the front; the others are forgotten."""
+        self.cache[:, :, :, : len(slots)] = self.cache[:, :, :, slots]
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots` keys and values, [R, H, slots, d] each."""
+        return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
+
+    def step(
+        self, x: torch.Tensor, slot: int, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds one slot: x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n keys and values."""
+        self.flat.copy_(self.qkv(self.attention_norm(x)))
+        self.head_norm.apply_(self.normed)
+        self.slots[slot].copy_(self.kept)
+        attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
+        x.add_(self.output(attended.reshape(self.rows, -1).float()))
+        return self._feed_forward(x)
 
     def extend(self, x: torch.Tensor, first: int, count: int, bias: torch.Tensor) -> torch.Tensor:
-        """Adds slots [first, first + count): x [R · count, D], bias [R·H, count, first + count] → [R · count, D]."""
-        until, rows = first + count, len(x) // count
-        qkv = self.qkv(self.norm(x)).view(rows, count, 3, self.heads, self.head_dim)
-        normed = self.head_norm(qkv[:, :, :2]) * self.head_scale
-        query = normed[:, :, 0].transpose(1, 2).reshape(-1, count, self.head_dim)
-        self.keys[..., first:until] = normed[:, :, 1].permute(0, 2, 3, 1).reshape(-1, self.head_dim, count)
-        self.values[:, first:until] = qkv[:, :, 2].transpose(1, 2).reshape(-1, count, self.head_dim)
-        weights = torch.baddbmm(bias, query, self.keys[..., :until]).softmax(-1)
-        attended = torch.bmm(weights, self.values[:, :until]).view(rows, self.heads, count, self.head_dim)
-        x = x + self.output(attended.transpose(1, 2).reshape(rows * count, -1))
-        gate, up = self.up(self.norm(x)).split(self.inner, dim=-1)
-        return x + self.down(F.gelu(gate) * up)
+        """Adds slots [first, first + count): x [R · count, D], bias [1 or R, H, count, first + count]."""
+        keys, values = self.until(first + count)
+        qkv = self.qkv(self.attention_norm(x)).view(self.rows, count, 3, self.heads, self.head_dim)
+        self.head_norm.apply_(qkv[:, :, :2])
+        self.cache[:, :, :, first : first + count] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+        query = qkv[:, :, 0].transpose(1, 2).to(keys.dtype)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        x.add_(self.output(attended.transpose(1, 2).reshape(len(x), -1).float()))
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        product = gate * up
+        return x.add_(self.down(product.addcmul_(product, gate.erf_())))
 
 
 class FastDecoder:
@@ -153,6 +137,7 @@ class FastDecoder:
         self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
         self.weights = weights
         self.guided = guidance_scale != 1.0
+        self.rows = 0
 
     @torch.no_grad()
     def generate(
@@ -199,10 +184,11 @@ class FastDecoder:
     def _double(self, rows: torch.Tensor | None) -> torch.Tensor | None:
         return torch.cat([rows, rows]) if self.guided and rows is not None else rows
 
-    def _guide(self, scores: torch.Tensor) -> torch.Tensor:
+    def _guide(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
         if not self.guided:
-            return scores
-        conditional, unconditional = scores.chunk(2)
+            return states
+        conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 
     def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
@@ -234,47 +220,55 @@ class FastDecoder:
         self._lay_out(
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
-        scores = self.stage.heads(
-            outputs.last_hidden_state[:, -1:], torch.tensor([known.shape[1]], device=known.device)
-        )
-        return self._guide(scores[:, 0])
+        states = self._guide(outputs.last_hidden_state[:, -1].float())
+        return self.heads[known.shape[1] % config.num_codebooks](states)
+
+    def _prepare(self, rows: int, slots: int) -> None:
+        """Layers with room for `slots`, tables and heads as the loop wants them."""
+        if self.rows != rows:
+            self.rows = rows
+            self._pack()
+        for layer in self.layers:
+            layer.open(slots)
+
+    def _pack(self) -> None:
+        model, config = self.stage.model, self.config
+        self.layers = [_Layer(layer, self.rows, self.weights) for layer in model.layers]
+        # a slot holds a token of the codebook before, and says which codebook it predicts and that it is target
+        kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
+        before = model.target_embedding.weight.roll(1, dims=0)
+        self.tables = (before.float() + kinds.float()[:, None]).unbind()
+        self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
+        batch = self.rows // 2 if self.guided else self.rows
+        self.heads = [packed_linear(head, batch, self.weights) for head in self.stage.heads.weight]
 
     def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
         """Says where each slot stands; flat target t has slot `first_slot` + t."""
         self.layout, self.first_slot = layout, first_slot
-        self.block, self.block_start = torch.empty(0, 0, 0), 0
-
-    def _prepare(self, rows: int, slots: int) -> None:
-        """Layers with room for `slots`, tables and heads as the loop wants them."""
-        model, config = self.stage.model, self.config
-        self.layers = [_Layer(layer, rows, slots, self.weights) for layer in model.layers]
-        # a slot holds a token of the codebook before, and says which codebook it predicts and that it is target
-        self.tables = list(model.target_embedding.weight)
-        self.slot_kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
-        self.norm = UnitNorm(config.hidden_size, config.rms_norm_eps, model.norm.weight.device)
-        scale = model.norm.weight * math.sqrt(config.hidden_size)
-        self.heads = [packed_linear(head * scale, rows, self.weights) for head in self.stage.heads.weight]
+        self.biases: tuple[torch.Tensor, ...] = ()
+        self.block_start = 0
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B, V] of flat target `target`, whose slot holds the tokens before it (int64 [B])."""
-        count = self.config.num_codebooks
-        x = F.embedding(ids, self.tables[(target - 1) % count]) + self.slot_kinds[target % count]
+        codebook = target % self.config.num_codebooks
+        x = self.tables[codebook].index_select(0, ids)
         x = torch.cat([x, x]) if self.guided else x
         slot = self.first_slot + target
-        bias = self._bias_row(slot, len(x))
-        for layer in self.layers:
-            x = layer.extend(x, slot, 1, bias)
-        return self._guide(self.heads[target % count](self.norm(x)))
+        if not 0 <= slot - self.block_start < len(self.biases):
+            self._make_block(slot)
+        bias = self.biases[slot - self.block_start]
+        for layer, (keys, values) in zip(self.layers, self.views, strict=True):
+            x = layer.step(x, slot, keys, values, bias)
+        return self.heads[codebook](self._guide(self.norm(x)))
 
-    def _bias_row(self, slot: int, rows: int) -> torch.Tensor:
-        """Relative bias of one slot on itself and all before it: [R·H, 1, slot + 1]."""
-        if not 0 <= slot - self.block_start < self.block.shape[2]:
-            last = min(slot + BIAS_BLOCK, len(self.layout.slot))
-            query = torch.arange(slot, last, device=self.layout.slot.device)
-            self.block = self.stage.model.attention_bias(_until(self.layout, last), query)
-            self.block_start = slot
-        row = self.block[:, :, slot - self.block_start, : slot + 1]
-        return row.expand(rows, -1, -1).reshape(-1, 1, slot + 1)
+    def _make_block(self, slot: int) -> None:
+        """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""
+        last = min(slot + BLOCK, len(self.layout.slot))
+        query = torch.arange(slot, last, device=self.layout.slot.device)
+        block = self.stage.model.attention_bias(_until(self.layout, last), query).detach()
+        self.views = [layer.until(last) for layer in self.layers]
+        self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
+        self.block_start = slot
 
 
 def _until(layout: TokenLayout, slots: int) -> TokenLayout:

@@ -104,8 +104,7 @@ class RollingDecoder(FastDecoder):
         if len(kept) == self.marks.shape[1]:
             return
         for layer in self.layers:
-            layer.keys[..., : len(kept)] = layer.keys[..., kept]
-            layer.values[:, : len(kept)] = layer.values[:, kept]
+            layer.keep(kept)
         self.marks = self.marks[:, kept]
 
     def _append(self, conditioning_ids: torch.Tensor, first_frame: int) -> None:
@@ -126,8 +125,8 @@ class RollingDecoder(FastDecoder):
         # the conditioning never sees the target, which in a window comes behind it
         seen = visible(self.config, asking, layout) & (layout.source < sources)
         bias = model.relative_attention_bias(asking, layout, seen)
-        bias = bias.expand(len(ids), -1, -1, -1).flatten(0, 1)
-        x = x.flatten(0, 1)
+        bias = bias.to(self.layers[0].like.dtype)
+        x = x.flatten(0, 1).float()
         for layer in self.layers:
             x = layer.extend(x, first, count, bias)
 

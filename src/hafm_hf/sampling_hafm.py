@@ -63,7 +63,9 @@ def draw(
         scores = scores.masked_fill(scores < lowest, -float("inf"))
     cumulative = scores.softmax(-1).cumsum(-1)
     # a number above 0 never lands on a code without probability, nor one of at most 1 beyond the last code with any
-    return (cumulative < uniforms[:, None] * cumulative[:, -1:]).sum(-1)
+    found = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:])[:, 0]
+    # of scores that are no numbers it lands behind the last
+    return found.clamp_(max=scores.shape[-1] - 1)
 
 
 def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.Tensor:

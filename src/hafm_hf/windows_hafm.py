@@ -148,6 +148,9 @@ class StageRun:
         if options.decoding not in DECODINGS:
             raise ValueError(f"decoding is {options.decoding!r}; choose one of {DECODINGS}.")
         self.stage, self.rows, self.options, self.report = stage, rows, options, report
+        # one for all windows, whose matrices are packed once
+        fast = options.decoding == "fast"
+        self.decoder = FastDecoder(stage, weights=options.weights, **options.sampling(stage)) if fast else None
         self.independent = independent
         config = stage.config
         self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
@@ -224,6 +227,7 @@ class StageRun:
             forced=torch.stack(forced) if any(self.rows[job.row].given is not None for job in batch) else None,
             conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
             report=self.report,
+            decoder=self.decoder,
         )
 
     def _new_units(self, batch: list[Job]) -> int:
@@ -267,6 +271,7 @@ def decode_window(
     forced: torch.Tensor | None = None,
     conditioning_mask: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
+    decoder: FastDecoder | None = None,
 ) -> torch.Tensor:
     """Continues rows of one length of known tokens, by the loop that the options name.
 
@@ -280,13 +285,14 @@ def decode_window(
         forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
+        decoder: the fast loop's, made for the same stage and options; a new one if None.
 
     Returns:
         int64 [B, new_tokens].
     """
     sampling = options.sampling(stage)
     if options.decoding == "fast":
-        decoder = FastDecoder(stage, weights=options.weights, **sampling)
+        decoder = decoder or FastDecoder(stage, weights=options.weights, **sampling)
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
     bos = torch.full_like(conditioning_ids[:, 0, :1], stage.config.codebook_size)
     sampler = StreamSampling(uniforms.to(conditioning_ids.device), known.shape[1] + 1, forced)

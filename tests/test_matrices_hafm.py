@@ -1,0 +1,48 @@
+"""Products for few rows are those of linear layers: exact where precision is kept, near where it is not."""
+
+import pytest
+import torch
+
+from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, packed_linear
+
+SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512)]
+
+
+def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:
+    """Relative error of a product against the same matrix in double precision."""
+    x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
+    expected = x.double() @ weight.double().t()
+    found = packed_linear(weight, rows, weights)(x)
+    assert found.dtype == torch.float32 and found.shape == expected.shape
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 33])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_those_of_linear(rows: int, shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert off(rows, weight) < 1e-6
+    assert off(rows, weight, "int8") < 0.03
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_matrix_stored_in_bfloat16_is_multiplied_exactly_for_few_rows(shape: tuple[int, int]) -> None:
+    """As trained models are stored; the input is rounded only where many rows make it worth while."""
+    stored = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert off(FEW_ROWS, stored.float()) < 1e-6
+    assert off(FEW_ROWS, stored) < 1e-6
+    assert off(FEW_ROWS + 1, stored) < 0.01
+
+
+@pytest.mark.parametrize("large", [1e5, 1.0 + 2.0**-12])
+def test_one_number_that_half_precision_cannot_hold_is_not_rounded(large: float) -> None:
+    weight = torch.zeros(16, 32)
+    weight[3, 5] = large
+    x = torch.zeros(2, 32)
+    x[:, 5] = 1.0
+    assert packed_linear(weight, 2)(x)[1, 3] == weight[3, 5]
+
+
+def test_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="weights is 'int3'"):
+        packed_linear(torch.zeros(4, 4), 2, "int3")
