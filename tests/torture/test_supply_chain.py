@@ -1,0 +1,110 @@
+"""Nothing leaves the machine that shouldn't: no connection at import or in tests, and no secret in any output."""
+
+import http.server
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hafm_hf.redaction import without_secrets
+from vocals import file_bytes, glide
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SECRET = "hf_TokenThatNobodyMaySee"
+
+
+def test_tests_cannot_reach_strangers_but_themselves() -> None:
+    for address in ("http://192.0.2.1/", "http://example.org/"):
+        with pytest.raises(OSError, match="tests stay on this machine"):
+            urllib.request.urlopen(address, timeout=2)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        pass
+
+
+@pytest.mark.fault("connections at import")
+def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    code = (
+        "import hafm_hf, transformers, sitecustomize\n"
+        "from hafm_hf import HAFMForVocalAccompaniment, HAFMFeatureExtractor\n"
+        "import hafm_hf.pipeline_hafm, hafm_hf.cli, hafm_hf.hub.endpoint\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "assert 'vocal-accompaniment' in PIPELINE_REGISTRY.get_supported_tasks()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HAFM_TEST_CONNECTIONS": str(diary), "HF_HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert not diary.exists(), diary.read_text()
+
+
+class Parrot(http.server.BaseHTTPRequestHandler):
+    """A server that refuses everything and repeats the secret that it was shown."""
+
+    heard: list[str] = []
+
+    def answer(self) -> None:
+        said = self.headers.get("Authorization", "")
+        self.heard.append(said)
+        body = f'{{"error": "refused: {said}"}}'.encode()
+        self.send_response(401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Error-Message", f"refused: {said}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.command != "HEAD" else b"")
+
+    do_GET = do_HEAD = do_POST = answer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def parrot() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Parrot) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+@pytest.mark.fault("secrets in outputs")
+@pytest.mark.parametrize("model", ["org/private", "bundled"])
+def test_a_token_in_the_environment_is_in_no_output(model: str, parrot: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_TOKEN": SECRET, "HF_ENDPOINT": parrot, "HF_HOME": str(tmp_path / "home"), "HF_DEBUG": "1"}
+    named = str(tiny_model) if model == "bundled" else model
+    words = ["accompany", str(tmp_path / "vocal.wav"), "--model", named, "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "hafm_hf.cli", *words, "--skip-fine", "--json"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == (0 if model == "bundled" else 1), run.stderr
+    assert SECRET not in run.stdout + run.stderr
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    if model != "bundled":
+        assert f"Bearer {SECRET}" in Parrot.heard, "the server was shown the token"
+
+
+def test_secrets_are_replaced_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("MONKEY", "a banana for me")
+    assert (
+        without_secrets(f"refused: Bearer {SECRET}, a banana for me") == "refused: Bearer (HF_TOKEN), a banana for me"
+    )
+
+
+def test_every_package_that_the_tests_install_is_locked_to_one_version() -> None:
+    lines = (REPOSITORY / "requirements" / "constraints-cpu.txt").read_text().splitlines()
+    locked = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.\-]+==[\w.+!]+", line) for line in locked), "each line is name==version"
+    names = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in locked}
+    wanted = (REPOSITORY / "requirements" / "test.txt").read_text().splitlines()
+    assert not {re.sub(r"[-_.]+", "-", line).lower() for line in wanted if line and line[0] != "#"} - names
