@@ -364,9 +364,9 @@ def connect(page: Page) -> None:
 
 def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
-    with gr.Blocks(
-        title="HAFM: sing, and get a band", delete_cache=(min(300, int(KEEP_SECONDS)), int(KEEP_SECONDS))
-    ) as blocks:
+    kept = int(KEEP_SECONDS)
+    # an upload must outlive its wait in the queue, so it isn't looked for all the time
+    with gr.Blocks(title="HAFM: sing, and get a band", delete_cache=(max(60, min(300, kept)), kept)) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
