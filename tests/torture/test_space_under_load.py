@@ -1,0 +1,192 @@
+"""Fifty people at one Space: everybody gets their own song, in turn, and nothing piles up."""
+
+import io
+import json
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from faults import Tally
+from hafm_hf import HAFMForVocalAccompaniment, audio
+from space.serving import PATIENCE_SECONDS, Space, served
+from vocals import file_bytes
+
+httpx = pytest.importorskip("httpx", reason="needs the extra `space`")
+# a busy machine is given the time
+HTTP = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=None))
+pytest.importorskip("gradio", reason="needs the extra `space`")
+
+TOKEN = "hf_TokenThatNobodyMaySee"
+CLIENTS = 50
+RATE = 24_000
+# what 450 requests may add to the memory of a server that has answered fifty
+GROWTH_MB = 64
+# longer than fifty people wait, and short enough to see all their files go
+KEEP_SECONDS = 120
+
+
+@dataclass
+class Client:
+    """One person: a voice that nobody else has, and what the Space made of it."""
+
+    number: int
+    path: str = ""
+    answer: dict[str, Any] | None = None
+
+    @property
+    def voice(self) -> np.ndarray:
+        """A tone of this person's own pitch and length: int16 [N]."""
+        times = np.arange(RATE + 120 * self.number) / RATE
+        return np.round(9000 * np.sin(2 * np.pi * (150 + 7 * self.number) * times)).astype(np.int16)
+
+    @property
+    def name(self) -> str:
+        """Of the uploaded file; one person tries a path."""
+        return "../../etc/passwd.wav" if self.number == 1 else f"voice {self.number}.wav"
+
+    def join(self, url: str, function: int, model: str) -> None:
+        """Uploads the voice and takes a place in the queue."""
+        sound = file_bytes(self.voice, RATE)
+        self.path = HTTP.post(f"{url}/gradio_api/upload", files={"files": (self.name, sound)}).json()[0]
+        vocal = {"path": self.path, "meta": {"_type": "gradio.FileData"}}
+        data = [vocal, model, 1, 7, 0, 0, 0, True, 0, 0]
+        asked = {"data": data, "fn_index": function, "session_hash": f"client{self.number}"}
+        assert "event_id" in HTTP.post(f"{url}/gradio_api/queue/join", json=asked).json()
+
+    def listen(self, url: str) -> None:
+        """Waits for the answer."""
+        address = f"{url}/gradio_api/queue/data?session_hash=client{self.number}"
+        with HTTP.stream("GET", address) as stream:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ") or "{}")
+                if message.get("msg") == "process_completed":
+                    self.answer = message
+
+    def complaint(self, url: str) -> str:
+        """What is wrong with the answer; empty if it is this person's song."""
+        if self.answer is None or not self.answer["success"]:
+            return f"{self.name}: {self.answer}"
+        mix, instrumental, stems, _ = self.answer["output"]["data"]
+        with zipfile.ZipFile(io.BytesIO(HTTP.get(stems["url"]).content)) as archive:
+            names = archive.namelist()
+            vocal, _ = audio.read_audio(archive.read(names[0]))
+            band, _ = audio.read_audio(archive.read(names[1]))
+        mixed, _ = audio.read_audio(HTTP.get(mix["url"]).content)
+        if names[0] != f"{Path(self.name).stem.replace(' ', '_')}_vocal.wav":
+            return f"{self.name} got {names}"
+        if not np.array_equal(np.round(vocal * 2**15).astype(np.int16), self.voice):
+            return f"{self.name} got another's voice"
+        expected = audio.mix_audio(vocal, band)
+        return "" if np.abs(mixed - expected).max() < 1e-3 else f"{self.name} got another's mix"
+
+
+@pytest.fixture(scope="module")
+def space(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Space]:
+    """A Space with a model that works and one that fails in the middle of a song, and a secret to keep."""
+    folder = tmp_path_factory.mktemp("load")
+    model = HAFMForVocalAccompaniment.from_pretrained(tiny_model)
+    model.semantic_tokenizer.centroids.zero_()
+    model.save_pretrained(folder / "broken")
+    settings = {"HAFM_SPACE_MODELS": f"{tiny_model},{folder / 'broken'}", "HAFM_SPACE_QUEUE_SIZE": str(2 * CLIENTS)}
+    if request.config.getoption("--torture"):
+        settings["HAFM_SPACE_KEEP_SECONDS"] = str(KEEP_SECONDS)
+    (folder / "temporary").mkdir()
+    with served(tiny_model, folder / "temporary", **settings, HF_TOKEN=TOKEN) as space:
+        yield space
+
+
+def memory_mb(space: Space) -> float:
+    return psutil.Process(space.process.pid).memory_info().rss / 2**20
+
+
+@pytest.mark.fault("requests to a Space under load", cut=16, full=500)
+def test_fifty_clients_get_their_own_songs_in_turn(tally: Tally, space: Space, tiny_model: Path) -> None:
+    config = HTTP.get(f"{space.url}/config").json()
+    (function,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "accompany"]
+    broken = config_choice(config, "broken")
+    size = min(CLIENTS, tally.tries // 2)
+    after_first = 0.0
+    while tally.made < tally.tries:
+        clients = [Client(number) for number in range(size)]
+        failing = clients[size // 2]
+        for client in clients:
+            client.join(space.url, function, broken if client is failing else str(tiny_model))
+        listeners = [threading.Thread(target=client.listen, args=(space.url,)) for client in clients]
+        for listener in listeners:
+            listener.start()
+        for listener in listeners:
+            listener.join()
+        served_clients = [client for client in clients if client is not failing]
+        for client in served_clients:
+            complaint = client.complaint(space.url)
+            tally.lose(complaint) if complaint else tally.survived()
+        assert failing.answer is not None and not failing.answer["success"]
+        assert "no centroids" in failing.answer["output"]["error"]
+        tally.survived()
+        if not tally.lost:
+            moments = [made_at(client) for client in served_clients]
+            assert moments == sorted(moments), "the queue's order is kept"
+        after_first = after_first or memory_mb(space)
+    growth = memory_mb(space) - after_first
+    tally.measured = f"{after_first:.0f} MB after {size}, {growth:+.0f} MB after all"
+    assert growth < GROWTH_MB
+    if tally.tries > CLIENTS:
+        assert files_gone(space, 5 * KEEP_SECONDS), "the disk is as it was"
+    pages = [HTTP.get(space.url + path).text for path in ("/", "/config", "/gradio_api/info")]
+    log = (space.temporary / "log.txt").read_text()
+    assert TOKEN not in log + json.dumps([client.answer for client in clients]) + "".join(pages)
+    assert not list(Path("/etc").glob("passwd*.wav"))
+
+
+def files_gone(space: Space, patience: float) -> bool:
+    """Whether songs and uploads disappear in time."""
+    (folder,) = space.temporary.glob("hafm_space_*")
+    deadline = time.monotonic() + patience
+    while (left := any(path.is_file() for path in folder.rglob("*"))) and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return not left
+
+
+def config_choice(config: dict[str, Any], ending: str) -> str:
+    """The model on offer whose name ends so."""
+    choices = [each["props"].get("choices", []) for each in config["components"] if each["type"] == "dropdown"]
+    (found,) = [value for _, value in choices[0] if value.endswith(ending)]
+    return found
+
+
+def made_at(client: Client) -> int:
+    """When a client's mix was written."""
+    assert client.answer is not None
+    return os.stat(client.answer["output"]["data"][0]["path"]).st_mtime_ns
+
+
+@pytest.mark.fault("paths and addresses sent to a Space")
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "http://127.0.0.1:1/vocal.wav", "http://169.254.169.254/latest", "file:///etc/passwd"]
+)
+def test_neither_files_nor_neighbours_of_the_server_can_be_named(path: str, space: Space, tiny_model: Path) -> None:
+    config = HTTP.get(f"{space.url}/config").json()
+    (function,) = [each["id"] for each in config["dependencies"] if each["api_name"] == "accompany"]
+    client = Client(200)
+    for name in ("path", "url"):
+        vocal = {"path": path, "url": path if name == "url" else None, "meta": {"_type": "gradio.FileData"}}
+        data = [vocal, str(tiny_model), 1, 7, 0, 0, 0, True, 0, 0]
+        asked = {"data": data, "fn_index": function, "session_hash": "client200"}
+        answer = HTTP.post(f"{space.url}/gradio_api/queue/join", json=asked)
+        if answer.status_code != httpx.codes.OK:
+            continue
+        client.answer = None
+        client.listen(space.url)
+        assert client.answer is not None and not client.answer["success"]
+        assert "root:" not in json.dumps(client.answer)
