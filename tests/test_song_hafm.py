@@ -80,6 +80,8 @@ def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompanim
     old = np.zeros(24_000, dtype=np.float32)
     with pytest.raises(ValueError, match="does not lie within the instrumental of 1.00 s"):
         composite.generate(voice(2), instrumental=old, keep=[(0.5, 1.5)])
+    with pytest.raises(ValueError, match="begins when the vocal has ended"):
+        composite.generate(voice(0.5), instrumental=old, keep=[(0.6, 0.9)])
     with pytest.raises(ValueError, match="Say which spans"):
         composite.generate(voice(2), instrumental=old)
     with pytest.raises(ValueError, match="2 were given"):

@@ -21,6 +21,7 @@ from .audio import resample
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
+from .heartbeat_hafm import Heartbeat
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
 from .loading import load_strictly, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
@@ -227,7 +228,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
             threads: of torch, while it is generated. None: one for a small model on a CPU unless OMP_NUM_THREADS is
                 set, torch's own number otherwise.
-            progress: called with (stage, steps done, steps in all); what it raises ends the generation.
+            progress: called with (stage, steps done, steps in all) after every step, and with the same again while
+                something takes longer; what it raises ends the generation.
 
         Returns:
             `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
@@ -240,13 +242,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         seed = int(torch.seed() % 2**31) if seed is None else seed
         output = HAFMAccompanimentOutput(self.sampling_rate)
         rows = _rows(vocals, padding_mask)
-        kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
+        beat = Heartbeat(self, progress)
+        with self._threads(threads), beat:
+            kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
         # rolling goes chunk by chunk, where songs of unequal length end at unequal times
         at_once = 1 if rolling else max(ROWS_AT_ONCE // num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
-            with seeded(seed, self.device), self._threads(threads):
-                song = SongRun(self, batch, rate, seed, num_samples, options, skip_fine, kept, progress)
+            with seeded(seed, self.device), self._threads(threads), beat:
+                song = SongRun(self, batch, rate, seed, num_samples, options, skip_fine, kept, beat.report)
                 song.run()
                 for index in range(len(batch) * num_samples):
                     vocal = batch[index // num_samples]
@@ -294,14 +298,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         (row,) = _rows(vocal, None)
-        with self._threads(threads):
-            song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, progress, at_once=1)
+        beat = Heartbeat(self, progress)
+        with self._threads(threads), beat:
+            song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, beat.report, at_once=1)
         length, done, sent = round(len(row) * self.sampling_rate / rate), 0, 0
         codec = CodecStream(self.codec)
         while sent < length:
             audio = None
             # between the chunks the caller's own number holds
-            with seeded(seed, self.device), self._threads(threads):
+            with seeded(seed, self.device), self._threads(threads), beat:
                 codes = song.advance()
                 if codes.shape[1] > done:
                     audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()

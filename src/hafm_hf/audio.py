@@ -329,7 +329,7 @@ def is_silent(samples: Samples) -> bool:
 def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
     """Turns float32 [N] down as a whole until its peak is at most `ceiling_dbfs`; quieter sound is left as it is."""
     excess = peak_dbfs(samples) - ceiling_dbfs
-    return samples if excess <= 0.0 else (samples * decibels_to_gain(-excess)).astype(np.float32)
+    return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
 
 
 def mix_audio(
@@ -355,9 +355,15 @@ def mix_audio(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
-    mixed = (vocal * decibels_to_gain(vocal_gain_db)).astype(np.float32, copy=False)
-    mixed += instrumental * decibels_to_gain(instrumental_gain_db)
-    return limit_peak(mixed, ceiling_dbfs)
+    mixed: Samples = vocal * np.float32(decibels_to_gain(vocal_gain_db))
+    gain = np.float32(decibels_to_gain(instrumental_gain_db))
+    # in place and block by block: of an hour of sound there are few copies in memory
+    for start in range(0, len(mixed), _BLOCK):
+        mixed[start : start + _BLOCK] += instrumental[start : start + _BLOCK] * gain
+    excess = peak_dbfs(mixed) - ceiling_dbfs
+    if excess > 0.0:
+        mixed *= np.float32(decibels_to_gain(-excess))
+    return mixed
 
 
 class GrowingAudio:

@@ -16,8 +16,9 @@ from transformers import EncodecModel
 from .loading import load_strictly
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
-# frames that are decoded at once, and frames of the past that the decoder's convolutions can see, generously
-STRETCH_FRAMES = 1500
+# decoded at once: no layer takes a CPU a tenth of a second with hafm-tiny's codec, so that it can be ended between two
+STRETCH_SECONDS = 5.0
+# frames of the past that the decoder's convolutions can see, generously
 CONTEXT_FRAMES = 16
 # encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks
 # lose a level
@@ -96,7 +97,7 @@ def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = 
     stream = CodecStream(codec)
     audio = torch.empty(len(codes), samples, dtype=codec.dtype, device=codes.device)
     done = 0
-    for part in codes.split(STRETCH_FRAMES, dim=-1):
+    for part in codes.split(max(round(STRETCH_SECONDS * codec.config.frame_rate), CONTEXT_FRAMES), dim=-1):
         decoded = stream.decode(part)
         audio[:, done : done + decoded.shape[1]] = decoded
         done += decoded.shape[1]

@@ -14,6 +14,7 @@ import torch
 
 from .audio import resample
 from .codec import encode_codes
+from .heartbeat_hafm import Progress
 from .rolling_hafm import RollingRun
 from .sampling_hafm import RandomStream
 from .windows_hafm import FREE, ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun
@@ -25,7 +26,6 @@ STAGES = ("semantic", "coarse", "fine")
 # a fade this short hides the join between what is kept and what is generated
 CROSS_FADE_SECONDS = 0.02
 
-Progress = Callable[[str, int, int], None]
 Span = tuple[float, float]
 
 
@@ -58,18 +58,16 @@ class SongRun:
         progress: Progress | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
-        self.unit_frames = model.config.semantic_config.frame_rate // model.units_per_second
-        voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
-        self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
+        seconds = [len(vocal) / rate for vocal in vocals for _ in range(num_samples)]
         self.runs: dict[str, StageRun | RollingRun] = {}
         for number, name in enumerate(STAGES[:-1] if skip_fine else STAGES):
             rows = [
                 SongRow(
-                    len(voice) // self.unit_frames,
+                    math.ceil(round(each * model.units_per_second, 6)),
                     RandomStream(seed, number, row % num_samples),
                     None if kept is None else kept.given(name),
                 )
-                for row, voice in enumerate(self.vocal_semantic)
+                for row, each in enumerate(seconds)
             ]
             unit = 1 / model.units_per_second
             run: StageRun | RollingRun
@@ -79,6 +77,11 @@ class SongRun:
                 run = StageRun(getattr(model, name), rows, unit, options, independent=name == "fine", at_once=at_once)
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
+        if progress is not None:
+            # the vocals are listened to before the first step
+            progress(STAGES[0], 0, self.runs[STAGES[0]].steps)
+        voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
+        self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""
@@ -168,6 +171,8 @@ class KeptInstrumental:
                 raise ValueError(
                     f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
                 )
+            if start >= vocal_samples / rate:
+                raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
         self.spans, self.rate = list(spans), model.sampling_rate
         self.audio = torch.from_numpy(resample(audio, rate, self.rate))
         units = math.ceil(round(vocal_samples / rate * model.units_per_second, 6))

@@ -1,17 +1,23 @@
 """The real `hafm` command, in its own process: results, refusals and exit codes."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from hafm_hf import audio
+from hafm_hf.cli import app
+from hafm_hf.cli.accompany import kept_span
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -236,8 +242,58 @@ def test_streamed_song_is_the_song_and_parts_of_it_can_be_kept(tiny_model: Path,
 
 @pytest.mark.parametrize(
     "options",
-    [("--keep", "0:1"), ("--instrumental", EXAMPLE, "--keep", "abc"), ("--stream", "--samples", "2")],
+    [
+        ("--keep", "0:1"),
+        ("--instrumental", EXAMPLE, "--keep", "abc"),
+        ("--instrumental", EXAMPLE, "--keep", "5:1000"),
+        ("--instrumental", EXAMPLE, "--keep", "8:4"),
+        ("--stream", "--samples", "2"),
+    ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, ...], tmp_path: Path) -> None:
-    done = run_hafm("accompany", EXAMPLE, "--out", tmp_path / "out", *options)
-    assert done.returncode == 2 and not files_in(tmp_path / "out")
+    words = ["accompany", EXAMPLE, "--out", tmp_path / "out", *options]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 2 and not files_in(tmp_path / "out")
+
+
+def test_spans_may_be_open_and_an_instrumental_is_not_written_over(tmp_path: Path) -> None:
+    assert kept_span(":2.5", 10.004) == (0.0, 2.5) and kept_span("4:", 10.004) == (4.0, 10.004)
+    # as it is printed, rounded
+    assert kept_span("4:10.01", 10.004) == (4.0, 10.004)
+    old = tmp_path / "vocal_instrumental.wav"
+    old.write_bytes(EXAMPLE.read_bytes())
+    words = ["accompany", EXAMPLE, "--instrumental", old, "--keep", ":1", "--out", tmp_path]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 2 and "written over" in done.output.replace("\n", " ")
+
+
+def processor_seconds(process: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "patience.wav").write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
+    out = tmp_path / "out"
+    words = ["accompany", tmp_path / "patience.wav", "--model", tiny_model, "--out", out, "--stream"]
+    # a shell that runs the tests in the background has told them to ignore the signal, and their children with them
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen([str(HAFM), *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
+    deadline = time.monotonic() + 1800
+    # the file is there before the first step, and grows with the first chunk
+    while not any(path.stat().st_size > 1000 for path in out.glob("*.wav")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    used = processor_seconds(run.pid)
+    run.send_signal(signal.SIGINT)
+    # the generation has ended when its file is gone; torch and Python take their time to end after it
+    while files_in(out):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    used = processor_seconds(run.pid) - used
+    _, said = run.communicate()
+    assert run.returncode in (1, 130) and "Traceback" not in said
+    assert files_in(out) == []
+    assert used < 0.25, "a tenth of a second, and what passes until this is seen"

@@ -99,7 +99,9 @@ def accompany(
         int | None, typer.Option(min=1, help="Threads of torch; one for a small model if not given.")
     ] = None,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="START:STOP in s of --instrumental; repeatable.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
     engine: Annotated[str, typer.Option(help="Of a folder: local, or ray for many machines.")] = "local",
@@ -135,7 +137,7 @@ def accompany(
     }
     parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value, "rolling": rolling}
     parameters["threads"] = threads
-    parameters |= kept_instrumental(instrumental, keep or [], vocals)
+    parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
     if stream and (samples > 1 or instrumental is not None):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
     if plot:
@@ -158,6 +160,9 @@ def accompany(
             failed = True
             continue
         pipeline = pipeline or load_pipeline(request)
+        model_rate = pipeline.feature_extractor.sampling_rate
+        # here rather than in the pipeline, so that an hour of sound is not held at both rates
+        sound, rate = audio.resample(sound, rate, model_rate), model_rate
         accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate, "path": vocal})
     raise typer.Exit(1 if failed else 0)
 
@@ -172,7 +177,9 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     dtype: Any = getattr(torch, request.dtype.value, "auto")
     with loading(request.model):
         model = model_folder(None) if request.model is None else request.model
-        return transformers.pipeline("vocal-accompaniment", model=str(model), device=device, dtype=dtype)
+        return transformers.pipeline(
+            "vocal-accompaniment", model=str(model), device=device, dtype=dtype, trust_remote_code=False
+        )
 
 
 def torch_device(wanted: Device) -> str:
@@ -252,27 +259,44 @@ def _write(request: Request, stem: str, key: str, samples: audio.Samples, rate: 
     return path if request.stream and key == "instrumental" else audio.write_audio(path, samples, rate)
 
 
-def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[str]) -> dict[str, Any]:
+def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[str], out: Path) -> dict[str, Any]:
     """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
 
     Raises:
-        typer.BadParameter: if one is there without the other, for several vocals, or not as START:STOP.
+        typer.BadParameter: if one is there without the other, for several vocals, if a span is none of the
+            instrumental, or if the instrumental would be written over.
+        HAFMAudioError: if the instrumental cannot be used.
     """
     if instrumental is None and not keep:
         return {}
     if instrumental is None or not keep or len(vocals) > 1:
         raise typer.BadParameter("--instrumental and --keep START:STOP belong together, and to one vocal.")
-    spans = []
-    for text in keep:
-        try:
-            start, stop = map(float, text.split(":"))
-        except ValueError:
-            raise typer.BadParameter(
-                f"--keep takes START:STOP in seconds, 0:12.5 for example, and not {text}."
-            ) from None
-        spans.append((start, stop))
+    written = out / f"{Path(audio.source_name(vocals[0])).stem}_instrumental.wav"
+    if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
+        raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
     sound, rate = audio.read_audio(instrumental)
+    spans = [kept_span(text, len(sound) / rate) for text in keep]
     return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
+
+
+def kept_span(text: str, seconds: float) -> tuple[float, float]:
+    """Start and stop in s of START:STOP; without one of them the instrumental's own beginning or end.
+
+    Raises:
+        typer.BadParameter: if it is no span, or not one of an instrumental of so many seconds.
+    """
+    try:
+        first, last = text.split(":")
+        start, stop = float(first or 0.0), float(last or seconds)
+    except ValueError:
+        raise typer.BadParameter(
+            f"--keep takes START:STOP in seconds, 0:12.5, :12.5 or 20: for example, and not {text}."
+        ) from None
+    # what is printed with two digits may be given back
+    stop = seconds if 0.0 < stop - seconds <= 0.01 else stop
+    if not 0.0 <= start < stop <= seconds:
+        raise typer.BadParameter(f"--keep {text} does not lie within the instrumental of {seconds:.2f} s.")
+    return start, stop
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+"""A composite whose steps cost next to nothing, because tokens come a few times a second: for hours of sound."""
+
+import torch
+from transformers import EncodecConfig, EncodecModel, HubertConfig
+
+from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMSemanticTokenizerConfig
+from tiny_models import CLUSTERS, CODES, tiny_stage
+
+SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
+
+
+def slow_token_composite() -> HAFMForVocalAccompaniment:
+    """Random weights; 2 semantic and 3 acoustic frames a second instead of 50 and 75, at 16 and 24 kHz as ever."""
+    torch.manual_seed(0)
+    strides = (5, 5, 5, 4, 4, 4)
+    hubert = HubertConfig(
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=20,
+        conv_dim=(4,) * len(strides),
+        conv_stride=strides,
+        conv_kernel=strides,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
+    tokenizer = HAFMSemanticTokenizer(
+        HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS, frame_rate=SEMANTIC_RATE)
+    ).eval()
+    tokenizer.centroids.normal_()
+    bits = (CODES - 1).bit_length()
+    codec = EncodecModel(
+        EncodecConfig(
+            num_filters=2,
+            hidden_size=6,
+            upsampling_ratios=[20, 20, 20],
+            codebook_size=CODES,
+            codebook_dim=6,
+            num_lstm_layers=1,
+            target_bandwidths=[count * ACOUSTIC_RATE * bits / 1000 for count in (4, 8)],
+        )
+    ).eval()
+    for layer in codec.quantizer.layers:
+        layer.codebook.embed.normal_()
+    rates = {
+        "semantic": {"conditioning_frame_rate": SEMANTIC_RATE, "frame_rate": SEMANTIC_RATE},
+        "coarse": {"conditioning_frame_rate": SEMANTIC_RATE, "frame_rate": ACOUSTIC_RATE},
+        "fine": {"conditioning_frame_rate": ACOUSTIC_RATE, "frame_rate": ACOUSTIC_RATE},
+    }
+    stages = {name: tiny_stage(name, num_hidden_layers=1, **each) for name, each in rates.items()}
+    return HAFMForVocalAccompaniment.from_parts(semantic_tokenizer=tokenizer, codec=codec, **stages).eval()
