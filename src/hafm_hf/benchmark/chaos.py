@@ -63,7 +63,8 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
         HAFMChaosError: the undisturbed run fails.
     """
     moments, report = random.Random(seed), ChaosReport()
-    whole = folder / "whole"
+    # all outputs are called alike: some jobs write the name of their folder into it
+    whole = _output_in(folder / "whole")
     began = time.monotonic()
     code = start(whole).wait(None)
     report.seconds = time.monotonic() - began
@@ -73,18 +74,24 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
     if not wanted:
         raise HAFMChaosError(f"The job leaves nothing in {whole} that could be compared.")
     while report.kills < kills:
-        output = folder / f"killed-{report.outputs:04d}"
+        place = folder / f"killed-{report.outputs:04d}"
+        output = _output_in(place)
         code = _until_done(start, output, report, kills, moments)
         report.outputs += 1
         found = digest(output)
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         if code != 0:
-            report.lost.append(f"{output.name} ends with {code} after kills.")
+            report.lost.append(f"{place.name} ends with {code} after kills.")
         elif differing:
-            report.lost.append(f"{output.name} differs in {', '.join(differing)}.")
+            report.lost.append(f"{place.name} differs in {', '.join(differing)}.")
         else:
-            shutil.rmtree(output)
+            shutil.rmtree(place)
     return report
+
+
+def _output_in(place: Path) -> Path:
+    place.mkdir(parents=True)
+    return place / "output"
 
 
 def _until_done(
