@@ -157,6 +157,9 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--max_hours", hours, "--compile", compiled,
             "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
         ]  # fmt: skip
+        if stage != "semantic":
+            # codes start from what they mean; for clusters alone it has not been tried
+            commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
     return {name: [str(word) for word in commands[name]] for name in NEEDS}
 
 
