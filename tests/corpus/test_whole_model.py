@@ -24,7 +24,7 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("rendered")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=(soundfont,), output=folder, training_voices=("alto",),
-        test_voices=("bass",), validation_songs=2, test_songs=1, seconds=(22.0, 23.0), trio=True,
+        test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), trio=True,
     )  # fmt: skip
     assert all(seconds > 20 for _, seconds in build_corpus(options, list_tasks(options, 0)))
     return folder
@@ -51,8 +51,10 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
 
 
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
-    corpus: Path, tmp_path: Path
+    corpus: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    if not request.config.getoption("--torture"):
+        pytest.skip("trains eight parts, which takes some minutes; runs with --torture")
     words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20]
     command = [sys.executable, str(RECIPES / "train_tiny.py"), *map(str, words)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -135,7 +135,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         "hubert": [sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1]],
         "semantic_tokenizer": [
             "fit_kmeans.py", corpus, tokenizer, "--hubert", out / "hubert" / "hubert", "--layer", preset.hubert[1],
-            "--clusters", options.clusters, "--separate", "--split-by", "folder", "--half",
+            "--clusters", options.clusters, "--separate", "--split-by", "folder",
         ],
         "tokens": [
             "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
