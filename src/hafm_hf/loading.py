@@ -120,11 +120,17 @@ def write_checksums(folder: str | os.PathLike[str]) -> None:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 over a model's weights and their names, as long as a short commit id."""
+    """SHA-256 over a model's weights and their names, as long as a short commit id.
+
+    Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in
+    float32.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

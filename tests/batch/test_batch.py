@@ -22,6 +22,7 @@ from hafm_hf.batch.run import BatchOptions, accompany_all
 from hafm_hf.batch.vocals import HAFMBatchError, Vocal
 from hafm_hf.cli import app
 from hafm_hf.corpus.plan import locked
+from process_groups import group_lives
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -90,20 +91,12 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     assert there and there.items() <= wanted.items()
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in there}
     # the workers of the killed command end with it
-    while _group_lives(run.pid) and time.monotonic() < deadline:
+    while group_lives(run.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     outcomes = accompany_all(options(vocals, tmp_path, tiny_model))
     assert contents(tmp_path) == wanted and outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
     assert not list(tmp_path.rglob("*.part"))
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("missing", ["a_mix.wav", "verse/deep/a_instrumental.wav"])

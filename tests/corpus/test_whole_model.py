@@ -51,10 +51,8 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
 
 
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
-    corpus: Path, tmp_path: Path, request: pytest.FixtureRequest
+    corpus: Path, tmp_path: Path
 ) -> None:
-    if not request.config.getoption("--torture"):
-        pytest.skip("trains eight parts, which takes some minutes; runs with --torture")
     words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20]
     command = [sys.executable, str(RECIPES / "train_tiny.py"), *map(str, words)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -66,7 +64,7 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     samples, rate = read_audio(vocal, seconds=0.6)
     assert len(model.generate(samples, rate, seed=1).audio[0]) == round(0.6 * model.sampling_rate)
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
-    assert steps["codec"] >= 40 and steps["hubert"] >= 40
+    assert min(steps.values()) >= 16
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-2000:]

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.codec import load_encodec
 from hafm_hf.conversion.assemble import assemble_composite
 from hafm_hf.corpus.tokens import read_info, shard_paths
 from hafm_hf.loading import fingerprint
+from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.data import load_token_corpus
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
 
@@ -117,6 +119,18 @@ def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: Path, tmp_path: P
     with pytest.raises(ValueError, match=message):
         assemble_composite({**words, "fine": str(tmp_path / "fine")}, tmp_path / "other")
     assert not list(tmp_path.glob("other*"))
+
+
+def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) -> None:
+    tokenizer = tiny_semantic_tokenizer().half()
+    tokenizer.save_pretrained(tmp_path)
+    found = {fingerprint(tokenizer)}
+    for dtype in (torch.float16, torch.float32, "auto"):
+        found.add(fingerprint(HAFMSemanticTokenizer.from_pretrained(tmp_path, dtype=dtype)))
+    assert len(found) == 1
+    with torch.no_grad():
+        tokenizer.centroids[0, 0] += 1
+    assert fingerprint(tokenizer) not in found
 
 
 def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(parts: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.separation import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
+from process_groups import group_lives
 
 COMMAND = [sys.executable, "-m", "hafm_hf.cli", "prepare"]
 
@@ -100,17 +101,9 @@ def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
     # the workers of the killed command end with it
     deadline = time.monotonic() + 20
-    while _group_lives(killed.pid) and time.monotonic() < deadline:
+    while group_lives(killed.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _group_lives(killed.pid)
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    assert not group_lives(killed.pid)
 
 
 def test_usage_errors_exit_with_2_and_others_with_1(tmp_path: Path) -> None:

@@ -110,25 +110,25 @@ def random_arrangement(generator: np.random.Generator) -> Arrangement:
 
 
 def bars(song: Song) -> list[np.ndarray]:
-    """Beat times of each bar, the following downbeat as last entry; the last bar is completed in tempo."""
+    """Seconds of the beats of each bar, float64 [beats + 1], the next downbeat last; the last bar ends in tempo."""
     beats = np.array(song.beats)
     starts = [at for at in song.downbeats if at < song.duration]
     ends = [*starts[1:], song.duration + 10]
-    bars = []
+    found = []
     for start, end in zip(starts, ends, strict=True):
         inside = beats[(beats >= start - 1e-6) & (beats < end - 1e-6)]
         step = float(np.median(np.diff(beats)))
-        bars.append(np.append(inside, end if end <= song.duration else inside[-1] + step))
-    return bars
+        found.append(np.append(inside, end if end <= song.duration else inside[-1] + step))
+    return found
 
 
 def time_of(bar: np.ndarray, beat: float) -> float:
-    """The time of a beat (fractions allowed) in a bar whose beats are not evenly spaced."""
+    """Seconds of a beat (fractions allowed) in a bar of `bars`, whose beats are not evenly spaced."""
     return float(np.interp(beat, np.arange(bar.size), bar))
 
 
 def chord_at(song: Song, seconds: float) -> Chord | None:
-    """The chord that sounds just after an instant, None where there is none."""
+    """The chord that sounds just after an instant in seconds, None where there is none."""
     for chord in reversed(song.chords):
         if chord.start <= seconds + 0.05:
             return chord if chord.bass is not None else None

@@ -155,12 +155,12 @@ def _render_band(
         soundfont = options.soundfonts[0]
         played, style = trio.trio_parts(song, generator)
         arrangement: dict[str, object] = {"band": "trio"}
-        render = partial(band.render, synthesis_rate=options.sampling_rate)
+        render: Callable[..., np.ndarray] = partial(band.render, synthesis_rate=options.sampling_rate)
     else:
         drawn = band.random_arrangement(generator)
         played, style = band.parts(song, drawn, generator), drawn.style
         arrangement = dataclasses.asdict(drawn)
-        render = partial(band.render)
+        render = band.render
     mix = render(played, song.duration, soundfont, options.sampling_rate)
     stems = {
         name: render({name: part}, song.duration, soundfont, options.sampling_rate)

@@ -25,6 +25,7 @@ COMPING_PATTERNS: dict[str, tuple[tuple[float, float, int | None], ...]] = {
 }
 BASS_PATTERNS = ("long", "beats", "push")
 DRUM_PATTERNS = ("rock", "ballad", "four_soft", "half_time")
+# brings the band to about -19 dBFS RMS
 GAIN = 2.0
 GAINS_DB = {"comping": 0.0, "bass": -2.0, "drums": 0.0}
 

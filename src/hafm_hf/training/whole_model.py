@@ -34,7 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "fine": ("tokens",),
     "model": ("coarse", "semantic", "fine"),
 }
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, last with the spectral loss (see training.codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.72, 0.08
@@ -103,7 +103,6 @@ def train_whole_model(options: WholeModelOptions) -> Path:
         ValueError: the corpus lacks songs, or another process trains in the folder.
         RuntimeError: a part failed; its log is named, and what was done is kept.
     """
-    options.out.mkdir(parents=True, exist_ok=True)
     with locked(options.out, ValueError(f"Another run trains in {options.out}; wait for it, or name another folder.")):
         commands = part_commands(options, _plan(options))
         done = {name for name in commands if (options.out / f"{name}.done").exists()}
