@@ -98,6 +98,20 @@ def test_samples_follow_from_seed_and_number_alone(corpus_folder: Path) -> None:
     assert any(first.crop_at(n) != other.crop_at(n) for n in range(5))
 
 
+def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpus_folder: Path) -> None:
+    corpus, info = load_token_corpus(corpus_folder, "train", cache_dir=corpus_folder / "cache")
+    crops, again = (TokenCrops(corpus, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
+    plain = make_crops(corpus_folder, "coarse")
+    for number in (0, 5, 31):
+        sample, stranger = crops[number], crops.stranger_of(number)
+        assert crops.tracks([stranger]) != crops.tracks([crops.crop_at(number)])
+        assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
+        assert torch.equal(sample["strangers"], again[number]["strangers"])
+        assert torch.equal(sample["labels"], plain[number]["labels"])
+    with pytest.raises(ValueError, match="two tracks"):
+        TokenCrops(corpus.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
+
+
 def test_a_batch_needs_no_padding(corpus_folder: Path) -> None:
     crops = make_crops(corpus_folder, "coarse")
     batch = collate([crops[n] for n in range(4)])

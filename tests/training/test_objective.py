@@ -16,6 +16,7 @@ from hafm_hf.training.objective import (
     paired_losses,
     sample_rates,
     shift_right,
+    swap_history,
     token_losses,
 )
 from training.toy_corpus import toy_config
@@ -60,6 +61,17 @@ def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
     together = drop_history(labels, 9999, 2, 0.6, 5.0, [11, 12, 13])
     alone = drop_history(labels[1:2], 9999, 2, 0.6, 5.0, [12])
     assert torch.equal(together[1:2], alone)
+
+
+def test_swapped_history_is_the_other_tracks_in_whole_frames_at_its_own_place() -> None:
+    labels = torch.arange(2 * 1200).view(2, 1200)
+    strangers = -labels - 1
+    history = swap_history(labels, strangers, 3, 0.5, 20.0, [1, 2])
+    swapped = history != labels
+    assert torch.equal(history[swapped], strangers[swapped]) and 0.05 < swapped.float().mean() < 0.95
+    frames = swapped.view(2, 400, 3)
+    assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
+    assert torch.equal(swap_history(labels[1:], strangers[1:], 3, 0.5, 20.0, [2]), history[1:])
 
 
 def test_history_dropout_is_annealed_over_the_run() -> None:

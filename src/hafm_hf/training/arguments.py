@@ -92,6 +92,8 @@ class RunArguments:
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
     history_dropout_end: float | None = field(default=None, metadata={"help": "and at the end; the same if not given"})
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
+    history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
+    history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a span of it"})
     seed: int = 0
     resume: str = field(default="auto", metadata={"help": "auto, none, or the folder of a checkpoint"})
     save_steps: int = 1000
@@ -117,7 +119,7 @@ class RunArguments:
         """Refuses rates and choices out of range before anything is loaded."""
         if self.mixed_precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
-        for name in ("history_dropout", "history_dropout_end"):
+        for name in ("history_dropout", "history_dropout_end", "history_swap"):
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if not 0.0 <= self.ema_decay < 1.0:

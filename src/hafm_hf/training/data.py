@@ -185,9 +185,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         config (HAFMStageConfig): the stage; it decides the streams.
         crop_seconds (float): length of a crop; rounded down to the common grid.
         seed (int): sample n is a function of (seed, n).
+        strangers (bool): samples hold the targets of a crop of another track too.
 
     Raises:
-        ValueError: when no row is as long as a crop, or the stage's vocabularies are not the corpus's.
+        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, or `strangers` are
+            asked of a single track.
     """
 
     def __init__(
@@ -197,6 +199,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         config: HAFMStageConfig,
         crop_seconds: float,
         seed: int = 0,
+        strangers: bool = False,
     ) -> None:
         check_vocabularies(config, info)
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
@@ -212,6 +215,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
+        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers else None
+        if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
+            raise ValueError("History swap needs crops of two tracks at least; the corpus holds one.")
 
     @property
     def seconds(self) -> float:
@@ -230,6 +236,15 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         row = int(self._epoch[1][place])
         start = np.random.default_rng((self.seed, 1, number)).integers(0, self.cells[row] - self.frames + 1)
         return Crop(row, int(start), self.frames)
+
+    def stranger_of(self, number: int) -> Crop:
+        """A crop of another track than crop `number`'s: a function of (seed, number) too."""
+        assert self.track_of_row is not None
+        generator, row = np.random.default_rng((self.seed, 2, number)), self.crop_at(number).row
+        while True:
+            other = int(generator.choice(self.slots))
+            if self.track_of_row[other] != self.track_of_row[row]:
+                return Crop(other, int(generator.integers(0, self.cells[other] - self.frames + 1)), self.frames)
 
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
         """Crops for validation: side by side, as many of each excerpt as fit, thinned evenly to at most `limit`."""
@@ -255,8 +270,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         conditioning = torch.cat(
             [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
         )
-        target = self._cut(self.streams.target, crop, self.streams.frame_rate)
-        return {"conditioning_ids": conditioning, "labels": target.transpose(0, 1).flatten()}
+        return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
+
+    def _targets(self, crop: Crop) -> torch.Tensor:
+        return self._cut(self.streams.target, crop, self.streams.frame_rate).transpose(0, 1).flatten()
 
     def _cut(self, stream: Stream, crop: Crop, frame_rate: int) -> torch.Tensor:
         tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
@@ -271,8 +288,14 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(cut.astype(np.int64))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`."""
-        return {**self.read(self.crop_at(number)), "sample": torch.tensor(number)}
+        """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
+
+        With `strangers`, also the targets of another track as `strangers` (int64 [T·Q]).
+        """
+        sample = {**self.read(self.crop_at(number)), "sample": torch.tensor(number)}
+        if self.track_of_row is not None:
+            sample["strangers"] = self._targets(self.stranger_of(number))
+        return sample
 
 
 class GlobalBatchSampler(Sampler[list[int]]):

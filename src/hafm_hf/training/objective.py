@@ -1,8 +1,10 @@
-"""What a stage is trained on and watched by: target-history dropout and the paired validation losses.
+"""What a stage is trained on and watched by: target-history dropout and swap, and the paired validation losses.
 
 At 50 Hz the previous token predicts the next so well that a small model can ignore its conditioning. History dropout
-hides spans of the history from the input, so that the model must read the voice; the paired difference between the
-loss with another clip's conditioning and the loss with the right one says whether it does.
+hides spans of the history from the input, so that the model must read the voice. History swap puts another track's
+history in their place: a model that generates meets a history which does not fit the voice, its own mistakes, and
+must have learnt to come back. The paired difference between the loss with another clip's conditioning and the loss
+with the right one says whether it reads the voice.
 """
 
 import math
@@ -51,39 +53,71 @@ def hidden_spans(rates: torch.Tensor, frames: int, mean_span: float, generator: 
     return draw.gather(1, segment) < rates[:, None]
 
 
+def drawn_frames(
+    labels: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
+) -> torch.Tensor:
+    """Draws spans of whole frames: bool like `labels` (int64 [B, T·Q]), True for an expected share p of them.
+
+    A sample's spans depend on its own seed only, so that they do not change with the division of a batch; each sample
+    draws its own rate around p.
+    """
+    drawn = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rates = sample_rates(p, 1, generator)
+        drawn.append(hidden_spans(rates, labels.shape[1] // num_codebooks, mean_span, generator))
+    return torch.cat(drawn).repeat_interleave(num_codebooks, dim=1).to(labels.device)
+
+
 def drop_history(
-    labels: torch.Tensor,
+    history: torch.Tensor,
     bos_token_id: int,
     num_codebooks: int,
     p: float,
     mean_span: float,
     seeds: Iterable[int],
 ) -> torch.Tensor:
-    """Teacher-forcing input with random spans of the history replaced by BOS; the labels stay whole.
+    """Teacher-forcing input with random spans of the history replaced by BOS.
 
-    All codebooks of a hidden frame are hidden. A sample's spans depend on its own seed only, so that they do not
-    change with the division of a batch.
+    All codebooks of a hidden frame are hidden.
 
     Args:
-        labels (int64 [B, T·Q]): flat targets.
+        history (int64 [B, T·Q]): flat targets, or what `swap_history` made of them.
         bos_token_id (int): the id that hides.
         num_codebooks (int): Q.
-        p (float): expected hidden share, 0..1; each sample draws its own rate around it.
+        p (float): expected hidden share, 0..1.
         mean_span (float): mean length of a span in frames.
         seeds (iterable of B ints): one per sample.
 
     Returns:
         int64 [B, T·Q] input ids.
     """
-    if p <= 0.0:
-        return shift_right(labels, bos_token_id)
-    hidden = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rates = sample_rates(p, 1, generator)
-        hidden.append(hidden_spans(rates, labels.shape[1] // num_codebooks, mean_span, generator))
-    mask = torch.cat(hidden).repeat_interleave(num_codebooks, dim=1).to(labels.device)
-    return shift_right(labels.masked_fill(mask, bos_token_id), bos_token_id)
+    if p > 0.0:
+        history = history.masked_fill(drawn_frames(history, num_codebooks, p, mean_span, seeds), bos_token_id)
+    return shift_right(history, bos_token_id)
+
+
+def swap_history(
+    labels: torch.Tensor,
+    strangers: torch.Tensor,
+    num_codebooks: int,
+    p: float,
+    mean_span: float,
+    seeds: Iterable[int],
+) -> torch.Tensor:
+    """History with random spans taken from another track, at the same place in the crop.
+
+    Args:
+        labels, strangers (int64 [B, T·Q]): flat targets of the clips, and of clips of other tracks.
+        num_codebooks (int): Q.
+        p (float): expected share of the other track, 0..1.
+        mean_span (float): mean length of a span in frames.
+        seeds (iterable of B ints): one per sample.
+
+    Returns:
+        int64 [B, T·Q], the history for `drop_history`.
+    """
+    return torch.where(drawn_frames(labels, num_codebooks, p, mean_span, seeds), strangers, labels)
 
 
 def null_rows(p: float, seeds: Iterable[int]) -> torch.Tensor:

@@ -60,7 +60,7 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
     """Corpus, stage and trainer of a run."""
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
     model = make_stage(stage, info, data.crop_seconds)
-    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed)
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed, strangers=run.history_swap > 0)
     validation = None
     if data.validation_split != "none":
         held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)

@@ -25,13 +25,14 @@ from .arguments import DataArguments, RunArguments
 from .checkpoints import Progress, RunFolder, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .flops import device_peak, step_flops
-from .objective import drop_history, history_dropout_rate, null_rows
+from .objective import drop_history, history_dropout_rate, null_rows, swap_history
 from .samples import SongSampler
 from .validation import Metrics, eval_mode, validate_stage
 from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
+SWAP_SEED = 1 << 48  # sets the draws of history swap apart from those of history dropout
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -255,9 +256,13 @@ class StageTrainer:
         """Loss and logits of a micro-batch, with guidance dropout and history dropout drawn per sample."""
         run, config = self.run, self.config
         seeds = [(run.seed * 1_000_003 + int(sample)) * 2 for sample in batch["sample"]]
-        labels = batch["labels"]
+        labels = history = batch["labels"]
+        if "strangers" in batch:
+            span = run.history_swap_span_seconds * config.frame_rate
+            own = (seed + SWAP_SEED for seed in seeds)
+            history = swap_history(labels, batch["strangers"], config.num_codebooks, run.history_swap, span, own)
         rate = self.history_dropout(fraction)
-        input_ids = drop_history(labels, config.bos_token_id, config.num_codebooks, rate, self.span, seeds)
+        input_ids = drop_history(history, config.bos_token_id, config.num_codebooks, rate, self.span, seeds)
         null = null_rows(config.conditioning_dropout, (seed + 1 for seed in seeds)).to(labels.device)
         return self.model(
             input_ids=input_ids,
