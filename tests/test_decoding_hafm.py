@@ -8,6 +8,7 @@ import torch
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.decoding_hafm import FastDecoder
+from hafm_hf.graphs_hafm import BLOCK
 from hafm_hf.sampling_hafm import RandomStream, draw
 from hafm_hf.windows_hafm import DecodingOptions, decode_window
 from test_modeling_hafm import FRAMES, conditioning_for
@@ -115,6 +116,36 @@ def test_a_prefix_is_continued_and_forced_tokens_are_taken() -> None:
         )
         assert torch.equal(bent[0], whole[0]) and torch.equal(bent[1, :3], whole[1, :3])
         assert torch.equal(bent[1, 3:9], forced[1, 3:9])
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", STAGES)
+def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(name: str, device: str) -> None:
+    stage = tiny_stage(name, position_scheme="time").to(device)
+    conditioning = conditioning_for(stage, batch=3, frames=24).to(device)
+    steps = stage.config.target_length(24)
+    assert steps > BLOCK or name == "semantic"
+    mask = (torch.arange(24) < torch.tensor((24, 12, 20))[:, None]).to(device)
+    numbers, forced = uniforms_for(3, steps), torch.full((3, steps), -1)
+    forced[1, 3:9] = 2
+    plain, static = (FastDecoder(stage, 3.0, 0.9, 9, static=fixed) for fixed in (False, True))
+    loops = []
+    for arguments in (
+        {"uniforms": numbers},
+        {"uniforms": numbers.flip(1)},
+        {"uniforms": numbers, "forced": forced, "conditioning_mask": mask},
+        {"uniforms": None},
+        {"uniforms": numbers[:, 5:], "known": torch.ones(3, 5, dtype=torch.long, device=device)},
+    ):
+        count = steps if arguments["uniforms"] is None else arguments["uniforms"].shape[1]
+        expected = plain.generate(conditioning, count, **arguments)
+        assert torch.equal(static.generate(conditioning, count, **arguments), expected)
+        loops.append(static.loop)
+    assert loops[0] is loops[1] and len(set(loops)) == 4, "made once for windows of one kind"
+    assert static.loop is not None and plain.loop is None
 
 
 def test_codes_beyond_a_codebook_are_never_drawn() -> None:

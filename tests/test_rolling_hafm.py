@@ -22,9 +22,9 @@ def rolling_scores(stage: Any, conditioning: torch.Tensor, seconds: float) -> tu
     scores: list[torch.Tensor] = []
 
     class Recording(RollingDecoder):
-        def _limit(self, found: torch.Tensor, target: int) -> torch.Tensor:
+        def limited(self, found: torch.Tensor, target: int) -> torch.Tensor:
             scores.append(found.clone())
-            return super()._limit(found, target)
+            return super().limited(found, target)
 
     decoder = Recording(stage, len(conditioning), seconds, guidance_scale=3.0, temperature=0.9, top_k=7)
     tokens, first = [], 0

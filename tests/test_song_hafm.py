@@ -1,5 +1,7 @@
 """Songs as they grow: chunks that add up to the whole, cancelling, and parts of an instrumental that are kept."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,25 @@ def test_the_first_chunk_comes_after_one_window_of_each_stage(composite: HAFMFor
     assert len(first) == round(0.4 * 24_000)
     chunks.close()
     assert steps["fine"] == 120, "closing the iterator ends the generation"
+
+
+def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
+    vocal = voice(3)
+    steps: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        steps[stage] = done
+
+    after_each_other = composite.generate(vocal, seed=3, progress=progress)
+    assert steps["coarse"] == 3 * 300
+    monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
+    beside = composite.generate(vocal, seed=3, progress=progress)
+    assert steps["coarse"] == 0.6 * 300, "one batch of all windows"
+    assert torch.equal(beside.codes[0][:4, :45], after_each_other.codes[0][:4, :45]), "the first window is the same"
+    chunks = list(composite.stream(vocal, seed=3))
+    torch.testing.assert_close(torch.cat(chunks), beside.audio[0], atol=1e-5, rtol=0)
+    kept = composite.generate(vocal, seed=4, instrumental=beside.audio[0].numpy(), keep=[(0.0, 1.0)])
+    assert torch.equal(kept.audio[0][:20_000], beside.audio[0][:20_000])
 
 
 def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:

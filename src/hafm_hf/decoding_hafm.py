@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from .graphs_hafm import StaticLoop
 from .matrices_hafm import packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force
@@ -67,9 +68,12 @@ class _Layer:
         self.query = self.projected[:, 0, :, None]
         self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
         self.flat = self.projected.view(rows, -1)
+        self.cache: Any = None
 
     def open(self, slots: int) -> None:
-        """Makes room for `slots`."""
+        """Makes room for `slots`; what lay in the same room before is left to be written over."""
+        if self.cache is not None and self.cache.shape[3] == slots:
+            return
         # what is not there yet is read together with the lowest number as its bias, so it must be a number
         self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
         self.slots = self.cache.unbind(3)
@@ -88,12 +92,16 @@ class _Layer:
         return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
 
     def step(
-        self, x: torch.Tensor, slot: int, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+        self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        """Adds one slot: x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n keys and values."""
+        """Adds one slot (a number, or int64 [1]): x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n
+        keys and values."""
         self.flat.copy_(self.qkv(self.attention_norm(x)))
         self.head_norm.apply_(self.normed)
-        self.slots[slot].copy_(self.kept)
+        if isinstance(slot, int):
+            self.slots[slot].copy_(self.kept)
+        else:
+            self.cache.index_copy_(3, slot, self.kept.unsqueeze(3))
         attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
         return self._feed_forward(x)
@@ -123,6 +131,7 @@ class FastDecoder:
         guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
         temperature, top_k: of the sampling.
         weights: "int8" for matrices of 8 bits, None for the stage's precision.
+        static: whether steps stay at fixed addresses, for a GPU to replay (`graphs_hafm`); None: on a GPU.
     """
 
     def __init__(
@@ -132,12 +141,15 @@ class FastDecoder:
         temperature: float = 1.0,
         top_k: int = 0,
         weights: str | None = None,
+        static: bool | None = None,
     ) -> None:
         self.stage, self.config = stage, stage.config
         self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
         self.weights = weights
         self.guided = guidance_scale != 1.0
         self.rows = 0
+        self.static = stage.device.type == "cuda" if static is None else static
+        self.loop: StaticLoop | None = None
 
     @torch.no_grad()
     def generate(
@@ -174,12 +186,22 @@ class FastDecoder:
             target = known.shape[1] + step
             if step > 0:
                 scores = self._step(tokens[:, step - 1], target)
-            scores = self._limit(scores, target)
+            scores = self.limited(scores, target)
             numbers = None if uniforms is None else uniforms[:, step]
             tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             if report is not None:
                 report(1)
+            if self.static:
+                self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
+                break
         return tokens
+
+    def _static_loop(self, sampled: bool) -> StaticLoop:
+        """The loop at fixed addresses: the one of the window before, if this one is as large."""
+        bias_rows = len(self.layout.position)
+        if self.loop is None or not self.loop.fits(bias_rows, sampled):
+            self.loop = StaticLoop(self, bias_rows, sampled)
+        return self.loop
 
     def _double(self, rows: torch.Tensor | None) -> torch.Tensor | None:
         return torch.cat([rows, rows]) if self.guided and rows is not None else rows
@@ -191,7 +213,8 @@ class FastDecoder:
         conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 
-    def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores (float [B, V]) of flat target `target` without columns beyond its codebook."""
         size = self.config.codebook_sizes[target % self.config.num_codebooks]
         return scores if size == scores.shape[-1] else scores[:, :size]
 
@@ -250,14 +273,27 @@ class FastDecoder:
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B, V] of flat target `target`, whose slot holds the tokens before it (int64 [B])."""
-        codebook = target % self.config.num_codebooks
-        x = self.tables[codebook].index_select(0, ids)
-        x = torch.cat([x, x]) if self.guided else x
         slot = self.first_slot + target
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]
-        for layer, (keys, values) in zip(self.layers, self.views, strict=True):
+        return self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
+
+    def slot_scores(
+        self,
+        ids: torch.Tensor,
+        codebook: int,
+        slot: int | torch.Tensor,
+        views: list[tuple[torch.Tensor, torch.Tensor]],
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Scores [B, V] of a target of `codebook` in `slot`, which holds the tokens before it (int64 [B]).
+
+        `views` are each layer's keys and values [R, H, n, d] that bias [1 or R, H, 1, n] lets it see.
+        """
+        x = self.tables[codebook].index_select(0, ids)
+        x = torch.cat([x, x]) if self.guided else x
+        for layer, (keys, values) in zip(self.layers, views, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self.heads[codebook](self._guide(self.norm(x)))
 

@@ -81,7 +81,8 @@ class HAFMGenerationMixin(GenerationMixin):
     def default_generation_config(self) -> GenerationConfig:
         """The paper's: sampling at temperature 0.9 from the 250 likeliest tokens, guidance 3.0.
 
-        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows.
+        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
+        `independent_windows` whether they are generated side by side, without knowing each other.
         """
         return GenerationConfig(
             do_sample=True,
@@ -91,6 +92,7 @@ class HAFMGenerationMixin(GenerationMixin):
             bos_token_id=self.config.bos_token_id,
             window_seconds=self.config.window_seconds,
             overlap_seconds=self.config.window_seconds * OVERLAP,
+            independent_windows=self.config.model_type == "hafm_fine",
         )
 
     def _prepare_generation_config(

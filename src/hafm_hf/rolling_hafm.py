@@ -83,7 +83,7 @@ class RollingDecoder(FastDecoder):
         self._lay_out(self._layout(), first_slot=slot - self.target)
         tokens = torch.empty(len(self.last), new_tokens, dtype=torch.long, device=self.marks.device)
         for step in range(new_tokens):
-            scores = self._limit(self._step(self.last, self.target), self.target)
+            scores = self.limited(self._step(self.last, self.target), self.target)
             numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
             self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             tokens[:, step] = self.last

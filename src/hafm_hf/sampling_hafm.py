@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from transformers.generation import LogitsProcessor
 
+# marks a token that is not given but to be generated
+FREE = -1
 # 24 random bits are exact in float32
 BITS = 24
 # numbers that Philox makes from one value of its counter

@@ -16,8 +16,8 @@ from .audio import resample
 from .codec import encode_codes
 from .heartbeat_hafm import Progress
 from .rolling_hafm import RollingRun
-from .sampling_hafm import RandomStream
-from .windows_hafm import FREE, ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun
+from .sampling_hafm import FREE, RandomStream
+from .windows_hafm import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 
 if TYPE_CHECKING:
     from .accompaniment_hafm import HAFMForVocalAccompaniment
@@ -74,7 +74,8 @@ class SongRun:
             if options.rolling:
                 run = RollingRun(getattr(model, name), rows, unit, options)
             else:
-                run = StageRun(getattr(model, name), rows, unit, options, independent=name == "fine", at_once=at_once)
+                stage = getattr(model, name)
+                run = StageRun(stage, rows, unit, options, independent_windows(stage), at_once)
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
         if progress is not None:

@@ -15,13 +15,11 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from .decoding_hafm import FastDecoder
 from .generation_hafm import TokenProgress
-from .sampling_hafm import RandomStream, StreamSampling
+from .sampling_hafm import FREE, RandomStream, StreamSampling
 
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
 ROWS_AT_ONCE = 16
-# marks a token that is not given but to be generated
-FREE = -1
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,14 @@ def stage_windows(stage: Any, units: int, seconds_per_unit: float) -> list[Windo
     return song_windows(units, window, min(round(config.overlap_seconds / seconds_per_unit), window - 1))
 
 
+def independent_windows(stage: Any) -> bool:
+    """Whether a stage's windows go side by side: `independent_windows` of its generation config.
+
+    A generation config without it is of before it existed, when the fine stage's windows did, and only they.
+    """
+    return getattr(stage.generation_config, "independent_windows", stage.config.model_type == "hafm_fine")
+
+
 @dataclass
 class SongRow:
     """One accompaniment on its way through a stage.
@@ -130,7 +136,7 @@ class StageRun:
         options: how to decode.
         independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
             own conditioning only. They go side by side; each generates the units that it shares with the one before as
-            well, and drops them.
+            well, from the same random numbers, and drops them.
         at_once: rows of a batch.
         report: called with 1 after each step.
     """

@@ -61,8 +61,8 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "out/model")
     assert model.semantic_tokenizer.config.separate_centroids
     vocal = next((corpus / "test").glob("*/vocal.flac"))
-    samples, rate = read_audio(vocal, seconds=0.6)
-    assert len(model.generate(samples, rate, seed=1).audio[0]) == round(0.6 * model.sampling_rate)
+    samples, rate = read_audio(vocal, seconds=1.2)
+    assert len(model.generate(samples, rate, seed=1).audio[0]) == round(1.2 * model.sampling_rate)
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
     assert min(steps.values()) >= 16
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}

@@ -77,13 +77,13 @@ def test_half_precision_stays_finite(
     for name in STAGES:
         getattr(halves, name).to(dtype)
     finite = []
-    limit = FastDecoder._limit
+    limit = FastDecoder.limited
 
     def watched(decoder: FastDecoder, scores: torch.Tensor, target: int) -> torch.Tensor:
         finite.append(bool(torch.isfinite(scores).all()))
         return limit(decoder, scores, target)
 
-    monkeypatch.setattr(FastDecoder, "_limit", watched)
+    monkeypatch.setattr(FastDecoder, "limited", watched)
     seconds = tally.tries
     audio = halves.generate(torch.from_numpy(glide(seconds)), seed=1, decoding="fast").audio[0]
     assert len(finite) > 100 * seconds and all(finite)

@@ -186,12 +186,13 @@ class RecordingDecoder(FastDecoder):
     """The fast loop, which also keeps the guided scores of every step in `scores`, float [B, V] each."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # a graph would run through here when it is captured only
+        super().__init__(*args, **kwargs, static=False)
         self.scores: list[torch.Tensor] = []
 
-    def _limit(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
         self.scores.append(scores.float())
-        return super()._limit(scores, target)
+        return super().limited(scores, target)
 
 
 @torch.no_grad()
