@@ -22,13 +22,13 @@ from typing import Any
 from songs import (  # before gradio, which reads once where temporary files go
     CAN_STREAM,
     FORMATS,
-    KEEP_SECONDS,
     OFFERED,
     Job,
     Levels,
     LiveMix,
     Request,
     Stages,
+    keep_sweeping,
     logger,
     make_job,
     mix_job,
@@ -364,9 +364,7 @@ def connect(page: Page) -> None:
 
 def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
-    kept = int(KEEP_SECONDS)
-    # an upload must outlive its wait in the queue, so it isn't looked for all the time
-    with gr.Blocks(title="HAFM: sing, and get a band", delete_cache=(max(60, min(300, kept)), kept)) as blocks:
+    with gr.Blocks(title="HAFM: sing, and get a band") as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
@@ -403,6 +401,7 @@ def build_page() -> gr.Blocks:
 def main() -> None:
     """Serves the page until it is told to stop, and leaves no file behind."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    keep_sweeping()
     build_page().launch(
         css=CSS, max_file_size=MAX_UPLOAD, ssr_mode=False, show_error=True, footer_links=["api", "settings"]
     )

@@ -17,7 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +58,7 @@ STAGES = ("semantic", "coarse", "fine")
 REPORT_SECONDS = 0.05
 # Gradio encodes sound that is heard meanwhile with it.
 CAN_STREAM = shutil.which("ffmpeg") is not None
-# Everything that this process writes lies below; the folder of a job is removed after KEEP_SECONDS.
+# Everything that this process writes lies below, uploads too; what is older than KEEP_SECONDS is removed.
 JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
 atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
@@ -309,8 +309,33 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     yield write_job(songs, name, parameters["seed"], time.monotonic() - began)
 
 
+def sweep(folder: Path, age: float) -> None:
+    """Removes files below a folder that have been there, untouched, for `age` seconds, and folders left empty."""
+    oldest = time.time() - age
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in [*(Path(place, name) for name in names), Path(place)]:
+            with suppress(OSError):  # gone already, or not empty
+                if path.stat().st_ctime > oldest or path == folder:
+                    continue
+                path.unlink() if path.is_file() else path.rmdir()
+
+
+def keep_sweeping() -> None:
+    """Starts the thread that sweeps JOBS as long as the process lives.
+
+    Gradio's own `delete_cache` ends for good when a file is added while it counts (seen under load with 6.31).
+    """
+
+    def run() -> None:
+        while True:
+            time.sleep(min(max(KEEP_SECONDS / 4, 1.0), 60.0))
+            sweep(JOBS, KEEP_SECONDS)
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()
+
+
 def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float) -> Job:
-    """Writes vocal, instrumentals and the zip of these stems, and has them removed after KEEP_SECONDS."""
+    """Writes vocal, instrumentals and the zip of these stems, which `sweep` removes in time."""
     job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds)
     rate = songs[0]["sampling_rate"]
     stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
@@ -321,9 +346,6 @@ def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float)
     with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         for path in stems:
             archive.write(path, path.name)
-    timer = threading.Timer(KEEP_SECONDS, shutil.rmtree, [job.folder], {"ignore_errors": True})
-    timer.daemon = True
-    timer.start()
     return job
 
 
