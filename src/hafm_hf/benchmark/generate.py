@@ -186,8 +186,8 @@ class RecordingDecoder(FastDecoder):
     """The fast loop, which also keeps the guided scores of every step in `scores`, float [B, V] each."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # a graph would run through here when it is captured only
-        super().__init__(*args, **kwargs, static=False)
+        super().__init__(*args, **kwargs)
+        self.static = False  # a graph would run through `limited` when it is captured only
         self.scores: list[torch.Tensor] = []
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
