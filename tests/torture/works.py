@@ -4,9 +4,12 @@ import importlib
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 # imported before anything is forked, or most of a short job's time would be imports
 LIBRARIES = (
@@ -62,6 +65,8 @@ def _quietly(log: Path, function: Callable[..., object], *arguments: Any) -> Non
     os.dup2(descriptor, 2)
     # pytest has put its own in their place
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after
+    tqdm.set_lock(threading.RLock())
     function(*arguments)
 
 
