@@ -16,13 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .graphs_hafm import StaticLoop
+from .graphs_hafm import BLOCK, StaticLoop
 from .matrices_hafm import packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force
-
-# steps whose bias rows and views of the caches are made at once
-BLOCK = 64
 
 
 class _Norm:
@@ -71,10 +68,11 @@ class _Layer:
         self.cache: Any = None
 
     def open(self, slots: int) -> None:
-        """Makes room for `slots`; what lay in the same room before is left to be written over."""
-        if self.cache is not None and self.cache.shape[3] == slots:
-            return
+        """Makes room for `slots`, in the same place as before where the room is as large."""
         # what is not there yet is read together with the lowest number as its bias, so it must be a number
+        if self.cache is not None and self.cache.shape[3] == slots:
+            self.cache.zero_()
+            return
         self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
         self.slots = self.cache.unbind(3)
 

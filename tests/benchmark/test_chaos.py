@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hafm_hf.benchmark import chaos
 from hafm_hf.benchmark.chaos import CommandWork, HAFMChaosError, digest_files, torment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,6 +26,14 @@ os.makedirs(sys.argv[1], exist_ok=True)
 for number in range(4):
     time.sleep(0.05)
     open(f"{sys.argv[1]}/all", "a").write(f"work {number}")
+"""
+HANGING = """
+import os, sys, time
+if os.path.exists(sys.argv[1]):
+    time.sleep(600)
+os.makedirs(sys.argv[1])
+open(f"{sys.argv[1]}/all", "w").write("work")
+time.sleep(0.2)
 """
 
 
@@ -47,6 +56,14 @@ def test_a_job_that_does_not_is_found_out_by_the_recipe(tmp_path: Path) -> None:
     )
     assert run.returncode == 1, run.stderr
     assert "differs in all." in run.stdout and run.stdout.splitlines()[1].split()[:2] == ["kill", "9"]
+
+
+def test_a_job_that_hangs_after_a_kill_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "LEAST_PATIENCE", 1.5)
+    report = torment(
+        lambda output: CommandWork(command(HANGING, output), tmp_path / "log"), tmp_path, digest_files, kills=9
+    )
+    assert report.lost and report.lost[0].endswith("hangs after kills.")
 
 
 def test_a_job_that_fails_by_itself_is_no_matter_of_kills(tmp_path: Path) -> None:

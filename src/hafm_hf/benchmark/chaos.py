@@ -16,6 +16,8 @@ from typing import Protocol
 Digest = Callable[[Path], dict[str, str]]
 # a job that has been killed so often is let run, so that every output is compared in the end
 KILLS_PER_OUTPUT = 8
+# and counts as lost when it takes so many times as long as undisturbed, and at least so many seconds
+PATIENCE, LEAST_PATIENCE = 20.0, 60.0
 
 
 class Work(Protocol):
@@ -80,7 +82,9 @@ def torment(start: Callable[[Path], Work], folder: Path, digest: Digest, kills: 
         report.outputs += 1
         found = digest(output)
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        if code != 0:
+        if code is None:
+            report.lost.append(f"{place.name} hangs after kills.")
+        elif code != 0:
             report.lost.append(f"{place.name} ends with {code} after kills.")
         elif differing:
             report.lost.append(f"{place.name} differs in {', '.join(differing)}.")
@@ -97,15 +101,18 @@ def _output_in(place: Path) -> Path:
 def _until_done(
     start: Callable[[Path], Work], output: Path, report: ChaosReport, kills: int, moments: random.Random
 ) -> int | None:
-    """Starts and kills until the job ends by itself; its exit code."""
+    """Starts and kills until the job ends by itself; its exit code, or None if it hangs and nobody disturbs it."""
     killed = 0
     while True:
         work = start(output)
         spared = report.kills >= kills or killed >= KILLS_PER_OUTPUT
-        code = work.wait(None if spared else moments.uniform(0.0, report.seconds))
+        patience = max(LEAST_PATIENCE, PATIENCE * report.seconds)
+        code = work.wait(patience if spared else moments.uniform(0.0, report.seconds))
         if code is not None:
             return code
         work.kill()
+        if spared:
+            return None
         killed += 1
         report.kills += 1
 
