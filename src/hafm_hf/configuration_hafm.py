@@ -17,6 +17,8 @@ CONDITIONING_NULLS = ("zeros", "mask_token")
 MAX_LAYERS = 1024
 MAX_WIDTH = 65_536
 MAX_STREAMS = 64
+# layers whose dilation doubles: twelve see more than a minute to each side
+MAX_DILATIONS = 12
 MAX_WINDOW_SECONDS = 3600.0
 MAX_SAMPLING_RATE = 1_000_000
 
@@ -223,6 +225,11 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         separate_centroids (`bool`): Whether vocals and instrumentals have `num_clusters` centroids each, instead of
             the paper's shared ones. A token then stands for two things, which the stages never mix up: each source is
             a stream with embeddings of its own.
+        vocal_projection_size (`int`): Dimensions of a linear projection of the vocal's features in which its own
+            centroids lie, so that they keep what matters of singing; 0 for the features themselves.
+        rhythm_channels (`int`): Channels of the network (`rhythm_hafm`) that adds the place in the beat to the
+            projected features; 0 for none.
+        rhythm_layers (`int`): Its layers.
     """
 
     model_type = "hafm_semantic_tokenizer"
@@ -238,6 +245,9 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
     chunk_seconds: float | int = 30.0
     context_seconds: float | int = 2.0
     separate_centroids: bool = False
+    vocal_projection_size: int = 0
+    rhythm_channels: int = 0
+    rhythm_layers: int = 9
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.hubert_config is None:
@@ -261,6 +271,16 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
                 f"chunk_seconds is {self.chunk_seconds} and context_seconds {self.context_seconds}; a chunk must be "
                 "longer than the context on both of its sides."
             )
+
+    def validate_vocal_space(self) -> None:
+        """Refuses a projection without centroids of the vocal's own, and a rhythm network without a projection."""
+        _check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
+        _check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
+        _check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)
+        if self.vocal_projection_size and not self.separate_centroids:
+            raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
+        if self.rhythm_channels and not self.vocal_projection_size:
+            raise ValueError("rhythm_channels needs vocal_projection_size: the network reads the projected features.")
 
     def validate_hubert(self) -> None:
         """Refuses a network whose sizes are not positive, do not divide, or can only be a mistake."""

@@ -8,7 +8,7 @@ section "Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width 
 import copy
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub.mixin import HAFMHubMixin
+from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
 
 # what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
 # frames
@@ -46,6 +47,10 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
 
 class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
+
+    Where the configuration says so, a vocal's centroids lie in a space of their own: a linear projection of the
+    features and, beside it, the place in the beat that a rhythm network reads off it. They fill the first numbers of
+    their rows.
 
     The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
     layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
@@ -76,12 +81,21 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # of vocals first, then of instrumentals, where each has its own
         sources = (2,) if config.separate_centroids else ()
         self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
+        width = self.vocal_width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
+        if width > cut.hidden_size:
+            raise ValueError(f"The vocal's centroids need {width} numbers; HuBERT has {cut.hidden_size} a frame.")
+        if config.vocal_projection_size:
+            self.register_buffer("vocal_projection", torch.zeros(cut.hidden_size, config.vocal_projection_size))
+        # how much the place in the beat weighs beside the projected features
+        if config.rhythm_channels:
+            self.register_buffer("rhythm_scale", torch.ones(()))
+            self.rhythm = HAFMRhythmNetwork(config.vocal_projection_size, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
         self.padding = (total // 2, total - total // 2)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """HuBERT initialises itself; the centroids stay zero until they are given."""
+        """HuBERT and the rhythm network initialise themselves; the centroids stay zero until they are given."""
 
     @classmethod
     def from_hubert(
@@ -182,12 +196,11 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         kept = torch.zeros(*shape, self.centroids.shape[-1], device=input_values.device) if output_features else None
         for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
             prepared = self._prepare(input_values[row, :size], noise, seed)
-            start = 0
-            for features in self._iterate_features(prepared[None], count):
-                span = slice(start, start := start + features.shape[1])
-                ids[row, span] = self.quantize(features[0], noise if vocal is None else vocal)
-                if kept is not None:
-                    kept[row, span] = features[0]
+            parts: Iterable[torch.Tensor] = self._iterate_features(prepared[None], count)
+            if kept is not None:
+                parts = list(parts)
+                kept[row, :count] = torch.cat([kept.new_empty(1, 0, kept.shape[-1]), *parts], dim=1)[0]
+            ids[row, :count] = self._tokens(parts, noise if vocal is None else vocal)[0]
             mask[row, :count] = True
         return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
@@ -217,11 +230,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
                 for number, row in enumerate(waveforms)
             ]
         )
-        parts = [
-            self.quantize(features.flatten(0, 1), seeds is not None).view(len(waveforms), -1)
-            for features in self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
-        ]
-        return torch.cat(parts, dim=1) if parts else torch.zeros(len(waveforms), 0, dtype=torch.int64)
+        parts = self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
+        return self._tokens(parts, seeds is not None, rows=len(waveforms))
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
@@ -230,21 +240,58 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         parts = [features[0] for features in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
+    @torch.no_grad()
     def quantize(self, features: torch.Tensor, vocal: bool = False) -> torch.Tensor:
-        """Index int64 [T] of the centroid nearest to each of float [T, D], as scikit-learn's `KMeans.predict` has it.
+        """Index int64 [..., T] of the centroid nearest to each of float [..., T, D].
 
-        `vocal` says whose centroids, where vocals and instrumentals have their own.
+        It is the one that scikit-learn's `KMeans.predict` chooses.
+
+        `vocal` says whose centroids, where vocals and instrumentals have their own. A rhythm network sees these T
+        frames and no others.
 
         Raises:
             ValueError: when the centroids were never set.
         """
+        return self._nearest(self.vocal_space(features) if vocal else features, vocal)
+
+    @torch.no_grad()
+    def vocal_space(self, features: torch.Tensor) -> torch.Tensor:
+        """What of a vocal's features (float [..., T, D]) its centroids are compared with: float [..., T, P].
+
+        The features themselves, unless the configuration has a projection.
+        """
+        return self._with_rhythm(self._projected(features))
+
+    def _projected(self, features: torch.Tensor) -> torch.Tensor:
+        return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
+
+    def _with_rhythm(self, projected: torch.Tensor) -> torch.Tensor:
+        if not self.config.rhythm_channels:
+            return projected
+        rows = projected.view(-1, *projected.shape[-2:])
+        place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype)).view(*projected.shape[:-1], -1)
+        return torch.cat([projected, self.rhythm_scale.float() * place], dim=-1)
+
+    def _nearest(self, points: torch.Tensor, vocal: bool) -> torch.Tensor:
         centroids = self.centroids.float()
         if not bool(centroids.any()):
             raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
         if self.config.separate_centroids:
             centroids = centroids[0 if vocal else 1]
+        centroids = centroids[:, : points.shape[-1]]
         # the squared length of the feature is the same for all centroids
-        return torch.argmin(centroids.pow(2).sum(1) - 2 * features.float() @ centroids.T, dim=1)
+        return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
+
+    def _tokens(self, parts: Iterable[torch.Tensor], vocal: bool, rows: int = 1) -> torch.Tensor:
+        """Tokens int64 [B, T_v] of features (float [B, n, D] each) that come one after the other."""
+        if not (vocal and self.config.rhythm_channels):
+            found = [self.quantize(features, vocal) for features in parts]
+            return torch.cat(found, dim=1) if found else torch.zeros(rows, 0, dtype=torch.int64)
+        # the beat is heard from the whole clip, of which only the projection is kept
+        projected = [self._projected(features) for features in parts]
+        if not projected:
+            return torch.zeros(rows, 0, dtype=torch.int64)
+        return self._nearest(self._with_rhythm(torch.cat(projected, dim=1)), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""

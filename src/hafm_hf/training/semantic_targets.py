@@ -139,21 +139,27 @@ def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[
 
 def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
     """Per frame at `times` (s, [T]): "chord" (chord_class, shifted by semitones) and "beat" (quarter of the beat)."""
-    chord, beat = np.zeros(len(times), np.int64), np.full(len(times), IGNORED, np.int64)
+    chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
         value = chord_class(label)
         if value:
             minor, root = divmod(value - 1, PITCH_CLASSES)
             value = 1 + (root + shift) % PITCH_CLASSES + PITCH_CLASSES * minor
         chord[(times >= start) & (times < end)] = value
+    return {"chord": chord, "beat": beat_parts(labels, times, NUM_TARGETS["beat"])}
+
+
+def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
+    """Which of so many equal parts of the beat each instant (s, [T]) lies in: int64 [T], ignored outside all beats."""
     beats = np.asarray(labels["beats"], dtype=np.float64)
+    found = np.full(len(times), IGNORED, np.int64)
     if len(beats) > 1:
         index = np.searchsorted(beats, times, side="right") - 1
         inside = (index >= 0) & (index < len(beats) - 1)
         index = np.clip(index, 0, len(beats) - 2)
         phase = (times - beats[index]) / (beats[index + 1] - beats[index])
-        beat[inside] = np.clip(phase[inside] * NUM_TARGETS["beat"], 0, NUM_TARGETS["beat"] - 1).astype(np.int64)
-    return {"chord": chord, "beat": beat}
+        found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
+    return found
 
 
 def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:

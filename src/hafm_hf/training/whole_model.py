@@ -28,7 +28,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
     "hubert": (),
     "semantic_tokenizer": ("hubert",),
-    "tokens": ("codec", "semantic_tokenizer"),
+    "vocal_space": ("semantic_tokenizer",),
+    "tokens": ("codec", "vocal_space"),
     "coarse": ("tokens",),
     "semantic": ("tokens",),
     "fine": ("tokens",),
@@ -38,6 +39,8 @@ CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, last with the spectral loss (see training.codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.72, 0.08
+# of the rhythm network: a quarter of a second each on one core, and more than so many teach it nothing new
+RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 2800
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class WholeModelOptions:
         corpus (Path): folder of recipes/build_song_corpus.py.
         out (Path): gets a folder for every part, logs, and the composite as OUT/model.
         recipes (Path): the folder of the recipes.
-        hours (float): of wall-clock time for all training together; clusters, tokens and joining come on top.
+        hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens and joining
+            come on top.
         preset (str): tiny, small or base.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
@@ -128,13 +132,18 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     schedule = ["--quantize_from", round(QUANTIZE_FROM * codec_steps), "--warmup_steps", min(50, codec_steps)]
     schedule += ["--spectral_from", round(SPECTRAL_FROM * codec_steps)]
     schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * codec_steps))]
-    tokenizer, codec = out / "semantic_tokenizer", out / "codec" / "codec"
+    clusters, codec = out / "semantic_tokenizer", out / "codec" / "codec"
+    tokenizer = out / "vocal_space" / "semantic_tokenizer"
+    rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
         "codec": [sizes["codec"][0], *_run_words(options, "codec", codec_steps), *sizes["codec"][1], *schedule],
         "hubert": [sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1]],
         "semantic_tokenizer": [
-            "fit_kmeans.py", corpus, tokenizer, "--hubert", out / "hubert" / "hubert", "--layer", preset.hubert[1],
+            "fit_kmeans.py", corpus, clusters, "--hubert", out / "hubert" / "hubert", "--layer", preset.hubert[1],
             "--clusters", options.clusters, "--separate", "--split-by", "folder",
+        ],
+        "vocal_space": [
+            "fit_vocal_space.py", *_run_words(options, "vocal_space", rhythm_steps), "--tokenizer", clusters,
         ],
         "tokens": [
             "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",

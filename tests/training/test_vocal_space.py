@@ -1,0 +1,157 @@
+"""The vocal's clusters keep note, onset and beat, and nothing else of the tokenizer changes."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from hafm_hf.rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.training.semantic_targets import IGNORED
+from hafm_hf.training.vocal_space import (
+    RhythmTrainer,
+    SungFrames,
+    VocalSpaceArguments,
+    discriminants,
+    fit_vocal_space,
+    rhythm_scores,
+)
+from tiny_models import tiny_semantic_tokenizer
+
+FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
+QUICK = VocalSpaceArguments(
+    note_dimensions=5, channels=16, layers=7, steps=120, crop_seconds=6.0, warmup_steps=10, learning_rate=5e-3
+)
+
+
+def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
+    """Notes on half beats of a tempo of its own, seen through loud noise in directions that mean nothing."""
+    rng = np.random.default_rng(seed)
+    frames = round(seconds * FRAME_RATE)
+    phase = (np.arange(frames) / FRAME_RATE * rng.uniform(1.2, 2.2) + rng.random()) % 1.0
+    half = np.diff(np.floor(2 * phase), prepend=0) != 0
+    onset = half & (rng.random(frames) < 0.7)
+    note = 1 + rng.integers(0, NOTES, frames)[np.maximum.accumulate(np.where(onset, np.arange(frames), 0))]
+    features = 4.0 * rng.normal(size=(frames, width))
+    features[:, :NOTES] = 0.3 * rng.normal(size=(frames, NOTES)) + np.eye(NOTES)[note - 1]
+    features[:, NOTES] = 0.3 * rng.normal(size=frames) + 1.5 * onset
+    # what is sung before the first beat that anybody has marked
+    beat = np.where(np.arange(frames) < FRAME_RATE, IGNORED, (phase * BEAT_PARTS).astype(np.int64))
+    note[:FRAME_RATE] = 0
+    return SungFrames(features.astype(np.float16), note, onset, beat)
+
+
+def tokenizer_with_centroids(separate: bool = True) -> HAFMSemanticTokenizer:
+    plain = tiny_semantic_tokenizer()
+    config = copy.deepcopy(plain.config)
+    config.num_clusters, config.separate_centroids = CLUSTERS, separate
+    tokenizer = HAFMSemanticTokenizer(config).eval()
+    tokenizer.hubert.load_state_dict(plain.hubert.state_dict())
+    torch.manual_seed(0)
+    tokenizer.centroids.normal_()
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]:
+    """The tokenizer before, the one after, and its figures."""
+    before = tokenizer_with_centroids()
+    width = before.centroids.shape[-1]
+    songs = [sung_song(seed, width=width) for seed in range(8)]
+    return before, *fit_vocal_space(before, songs[:6], songs[6:], QUICK, frames=5000)
+
+
+def test_discriminants_find_what_tells_classes_apart_in_louder_noise() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 3000)
+    features = 5.0 * rng.normal(size=(3000, 8))
+    features[:, 2] = 0.2 * rng.normal(size=3000) + classes
+    (direction,) = discriminants(features.astype(np.float32), classes, 1).T
+    assert abs(direction[2]) > 20 * np.abs(np.delete(direction, 2)).max()
+    assert (features @ direction).std() == pytest.approx(1.0, abs=1e-3)
+    with pytest.raises(ValueError, match="0 classes have 50 frames; render more songs"):
+        discriminants(features[:9].astype(np.float32), classes[:9], 1)
+
+
+def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_heard() -> None:
+    def projected(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(song.features[:, : NOTES + 1].astype(np.float32), song.beat) for song in map(sung_song, seeds)]
+
+    torch.manual_seed(0)
+    network = HAFMRhythmNetwork(NOTES + 1, QUICK.channels, QUICK.layers)
+    before = rhythm_scores(network, projected(range(90, 94)), 300)
+    trainer = RhythmTrainer(network, projected(range(12)), QUICK, FRAME_RATE)
+    assert trainer.train() < before["beat_nats"] - 0.3
+    after = rhythm_scores(network, projected(range(90, 94)), 300)
+    assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
+    with pytest.raises(ValueError, match="No song is longer than 7.2 s"):
+        RhythmTrainer(network, [(np.zeros((300, NOTES + 1), np.float32), np.zeros(300, np.int64))], QUICK, FRAME_RATE)
+
+
+def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]) -> None:
+    before, after, figures = fitted
+    sound = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(before.encode(sound), after.encode(sound))
+    assert not torch.equal(before.encode(sound, vocal=True), after.encode(sound, vocal=True))
+    assert figures["half_beat_agreement"] > 0.5 and figures["vocal_used_clusters"] > CLUSTERS / 2
+    assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
+
+
+def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+) -> None:
+    _, after, _ = fitted
+    song = sung_song(50, width=after.centroids.shape[-1])
+    tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True).numpy()
+    guess = np.zeros(CLUSTERS, np.int64)
+    for cluster in np.unique(tokens):
+        guess[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
+    sung = song.note > 0
+    assert (guess[tokens] == song.note)[sung].mean() > 0.8
+
+
+def test_tokens_do_not_depend_on_chunks_batches_or_saving(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]], tmp_path: Path
+) -> None:
+    _, tokenizer, _ = fitted
+    sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
+    features = tokenizer.extract_features(sound[0], noise=True, seed=3)
+    whole = tokenizer.quantize(features, vocal=True)
+    assert torch.equal(tokenizer.encode(sound[0], noise=True, seed=3), whole)
+    assert torch.equal(tokenizer(sound, noise=True, seed=3, output_features=True).ids[0], whole)
+    assert torch.equal(tokenizer.encode_batch(sound, seeds=[3, 4])[0], whole)
+    tokenizer.save_pretrained(tmp_path)
+    again = HAFMSemanticTokenizer.from_pretrained(tmp_path).eval()
+    assert torch.equal(again.encode(sound[0], noise=True, seed=3), whole)
+    chunked = HAFMSemanticTokenizer.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
+    parts = chunked.extract_features(sound[0], noise=True, seed=3)
+    # the beat is heard from the whole clip even where HuBERT saw it in chunks
+    assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), chunked.quantize(parts, vocal=True))
+    assert chunked.encode(sound[0, :0], noise=True).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocal_projection_size": 5}, "needs separate_centroids"),
+        ({"rhythm_channels": 8, "separate_centroids": True}, "needs vocal_projection_size"),
+        ({"vocal_projection_size": -1}, "between 0 and"),
+        ({"rhythm_layers": 40}, "between 1 and 12"),
+    ],
+)
+def test_configurations_without_sense_are_refused(changes: dict[str, object], said: str) -> None:
+    config = tiny_semantic_tokenizer().config
+    with pytest.raises((ValueError, StrictDataclassClassValidationError), match=said):
+        type(config)(**(config.to_dict() | changes))
+
+
+def test_a_space_wider_than_the_features_and_shared_centroids_are_refused() -> None:
+    config = copy.deepcopy(tokenizer_with_centroids().config)
+    config.vocal_projection_size = config.hubert_config.hidden_size + 1
+    with pytest.raises(ValueError, match="centroids need"):
+        HAFMSemanticTokenizer(config)
+    with pytest.raises(ValueError, match="separate centroids"):
+        fit_vocal_space(tokenizer_with_centroids(separate=False), [sung_song(0)], [sung_song(1)], QUICK, frames=100)
