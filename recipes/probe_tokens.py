@@ -3,8 +3,8 @@
     python recipes/probe_tokens.py --tokenizer TOKENIZER --corpus CORPUS [--real DIR] [--out probe.json]
 
 Probes are fitted on songs of the train split and scored on the test split, whose singer the train split doesn't have:
-pitch class and octave-exact pitch of the sung note, its onset, and the chord root of the instrumental. --real takes a
-folder of two-channel clips of real singers (left the accompaniment, right the voice, as in MIR-1K); the probes fitted
+pitch class and octave-exact pitch of the sung note, its onset, the place in the beat (of the vocal), and the chord
+root of the instrumental. --real takes a folder of two-channel clips of real singers (left the accompaniment, right the voice, as in MIR-1K); the probes fitted
 on rendered voices are scored there against the pitch that pyworld finds. Vocals get their noise, as at generation. A
 linear probe on one-hot tokens gives each token its most frequent class.
 """
@@ -24,10 +24,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
-from hafm_hf.training.semantic_targets import LOWEST_NOTE, PITCH_CLASSES, frame_targets
+from hafm_hf.training.semantic_targets import IGNORED, LOWEST_NOTE, PITCH_CLASSES, beat_parts, frame_targets
 from hafm_hf.training.songs import PCM_SCALE, SongPool
 
 logger = logging.getLogger("probe_tokens")
+# parts of the beat that are told apart; chance is a quarter
+QUARTERS = 4
 
 
 @dataclass
@@ -82,8 +84,10 @@ def song_frames(
             stem = song.vocal if is_vocal else song.instrumental
             tokens, features = tokenise(tokenizer, stem[start : start + num_samples] / PCM_SCALE, is_vocal)
             times = start / pool.sampling_rate + (np.arange(len(tokens)) + 0.5) / tokenizer.config.frame_rate
-            targets = frame_targets(song, times, 0, is_vocal)
-            found.append(Frames(tokens, features, song_labels(targets, is_vocal)))
+            labels = song_labels(frame_targets(song, times, 0, is_vocal), is_vocal)
+            beat = beat_parts(song.labels, times, QUARTERS)
+            labels["quarter of the beat"] = np.where(beat == IGNORED, -1, beat)
+            found.append(Frames(tokens, features, labels))
         yield found
 
 
@@ -181,7 +185,8 @@ def main() -> None:
     if options.real is not None:
         vocal["real voices"] = real_frames(tokenizer, options.real, options.real_clips)
     results = {name: probe(sets["train"][0], vocal, name, clusters) for name in ("pitch class", "pitch")}
-    results["onset"] = probe(sets["train"][0], {"test songs": sets["test"][0]}, "onset", clusters)
+    for name in ("onset", "quarter of the beat"):
+        results[name] = probe(sets["train"][0], {"test songs": sets["test"][0]}, name, clusters)
     results["chord root"] = probe(sets["train"][1], {"test songs": sets["test"][1]}, "chord root", clusters)
     used = {
         kind: int(len(np.unique(sets["test"][index].tokens))) for index, kind in enumerate(("vocal", "instrumental"))

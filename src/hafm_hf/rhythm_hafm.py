@@ -2,8 +2,8 @@
 
 Inside the semantic tokenizer on the path of the data, between HuBERT's features and the nearest centroid. One frame of
 a voice does not tell the beat, and a small stage does not find it in ten seconds of tokens; a network of dilated
-convolutions with beats to learn from does (as in Davies & Böck 2019, "Temporal convolutional networks for musical audio
-beat tracking"). Dimensions: B batch, T frames, P width of the projected features, C channels.
+convolutions with beats to learn from does (as in Davies & Böck 2019, "Temporal convolutional networks for musical
+audio beat tracking"). Dimensions: B batch, T frames, P width of the projected features, C channels.
 """
 
 import math

@@ -48,8 +48,16 @@ def _describe_semantic_tokenizer(config: HAFMSemanticTokenizerConfig) -> dict[st
     return {
         "rates": f"{config.sampling_rate} Hz → {config.frame_rate} tokens/s",
         "vocabulary": f"{config.num_clusters}",
-        "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means",
+        "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means{_vocal_space(config)}",
     }
+
+
+def _vocal_space(config: HAFMSemanticTokenizerConfig) -> str:
+    """What a vocal is clustered by, where that is not the features."""
+    if not config.vocal_projection_size:
+        return ""
+    beat = " and the place in the beat" if config.rhythm_channels else ""
+    return f" (vocals: of a projection to {config.vocal_projection_size}{beat})"
 
 
 def _describe_codec(config: EncodecConfig) -> dict[str, str]:
