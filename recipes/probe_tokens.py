@@ -3,10 +3,10 @@
     python recipes/probe_tokens.py --tokenizer TOKENIZER --corpus CORPUS [--real DIR] [--out probe.json]
 
 Probes are fitted on songs of the train split and scored on the test split, whose singer the train split doesn't have:
-pitch class and octave-exact pitch of the sung note, its onset, the place in the beat (of the vocal), and the chord
-root of the instrumental. --real takes a folder of two-channel clips of real singers (left the accompaniment, right the voice, as in MIR-1K); the probes fitted
-on rendered voices are scored there against the pitch that pyworld finds. Vocals get their noise, as at generation. A
-linear probe on one-hot tokens gives each token its most frequent class.
+pitch class and octave-exact pitch of the sung note, its onset, the place in the beat of the vocal, and the chord root
+of the instrumental. --real takes a folder of two-channel clips of real singers (left the accompaniment, right the
+voice, as in MIR-1K); the probes fitted on rendered voices are scored there against the pitch that pyworld finds.
+Vocals get their noise, as at generation. A linear probe on one-hot tokens gives each token its most frequent class.
 """
 
 import argparse
