@@ -129,6 +129,7 @@ class FastDecoder:
         guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
         temperature, top_k: of the sampling.
         weights: "int8" for matrices of 8 bits, None for the stage's precision.
+        history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
         static: whether steps stay at fixed addresses, for a GPU to replay (`graphs_hafm`); None: on a GPU.
     """
 
@@ -139,12 +140,15 @@ class FastDecoder:
         temperature: float = 1.0,
         top_k: int = 0,
         weights: str | None = None,
+        history_free_guidance: float = 0.0,
         static: bool | None = None,
     ) -> None:
         self.stage, self.config = stage, stage.config
         self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
         self.weights = weights
         self.guided = guidance_scale != 1.0
+        self.history_free_guidance = history_free_guidance
+        self.history_free: torch.Tensor | None = None
         self.rows = 0
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
@@ -178,13 +182,14 @@ class FastDecoder:
         known = conditioning_ids.new_empty(batch, 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
+        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens)
         scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
         tokens = conditioning_ids.new_empty(batch, new_tokens)
         for step in range(new_tokens):
             target = known.shape[1] + step
             if step > 0:
                 scores = self._step(tokens[:, step - 1], target)
-            scores = self.limited(scores, target)
+            scores = self.limited(self._weighed(scores, step), target)
             numbers = None if uniforms is None else uniforms[:, step]
             tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             if report is not None:
@@ -193,6 +198,15 @@ class FastDecoder:
                 self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
                 break
         return tokens
+
+    def _hear(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, first: int, count: int) -> None:
+        """What the conditioning says by itself for the targets to come is added to their scores."""
+        if self.history_free_guidance != 0.0:
+            scores = self.stage.history_free_scores(conditioning_ids, mask, first, count)
+            self.history_free = self.history_free_guidance * scores
+
+    def _weighed(self, scores: torch.Tensor, step: int) -> torch.Tensor:
+        return scores if self.history_free is None else scores + self.history_free[:, step]
 
     def _static_loop(self, sampled: bool) -> StaticLoop:
         """The loop at fixed addresses: the one of the window before, if this one is as large."""

@@ -47,6 +47,26 @@ class ClassifierFreeGuidance(LogitsProcessor):
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
 
+class HistoryFreeGuidance(LogitsProcessor):
+    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+
+    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+
+    Args:
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B, n, V], of the n tokens to come.
+        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
+    """
+
+    def __init__(self, scores: torch.Tensor, known: int) -> None:
+        self.scores = scores
+        self.known = known
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B or B · samples, V]) → the same shape."""
+        added = self.scores[:, input_ids.shape[1] - self.known]
+        return scores + added.repeat_interleave(len(scores) // len(added), dim=0)
+
+
 class CodebookLogitsProcessor(LogitsProcessor):
     """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
 
@@ -83,6 +103,7 @@ class HAFMGenerationMixin(GenerationMixin):
 
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether they are generated side by side, without knowing each other.
+        `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
         """
         return GenerationConfig(
             do_sample=True,
@@ -93,7 +114,36 @@ class HAFMGenerationMixin(GenerationMixin):
             window_seconds=self.config.window_seconds,
             overlap_seconds=self.config.window_seconds * OVERLAP,
             independent_windows=self.config.model_type == "hafm_fine",
+            history_free_guidance=0.0,
         )
+
+    @torch.no_grad()
+    def history_free_scores(
+        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+    ) -> torch.Tensor:
+        """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
+
+        One pass over the window, since nothing depends on what is generated.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
+            first, count: flat targets [first, first + count).
+
+        Returns:
+            float32 [B, count, V].
+        """
+        rows = len(conditioning_ids)
+        hidden = conditioning_ids.new_full((2 * rows, first + count), self.config.bos_token_id)
+        logits = self.forward(  # type: ignore[attr-defined]
+            input_ids=hidden,
+            conditioning_ids=conditioning_ids.repeat(2, 1, 1),
+            conditioning_mask=None if conditioning_mask is None else conditioning_mask.repeat(2, 1),
+            null_conditioning=torch.arange(2 * rows, device=hidden.device) >= rows,
+            use_cache=False,
+            logits_to_keep=count,
+        ).logits
+        conditional, unconditional = logits.float().chunk(2)
+        return conditional - unconditional
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -136,6 +186,12 @@ class HAFMGenerationMixin(GenerationMixin):
         ours = LogitsProcessorList()
         if scale != 1.0:
             ours.append(ClassifierFreeGuidance(scale))
+        weight = getattr(generation_config, "history_free_guidance", 0.0)
+        if weight != 0.0:
+            known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
+            count = generation_config.max_length - known
+            conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
+            ours.append(HistoryFreeGuidance(weight * self.history_free_scores(*conditioning, known - 1, count), known))
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
         return LogitsProcessorList([*ours, *others, *last])

@@ -49,6 +49,9 @@ class StaticLoop:
         self.forced = counter.new_full((BLOCK, batch), FREE)
         self.uniforms = torch.ones(BLOCK, batch, device=cache.device)
         self.biases = cache.new_zeros(BLOCK, bias_rows, heads, 1, slots)
+        self.history_free = None
+        if decoder.history_free is not None:
+            self.history_free = decoder.history_free.new_zeros(BLOCK, batch, decoder.history_free.shape[-1])
         self.views = [layer.until(slots) for layer in decoder.layers]
         self.steps = [self._prepared(codebook) for codebook in range(decoder.config.num_codebooks)]
 
@@ -71,6 +74,8 @@ class StaticLoop:
         for start in range(1, count, BLOCK):
             stop = min(start + BLOCK, count)
             self._load(known + start, stop - start)
+            if self.history_free is not None:
+                self.history_free[: stop - start] = self.decoder.history_free[:, start:stop].transpose(0, 1)
             if uniforms is not None:
                 self.uniforms[: stop - start] = uniforms[:, start:stop].t()
             if forced is not None:
@@ -97,7 +102,10 @@ class StaticLoop:
     def _step(self, codebook: int) -> None:
         decoder = self.decoder
         bias = self.biases.index_select(0, self.place)[0]
-        scores = decoder.limited(decoder.slot_scores(self.token, codebook, self.slot, self.views, bias), codebook)
+        scores = decoder.slot_scores(self.token, codebook, self.slot, self.views, bias)
+        if self.history_free is not None:
+            scores = scores + self.history_free.index_select(0, self.place)[0]
+        scores = decoder.limited(scores, codebook)
         numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
         drawn = draw(scores, numbers, decoder.temperature, decoder.top_k)
         forced = self.forced.index_select(0, self.place)[0]

@@ -46,6 +46,7 @@ class RollingDecoder(FastDecoder):
         # the chunk before a clearing and the one after it are there beside what is kept
         self._prepare(rows, round((seconds + 2 * CHUNK_SECONDS) * per_second) + 1)
         device = stage.model.norm.weight.device
+        self.recent: torch.Tensor | None = None
         self.marks = torch.empty(3, 0, dtype=torch.long, device=device)
         self.last = torch.full((batch,), config.codebook_size, dtype=torch.long, device=device)
         self.target = 0
@@ -75,6 +76,7 @@ class RollingDecoder(FastDecoder):
         """
         self._clear(first_frame)
         self._append(conditioning_ids, first_frame)
+        self._hear_recent(conditioning_ids, new_tokens)
         config, slot = self.config, self.marks.shape[1]
         targets = torch.arange(self.target, self.target + new_tokens, device=self.marks.device)
         frames = targets // config.num_codebooks * config.conditioning_frame_rate // config.frame_rate
@@ -83,7 +85,7 @@ class RollingDecoder(FastDecoder):
         self._lay_out(self._layout(), first_slot=slot - self.target)
         tokens = torch.empty(len(self.last), new_tokens, dtype=torch.long, device=self.marks.device)
         for step in range(new_tokens):
-            scores = self.limited(self._step(self.last, self.target), self.target)
+            scores = self.limited(self._weighed(self._step(self.last, self.target), step), self.target)
             numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
             self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             tokens[:, step] = self.last
@@ -91,6 +93,15 @@ class RollingDecoder(FastDecoder):
             if report is not None:
                 report(1)
         return tokens
+
+    def _hear_recent(self, conditioning_ids: torch.Tensor, new_tokens: int) -> None:
+        """History-free guidance for a chunk, from the conditioning (int64 [B, K, n]) that is still kept."""
+        if self.history_free_guidance == 0.0:
+            return
+        before = conditioning_ids[:, :, :0] if self.recent is None else self.recent[:, :, -self.kept_frames :]
+        self.recent = torch.cat([before, conditioning_ids], dim=2)
+        first = self.config.target_length(self.recent.shape[-1]) - new_tokens
+        self._hear(self.recent, None, first, new_tokens)
 
     def _layout(self) -> TokenLayout:
         """Where the slots of the cache stand: sources, frames and flat positions are `marks`, int64 [3, n]."""
@@ -168,8 +179,7 @@ class RollingRun:
             stage,
             len(rows),
             stage.generation_config.window_seconds,
-            weights=options.weights,
-            **options.sampling(stage),
+            **options.decoder(stage),
         )
 
     @property

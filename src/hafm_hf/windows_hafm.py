@@ -46,6 +46,12 @@ class DecodingOptions:
         own = {name: getattr(self, name) for name in names}
         return {name: getattr(stage.generation_config, name) if own[name] is None else own[name] for name in names}
 
+    def decoder(self, stage: Any) -> dict[str, Any]:
+        """Keywords of the fast loop's decoder for a stage."""
+        # a generation config of before it existed has none
+        weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
+        return {**self.sampling(stage), "weights": self.weights, "history_free_guidance": weight}
+
 
 @dataclass(frozen=True)
 class Window:
@@ -156,7 +162,7 @@ class StageRun:
         self.stage, self.rows, self.options, self.report = stage, rows, options, report
         # one for all windows, whose matrices are packed once
         fast = options.decoding == "fast"
-        self.decoder = FastDecoder(stage, weights=options.weights, **options.sampling(stage)) if fast else None
+        self.decoder = FastDecoder(stage, **options.decoder(stage)) if fast else None
         self.independent = independent
         config = stage.config
         self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
@@ -298,7 +304,7 @@ def decode_window(
     """
     sampling = options.sampling(stage)
     if options.decoding == "fast":
-        decoder = decoder or FastDecoder(stage, weights=options.weights, **sampling)
+        decoder = decoder or FastDecoder(stage, **options.decoder(stage))
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
     bos = torch.full_like(conditioning_ids[:, 0, :1], stage.config.codebook_size)
     sampler = StreamSampling(uniforms.to(conditioning_ids.device), known.shape[1] + 1, forced)
