@@ -133,7 +133,7 @@ class HAFMGenerationMixin(GenerationMixin):
             float32 [B, count, V].
         """
         rows = len(conditioning_ids)
-        hidden = conditioning_ids.new_full((2 * rows, first + count), self.config.bos_token_id)
+        hidden = conditioning_ids.new_full((2 * rows, first + count), self.config.codebook_size)
         logits = self.forward(  # type: ignore[attr-defined]
             input_ids=hidden,
             conditioning_ids=conditioning_ids.repeat(2, 1, 1),

@@ -74,7 +74,7 @@ class StaticLoop:
         for start in range(1, count, BLOCK):
             stop = min(start + BLOCK, count)
             self._load(known + start, stop - start)
-            if self.history_free is not None:
+            if self.history_free is not None and self.decoder.history_free is not None:
                 self.history_free[: stop - start] = self.decoder.history_free[:, start:stop].transpose(0, 1)
             if uniforms is not None:
                 self.uniforms[: stop - start] = uniforms[:, start:stop].t()
