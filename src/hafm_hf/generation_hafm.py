@@ -132,6 +132,15 @@ class HAFMGenerationMixin(GenerationMixin):
         Returns:
             float32 [B, count, V].
         """
+        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
+        rows = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
+        masks = [None] * len(conditioning_ids) if conditioning_mask is None else conditioning_mask.split(rows)
+        parts = zip(conditioning_ids.split(rows), masks, strict=False)
+        return torch.cat([self._history_free_rows(ids, mask, first, count) for ids, mask in parts])
+
+    def _history_free_rows(
+        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+    ) -> torch.Tensor:
         rows = len(conditioning_ids)
         hidden = conditioning_ids.new_full((2 * rows, first + count), self.config.codebook_size)
         logits = self.forward(  # type: ignore[attr-defined]

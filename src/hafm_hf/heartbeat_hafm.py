@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 Progress = Callable[[str, int, int], None]
-# half of what a person feels as at once
-BEAT_SECONDS = 0.05
+# a third of what a person feels as at once; the layer that computes when it is over may take the rest
+BEAT_SECONDS = 0.03
 
 
 class Heartbeat:
