@@ -134,9 +134,10 @@ class HAFMGenerationMixin(GenerationMixin):
         """
         # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
         rows = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
-        masks = [None] * len(conditioning_ids) if conditioning_mask is None else conditioning_mask.split(rows)
-        parts = zip(conditioning_ids.split(rows), masks, strict=False)
-        return torch.cat([self._history_free_rows(ids, mask, first, count) for ids, mask in parts])
+        parts = conditioning_ids.split(rows)
+        masks = [None] * len(parts) if conditioning_mask is None else conditioning_mask.split(rows)
+        found = [self._history_free_rows(ids, mask, first, count) for ids, mask in zip(parts, masks, strict=True)]
+        return torch.cat(found)
 
     def _history_free_rows(
         self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int

@@ -81,7 +81,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # of vocals first, then of instrumentals, where each has its own
         sources = (2,) if config.separate_centroids else ()
         self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
-        width = self.vocal_width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
+        width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
         if width > cut.hidden_size:
             raise ValueError(f"The vocal's centroids need {width} numbers; HuBERT has {cut.hidden_size} a frame.")
         if config.vocal_projection_size:
@@ -284,14 +284,13 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
     def _tokens(self, parts: Iterable[torch.Tensor], vocal: bool, rows: int = 1) -> torch.Tensor:
         """Tokens int64 [B, T_v] of features (float [B, n, D] each) that come one after the other."""
-        if not (vocal and self.config.rhythm_channels):
-            found = [self.quantize(features, vocal) for features in parts]
-            return torch.cat(found, dim=1) if found else torch.zeros(rows, 0, dtype=torch.int64)
         # the beat is heard from the whole clip, of which only the projection is kept
-        projected = [self._projected(features) for features in parts]
-        if not projected:
+        whole = vocal and self.config.rhythm_channels > 0
+        found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
+        if not found:
             return torch.zeros(rows, 0, dtype=torch.int64)
-        return self._nearest(self._with_rhythm(torch.cat(projected, dim=1)), vocal)
+        joined = torch.cat(found, dim=1)
+        return self._nearest(self._with_rhythm(joined), vocal) if whole else joined
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""
