@@ -119,7 +119,7 @@ def write_checksums(folder: str | os.PathLike[str]) -> None:
     (Path(folder) / SUMS_FILE).write_text("".join(lines))
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 over a model's weights and their names, as long as a short commit id.
 
     Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in

@@ -27,7 +27,7 @@ VARIANT_KEYS = {
 
 def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
     result = benchmark_decoding(DecodingBenchmark("coarse", str(tiny_model), rows=4, context=30, steps=6, repeats=1))
-    names = {"fast", "fast_int8", "fast_bfloat16", "reference", "musicgen"}
+    names = {"fast", "fast_int8", "fast_bfloat16", "fast_stored_in_bfloat16", "reference", "musicgen"}
     assert set(result["variants"]) == names and set(result["ratios"]) == names - {"musicgen"}
     for name, variant in result["variants"].items():
         assert variant["tokens_per_second"] == pytest.approx(2e3 / variant["milliseconds_per_step"])

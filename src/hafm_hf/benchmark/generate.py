@@ -45,7 +45,8 @@ class DecodingBenchmark:
         context: slots before the first new token, conditioning included.
         steps: new tokens.
         repeats: turns; the fastest counts.
-        bfloat16: whether the fast loop is also timed with weights in bfloat16.
+        bfloat16: whether the fast loop is also timed in bfloat16, and in float32 with weights that were stored in
+            bfloat16, as `assemble` stores them ("fast_stored_in_bfloat16").
     """
 
     stage: str = "coarse"
@@ -146,6 +147,9 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
         halves = type(stage)(config).eval()
         halves.load_state_dict(stage.state_dict())
         runs["fast_bfloat16"] = ours(halves.bfloat16(), VARIANTS["fast"])
+        stored = type(stage)(config).eval()
+        stored.load_state_dict(halves.state_dict())
+        runs["fast_stored_in_bfloat16"] = ours(stored, VARIANTS["fast"])
     context = torch.randint(config.codebook_size, (batch, options.context), generator=generator)
     runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
     return runs

@@ -5,7 +5,6 @@ Dimensions: N samples at the embedder's own rate, n windows, D width.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio import Samples
+from ..loading import fingerprint
 from . import vggish
 from .statistics import HAFMEvaluationError
 
@@ -97,7 +97,7 @@ class VGGishEmbedder:
     def identity(self) -> str:
         """Mode and weights."""
         modules = [self.network, *([self.postprocessor] if self.postprocessor else [])]
-        return f"vggish-{self.mode}-{_fingerprint(*modules)}"
+        return f"vggish-{self.mode}-{'-'.join(map(fingerprint, modules))}"
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
@@ -146,7 +146,7 @@ class TokenizerEmbedder:
     @property
     def identity(self) -> str:
         """Weights and windows."""
-        return f"tokenizer-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{_fingerprint(self.tokenizer)}"
+        return f"tokenizer-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{fingerprint(self.tokenizer)}"
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
@@ -186,7 +186,7 @@ class TransformersEmbedder:
     @property
     def identity(self) -> str:
         """Weights, layer and windows."""
-        return f"transformers-{self.layer}-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{_fingerprint(self.model)}"
+        return f"transformers-{self.layer}-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{fingerprint(self.model)}"
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
@@ -212,13 +212,3 @@ def cut_windows(samples: Samples, rate: int, seconds: float, hop: float) -> list
     """Whole windows of float32 [N] at `rate` Hz; a remnant at the end is left out."""
     size, step = round(seconds * rate), round(hop * rate)
     return [samples[start : start + size] for start in range(0, len(samples) - size + 1, step)]
-
-
-def _fingerprint(*modules: torch.nn.Module) -> str:
-    """Hash of all weights: two checkpoints of one name are two embedders."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

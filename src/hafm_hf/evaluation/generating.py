@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..audio import write_audio
+from ..loading import fingerprint
+from ..song_hafm import STAGES
 from ..windows_hafm import stage_windows
 from .datasets import Clip, Part
 
@@ -51,7 +53,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
 
     Args:
         clips: whose vocals are accompanied.
-        folder: of SEED/CLIP-KEY.wav, where the key is a hash of vocal, weights and options.
+        folder: of SEED/CLIP-KEY.wav, where the key is a hash of vocal, weights, generation configs and options.
         options: how.
         role: "vocal", or "separated" for the vocals of a separation.
 
@@ -62,7 +64,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
 
     model = _load(options)
     asked = {name: value for name, value in asdict(options).items() if name not in ("model", "seeds", "device")}
-    fingerprint = _weights_hash(model)
+    identity = _identity(model)
     given = {name: value for name, value in asked.items() if value is not None}
     rendered = []
     for seed in options.seeds:
@@ -70,7 +72,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
         for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
             sound = clip.parts()[role]
             samples, rate = sound.read()
-            described = json.dumps([fingerprint, asked, seed, rate], sort_keys=True).encode()
+            described = json.dumps([identity, asked, seed, rate], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
             if not path.exists():
@@ -98,9 +100,7 @@ def _load(options: GenerationOptions) -> Any:
     return HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
 
 
-def _weights_hash(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _identity(model: Any) -> list[Any]:
+    """What a model's music depends on beside the question: weights, and what its generation configs say."""
+    settings = [getattr(model, name).generation_config.to_dict() for name in STAGES]
+    return [fingerprint(model), str(model.semantic.dtype), settings]
