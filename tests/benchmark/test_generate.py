@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,14 @@ def test_lower_precision_is_near_and_not_the_same(tiny_model: Path) -> None:
     for kinds in benchmark_precision(str(tiny_model), 1.0).values():
         for error in kinds.values():
             assert 0 < error["mean_kl"] < 0.5 and error["max_logit_error"] > 0
+
+
+def test_a_long_glide_repeats_itself_and_takes_no_memory_beside_its_own() -> None:
+    """The peak that a song's benchmark tells is the generation's, not that of making up its vocal."""
+    tracemalloc.start()
+    sound = glide(600.0, 24_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sound.dtype == np.float32 and sound.shape == (600 * 24_000,)
+    assert peak < 1.2 * sound.nbytes + 60 * 24 * 24_000
+    assert np.array_equal(glide(10.0, 24_000), sound[: 10 * 24_000])

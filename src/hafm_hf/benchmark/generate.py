@@ -32,6 +32,8 @@ VARIANTS = {
 }
 # of the buffer that is read to find the memory's bandwidth: more than any cache holds
 BANDWIDTH_BYTES = 512 * 2**20
+# of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
+GLIDE_SECONDS = 24.0
 
 
 @dataclass(frozen=True)
@@ -296,8 +298,12 @@ def benchmark_song(
 
 
 def glide(seconds: float, rate: int) -> np.ndarray:
-    """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses."""
-    moment = np.arange(round(seconds * rate)) / rate
+    """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses.
+
+    It repeats itself, so that an hour of it takes no more memory than an hour of sound.
+    """
+    moment = np.arange(round(GLIDE_SECONDS * rate)) / rate
     pitch = 220.0 * 2 ** (0.5 * np.sin(2 * np.pi * moment / 8.0) + 0.02 * np.sin(2 * np.pi * 5.5 * moment))
     tone = sum(np.sin(k * 2 * np.pi * np.cumsum(pitch) / rate) / k for k in range(1, 6))
-    return (0.2 * tone * (np.sin(2 * np.pi * moment / 3.0) > -0.6)).astype(np.float32)
+    once = (0.2 * tone * (np.sin(2 * np.pi * moment / 3.0) > -0.6)).astype(np.float32)
+    return np.resize(once, round(seconds * rate))
