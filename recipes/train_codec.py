@@ -1,15 +1,17 @@
 """Train a small EnCodec-shaped codec on rendered songs.
 
     python recipes/train_codec.py --corpus CORPUS --out RUN --steps 4000 --num_filters 12
+    python recipes/train_codec.py --corpus CORPUS --out RUN --codec CODEC --decoder_only true --spectral_from 0
 
 CORPUS is what recipes/build_song_corpus.py writes. RUN/state.pt is written every few minutes and at the end, and a run
 that is started again goes on from there (with another --steps, if given, whose learning-rate curve it then follows).
 RUN/codec is an ordinary EncodecModel folder, RUN/metrics.jsonl the log. One CPU core does about two steps a second; a
-GPU is used where there is one. --adversarial_from adds EnCodec's discriminators; --help lists everything.
+GPU is used where there is one. --adversarial_from adds EnCodec's discriminators. --codec goes on from a trained codec;
+with --decoder_only its codes stay what they are, so stages trained on them need no training. --help lists everything.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,18 +28,28 @@ class CodecArguments:
     """EnCodec's 24 kHz architecture with fewer filters and, at 6 kbps, 8 codebooks."""
 
     num_filters: int = 12
+    codec: str = field(default="", metadata={"help": "start from this codec: a folder or hub id"})
+
+
+def load_or_create(arguments: CodecArguments) -> EncodecModel:
+    """The codec that is named, in float32, or a new one."""
+    if arguments.codec:
+        return EncodecModel.from_pretrained(arguments.codec, dtype=torch.float32)
+    return EncodecModel(EncodecConfig(num_filters=arguments.num_filters, target_bandwidths=[1.5, 3.0, 6.0]))
 
 
 def main() -> None:
     """Trains, checkpoints and evaluates a codec."""
     model, arguments, run = parse_dataclasses((CodecArguments, CodecTrainingArguments, SongRunArguments))
+    if arguments.decoder_only and not model.codec:
+        raise ValueError("--decoder_only needs the --codec whose decoder is trained.")
     torch.manual_seed(arguments.seed)
-    config = EncodecConfig(num_filters=model.num_filters, target_bandwidths=[1.5, 3.0, 6.0])
-    codec = EncodecModel(config).to(run.device).train()
+    codec = load_or_create(model).to(run.device).train()
+    config = codec.config
     pool = run.songs("train", config.sampling_rate)
     pool.require(arguments.crop_seconds)
     trainer = CodecTrainer(codec, pool, arguments)
-    if not resume(trainer, run):
+    if not resume(trainer, run) and not model.codec:
         start_codec(codec, draw_batch(pool, arguments, 0).to(run.device))
     train_on_songs(trainer, arguments.steps, run, lambda out: codec.save_pretrained(out / "codec"))
     held_out = run.songs("test", config.sampling_rate, max_hours=0.5)

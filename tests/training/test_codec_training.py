@@ -18,6 +18,7 @@ from hafm_hf.training.codec import (
     CodecTrainingArguments,
     QuantizerTraining,
     draw_batch,
+    emphasised,
     evaluate_codec,
     relative_error,
     spectral_distance,
@@ -221,18 +222,68 @@ def test_the_codec_trains_against_discriminators_from_the_step_that_was_asked_fo
     assert [trainer.train_step() for _ in range(3)] == [again.train_step() for _ in range(3)]
 
 
+def test_training_the_decoder_alone_leaves_every_code_as_it_was(pool: SongPool) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    first = CodecTrainer(codec, pool, arguments(quantize_from=20))
+    for _ in range(40):
+        first.train_step()
+    frozen, sound = copy.deepcopy(codec), draw_batch(pool, arguments(), 900)
+    options = arguments(decoder_only=True, emphasis_weight=0.3, spectral_from=0, spectral_ramp=1, seed=1)
+    trainer = CodecTrainer(codec, pool, options)
+    reports = [trainer.train_step() for _ in range(60)]
+    assert "commitment" not in reports[0] and {"waveform", "emphasis", "spectral"} <= set(reports[0])
+    with torch.no_grad():
+        codes = codec.quantizer.encode(codec.encoder(sound))
+        assert torch.equal(codes, frozen.quantizer.encode(frozen.encoder(sound)))
+        before, after = (
+            float(spectral_distance(sound, each.decoder(each.quantizer.decode(codes))[..., : sound.shape[-1]]))
+            for each in (frozen, codec)
+        )
+    assert after < 0.95 * before, (before, after)
+
+
+def test_a_trained_codec_goes_on_from_its_codebooks(pool: SongPool) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    first = CodecTrainer(codec, pool, arguments(quantize_from=10))
+    for _ in range(20):
+        first.train_step()
+    before = codec.quantizer.layers[0].codebook.embed.clone()
+    CodecTrainer(codec, pool, arguments(quantize_from=-1)).train_step()
+    after = codec.quantizer.layers[0].codebook.embed
+    assert 0 < float((after - before).norm()) < 0.3 * float(before.norm())
+
+
+def test_pre_emphasis_lets_quiet_high_frequencies_weigh_as_much_as_loud_low_ones() -> None:
+    time = torch.arange(RATE) / RATE
+    low, high = (
+        level * torch.sin(2 * torch.pi * rate * time)[None, None] for rate, level in ((100, 0.3), (3000, 0.01))
+    )
+    plain, emphasis = (relative_error(low + high, low), relative_error(emphasised(low + high), emphasised(low)))
+    assert plain < 0.01 < 0.1 < emphasis
+
+
 def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: Path) -> None:
     write_song(tmp_path / "songs/train/song", RATE, seconds=2.0, seed=4)
 
-    def run(steps: int) -> list[dict]:
+    def run(steps: int, out: str = "run", **more: object) -> list[dict]:
         recipe = Path(__file__).resolve().parents[2] / "recipes/train_codec.py"
-        flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "steps": steps, "num_filters": 2}
-        flags |= {"batch_size": 2, "crop_seconds": 0.2, "log_every": 1, "quantize_from": 9}
+        flags = {"corpus": tmp_path / "songs", "out": tmp_path / out, "steps": steps, "num_filters": 2}
+        flags |= {"batch_size": 2, "crop_seconds": 0.2, "log_every": 1, "quantize_from": 9, **more}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
 
     assert [line["step"] for line in run(2)] == [1, 2]
     assert [line["step"] for line in run(3)] == [1, 2, 3]
-    assert EncodecModel.from_pretrained(tmp_path / "run/codec").config.num_filters == 2
+    trained = EncodecModel.from_pretrained(tmp_path / "run/codec")
+    assert trained.config.num_filters == 2
+    assert len(run(1, "decoder", codec=tmp_path / "run/codec", decoder_only=True)) == 1
+    decoder = EncodecModel.from_pretrained(tmp_path / "decoder/codec")
+    for name, values in trained.state_dict().items():
+        if not name.startswith("decoder."):
+            assert torch.equal(values, decoder.state_dict()[name]), name
+    with pytest.raises(AssertionError, match="needs the --codec"):
+        run(1, "nothing", decoder_only=True)

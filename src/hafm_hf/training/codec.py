@@ -4,7 +4,8 @@ transformers' EncodecModel is inference only: what it lacks, and what this file 
 vector quantization (k-means start, moving averages, replacement of dead codes, codebook dropout; Défossez et al. 2022,
 arXiv 2210.13438, sections 3.2 and A.2) and the losses. Order matters: under spectral losses from the first step the
 codec stalls at a constant texture, so it learns the waveform first (relative squared error), is quantized next, and
-the spectral loss is ramped in last.
+the losses that hear drums are ramped in last: of the spectrum, and of the waveform after pre-emphasis. The waveform
+alone is bass and chords; cymbals are forty decibels below them, and a codec that has no reason to keep them doesn't.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ from .state import cosine_learning_rate
 class CodecTrainingArguments:
     """How a codec is trained; steps are optimiser steps, shares are of drawn crops.
 
-    From step `adversarial_from` on (0: never) discriminators judge what it decodes.
+    Below 0, `quantize_from` means a codec that is trained already: its codebooks go on from where they are.
+    `emphasis_weight` is of the waveform's error after pre-emphasis; it comes in with the spectral loss.
+    From step `adversarial_from` on (0: never) discriminators judge what it decodes. With `decoder_only` encoder and
+    codebooks stay as they are, and with them the codes of every corpus and every stage that was trained on them.
     """
 
     steps: int = 3700
@@ -36,9 +40,10 @@ class CodecTrainingArguments:
     final_learning_rate: float = 5e-5
     warmup_steps: int = 50
     quantize_from: int = 450
-    spectral_from: int = 2600
+    spectral_from: int = 1850
     spectral_ramp: int = 400
-    spectral_weight: float = 0.05
+    spectral_weight: float = 0.8
+    emphasis_weight: float = 0.5
     commitment_weight: float = 0.3
     adversarial_from: int = 0
     adversarial_weight: float = 0.02
@@ -49,6 +54,7 @@ class CodecTrainingArguments:
     start_batches: int = 64
     vocal_share: float = 0.15
     mix_share: float = 0.15
+    decoder_only: bool = False
     seed: int = 0
 
 
@@ -79,6 +85,11 @@ def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.
     error = (target - output).pow(2).mean(dim=(1, 2))
     power = target.pow(2).mean(dim=(1, 2))
     return (1 + floor) * (error / (power + floor * power.mean() + 1e-6)).mean()
+
+
+def emphasised(audio: torch.Tensor, coefficient: float = 0.97) -> torch.Tensor:
+    """Pre-emphasis of float [B, 1, N]: x[n] − c · x[n − 1], 36 dB between the lowest frequencies and the highest."""
+    return audio[..., 1:] - coefficient * audio[..., :-1]
 
 
 def spectral_distance(
@@ -211,12 +222,14 @@ class CodecTrainer:
     def __init__(self, codec: EncodecModel, pool: SongPool, arguments: CodecTrainingArguments) -> None:
         self.codec, self.pool, self.arguments = codec, pool, arguments
         self.quantizer = QuantizerTraining(codec, arguments.codebook_decay, arguments.dead_code_share)
+        codec.encoder.requires_grad_(not arguments.decoder_only)
         # the last convolution brings unit variance down to the level of audio: its weights are small, and so are its
         # steps
         last = {id(parameter) for parameter in codec.decoder.layers[-1].parameters()}
+        trained = [p for p in codec.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in codec.parameters() if id(p) not in last], "scale": 1.0},
-            {"params": [p for p in codec.parameters() if id(p) in last], "scale": 0.1},
+            {"params": [p for p in trained if id(p) not in last], "scale": 1.0},
+            {"params": [p for p in trained if id(p) in last], "scale": 0.1},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.discriminator: MultiScaleDiscriminator | None = None
@@ -240,7 +253,7 @@ class CodecTrainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        if step == arguments.quantize_from:
+        if step == arguments.quantize_from and not arguments.decoder_only:
             self._start_quantizer(generator)
         target = draw_batch(self.pool, arguments, step).to(self.device)
         loss, report = self._loss(target, step, generator)
@@ -250,7 +263,8 @@ class CodecTrainer:
         # each tensor by itself: the gradient of the last layer's scale is a thousand times the others', and under a
         # common norm it silences them
         for parameter in self.codec.parameters():
-            nn.utils.clip_grad_norm_(parameter, 1.0)
+            if parameter.requires_grad:
+                nn.utils.clip_grad_norm_(parameter, 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -260,14 +274,7 @@ class CodecTrainer:
         self, target: torch.Tensor, step: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         arguments = self.arguments
-        embeddings = self.codec.encoder(target)
-        loss = target.new_zeros(())
-        report = {}
-        if step >= arguments.quantize_from:
-            depth = self._draw_depth(len(target), generator).to(target.device)
-            embeddings, commitment = self.quantizer.quantize(embeddings, depth, generator)
-            loss = loss + arguments.commitment_weight * commitment
-            report["commitment"] = float(commitment.detach())
+        embeddings, loss, report = self._embeddings(target, step, generator)
         output = self.codec.decoder(embeddings)[..., : target.shape[-1]]
         waveform = relative_error(target, output)
         loss = loss + waveform
@@ -275,11 +282,34 @@ class CodecTrainer:
         if step >= arguments.spectral_from:
             ramp = min(1.0, (step - arguments.spectral_from + 1) / arguments.spectral_ramp)
             spectral = spectral_distance(target, output)
-            loss = loss + ramp * arguments.spectral_weight * spectral
-            report["spectral"] = float(spectral.detach())
+            emphasis = relative_error(emphasised(target), emphasised(output))
+            weighted = arguments.spectral_weight * spectral + arguments.emphasis_weight * emphasis
+            loss = loss + ramp * weighted
+            report |= {"spectral": float(spectral.detach()), "emphasis": float(emphasis.detach())}
         if self.discriminator is not None and step >= arguments.adversarial_from:
             loss = loss + self._adversarial_loss(self.discriminator, target, output, generator, report)
         return loss, report
+
+    def _embeddings(
+        self, target: torch.Tensor, step: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """What the decoder gets for float [B, 1, N], and the loss of the quantizer, if it learns."""
+        arguments, nothing = self.arguments, target.new_zeros(())
+        if arguments.decoder_only:
+            return self._frozen_embeddings(target, self._draw_depth(len(target), generator)), nothing, {}
+        embeddings = self.codec.encoder(target)
+        if step < arguments.quantize_from:
+            return embeddings, nothing, {}
+        depth = self._draw_depth(len(target), generator).to(target.device)
+        embeddings, commitment = self.quantizer.quantize(embeddings, depth, generator)
+        return embeddings, arguments.commitment_weight * commitment, {"commitment": float(commitment.detach())}
+
+    @torch.no_grad()
+    def _frozen_embeddings(self, target: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        """What the codes of each row (float [B, 1, N]) stand for, of its first depth[b] codebooks: float [B, D, T]."""
+        codes = self.codec.quantizer.encode(self.codec.encoder(target))
+        rows = [self.codec.quantizer.decode(codes[: int(n), row : row + 1]) for row, n in enumerate(depth)]
+        return torch.cat(rows)
 
     def _adversarial_loss(
         self,

@@ -37,8 +37,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
-# of a codec's steps: first without quantization, last with the spectral loss (see training.codec)
-QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.72, 0.08
+# of a codec's steps: first without quantization, then with the losses that hear drums (see training.codec)
+QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 2800
 
