@@ -8,6 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import (
     GlobalBatchSampler,
     TokenCrops,
@@ -17,6 +18,7 @@ from hafm_hf.training.data import (
     read_stream,
     unigram_entropy,
 )
+from hafm_hf.training.stages import STAGE_MODELS, make_stage
 from training.toy_corpus import INFO, toy_config, write_toy_corpus
 
 
@@ -144,6 +146,19 @@ def test_a_stage_of_another_tokenizer_with_the_same_vocabulary_is_refused() -> N
     check_vocabularies(toy_config("semantic", tokenizers=known), INFO)  # where nobody took fingerprints
     with pytest.raises(ValueError, match="tokens of the codec 89ab, the corpus holds those of 4567"):
         check_vocabularies(toy_config("coarse", tokenizers={**known, "codec": "89ab"}), corpus)
+
+
+def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) -> None:
+    corpus = dataclasses.replace(INFO, semantic_tokenizer="0123")
+    trained = STAGE_MODELS["semantic"](toy_config("semantic", tokenizers={"semantic_tokenizer": "89ab"}))
+    trained.save_pretrained(tmp_path)
+    stage = make_stage(StageArguments(init_from=str(tmp_path)), corpus, 10.0)
+    with pytest.raises(ValueError, match="--new_tokens true"):
+        check_vocabularies(stage.config, corpus)
+    stage = make_stage(StageArguments(init_from=str(tmp_path), new_tokens=True), corpus, 10.0)
+    check_vocabularies(stage.config, corpus)
+    assert stage.config.tokenizers == {"semantic_tokenizer": "0123"}, "what its checkpoints will say"
+    assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
 
 
 def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:

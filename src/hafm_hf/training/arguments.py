@@ -34,6 +34,10 @@ class StageArguments:
 
     stage: str = field(default="semantic", metadata={"help": "semantic, coarse or fine"})
     init_from: str | None = field(default=None, metadata={"help": "folder or hub name of a stage to continue from"})
+    new_tokens: bool = field(
+        default=False,
+        metadata={"help": "init_from has learnt tokens of another tokenizer or codec: learn the corpus's"},
+    )
     hidden_size: int = field(default=512, metadata={"help": "width D"})
     num_hidden_layers: int = 12
     num_attention_heads: int = 8

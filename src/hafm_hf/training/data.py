@@ -80,7 +80,8 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
         if made and made != learnt:
             raise ValueError(
                 f"The stage has learnt tokens of the {name.replace('_', ' ')} {learnt}, the corpus holds those of "
-                f"{made}: tokenise the corpus with the tokenizers of the model that the stage belongs to."
+                f"{made}: tokenise the corpus with the tokenizers of the model that the stage belongs to, or let the "
+                "stage learn these (--new_tokens true)."
             )
 
     def available(stream: Stream) -> tuple[int, int]:

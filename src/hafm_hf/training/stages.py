@@ -36,6 +36,8 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from)
+        if arguments.new_tokens:
+            model.config.tokenizers = config.tokenizers
     else:
         model = STAGE_MODELS[arguments.stage](config)
         if arguments.codec and arguments.semantic_tokenizer:
