@@ -43,6 +43,9 @@ def main() -> None:
     model, arguments, run = parse_dataclasses((CodecArguments, CodecTrainingArguments, SongRunArguments))
     if arguments.decoder_only and not model.codec:
         raise ValueError("--decoder_only needs the --codec whose decoder is trained.")
+    if model.codec:
+        # its codebooks are trained: they go on from where they are
+        arguments.quantize_from = -1
     torch.manual_seed(arguments.seed)
     codec = load_or_create(model).to(run.device).train()
     config = codec.config

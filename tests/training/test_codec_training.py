@@ -285,5 +285,6 @@ def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: P
     for name, values in trained.state_dict().items():
         if not name.startswith("decoder."):
             assert torch.equal(values, decoder.state_dict()[name]), name
+    assert "commitment" in run(1, "further", codec=tmp_path / "run/codec")[0], "quantized from the first step on"
     with pytest.raises(AssertionError, match="needs the --codec"):
         run(1, "nothing", decoder_only=True)
