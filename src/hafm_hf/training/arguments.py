@@ -81,6 +81,7 @@ class RunArguments:
     max_hours: float | None = field(default=None, metadata={"help": "end the schedule here if max_steps takes longer"})
     global_batch: int = field(default=210, metadata={"help": "crops in an optimiser step over all processes"})
     accumulation: int = 1
+    optimizer: str = field(default="adamw", metadata={"help": "adamw (the paper), or muon for the layers' matrices"})
     learning_rate: float = 3e-4
     final_learning_rate: float = 1e-6
     warmup_steps: int = 4000
@@ -123,6 +124,10 @@ class RunArguments:
         """Refuses rates and choices out of range before anything is loaded."""
         if self.mixed_precision not in ("no", "fp16", "bf16"):
             raise ValueError(f"mixed_precision is {self.mixed_precision!r}; choose no, fp16 or bf16.")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
+        if self.optimizer == "muon" and self.mixed_precision == "fp16":
+            raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
         for name in ("history_dropout", "history_dropout_end", "history_swap"):
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")

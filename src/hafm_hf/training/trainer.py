@@ -26,6 +26,7 @@ from .checkpoints import Progress, RunFolder, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .flops import device_peak, step_flops
 from .objective import drop_history, history_dropout_rate, null_rows, swap_history
+from .optimizers import make_optimizers
 from .samples import SongSampler
 from .validation import Metrics, eval_mode, validate_stage
 from .watching import LossWindow
@@ -95,15 +96,10 @@ class StageTrainer:
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
         self.average = averaged(model.to(self.accelerator.device), run.ema_decay)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=run.learning_rate,
-            betas=(run.adam_beta1, run.adam_beta2),
-            weight_decay=run.weight_decay,
-        )
+        optimizers = make_optimizers(model, run)
         if run.compile:
             model.compile(dynamic=False)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.folder = RunFolder(Path(run.output_dir), self.accelerator, run.keep_checkpoints)
         frames = round(crops.seconds * self.config.conditioning_frame_rate)
         self.flops = step_flops(self.config, frames, run.global_batch)
@@ -207,8 +203,9 @@ class StageTrainer:
         if progress.step <= run.warmup_steps:
             progress.warm_up_end = fraction
         rate = learning_rate_at(progress.step, fraction, progress.warm_up_end, run)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         self.model.train()
         watched = (progress.step + 1) % run.logging_steps == 0 or progress.step == 0
         for batch in parts:
@@ -234,9 +231,10 @@ class StageTrainer:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.max_grad_norm)
         finite = bool(torch.isfinite(torch.as_tensor(norm)))
         # in fp16 the scaler skips by itself, and must be told of every step to find its scale
-        if finite or self.run.mixed_precision == "fp16":
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            if finite or self.run.mixed_precision == "fp16":
+                optimizer.step()
+            optimizer.zero_grad()
         if finite:
             window.gradient_norm = norm
             self.skipped_in_a_row = 0

@@ -1,0 +1,59 @@
+"""Who moves which weights of a stage, and that a run with Muon learns and resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hafm_hf.training.arguments import RunArguments
+from hafm_hf.training.optimizers import make_optimizers
+from integration.training_runs import losses, train_here
+from tiny_models import tiny_stage
+from training.toy_corpus import write_toy_corpus
+
+MUON: dict[str, Any] = {"optimizer": "muon", "max_steps": 12, "save_steps": 6, "validation_steps": 12}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_trainable_weight_has_one_optimizer(optimizer: str) -> None:
+    stage = tiny_stage("coarse")
+    stage.model.norm.weight.requires_grad_(False)
+    made = make_optimizers(stage, RunArguments(optimizer=optimizer))
+    owned = [id(parameter) for each in made for group in each.param_groups for parameter in group["params"]]
+    trained = [id(parameter) for parameter in stage.parameters() if parameter.requires_grad]
+    assert sorted(owned) == sorted(trained)
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_nothing_else() -> None:
+    stage = tiny_stage("coarse")
+    adamw, muon = make_optimizers(stage, RunArguments(optimizer="muon"))
+    moved = {id(parameter) for parameter in muon.param_groups[0]["params"]}
+    names = {name for name, parameter in stage.named_parameters() if id(parameter) in moved}
+    assert names and all(".layers." in name and name.endswith("proj.weight") for name in names)
+    assert len(names) == 4 * stage.config.num_hidden_layers
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
+def test_a_run_with_muon_learns_and_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    write_toy_corpus(corpus)
+    lines = train_here(monkeypatch, corpus, tmp_path / "whole", **MUON)
+    found = losses(lines)
+    assert found[12] < found[1] - 0.3
+    # stopped before its last checkpoint, and started again
+    (tmp_path / "half").mkdir()
+    (tmp_path / "whole/checkpoint-0000006").rename(tmp_path / "half/checkpoint-0000006")
+    train_here(monkeypatch, corpus, tmp_path / "half", **MUON)
+    whole, half = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("whole", "half"))
+    assert all(torch.equal(whole[name], half[name]) for name in whole)
+
+
+def test_muon_is_refused_with_a_loss_scale() -> None:
+    with pytest.raises(ValueError, match="bf16"):
+        RunArguments(optimizer="muon", mixed_precision="fp16")
+    with pytest.raises(ValueError, match="adamw or muon"):
+        RunArguments(optimizer="sgd")
