@@ -18,6 +18,7 @@ import torch
 from transformers import EncodecModel, PreTrainedModel
 
 from .audio import resample
+from .beat_hafm import beat_phase, profile_at
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
@@ -357,6 +358,30 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         samples = np.pad(samples[:wanted], (0, max(wanted - len(samples), 0)))
         waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed)[None]
+
+    def change_scores(self, vocal_semantic: torch.Tensor) -> torch.Tensor | None:
+        """How much likelier than usual the accompaniment's next semantic token is another one, by the singer's beat.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+
+        Returns:
+            float32 [T_v], for `generation_hafm.BeatGuidance`; None where the semantic stage's generation config has
+            no `beat_guidance`.
+
+        Raises:
+            ValueError: there is no `beat_profile` to weigh, or the tokenizer does not know the beat.
+        """
+        config = self.semantic.generation_config
+        weight = getattr(config, "beat_guidance", 0.0)
+        if not weight:
+            return None
+        profile = getattr(config, "beat_profile", None)
+        if not profile:
+            raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
+        tokenizer = self.semantic_tokenizer
+        phase = beat_phase(tokenizer.beat_places(vocal_semantic), tokenizer.config.frame_rate)
+        return weight * profile_at(phase, profile)
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

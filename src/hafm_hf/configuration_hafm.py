@@ -230,6 +230,8 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         rhythm_channels (`int`): Channels of the network (`rhythm_hafm`) that adds the place in the beat to the
             projected features; 0 for none.
         rhythm_layers (`int`): Its layers.
+        beat_line (`bool`): Whether frames lie where one line of beats through the whole vocal says (`beat_hafm`),
+            instead of where the network puts each of them.
     """
 
     model_type = "hafm_semantic_tokenizer"
@@ -248,6 +250,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
     vocal_projection_size: int = 0
     rhythm_channels: int = 0
     rhythm_layers: int = 9
+    beat_line: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.hubert_config is None:
@@ -281,6 +284,8 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
             raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
         if self.rhythm_channels and not self.vocal_projection_size:
             raise ValueError("rhythm_channels needs vocal_projection_size: the network reads the projected features.")
+        if self.beat_line and not self.rhythm_channels:
+            raise ValueError("beat_line needs rhythm_channels: the line goes through what the network finds.")
 
     def validate_hubert(self) -> None:
         """Refuses a network whose sizes are not positive, do not divide, or can only be a mistake."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .graphs_hafm import BLOCK, StaticLoop
 from .matrices_hafm import packed_linear
 from .position_hafm import TokenLayout, token_layout
-from .sampling_hafm import draw, force
+from .sampling_hafm import draw, force, hold_back
 
 
 class _Norm:
@@ -149,6 +149,7 @@ class FastDecoder:
         self.guided = guidance_scale != 1.0
         self.history_free_guidance = history_free_guidance
         self.history_free: torch.Tensor | None = None
+        self.change_scores: torch.Tensor | None = None
         self.rows = 0
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
@@ -163,6 +164,7 @@ class FastDecoder:
         forced: torch.Tensor | None = None,
         conditioning_mask: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
+        change_scores: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Generates flat target tokens.
 
@@ -174,6 +176,7 @@ class FastDecoder:
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
             report: called with 1 after each step; what it raises ends the loop.
+            change_scores (float [B, new_tokens], *optional*): as in `generation_hafm.BeatGuidance`.
 
         Returns:
             int64 [B, new_tokens].
@@ -185,11 +188,14 @@ class FastDecoder:
         self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens)
         scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
         tokens = conditioning_ids.new_empty(batch, new_tokens)
+        self.change_scores = None if change_scores is None else change_scores.to(conditioning_ids.device)
+        before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
         for step in range(new_tokens):
             target = known.shape[1] + step
             if step > 0:
-                scores = self._step(tokens[:, step - 1], target)
-            scores = self.limited(self._weighed(scores, step), target)
+                before = tokens[:, step - 1]
+                scores = self._step(before, target)
+            scores = self._on_beat(self.limited(self._weighed(scores, step), target), before, step)
             numbers = None if uniforms is None else uniforms[:, step]
             tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             if report is not None:
@@ -207,6 +213,9 @@ class FastDecoder:
 
     def _weighed(self, scores: torch.Tensor, step: int) -> torch.Tensor:
         return scores if self.history_free is None else scores + self.history_free[:, step]
+
+    def _on_beat(self, scores: torch.Tensor, before: torch.Tensor, step: int) -> torch.Tensor:
+        return scores if self.change_scores is None else hold_back(scores, before, self.change_scores[:, step])
 
     def _static_loop(self, sampled: bool) -> StaticLoop:
         """The loop at fixed addresses: the one of the window before, if this one is as large."""

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from .configuration_hafm import HAFMStageConfig
-from .sampling_hafm import split_off_sampling
+from .sampling_hafm import hold_back, split_off_sampling
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -67,6 +67,25 @@ class HistoryFreeGuidance(LogitsProcessor):
         return scores + added.repeat_interleave(len(scores) // len(added), dim=0)
 
 
+class BeatGuidance(LogitsProcessor):
+    """Makes another token than the one before likelier on the singer's beat, and less likely beside it.
+
+    Args:
+        change_scores (`torch.Tensor`): what is taken off the score of the token before, float [B, n], of the n tokens
+            to come.
+        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
+    """
+
+    def __init__(self, change_scores: torch.Tensor, known: int) -> None:
+        self.change_scores = change_scores
+        self.known = known
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B or B · samples, V]) → the same shape."""
+        taken = self.change_scores[:, input_ids.shape[1] - self.known].to(scores)
+        return hold_back(scores, input_ids[:, -1], taken.repeat_interleave(len(scores) // len(taken)))
+
+
 class CodebookLogitsProcessor(LogitsProcessor):
     """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
 
@@ -104,6 +123,9 @@ class HAFMGenerationMixin(GenerationMixin):
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether they are generated side by side, without knowing each other.
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
+        `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
+        part of the beat (`beat_hafm.change_profile`): what the composite makes `BeatGuidance` of, for the semantic
+        stage.
         """
         return GenerationConfig(
             do_sample=True,
@@ -115,6 +137,8 @@ class HAFMGenerationMixin(GenerationMixin):
             overlap_seconds=self.config.window_seconds * OVERLAP,
             independent_windows=self.config.model_type == "hafm_fine",
             history_free_guidance=0.0,
+            beat_guidance=0.0,
+            beat_profile=None,
         )
 
     @torch.no_grad()
@@ -189,6 +213,8 @@ class HAFMGenerationMixin(GenerationMixin):
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         given, last = split_off_sampling(kwargs.pop("logits_processor", None))
+        on_beat = [processor for processor in given if isinstance(processor, BeatGuidance)]
+        given = [processor for processor in given if not isinstance(processor, BeatGuidance)]
         others = super()._get_logits_processor(  # type: ignore[misc]
             generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
         )
@@ -202,6 +228,7 @@ class HAFMGenerationMixin(GenerationMixin):
             count = generation_config.max_length - known
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             ours.append(HistoryFreeGuidance(weight * self.history_free_scores(*conditioning, known - 1, count), known))
+        ours.extend(on_beat)
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
         return LogitsProcessorList([*ours, *others, *last])

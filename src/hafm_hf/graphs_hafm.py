@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .sampling_hafm import FREE, draw
+from .sampling_hafm import FREE, draw, hold_back
 
 if TYPE_CHECKING:
     from .decoding_hafm import FastDecoder
@@ -52,12 +52,16 @@ class StaticLoop:
         self.history_free = None
         if decoder.history_free is not None:
             self.history_free = decoder.history_free.new_zeros(BLOCK, batch, decoder.history_free.shape[-1])
+        self.change_scores = None
+        if decoder.change_scores is not None:
+            self.change_scores = torch.zeros(BLOCK, batch, device=cache.device)
         self.views = [layer.until(slots) for layer in decoder.layers]
         self.steps = [self._prepared(codebook) for codebook in range(decoder.config.num_codebooks)]
 
     def fits(self, bias_rows: int, sampled: bool) -> bool:
         """Whether another window of the decoder can use these steps: its caches and biases are the same."""
         same = self.cache is self.decoder.layers[0].cache
+        same = same and (self.change_scores is None) == (self.decoder.change_scores is None)
         return same and bias_rows == self.biases.shape[1] and sampled == self.sampled
 
     def run(
@@ -76,6 +80,8 @@ class StaticLoop:
             self._load(known + start, stop - start)
             if self.history_free is not None and self.decoder.history_free is not None:
                 self.history_free[: stop - start] = self.decoder.history_free[:, start:stop].transpose(0, 1)
+            if self.change_scores is not None and self.decoder.change_scores is not None:
+                self.change_scores[: stop - start] = self.decoder.change_scores[:, start:stop].t()
             if uniforms is not None:
                 self.uniforms[: stop - start] = uniforms[:, start:stop].t()
             if forced is not None:
@@ -106,6 +112,8 @@ class StaticLoop:
         if self.history_free is not None:
             scores = scores + self.history_free.index_select(0, self.place)[0]
         scores = decoder.limited(scores, codebook)
+        if self.change_scores is not None:
+            scores = hold_back(scores, self.token, self.change_scores.index_select(0, self.place)[0])
         numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
         drawn = draw(scores, numbers, decoder.temperature, decoder.top_k)
         forced = self.forced.index_select(0, self.place)[0]

@@ -60,6 +60,7 @@ class RollingDecoder(FastDecoder):
         uniforms: torch.Tensor | None,
         forced: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
+        change_scores: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Appends a chunk of conditioning and generates the tokens that go with it.
 
@@ -70,10 +71,12 @@ class RollingDecoder(FastDecoder):
             uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             report: called with 1 after each step.
+            change_scores (float [B, new_tokens], *optional*): as in `generation_hafm.BeatGuidance`.
 
         Returns:
             int64 [B, new_tokens].
         """
+        self.change_scores = None if change_scores is None else change_scores.to(self.last.device)
         self._clear(first_frame)
         self._append(conditioning_ids, first_frame)
         self._hear_recent(conditioning_ids, new_tokens)
@@ -86,6 +89,7 @@ class RollingDecoder(FastDecoder):
         tokens = torch.empty(len(self.last), new_tokens, dtype=torch.long, device=self.marks.device)
         for step in range(new_tokens):
             scores = self.limited(self._weighed(self._step(self.last, self.target), step), self.target)
+            scores = self._on_beat(scores, self.last, step)
             numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
             self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             tokens[:, step] = self.last
@@ -205,6 +209,7 @@ class RollingRun:
         frames = slice(self.done * self.unit_conditioning, until * self.unit_conditioning)
         first, new = self.done * self.unit_tokens, (until - self.done) * self.unit_tokens
         forced = [row.forced(first, new) for row in self.rows]
+        knows_beat = any(row.change_scores is not None for row in self.rows)
         tokens = self.decoder.advance(
             torch.stack([row[:, frames] for row in conditioning]),
             frames.start,
@@ -212,6 +217,7 @@ class RollingRun:
             torch.stack([row.stream.uniforms(first, new) for row in self.rows]),
             torch.stack(forced) if any(row.given is not None for row in self.rows) else None,
             self.report,
+            torch.stack([row.changes(first, new) for row in self.rows]) if knows_beat else None,
         )
         for row, generated in zip(self.rows, tokens, strict=True):
             row.flat = torch.cat([row.flat.to(generated.device), generated])

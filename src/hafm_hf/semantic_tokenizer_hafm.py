@@ -18,6 +18,7 @@ from torch import nn
 from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .beat_hafm import beat_phase, beat_points
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub.mixin import HAFMHubMixin
 from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
@@ -28,6 +29,7 @@ KNOWN_EXTRA_KEYS = re.compile(
     r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
 )
 NORMALIZATION_EPSILON = 1e-7
+LINE_SCALE = 1.0
 
 
 @dataclass
@@ -49,8 +51,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
     Where the configuration says so, a vocal's centroids lie in a space of their own: a linear projection of the
-    features and, beside it, the place in the beat that a rhythm network reads off it. They fill the first numbers of
-    their rows.
+    features and, beside it, the place in the beat that a rhythm network reads off it, if asked for along one line of
+    beats through the whole vocal. They fill the first numbers of their rows.
 
     The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
     layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
@@ -89,6 +91,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # how much the place in the beat weighs beside the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
+            if config.beat_line:
+                # how far out on the unit disc the line's places are; the network's own are further in, being unsure
+                self.register_buffer("line_scale", torch.tensor(LINE_SCALE))
             self.rhythm = HAFMRhythmNetwork(config.vocal_projection_size, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
         self.padding = (total // 2, total - total // 2)
@@ -262,6 +267,25 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         """
         return self._with_rhythm(self._projected(features))
 
+    def beat_places(self, vocal_tokens: torch.Tensor) -> torch.Tensor:
+        """Where in the beat a vocal's tokens say that they lie: their centroids' part of `HAFMRhythmNetwork.place`.
+
+        Args:
+            vocal_tokens (int64 [..., T]).
+
+        Returns:
+            float32 [..., T, 4].
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        if not self.config.rhythm_channels:
+            raise ValueError("This tokenizer has no rhythm network: recipes/fit_vocal_space.py makes one that has.")
+        first = self.config.vocal_projection_size
+        centroids = self.centroids[0] if self.config.separate_centroids else self.centroids
+        places = centroids[:, first : first + BEAT_NUMBERS].float() / self.rhythm_scale.float()
+        return places[vocal_tokens]
+
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
 
@@ -269,8 +293,11 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         if not self.config.rhythm_channels:
             return projected
         rows = projected.view(-1, *projected.shape[-2:])
-        place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype)).view(*projected.shape[:-1], -1)
-        return torch.cat([projected, self.rhythm_scale.float() * place], dim=-1)
+        place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
+        if self.config.beat_line and place.numel():
+            on_line = [beat_points(beat_phase(row, self.config.frame_rate)) for row in place]
+            place = self.line_scale.float() * torch.stack(on_line).to(place)
+        return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
 
     def _nearest(self, points: torch.Tensor, vocal: bool) -> torch.Tensor:
         centroids = self.centroids.float()

@@ -34,6 +34,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "model": ("coarse", "semantic", "fine"),
+    "beat_profile": ("model",),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
@@ -153,6 +154,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
         ],
+        "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
         hours = options.hours * SHARES[stage] * _share_of_time(options)
