@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
+from hafm_hf.beat_hafm import beat_phase, beat_points
 from hafm_hf.rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.semantic_targets import IGNORED
@@ -21,7 +22,8 @@ from hafm_hf.training.vocal_space import (
 )
 from tiny_models import tiny_semantic_tokenizer
 
-FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
+# a cluster for every note in every part of the beat
+FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 48
 QUICK = VocalSpaceArguments(
     note_dimensions=5, channels=16, layers=7, steps=120, crop_seconds=6.0, warmup_steps=10, learning_rate=5e-3
 )
@@ -113,6 +115,28 @@ def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(
     assert (guess[tokens] == song.note)[sung].mean() > 0.8
 
 
+def test_tokens_lie_on_one_line_of_beats(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+) -> None:
+    _, after, _ = fitted
+    song = sung_song(51, width=after.centroids.shape[-1])
+    features = torch.from_numpy(song.features).float()
+    rhythm = after.vocal_space(features)[:, -4:] / after.rhythm_scale
+    line = beat_points(beat_phase(after.rhythm.place(after._projected(features)[None])[0], FRAME_RATE))
+    assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
+    # without the line the same frames lie where the network puts each of them, further in
+    config = copy.deepcopy(after.config)
+    config.beat_line = False
+    alone = HAFMSemanticTokenizer(config).eval()
+    alone.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
+    own = alone.vocal_space(features)[:, -4:] / alone.rhythm_scale
+    assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
+    true = beat_points((torch.from_numpy(song.beat).float() + 0.5) / BEAT_PARTS)
+    said = after.beat_places(after.quantize(features, vocal=True))
+    # its notes begin on half beats, so which half is which cannot be heard
+    assert float(torch.nn.functional.cosine_similarity(said[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
+
+
 def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]], tmp_path: Path
 ) -> None:
@@ -138,6 +162,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     [
         ({"vocal_projection_size": 5}, "needs separate_centroids"),
         ({"rhythm_channels": 8, "separate_centroids": True}, "needs vocal_projection_size"),
+        ({"beat_line": True}, "needs rhythm_channels"),
         ({"vocal_projection_size": -1}, "between 0 and"),
         ({"rhythm_layers": 40}, "between 1 and 12"),
     ],

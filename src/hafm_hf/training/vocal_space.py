@@ -43,6 +43,7 @@ class VocalSpaceArguments:
     note_dimensions: int = 24
     onset_weight: float = 1.2
     rhythm_weight: float = 2.0
+    beat_line: bool = True
     channels: int = 48
     layers: int = 9
     steps: int = 2500
@@ -282,6 +283,7 @@ def _with_vocal_space(
     config = copy.deepcopy(tokenizer.config)
     config.vocal_projection_size = projection.shape[1]
     config.rhythm_channels, config.rhythm_layers = arguments.channels, arguments.layers
+    config.beat_line = arguments.beat_line
     torch.manual_seed(arguments.seed)
     fitted = HAFMSemanticTokenizer(config).float().eval()
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
