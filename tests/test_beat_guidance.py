@@ -8,7 +8,6 @@ import soundfile
 import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.beat_hafm import beat_phase
 from hafm_hf.decoding_hafm import FastDecoder
 from hafm_hf.generation_hafm import BeatGuidance
 from hafm_hf.rolling_hafm import RollingRun
@@ -95,7 +94,7 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
     assert config.beat_guidance > 0 and max(config.beat_profile) == config.beat_profile[0]
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32")
     tokens = model.tokenize_vocal(vocal, rate, seed=0)[0]
-    phase = beat_phase(model.semantic_tokenizer.beat_places(tokens), 50)
+    phase = model.semantic_tokenizer.beat_phase(model.semantic_tokenizer.beat_places(tokens))
     near = torch.minimum(phase, 1 - phase) < 0.1
 
     def share_near(weight: float) -> float:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hafm_hf.beat_hafm import beat_phase, profile_at
+from hafm_hf.beat_hafm import HAFMBeatLine, profile_at
 from hafm_hf.training.beat_profile import change_profile
 
 RATE = 50
+LINE = HAFMBeatLine(RATE)
 
 
 def sung_beats(tempos: list[float], seconds: float, seed: int = 0) -> torch.Tensor:
@@ -36,7 +37,7 @@ def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("tempo", [63.0, 96.4, 118.3, 171.0])
 def test_the_beat_is_found_through_noise_and_rests(tempo: float) -> None:
     true = sung_beats([tempo], 12.0)
-    found = beat_phase(heard(true, noise=1.0, silent=0.4), RATE)
+    found = LINE.follow(heard(true, noise=1.0, silent=0.4))
     assert found.dtype == torch.float32 and found.shape == true.shape
     assert float(distance(found, true)[RATE:].mean()) < 0.06
 
@@ -45,18 +46,18 @@ def test_frames_alone_say_much_less() -> None:
     true = sung_beats([104.0], 12.0)
     places = heard(true, noise=1.0)
     alone = torch.atan2(places[:, 1], places[:, 0]) / (2 * math.pi)
-    assert float(distance(alone % 1, true).mean()) > 3 * float(distance(beat_phase(places, RATE), true).mean())
+    assert float(distance(alone % 1, true).mean()) > 3 * float(distance(LINE.follow(places), true).mean())
 
 
 def test_a_singer_who_slows_down_is_followed() -> None:
     true = sung_beats([120.0, 114.0, 108.0], 6.0)
-    assert float(distance(beat_phase(heard(true, noise=0.5), RATE), true)[2 * RATE :].mean()) < 0.08
+    assert float(distance(LINE.follow(heard(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 30])
 def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
     for places in (torch.zeros(frames, 4), torch.randn(frames, 4)):
-        found = beat_phase(places, RATE)
+        found = LINE.follow(places)
         assert found.shape == (frames,)
         assert bool(((found >= 0) & (found < 1)).all())
 

@@ -18,7 +18,7 @@ import torch
 from transformers import EncodecModel, PreTrainedModel
 
 from .audio import resample
-from .beat_hafm import beat_phase, profile_at
+from .beat_hafm import profile_at
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
@@ -380,7 +380,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if not profile:
             raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
         tokenizer = self.semantic_tokenizer
-        phase = beat_phase(tokenizer.beat_places(vocal_semantic), tokenizer.config.frame_rate)
+        phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic))
         return weight * profile_at(phase, profile)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,71 +24,92 @@ LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
 CHANGE_PENALTY = 200.0
 # states a frame: at 50 frames a second a beat's length is known to 10 ms
 STATES_A_FRAME = 2
+# states that are gone through at once: some 20 ms of computing
+STRETCH = 500
 
 
-def beat_phase(places: torch.Tensor, frame_rate: int) -> torch.Tensor:
-    """Where in the beat each frame of a song lies.
+class HAFMBeatLine(nn.Module):
+    """Draws one line of beats through a song. It has no weights; it is a module so that hooks come between stretches.
 
     Args:
-        places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
-            (`HAFMSemanticTokenizer.beat_places`).
         frame_rate: in Hz.
-
-    Returns:
-        float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
     """
-    heard = places.detach().double().cpu().numpy()
-    if not len(heard):
-        return torch.zeros(0)
-    fine = np.linspace(0, len(heard) - 1, (len(heard) - 1) * STATES_A_FRAME + 1)
-    columns = [np.interp(fine, np.arange(len(heard)), column) for column in heard.T]
-    path = _likeliest_path(np.stack(columns, axis=1) / STATES_A_FRAME, frame_rate * STATES_A_FRAME)
-    return torch.from_numpy(path[::STATES_A_FRAME].astype(np.float32))
+
+    def __init__(self, frame_rate: int) -> None:
+        super().__init__()
+        rate = frame_rate * STATES_A_FRAME
+        slowest, fastest = (rate * 60 / tempo for tempo in BEATS_PER_MINUTE)
+        lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
+        self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
+        self.first: Indices = self.last - lengths + 1
+        self.phase = np.concatenate([np.arange(length) / length for length in lengths])
+        self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T
+        # from the column's length to the row's
+        change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
+        self.change = change - np.log(np.exp(change).sum(axis=0))
+        prior = -0.5 * (np.log2(rate * 60 / lengths / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
+        self.prior = np.repeat(prior, lengths)
+
+    def follow(self, places: torch.Tensor) -> torch.Tensor:
+        """Where in the beat each frame of a song lies.
+
+        Args:
+            places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
+                (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizer.beat_places`).
+
+        Returns:
+            float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
+        """
+        heard = places.detach().double().cpu().numpy() / STATES_A_FRAME
+        if not len(heard):
+            return torch.zeros(0)
+        fine = np.linspace(0, len(heard) - 1, (len(heard) - 1) * STATES_A_FRAME + 1)
+        evidence = np.stack([np.interp(fine, np.arange(len(heard)), column) for column in heard.T], axis=1)
+        score, before = self.prior, []
+        for start in range(0, len(evidence), STRETCH):
+            score, stretch = self(score, evidence[start : start + STRETCH])
+            before.append(stretch)
+        path = self._trace_back(int(score.argmax()), np.concatenate(before))
+        return torch.from_numpy(path[::STATES_A_FRAME].astype(np.float32))
+
+    def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
+        """One stretch.
+
+        Args:
+            score (float64 [N]): of the likeliest path to each state, one step before the stretch.
+            evidence (float64 [T, 4]): what speaks for each direction of the circle.
+
+        Returns:
+            the score at its end, and which length a beat that begins at each step follows: int16 [T, L].
+        """
+        score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
+        for step, heard in enumerate(evidence):
+            arriving = self.change + score[self.last]
+            before[step] = arriving.argmax(axis=1)
+            score[1:] = score[:-1].copy()
+            score[self.first] = arriving.max(axis=1)
+            score += heard @ self.directions
+            score -= score.max()
+        return score, before
+
+    def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
+        """The phases of the path that ends in `state`, beat by beat from the last one: float64 [T]."""
+        path, end, length = np.zeros(len(before)), len(before), int(np.searchsorted(self.last, state))
+        while end > 0:
+            begin = end - 1 - (state - int(self.first[length]))
+            beat = self.phase[self.first[length] : state + 1]
+            path[max(begin, 0) : end] = beat[max(-begin, 0) :]
+            if begin >= 0:
+                length = int(before[begin, length])
+                state = int(self.last[length])
+            end = begin
+        return path
 
 
 def beat_points(phase: torch.Tensor) -> torch.Tensor:
     """Cosine and sine of the beat's phase (float [T], 0..1) and of twice that phase: float32 [T, 4]."""
     angle = 2 * math.pi * phase.float()
     return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)
-
-
-def _likeliest_path(evidence: Array, rate: int) -> Array:
-    """Phase 0..1 (float64 [T]) along the likeliest path through states that evidence (float64 [T, 4]) speaks for."""
-    slowest, fastest = (rate * 60 / tempo for tempo in BEATS_PER_MINUTE)
-    lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
-    last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
-    first = last - lengths + 1
-    phase = np.concatenate([np.arange(length) / length for length in lengths])
-    angle = 2 * np.pi * phase
-    directions = np.stack([np.cos(angle), np.sin(angle), np.cos(2 * angle), np.sin(2 * angle)]).astype(np.float32)
-    # from the column's length to the row's
-    change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
-    change -= np.log(np.exp(change).sum(axis=0))
-    prior = -0.5 * (np.log2(rate * 60 / lengths / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
-    score = np.repeat(prior, lengths) + evidence[0] @ directions
-    before = np.zeros((len(evidence), len(lengths)), np.int16)
-    for frame in range(1, len(evidence)):
-        arriving = change + score[last]
-        before[frame] = arriving.argmax(axis=1)
-        score[1:] = score[:-1].copy()
-        score[first] = arriving.max(axis=1)
-        score += evidence[frame] @ directions
-        score -= score.max()
-    return _trace_back(int(score.argmax()), before, first, last, phase)
-
-
-def _trace_back(state: int, before: NDArray[np.int16], first: Indices, last: Indices, phase: Array) -> Array:
-    """The phases of a path that ends in `state`; before [T, L] has the length that a beat beginning there follows."""
-    path = np.zeros(len(before))
-    length = int(np.searchsorted(last, state))
-    for frame in range(len(before) - 1, -1, -1):
-        path[frame] = phase[state]
-        if state == first[length]:
-            length = int(before[frame, length])
-            state = int(last[length])
-        else:
-            state -= 1
-    return path
 
 
 def profile_at(phase: torch.Tensor, profile: Sequence[float]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .beat_hafm import beat_phase, beat_points
+from .beat_hafm import HAFMBeatLine, beat_points
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub.mixin import HAFMHubMixin
 from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
@@ -91,6 +91,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # how much the place in the beat weighs beside the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
+            # in a list as layers are: a generation can be ended between the stretches of a line (`heartbeat_hafm`)
+            self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
                 # how far out on the unit disc the line's places are; the network's own are further in, being unsure
                 self.register_buffer("line_scale", torch.tensor(LINE_SCALE))
@@ -279,12 +281,26 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
-        if not self.config.rhythm_channels:
-            raise ValueError("This tokenizer has no rhythm network: recipes/fit_vocal_space.py makes one that has.")
+        self._check_rhythm()
         first = self.config.vocal_projection_size
         centroids = self.centroids[0] if self.config.separate_centroids else self.centroids
         places = centroids[:, first : first + BEAT_NUMBERS].float() / self.rhythm_scale.float()
         return places[vocal_tokens]
+
+    def beat_phase(self, places: torch.Tensor) -> torch.Tensor:
+        """Where in the beat each frame lies, by one line of beats through places float [T, 4]: float32 [T], 0 to 1.
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        line = self.line[0]
+        assert isinstance(line, HAFMBeatLine)
+        return line.follow(places)
+
+    def _check_rhythm(self) -> None:
+        if not self.config.rhythm_channels:
+            raise ValueError("This tokenizer has no rhythm network: recipes/fit_vocal_space.py makes one that has.")
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
@@ -295,7 +311,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         rows = projected.view(-1, *projected.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
-            on_line = [beat_points(beat_phase(row, self.config.frame_rate)) for row in place]
+            on_line = [beat_points(self.beat_phase(row)) for row in place]
             place = self.line_scale.float() * torch.stack(on_line).to(place)
         return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
 

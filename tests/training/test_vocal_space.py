@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from hafm_hf.beat_hafm import beat_phase, beat_points
+from hafm_hf.beat_hafm import beat_points
 from hafm_hf.rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.semantic_targets import IGNORED
@@ -122,7 +122,7 @@ def test_tokens_lie_on_one_line_of_beats(
     song = sung_song(51, width=after.centroids.shape[-1])
     features = torch.from_numpy(song.features).float()
     rhythm = after.vocal_space(features)[:, -4:] / after.rhythm_scale
-    line = beat_points(beat_phase(after.rhythm.place(after._projected(features)[None])[0], FRAME_RATE))
+    line = beat_points(after.beat_phase(after.rhythm.place(after._projected(features)[None])[0]))
     assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
     # without the line the same frames lie where the network puts each of them, further in
     config = copy.deepcopy(after.config)

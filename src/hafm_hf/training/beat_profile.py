@@ -11,7 +11,6 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from ..beat_hafm import beat_phase
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .data import load_token_corpus, read_stream
 
@@ -51,7 +50,7 @@ def corpus_phases(
             torch.from_numpy(read_stream(dataset, row, column)[0].astype("int64"))
             for column in ("vocal_semantic", "instrumental_semantic")
         )
-        yield beat_phase(tokenizer.beat_places(vocal), tokenizer.config.frame_rate), instrumental
+        yield tokenizer.beat_phase(tokenizer.beat_places(vocal)), instrumental
 
 
 def fit_beat_profile(
