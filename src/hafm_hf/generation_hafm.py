@@ -124,8 +124,7 @@ class HAFMGenerationMixin(GenerationMixin):
         `independent_windows` whether they are generated side by side, without knowing each other.
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
         `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
-        part of the beat (`beat_hafm.change_profile`): what the composite makes `BeatGuidance` of, for the semantic
-        stage.
+        part of the beat (`training.beat_profile`): what the composite makes `BeatGuidance` of, for the semantic stage.
         """
         return GenerationConfig(
             do_sample=True,

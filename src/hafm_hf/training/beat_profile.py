@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from transformers import GenerationConfig
-from transformers.utils import logging
 
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .data import load_token_corpus, read_stream
 
-logger = logging.get_logger(__name__)
 PROFILE_PARTS = 24
 
 
