@@ -1,6 +1,7 @@
 """The vocal's clusters keep note, onset and beat, and nothing else of the tokenizer changes."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,7 @@ from hafm_hf.training.vocal_space import (
 )
 from tiny_models import tiny_semantic_tokenizer
 
-# a cluster for every note in every part of the beat
-FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 48
+FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
 QUICK = VocalSpaceArguments(
     note_dimensions=5, channels=16, layers=7, steps=120, crop_seconds=6.0, warmup_steps=10, learning_rate=5e-3
 )
@@ -46,10 +46,10 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     return SungFrames(features.astype(np.float16), note, onset, beat)
 
 
-def tokenizer_with_centroids(separate: bool = True) -> HAFMSemanticTokenizer:
+def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizer:
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
-    config.num_clusters, config.separate_centroids = CLUSTERS, separate
+    config.num_clusters, config.separate_centroids = clusters, separate
     tokenizer = HAFMSemanticTokenizer(config).eval()
     tokenizer.hubert.load_state_dict(plain.hubert.state_dict())
     torch.manual_seed(0)
@@ -61,9 +61,12 @@ def tokenizer_with_centroids(separate: bool = True) -> HAFMSemanticTokenizer:
 def fitted() -> tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]:
     """The tokenizer before, the one after, and its figures."""
     before = tokenizer_with_centroids()
-    width = before.centroids.shape[-1]
-    songs = [sung_song(seed, width=width) for seed in range(8)]
-    return before, *fit_vocal_space(before, songs[:6], songs[6:], QUICK, frames=5000)
+    return before, *fit(before, QUICK)
+
+
+def fit(tokenizer: HAFMSemanticTokenizer, how: VocalSpaceArguments) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+    songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
+    return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 
 
 def test_discriminants_find_what_tells_classes_apart_in_louder_noise() -> None:
@@ -102,13 +105,16 @@ def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanti
     assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
 
 
-def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(
-    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
-) -> None:
-    _, after, _ = fitted
+@pytest.mark.parametrize(
+    ("clusters", "beat_line"),
+    # on a line all parts of the beat are used alike: as many clusters as notes in each of them
+    [(CLUSTERS, False), (NOTES * BEAT_PARTS, True)],
+)
+def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: int, beat_line: bool) -> None:
+    after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
     song = sung_song(50, width=after.centroids.shape[-1])
     tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True).numpy()
-    guess = np.zeros(CLUSTERS, np.int64)
+    guess = np.zeros(clusters, np.int64)
     for cluster in np.unique(tokens):
         guess[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
     sung = song.note > 0
