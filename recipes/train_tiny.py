@@ -4,7 +4,7 @@
     python recipes/train_tiny.py CORPUS OUT --hours 2 --workers 2
     hafm accompany vocal.wav --model OUT/model
 
-Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, their joining and where in the beat an
+Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, their joining and where in the beat an
 accompaniment changes, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes
 on. A GPU is used where there is one; --preset small and base are for it.
 """

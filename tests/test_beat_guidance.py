@@ -10,6 +10,7 @@ import torch
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.decoding_hafm import FastDecoder
 from hafm_hf.generation_hafm import BeatGuidance
+from hafm_hf.guidance_hafm import SongGuidance, TokenGuidance
 from hafm_hf.rolling_hafm import RollingRun
 from hafm_hf.sampling_hafm import RandomStream, hold_back
 from hafm_hf.windows_hafm import DecodingOptions, SongRow, StageRun, decode_window
@@ -48,14 +49,18 @@ def test_sampled_tokens_of_all_loops_are_the_same(scale: float, known: int) -> N
     arguments = (stage, conditioning, 24 - known, numbers)
     fast, reference, without = (
         decode_window(
-            *arguments, DecodingOptions(how, scale, 0.8, 7), given, conditioning_mask=mask, change_scores=taken
+            *arguments,
+            DecodingOptions(how, scale, 0.8, 7),
+            given,
+            conditioning_mask=mask,
+            guidance=TokenGuidance(taken),
         )
         for how, taken in (("fast", changes[:, known:]), ("reference", changes[:, known:]), ("fast", None))
     )
     assert fast.tolist() == reference.tolist() and not torch.equal(fast, without)
     static = FastDecoder(stage, scale, 0.8, 7, static=True)
     for taken, expected in ((changes[:, known:], fast), (None, without), (changes[:, known:], fast)):
-        found = static.generate(conditioning, 24 - known, numbers, given, None, mask, change_scores=taken)
+        found = static.generate(conditioning, 24 - known, numbers, given, None, mask, guidance=TokenGuidance(taken))
         assert torch.equal(found, expected)
 
 
@@ -63,7 +68,7 @@ def test_windows_and_rolling_take_the_changes_of_their_instants() -> None:
     stage, conditioning, changes = stage_and_changes(40, batch=2)
 
     def rows() -> list[SongRow]:
-        return [SongRow(20, RandomStream(5, sample=row), change_scores=changes[row]) for row in range(2)]
+        return [SongRow(20, RandomStream(5, sample=row), guidance=SongGuidance(changes[row])) for row in range(2)]
 
     options = DecodingOptions(temperature=0.8, top_k=5)
     whole = StageRun(stage, rows(), UNIT, options).run(list(conditioning))
@@ -72,15 +77,15 @@ def test_windows_and_rolling_take_the_changes_of_their_instants() -> None:
     # a token is never held where that costs everything, and always where it is everything, in every window
     stage.generation_config.window_seconds, stage.generation_config.overlap_seconds = 0.24, 0.08
     changing = torch.arange(40) % 7 == 0
-    row = SongRow(20, RandomStream(5), change_scores=torch.where(changing, 1e4, -1e4))
+    row = SongRow(20, RandomStream(5), guidance=SongGuidance(torch.where(changing, 1e4, -1e4)))
     (codes,) = StageRun(stage, [row], UNIT, DecodingOptions()).run([conditioning[0]])
     assert torch.equal(codes[0].diff() != 0, changing[1:])
 
 
 def test_a_song_without_a_beat_goes_beside_one_that_has() -> None:
     stage, conditioning, changes = stage_and_changes(40, batch=2)
-    pair = [SongRow(20, RandomStream(5), change_scores=changes[0]), SongRow(20, RandomStream(6))]
-    alone = [SongRow(20, RandomStream(5), change_scores=changes[0])], [SongRow(20, RandomStream(6))]
+    pair = [SongRow(20, RandomStream(5), guidance=SongGuidance(changes[0])), SongRow(20, RandomStream(6))]
+    alone = [SongRow(20, RandomStream(5), guidance=SongGuidance(changes[0]))], [SongRow(20, RandomStream(6))]
     together = StageRun(stage, pair, UNIT, DecodingOptions()).run(list(conditioning))
     apart = [
         StageRun(stage, rows, UNIT, DecodingOptions()).run([conditioning[row]])[0] for row, rows in enumerate(alone)
@@ -99,8 +104,8 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
 
     def share_near(weight: float) -> float:
         config.beat_guidance = weight
-        changes = model.change_scores(tokens)
-        rows = [SongRow(len(tokens) // 2, RandomStream(0, sample=row), change_scores=changes) for row in range(4)]
+        guidance = model.song_guidance(tokens)
+        rows = [SongRow(len(tokens) // 2, RandomStream(0, sample=row), guidance=guidance) for row in range(4)]
         found = StageRun(model.semantic, rows, UNIT, DecodingOptions()).run([tokens[None]] * len(rows))
         changed = torch.cat(found).diff(dim=1) != 0
         return float(changed[:, near[1:]].sum() / changed.sum())
@@ -111,12 +116,12 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
 def test_a_weight_without_a_profile_or_a_tokenizer_without_a_beat_is_refused() -> None:
     model = tiny_composite()
     tokens = torch.zeros(9, dtype=torch.long)
-    assert model.change_scores(tokens) is None
+    assert model.song_guidance(tokens) is None
     model.semantic.generation_config.beat_guidance = 1.0
     with pytest.raises(ValueError, match="fit_beat_profile"):
-        model.change_scores(tokens)
+        model.song_guidance(tokens)
     model.semantic.generation_config.beat_profile = [0.5, -0.5]
     with pytest.raises(ValueError, match="rhythm network"):
-        model.change_scores(tokens)
+        model.song_guidance(tokens)
     del model.semantic.generation_config.beat_guidance
-    assert model.change_scores(tokens) is None, "a generation config of before it existed"
+    assert model.song_guidance(tokens) is None, "a generation config of before it existed"

@@ -1,5 +1,6 @@
 """Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
 
+import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from hafm_hf import (
     HAFMFineConfig,
     HAFMFineForCausalLM,
     HAFMForVocalAccompaniment,
+    HAFMHarmonyConfig,
+    HAFMHarmonyModel,
     HAFMSemanticConfig,
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizer,
@@ -65,6 +68,28 @@ def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
     ).eval()
     tokenizer.centroids.normal_()
     return tokenizer
+
+
+def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
+    """One whose vocals have clusters of their own, in a projection and beside it the place in the beat."""
+    config = copy.deepcopy(tiny_semantic_tokenizer(seed).config)
+    config.separate_centroids, config.vocal_projection_size = True, 5
+    config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
+    tokenizer = HAFMSemanticTokenizer(config).eval()
+    for buffer in (tokenizer.centroids, tokenizer.vocal_projection):
+        buffer.normal_()
+    return tokenizer
+
+
+def tiny_harmony(seed: int = 0, **options: Any) -> HAFMHarmonyModel:
+    """A network of two layers with random weights and tables."""
+    torch.manual_seed(seed)
+    model = HAFMHarmonyModel(
+        HAFMHarmonyConfig(**{"num_clusters": CLUSTERS, "channels": 9, "num_layers": 2, **options})
+    )
+    model.notes.uniform_()
+    model.chord_scores.normal_()
+    return model.eval()
 
 
 def tiny_codec(seed: int = 0) -> EncodecModel:

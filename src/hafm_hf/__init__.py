@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         HAFMCoarseConfig,
         HAFMConfig,
         HAFMFineConfig,
+        HAFMHarmonyConfig,
         HAFMSemanticConfig,
         HAFMSemanticTokenizerConfig,
     )
     from .feature_extraction_hafm import HAFMFeatureExtractor
     from .generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
+    from .harmony_hafm import HAFMHarmonyModel
     from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
     from .pipeline_hafm import HAFMPipeline
     from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
@@ -40,6 +42,8 @@ __all__ = [
     "HAFMFineConfig",
     "HAFMFineForCausalLM",
     "HAFMForVocalAccompaniment",
+    "HAFMHarmonyConfig",
+    "HAFMHarmonyModel",
     "HAFMPipeline",
     "HAFMSemanticConfig",
     "HAFMSemanticForCausalLM",
@@ -54,11 +58,13 @@ _NAMES = {
         "HAFMCoarseConfig",
         "HAFMConfig",
         "HAFMFineConfig",
+        "HAFMHarmonyConfig",
         "HAFMSemanticConfig",
         "HAFMSemanticTokenizerConfig",
     ),
     "feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
+    "harmony_hafm": ("HAFMHarmonyModel",),
     "modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pipeline_hafm": ("HAFMPipeline",),
     "semantic_tokenizer_hafm": ("HAFMSemanticTokenizer",),

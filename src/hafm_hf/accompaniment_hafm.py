@@ -22,9 +22,11 @@ from .beat_hafm import profile_at
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
 from .feature_extraction_hafm import HAFMFeatureExtractor
+from .guidance_hafm import SongGuidance
+from .harmony_hafm import HAFMHarmonyModel
 from .heartbeat_hafm import Heartbeat
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
-from .loading import load_strictly, write_checksums
+from .loading import HUB_OPTIONS, load_strictly, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
@@ -38,6 +40,8 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     "fine": HAFMFineForCausalLM,
     "codec": EncodecModel,
 }
+# a composite may have these too
+OPTIONAL_PARTS: dict[str, type[PreTrainedModel]] = {"harmony": HAFMHarmonyModel}
 BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
 
 
@@ -63,6 +67,8 @@ class HAFMAccompanimentOutput:
 class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
+    A part that hears which chords the voice asks for may be there as well (`harmony`).
+
     Args:
         config (`HAFMConfig`): configurations of the parts.
         parts (`dict[str, PreTrainedModel]`, *optional*): parts that exist already, by name.
@@ -76,7 +82,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
-        for name, part_class in PARTS.items():
+        for name, part_class in part_classes(config).items():
             part = (parts or {}).get(name)
             setattr(self, name, part_class(getattr(config, f"{name}_config")) if part is None else part)
         self.post_init()
@@ -91,12 +97,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @classmethod
     def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
-        """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage and a `codec`.
+        """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage, a `codec`, and if given a `harmony`.
 
         Raises:
             StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
         """
-        configs = {f"{name}_config": parts[name].config for name in PARTS}
+        configs = {f"{name}_config": part.config for name, part in parts.items()}
         # a composite's configuration sets its parts' attention too, to none at all unless it is told theirs
         attention = {name: config._attn_implementation for name, config in configs.items()}
         config = HAFMConfig(**configs, attn_implementation=attention)
@@ -133,8 +139,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             "adapter_kwargs",
         ):
             kwargs.pop(name, None)
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        config = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
         parts = {}
-        for name, part_class in PARTS.items():
+        for name, part_class in part_classes(config).items():
             options = dict(kwargs, subfolder="/".join(filter(None, (subfolder, name))), use_safetensors=True)
             options["dtype"] = dtype if name in STAGES else torch.float32
             if name in STAGES and attention is not None:
@@ -155,7 +163,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         upload = {name: kwargs.pop(name) for name in ("token", "private", "commit_message") if name in kwargs}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in PARTS:
+        for name in part_classes(self.config):
             getattr(self, name).save_pretrained(folder / name, **kwargs)
             write_checksums(folder / name)
         self.config.architectures = [type(self).__name__]
@@ -182,7 +190,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of each part, and their `total`."""
-        counts = {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in PARTS}
+        counts = {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in part_classes(self.config)}
         return counts | {"total": sum(counts.values())}
 
     @torch.no_grad()
@@ -359,29 +367,39 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed)[None]
 
-    def change_scores(self, vocal_semantic: torch.Tensor) -> torch.Tensor | None:
-        """How much likelier than usual the accompaniment's next semantic token is another one, by the singer's beat.
+    def song_guidance(self, vocal_semantic: torch.Tensor) -> SongGuidance | None:
+        """What the singer's beat and the chords that the voice asks for say of the accompaniment's semantic tokens.
 
         Args:
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
 
         Returns:
-            float32 [T_v], for `generation_hafm.BeatGuidance`; None where the semantic stage's generation config has
-            no `beat_guidance`.
+            None where the semantic stage's generation config has neither `beat_guidance` nor `harmony_guidance`.
 
         Raises:
-            ValueError: there is no `beat_profile` to weigh, or the tokenizer does not know the beat.
+            ValueError: there is no `beat_profile` or no `harmony` to weigh, or the tokenizer does not know the beat.
         """
         config = self.semantic.generation_config
-        weight = getattr(config, "beat_guidance", 0.0)
-        if not weight:
+        beat, harmony = (getattr(config, f"{name}_guidance", 0.0) for name in ("beat", "harmony"))
+        profile, part = getattr(config, "beat_profile", None), getattr(self, "harmony", None)
+        if not beat and not harmony:
             return None
-        profile = getattr(config, "beat_profile", None)
-        if not profile:
+        if beat and not profile:
             raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
+        if harmony and part is None:
+            raise ValueError("harmony_guidance needs a part that hears chords: recipes/fit_harmony.py makes one.")
         tokenizer = self.semantic_tokenizer
         phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic))
-        return weight * profile_at(phase, profile)
+        changes = beat * profile_at(phase, profile) if beat and profile else None
+        if not harmony or part is None:
+            return SongGuidance(changes)
+        return SongGuidance(changes, part.chords(vocal_semantic, phase), part.token_scores, harmony)
+
+
+def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
+    """The parts that a composite of this configuration has, by name."""
+    there = {name: kind for name, kind in OPTIONAL_PARTS.items() if getattr(config, f"{name}_config") is not None}
+    return PARTS | there
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import EncodecConfig, HubertConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 POSITION_SCHEMES = ("index", "time")
 CONDITIONING_NULLS = ("zeros", "mask_token")
@@ -294,12 +295,42 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
 
 @strict
+class HAFMHarmonyConfig(PreTrainedConfig):
+    r"""The network that hears which chords a vocal asks for, an optional part of the composite.
+
+    Args:
+        num_clusters (`int`): Of the semantic tokenizer, for vocals and for instrumentals.
+        channels (`int`): Width of its convolutions.
+        num_layers (`int`): Convolutions, with dilations of 1, 2, 4 … beats; six of them see ± 126 beats.
+        dropout (`float`): In training.
+        semantic_tokenizer (`str`): Fingerprint of the tokenizer whose tokens it has learnt, where known.
+    """
+
+    model_type = "hafm_harmony"
+
+    num_clusters: int = 500
+    channels: int = 128
+    num_layers: int = 6
+    dropout: float | int = 0.15
+    semantic_tokenizer: str = ""
+
+    def validate_sizes(self) -> None:
+        """Refuses sizes out of range."""
+        _check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        _check_range("channels", self.channels, MAX_WIDTH)
+        _check_range("num_layers", self.num_layers, MAX_DILATIONS)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+
+@strict
 class HAFMConfig(PreTrainedConfig):
     r"""The composite: semantic tokenizer, three stages and codec, each saved in a subfolder of one repository.
 
     Args:
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given.
+        harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that hears chords; none if not given.
     """
 
     model_type = "hafm"
@@ -309,6 +340,7 @@ class HAFMConfig(PreTrainedConfig):
         "coarse_config": HAFMCoarseConfig,
         "fine_config": HAFMFineConfig,
         "codec_config": EncodecConfig,
+        "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
     }
 
     semantic_tokenizer_config: Any = None
@@ -316,6 +348,7 @@ class HAFMConfig(PreTrainedConfig):
     coarse_config: Any = None
     fine_config: Any = None
     codec_config: Any = None
+    harmony_config: Any = None
 
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
@@ -332,6 +365,10 @@ class HAFMConfig(PreTrainedConfig):
         _check_equal("semantic frame rates", rates, (tokenizer.frame_rate,) * 3)
         rates = (coarse.frame_rate, fine.conditioning_frame_rate, fine.frame_rate)
         _check_equal("acoustic frame rates", rates, (codec.frame_rate,) * 3)
+        if self.harmony_config is not None:
+            _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
+            if not tokenizer.rhythm_channels:
+                raise ValueError("harmony needs a semantic tokenizer that knows the beat: set rhythm_channels.")
 
 
 def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from .graphs_hafm import BLOCK, StaticLoop
+from .guidance_hafm import TokenGuidance
 from .matrices_hafm import packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force, hold_back
@@ -148,8 +149,7 @@ class FastDecoder:
         self.weights = weights
         self.guided = guidance_scale != 1.0
         self.history_free_guidance = history_free_guidance
-        self.history_free: torch.Tensor | None = None
-        self.change_scores: torch.Tensor | None = None
+        self.guidance = TokenGuidance()
         self.rows = 0
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
@@ -164,7 +164,7 @@ class FastDecoder:
         forced: torch.Tensor | None = None,
         conditioning_mask: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
-        change_scores: torch.Tensor | None = None,
+        guidance: TokenGuidance | None = None,
     ) -> torch.Tensor:
         """Generates flat target tokens.
 
@@ -176,7 +176,7 @@ class FastDecoder:
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
             report: called with 1 after each step; what it raises ends the loop.
-            change_scores (float [B, new_tokens], *optional*): as in `generation_hafm.BeatGuidance`.
+            guidance: what the songs say of the tokens to come.
 
         Returns:
             int64 [B, new_tokens].
@@ -185,17 +185,16 @@ class FastDecoder:
         known = conditioning_ids.new_empty(batch, 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
-        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens)
+        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
         scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
         tokens = conditioning_ids.new_empty(batch, new_tokens)
-        self.change_scores = None if change_scores is None else change_scores.to(conditioning_ids.device)
         before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
         for step in range(new_tokens):
             target = known.shape[1] + step
             if step > 0:
                 before = tokens[:, step - 1]
                 scores = self._step(before, target)
-            scores = self._on_beat(self.limited(self._weighed(scores, step), target), before, step)
+            scores = self._guided(scores, before, target, step)
             numbers = None if uniforms is None else uniforms[:, step]
             tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             if report is not None:
@@ -205,17 +204,29 @@ class FastDecoder:
                 break
         return tokens
 
-    def _hear(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, first: int, count: int) -> None:
-        """What the conditioning says by itself for the targets to come is added to their scores."""
+    def _hear(
+        self,
+        conditioning_ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        guidance: TokenGuidance | None,
+    ) -> None:
+        """What guides the targets to come: their songs, and what the conditioning says of them by itself."""
+        guidance = TokenGuidance() if guidance is None else guidance.to(conditioning_ids.device)
+        added = guidance.added
         if self.history_free_guidance != 0.0:
             scores = self.stage.history_free_scores(conditioning_ids, mask, first, count)
-            self.history_free = self.history_free_guidance * scores
+            heard = self.history_free_guidance * scores
+            added = heard if added is None else heard + added
+        self.guidance = TokenGuidance(guidance.changes, added)
 
-    def _weighed(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        return scores if self.history_free is None else scores + self.history_free[:, step]
-
-    def _on_beat(self, scores: torch.Tensor, before: torch.Tensor, step: int) -> torch.Tensor:
-        return scores if self.change_scores is None else hold_back(scores, before, self.change_scores[:, step])
+    def _guided(self, scores: torch.Tensor, before: torch.Tensor, target: int, step: int) -> torch.Tensor:
+        """Scores [B, V] of flat target `target`, behind the tokens `before` (int64 [B]), as they are drawn from."""
+        if self.guidance.added is not None:
+            scores = scores + self.guidance.added[:, step]
+        scores = self.limited(scores, target)
+        return scores if self.guidance.changes is None else hold_back(scores, before, self.guidance.changes[:, step])
 
     def _static_loop(self, sampled: bool) -> StaticLoop:
         """The loop at fixed addresses: the one of the window before, if this one is as large."""

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from .configuration_hafm import HAFMStageConfig
+from .guidance_hafm import TokenGuidance
 from .sampling_hafm import hold_back, split_off_sampling
 
 # Paper, "Inference"
@@ -47,13 +48,11 @@ class ClassifierFreeGuidance(LogitsProcessor):
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
 
-class HistoryFreeGuidance(LogitsProcessor):
-    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
-
-    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+class AddedScores(LogitsProcessor):
+    """Adds scores that are known before generation begins.
 
     Args:
-        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B, n, V], of the n tokens to come.
+        scores (`torch.Tensor`): float [B, n, V], of the n tokens to come.
         known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
     """
 
@@ -65,6 +64,21 @@ class HistoryFreeGuidance(LogitsProcessor):
         """scores (float [B or B · samples, V]) → the same shape."""
         added = self.scores[:, input_ids.shape[1] - self.known]
         return scores + added.repeat_interleave(len(scores) // len(added), dim=0)
+
+
+class HistoryFreeGuidance(AddedScores):
+    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+
+    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+    The scores that it adds are w (h_cond − h_uncond).
+    """
+
+
+class HarmonyGuidance(AddedScores):
+    """ℓ + w · the logarithm of how much likelier than usual each token is in the chords that the voice asks for.
+
+    The scores that it adds come from `HAFMHarmonyModel.token_scores`.
+    """
 
 
 class BeatGuidance(LogitsProcessor):
@@ -84,6 +98,16 @@ class BeatGuidance(LogitsProcessor):
         """scores (float [B or B · samples, V]) → the same shape."""
         taken = self.change_scores[:, input_ids.shape[1] - self.known].to(scores)
         return hold_back(scores, input_ids[:, -1], taken.repeat_interleave(len(scores) // len(taken)))
+
+
+def song_processors(guidance: TokenGuidance, known: int) -> list[LogitsProcessor]:
+    """The processors that weigh what songs say of the tokens to come, `known` tokens being there (BOS among them)."""
+    processors: list[LogitsProcessor] = []
+    if guidance.added is not None:
+        processors.append(HarmonyGuidance(guidance.added, known))
+    if guidance.changes is not None:
+        processors.append(BeatGuidance(guidance.changes, known))
+    return processors
 
 
 class CodebookLogitsProcessor(LogitsProcessor):
@@ -125,6 +149,7 @@ class HAFMGenerationMixin(GenerationMixin):
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
         `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
         part of the beat (`training.beat_profile`): what the composite makes `BeatGuidance` of, for the semantic stage.
+        `harmony_guidance` weighs what the chords of a composite's `harmony` say of the semantic tokens.
         """
         return GenerationConfig(
             do_sample=True,
@@ -138,6 +163,7 @@ class HAFMGenerationMixin(GenerationMixin):
             history_free_guidance=0.0,
             beat_guidance=0.0,
             beat_profile=None,
+            harmony_guidance=0.0,
         )
 
     @torch.no_grad()
@@ -212,8 +238,8 @@ class HAFMGenerationMixin(GenerationMixin):
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         given, last = split_off_sampling(kwargs.pop("logits_processor", None))
-        on_beat = [processor for processor in given if isinstance(processor, BeatGuidance)]
-        given = [processor for processor in given if not isinstance(processor, BeatGuidance)]
+        songs = [processor for processor in given if isinstance(processor, HarmonyGuidance | BeatGuidance)]
+        given = [processor for processor in given if processor not in songs]
         others = super()._get_logits_processor(  # type: ignore[misc]
             generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
         )
@@ -227,7 +253,7 @@ class HAFMGenerationMixin(GenerationMixin):
             count = generation_config.max_length - known
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             ours.append(HistoryFreeGuidance(weight * self.history_free_scores(*conditioning, known - 1, count), known))
-        ours.extend(on_beat)
+        ours.extend(songs)
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
         return LogitsProcessorList([*ours, *others, *last])

@@ -49,19 +49,19 @@ class StaticLoop:
         self.forced = counter.new_full((BLOCK, batch), FREE)
         self.uniforms = torch.ones(BLOCK, batch, device=cache.device)
         self.biases = cache.new_zeros(BLOCK, bias_rows, heads, 1, slots)
-        self.history_free = None
-        if decoder.history_free is not None:
-            self.history_free = decoder.history_free.new_zeros(BLOCK, batch, decoder.history_free.shape[-1])
-        self.change_scores = None
-        if decoder.change_scores is not None:
-            self.change_scores = torch.zeros(BLOCK, batch, device=cache.device)
+        self.added, self.changes = (
+            None if given is None else torch.zeros(BLOCK, batch, *given.shape[2:], device=cache.device)
+            for given in (decoder.guidance.added, decoder.guidance.changes)
+        )
         self.views = [layer.until(slots) for layer in decoder.layers]
         self.steps = [self._prepared(codebook) for codebook in range(decoder.config.num_codebooks)]
 
     def fits(self, bias_rows: int, sampled: bool) -> bool:
         """Whether another window of the decoder can use these steps: its caches and biases are the same."""
         same = self.cache is self.decoder.layers[0].cache
-        same = same and (self.change_scores is None) == (self.decoder.change_scores is None)
+        guidance = self.decoder.guidance
+        for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
+            same = same and (ready is None) == (given is None)
         return same and bias_rows == self.biases.shape[1] and sampled == self.sampled
 
     def run(
@@ -78,10 +78,10 @@ class StaticLoop:
         for start in range(1, count, BLOCK):
             stop = min(start + BLOCK, count)
             self._load(known + start, stop - start)
-            if self.history_free is not None and self.decoder.history_free is not None:
-                self.history_free[: stop - start] = self.decoder.history_free[:, start:stop].transpose(0, 1)
-            if self.change_scores is not None and self.decoder.change_scores is not None:
-                self.change_scores[: stop - start] = self.decoder.change_scores[:, start:stop].t()
+            guidance = self.decoder.guidance
+            for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
+                if ready is not None and given is not None:
+                    ready[: stop - start] = given[:, start:stop].transpose(0, 1)
             if uniforms is not None:
                 self.uniforms[: stop - start] = uniforms[:, start:stop].t()
             if forced is not None:
@@ -109,11 +109,11 @@ class StaticLoop:
         decoder = self.decoder
         bias = self.biases.index_select(0, self.place)[0]
         scores = decoder.slot_scores(self.token, codebook, self.slot, self.views, bias)
-        if self.history_free is not None:
-            scores = scores + self.history_free.index_select(0, self.place)[0]
+        if self.added is not None:
+            scores = scores + self.added.index_select(0, self.place)[0]
         scores = decoder.limited(scores, codebook)
-        if self.change_scores is not None:
-            scores = hold_back(scores, self.token, self.change_scores.index_select(0, self.place)[0])
+        if self.changes is not None:
+            scores = hold_back(scores, self.token, self.changes.index_select(0, self.place)[0])
         numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
         drawn = draw(scores, numbers, decoder.temperature, decoder.top_k)
         forced = self.forced.index_select(0, self.place)[0]

@@ -12,7 +12,7 @@ TASK = "vocal-accompaniment"
 
 
 def register_configurations() -> None:
-    """`AutoConfig` knows the composite, the semantic tokenizer and the three stages."""
+    """`AutoConfig` knows the composite, its semantic tokenizer, the three stages and the part that hears chords."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from . import configuration_hafm as configurations
@@ -22,6 +22,7 @@ def register_configurations() -> None:
         configurations.HAFMCoarseConfig,
         configurations.HAFMFineConfig,
         configurations.HAFMSemanticTokenizerConfig,
+        configurations.HAFMHarmonyConfig,
         configurations.HAFMConfig,
     ):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
@@ -32,13 +33,14 @@ def register_models() -> None:
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 
     from .accompaniment_hafm import HAFMForVocalAccompaniment
+    from .harmony_hafm import HAFMHarmonyModel
     from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
     from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 
     for stage_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM):
         AutoModel.register(stage_class.config_class, stage_class, exist_ok=True)
         AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
-    for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer):
+    for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMHarmonyModel):
         AutoModel.register(model_class.config_class, model_class, exist_ok=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .decoding_hafm import FastDecoder
+from .guidance_hafm import TokenGuidance, window_guidance
 from .position_hafm import TokenLayout, visible
 from .sampling_hafm import draw, force
 from .windows_hafm import DecodingOptions, SongRow
@@ -60,7 +61,7 @@ class RollingDecoder(FastDecoder):
         uniforms: torch.Tensor | None,
         forced: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
-        change_scores: torch.Tensor | None = None,
+        guidance: TokenGuidance | None = None,
     ) -> torch.Tensor:
         """Appends a chunk of conditioning and generates the tokens that go with it.
 
@@ -71,15 +72,14 @@ class RollingDecoder(FastDecoder):
             uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             report: called with 1 after each step.
-            change_scores (float [B, new_tokens], *optional*): as in `generation_hafm.BeatGuidance`.
+            guidance: what the songs say of these tokens.
 
         Returns:
             int64 [B, new_tokens].
         """
-        self.change_scores = None if change_scores is None else change_scores.to(self.last.device)
         self._clear(first_frame)
         self._append(conditioning_ids, first_frame)
-        self._hear_recent(conditioning_ids, new_tokens)
+        self._hear_recent(conditioning_ids, new_tokens, guidance)
         config, slot = self.config, self.marks.shape[1]
         targets = torch.arange(self.target, self.target + new_tokens, device=self.marks.device)
         frames = targets // config.num_codebooks * config.conditioning_frame_rate // config.frame_rate
@@ -88,8 +88,7 @@ class RollingDecoder(FastDecoder):
         self._lay_out(self._layout(), first_slot=slot - self.target)
         tokens = torch.empty(len(self.last), new_tokens, dtype=torch.long, device=self.marks.device)
         for step in range(new_tokens):
-            scores = self.limited(self._weighed(self._step(self.last, self.target), step), self.target)
-            scores = self._on_beat(scores, self.last, step)
+            scores = self._guided(self._step(self.last, self.target), self.last, self.target, step)
             numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
             self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
             tokens[:, step] = self.last
@@ -98,14 +97,12 @@ class RollingDecoder(FastDecoder):
                 report(1)
         return tokens
 
-    def _hear_recent(self, conditioning_ids: torch.Tensor, new_tokens: int) -> None:
-        """History-free guidance for a chunk, from the conditioning (int64 [B, K, n]) that is still kept."""
-        if self.history_free_guidance == 0.0:
-            return
+    def _hear_recent(self, conditioning_ids: torch.Tensor, new_tokens: int, guidance: TokenGuidance | None) -> None:
+        """What guides a chunk: its song, and the conditioning (int64 [B, K, n]) that is still kept."""
         before = conditioning_ids[:, :, :0] if self.recent is None else self.recent[:, :, -self.kept_frames :]
         self.recent = torch.cat([before, conditioning_ids], dim=2)
         first = self.config.target_length(self.recent.shape[-1]) - new_tokens
-        self._hear(self.recent, None, first, new_tokens)
+        self._hear(self.recent, None, first, new_tokens, guidance)
 
     def _layout(self) -> TokenLayout:
         """Where the slots of the cache stand: sources, frames and flat positions are `marks`, int64 [3, n]."""
@@ -209,7 +206,6 @@ class RollingRun:
         frames = slice(self.done * self.unit_conditioning, until * self.unit_conditioning)
         first, new = self.done * self.unit_tokens, (until - self.done) * self.unit_tokens
         forced = [row.forced(first, new) for row in self.rows]
-        knows_beat = any(row.change_scores is not None for row in self.rows)
         tokens = self.decoder.advance(
             torch.stack([row[:, frames] for row in conditioning]),
             frames.start,
@@ -217,7 +213,7 @@ class RollingRun:
             torch.stack([row.stream.uniforms(first, new) for row in self.rows]),
             torch.stack(forced) if any(row.given is not None for row in self.rows) else None,
             self.report,
-            torch.stack([row.changes(first, new) for row in self.rows]) if knows_beat else None,
+            window_guidance([row.guidance for row in self.rows], [first] * len(self.rows), new, self.stage.device),
         )
         for row, generated in zip(self.rows, tokens, strict=True):
             row.flat = torch.cat([row.flat.to(generated.device), generated])

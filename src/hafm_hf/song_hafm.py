@@ -83,9 +83,9 @@ class SongRun:
             progress(STAGES[0], 0, self.runs[STAGES[0]].steps)
         voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
         self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
-        changes = [model.change_scores(voice) for voice in voices]
+        guidance = [model.song_guidance(voice) for voice in voices]
         for number, row in enumerate(self.runs["semantic"].rows):
-            row.change_scores = changes[number // num_samples]
+            row.guidance = guidance[number // num_samples]
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""

@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from .decoding_hafm import FastDecoder
-from .generation_hafm import BeatGuidance, TokenProgress
+from .generation_hafm import TokenProgress, song_processors
+from .guidance_hafm import SongGuidance, TokenGuidance, window_guidance
 from .sampling_hafm import FREE, RandomStream, StreamSampling
 
 DECODINGS = ("fast", "reference")
@@ -111,24 +112,19 @@ class SongRow:
         stream: its random numbers.
         given (int64 [units · tokens a unit], *optional*): flat tokens that are kept as they are, and −1 elsewhere.
         flat (int64 [n]): the flat tokens so far.
-        change_scores (float32 [units · tokens a unit], *optional*): as in `generation_hafm.BeatGuidance`.
+        guidance: what the song says of its tokens.
     """
 
     units: int
     stream: RandomStream
     given: torch.Tensor | None = None
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    change_scores: torch.Tensor | None = None
+    guidance: SongGuidance | None = None
 
     def forced(self, first: int, count: int) -> torch.Tensor:
         """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
         given = self.flat.new_empty(0) if self.given is None else self.given[first : first + count]
         return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
-
-    def changes(self, first: int, count: int) -> torch.Tensor:
-        """Change scores of [first, first + count), 0 where there are none: float32 [count], on the CPU."""
-        there = torch.zeros(0) if self.change_scores is None else self.change_scores[first : first + count].cpu()
-        return torch.nn.functional.pad(there, (0, count - len(there)))
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ class StageRun:
     def _decode(self, batch: list[Job], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
         """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
         new_tokens = self._new_units(batch) * self.unit_tokens
-        cut, known, numbers, forced, changes = [], [], [], [], []
+        cut, known, numbers, forced, starts = [], [], [], [], []
         for job in batch:
             row, window = self.rows[job.row], job.window
             frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
@@ -233,7 +229,7 @@ class StageRun:
             known.append(row.flat[begin:start].to(cut[-1].device))
             numbers.append(row.stream.uniforms(start, new_tokens))
             forced.append(row.forced(start, new_tokens))
-            changes.append(row.changes(start, new_tokens))
+            starts.append(start)
         lengths = torch.tensor([len(frames) for frames in cut])
         padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
         mask = torch.arange(padded.shape[-1]) < lengths[:, None]
@@ -248,11 +244,10 @@ class StageRun:
             conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
             report=self.report,
             decoder=self.decoder,
-            change_scores=torch.stack(changes) if self._knows_beat(batch) else None,
+            guidance=window_guidance(
+                [self.rows[job.row].guidance for job in batch], starts, new_tokens, padded.device
+            ),
         )
-
-    def _knows_beat(self, batch: list[Job]) -> bool:
-        return any(self.rows[job.row].change_scores is not None for job in batch)
 
     def _new_units(self, batch: list[Job]) -> int:
         return max(job.window.stop - job.window.start - (0 if self.independent else job.window.known) for job in batch)
@@ -296,7 +291,7 @@ def decode_window(
     conditioning_mask: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
     decoder: FastDecoder | None = None,
-    change_scores: torch.Tensor | None = None,
+    guidance: TokenGuidance | None = None,
 ) -> torch.Tensor:
     """Continues rows of one length of known tokens, by the loop that the options name.
 
@@ -311,7 +306,7 @@ def decode_window(
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
         decoder: the fast loop's, made for the same stage and options; a new one if None.
-        change_scores (float [B, new_tokens], *optional*): as in `generation_hafm.BeatGuidance`.
+        guidance: what the songs say of the tokens to come.
 
     Returns:
         int64 [B, new_tokens].
@@ -320,13 +315,13 @@ def decode_window(
     if options.decoding == "fast":
         decoder = decoder or FastDecoder(stage, **options.decoder(stage))
         return decoder.generate(
-            conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report, change_scores
+            conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report, guidance
         )
     bos = torch.full_like(conditioning_ids[:, 0, :1], stage.config.codebook_size)
     sampler = StreamSampling(uniforms.to(conditioning_ids.device), known.shape[1] + 1, forced)
     processors: list[LogitsProcessor] = [sampler]
-    if change_scores is not None:
-        processors.append(BeatGuidance(change_scores.to(conditioning_ids.device), known.shape[1] + 1))
+    if guidance is not None:
+        processors += song_processors(guidance.to(conditioning_ids.device), known.shape[1] + 1)
     generated = stage.generate(
         input_ids=torch.cat([bos, known], dim=1),
         conditioning_ids=conditioning_ids,

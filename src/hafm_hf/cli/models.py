@@ -52,7 +52,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     folder = model_folder(model)
     import torch
 
-    from ..accompaniment_hafm import PARTS, HAFMForVocalAccompaniment
+    from ..accompaniment_hafm import HAFMForVocalAccompaniment, part_classes
     from ..configuration_hafm import HAFMConfig
     from ..hub.description import describe_part
 
@@ -61,7 +61,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     with torch.device("meta"):
         counts = HAFMForVocalAccompaniment(config).parameter_counts()
     parts = {}
-    for name in PARTS:
+    for name in part_classes(config):
         part = getattr(config, f"{name}_config")
         parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe_part(part)}
     return {

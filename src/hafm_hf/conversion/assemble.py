@@ -8,10 +8,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedModel
 
-from ..accompaniment_hafm import PARTS, STAGES, HAFMForVocalAccompaniment
+from ..accompaniment_hafm import OPTIONAL_PARTS, PARTS, STAGES, HAFMForVocalAccompaniment
 from ..codec import load_encodec
 from ..loading import fingerprint, load_strictly
 
+# weight of what chords say where nobody has chosen one: the bundled model's
+HARMONY_GUIDANCE = 2.0
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,7 +25,7 @@ def assemble_composite(
     The tokenizer and the codec keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
-        parts: folder or hub id of each part, by its name in the composite.
+        parts: folder or hub id of each part, by its name in the composite; `harmony` may be missing.
         output: folder of the composite; one that is there is replaced.
         stage_dtype: fp32, bf16 or fp16, how the stages are stored.
         limit_mb: the size that the composite may have.
@@ -43,7 +45,13 @@ def assemble_composite(
     }
     loaded["semantic_tokenizer"] = load_strictly(PARTS["semantic_tokenizer"], parts["semantic_tokenizer"])
     loaded["codec"] = load_encodec(parts["codec"])
+    for name, kind in OPTIONAL_PARTS.items():
+        if parts.get(name):
+            loaded[name] = load_strictly(kind, parts[name])
     _check_tokenizers(loaded)
+    config = loaded["semantic"].generation_config
+    if "harmony" in loaded and not getattr(config, "harmony_guidance", 0.0):
+        config.harmony_guidance = HARMONY_GUIDANCE
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
     except StrictDataclassClassValidationError as error:
@@ -69,10 +77,13 @@ def assemble_composite(
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
     made = {name: fingerprint(parts[name]) for name in ("semantic_tokenizer", "codec")}
-    for stage in STAGES:
-        for name, learnt in parts[stage].config.tokenizers.items():
+    wanted = {f"the {stage} stage": parts[stage].config.tokenizers for stage in STAGES}
+    if "harmony" in parts and parts["harmony"].config.semantic_tokenizer:
+        wanted["the harmony"] = {"semantic_tokenizer": parts["harmony"].config.semantic_tokenizer}
+    for part, tokenizers in wanted.items():
+        for name, learnt in tokenizers.items():
             if made[name] != learnt:
                 raise ValueError(
-                    f"The parts do not fit: the {stage} stage has learnt tokens of the {name.replace('_', ' ')} "
-                    f"{learnt}, but this one is {made[name]}; name the one that tokenised the stage's corpus."
+                    f"The parts do not fit: {part} has learnt tokens of the {name.replace('_', ' ')} "
+                    f"{learnt}, but this one is {made[name]}; name the one that tokenised its corpus."
                 )

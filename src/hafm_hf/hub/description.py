@@ -7,11 +7,11 @@ from collections import Counter
 
 from transformers import EncodecConfig, PreTrainedConfig
 
-from ..configuration_hafm import HAFMSemanticTokenizerConfig, HAFMStageConfig
+from ..configuration_hafm import HAFMHarmonyConfig, HAFMSemanticTokenizerConfig, HAFMStageConfig
 
 
 def describe_part(config: PreTrainedConfig) -> dict[str, str]:
-    """Rates, vocabulary and architecture of a stage, the semantic tokenizer or the codec.
+    """Rates, vocabulary and architecture of a part.
 
     Args:
         config: the part's configuration.
@@ -28,6 +28,8 @@ def describe_part(config: PreTrainedConfig) -> dict[str, str]:
         return _describe_semantic_tokenizer(config)
     if isinstance(config, EncodecConfig):
         return _describe_codec(config)
+    if isinstance(config, HAFMHarmonyConfig):
+        return _describe_harmony(config)
     raise TypeError(f"A {type(config).__name__} is no part of HAFM.")
 
 
@@ -49,6 +51,14 @@ def _describe_semantic_tokenizer(config: HAFMSemanticTokenizerConfig) -> dict[st
         "rates": f"{config.sampling_rate} Hz → {config.frame_rate} tokens/s",
         "vocabulary": f"{config.num_clusters}",
         "architecture": f"HuBERT, layer {config.layer} of width {hubert.hidden_size}, k-means{_vocal_space(config)}",
+    }
+
+
+def _describe_harmony(config: HAFMHarmonyConfig) -> dict[str, str]:
+    return {
+        "rates": "one chord a beat",
+        "vocabulary": f"{config.num_clusters} → 25 chords",
+        "architecture": f"{config.num_layers} dilated convolutions × {config.channels} over beats",
     }
 
 

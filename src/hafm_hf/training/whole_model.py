@@ -33,7 +33,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "coarse": ("tokens",),
     "semantic": ("tokens",),
     "fine": ("tokens",),
-    "model": ("coarse", "semantic", "fine"),
+    "harmony": ("tokens",),
+    "model": ("coarse", "semantic", "fine", "harmony"),
     "beat_profile": ("model",),
 }
 CALIBRATION_STEPS = 8
@@ -42,6 +43,8 @@ SHORTEST_COMPILED_HOURS = 0.1
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 2800
+# of the network that hears chords, a sixth of a second each
+HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class WholeModelOptions:
         corpus (Path): folder of recipes/build_song_corpus.py.
         out (Path): gets a folder for every part, logs, and the composite as OUT/model.
         recipes (Path): the folder of the recipes.
-        hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens and joining
-            come on top.
+        hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens, chords and
+            joining come on top.
         preset (str): tiny, small or base.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
@@ -136,6 +139,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     clusters, codec = out / "semantic_tokenizer", out / "codec" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
+    harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
         "codec": [sizes["codec"][0], *_run_words(options, "codec", codec_steps), *sizes["codec"][1], *schedule],
         "hubert": [sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1]],
@@ -150,8 +154,13 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
         ],
+        "harmony": [
+            "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
+            "--tokenizer", tokenizer, "--tokens", out / "tokens",
+        ],
         "model": [
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
+            "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
         ],
         "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
