@@ -13,7 +13,7 @@ from ..codec import load_encodec
 from ..loading import fingerprint, load_strictly
 
 # weight of what chords say where nobody has chosen one: the bundled model's
-HARMONY_GUIDANCE = 2.0
+HARMONY_GUIDANCE = 4.0
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -25,6 +25,7 @@ ROLES = {
     "hafm_semantic": "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal",
     "hafm_coarse": "the coarse stage, which generates the codec's first codebooks from the semantic tokens",
     "hafm_fine": "the fine stage, which generates the codec's further codebooks from the first ones",
+    "hafm_harmony": "the part that hears which chords a vocal asks for, beat by beat",
 }
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")
 OTHER_RESULT_KEYS = ("dataset_type", "dataset_split", "metric_name", "how")
