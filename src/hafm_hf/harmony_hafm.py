@@ -105,7 +105,7 @@ def beat_cells(notes: torch.Tensor, phase: torch.Tensor) -> tuple[torch.Tensor, 
         float32 [N, 56], for each quarter of each beat the mean of the notes and the likeliest beginning; of a quarter
         without a frame it says that nothing is sung. And the beat of each frame, int64 [T].
     """
-    phase = phase.double()
+    phase = phase.float()
     passed = F.pad((phase.diff() < -0.5).cumsum(0), (1, 0))  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
     cell = passed * CELLS + (phase * CELLS).long().clamp(0, CELLS - 1)
     count = int(passed[-1] + 1) * CELLS
