@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, packed_linear
+from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, packed_down_linear, packed_linear
 
 SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512)]
 
@@ -31,6 +31,20 @@ def test_the_largest_sums_of_8_bits_do_not_overflow(shape: tuple[int, int]) -> N
     weight = torch.ones(shape)
     x = torch.ones(2, shape[1])
     assert torch.allclose(packed_linear(weight, 2, "int8")(x), x @ weight.t(), rtol=0.01)
+
+
+@pytest.mark.skipif(
+    torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="no product of halves on this processor"
+)
+@pytest.mark.parametrize("rows", [1, FEW_ROWS])
+def test_outliers_behind_a_gated_product_cost_the_other_numbers_nothing(rows: int) -> None:
+    """One scale for all inputs of 8 bits would round those beside an outlier to nothing."""
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(48, 36, generator=generator), torch.randn(rows, 36, generator=generator)
+    x[:, 5], weight[:, 5] = 1000.0, 0.0
+    expected = x @ weight.t()
+    found, rounded = (make(weight, rows, "int8")(x) for make in (packed_down_linear, packed_linear))
+    assert torch.allclose(found, expected, atol=0.01) and (rounded - expected).abs().max() > 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)

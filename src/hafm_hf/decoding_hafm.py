@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .graphs_hafm import BLOCK, StaticLoop
 from .guidance_hafm import TokenGuidance
-from .matrices_hafm import packed_linear
+from .matrices_hafm import packed_down_linear, packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force, hold_back
 
@@ -49,10 +49,11 @@ class _Layer:
     def __init__(self, layer: Any, rows: int, weights: str | None) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
         self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
-        self.qkv, self.output, self.up, self.down = (
+        self.qkv, self.output, self.up = (
             packed_linear(linear.weight, rows, weights)
-            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj, feed_forward.down_proj)
+            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj)
         )
+        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, weights)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start

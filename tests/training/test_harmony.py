@@ -41,9 +41,10 @@ def song_of_roots(seed: int, beats: int = 64, beat: float = 0.5) -> dict[str, An
 
 
 def test_a_song_becomes_notes_and_one_chord_a_beat() -> None:
+    notes = [(0.1, 0.5, 60), (0.7, 1.2, 64)]
     labels = {
         "beats": [0.1, 0.5, 0.9, 1.3],
-        "notes": [[0.1, 0.5, 60], [0.7, 1.2, 64]],
+        "notes": notes,
         "chords": [[0.1, 0.9, "C:maj"], [0.9, 2.0, "A:min"]],
     }
     melody = melody_of(labels)
@@ -53,7 +54,7 @@ def test_a_song_becomes_notes_and_one_chord_a_beat() -> None:
     assert melody.cells[1, :, -1].tolist() == [0, 0, 1, 0]
     assert len(melody_of({"beats": [0.5], "notes": [], "chords": []})) == 0
     for semitones in range(12):
-        higher = {**labels, "notes": [[a, b, pitch + semitones] for a, b, pitch in labels["notes"]]}
+        higher = {**labels, "notes": [[a, b, pitch + semitones] for a, b, pitch in notes]}
         assert torch.equal(melody_of(higher).cells, transposed(melody.cells, semitones))
 
 
@@ -103,9 +104,9 @@ def test_the_recipe_makes_a_part_from_songs_and_their_tokens(tmp_path: Path) -> 
         folder = corpus / split / f"{seed:03}_1"
         folder.mkdir(parents=True)
         (folder / "labels.json").write_text(json.dumps(song_of_roots(seed)))
-        streams = drawn.integers(CLUSTERS, size=(2, 1000)).astype(np.int16)
+        vocal, band = drawn.integers(CLUSTERS, size=(2, 1000)).astype(np.int16)
         codes = np.zeros((8, 1500), np.int16)
-        rows.append((split, TokenExcerpt(f"{split}/{folder.name}", 0.0, 20.0, *streams, codes)))
+        rows.append((split, TokenExcerpt(f"{split}/{folder.name}", 0.0, 20.0, vocal, band, codes)))
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=16, num_codebooks=8)
     for split in ("train", "validation"):
         write_shard(tokens / f"{split}-00000.parquet", [row for each, row in rows if each == split], info)
