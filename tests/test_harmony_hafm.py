@@ -162,6 +162,13 @@ def test_a_composite_without_harmony_has_none_and_refuses_to_weigh_it(tmp_path: 
         loaded.song_guidance(tokens)
 
 
+def test_a_part_that_every_composite_has_is_missed_by_name() -> None:
+    parts = rhythmic_parts()
+    del parts["coarse"]
+    with pytest.raises(ValueError, match="missing: coarse"):
+        HAFMForVocalAccompaniment.from_parts(**parts)
+
+
 def test_harmony_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     parts = rhythmic_parts()
     with pytest.raises(StrictDataclassClassValidationError, match="harmony clusters"):

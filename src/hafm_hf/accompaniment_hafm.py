@@ -100,8 +100,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage, a `codec`, and if given a `harmony`.
 
         Raises:
+            ValueError: if a part that every composite has is missing.
             StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
         """
+        missing = [name for name in PARTS if name not in parts]
+        if missing:
+            raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
         configs = {f"{name}_config": part.config for name, part in parts.items()}
         # a composite's configuration sets its parts' attention too, to none at all unless it is told theirs
         attention = {name: config._attn_implementation for name, config in configs.items()}
