@@ -15,10 +15,11 @@ from hafm_hf.conversion.assemble import assemble_composite
 from hafm_hf.decoding_hafm import FastDecoder
 from hafm_hf.generation_hafm import HarmonyGuidance
 from hafm_hf.guidance_hafm import SongGuidance, TokenGuidance
-from hafm_hf.harmony_hafm import NUM_CHORDS, beat_cells, chord_ratios, roll_chords
+from hafm_hf.harmony_hafm import NUM_CHORDS, beat_cells
 from hafm_hf.loading import fingerprint
 from hafm_hf.rolling_hafm import RollingRun
 from hafm_hf.sampling_hafm import RandomStream
+from hafm_hf.training.harmony import chord_ratios
 from hafm_hf.windows_hafm import DecodingOptions, SongRow, StageRun, decode_window
 from test_decoding_hafm import uniforms_for
 from test_modeling_hafm import conditioning_for
@@ -70,12 +71,6 @@ def test_a_token_of_one_chord_is_likelier_in_it_and_hardly_anywhere_else() -> No
     assert torch.allclose(mixed.exp(), (scores[7].exp() + scores[8].exp()) / 2, rtol=1e-4), (
         "likelihoods, not logarithms"
     )
-
-
-def test_chords_of_a_transposed_song_are_transposed() -> None:
-    none, c_major, b_minor = 0, 1, 24
-    assert roll_chords(torch.tensor([none, c_major, b_minor]), 1).tolist() == [0, 2, 13]
-    assert torch.equal(roll_chords(torch.arange(25), 12), torch.arange(25))
 
 
 def test_every_frame_gets_the_chords_of_its_beat() -> None:

@@ -385,7 +385,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         config = self.semantic.generation_config
         beat, harmony = (getattr(config, f"{name}_guidance", 0.0) for name in ("beat", "harmony"))
-        profile, part = getattr(config, "beat_profile", None), getattr(self, "harmony", None)
+        profile: Any = getattr(config, "beat_profile", None)
+        part: Any = getattr(self, "harmony", None)
         if not beat and not harmony:
             return None
         if beat and not profile:
@@ -394,8 +395,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             raise ValueError("harmony_guidance needs a part that hears chords: recipes/fit_harmony.py makes one.")
         tokenizer = self.semantic_tokenizer
         phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic))
-        changes = beat * profile_at(phase, profile) if beat and profile else None
-        if not harmony or part is None:
+        changes = beat * profile_at(phase, profile) if beat else None
+        if not harmony:
             return SongGuidance(changes)
         return SongGuidance(changes, part.chords(vocal_semantic, phase), part.token_scores, harmony)
 

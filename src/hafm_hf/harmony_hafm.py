@@ -3,8 +3,10 @@
 An optional part of the composite, between the semantic tokenizer and the semantic stage on the path of the data. The
 stage hears ten seconds of singing, and most of its next token is told by the one before; chords are in neither. Here
 dilated convolutions look at a whole song, beat by beat: notes are counted in the cells of a beat (`beat_hafm` says
-where beats are), and every beat gets a distribution over chords. How often the accompaniments of a corpus had each
-token in each chord makes scores for tokens of it.
+where beats are), and every beat gets a distribution over chords, as in Lim, Rhyu and Lee 2017 ("Chord generation from
+symbolic melody using BLSTM networks"). How often the accompaniments of a corpus had each token in each chord makes
+scores for tokens of it.
+
 Dimensions: B batch, T frames, N beats, K clusters of the tokenizer.
 """
 
@@ -115,20 +117,3 @@ def beat_cells(notes: torch.Tensor, phase: torch.Tensor) -> tuple[torch.Tensor, 
     shares[frames == 0, NO_NOTE] = 1.0
     beginning = begins.new_zeros(count).scatter_reduce(0, cell, begins, "amax")
     return torch.cat([shares, beginning[:, None]], dim=1).view(-1, CELLS * NOTE_NUMBERS), passed
-
-
-def chord_ratios(counts: torch.Tensor, smoothing: float = 20.0) -> torch.Tensor:
-    """From how often each token was heard in each chord (float [25, K]) to `chord_scores`.
-
-    `smoothing` frames of every chord are taken to have the tokens of all songs.
-    """
-    usual = counts.sum(0) + 1.0
-    usual /= usual.sum()
-    within = (counts + smoothing * usual) / (counts.sum(1, keepdim=True) + smoothing)
-    return (within / usual).log()
-
-
-def roll_chords(chords: torch.Tensor, semitones: int) -> torch.Tensor:
-    """Chord classes (int64) of a song that is transposed."""
-    mode, root = (chords - 1).div(PITCH_CLASSES, rounding_mode="floor"), (chords - 1) % PITCH_CLASSES
-    return torch.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)

@@ -4,15 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from hafm_hf import HAFMHarmonyModel
-from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.harmony_hafm import roll_chords
 from hafm_hf.training.harmony import (
     HarmonyArguments,
     HarmonyTrainer,
@@ -22,22 +19,9 @@ from hafm_hf.training.harmony import (
     melody_of,
     transposed,
 )
-from tiny_models import CLUSTERS, tiny_harmony, tiny_rhythmic_tokenizer
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-ROOTS = ["C", "D", "E", "F", "G", "A"]
-ROOT_PITCHES = [60, 62, 64, 65, 67, 69]
-
-
-def song_of_roots(seed: int, beats: int = 64, beat: float = 0.5) -> dict[str, Any]:
-    """Labels of a song that sings in every beat the root of its chord, which is minor in every other beat."""
-    drawn = np.random.default_rng(seed).integers(len(ROOTS), size=beats)
-    times = np.arange(beats + 1) * beat + 0.1
-    return {
-        "beats": times.tolist(),
-        "notes": [[times[i], times[i + 1] - 0.05, ROOT_PITCHES[root]] for i, root in enumerate(drawn)],
-        "chords": [[times[i], times[i + 1], f"{ROOTS[root]}:maj"] for i, root in enumerate(drawn)],
-    }
+from hafm_hf.training.semantic_targets import transposed_chords
+from labelled_songs import RECIPE, ROOT_PITCHES, run_recipe, song_of_roots
+from tiny_models import CLUSTERS, tiny_harmony
 
 
 def test_a_song_becomes_notes_and_one_chord_a_beat() -> None:
@@ -56,6 +40,12 @@ def test_a_song_becomes_notes_and_one_chord_a_beat() -> None:
     for semitones in range(12):
         higher = {**labels, "notes": [[a, b, pitch + semitones] for a, b, pitch in notes]}
         assert torch.equal(melody_of(higher).cells, transposed(melody.cells, semitones))
+
+
+def test_chords_of_a_transposed_song_are_transposed() -> None:
+    none, c_major, b_minor = 0, 1, 24
+    assert transposed_chords(np.array([none, c_major, b_minor]), 1).tolist() == [0, 2, 13]
+    assert transposed_chords(np.arange(25), 12).tolist() == list(range(25))
 
 
 def test_tables_say_what_tokens_stood_for() -> None:
@@ -82,11 +72,14 @@ def test_the_network_learns_chords_in_every_key() -> None:
     songs = [melody_of(song_of_roots(seed)) for seed in range(4)]
     model = tiny_harmony(channels=32)
     before = harmony_scores(model, songs, 16)
-    arguments = HarmonyArguments(steps=150, beats_a_step=512, longest=32, warmup_steps=10, learning_rate=5e-3)
+    arguments = HarmonyArguments(steps=150, beats_a_step=512, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9)
     HarmonyTrainer(model, songs, arguments).train()
     assert not model.training
     # a key that no song was in
-    unheard = [Melody(transposed(song.cells, 1), roll_chords(song.chords, 1)) for song in songs]
+    unheard = [
+        Melody(transposed(song.cells, 1), torch.from_numpy(transposed_chords(song.chords.numpy(), 1)))
+        for song in songs
+    ]
     after = harmony_scores(model, unheard, 16)
     assert after["root"] > 0.9 > before["root"] and after["chord_nats"] < 1.0 < before["chord_nats"]
     with pytest.raises(ValueError, match="48 beats"):
@@ -96,33 +89,17 @@ def test_the_network_learns_chords_in_every_key() -> None:
 
 
 def test_the_recipe_makes_a_part_from_songs_and_their_tokens(tmp_path: Path) -> None:
-    tokenizer, corpus, tokens = tmp_path / "tokenizer", tmp_path / "corpus", tmp_path / "tokens"
-    tiny_rhythmic_tokenizer().save_pretrained(tokenizer)
-    tokens.mkdir()
-    rows, drawn = [], np.random.default_rng(0)
-    for seed, split in enumerate(("train", "train", "validation")):
-        folder = corpus / split / f"{seed:03}_1"
-        folder.mkdir(parents=True)
-        (folder / "labels.json").write_text(json.dumps(song_of_roots(seed)))
-        vocal, band = drawn.integers(CLUSTERS, size=(2, 1000)).astype(np.int16)
-        codes = np.zeros((8, 1500), np.int16)
-        rows.append((split, TokenExcerpt(f"{split}/{folder.name}", 0.0, 20.0, vocal, band, codes)))
-    info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=16, num_codebooks=8)
-    for split in ("train", "validation"):
-        write_shard(tokens / f"{split}-00000.parquet", [row for each, row in rows if each == split], info)
-    words = [sys.executable, str(REPOSITORY / "recipes/fit_harmony.py"), "--tokenizer", str(tokenizer)]
-    words += ["--corpus", str(corpus), "--tokens", str(tokens), "--out", str(tmp_path / "run")]
-    words += ["--steps", "12", "--channels", "8", "--layers", "2", "--beats_a_step", "128"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_recipe(tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     model = HAFMHarmonyModel.from_pretrained(tmp_path / "run" / "harmony")
     assert (model.config.channels, model.config.num_layers, model.config.num_clusters) == (8, 2, CLUSTERS)
     assert model.config.semantic_tokenizer and model.notes.any() and model.chord_scores.any()
     figures = json.loads((tmp_path / "run" / "harmony" / "figures.json").read_text())
     assert {"chord_nats_16", "chord_48", "root_48"} <= set(figures)
+    assert "'train': '2 songs', 'validation': '1 songs'" in done.stderr
 
 
 def test_the_recipe_says_what_is_missing(tmp_path: Path) -> None:
-    words = [sys.executable, str(REPOSITORY / "recipes/fit_harmony.py"), "--tokenizer", str(tmp_path)]
+    words = [sys.executable, str(RECIPE), "--tokenizer", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "--corpus" in done.stderr.splitlines()[-1]

@@ -7,7 +7,6 @@ recipes/build_song_corpus.py: `notes`, `chords` and `beats` in seconds.
 Dimensions: B batch, T frames, N beats, K clusters.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from transformers.utils import logging
 
 from ..harmony_hafm import (
     CELLS,
@@ -26,36 +24,45 @@ from ..harmony_hafm import (
     PITCH_CLASSES,
     HAFMHarmonyModel,
     beat_cells,
-    chord_ratios,
-    roll_chords,
 )
-from .semantic_targets import LOWEST_NOTE, chord_targets, note_targets
-from .state import cosine_learning_rate
+from .checkpoints import averaged
+from .semantic_targets import LOWEST_NOTE, beat_phases, chord_targets, note_targets, transposed_chords
+from .steps import take_steps
 
-logger = logging.get_logger(__name__)
-
-LINE_EVERY = 100
 # frames a second at which songs in symbols are read
 SYMBOL_RATE = 50
-# frames of every token that are taken to say what all tokens say
-NOTE_SMOOTHING = 5.0
+# frames of every token that are taken to say what all tokens say, and of every chord to have the tokens of all songs
+NOTE_SMOOTHING, CHORD_SMOOTHING = 5.0, 20.0
 # intervals at which a note is heard instead of the sung one
 MISHEARD = (-2, -1, 1, 2, 5, 7)
-LEAST_BEATS, FINAL_RATE, AVERAGING = 4, 0.02, 0.995
+# beats below which a song is left out, and of the crops, one length a step
+LEAST_BEATS, CROP_BEATS = 4, (16, 32, 64, 128)
+# of the crops in which hardly anything is sung, so many are learnt all the same: the search for others has an end
+UNSUNG = 0.1
 
 
 @dataclass
 class HarmonyArguments:
-    """How the network learns. Lengths in beats; `errors` is the largest share of what is heard wrongly in a crop."""
+    """How the network learns.
+
+    Attributes:
+        channels, layers (int): of the network.
+        steps, beats_a_step (int): how long, and how much at once.
+        learning_rate, warmup_steps, weight_decay, ema_decay: of AdamW, and of the average of its weights that is kept.
+        least_sung (float): share of a crop in which something is sung.
+        errors (float): largest share of a crop that is heard wrongly.
+        half_beats (float): share of the crops that are heard half a beat off.
+        seed (int): of all that is drawn.
+    """
 
     channels: int = 128
     layers: int = 6
     steps: int = 2500
     beats_a_step: int = 2048
-    longest: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
+    ema_decay: float = 0.995
     least_sung: float = 0.3
     errors: float = 0.2
     half_beats: float = 0.15
@@ -75,13 +82,11 @@ class Melody:
 
 def melody_of(labels: dict[str, Any]) -> Melody:
     """The notes and chords of a song's labels, beat by beat; of fewer than two beats there is nothing."""
-    beats = np.asarray(labels["beats"], dtype=np.float64)
-    if len(beats) < 2:  # noqa: PLR2004
+    times = (np.arange(int(max(labels["beats"], default=0.0) * SYMBOL_RATE) + 1) + 0.5) / SYMBOL_RATE
+    phase = beat_phases(labels, times)
+    times, phase = times[np.isfinite(phase)], phase[np.isfinite(phase)]
+    if not len(times):
         return Melody(torch.zeros(0, CELLS, NOTE_NUMBERS), torch.zeros(0, dtype=torch.long))
-    first, last = (int(np.ceil(beats[end] * SYMBOL_RATE - 0.5)) for end in (0, -1))
-    times = (np.arange(first, last) + 0.5) / SYMBOL_RATE
-    index = np.clip(np.searchsorted(beats, times, side="right") - 1, 0, len(beats) - 2)
-    phase = (times - beats[index]) / (beats[index + 1] - beats[index])
     cells, beat = beat_cells(torch.from_numpy(sung_notes(labels, times)), torch.from_numpy(phase))
     chords = torch.from_numpy(chord_targets(labels, times, 0)["chord"])
     heard = torch.zeros(len(cells), NUM_CHORDS)
@@ -133,6 +138,14 @@ class TokenCounts:
         model.chord_scores.copy_(chord_ratios(self.chords))
 
 
+def chord_ratios(counts: torch.Tensor) -> torch.Tensor:
+    """From how often each token was heard in each chord (float [25, K]) to `HAFMHarmonyModel.chord_scores`."""
+    usual = counts.sum(0) + 1.0
+    usual /= usual.sum()
+    within = (counts + CHORD_SMOOTHING * usual) / (counts.sum(1, keepdim=True) + CHORD_SMOOTHING)
+    return (within / usual).log()
+
+
 class HarmonyTrainer:
     """Teaches the network the chords of songs.
 
@@ -154,30 +167,20 @@ class HarmonyTrainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
         )
-        self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.average = averaged(model, arguments.ema_decay)
 
     def train(self) -> float:
         """Takes all steps and leaves the average of the weights; returns the mean loss of the last tenth, in nats."""
-        arguments, losses, began = self.arguments, [], time.monotonic()
+        how = self.arguments
         self.model.train()
-        for step in range(arguments.steps):
-            peak = arguments.learning_rate
-            rate = cosine_learning_rate(step, arguments.steps, peak, FINAL_RATE * peak, arguments.warmup_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            losses.append(self._step(step))
-            if (step + 1) % LINE_EVERY == 0:
-                recent = float(np.mean(losses[-LINE_EVERY:]))
-                logger.info("step %d, loss %.3f nats, %.0f s", step + 1, recent, time.monotonic() - began)
-        with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                value.copy_(self.average[name])
+        loss = take_steps(self._step, self.optimizer, how.steps, how.learning_rate, how.warmup_steps)
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
         self.model.eval()
-        return float(np.mean(losses[-max(1, arguments.steps // 10) :]))
+        return loss
 
-    def _step(self, step: int) -> float:
-        lengths = [length for length in (16, 32, 64, 128) if length <= self.arguments.longest]
-        length = int(self.rng.choice(lengths))
+    def _step(self) -> float:
+        length = int(self.rng.choice(CROP_BEATS))
         crops = [self._crop(length) for _ in range(max(1, self.arguments.beats_a_step // length))]
         device = self.model.head.weight.device
         cells, chords = (torch.stack(each).to(device) for each in zip(*crops, strict=True))
@@ -187,10 +190,8 @@ class HarmonyTrainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        share = 1 - min(AVERAGING, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for name, value in self.model.named_parameters():
-                self.average[name].lerp_(value, share)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return float(loss.detach())
 
     def _crop(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,15 +201,16 @@ class HarmonyTrainer:
             wanted = min(length, len(song))
             start = int(self.rng.integers(len(song) - wanted + 1))
             cells, chords = song.cells[start : start + wanted], song.chords[start : start + wanted]
-            if float(1 - cells[:, :, NO_NOTE].mean()) >= self.arguments.least_sung or self.rng.random() < 0.1:
+            if float(1 - cells[:, :, NO_NOTE].mean()) >= self.arguments.least_sung or self.rng.random() < UNSUNG:
                 break
         semitones = int(self.rng.integers(PITCH_CLASSES))
         cells = self._heard(transposed(cells, semitones))
+        chords = torch.from_numpy(transposed_chords(chords.numpy(), semitones))
         missing = length - wanted
         # of a song that is shorter nothing more is sung
         rest = torch.zeros(missing, CELLS, NOTE_NUMBERS)
         rest[:, :, NO_NOTE] = 1.0
-        return torch.cat([cells, rest]), F.pad(roll_chords(chords, semitones), (0, missing))
+        return torch.cat([cells, rest]), F.pad(chords, (0, missing))
 
     def _heard(self, cells: torch.Tensor) -> torch.Tensor:
         """The cells with notes misheard, missed and uncertain, and now and then half a beat off."""
@@ -239,11 +241,11 @@ def transposed(cells: torch.Tensor, semitones: int) -> torch.Tensor:
 def harmony_scores(model: HAFMHarmonyModel, songs: Iterable[Melody], beats: int) -> dict[str, float]:
     """How well a network knows the chords of songs, from crops of so many beats alone.
 
-    Raises:
-        ValueError: no song is that long.
-
     Returns:
         `chord_nats` (3.22 is chance), and of beats with a chord the share whose chord and whose root is the likeliest.
+
+    Raises:
+        ValueError: no song is that long.
     """
     nats, right, roots = [], [], []
     device = model.head.weight.device

@@ -141,24 +141,32 @@ def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict
     """Per frame at `times` (s, [T]): "chord" (chord_class, shifted by semitones) and "beat" (quarter of the beat)."""
     chord = np.zeros(len(times), np.int64)
     for start, end, label in labels["chords"]:
-        value = chord_class(label)
-        if value:
-            minor, root = divmod(value - 1, PITCH_CLASSES)
-            value = 1 + (root + shift) % PITCH_CLASSES + PITCH_CLASSES * minor
-        chord[(times >= start) & (times < end)] = value
-    return {"chord": chord, "beat": beat_parts(labels, times, NUM_TARGETS["beat"])}
+        chord[(times >= start) & (times < end)] = chord_class(label)
+    return {"chord": transposed_chords(chord, shift), "beat": beat_parts(labels, times, NUM_TARGETS["beat"])}
+
+
+def transposed_chords(chords: np.ndarray, semitones: int) -> np.ndarray:
+    """Chord classes (int64 [...]) of a song that many semitones higher."""
+    mode, root = np.divmod(chords - 1, PITCH_CLASSES)
+    return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
+
+
+def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
+    """Where in the beat each instant (s, [T]) lies, from 0 to 1: float64 [T], NaN outside all beats."""
+    beats = np.asarray(labels["beats"], dtype=np.float64)
+    if len(beats) <= 1:
+        return np.full(len(times), np.nan)
+    index = np.searchsorted(beats, times, side="right") - 1
+    inside = (index >= 0) & (index < len(beats) - 1)
+    index = np.clip(index, 0, len(beats) - 2)
+    return np.where(inside, (times - beats[index]) / (beats[index + 1] - beats[index]), np.nan)
 
 
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
     """Which of so many equal parts of the beat each instant (s, [T]) lies in: int64 [T], ignored outside all beats."""
-    beats = np.asarray(labels["beats"], dtype=np.float64)
-    found = np.full(len(times), IGNORED, np.int64)
-    if len(beats) > 1:
-        index = np.searchsorted(beats, times, side="right") - 1
-        inside = (index >= 0) & (index < len(beats) - 1)
-        index = np.clip(index, 0, len(beats) - 2)
-        phase = (times - beats[index]) / (beats[index + 1] - beats[index])
-        found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
+    phase, found = beat_phases(labels, times), np.full(len(times), IGNORED, np.int64)
+    inside = np.isfinite(phase)
+    found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
     return found
 
 

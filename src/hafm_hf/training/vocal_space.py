@@ -10,7 +10,6 @@ Dimensions: T frames, D width of HuBERT, P of the projection.
 
 import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,15 +24,13 @@ from ..rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .semantic_targets import IGNORED, beat_parts, note_targets
 from .songs import PCM_SCALE, Song
-from .state import cosine_learning_rate
+from .steps import take_steps
 
 logger = logging.get_logger(__name__)
 
 Array = NDArray[np.float32]
 # of the covariance within classes that is added to its diagonal, and frames below which a class is left out
 SHRINKAGE, SMALLEST_CLASS = 1e-2, 50
-# steps between two lines of the log
-LINE_EVERY = 100
 
 
 @dataclass
@@ -161,20 +158,11 @@ class RhythmTrainer:
 
     def train(self) -> float:
         """Takes all steps; returns the mean loss of the last tenth, in nats."""
-        arguments, losses, began = self.arguments, [], time.monotonic()
+        how = self.arguments
         self.network.train()
-        for step in range(arguments.steps):
-            rate = cosine_learning_rate(
-                step, arguments.steps, arguments.learning_rate, arguments.learning_rate / 50, arguments.warmup_steps
-            )
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            losses.append(self._step())
-            if (step + 1) % LINE_EVERY == 0:
-                recent = float(np.mean(losses[-LINE_EVERY:]))
-                logger.info("step %d, loss %.3f nats, %.0f s", step + 1, recent, time.monotonic() - began)
+        loss = take_steps(self._step, self.optimizer, how.steps, how.learning_rate, how.warmup_steps)
         self.network.eval()
-        return float(np.mean(losses[-max(1, arguments.steps // 10) :]))
+        return loss
 
     def _step(self) -> float:
         crops = [self._crop() for _ in range(self.arguments.batch_size)]
