@@ -54,6 +54,25 @@ def test_a_singer_who_slows_down_is_followed() -> None:
     assert float(distance(LINE.follow(heard(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
 
 
+def test_a_phrase_that_leans_to_the_half_beat_does_not_turn_a_steady_take() -> None:
+    true = sung_beats([100.0], 36.0)
+    leaning = true.clone()
+    leaning[12 * RATE : 18 * RATE] += 0.5
+    places = heard(leaning, noise=0.5)
+    slips = LINE._path(places.numpy())
+    assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "a path goes along"
+    assert float(distance(LINE.follow(places), true).mean()) < 0.05
+
+
+@pytest.mark.parametrize("tempo", [80.0, 100.0, 160.0])
+def test_a_tempo_that_is_known_is_kept_whatever_is_heard(tempo: float) -> None:
+    places = heard(sung_beats([100.0], 12.0), noise=0.5)
+    found = LINE.follow(places, tempo)
+    assert float((found.double().diff() % 1).sum()) / 12 * 60 == pytest.approx(tempo, rel=0.04)
+    if tempo == 100.0:
+        assert float(distance(found, LINE.follow(places).double()).max()) < 0.03
+
+
 @pytest.mark.parametrize("frames", [0, 1, 2, 30])
 def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
     for places in (torch.zeros(frames, 4), torch.randn(frames, 4)):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .feature_extraction_hafm import HAFMFeatureExtractor
     from .generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
     from .harmony_hafm import HAFMHarmonyModel
+    from .lead_sheet_hafm import LeadSheet
     from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
     from .pipeline_hafm import HAFMPipeline
     from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
@@ -49,6 +50,7 @@ __all__ = [
     "HAFMSemanticForCausalLM",
     "HAFMSemanticTokenizer",
     "HAFMSemanticTokenizerConfig",
+    "LeadSheet",
 ]
 
 _NAMES = {
@@ -65,6 +67,7 @@ _NAMES = {
     "feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
     "harmony_hafm": ("HAFMHarmonyModel",),
+    "lead_sheet_hafm": ("LeadSheet",),
     "modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pipeline_hafm": ("HAFMPipeline",),
     "semantic_tokenizer_hafm": ("HAFMSemanticTokenizer",),

@@ -26,6 +26,7 @@ from .guidance_hafm import SongGuidance
 from .harmony_hafm import HAFMHarmonyModel
 from .heartbeat_hafm import Heartbeat
 from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
+from .lead_sheet_hafm import LeadSheet
 from .loading import HUB_OPTIONS, load_strictly, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
@@ -215,6 +216,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rolling: bool = False,
         instrumental: torch.Tensor | np.ndarray | None = None,
         keep: Sequence[Span] = (),
+        lead_sheet: LeadSheet | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> HAFMAccompanimentOutput:
@@ -239,6 +241,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             instrumental (float [N], *optional*): accompaniment of the one vocal that is to be kept within `keep`.
             keep (sequence of (start, stop) in s): what to keep of `instrumental`; all else is generated. It is heard
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
+            lead_sheet: tempo, beats or chords of the one vocal, as far as they are known; all else is heard.
             threads: of torch, while it is generated. None: one for a small model on a CPU unless OMP_NUM_THREADS is
                 set, torch's own number otherwise.
             progress: called with (stage, steps done, steps in all) after every step, and with the same again while
@@ -248,13 +251,16 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
 
         Raises:
-            ValueError: on an empty vocal, options out of range, or an instrumental for several vocals.
+            ValueError: on an empty vocal, options out of range, an instrumental or a lead sheet for several vocals, or
+                a lead sheet of which the model has no use.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         output = HAFMAccompanimentOutput(self.sampling_rate)
         rows = _rows(vocals, padding_mask)
+        if lead_sheet is not None and len(rows) != 1:
+            raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
         beat = Heartbeat(self, progress)
         with self._threads(threads), beat:
             kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
@@ -263,7 +269,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with seeded(seed, self.device), self._threads(threads), beat:
-                song = SongRun(self, batch, rate, seed, num_samples, options, skip_fine, kept, beat.report)
+                song = SongRun(
+                    self, batch, rate, seed, num_samples, options, skip_fine, kept, beat.report, lead_sheet=lead_sheet
+                )
                 song.run()
                 for index in range(len(batch) * num_samples):
                     vocal = batch[index // num_samples]
@@ -289,6 +297,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         decoding: str | None = None,
         weights: str | None = None,
         rolling: bool = False,
+        lead_sheet: LeadSheet | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> Generator[torch.Tensor, None, None]:
@@ -299,13 +308,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             vocal (float [N]): mono, in −1 … 1.
             sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights,
-                rolling, threads, progress: as for `generate`.
+                rolling, lead_sheet, threads, progress: as for `generate`.
 
         Yields:
             float32 [n] at the codec's rate, on the CPU.
 
         Raises:
-            ValueError: on an empty vocal or options out of range.
+            ValueError: on an empty vocal, options out of range, or a lead sheet of which the model has no use.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
@@ -313,7 +322,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         (row,) = _rows(vocal, None)
         beat = Heartbeat(self, progress)
         with self._threads(threads), beat:
-            song = SongRun(self, [row], rate, seed, 1, options, skip_fine, None, beat.report, at_once=1)
+            song = SongRun(
+                self, [row], rate, seed, 1, options, skip_fine, None, beat.report, at_once=1, lead_sheet=lead_sheet
+            )
         length, done, sent = round(len(row) * self.sampling_rate / rate), 0, 0
         codec = CodecStream(self.codec)
         while sent < length:
@@ -354,11 +365,19 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         (audio,) = _rows(instrumental, None)
         return KeptInstrumental(self, audio, rate, len(rows[0]), keep)
 
-    def tokenize_vocal(self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None) -> torch.Tensor:
+    def tokenize_vocal(
+        self,
+        vocal: np.ndarray,
+        sampling_rate: int,
+        seed: int | None = None,
+        lead_sheet: LeadSheet | None = None,
+    ) -> torch.Tensor:
         """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
 
+        Tempo or beats of `lead_sheet` count instead of those that are heard.
+
         Raises:
-            ValueError: on an empty vocal.
+            ValueError: on an empty vocal, or where the tokenizer has no beat line for the beats of a lead sheet.
         """
         if len(vocal) == 0:
             raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
@@ -369,16 +388,18 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         wanted = units * tokenizer.sampling_rate // self.units_per_second
         samples = np.pad(samples[:wanted], (0, max(wanted - len(samples), 0)))
         waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
-        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed)[None]
+        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
-    def song_guidance(self, vocal_semantic: torch.Tensor) -> SongGuidance | None:
+    def song_guidance(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> SongGuidance | None:
         """What the singer's beat and the chords that the voice asks for say of the accompaniment's semantic tokens.
 
         Args:
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            lead_sheet: beats and chords that are known. Chords are followed even where `harmony_guidance` is 0.
 
         Returns:
-            None where the semantic stage's generation config has neither `beat_guidance` nor `harmony_guidance`.
+            None where the semantic stage's generation config has neither `beat_guidance` nor `harmony_guidance`, and
+            no chords are known.
 
         Raises:
             ValueError: there is no `beat_profile` or no `harmony` to weigh, or the tokenizer does not know the beat.
@@ -387,18 +408,21 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         beat, harmony = (getattr(config, f"{name}_guidance", 0.0) for name in ("beat", "harmony"))
         profile: Any = getattr(config, "beat_profile", None)
         part: Any = getattr(self, "harmony", None)
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        harmony = harmony or float(bool(sheet.chords))
         if not beat and not harmony:
             return None
         if beat and not profile:
             raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
         if harmony and part is None:
-            raise ValueError("harmony_guidance needs a part that hears chords: recipes/fit_harmony.py makes one.")
+            raise ValueError("Chords need a part that hears them: recipes/fit_harmony.py makes one.")
         tokenizer = self.semantic_tokenizer
-        phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic))
+        phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
         changes = beat * profile_at(phase, profile) if beat else None
         if not harmony:
             return SongGuidance(changes)
-        return SongGuidance(changes, part.chords(vocal_semantic, phase), part.token_scores, harmony)
+        chords = sheet.add_chords(part.chords(vocal_semantic, phase), tokenizer.config.frame_rate)
+        return SongGuidance(changes, chords, part.token_scores, harmony)
 
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:

@@ -4,7 +4,8 @@ Inside the semantic tokenizer, behind the rhythm network, and before the semanti
 of a vocal say by themselves where in the beat they probably lie; one line of beats through all of them is surer.
 It is found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
 Krebs, Böck and Widmer (2015): states are places in beats of each length, and only at a beat may the length change.
-Dimensions: T frames, N states, L lengths of a beat.
+Where one steady tempo explains nearly as much, as in a take sung to a click, the line keeps to it: a path slips half a
+beat where a phrase leans that way, a tempo cannot. Dimensions: T frames, N states, L lengths of a beat.
 """
 
 import math
@@ -20,6 +21,12 @@ Indices = NDArray[np.int64]
 BEATS_PER_MINUTE = (55.0, 185.0)
 # tempo that is likeliest before anything is heard, and the standard deviation around it in octaves
 LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
+# of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
+STEADY_SHARE = 0.8
+# how far from a tempo that is known a take may be, as a share of it
+TEMPO_TOLERANCE = 0.03
+# places in the beat that are tried for a steady tempo, and zeros behind the frames, for tempos between the spectrum's
+STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
 # log-probability that is lost when a beat is twice as long as the one before
 CHANGE_PENALTY = 200.0
 # states a frame: at 50 frames a second a beat's length is known to 10 ms
@@ -37,6 +44,7 @@ class HAFMBeatLine(nn.Module):
 
     def __init__(self, frame_rate: int) -> None:
         super().__init__()
+        self.frame_rate = frame_rate
         rate = frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in BEATS_PER_MINUTE)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
@@ -47,30 +55,57 @@ class HAFMBeatLine(nn.Module):
         # from the column's length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
-        prior = -0.5 * (np.log2(rate * 60 / lengths / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
-        self.prior = np.repeat(prior, lengths)
+        self.prior = np.repeat(_tempo_prior(rate * 60 / lengths), lengths)
 
-    def follow(self, places: torch.Tensor) -> torch.Tensor:
+    def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
         """Where in the beat each frame of a song lies.
 
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
                 (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizer.beat_places`).
+            tempo: beats a minute of a take that is known to keep to it.
 
         Returns:
             float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
         """
-        heard = places.detach().double().cpu().numpy() / STATES_A_FRAME
+        heard = places.detach().double().cpu().numpy()
         if not len(heard):
             return torch.zeros(0)
+        if tempo is not None:
+            return _phases(self._steady(heard, tempo * (1 - TEMPO_TOLERANCE), tempo * (1 + TEMPO_TOLERANCE)))
+        path, steady = self._path(heard), self._steady(heard, *BEATS_PER_MINUTE)
+        speaks = [float((heard * beat_points(_phases(line)).numpy()).sum()) for line in (path, steady)]
+        return _phases(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
+
+    def _path(self, heard: Array) -> Array:
+        """The phases of the likeliest path, float64 [T]."""
         fine = np.linspace(0, len(heard) - 1, (len(heard) - 1) * STATES_A_FRAME + 1)
         evidence = np.stack([np.interp(fine, np.arange(len(heard)), column) for column in heard.T], axis=1)
         score, before = self.prior, []
         for start in range(0, len(evidence), STRETCH):
-            score, stretch = self(score, evidence[start : start + STRETCH])
+            score, stretch = self(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
-        path = self._trace_back(int(score.argmax()), np.concatenate(before))
-        return torch.from_numpy(path[::STATES_A_FRAME].astype(np.float32))
+        return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
+
+    def _steady(self, heard: Array, slowest: float, fastest: float) -> Array:
+        """The phases of the likeliest line of one tempo between two (beats a minute), float64 [T].
+
+        What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
+        """
+        size = 1 << max(SPECTRUM_PADDING * len(heard), SHORTEST_SPECTRUM).bit_length()
+        once, twice = (np.fft.fft(heard[:, at] + 1j * heard[:, at + 1], size) for at in (0, 2))
+        first, last = (round(tempo / 60 / self.frame_rate * size) for tempo in (slowest, fastest))
+        bins = np.arange(first, last + 1)
+        prior = _tempo_prior(bins * 60 * self.frame_rate / size)
+        best, found = -np.inf, (0.0, 0.0)
+        for phase in np.arange(STEADY_PLACES) / STEADY_PLACES:
+            turn = np.exp(-2j * np.pi * phase)
+            speaks = (once[bins] * turn + twice[2 * bins] * turn**2).real + prior
+            at = int(speaks.argmax())
+            if speaks[at] > best:
+                best, found = float(speaks[at]), (float(phase), float(bins[at]) / size)
+        line: Array = found[0] + found[1] * np.arange(len(heard), dtype=np.float64)
+        return line % 1
 
     def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """One stretch.
@@ -104,6 +139,15 @@ class HAFMBeatLine(nn.Module):
                 state = int(self.last[length])
             end = begin
         return path
+
+
+def _tempo_prior(tempos: Array) -> Array:
+    return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
+
+
+def _phases(line: Array) -> torch.Tensor:
+    # what is nearly 1 rounds to 1 in float32
+    return torch.from_numpy(line.astype(np.float32)) % 1
 
 
 def beat_points(phase: torch.Tensor) -> torch.Tensor:

@@ -19,15 +19,14 @@ from transformers import PreTrainedModel
 
 from .configuration_hafm import HAFMHarmonyConfig
 from .hub.mixin import HAFMHubMixin
+from .lead_sheet_hafm import NUM_CHORDS, PITCH_CLASSES
 from .rhythm_hafm import HAFMRhythmLayer
 
 # parts of a beat that notes are counted in
 CELLS = 4
 # what is known of a frame's note: how likely none or each pitch class is sung, and that a note begins
-NO_NOTE, PITCH_CLASSES = 0, 12
+NO_NOTE = 0
 NOTE_NUMBERS = PITCH_CLASSES + 2
-# no chord, then 12 roots without and 12 with a minor third, C first
-NUM_CHORDS = 2 * PITCH_CLASSES + 1
 # tokens that never occurred in a chord are unlikely there, not impossible
 LOWEST_RATIO = 1e-3
 

@@ -20,7 +20,16 @@ from . import audio
 logger = logging.get_logger(__name__)
 
 SAMPLING_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k")
-STREAM_PARAMETERS = (*SAMPLING_PARAMETERS, "skip_fine", "decoding", "weights", "rolling", "threads", "progress")
+STREAM_PARAMETERS = (
+    *SAMPLING_PARAMETERS,
+    "skip_fine",
+    "decoding",
+    "weights",
+    "rolling",
+    "lead_sheet",
+    "threads",
+    "progress",
+)
 GENERATE_PARAMETERS = (*STREAM_PARAMETERS, "num_samples", "instrumental", "keep")
 
 
@@ -63,6 +72,7 @@ class HAFMPipeline(Pipeline):
             rolling (bool): keep the last seconds in mind instead of cutting a song into windows (time-aligned models).
             instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
             keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
+            lead_sheet (`LeadSheet`): tempo, beats or chords of the one vocal, where they are known.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
             threads (int): of torch, while it is generated; when not given, one for small models on a CPU.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
@@ -90,8 +100,8 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, rolling, threads,
-                progress, as for a call.
+            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, rolling, lead_sheet,
+                threads, progress, as for a call.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made

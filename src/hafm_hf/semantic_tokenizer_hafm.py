@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from .beat_hafm import HAFMBeatLine, beat_points
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub.mixin import HAFMHubMixin
+from .lead_sheet_hafm import LeadSheet
 from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
 
 # what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
@@ -177,6 +178,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         seed: int | None = None,
         output_features: bool = False,
         vocal: bool | None = None,
+        lead_sheet: LeadSheet | None = None,
         **kwargs: Any,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
@@ -189,9 +191,11 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
             output_features: also return the hidden states.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
+            lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are heard.
 
         Raises:
-            ValueError: on another shape, on samples that are not finite, or when there are no centroids.
+            ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
+                beats are known and there is no beat line for them.
         """
         if input_values.ndim != 2:
             raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
@@ -207,18 +211,23 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             if kept is not None:
                 parts = list(parts)
                 kept[row, :count] = torch.cat([kept.new_empty(1, 0, kept.shape[-1]), *parts], dim=1)[0]
-            ids[row, :count] = self._tokens(parts, noise if vocal is None else vocal)[0]
+            ids[row, :count] = self._tokens(parts, noise if vocal is None else vocal, 1, lead_sheet)[0]
             mask[row, :count] = True
         return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
     def encode(
-        self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None, vocal: bool | None = None
+        self,
+        waveform: torch.Tensor,
+        noise: bool = False,
+        seed: int | None = None,
+        vocal: bool | None = None,
+        lead_sheet: LeadSheet | None = None,
     ) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
         """
-        return self(waveform[None], noise=noise, seed=seed, vocal=vocal).ids[0]
+        return self(waveform[None], noise=noise, seed=seed, vocal=vocal, lead_sheet=lead_sheet).ids[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
@@ -287,8 +296,10 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         places = centroids[:, first : first + BEAT_NUMBERS].float() / self.rhythm_scale.float()
         return places[vocal_tokens]
 
-    def beat_phase(self, places: torch.Tensor) -> torch.Tensor:
+    def beat_phase(self, places: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
         """Where in the beat each frame lies, by one line of beats through places float [T, 4]: float32 [T], 0 to 1.
+
+        What a lead sheet says of the beats counts instead.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -296,7 +307,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         self._check_rhythm()
         line = self.line[0]
         assert isinstance(line, HAFMBeatLine)
-        return line.follow(places)
+        known = LeadSheet() if lead_sheet is None else lead_sheet
+        phase = known.phase(len(places), self.config.frame_rate)
+        return line.follow(places, known.tempo) if phase is None else phase
 
     def _check_rhythm(self) -> None:
         if not self.config.rhythm_channels:
@@ -305,13 +318,13 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
 
-    def _with_rhythm(self, projected: torch.Tensor) -> torch.Tensor:
+    def _with_rhythm(self, projected: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
         if not self.config.rhythm_channels:
             return projected
         rows = projected.view(-1, *projected.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
-            on_line = [beat_points(self.beat_phase(row)) for row in place]
+            on_line = [beat_points(self.beat_phase(row, lead_sheet)) for row in place]
             place = self.line_scale.float() * torch.stack(on_line).to(place)
         return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
 
@@ -325,15 +338,19 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # the squared length of the feature is the same for all centroids
         return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
 
-    def _tokens(self, parts: Iterable[torch.Tensor], vocal: bool, rows: int = 1) -> torch.Tensor:
+    def _tokens(
+        self, parts: Iterable[torch.Tensor], vocal: bool, rows: int = 1, lead_sheet: LeadSheet | None = None
+    ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of features (float [B, n, D] each) that come one after the other."""
+        if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
+            raise ValueError("This tokenizer has no beat line; tempo and beats of a lead sheet need beat_line.")
         # the beat is heard from the whole clip, of which only the projection is kept
         whole = vocal and self.config.rhythm_channels > 0
         found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
         if not found:
             return torch.zeros(rows, 0, dtype=torch.int64)
         joined = torch.cat(found, dim=1)
-        return self._nearest(self._with_rhythm(joined), vocal) if whole else joined
+        return self._nearest(self._with_rhythm(joined, lead_sheet), vocal) if whole else joined
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""

@@ -15,6 +15,7 @@ import torch
 from .audio import resample
 from .codec import encode_codes
 from .heartbeat_hafm import Progress
+from .lead_sheet_hafm import LeadSheet
 from .rolling_hafm import RollingRun
 from .sampling_hafm import FREE, RandomStream
 from .windows_hafm import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
@@ -43,6 +44,7 @@ class SongRun:
         kept: what of an existing instrumental is kept, if anything.
         progress: called with (stage, steps done, steps in all).
         at_once: rows that are generated side by side.
+        lead_sheet: what is known of the one vocal.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class SongRun:
         kept: KeptInstrumental | None = None,
         progress: Progress | None = None,
         at_once: int = ROWS_AT_ONCE,
+        lead_sheet: LeadSheet | None = None,
     ) -> None:
         seconds = [len(vocal) / rate for vocal in vocals for _ in range(num_samples)]
         self.runs: dict[str, StageRun | RollingRun] = {}
@@ -81,9 +84,9 @@ class SongRun:
         if progress is not None:
             # the vocals are listened to before the first step
             progress(STAGES[0], 0, self.runs[STAGES[0]].steps)
-        voices = [model.tokenize_vocal(vocal, rate, seed)[0] for vocal in vocals]
+        voices = [model.tokenize_vocal(vocal, rate, seed, lead_sheet)[0] for vocal in vocals]
         self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
-        guidance = [model.song_guidance(voice) for voice in voices]
+        guidance = [model.song_guidance(voice, lead_sheet) for voice in voices]
         for number, row in enumerate(self.runs["semantic"].rows):
             row.guidance = guidance[number // num_samples]
 

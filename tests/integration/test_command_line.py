@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
 from typer.testing import CliRunner
 
-from hafm_hf import audio
+from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany import kept_span
+from hafm_hf.cli.lead_sheet import read_lead_sheet
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -248,6 +250,10 @@ def test_streamed_song_is_the_song_and_parts_of_it_can_be_kept(tiny_model: Path,
         ("--instrumental", EXAMPLE, "--keep", "5:1000"),
         ("--instrumental", EXAMPLE, "--keep", "8:4"),
         ("--stream", "--samples", "2"),
+        ("--tempo", "300"),
+        ("--tempo", "90", EXAMPLE),
+        ("--chords", EXAMPLE),
+        ("--beats", "there-is-no-such-file"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, ...], tmp_path: Path) -> None:
@@ -265,6 +271,31 @@ def test_spans_may_be_open_and_an_instrumental_is_not_written_over(tmp_path: Pat
     words = ["accompany", EXAMPLE, "--instrumental", old, "--keep", ":1", "--out", tmp_path]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 2 and "written over" in done.output.replace("\n", " ")
+
+
+def test_what_is_known_of_a_song_is_read_from_files(tmp_path: Path) -> None:
+    beats, chords = tmp_path / "beats.txt", tmp_path / "chords.lab"
+    beats.write_text("# seconds, bar\n0.5\t1\n\n1.0 2\n1.6,3\n")
+    chords.write_text("0.0 1.0 C:maj\n1.0\t2.5\tAm\n")
+    assert read_lead_sheet(None, None, None) is None
+    assert read_lead_sheet(None, beats, chords) == LeadSheet(
+        beats=[0.5, 1.0, 1.6], chords=[(0.0, 1.0, "C:maj"), (1.0, 2.5, "Am")]
+    )
+    chords.write_text("0.0 1.0 C\n1.0 Am\n")
+    with pytest.raises(typer.BadParameter, match="line 2: '1.0 Am' is not START STOP LABEL"):
+        read_lead_sheet(None, None, chords)
+    with pytest.raises(typer.BadParameter, match="'# seconds, bar'|no chord|not START STOP"):
+        read_lead_sheet(None, None, beats)
+
+
+def test_tempo_and_chords_change_the_song(bundled_model: Path, tmp_path: Path) -> None:
+    chords = tmp_path / "chords.lab"
+    chords.write_text("0 2 F#:min\n")
+    for folder, told in (("heard", ()), ("told", ("--tempo", 90, "--chords", chords))):
+        done = run_hafm("accompany", EXAMPLE, "--seconds", 2, "--seed", 1, "--out", tmp_path / folder, *told)
+        assert done.returncode == 0, done.stderr
+    songs = [audio.read_audio(tmp_path / folder / "vocal_instrumental.wav")[0] for folder in ("heard", "told")]
+    assert songs[0].shape == songs[1].shape and not np.allclose(songs[0], songs[1], atol=1e-2)
 
 
 def processor_seconds(process: int) -> float:

@@ -19,6 +19,7 @@ import typer
 from .. import audio
 from .accompany_many import accompany_folder, is_many
 from .console import HAFMCommandError, loading, model_folder, plotting, progress_bars, report_error, stdout
+from .lead_sheet import read_lead_sheet
 
 if TYPE_CHECKING:
     from ..pipeline_hafm import HAFMPipeline
@@ -102,6 +103,15 @@ def accompany(
     keep: Annotated[
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
     ] = None,
+    tempo: Annotated[
+        float | None, typer.Option(help="Beats a minute of a take to a click; heard if not given.")
+    ] = None,
+    beats: Annotated[
+        Path | None, typer.Option(help="File with the beats: seconds, one a line.", dir_okay=False)
+    ] = None,
+    chords: Annotated[
+        Path | None, typer.Option(help="File with chords: START STOP LABEL a line, in seconds.", dir_okay=False)
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,
     engine: Annotated[str, typer.Option(help="Of a folder: local, or ray for many machines.")] = "local",
@@ -116,8 +126,11 @@ def accompany(
     A folder or Parquet file may be stopped and gone on with by the same command.
     """
     many = any(is_many(vocal) for vocal in vocals)
+    sheet = read_lead_sheet(tempo, beats, chords)
     if many and (len(vocals) > 1 or stream or plot or instrumental is not None or out == Path(".")):
         raise typer.BadParameter("a folder goes alone, with --output, and without --stream, --plot, --instrumental.")
+    if sheet is not None and (many or len(vocals) > 1):
+        raise typer.BadParameter("--tempo, --beats and --chords belong to one vocal.")
     if not many and (engine, workers, address) != ("local", 1, ""):
         raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
     names = [Path(audio.source_name(vocal)).stem for vocal in vocals]
@@ -136,7 +149,7 @@ def accompany(
         "instrumental_gain_db": instrumental_gain,
     }
     parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value, "rolling": rolling}
-    parameters["threads"] = threads
+    parameters |= {"threads": threads, "lead_sheet": sheet}
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
     if stream and (samples > 1 or instrumental is not None):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
+from ..lead_sheet_hafm import NUM_CHORDS, PITCH_CLASSES, chord_class
 from .songs import Song
 
 PHASES = 3
 IGNORED = -100
 LOWEST_NOTE, HIGHEST_NOTE = 36, 96
-PITCH_CLASSES = 12
-NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": 2 * PITCH_CLASSES + 1, "beat": 4}
+NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
 # seconds since a note began, below which a frame counts as its onset and its first part
 ONSET_SECONDS = (0.06, 0.2)
 
@@ -111,15 +110,6 @@ def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
     onset = torch.nn.functional.pad(rise, (1, 0))
     texture = torch.cat([loudness, 10 * onset, 0.3 * bands], dim=1)
     return {"harmony": torch.cat(chroma, dim=1).transpose(1, 2), "texture": texture.transpose(1, 2)}
-
-
-def chord_class(label: str) -> int:
-    """Class of a chord in Harte's notation: 0 none, then 12 roots without and 12 with a minor third."""
-    root, _, quality = label.partition(":")
-    if not root or root[0] not in NOTE_NAMES:
-        return 0
-    pitch = NOTE_NAMES[root[0]] + root.count("#") - root[1:].count("b")
-    return 1 + pitch % PITCH_CLASSES + PITCH_CLASSES * quality.startswith(("min", "dim", "hdim"))
 
 
 def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:

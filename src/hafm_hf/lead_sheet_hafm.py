@@ -1,0 +1,106 @@
+"""What a musician knows of a song besides the voice: its tempo, its beats, its chords.
+
+Beside the path of the data, before the semantic tokenizer: what is known takes the place of what the tokenizer's beat
+line and the harmony hear. Dimensions: T frames, C chords.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .beat_hafm import BEATS_PER_MINUTE
+
+PITCH_CLASSES = 12
+# no chord, then 12 roots without and 12 with a minor third, C first
+NUM_CHORDS = 2 * PITCH_CLASSES + 1
+NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+NO_CHORD = ("", "N", "N.C.", "NC", "X")
+# root, Harte's colon, quality; a bass behind a stroke changes nothing
+CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
+# of Harte's notation and of lead sheets: Cm7, C-7, C°, Cø
+MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!aj)|-|°|o|ø")
+
+
+@dataclass(frozen=True)
+class LeadSheet:
+    """What is known of a song; what is left out is heard.
+
+    Args:
+        tempo: beats a minute of a take that keeps to it, sung to a click for example.
+        beats: seconds of at least two beats, in order; before the first and behind the last they go on evenly.
+        chords: (start s, stop s, label), in Harte's notation or a lead sheet's: "A:min7", "Am7", "Bb", "N" for none.
+            Of chords that overlap the later one counts; where there is none, the chord is heard.
+
+    Raises:
+        ValueError: a tempo out of range or beside beats, beats out of order, a chord that ends before it begins or
+            whose label is none.
+    """
+
+    tempo: float | None = None
+    beats: Sequence[float] | None = None
+    chords: Sequence[tuple[float, float, str]] = ()
+
+    def __post_init__(self) -> None:
+        slowest, fastest = BEATS_PER_MINUTE
+        if self.tempo is not None and not slowest <= self.tempo <= fastest:
+            raise ValueError(
+                f"tempo is {self.tempo:g}; halve or double it to {slowest:g} to {fastest:g} beats a minute."
+            )
+        if self.tempo is not None and self.beats is not None:
+            raise ValueError("beats say the tempo themselves; leave tempo out.")
+        if self.beats is not None:
+            if len(self.beats) < 2:  # noqa: PLR2004 - one beat has no length
+                raise ValueError("beats are fewer than two; give the seconds of all that are known.")
+            if not all(
+                0 < after - before < math.inf for before, after in zip(self.beats, self.beats[1:], strict=False)
+            ):
+                raise ValueError("beats must be seconds that grow from one to the next.")
+        for start, stop, label in self.chords:
+            if not start < stop < math.inf:
+                raise ValueError(f"The chord {label} from {start:g} to {stop:g} s has no length.")
+            chord_class(label)
+
+    @property
+    def has_beats(self) -> bool:
+        """Whether anything is known of the beat."""
+        return self.tempo is not None or self.beats is not None
+
+    def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
+        """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""
+        if self.beats is None:
+            return None
+        beats = torch.tensor(self.beats, dtype=torch.float64)
+        middle = (torch.arange(frames, dtype=torch.float64) + 0.5) / frame_rate
+        # the beat before each frame; the first and the last one go on
+        before = (torch.searchsorted(beats, middle, right=True) - 1).clamp(0, len(beats) - 2)
+        passed = (middle - beats[before]) / (beats[before + 1] - beats[before])
+        # what is nearly 1 rounds to 1 in float32
+        return (passed % 1).float() % 1
+
+    def add_chords(self, heard: torch.Tensor, frame_rate: int) -> torch.Tensor:
+        """Probabilities of chords (float [T, C = 25]) with the known ones in the place of what was heard."""
+        known = heard.clone()
+        for start, stop, label in self.chords:
+            first, last = (max(round(second * frame_rate), 0) for second in (start, stop))
+            known[first:last] = 0.0
+            known[first:last, chord_class(label)] = 1.0
+        return known
+
+
+def chord_class(label: str) -> int:
+    """Class of a chord in Harte's notation or a lead sheet's: 0 none, then 12 roots without and 12 with a minor third.
+
+    Raises:
+        ValueError: the label is no chord.
+    """
+    if label.strip() in NO_CHORD:
+        return 0
+    found = CHORD.fullmatch(label.strip())
+    if found is None:
+        raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
+    letter, accidentals, quality = found.groups()
+    pitch = NOTE_NAMES[letter] + sum(1 if sign in "#♯" else -1 for sign in accidentals)
+    return 1 + pitch % PITCH_CLASSES + PITCH_CLASSES * bool(MINOR_THIRD.match(quality))
