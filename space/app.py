@@ -206,15 +206,17 @@ def accompany(
     top_k: int = 0,
     skip_fine: bool = False,
     length: float = 0,
+    tempo: float = 0,
     band_db: float = 0,
 ) -> tuple[str, str, str, dict[str, Any]]:
     """Generates accompaniments for a singing voice.
 
-    A seed of -1 draws one; 0 for a sampling option takes the model's own, and 0 for length the whole vocal. Returns
+    A seed of -1 draws one; 0 for a sampling option takes the model's own, 0 for length the whole vocal, and 0 for tempo
+    (beats a minute) the one that is heard. Returns
     the first variation's mix (WAV), its instrumental (WAV), a zip of all stems, and {"seed", "seconds", "variations",
     "model"}.
     """
-    options = (vocal, model, variations, seed, guidance_scale, temperature, top_k, skip_fine, length)
+    options = (vocal, model, variations, seed, guidance_scale, temperature, top_k, skip_fine, length, tempo)
     try:
         *_, job = make_job(Request(*options))
         assert isinstance(job, Job)
@@ -294,6 +296,7 @@ def option_components() -> list[gr.components.Component]:
     with gr.Row():
         variations = gr.Slider(1, MAX_VARIATIONS, 1, step=1, label="Variations", elem_id="variations")
         length = gr.Number(0, label="Length", minimum=0, info="Seconds from the start; 0 for all", elem_id="length")
+        tempo = gr.Number(0, label="Tempo", minimum=0, info="Beats a minute; 0: as heard", elem_id="tempo")
     with gr.Accordion("Sampling", open=False):
         own: dict[str, Any] = {"minimum": 0, "info": "0: the model's own", "min_width": 140}
         with gr.Row():
@@ -302,7 +305,7 @@ def option_components() -> list[gr.components.Component]:
             temperature = gr.Number(0, label="Temperature", maximum=5, step=0.05, **own)
             top_k = gr.Number(0, label="Top-k", precision=0, **own)
         skip_fine = gr.Checkbox(False, label="Skip the fine stage", info="Faster, rougher")
-    return [vocal, model, variations, seed, guidance, temperature, top_k, skip_fine, length]
+    return [vocal, model, variations, seed, guidance, temperature, top_k, skip_fine, length, tempo]
 
 
 def song_components() -> list[gr.components.Component]:

@@ -28,8 +28,7 @@ import soundfile
 import torch
 import transformers
 
-import hafm_hf  # noqa: F401  (registers the task)
-from hafm_hf import audio
+from hafm_hf import LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.redaction import without_secrets
 
 try:
@@ -75,7 +74,8 @@ class Cancelled(Exception):
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all."""
+    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all, and for
+    `tempo` (beats a minute) what is heard."""
 
     vocal: str | None
     model: str
@@ -86,12 +86,15 @@ class Request:
     top_k: int
     skip_fine: bool
     length: float
+    tempo: float
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a negative seed is drawn here."""
         chosen = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
         parameters: dict[str, Any] = {name: value for name, value in chosen.items() if value}
         seed = secrets.randbits(31) if self.seed < 0 else int(self.seed)
+        if self.tempo:
+            parameters["lead_sheet"] = LeadSheet(tempo=self.tempo)
         return parameters | {"seed": seed, "num_samples": int(self.variations), "skip_fine": self.skip_fine}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hafm_hf import audio
+from hafm_hf import LeadSheet, audio
 from vocals import CODEC_RATE, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
@@ -26,7 +26,7 @@ def offered(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def request(vocal: Path, model: str, **options: object) -> songs.Request:
     values = {"variations": 1, "seed": 1, "guidance_scale": 0, "temperature": 0, "top_k": 0, "skip_fine": True}
-    return songs.Request(vocal=str(vocal), model=model, **{**values, "length": 0, **options})  # type: ignore[arg-type]
+    return songs.Request(vocal=str(vocal), model=model, **{**values, "length": 0, "tempo": 0, **options})  # type: ignore[arg-type]
 
 
 def generating() -> list[threading.Thread]:
@@ -72,6 +72,12 @@ def test_options_of_zero_are_the_models_own_and_a_negative_seed_is_drawn(tmp_pat
         "num_samples": 1,
         "skip_fine": True,
     }
+
+
+def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_path: Path) -> None:
+    assert request(tmp_path / "a.wav", "m", tempo=92).parameters()["lead_sheet"] == LeadSheet(tempo=92)
+    with pytest.raises(ValueError, match="halve or double"):
+        request(tmp_path / "a.wav", "m", tempo=240).parameters()
 
 
 def test_progress_comes_stage_by_stage_and_ends_in_files(offered: str, voices: Path) -> None:
