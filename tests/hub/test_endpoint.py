@@ -65,6 +65,11 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": b"", "parameters": {"progress": "print"}}, "progress"),
         ({"inputs": b"", "parameters": {"num_samples": 100}}, "at most 4"),
         ({"inputs": b"", "parameters": {"format": "exe"}}, "flac or wav"),
+        ({"inputs": file_bytes(glide()), "parameters": {"lead_sheet": {"tempo": 92}}}, "no beat line"),
+        ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo .a number"),
+        ({"inputs": b"", "parameters": {"lead_sheet": {"key": "C"}}}, "tempo .a number"),
+        ({"inputs": b"", "parameters": {"lead_sheet": ["C"]}}, "tempo .a number"),
+        ({"inputs": b"", "parameters": {"lead_sheet": {"chords": [[0, 1]]}}}, "values to unpack"),
     ],
 )
 @pytest.mark.fault("paths and addresses sent to an endpoint")

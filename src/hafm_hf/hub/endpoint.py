@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from ..audio import HAFMAudioError
+from ..lead_sheet_hafm import LeadSheet
 
 MAX_SAMPLES = 4
 CONTENT_TYPES = {"flac": "audio/flac", "wav": "audio/wav"}
@@ -28,6 +29,7 @@ PARAMETERS = (
     "skip_fine",
     "vocal_gain_db",
     "instrumental_gain_db",
+    "lead_sheet",
 )
 
 
@@ -49,7 +51,7 @@ class EndpointHandler:
 
         Args:
             data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): those of the
-                pipeline, and "format", "flac" or "wav"}.
+                pipeline, `lead_sheet` as {"tempo", "beats", "chords"}, and "format", "flac" or "wav"}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
@@ -57,7 +59,8 @@ class EndpointHandler:
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
-            ValueError: inputs of another kind, unknown parameters or too many samples.
+            ValueError: inputs of another kind, unknown parameters, a lead sheet that makes no sense or too many
+                samples.
         """
         parameters = dict(data.get("parameters") or {})
         encoding = str(parameters.pop("format", "flac")).lower()
@@ -68,6 +71,8 @@ class EndpointHandler:
             )
         if int(parameters.get("num_samples", 1)) > MAX_SAMPLES:
             raise ValueError(f"num_samples is {parameters['num_samples']}; an endpoint gives at most {MAX_SAMPLES}.")
+        if parameters.get("lead_sheet") is not None:
+            parameters["lead_sheet"] = _lead_sheet(parameters["lead_sheet"])
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters)
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
@@ -80,6 +85,13 @@ class EndpointHandler:
             for song, label in zip(songs, labels, strict=True)
             for name, key in (("instrumental", "audio"), ("mix", "mix"))
         ]
+
+
+def _lead_sheet(known: Any) -> LeadSheet:
+    try:
+        return LeadSheet(**known)
+    except TypeError as error:
+        raise ValueError("lead_sheet has tempo (a number), beats (numbers) and chords ([start, stop, label]).") from error
 
 
 def _audio_bytes(inputs: Any) -> bytes:
