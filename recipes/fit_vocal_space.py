@@ -4,7 +4,9 @@
 
 TOKENIZER has separate centroids (recipes/fit_kmeans.py --separate), CORPUS is what recipes/build_song_corpus.py
 writes. RUN/semantic_tokenizer is the new tokenizer: only tokens of vocals are others than before, so a corpus must be
-tokenised again. RUN/features keeps the vocals' features (69 MB an hour for hafm-tiny); a killed run goes on from them.
+tokenised again. --rhythm_only true gives a tokenizer that has such clusters a rhythm network that hears the beat
+better, and stages may stay. RUN/features keeps the vocals' features (69 MB an hour for hafm-tiny); a killed run goes
+on from them.
 """
 
 import json
@@ -19,7 +21,14 @@ from hafm_hf.cli.training import run_recipe
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_hf.training.song_runs import SongRunArguments
-from hafm_hf.training.vocal_space import SungFrames, VocalSpaceArguments, fit_vocal_space, sung_frames, vocal_features
+from hafm_hf.training.vocal_space import (
+    SungFrames,
+    VocalSpaceArguments,
+    fit_rhythm,
+    fit_vocal_space,
+    sung_frames,
+    vocal_features,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -30,6 +39,7 @@ class TokenizerArguments:
 
     tokenizer: str = field(default="", metadata={"help": "folder or hub id of a semantic tokenizer"})
     frames: int = field(default=200_000, metadata={"help": "of training songs that are clustered"})
+    rhythm_only: bool = field(default=False, metadata={"help": "another rhythm network, and all else as it was"})
     half: bool = field(default=False, metadata={"help": "save the weights in float16"})
 
 
@@ -57,7 +67,10 @@ def main() -> None:
         raise ValueError("Name the --tokenizer.")
     tokenizer = HAFMSemanticTokenizer.from_pretrained(words.tokenizer).float().to(run.device).eval()
     training, validation = (list(read_songs(tokenizer, run, split)) for split in ("train", "validation"))
-    fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
+    if words.rhythm_only:
+        fitted, figures = fit_rhythm(tokenizer.cpu(), training, validation, arguments)
+    else:
+        fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
     out = Path(run.out) / "semantic_tokenizer"
     (fitted.half() if words.half else fitted).save_pretrained(out)
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

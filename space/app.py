@@ -211,10 +211,9 @@ def accompany(
 ) -> tuple[str, str, str, dict[str, Any]]:
     """Generates accompaniments for a singing voice.
 
-    A seed of -1 draws one; 0 for a sampling option takes the model's own, 0 for length the whole vocal, and 0 for tempo
-    (beats a minute) the one that is heard. Returns
-    the first variation's mix (WAV), its instrumental (WAV), a zip of all stems, and {"seed", "seconds", "variations",
-    "model"}.
+    A seed of -1 draws one; 0 for a sampling option takes the model's own, 0 for length the whole vocal, and 0 for
+    tempo (beats a minute) the one that is heard. Returns the first variation's mix (WAV), its instrumental (WAV), a
+    zip of all stems, and {"seed", "seconds", "variations", "model"}.
     """
     options = (vocal, model, variations, seed, guidance_scale, temperature, top_k, skip_fine, length, tempo)
     try:

@@ -74,8 +74,8 @@ class Cancelled(Exception):
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all, and for
-    `tempo` (beats a minute) what is heard."""
+    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all, and
+    for `tempo` (beats a minute) what is heard."""
 
     vocal: str | None
     model: str

@@ -12,20 +12,28 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from hafm_hf.beat_hafm import beat_points
 from hafm_hf.rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.training.rhythm import RhythmTrainer, rhythm_scores
 from hafm_hf.training.semantic_targets import IGNORED
 from hafm_hf.training.vocal_space import (
-    RhythmTrainer,
     SungFrames,
     VocalSpaceArguments,
     discriminants,
+    fit_rhythm,
     fit_vocal_space,
-    rhythm_scores,
 )
 from tiny_models import tiny_semantic_tokenizer
 
 FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
 QUICK = VocalSpaceArguments(
-    note_dimensions=5, channels=16, layers=7, steps=120, crop_seconds=6.0, warmup_steps=10, learning_rate=5e-3
+    note_dimensions=5,
+    channels=16,
+    layers=7,
+    steps=120,
+    crop_seconds=[4.0, 6.0],
+    batch_seconds=96.0,
+    ema_decay=0.9,
+    warmup_steps=10,
+    learning_rate=5e-3,
 )
 
 
@@ -92,8 +100,8 @@ def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_hear
     assert trainer.train() < before["beat_nats"] - 0.3
     after = rhythm_scores(network, projected(range(90, 94)), 300)
     assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
-    with pytest.raises(ValueError, match="No song is longer than 7.2 s"):
-        RhythmTrainer(network, [(np.zeros((300, NOTES + 1), np.float32), np.zeros(300, np.int64))], QUICK, FRAME_RATE)
+    with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
+        RhythmTrainer(network, [(np.zeros((200, NOTES + 1), np.float32), np.zeros(200, np.int64))], QUICK, FRAME_RATE)
 
 
 def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]) -> None:
@@ -103,6 +111,20 @@ def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanti
     assert not torch.equal(before.encode(sound, vocal=True), after.encode(sound, vocal=True))
     assert figures["half_beat_agreement"] > 0.5 and figures["vocal_used_clusters"] > CLUSTERS / 2
     assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
+
+
+def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+) -> None:
+    _, before, _ = fitted
+    songs = [sung_song(seed, width=before.centroids.shape[-1]) for seed in range(8)]
+    after, figures = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, channels=24))
+    assert after.config.rhythm_channels == 24 and before.config.rhythm_channels == 16
+    assert figures["half_beat_agreement"] > 0.5
+    others = {name: values for name, values in before.state_dict().items() if not name.startswith("rhythm.")}
+    assert all(torch.equal(after.state_dict()[name], values) for name, values in others.items())
+    with pytest.raises(ValueError, match="with a rhythm network"):
+        fit_rhythm(tokenizer_with_centroids(), songs[:6], songs[6:], QUICK)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def _lead_sheet(known: Any) -> LeadSheet:
     try:
         return LeadSheet(**known)
     except TypeError as error:
-        raise ValueError("lead_sheet has tempo (a number), beats (numbers) and chords ([start, stop, label]).") from error
+        raise ValueError("lead_sheet has tempo (a number), beats (numbers), chords ([start, stop, label]).") from error
 
 
 def _audio_bytes(inputs: Any) -> bytes:

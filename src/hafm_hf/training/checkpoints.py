@@ -173,7 +173,7 @@ def replace_folder(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def averaged(model: PreTrainedModel, decay: float) -> AveragedModel | None:
+def averaged(model: torch.nn.Module, decay: float) -> AveragedModel | None:
     """An exponential moving average of the weights (about the last 1/(1 − decay) steps), or None at a decay of 0."""
     if decay == 0.0:
         return None
