@@ -25,9 +25,8 @@ from ..harmony_hafm import (
     HAFMHarmonyModel,
     beat_cells,
 )
-from .checkpoints import averaged
 from .semantic_targets import LOWEST_NOTE, beat_phases, chord_targets, note_targets, transposed_chords
-from .steps import take_steps
+from .steps import StepArguments, take_steps
 
 # frames a second at which songs in symbols are read
 SYMBOL_RATE = 50
@@ -42,31 +41,24 @@ UNSUNG = 0.1
 
 
 @dataclass
-class HarmonyArguments:
-    """How the network learns.
+class HarmonyArguments(StepArguments):
+    """How the network learns, beside its steps.
 
     Attributes:
         channels, layers (int): of the network.
-        steps, beats_a_step (int): how long, and how much at once.
-        learning_rate, warmup_steps, weight_decay, ema_decay: of AdamW, and of the average of its weights that is kept.
+        beats_a_step (int): how much is learnt at once.
         least_sung (float): share of a crop in which something is sung.
         errors (float): largest share of a crop that is heard wrongly.
         half_beats (float): share of the crops that are heard half a beat off.
-        seed (int): of all that is drawn.
     """
 
     channels: int = 128
     layers: int = 6
-    steps: int = 2500
     beats_a_step: int = 2048
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
     weight_decay: float = 0.05
-    ema_decay: float = 0.995
     least_sung: float = 0.3
     errors: float = 0.2
     half_beats: float = 0.15
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,35 +156,18 @@ class HarmonyTrainer:
         if not self.songs:
             raise ValueError(f"No song has {LEAST_BEATS} beats; render longer ones.")
         self.rng = np.random.default_rng(arguments.seed)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
-        )
-        self.average = averaged(model, arguments.ema_decay)
 
     def train(self) -> float:
         """Takes all steps and leaves the average of the weights; returns the mean loss of the last tenth, in nats."""
-        how = self.arguments
-        self.model.train()
-        loss = take_steps(self._step, self.optimizer, how.steps, how.learning_rate, how.warmup_steps)
-        if self.average is not None:
-            self.model.load_state_dict(self.average.module.state_dict())
-        self.model.eval()
-        return loss
+        return take_steps(self.model, self._loss, self.arguments)
 
-    def _step(self) -> float:
+    def _loss(self) -> torch.Tensor:
         length = int(self.rng.choice(CROP_BEATS))
         crops = [self._crop(length) for _ in range(max(1, self.arguments.beats_a_step // length))]
         device = self.model.head.weight.device
         cells, chords = (torch.stack(each).to(device) for each in zip(*crops, strict=True))
         logits = self.model(cells.flatten(2))
-        loss = F.cross_entropy(logits.flatten(0, 1), chords.flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        return float(loss.detach())
+        return F.cross_entropy(logits.flatten(0, 1), chords.flatten())
 
     def _crop(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A crop of a song in another key, as it might be heard: float32 [length, 4, 14], int64 [length]."""

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ..rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
-from .checkpoints import averaged
 from .semantic_targets import IGNORED
-from .steps import take_steps
+from .steps import StepArguments, take_steps
 
 Array = NDArray[np.float32]
 Beats = NDArray[np.int64]
@@ -26,26 +25,31 @@ WOBBLE_SECONDS, SCORED_SECONDS = 0.7, 12.0
 
 
 @dataclass
-class RhythmArguments:
-    """How a rhythm network is trained. A step has crops of one length, `batch_seconds` in all; noise is in standard
-    deviations of the inputs, lateness in seconds."""
+class RhythmArguments(StepArguments):
+    """How a rhythm network is trained, beside its steps.
+
+    Attributes:
+        channels, layers (int): of the network.
+        crop_seconds (list of float): lengths of crops, one a step.
+        batch_seconds (float): of all crops of a step.
+        noise, steady_noise (float): from frame to frame and of a whole crop, in standard deviations of the inputs.
+        dropped_dimensions (float): share of the inputs' dimensions that a crop lacks.
+        stretch_octaves (float): how much faster or slower a crop may be.
+        late_seconds, wobble_seconds (float): standard deviation of how late a singer is, as a whole and from word to
+            word.
+    """
 
     channels: int = 96
     layers: int = 9
     steps: int = 7000
     crop_seconds: list[float] = field(default_factory=lambda: [6.0, 10.0, 15.0, 25.0])
     batch_seconds: float = 192.0
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    ema_decay: float = 0.995
     noise: float = 0.7
     steady_noise: float = 0.3
     dropped_dimensions: float = 0.1
     stretch_octaves: float = 0.25
     late_seconds: float = 0.015
     wobble_seconds: float = 0.02
-    seed: int = 0
 
 
 class RhythmTrainer:
@@ -82,26 +86,16 @@ class RhythmTrainer:
         if not self.songs:
             least = min(needed.values())
             raise ValueError(f"No song is longer than {least:.1f} s; the beat needs that much singing.")
-        longest_list = max(self.songs.values(), key=len)
-        self.deviation = torch.from_numpy(np.concatenate([x for x, _ in longest_list]).std(0))
+        most = self.songs[min(self.songs)]
+        self.deviation = torch.from_numpy(np.concatenate([features for features, _ in most]).std(0))
         self.rng = np.random.default_rng(arguments.seed)
         self.generator = torch.Generator().manual_seed(arguments.seed)
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=arguments.learning_rate, weight_decay=arguments.weight_decay
-        )
-        self.average = averaged(network, arguments.ema_decay)
 
     def train(self) -> float:
         """Takes all steps; returns the mean loss of the last tenth, in nats."""
-        how = self.arguments
-        self.network.train()
-        loss = take_steps(self._step, self.optimizer, how.steps, how.learning_rate, how.warmup_steps)
-        if self.average is not None:
-            self.network.load_state_dict(self.average.module.state_dict())
-        self.network.eval()
-        return loss
+        return take_steps(self.network, self._loss, self.arguments)
 
-    def _step(self) -> float:
+    def _loss(self) -> torch.Tensor:
         frames = int(self.rng.choice(list(self.songs)))
         rows = max(round(self.arguments.batch_seconds * self.frame_rate / frames), 1)
         crops = [self._crop(frames) for _ in range(rows)]
@@ -109,14 +103,7 @@ class RhythmTrainer:
         wanted = torch.from_numpy(np.stack([beats for _, beats in crops]))
         device = self.network.head.weight.device
         logits = self.network(inputs.to(device))
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-        return float(loss.detach())
+        return F.cross_entropy(logits.flatten(0, 1), wanted.to(device).flatten(), ignore_index=IGNORED)
 
     def _crop(self, frames: int) -> tuple[Array, Beats]:
         """A crop of a song in another tempo, sung more or less in time: float32 [T, P], int64 [T]."""
