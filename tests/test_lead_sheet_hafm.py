@@ -13,7 +13,7 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.beat_hafm import beat_points
 from hafm_hf.evaluation.features import extract
 from hafm_hf.harmony_hafm import NUM_CHORDS
-from hafm_hf.lead_sheet_hafm import chord_class
+from hafm_hf.lead_sheet_hafm import chord_class, chord_label
 from tiny_models import tiny_composite
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
@@ -131,6 +131,26 @@ def test_streaming_and_generating_are_told_the_same(
     assert torch.allclose(pieces, whole, atol=1e-4)
     (heard,) = bundled.generate(samples, vocal[1], seed=3, skip_fine=True).audio
     assert not torch.allclose(heard, whole, atol=1e-2)
+
+
+def test_what_is_heard_can_be_told_again(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
+    heard = bundled.hear_lead_sheet(*vocal, seed=0)
+    assert heard.beats is not None and len(heard.beats) > 8 and len({label for *_, label in heard.chords}) > 1
+    tokens = bundled.tokenize_vocal(*vocal, 0)[0]
+    phase = bundled.semantic_tokenizer.beat_phase(bundled.semantic_tokenizer.beat_places(tokens))
+    told = LeadSheet(beats=heard.beats).phase(len(tokens), 50)
+    assert told is not None
+    apart = (told - phase).abs()
+    assert float(torch.minimum(apart, 1 - apart).max()) < 0.02
+    assert heard.chords[0][0] == 0.0 and heard.chords[-1][1] == len(tokens) / 50
+    assert all(before[1] == after[0] for before, after in zip(heard.chords, heard.chords[1:], strict=False))
+    again = bundled.hear_lead_sheet(*vocal, seed=0, lead_sheet=heard)
+    assert again.chords == heard.chords and again.beats == pytest.approx(heard.beats, abs=0.005)
+
+
+@pytest.mark.parametrize("chord", range(NUM_CHORDS))
+def test_every_chord_is_read_as_it_is_written(chord: int) -> None:
+    assert chord_class(chord_label(chord)) == chord
 
 
 def test_a_model_without_beat_line_or_harmony_says_so() -> None:

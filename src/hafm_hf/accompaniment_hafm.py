@@ -390,6 +390,32 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
+    def hear_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> LeadSheet:
+        """The beats that a vocal is heard in, and the likeliest chord of each: to be looked at, mended and given back.
+
+        Args:
+            vocal (float32 [N]): mono.
+            sampling_rate: in Hz.
+            seed: of the noise on the vocal.
+            lead_sheet: what is known already.
+
+        Returns:
+            beats, if there are two, and chords, if there is a `harmony` to hear them.
+
+        Raises:
+            ValueError: on an empty vocal, or where the tokenizer does not know the beat.
+        """
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        tokenizer, part = self.semantic_tokenizer, getattr(self, "harmony", None)
+        phase = tokenizer.beat_phase(tokenizer.beat_places(tokens), lead_sheet)
+        rate = tokenizer.config.frame_rate
+        chords = None if part is None else part.chords(tokens, phase).cpu()
+        if chords is not None and lead_sheet is not None:
+            chords = lead_sheet.add_chords(chords, rate)
+        return LeadSheet.heard(phase, chords, rate)
+
     def song_guidance(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> SongGuidance | None:
         """What the singer's beat and the chords that the voice asks for say of the accompaniment's semantic tokens.
 

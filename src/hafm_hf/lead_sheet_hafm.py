@@ -17,6 +17,9 @@ PITCH_CLASSES = 12
 # no chord, then 12 roots without and 12 with a minor third, C first
 NUM_CHORDS = 2 * PITCH_CLASSES + 1
 NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+# as they are usually written, above a major and above a minor third
+MAJOR_ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
 # root, Harte's colon, quality; a bass behind a stroke changes nothing
 CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
@@ -47,7 +50,7 @@ class LeadSheet:
         slowest, fastest = BEATS_PER_MINUTE
         if self.tempo is not None and not slowest <= self.tempo <= fastest:
             raise ValueError(
-                f"tempo is {self.tempo:g}; halve or double it to {slowest:g} to {fastest:g} beats a minute."
+                f"tempo is {self.tempo:g}; halve or double it: {slowest:g} to {fastest:g} beats a minute."
             )
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats say the tempo themselves; leave tempo out.")
@@ -62,6 +65,22 @@ class LeadSheet:
             if not start < stop < math.inf:
                 raise ValueError(f"The chord {label} from {start:g} to {stop:g} s has no length.")
             chord_class(label)
+
+    @classmethod
+    def heard(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
+        """The lead sheet of what is heard: the beats of a line, and the likeliest chord of every beat.
+
+        Args:
+            phase (float [T]): where in the beat each frame lies.
+            chords (float [T, 25], *optional*): how likely each chord is.
+            frame_rate: in Hz.
+        """
+        wraps = torch.nonzero(phase.diff() < -0.5)[:, 0]  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
+        # a beat lies between the middles of two frames, where the phase would be 1
+        before, after = phase[wraps].double(), phase[wraps + 1].double()
+        beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
+        found = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
+        return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found)
 
     @property
     def has_beats(self) -> bool:
@@ -88,6 +107,24 @@ class LeadSheet:
             known[first:last] = 0.0
             known[first:last, chord_class(label)] = 1.0
         return known
+
+
+def _runs(classes: torch.Tensor, frame_rate: int) -> list[tuple[float, float, str]]:
+    """Stretches of one chord (int64 [T]): start s, stop s, label."""
+    labels, counts = classes.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0)
+    return [
+        ((stop - count) / frame_rate, stop / frame_rate, chord_label(label))
+        for label, count, stop in zip(labels.tolist(), counts.tolist(), stops.tolist(), strict=True)
+    ]
+
+
+def chord_label(chord: int) -> str:
+    """How a lead sheet writes a class of chords (0 to 24): "N", "C", "Cm"."""
+    mode, root = divmod(chord - 1, PITCH_CLASSES)
+    if chord == 0:
+        return "N"
+    return MINOR_ROOTS[root] + "m" if mode else MAJOR_ROOTS[root]
 
 
 def chord_class(label: str) -> int:

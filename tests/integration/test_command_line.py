@@ -288,6 +288,16 @@ def test_what_is_known_of_a_song_is_read_from_files(tmp_path: Path) -> None:
         read_lead_sheet(None, None, beats)
 
 
+def test_a_lead_sheet_is_written_mended_and_told(bundled_model: Path, tmp_path: Path) -> None:
+    done = run_hafm("lead-sheet", EXAMPLE, "--tempo", 90, "--seconds", 5, "--out", tmp_path)
+    assert done.returncode == 0 and "beats, " in done.stdout and "chords: " in done.stdout, done.stderr
+    beats, chords = tmp_path / "vocal_beats.txt", tmp_path / "vocal_chords.lab"
+    chords.write_text(chords.read_text() + "4.0\t5.0\tE\n")
+    told = read_lead_sheet(None, beats, chords)
+    assert told is not None and told.beats is not None and told.chords[-1] == (4.0, 5.0, "E")
+    assert 60 / np.diff(told.beats).mean() == pytest.approx(90, rel=0.04)
+
+
 def test_tempo_and_chords_change_the_song(bundled_model: Path, tmp_path: Path) -> None:
     chords = tmp_path / "chords.lab"
     chords.write_text("0 2 F#:min\n")

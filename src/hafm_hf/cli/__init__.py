@@ -17,6 +17,7 @@ from .accompany import accompany
 from .benchmark import benchmark
 from .console import HAFMCommandError, first_line, report_error
 from .evaluate import evaluate
+from .lead_sheet import lead_sheet
 from .models import card, convert, info, inspect_tokens
 from .prepare import prepare
 from .training import assemble, plot_training
@@ -29,7 +30,18 @@ def hafm() -> None:
     """HAFM: a singing voice in, an accompaniment in time and in key out."""
 
 
-for command in (accompany, info, inspect_tokens, prepare, plot_training, assemble, evaluate, card, convert):
+for command in (
+    accompany,
+    lead_sheet,
+    info,
+    inspect_tokens,
+    prepare,
+    plot_training,
+    assemble,
+    evaluate,
+    card,
+    convert,
+):
     app.command()(command)
 app.add_typer(benchmark, name="benchmark")
 

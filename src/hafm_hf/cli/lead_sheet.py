@@ -1,17 +1,60 @@
-"""Reads what `hafm accompany` is told of a song, as beat and chord trackers and Sonic Visualiser write it."""
+"""`hafm lead-sheet`: what a model hears of a song, in files that can be mended; and reading such files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .. import audio
+from .console import HAFMCommandError, loading, stdout
 
 if TYPE_CHECKING:
     from ..lead_sheet_hafm import LeadSheet
 
 CHORD_FIELDS = 3
+
+
+def lead_sheet(
+    vocal: Annotated[str, typer.Argument(metavar="VOCAL", help="A recording of singing: path or URL.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.", file_okay=False)] = Path("."),
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
+    tempo: Annotated[float | None, typer.Option(help="Beats a minute, if they are known.")] = None,
+) -> None:
+    """Writes the beats and chords that a model hears: NAME_beats.txt and NAME_chords.lab.
+
+    Mended, they go into hafm accompany with --beats and --chords.
+    """
+    known = read_lead_sheet(tempo, None, None)
+    samples, rate = audio.read_audio(vocal, seconds=seconds)
+    with loading(model):
+        from ..accompaniment_hafm import HAFMForVocalAccompaniment
+
+        composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    try:
+        heard = composite.hear_lead_sheet(samples, rate, 0, known)
+    except ValueError as error:
+        raise HAFMCommandError(str(error)) from error
+    beats = list(heard.beats or ())
+    if beats:
+        heard_tempo = 60 * (len(beats) - 1) / (beats[-1] - beats[0])
+        stdout.print(f"{len(beats)} beats, {heard_tempo:.1f} a minute", markup=False)
+    if heard.chords:
+        stdout.print(f"chords: {' '.join(label for *_, label in heard.chords)}", markup=False)
+    stem = Path(audio.source_name(vocal)).stem
+    files = {
+        f"{stem}_beats.txt": [f"{second:.3f}" for second in beats],
+        f"{stem}_chords.lab": [f"{start:.3f}\t{stop:.3f}\t{label}" for start, stop, label in heard.chords],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        if not lines:
+            continue
+        (out / name).write_text("".join(f"{line}\n" for line in lines))
+        stdout.print(f"wrote {out / name}", markup=False)
 
 
 def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None) -> LeadSheet | None:
@@ -50,5 +93,5 @@ def _lines(path: Path, count: int) -> Iterator[list[str]]:
                 float(field)
         except ValueError:
             wanted = "seconds" if count == 1 else "START STOP LABEL"
-            raise ValueError(f"{path}, line {number}: {line.strip()!r} is not {wanted}.") from None
+            raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
         yield fields[:count]
