@@ -421,7 +421,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
-            lead_sheet: beats and chords that are known. Chords are followed even where `harmony_guidance` is 0.
+            lead_sheet: beats and chords that are known. Where `harmony_guidance` is 0 chords get a weight of 1, those
+                that are heard between them as well.
 
         Returns:
             None where the semantic stage's generation config has neither `beat_guidance` nor `harmony_guidance`, and

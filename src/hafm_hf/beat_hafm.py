@@ -23,6 +23,8 @@ BEATS_PER_MINUTE = (55.0, 185.0)
 LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
 # of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
 STEADY_SHARE = 0.8
+# of a take that is asked whether it is steady; the spectrum of a longer one would take more than a tenth of a second
+LONGEST_STEADY_SECONDS = 900.0
 # how far from a tempo that is known a take may be, as a share of it
 TEMPO_TOLERANCE = 0.03
 # places in the beat that are tried for a steady tempo, and zeros behind the frames, for tempos between the spectrum's
@@ -72,10 +74,13 @@ class HAFMBeatLine(nn.Module):
         if not len(heard):
             return torch.zeros(0)
         if tempo is not None:
-            return _phases(self._steady(heard, tempo * (1 - TEMPO_TOLERANCE), tempo * (1 + TEMPO_TOLERANCE)))
-        path, steady = self._path(heard), self._steady(heard, *BEATS_PER_MINUTE)
-        speaks = [float((heard * beat_points(_phases(line)).numpy()).sum()) for line in (path, steady)]
-        return _phases(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
+            return wrapped(self._steady(heard, tempo * (1 - TEMPO_TOLERANCE), tempo * (1 + TEMPO_TOLERANCE)))
+        path = self._path(heard)
+        if len(heard) > LONGEST_STEADY_SECONDS * self.frame_rate:
+            return wrapped(path)
+        steady = self._steady(heard, *BEATS_PER_MINUTE)
+        speaks = [float((heard * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
+        return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
     def _path(self, heard: Array) -> Array:
         """The phases of the likeliest path, float64 [T]."""
@@ -88,7 +93,7 @@ class HAFMBeatLine(nn.Module):
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
     def _steady(self, heard: Array, slowest: float, fastest: float) -> Array:
-        """The phases of the likeliest line of one tempo between two (beats a minute), float64 [T].
+        """The beats passed on the likeliest line of one tempo between two (beats a minute), float64 [T].
 
         What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
         """
@@ -105,7 +110,7 @@ class HAFMBeatLine(nn.Module):
             if speaks[at] > best:
                 best, found = float(speaks[at]), (float(phase), float(bins[at]) / size)
         line: Array = found[0] + found[1] * np.arange(len(heard), dtype=np.float64)
-        return line % 1
+        return line
 
     def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
         """One stretch.
@@ -145,9 +150,31 @@ def _tempo_prior(tempos: Array) -> Array:
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
-def _phases(line: Array) -> torch.Tensor:
+def wrapped(passed: Array) -> torch.Tensor:
+    """Beats that have passed (float64 [T]) as places in the beat: float32 [T], 0 up to but not 1."""
     # what is nearly 1 rounds to 1 in float32
-    return torch.from_numpy(line.astype(np.float32)) % 1
+    return torch.from_numpy((passed % 1).astype(np.float32)) % 1
+
+
+def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
+    """How many beats have passed at each instant, with shares of beats.
+
+    Args:
+        beats: seconds of at least two, in order; before the first and behind the last they go on evenly.
+        times (float64 [T]): seconds.
+
+    Returns:
+        float64 [T], 0 at the first beat.
+    """
+    known = np.asarray(beats, dtype=np.float64)
+    before = np.clip(np.searchsorted(known, times, side="right") - 1, 0, len(known) - 2)
+    passed: Array = before + (times - known[before]) / (known[before + 1] - known[before])
+    return passed
+
+
+def begins_beat(phase: torch.Tensor) -> torch.Tensor:
+    """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
+    return phase.diff() < -0.5  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
 
 
 def beat_points(phase: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .beat_hafm import begins_beat
 from .configuration_hafm import HAFMHarmonyConfig
 from .hub.mixin import HAFMHubMixin
 from .lead_sheet_hafm import NUM_CHORDS, PITCH_CLASSES
@@ -107,7 +108,7 @@ def beat_cells(notes: torch.Tensor, phase: torch.Tensor) -> tuple[torch.Tensor, 
         without a frame it says that nothing is sung. And the beat of each frame, int64 [T].
     """
     phase = phase.float()
-    passed = F.pad((phase.diff() < -0.5).cumsum(0), (1, 0))  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
+    passed = F.pad(begins_beat(phase).cumsum(0), (1, 0))
     cell = passed * CELLS + (phase * CELLS).long().clamp(0, CELLS - 1)
     count = int(passed[-1] + 1) * CELLS
     sung, begins = notes[:, :-1].float(), notes[:, -1].float()

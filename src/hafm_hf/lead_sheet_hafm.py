@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from .beat_hafm import BEATS_PER_MINUTE
+from .beat_hafm import BEATS_PER_MINUTE, beats_passed, begins_beat, wrapped
 
 PITCH_CLASSES = 12
 # no chord, then 12 roots without and 12 with a minor third, C first
@@ -75,7 +76,7 @@ class LeadSheet:
             chords (float [T, 25], *optional*): how likely each chord is.
             frame_rate: in Hz.
         """
-        wraps = torch.nonzero(phase.diff() < -0.5)[:, 0]  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
+        wraps = torch.nonzero(begins_beat(phase))[:, 0]
         # a beat lies between the middles of two frames, where the phase would be 1
         before, after = phase[wraps].double(), phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
@@ -91,13 +92,7 @@ class LeadSheet:
         """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""
         if self.beats is None:
             return None
-        beats = torch.tensor(self.beats, dtype=torch.float64)
-        middle = (torch.arange(frames, dtype=torch.float64) + 0.5) / frame_rate
-        # the beat before each frame; the first and the last one go on
-        before = (torch.searchsorted(beats, middle, right=True) - 1).clamp(0, len(beats) - 2)
-        passed = (middle - beats[before]) / (beats[before + 1] - beats[before])
-        # what is nearly 1 rounds to 1 in float32
-        return (passed % 1).float() % 1
+        return wrapped(beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate))
 
     def add_chords(self, heard: torch.Tensor, frame_rate: int) -> torch.Tensor:
         """Probabilities of chords (float [T, C = 25]) with the known ones in the place of what was heard."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,7 +14,7 @@ from .console import HAFMCommandError, loading, stdout
 if TYPE_CHECKING:
     from ..lead_sheet_hafm import LeadSheet
 
-CHORD_FIELDS = 3
+T = TypeVar("T")
 
 
 def lead_sheet(
@@ -71,27 +71,29 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None
     from ..lead_sheet_hafm import LeadSheet
 
     try:
-        known_beats = None if beats is None else [float(fields[0]) for fields in _lines(beats, 1)]
-        known_chords = (
-            () if chords is None else [(float(a), float(b), name) for a, b, name in _lines(chords, CHORD_FIELDS)]
+        return LeadSheet(
+            tempo,
+            None if beats is None else _read(beats, 1, "seconds", lambda fields: float(fields[0])),
+            () if chords is None else _read(chords, 3, "START STOP LABEL", _chord),
         )
-        return LeadSheet(tempo, known_beats, known_chords)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
 
-def _lines(path: Path, count: int) -> Iterator[list[str]]:
-    """The first fields of each line, of which the numbers have been checked."""
+def _chord(fields: list[str]) -> tuple[float, float, str]:
+    start, stop, label = fields
+    return float(start), float(stop), label
+
+
+def _read(path: Path, count: int, wanted: str, parse: Callable[[list[str]], T]) -> list[T]:
+    """What the first `count` fields of each line say."""
+    found = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
-        fields = line.replace(",", " ").split()
+        fields = line.replace(",", " ").split()[:count]
         if not fields or fields[0].startswith("#"):
             continue
         try:
-            if len(fields) < count:
-                raise ValueError(line)
-            for field in fields[: min(count, 2)]:
-                float(field)
+            found.append(parse(fields))
         except ValueError:
-            wanted = "seconds" if count == 1 else "START STOP LABEL"
             raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
-        yield fields[:count]
+    return found

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
+from ..beat_hafm import beats_passed
 from ..lead_sheet_hafm import NUM_CHORDS, PITCH_CLASSES, chord_class
 from .songs import Song
 
@@ -146,10 +147,7 @@ def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
     beats = np.asarray(labels["beats"], dtype=np.float64)
     if len(beats) <= 1:
         return np.full(len(times), np.nan)
-    index = np.searchsorted(beats, times, side="right") - 1
-    inside = (index >= 0) & (index < len(beats) - 1)
-    index = np.clip(index, 0, len(beats) - 2)
-    return np.where(inside, (times - beats[index]) / (beats[index + 1] - beats[index]), np.nan)
+    return np.where((times >= beats[0]) & (times < beats[-1]), beats_passed(beats, times) % 1, np.nan)
 
 
 def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:

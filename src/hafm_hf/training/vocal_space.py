@@ -11,6 +11,7 @@ Dimensions: T frames, D width of HuBERT, P of the projection.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,13 +159,22 @@ def fit_rhythm(
     """
     if not tokenizer.config.rhythm_channels or not training or not validation:
         raise ValueError("This needs a tokenizer with a rhythm network, and songs for training and validation.")
-    config = copy.deepcopy(tokenizer.config)
-    config.rhythm_channels, config.rhythm_layers = arguments.channels, arguments.layers
-    torch.manual_seed(arguments.seed)
-    fitted = HAFMSemanticTokenizer(config).float().eval()
+    fitted = _untrained(tokenizer, arguments)
     kept = {name: values for name, values in tokenizer.state_dict().items() if not name.startswith("rhythm.")}
     fitted.load_state_dict(kept, strict=False)
     return fitted, _train_rhythm(fitted, training, validation, arguments)
+
+
+def _untrained(
+    tokenizer: HAFMSemanticTokenizer, arguments: VocalSpaceArguments, **fields: Any
+) -> HAFMSemanticTokenizer:
+    """A tokenizer of the same configuration but for the rhythm network and these fields, with weights of no use."""
+    config = copy.deepcopy(tokenizer.config)
+    fields |= {"rhythm_channels": arguments.channels, "rhythm_layers": arguments.layers}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    torch.manual_seed(arguments.seed)
+    return HAFMSemanticTokenizer(config).float().eval()
 
 
 def _train_rhythm(
@@ -188,12 +198,7 @@ def _with_vocal_space(
     tokenizer: HAFMSemanticTokenizer, projection: Array, arguments: VocalSpaceArguments
 ) -> HAFMSemanticTokenizer:
     """The tokenizer with a projection, an untrained rhythm network, and no vocal centroids yet."""
-    config = copy.deepcopy(tokenizer.config)
-    config.vocal_projection_size = projection.shape[1]
-    config.rhythm_channels, config.rhythm_layers = arguments.channels, arguments.layers
-    config.beat_line = arguments.beat_line
-    torch.manual_seed(arguments.seed)
-    fitted = HAFMSemanticTokenizer(config).float().eval()
+    fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
     fitted.centroids.copy_(tokenizer.centroids)
     fitted.centroids[0] = 0.0
