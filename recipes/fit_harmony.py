@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyarrow import parquet
 from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
 from hafm_hf.configuration_hafm import HAFMHarmonyConfig
-from hafm_hf.corpus.tokens import shard_paths
 from hafm_hf.harmony_hafm import HAFMHarmonyModel
 from hafm_hf.loading import fingerprint, write_checksums
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_hf.training.harmony import HarmonyArguments, HarmonyTrainer, TokenCounts, harmony_scores, melody_of
+from hafm_hf.training.songs import labelled_rows, load_labels
 
 logger = logging.get_logger(__name__)
 # about ten seconds and about half a minute
@@ -54,12 +53,6 @@ class Folders:
         torch.set_num_threads(self.threads)
 
 
-def rendered_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
-    """Labels of the rendered songs of a split, by the names of their folders."""
-    paths = sorted((corpus / split).glob("*/labels.json"))
-    return {path.parent.name: json.loads(path.read_text()) for path in paths if not path.parent.suffix}
-
-
 def whole_songs(folders: Folders) -> Iterator[tuple[str, dict[str, Any]]]:
     """Split and labels of whole songs, in the splits that they were rendered in; those for test are left alone."""
     from hafm_hf.corpus.midi_song import SongError, list_songs, read_song
@@ -85,12 +78,9 @@ def whole_songs(folders: Folders) -> Iterator[tuple[str, dict[str, Any]]]:
 def counted(tokens: str, tokenizer: HAFMSemanticTokenizer, labels: dict[str, dict[str, Any]]) -> TokenCounts:
     """The tables, from the training shards."""
     counts = TokenCounts(tokenizer.config.num_clusters, tokenizer.config.frame_rate)
-    for shard in shard_paths(tokens, "train"):
-        for row in parquet.read_table(shard, columns=["track", "start", *SEMANTIC_COLUMNS]).to_pylist():
-            name = Path(row["track"]).name
-            if name in labels:
-                vocal, instrumental = (torch.tensor(row[column]) for column in SEMANTIC_COLUMNS)
-                counts.add(vocal, instrumental, labels[name], row["start"])
+    for row, song in labelled_rows(tokens, labels, SEMANTIC_COLUMNS):
+        vocal, instrumental = (torch.tensor(row[column]) for column in SEMANTIC_COLUMNS)
+        counts.add(vocal, instrumental, song, row["start"])
     return counts
 
 
@@ -100,7 +90,7 @@ def main() -> None:
     tokenizer = HAFMSemanticTokenizer.from_pretrained(folders.tokenizer).eval()
     if not tokenizer.config.rhythm_channels:
         raise ValueError("This tokenizer does not know the beat: recipes/fit_vocal_space.py makes one that does.")
-    labels = {split: rendered_labels(Path(folders.corpus), split) for split in ("train", "validation")}
+    labels = {split: load_labels(Path(folders.corpus), split) for split in ("train", "validation")}
     config = HAFMHarmonyConfig(
         num_clusters=tokenizer.config.num_clusters,
         channels=arguments.channels,

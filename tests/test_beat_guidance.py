@@ -107,7 +107,7 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
 
     def share_near(weight: float) -> float:
         config.beat_guidance = weight
-        guidance = model.song_guidance(tokens)
+        guidance = model.song_guidance(tokens).get("semantic")
         rows = [SongRow(len(tokens) // 2, RandomStream(0, sample=row), guidance=guidance) for row in range(4)]
         found = StageRun(model.semantic, rows, UNIT, DecodingOptions()).run([tokens[None]] * len(rows))
         changed = torch.cat(found).diff(dim=1) != 0
@@ -119,7 +119,7 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
 def test_a_weight_without_a_profile_or_a_tokenizer_without_a_beat_is_refused() -> None:
     model = tiny_composite()
     tokens = torch.zeros(9, dtype=torch.long)
-    assert model.song_guidance(tokens) is None
+    assert model.song_guidance(tokens) == {}
     model.semantic.generation_config.beat_guidance = 1.0
     with pytest.raises(ValueError, match="fit_beat_profile"):
         model.song_guidance(tokens)
@@ -127,4 +127,4 @@ def test_a_weight_without_a_profile_or_a_tokenizer_without_a_beat_is_refused() -
     with pytest.raises(ValueError, match="rhythm network"):
         model.song_guidance(tokens)
     del model.semantic.generation_config.beat_guidance
-    assert model.song_guidance(tokens) is None, "a generation config of before it existed"
+    assert model.song_guidance(tokens) == {}, "a generation config of before it existed"

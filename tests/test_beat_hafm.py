@@ -68,7 +68,8 @@ def test_a_phrase_that_leans_to_the_half_beat_does_not_turn_a_steady_take() -> N
 def test_a_tempo_that_is_known_is_kept_whatever_is_heard(tempo: float) -> None:
     places = heard(sung_beats([100.0], 12.0), noise=0.5)
     found = LINE.follow(places, tempo)
-    assert float((found.double().diff() % 1).sum()) / 12 * 60 == pytest.approx(tempo, rel=0.04)
+    beats = float((found.double().diff() % 1).sum())
+    assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exactly: hours do not drift"
     if tempo == 100.0:
         assert float(distance(found, LINE.follow(places).double()).max()) < 0.03
 

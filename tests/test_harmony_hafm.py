@@ -115,7 +115,7 @@ def test_windows_and_rolling_take_the_chords_of_their_instants() -> None:
     (conditioning,) = conditioning_for(stage, batch=1, frames=40)
     size = stage.config.codebook_sizes[0]
     table, wanted = 1e4 * torch.eye(size), torch.arange(40) % 7
-    guidance = SongGuidance(chords=torch.eye(size)[wanted], token_scores=lambda chords: chords @ table)
+    guidance = SongGuidance(known=torch.eye(size)[wanted], token_scores=lambda chords: chords @ table)
     stage.generation_config.window_seconds, stage.generation_config.overlap_seconds = 0.24, 0.08
     for run in (StageRun, RollingRun):
         rows = [SongRow(20, RandomStream(5), guidance=guidance)]
@@ -151,7 +151,7 @@ def test_a_composite_without_harmony_has_none_and_refuses_to_weigh_it(tmp_path: 
     assert json.loads((tmp_path / "config.json").read_text())["harmony_config"] is None
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
     tokens = torch.zeros(9, dtype=torch.long)
-    assert loaded.song_guidance(tokens) is None
+    assert loaded.song_guidance(tokens) == {}
     loaded.semantic.generation_config.harmony_guidance = 1.0
     with pytest.raises(ValueError, match="fit_harmony"):
         loaded.song_guidance(tokens)
@@ -191,8 +191,8 @@ def test_assembled_with_harmony_it_is_weighed(tmp_path: Path) -> None:
     assemble_composite(folders, tmp_path / "model", "fp32")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert model.semantic.generation_config.harmony_guidance > 0
-    guidance = model.song_guidance(torch.zeros(20, dtype=torch.long))
-    assert guidance is not None and guidance.changes is None
+    guidance = model.song_guidance(torch.zeros(20, dtype=torch.long))["semantic"]
+    assert guidance.changes is None
     added = guidance.added_to(15, 8)
     assert added is not None and added.shape == (8, model.config.semantic_tokenizer_config.num_clusters)
     assert not added[5:].any(), "nothing is said behind the end"
@@ -206,7 +206,7 @@ def test_the_bundled_model_plays_tokens_of_the_chords_that_the_voice_asks_for() 
 
     def fit(weight: float) -> float:
         config.harmony_guidance = weight
-        guidance = model.song_guidance(tokens)
+        guidance = model.song_guidance(tokens).get("semantic")
         rows = [SongRow(len(tokens) // 2, RandomStream(0, sample=row), guidance=guidance) for row in range(2)]
         found = torch.cat(StageRun(model.semantic, rows, UNIT, DecodingOptions()).run([tokens[None]] * 2))
         said = model.harmony.token_scores(chords)

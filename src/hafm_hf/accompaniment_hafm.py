@@ -10,6 +10,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ import torch
 from transformers import EncodecModel, PreTrainedModel
 
 from .audio import resample
-from .beat_hafm import profile_at
+from .beat_hafm import at_rate, profile_at
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
-from .feature_extraction_hafm import HAFMFeatureExtractor
+from .feature_extraction_hafm import HAFMFeatureExtractor, mono_rows
 from .guidance_hafm import SongGuidance
 from .harmony_hafm import HAFMHarmonyModel
 from .heartbeat_hafm import Heartbeat
-from .hub.mixin import SHIM_NAME, HAFMHubMixin, write_repository_files
+from .hub.mixin import SHIM_NAME, UPLOAD_OPTIONS, HAFMHubMixin, write_repository_files
 from .lead_sheet_hafm import LeadSheet
-from .loading import HUB_OPTIONS, load_strictly, write_checksums
+from .loading import BUNDLED_MODEL as BUNDLED_MODEL
+from .loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
@@ -43,7 +45,6 @@ PARTS: dict[str, type[PreTrainedModel]] = {
 }
 # a composite may have these too
 OPTIONAL_PARTS: dict[str, type[PreTrainedModel]] = {"harmony": HAFMHarmonyModel}
-BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
 
 
 @dataclass
@@ -78,8 +79,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     config_class = HAFMConfig
     config: HAFMConfig
     main_input_name = "vocals"
+    input_modalities = ("audio",)
     _no_split_modules: list[str] = []
     _supports_sdpa = True
+    # of the feature extractor that was loaded beside the model, to be saved with it again
+    feature_extractor_config: dict[str, Any] = {}
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
@@ -120,29 +124,25 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """Loads a composite from a folder or the hub, part by part.
 
         Args:
-            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None.
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
             kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
-                holds for the stages and is float32 if not given or "auto", however they are stored; tokenizer and
-                codec stay in float32, so that tokens do not depend on it.
+                (`torch_dtype` before) holds for the stages and is float32 if not given or "auto", however they are
+                stored; tokenizer and codec stay in float32, so that tokens do not depend on it.
+
+        Returns:
+            The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
+            missing, unexpected or misshapen: nothing, since that is refused.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for.
             OSError: if a part or its safetensors file is missing.
         """
-        source = BUNDLED_MODEL if pretrained_model_name_or_path is None else pretrained_model_name_or_path
+        source = model_source(pretrained_model_name_or_path)
         subfolder = kwargs.pop("subfolder", "")
-        dtype = kwargs.pop("dtype", "auto")
-        # pipeline() always asks for "auto"; weights stored in half to save space are not meant to be computed in it
-        dtype = torch.float32 if dtype in (None, "auto") else dtype
+        dtype = _stage_dtype(kwargs)
         attention = kwargs.pop("attn_implementation", None)
-        for name in (
-            "config",
-            "use_safetensors",
-            "trust_remote_code",
-            "output_loading_info",
-            "_from_auto",
-            "adapter_kwargs",
-        ):
+        informed = kwargs.pop("output_loading_info", False)
+        for name in ("config", "use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
         config = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
@@ -155,22 +155,53 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             parts[name] = load_strictly(part_class, source, **options)
         model = cls.from_parts(**parts)
         model.name_or_path = str(source)
-        return model.eval()
+        model.feature_extractor_config = _feature_extractor_config(source, subfolder=subfolder, **hub)
+        # strict loading leaves nothing of these to tell
+        problems: Any = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+        return (model.eval(), problems) if informed else model.eval()  # type: ignore[return-value]
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Writes config.json, feature extractor and the files of a hub repository, and each part into its subfolder.
 
         Args:
             save_directory: the folder.
-            kwargs: as for any `save_pretrained`; `push_to_hub=True` uploads the folder (`repo_id`, `token` …).
+            is_main_process: False in the other processes of a training; they write no files.
+            state_dict: weights to write instead of the model's own, under the names that they have in it.
+            push_to_hub: upload the model with its own weights, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+
+        Raises:
+            ValueError: if `state_dict` lacks weights of the model, or holds others.
         """
-        push, repo_id = kwargs.pop("push_to_hub", False), kwargs.pop("repo_id", None)
-        upload = {name: kwargs.pop(name) for name in ("token", "private", "commit_message") if name in kwargs}
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        if state_dict is not None and is_main_process:
+            self._check_names(state_dict)
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         for name in part_classes(self.config):
-            getattr(self, name).save_pretrained(folder / name, **kwargs)
+            weights = None if state_dict is None else _weights_of(name, state_dict)
+            part = getattr(self, name)
+            # the others too, which may hold a share of the weights that the main process writes
+            part.save_pretrained(folder / name, is_main_process=is_main_process, state_dict=weights, **kwargs)
+        if not is_main_process:
+            return
+        for name in part_classes(self.config):
             write_checksums(folder / name)
+        self._write_repository(folder)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, **upload)
+
+    def _write_repository(self, folder: Path) -> None:
+        """Everything of a repository that does not belong to one of the parts."""
         self.config.architectures = [type(self).__name__]
         config = _without_paths(self.config.to_dict())
         config["auto_map"] = {
@@ -179,9 +210,18 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         write_repository_files(folder)
-        HAFMFeatureExtractor(sampling_rate=self.sampling_rate).save_pretrained(folder)
-        if push:
-            self.push_to_hub(repo_id or folder.name, **upload)
+        extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
+        HAFMFeatureExtractor(**extractor).save_pretrained(folder)
+
+    def _check_names(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Refuses weights that are not, name by name, those of the model: parts without them cannot be loaded."""
+        own = self.state_dict().keys()
+        for problem, names in (("lacks", own - state_dict.keys()), ("should not hold", state_dict.keys() - own)):
+            if names:
+                raise ValueError(
+                    f"state_dict {problem} {min(names)} ({len(names)} names in all); give all of model.state_dict(), "
+                    "or nothing to save the model's own weights."
+                )
 
     @property
     def sampling_rate(self) -> int:
@@ -201,9 +241,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     @torch.no_grad()
     def generate(
         self,
-        vocals: torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray],
+        vocals: torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray] | None = None,
         sampling_rate: int | None = None,
         *,
+        input_values: torch.Tensor | np.ndarray | None = None,
         padding_mask: torch.Tensor | None = None,
         seed: int | None = None,
         num_samples: int = 1,
@@ -227,9 +268,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rounding: a batch of another size may add numbers in another order).
 
         Args:
-            vocals (float [B, N], [N], or a list of [N]): mono, in −1 … 1.
+            vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
             sampling_rate (Hz): of the vocals and the instrumental; the codec's if None.
-            padding_mask (bool [B, N], *optional*): False where a batch is padding.
+            input_values (float [B, N], *optional*): the vocals, as the feature extractor calls them.
+            padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
             seed: the same seed gives the same tokens on the same device; None draws one.
             num_samples: instrumentals a vocal.
             guidance_scale, temperature, top_k: override each stage's generation config.
@@ -251,14 +293,20 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
 
         Raises:
-            ValueError: on an empty vocal, options out of range, an instrumental or a lead sheet for several vocals, or
-                a lead sheet of which the model has no use.
+            ValueError: on no vocal, an empty one or one that is not mono, a mask of another shape, options out of
+                range, `keep` without an instrumental, an instrumental or a lead sheet for several vocals, or a lead
+                sheet of which the model has no use.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights, rolling)
+        vocals = input_values if vocals is None else vocals
+        if vocals is None:
+            raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
+        if instrumental is None and len(keep):
+            raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
         seed = int(torch.seed() % 2**31) if seed is None else seed
         output = HAFMAccompanimentOutput(self.sampling_rate)
-        rows = _rows(vocals, padding_mask)
+        rows = mono_rows(vocals, padding_mask)
         if lead_sheet is not None and len(rows) != 1:
             raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
         beat = Heartbeat(self, progress)
@@ -319,7 +367,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
         seed = int(torch.seed() % 2**31) if seed is None else seed
-        (row,) = _rows(vocal, None)
+        (row,) = mono_rows(vocal, None)
         beat = Heartbeat(self, progress)
         with self._threads(threads), beat:
             song = SongRun(
@@ -362,7 +410,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     ) -> KeptInstrumental:
         if len(rows) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
-        (audio,) = _rows(instrumental, None)
+        (audio,) = mono_rows(instrumental, None)
         return KeptInstrumental(self, audio, rate, len(rows[0]), keep)
 
     def tokenize_vocal(
@@ -416,8 +464,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             chords = lead_sheet.add_chords(chords, rate)
         return LeadSheet.heard(phase, chords, rate)
 
-    def song_guidance(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> SongGuidance | None:
-        """What the singer's beat and the chords that the voice asks for say of the accompaniment's semantic tokens.
+    def song_guidance(
+        self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
+    ) -> dict[str, SongGuidance]:
+        """What the singer's beat and the chords that the voice asks for say of the accompaniment's tokens.
 
         Args:
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
@@ -425,37 +475,75 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 that are heard between them as well.
 
         Returns:
-            None where the semantic stage's generation config has neither `beat_guidance` nor `harmony_guidance`, and
-            no chords are known.
+            By stage: "semantic" where its generation config has `beat_guidance` or `harmony_guidance`, or chords are
+            known; "coarse" where its own has `beat_guidance`.
 
         Raises:
-            ValueError: there is no `beat_profile` or no `harmony` to weigh, or the tokenizer does not know the beat.
+            ValueError: there is no `beat_profile`, no `beat_scores` or no `harmony` to weigh, or the tokenizer does
+                not know the beat.
         """
-        config = self.semantic.generation_config
-        beat, harmony = (getattr(config, f"{name}_guidance", 0.0) for name in ("beat", "harmony"))
-        profile: Any = getattr(config, "beat_profile", None)
-        part: Any = getattr(self, "harmony", None)
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
-        harmony = harmony or float(bool(sheet.chords))
-        if not beat and not harmony:
-            return None
-        if beat and not profile:
-            raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
-        if harmony and part is None:
-            raise ValueError("Chords need a part that hears them: recipes/fit_harmony.py makes one.")
-        tokenizer = self.semantic_tokenizer
+        beat, harmony, code_beat = self._guidance_weights(bool(sheet.chords))
+        if not beat and not harmony and not code_beat:
+            return {}
+        tokenizer, config, guidance = self.semantic_tokenizer, self.semantic.generation_config, {}
         phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
-        changes = beat * profile_at(phase, profile) if beat else None
-        if not harmony:
-            return SongGuidance(changes)
-        chords = sheet.add_chords(part.chords(vocal_semantic, phase), tokenizer.config.frame_rate)
-        return SongGuidance(changes, chords, part.token_scores, harmony)
+        changes = beat * profile_at(phase, config.beat_profile) if beat else None
+        if harmony:
+            chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase), tokenizer.config.frame_rate)
+            guidance["semantic"] = SongGuidance(changes, chords, self.harmony.token_scores, harmony)
+        elif beat:
+            guidance["semantic"] = SongGuidance(changes)
+        if code_beat:
+            frames = at_rate(phase, tokenizer.config.frame_rate, self.coarse.config.frame_rate)
+            parts = self.coarse.beat_tokens(frames)
+            guidance["coarse"] = SongGuidance(None, parts, self.coarse.beat_token_scores, code_beat)
+        return guidance
+
+    def _guidance_weights(self, chords_are_known: bool) -> tuple[float, float, float]:
+        """Weights of the beat and of the chords for the semantic stage, and of the beat for the coarse one.
+
+        Raises:
+            ValueError: something is to be weighed that is not there.
+        """
+        semantic, coarse = self.semantic.generation_config, self.coarse.generation_config
+        beat, code_beat = (getattr(config, "beat_guidance", 0.0) for config in (semantic, coarse))
+        harmony = getattr(semantic, "harmony_guidance", 0.0) or float(chords_are_known)
+        if beat and not getattr(semantic, "beat_profile", None):
+            raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
+        if code_beat and not self.coarse.config.beat_parts:
+            raise ValueError("beat_guidance needs beat_scores: recipes/fit_code_beats.py counts them in songs.")
+        if harmony and getattr(self, "harmony", None) is None:
+            raise ValueError("Chords need a part that hears them: recipes/fit_harmony.py makes one.")
+        return beat, harmony, code_beat
 
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
     """The parts that a composite of this configuration has, by name."""
     there = {name: kind for name, kind in OPTIONAL_PARTS.items() if getattr(config, f"{name}_config") is not None}
     return PARTS | there
+
+
+def _stage_dtype(options: dict[str, Any]) -> Any:
+    """Takes what a caller of `from_pretrained` asks for out of its options."""
+    dtype, deprecated = options.pop("dtype", None), options.pop("torch_dtype", None)
+    dtype = deprecated if dtype is None else dtype
+    # pipeline() always asks for "auto"; weights stored in half to save space are not meant to be computed in it
+    return torch.float32 if dtype in (None, "auto") else dtype
+
+
+def _feature_extractor_config(source: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
+    """Of the feature extractor beside a composite; empty where there is none."""
+    try:
+        return HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
+    except OSError:
+        return {}
+
+
+def _weights_of(part: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A part's weights out of those of the composite, under the names that they have in the part."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
@@ -472,6 +560,14 @@ def check_options(
     Raises:
         ValueError: naming the option, its value and its range.
     """
+    for name, value, kind in (
+        ("num_samples", num_samples, Integral),
+        ("temperature", temperature, Real),
+        ("guidance_scale", guidance_scale, Real),
+        ("top_k", top_k, Integral),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} is {value!r}; it must be a {'whole ' if kind is Integral else ''}number.")
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; ask for at least 1.")
     if temperature is not None and not 0 < temperature < math.inf:
@@ -489,13 +585,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-def _rows(vocals: Any, padding_mask: torch.Tensor | None) -> list[np.ndarray]:
-    """Each vocal as float32 [N] on the CPU, padding cut off."""
-    if isinstance(vocals, torch.Tensor | np.ndarray) and vocals.ndim == 1:
-        vocals = [vocals]
-    rows = [torch.as_tensor(vocal).detach().float().cpu().numpy() for vocal in vocals]
-    if padding_mask is None:
-        return rows
-    return [row[: int(mask.sum())] for row, mask in zip(rows, padding_mask, strict=True)]

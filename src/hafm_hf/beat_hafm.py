@@ -25,8 +25,6 @@ LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
 STEADY_SHARE = 0.8
 # of a take that is asked whether it is steady; the spectrum of a longer one would take more than a tenth of a second
 LONGEST_STEADY_SECONDS = 900.0
-# how far from a tempo that is known a take may be, as a share of it
-TEMPO_TOLERANCE = 0.03
 # places in the beat that are tried for a steady tempo, and zeros behind the frames, for tempos between the spectrum's
 STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
 # log-probability that is lost when a beat is twice as long as the one before
@@ -65,7 +63,7 @@ class HAFMBeatLine(nn.Module):
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
                 (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizer.beat_places`).
-            tempo: beats a minute of a take that is known to keep to it.
+            tempo: beats a minute of a take to a click; the line keeps to it exactly.
 
         Returns:
             float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
@@ -74,11 +72,11 @@ class HAFMBeatLine(nn.Module):
         if not len(heard):
             return torch.zeros(0)
         if tempo is not None:
-            return wrapped(self._steady(heard, tempo * (1 - TEMPO_TOLERANCE), tempo * (1 + TEMPO_TOLERANCE)))
+            return wrapped(self._steady(heard, tempo))
         path = self._path(heard)
         if len(heard) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
-        steady = self._steady(heard, *BEATS_PER_MINUTE)
+        steady = self._steady(heard)
         speaks = [float((heard * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
@@ -92,24 +90,27 @@ class HAFMBeatLine(nn.Module):
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
-    def _steady(self, heard: Array, slowest: float, fastest: float) -> Array:
-        """The beats passed on the likeliest line of one tempo between two (beats a minute), float64 [T].
+    def _steady(self, heard: Array, tempo: float | None = None) -> Array:
+        """The beats passed on the likeliest line of one tempo (beats a minute, any if None), float64 [T].
 
         What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
         """
-        size = 1 << max(SPECTRUM_PADDING * len(heard), SHORTEST_SPECTRUM).bit_length()
-        once, twice = (np.fft.fft(heard[:, at] + 1j * heard[:, at + 1], size) for at in (0, 2))
-        first, last = (round(tempo / 60 / self.frame_rate * size) for tempo in (slowest, fastest))
-        bins = np.arange(first, last + 1)
-        prior = _tempo_prior(bins * 60 * self.frame_rate / size)
-        best, found = -np.inf, (0.0, 0.0)
-        for phase in np.arange(STEADY_PLACES) / STEADY_PLACES:
-            turn = np.exp(-2j * np.pi * phase)
-            speaks = (once[bins] * turn + twice[2 * bins] * turn**2).real + prior
-            at = int(speaks.argmax())
-            if speaks[at] > best:
-                best, found = float(speaks[at]), (float(phase), float(bins[at]) / size)
-        line: Array = found[0] + found[1] * np.arange(len(heard), dtype=np.float64)
+        once, twice = (heard[:, at] + 1j * heard[:, at + 1] for at in (0, 2))
+        if tempo is not None:
+            speeds = np.array([tempo / 60 / self.frame_rate])
+            turned = np.exp(-2j * np.pi * speeds * np.arange(len(heard)))
+            once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
+        else:
+            size = 1 << max(SPECTRUM_PADDING * len(heard), SHORTEST_SPECTRUM).bit_length()
+            first, last = (round(each / 60 / self.frame_rate * size) for each in BEATS_PER_MINUTE)
+            bins = np.arange(first, last + 1)
+            speeds = bins / size
+            once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
+        phases = np.arange(STEADY_PLACES) / STEADY_PLACES
+        turn = np.exp(-2j * np.pi * phases)[:, None]
+        speaks = (once * turn + twice * turn**2).real + _tempo_prior(speeds * 60 * self.frame_rate)
+        place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
+        line: Array = phases[place] + speeds[at] * np.arange(len(heard), dtype=np.float64)
         return line
 
     def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
@@ -175,6 +176,25 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
     return phase.diff() < -0.5  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
+
+
+def at_rate(phase: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
+    """Where in the beat the frames of another rate lie.
+
+    Args:
+        phase (float [T]): of frames at `rate` (Hz).
+        wanted: the other rate in Hz.
+
+    Returns:
+        float32 [ceil(T · wanted / rate)].
+    """
+    if not len(phase):
+        return phase
+    passed = phase.double()
+    passed[1:] += begins_beat(phase).cumsum(0)
+    middle = (np.arange(len(phase)) + 0.5) / rate
+    times = (np.arange(math.ceil(len(phase) * wanted / rate)) + 0.5) / wanted
+    return wrapped(np.interp(times, middle, passed.numpy()))
 
 
 def beat_points(phase: torch.Tensor) -> torch.Tensor:

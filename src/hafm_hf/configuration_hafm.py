@@ -182,7 +182,12 @@ class HAFMSemanticConfig(HAFMStageConfig):
 
 @strict
 class HAFMCoarseConfig(HAFMStageConfig):
-    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
+    r"""Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50.
+
+    Args:
+        beat_parts (`int`): Parts of the beat for which the stage knows how likely each code of the first codebook is
+            (`HAFMCoarseForCausalLM.beat_scores`); 0 for none.
+    """
 
     model_type = "hafm_coarse"
 
@@ -192,6 +197,11 @@ class HAFMCoarseConfig(HAFMStageConfig):
     relative_attention_max_distance: int = 2000
     time_attention_max_distance: int = 250
     window_seconds: float = 5.0
+    beat_parts: int = 0
+
+    def validate_beat_parts(self) -> None:
+        """Refuses a number of parts that can only be a mistake."""
+        _check_range("beat_parts", self.beat_parts, MAX_WIDTH, least=0)
 
 
 @strict

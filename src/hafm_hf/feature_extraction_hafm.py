@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
 from . import audio
@@ -101,3 +102,39 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 def _is_batch(raw_speech: Any) -> bool:
     """Whether `raw_speech` is a list of vocals rather than one vocal; a list of numbers is one."""
     return isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+
+
+def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
+    """Each vocal as float32 [N] on the CPU, padding taken out.
+
+    Args:
+        vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays.
+        padding_mask: of the same shape; 0 where a vocal is padding.
+
+    Raises:
+        ValueError: a vocal of several channels, or a mask of another shape.
+    """
+    vocals, masks = (
+        [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
+        for given in (vocals, padding_mask)
+    )
+    masks = [None] * len(vocals) if masks is None else masks
+    if len(masks) != len(vocals):
+        raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one each.")
+    return [_mono_row(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
+
+
+def _mono_row(vocal: Any, mask: Any) -> np.ndarray:
+    """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
+    row = torch.as_tensor(vocal).detach().float().cpu().numpy()
+    row = row[0] if row.shape[:-1] == (1,) else row
+    if row.ndim != 1:
+        raise ValueError(
+            f"A vocal has shape {list(row.shape)}; give mono ones: [B, N], [B, 1, N], [N], or a list of [N]."
+        )
+    if mask is None:
+        return row
+    there = torch.as_tensor(mask).flatten().bool().cpu().numpy()
+    if len(there) != len(row):
+        raise ValueError(f"padding_mask has {len(there)} places for a vocal of {len(row)} samples; give one a sample.")
+    return row[there]

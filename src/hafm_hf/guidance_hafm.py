@@ -1,7 +1,7 @@
 """What a whole song says of the next tokens of its accompaniment, cut to the windows that are generated.
 
-Between the composite, which hears a vocal's beat and chords as a whole, and the loops that decode the semantic stage
-window by window. Dimensions: B batch, T tokens of a song, n of a window, V vocabulary.
+Between the composite, which hears a vocal's beat and chords as a whole, and the loops that decode the semantic and the
+coarse stage window by window. Dimensions: B batch, T tokens of a song, n of a window, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,14 @@ class SongGuidance:
 
     Args:
         changes (float32 [T]): how much likelier than usual a token is another than the one before.
-        chords (float32 [T, C]): how likely each chord is. They are kept instead of the scores of all tokens, which
-            for an hour would be too many.
-        token_scores: chords (float [n, C]) → scores of tokens (float [n, V]).
+        known ([T] or [T, C]): what is known of each token, such as how likely each chord is there, or its part of
+            the beat. It is kept instead of the scores of all tokens, which for an hour would be too many.
+        token_scores: what is known of n tokens → their scores (float [n, V]).
         weight: of those scores.
     """
 
     changes: torch.Tensor | None = None
-    chords: torch.Tensor | None = None
+    known: torch.Tensor | None = None
     token_scores: Callable[[torch.Tensor], torch.Tensor] | None = None
     weight: float = 1.0
 
@@ -54,9 +54,9 @@ class SongGuidance:
 
     def added_to(self, first: int, count: int) -> torch.Tensor | None:
         """What is added to the scores of tokens [first, first + count), 0 behind the end: float32 [count, V]."""
-        if self.chords is None or self.token_scores is None:
+        if self.known is None or self.token_scores is None:
             return None
-        there = self.weight * self.token_scores(self.chords[first : first + count])
+        there = self.weight * self.token_scores(self.known[first : first + count])
         return F.pad(there, (0, 0, 0, count - len(there)))
 
 

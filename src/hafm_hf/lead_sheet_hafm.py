@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
 # root, Harte's colon, quality; a bass behind a stroke changes nothing
 CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
-# of Harte's notation and of lead sheets: Cm7, C-7, C°, Cø
-MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!aj)|-|°|o|ø")
+# of Harte's notation and of lead sheets: Cm7, C-7 with either minus, C°, Cø; not Cma7, but Cmadd9
+MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!a(?!dd|ug|lt))|[-−]|°|o(?!mit)|ø")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class LeadSheet:
             Of chords that overlap the later one counts; where there is none, the chord is heard.
 
     Raises:
-        ValueError: a tempo out of range or beside beats, beats out of order, a chord that ends before it begins or
-            whose label is none.
+        ValueError: a tempo out of range or beside beats, beats out of order, a chord that ends before it begins,
+            lasts forever or whose label is none.
     """
 
     tempo: float | None = None
@@ -63,9 +64,24 @@ class LeadSheet:
             ):
                 raise ValueError("beats must be seconds that grow from one to the next.")
         for start, stop, label in self.chords:
-            if not start < stop < math.inf:
-                raise ValueError(f"The chord {label} from {start:g} to {stop:g} s has no length.")
+            if not -math.inf < start < stop < math.inf:
+                raise ValueError(
+                    f"The chord {label} from {start:g} to {stop:g} s has no length; give finite seconds that grow."
+                )
             chord_class(label)
+
+    @classmethod
+    def told(cls, known: Any) -> "LeadSheet":
+        """A lead sheet as it is, or of an object that JSON can write: {"tempo", "beats", "chords"}.
+
+        Raises:
+            ValueError: it is neither, or makes no sense.
+        """
+        form = "lead_sheet has tempo (a number), beats (numbers), chords ([start, stop, label])."
+        try:
+            return known if isinstance(known, cls) else cls(**known)
+        except TypeError as error:
+            raise ValueError(form) from error
 
     @classmethod
     def heard(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
@@ -128,9 +144,10 @@ def chord_class(label: str) -> int:
     Raises:
         ValueError: the label is no chord.
     """
-    if label.strip() in NO_CHORD:
+    written = label.strip() if isinstance(label, str) else None
+    if written in NO_CHORD:
         return 0
-    found = CHORD.fullmatch(label.strip())
+    found = None if written is None else CHORD.fullmatch(written)
     if found is None:
         raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
     letter, accidentals, quality = found.groups()

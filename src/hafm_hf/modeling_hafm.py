@@ -200,6 +200,7 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     config_class = HAFMStageConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _input_embed_layer = "target_embedding"
     _no_split_modules = ["HAFMDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
@@ -345,6 +346,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     """A decoder with one head a target codebook; the three stages differ in their configuration only."""
 
     config: HAFMStageConfig
+    # the loss is a mean over this batch alone, so a Trainer that accumulates gradients has to divide it
+    accepts_loss_kwargs = False
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__(config)
@@ -452,21 +455,23 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         return torch.arange(length, device=input_ids.device) + first
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each codebook, averaged over the codebooks (paper, §3.5).
+        """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
 
         Args:
             logits (float [B, L, V]): of all slots from flat target 0 on.
-            labels (int64 [B, L]): flat targets; −100 is ignored.
+            labels (int64 [B, L]): flat targets; −100 is ignored. Where nothing else is there, the loss is 0.
         """
         num_codebooks = self.config.num_codebooks
-        losses = []
+        total, counted = logits.new_zeros((), dtype=torch.float32), labels.new_zeros(())
         for codebook, size in enumerate(self.config.codebook_sizes):
-            wanted = labels[:, codebook::num_codebooks]
-            if wanted.shape[1] == 0:
-                continue
-            scores = logits[:, codebook::num_codebooks, :size].float()
-            losses.append(F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX))
-        return torch.stack(losses).mean()
+            wanted = labels[:, codebook::num_codebooks].flatten()
+            scores = logits[:, codebook::num_codebooks, :size].float().flatten(0, 1)
+            count = (wanted != IGNORE_INDEX).sum()
+            # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
+            nats = F.cross_entropy(scores, wanted, ignore_index=IGNORE_INDEX, reduction="sum")
+            total = total + nats / count.clamp(min=1)
+            counted = counted + (count > 0)
+        return total / counted.clamp(min=1)
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
@@ -476,9 +481,38 @@ class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
 
 
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
-    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2)."""
+    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2).
+
+    Attributes:
+        beat_scores (float [beat_parts, V]): how much likelier than usual each code of the first codebook is in each
+            part of the beat, as a logarithm. Nothing is trained in it: `training/beat_profile.py` counts.
+    """
 
     config_class = HAFMCoarseConfig
+    config: HAFMCoarseConfig
+    beat_scores: torch.Tensor
+
+    def __init__(self, config: HAFMCoarseConfig) -> None:
+        super().__init__(config)
+        if config.beat_parts:
+            self.register_buffer("beat_scores", torch.zeros(config.beat_parts, config.codebook_size))
+
+    def beat_tokens(self, phase: torch.Tensor) -> torch.Tensor:
+        """The part of the beat of each flat target, `beat_parts` for those of other codebooks than the first.
+
+        Args:
+            phase (float [T]): of frames at `config.frame_rate`, 0 to 1.
+
+        Returns:
+            int64 [T · Q].
+        """
+        parts = phase.new_full((len(phase), self.config.num_codebooks), self.config.beat_parts, dtype=torch.long)
+        parts[:, 0] = (phase * self.config.beat_parts).long().clamp(max=self.config.beat_parts - 1)
+        return parts.flatten()
+
+    def beat_token_scores(self, parts: torch.Tensor) -> torch.Tensor:
+        """What `beat_tokens` (int64 [n]) say of the codes: float32 [n, V], 0 for other codebooks than the first."""
+        return F.pad(self.beat_scores.float(), (0, 0, 0, 1))[parts.to(self.beat_scores.device)]
 
 
 class HAFMFineForCausalLM(HAFMStageForCausalLM):

@@ -43,7 +43,7 @@ class SongRun:
         skip_fine: whether the fine stage is left out.
         kept: what of an existing instrumental is kept, if anything.
         progress: called with (stage, steps done, steps in all).
-        at_once: rows that are generated side by side.
+        at_once: rows that are generated side by side, at first where a stage's windows are independent.
         lead_sheet: what is known of the one vocal.
     """
 
@@ -86,9 +86,10 @@ class SongRun:
             progress(STAGES[0], 0, self.runs[STAGES[0]].steps)
         voices = [model.tokenize_vocal(vocal, rate, seed, lead_sheet)[0] for vocal in vocals]
         self.vocal_semantic = [voice for voice in voices for _ in range(num_samples)]
-        guidance = [model.song_guidance(voice, lead_sheet) for voice in voices]
-        for number, row in enumerate(self.runs["semantic"].rows):
-            row.guidance = guidance[number // num_samples]
+        for voice, vocal_semantic in enumerate(voices):
+            for name, guidance in model.song_guidance(vocal_semantic, lead_sheet).items():
+                for row in self.runs[name].rows[voice * num_samples : (voice + 1) * num_samples]:
+                    row.guidance = guidance
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""
@@ -153,6 +154,17 @@ def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int
     return report
 
 
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Spans (start, stop in seconds) in order, those that touch or overlap as one: no cross-fade goes between them."""
+    joined: list[Span] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1] + 1e-6:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], stop))
+        else:
+            joined.append((start, stop))
+    return joined
+
+
 class KeptInstrumental:
     """Spans of an existing instrumental as tokens for the stages, and as the audio that is heard.
 
@@ -174,17 +186,17 @@ class KeptInstrumental:
         if not spans:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:
-            if not 0 <= start < stop <= seconds + 1e-3:
+            if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
                 raise ValueError(
                     f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
                 )
             if start >= vocal_samples / rate:
                 raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
-        self.spans, self.rate = list(spans), model.sampling_rate
+        self.spans, self.rate = _joined([(start, min(stop, seconds)) for start, stop in spans]), model.sampling_rate
         self.audio = torch.from_numpy(resample(audio, rate, self.rate))
         units = math.ceil(round(vocal_samples / rate * model.units_per_second, 6))
         kept = torch.zeros(units, dtype=torch.bool)
-        for start, stop in spans:
+        for start, stop in self.spans:
             # only whole units are kept as tokens, so that nothing new is generated from half a frame
             kept[math.ceil(start * model.units_per_second - 1e-6) : int(stop * model.units_per_second + 1e-6)] = True
         streams = self._tokens(model, units)

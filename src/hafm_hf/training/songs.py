@@ -6,6 +6,7 @@ rendered: `refresh` takes in the folders that were finished since.
 """
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+from pyarrow import parquet
 from transformers.utils import logging
+
+from ..corpus.tokens import shard_paths
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +36,33 @@ class Song:
     @property
     def num_samples(self) -> int:
         return len(self.vocal)
+
+
+def load_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
+    """Labels of the rendered songs of a split, by the names of their folders."""
+    paths = sorted((corpus / split).glob("*/labels.json"))
+    # a song that is being rendered lies in NAME.partial until it is whole
+    return {path.parent.name: json.loads(path.read_text()) for path in paths if not path.parent.suffix}
+
+
+def labelled_rows(
+    tokens: str | Path, labels: Mapping[str, dict[str, Any]], columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The excerpts of a token corpus's training shards whose songs have labels.
+
+    Args:
+        tokens: folder of token shards.
+        labels: of songs, by name.
+        columns: of the shards, beside `track` and `start` (s).
+
+    Yields:
+        the row and its song's labels.
+    """
+    for shard in shard_paths(tokens, "train"):
+        for row in parquet.read_table(shard, columns=["track", "start", *columns]).to_pylist():
+            name = Path(row["track"]).name
+            if name in labels:
+                yield row, labels[name]
 
 
 def read_mono(path: Path, sampling_rate: int) -> np.ndarray:

@@ -34,7 +34,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "harmony": ("tokens",),
-    "model": ("coarse", "semantic", "fine", "harmony"),
+    "code_beats": ("coarse",),
+    "model": ("code_beats", "semantic", "fine", "harmony"),
     "beat_profile": ("model",),
 }
 CALIBRATION_STEPS = 8
@@ -158,6 +159,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
             "--tokenizer", tokenizer, "--tokens", out / "tokens",
         ],
+        "code_beats": ["fit_code_beats.py", out / "coarse" / "final", out / "tokens", corpus],
         "model": [
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
             "--harmony", out / "harmony" / "harmony",
