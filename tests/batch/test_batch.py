@@ -112,6 +112,16 @@ def test_a_file_that_is_missing_is_made_again_as_it_was(
     assert told == [(number, 5) for number in range(1, 6)]
 
 
+def test_a_finished_run_is_finished_for_any_number_of_workers(
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]]
+) -> None:
+    out, outcomes = quiet_run
+    before = contents(out)
+    again = accompany_all(options(vocals, out, tiny_model, workers=2))
+    assert [outcome.key for outcome in again] == [outcome.key for outcome in outcomes]
+    assert contents(out) == before
+
+
 @pytest.mark.slow
 def test_ray_makes_the_files_of_one_process(
     vocals: Path,

@@ -56,6 +56,24 @@ def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_pat
     }
 
 
+def test_no_vocals_is_the_instrumental_beside_vocals() -> None:
+    found = [
+        "two/no_vocals.wav",
+        "two/vocals.wav",
+        "song_no_vocals.wav",
+        "song_vocals.wav",
+        "b-Instrumental.wav",
+        "b-Voice.wav",
+    ]
+    groupings, drops = StemsSeparator(SeparatorOptions()).group(found)
+    assert not drops
+    assert {grouping.name: grouping.files for grouping in groupings} == {
+        "two": {"vocal": "two/vocals.wav", "instrumental": "two/no_vocals.wav"},
+        "song": {"vocal": "song_vocals.wav", "instrumental": "song_no_vocals.wav"},
+        "b": {"vocal": "b-Voice.wav", "instrumental": "b-Instrumental.wav"},
+    }
+
+
 def test_the_parts_of_a_band_add_up_and_start_with_the_vocal(tmp_path: Path) -> None:
     voice, drums, bass, other = (sing(1.0, seed) for seed in range(4))
     write(tmp_path / "song", vocals=voice, drums=drums, bass=bass, other=other, mixture=voice + drums + bass + other)

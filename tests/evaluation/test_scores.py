@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
-from hafm_hf.evaluation.features import Features, extract
+from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, onset_strength
 from hafm_hf.evaluation.fools import FOOLS
 from hafm_hf.evaluation.harmony import chord_changes_shared, key_agreement, pitch_class_share
 from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
 from hafm_hf.evaluation.level import instrumental_to_vocal_db
-from hafm_hf.evaluation.retrieval import semitones_between, stretch_between
+from hafm_hf.evaluation.retrieval import build_bank, retrieved, semitones_between, stretch_between
 from hafm_hf.evaluation.scores import SCORES, score_pair
 from hafm_hf.evaluation.seams import pool_seams, seam_excess_db, timbre_changes
 from hafm_hf.evaluation.timing import lag
@@ -174,3 +177,20 @@ def test_keys_and_tempi_are_met_by_the_smallest_change() -> None:
     assert semitones_between(2, 1) == -1
     assert stretch_between(60.0, 126.0) == pytest.approx(1.05)
     assert stretch_between(120.0, 64.0) == pytest.approx(64 / 60)
+
+
+@pytest.mark.parametrize("entry", [0.3, 2.3, 3.0, 4.4, 9.0])
+@pytest.mark.parametrize(("distance", "smear"), [(0.6, 0.011), (0.5, 0.06)])
+def test_beats_of_what_is_retrieved_lie_on_the_voices_wherever_it_enters(
+    tmp_path: Path, entry: float, distance: float, smear: float
+) -> None:
+    clicks, times = np.zeros(round(8.0 * RATE), np.float32), np.arange(400)
+    for start in np.round(np.arange(0.1, 7.9, 0.6) * RATE).astype(int):
+        clicks[start : start + 400] = np.sin(times / 4) * np.exp(-times / 80)
+    soundfile.write(tmp_path / "clicks.wav", clicks, RATE)
+    part = Part(tmp_path / "clicks.wav")
+    voice = replace(extract(clicks), beats=np.arange(entry, entry + 2.0, distance, dtype=np.float32))
+    sound = retrieved(build_bank([Clip("clicks", "clicks", part, part)], []), voice, 12 * RATE)
+    assert sound.shape == (12 * RATE,)
+    heard = np.flatnonzero(onset_strength(sound) > 10.0) / FRAME_RATE
+    assert max(np.abs(heard - beat).min() for beat in voice.beats[:2]) < smear

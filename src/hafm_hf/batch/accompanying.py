@@ -11,6 +11,7 @@ import transformers
 from transformers.utils import logging
 
 from .. import audio
+from ..loading import model_source
 from ..threads_hafm import torch_threads
 from .plan import files_of
 from .vocals import HAFMBatchError, read_vocal
@@ -79,7 +80,10 @@ def worker_pipeline(model: str, device: str, dtype: str) -> Any:
 
     logging.disable_progress_bar()
     return transformers.pipeline(
-        "vocal-accompaniment", model=model or None, device=device, dtype=getattr(torch, dtype, "auto")
+        "vocal-accompaniment",
+        model=str(model_source(model or None)),
+        device=device,
+        dtype=getattr(torch, dtype, "auto"),
     )
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment_hafm import BUNDLED_MODEL
 from ..corpus.engines import run_on
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
+from ..loading import model_source
 from .accompanying import Batch, Outcome, WorkerOptions, accompany_batch
 from .plan import BatchPlan, check_same_options, extend_plan, files_of, load_plan, save_plan
 from .vocals import HAFMBatchError, Vocal, find_vocals, is_parquet
@@ -139,8 +139,8 @@ def model_fingerprint(model: str) -> str:
     Raises:
         HAFMBatchError: there is no such model.
     """
-    folder = Path(model) if model else BUNDLED_MODEL
     try:
+        folder = Path(model_source(model or None))
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 

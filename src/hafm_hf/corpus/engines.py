@@ -72,6 +72,8 @@ def run_on(
     """
     if engine not in ENGINES:
         raise HAFMCorpusError(f"There is no engine {engine!r}; choose from {', '.join(ENGINES)}.")
+    if not jobs:
+        return
     if engine == "ray":
         yield from _run_on_ray(_RayTask(make, options), jobs, workers, address, threads, gpus)
     elif workers <= 1:

@@ -23,6 +23,8 @@ from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display
 VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
 INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_vocals", "karaoke", "backing")
 BAND_NAMES = ("drums", "bass", "other")
+ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
+ROLES |= {name: name for name in BAND_NAMES}
 STEM_MP4 = ".stem.mp4"
 STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 LONGEST_DIFFERENCE_SECONDS = 1.0
@@ -188,16 +190,12 @@ def stem_role(path: str) -> tuple[str, str] | None:
     folder, file = os.path.split(path)
     stem = os.path.splitext(file)[0]
     lower = stem.lower()
-    for role, names in (
-        ("vocal", VOCAL_NAMES),
-        ("instrumental", INSTRUMENTAL_NAMES),
-        *((n, (n,)) for n in BAND_NAMES),
-    ):
-        for name in names:
-            if lower == name:
-                return folder, role
-            if lower.endswith(name) and len(lower) > len(name) and lower[-len(name) - 1] in "_-. ":
-                return os.path.join(folder, stem[: -len(name) - 1]), role
+    if lower in ROLES:
+        return folder, ROLES[lower]
+    # no_vocals ends in vocals, so the longest name counts
+    for name in sorted(ROLES, key=len, reverse=True):
+        if lower.endswith(name) and lower[-len(name) - 1] in "_-. ":
+            return os.path.join(folder, stem[: -len(name) - 1]), ROLES[name]
     return None
 
 

@@ -138,10 +138,11 @@ def load_pairs(folder: Path) -> list[Clip]:
         if stem in ROLES:
             found.setdefault(path.parent.relative_to(folder).as_posix(), {})[ROLES[stem]] = Part(path)
             continue
-        for ending, role in ROLES.items():
+        # no_vocals ends in vocals, so the longest name counts
+        for ending in sorted(ROLES, key=len, reverse=True):
             if stem.endswith(f"_{ending}"):
                 name = (path.parent / path.stem[: -len(ending) - 1]).relative_to(folder).as_posix()
-                found.setdefault(name, {})[role] = Part(path)
+                found.setdefault(name, {})[ROLES[ending]] = Part(path)
                 break
     sung = {name: parts for name, parts in found.items() if "vocal" in parts}
     if not sung:

@@ -29,13 +29,13 @@ SEMITONE_COST = 0.05
 @dataclass(frozen=True)
 class BankItem:
     """An instrumental that can be retrieved: where it lies, its song, its key (0–11 major, 12–23 minor), tempo in
-    beats a minute, and second of its first beat."""
+    beats a minute, and seconds of its beats."""
 
     part: Part
     song: str
     key: int
     tempo: float
-    first_beat: float
+    beats: tuple[float, ...]
 
 
 def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankItem]:
@@ -76,8 +76,8 @@ def _measure(clip: Clip) -> BankItem | None:
     features = extract(resample(samples, rate, ANALYSIS_RATE))
     if not features.chroma.any():
         return None
-    first = float(features.beats[0]) if len(features.beats) else 0.0
-    return BankItem(part, clip.song, estimate_key(features), estimate_tempo(features), first)
+    beats = tuple(features.beats.tolist())
+    return BankItem(part, clip.song, estimate_key(features), estimate_tempo(features), beats)
 
 
 def estimate_key(features: Features) -> int:
@@ -122,7 +122,10 @@ def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, 
 
 
 def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples:
-    """The nearest instrumental in the voice's key and tempo, its first beat on the voice's first.
+    """The nearest instrumental in the voice's key and tempo, with one of its beats on the voice's first.
+
+    Its beginning is left out up to the first beat that can lie there. Where none can, because the voice enters later
+    than its last beat, it begins after a silence.
 
     Args:
         bank: of the training split.
@@ -137,15 +140,22 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     item, shift, rate = retrieve(bank, voice)
     samples, source_rate = item.part.read()
     sound = resample(samples, source_rate, ANALYSIS_RATE)
-    beat = float(voice.beats[0]) if len(voice.beats) else 0.0
-    start = max(round((item.first_beat - beat * rate) * ANALYSIS_RATE), 0)
+    start = round(_lead(item, voice, rate) * ANALYSIS_RATE)
     needed = math.ceil(length * rate) + ANALYSIS_RATE
-    sound = fill(sound[start:], needed)
+    sound = np.pad(fill(sound[max(start, 0) :], needed), (max(-start, 0), 0))[:needed]
     if abs(rate - 1.0) > 1e-3:
         sound = librosa.effects.time_stretch(sound, rate=rate)
     if shift:
         sound = librosa.effects.pitch_shift(sound, sr=ANALYSIS_RATE, n_steps=shift)
     return fill(np.asarray(sound, np.float32), length)
+
+
+def _lead(item: BankItem, voice: Features, rate: float) -> float:
+    """Seconds of the item to leave out, or less than 0 for a silence before it, so that a beat meets the voice's."""
+    if not item.beats or not len(voice.beats):
+        return 0.0
+    entry = float(voice.beats[0]) * rate
+    return next((beat for beat in item.beats if beat >= entry), item.beats[0]) - entry
 
 
 def random_retrieved(bank: Sequence[BankItem], name: str, length: int) -> Samples:
