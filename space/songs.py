@@ -28,7 +28,7 @@ import soundfile
 import torch
 import transformers
 
-from hafm_hf import LeadSheet, audio  # importing anything of it registers the task
+from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.redaction import without_secrets
 
 try:
@@ -200,15 +200,16 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """The pipeline of an offered model or a hub id; the two last used stay in memory.
+    """The pipeline of an offered model, hafm-tiny or a hub id; the two last used stay in memory.
 
     Raises:
-        ValueError: neither, or it cannot be loaded.
+        ValueError: none of them, or it cannot be loaded.
     """
-    if model not in OFFERED and (not HUB_ID.fullmatch(model) or Path(model).exists()):
+    known = (*OFFERED, BUNDLED_MODEL.name)
+    if model not in known and (not HUB_ID.fullmatch(model) or Path(model).exists()):
         raise ValueError(f"{model!r} is no model; choose one of the list or type a hub id such as org/name.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = None if model == BUNDLED else model
+    source = str(BUNDLED_MODEL) if model in (BUNDLED, BUNDLED_MODEL.name) else model
     try:
         return transformers.pipeline("vocal-accompaniment", model=source, device=device, trust_remote_code=False)
     except Exception as error:

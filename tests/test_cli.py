@@ -7,11 +7,15 @@ import torch
 from typer.testing import CliRunner
 
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
+from hafm_hf.batch.run import model_fingerprint
 from hafm_hf.cli import app
+from hafm_hf.cli.accompany import Device, DType, Request, load_pipeline
 from hafm_hf.cli.console import HAFMCommandError
 from hafm_hf.cli.models import describe_model
 from tiny_models import CLUSTERS, CODES
 from vocals import file_bytes, glide
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
 
 
 def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:
@@ -62,6 +66,23 @@ def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> N
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"config\.json"):
         describe_model(str(tmp_path))
+
+
+def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
+    assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
+    assert model_fingerprint("hafm-tiny") == model_fingerprint("")
+    request = Request("hafm-tiny", Path("."), 1, Device.cpu, DType.auto, False, False, False, {})
+    assert Path(load_pipeline(request).model.name_or_path) == bundled_model
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    for words in (["info", "runs/model/final"], ["lead-sheet", str(EXAMPLE), "--model", str(tmp_path / "absent")]):
+        with pytest.raises(HAFMCommandError, match=rf"cannot be loaded \(no such folder: {words[-1]}\); name a"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+    names = ("semantic-tokenizer", "semantic", "coarse", "fine", "codec")
+    parts = [word for name in names for word in (f"--{name}", "runs/absent/final")]
+    with pytest.raises(FileNotFoundError, match="no such folder: runs/absent/final"):
+        CliRunner().invoke(app, ["assemble", str(tmp_path / "out"), *parts], catch_exceptions=False)
 
 
 def test_info_shows_each_part_with_its_parameters(tiny_model: Path) -> None:

@@ -162,6 +162,28 @@ def test_unknown_parameter_is_refused(accompany: Any) -> None:
         accompany(glide(), sampling_rate=CODEC_RATE, guidance=3.0)
 
 
+def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
+    vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
+    form = "tempo .a number"
+    for known, said in (({"tempo": 92}, "no beat line"), ({"key": "C"}, form), (["C"], form)):
+        with pytest.raises(ValueError, match=said):
+            accompany(vocal, lead_sheet=known)
+        with pytest.raises(ValueError, match=said):
+            next(accompany.stream(vocal, lead_sheet=known))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [({"keep": [(0, 1)]}, "give the instrumental"), ({"temperature": "hot"}, "must be a number")]
+)
+def test_options_without_use_or_of_another_kind_are_refused(accompany: Any, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        accompany(glide(), sampling_rate=CODEC_RATE, **option)
+
+
+def test_the_pipeline_says_that_it_listens(accompany: Any) -> None:
+    assert "'input_modalities': ('audio',)" in repr(accompany)
+
+
 def test_saved_pipeline_loads_without_trusting_code(accompany: Any, song: dict[str, Any], tmp_path: Path) -> None:
     accompany.save_pretrained(tmp_path)
     assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())

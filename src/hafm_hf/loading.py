@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import EncodecConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
@@ -20,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from .configuration_hafm import check_codec_config
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+BUNDLED_MODEL = Path(__file__).parent / "checkpoints" / "hafm-tiny"
 # as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
 SUMS_FILE = "SHA256SUMS"
 WEIGHT_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
@@ -38,12 +40,34 @@ class SafeLoadingMixin:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As of any model, but from safetensors files only, and after `check_checkpoint`."""
+        """As of any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
         model_class: Any = super()
-        if pretrained_model_name_or_path is not None:
-            check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        source = pretrained_model_name_or_path
+        if source is not None:
+            source = model_source(source)
+            check_checkpoint(cls, source, **kwargs)
             kwargs["use_safetensors"] = True
-        return model_class.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return model_class.from_pretrained(source, *args, **kwargs)
+
+
+def model_source(source: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Where a model is loaded from: the bundled one for None and for its name, otherwise what was given.
+
+    Args:
+        source: folder or hub id. A folder of the bundled model's name goes before it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no hub id is written like that.
+    """
+    if source is not None and os.path.isdir(source):
+        return source
+    if source is None or str(source) == BUNDLED_MODEL.name:
+        return BUNDLED_MODEL
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        raise FileNotFoundError(f"no such folder: {source}") from None
+    return source
 
 
 def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model:
@@ -58,6 +82,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         ValueError: naming the file or the offending keys.
         OSError: the model or its weights are not there.
     """
+    source = model_source(source)
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})

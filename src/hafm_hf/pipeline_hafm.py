@@ -16,6 +16,7 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from . import audio
+from .lead_sheet_hafm import LeadSheet
 
 logger = logging.get_logger(__name__)
 
@@ -64,7 +65,8 @@ class HAFMPipeline(Pipeline):
             seconds (float): use only this much from the start of each vocal.
             num_samples (int): instrumentals per vocal. Default 1.
             seed (int): the same seed gives the same result on the same device. Default: another result every time.
-            guidance_scale, temperature, top_k: of every stage; the model's own (3.0, 0.9, 250) when not given.
+            guidance_scale, temperature, top_k: of every stage, whatever its own are; when not given, each stage's
+                generation config says them (`model.coarse.generation_config`).
             skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
             decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
                 given. Both draw the same tokens, up to rounding.
@@ -72,7 +74,8 @@ class HAFMPipeline(Pipeline):
             rolling (bool): keep the last seconds in mind instead of cutting a song into windows (time-aligned models).
             instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
             keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
-            lead_sheet (`LeadSheet`): tempo, beats or chords of the one vocal, where they are known.
+            lead_sheet (`LeadSheet` or a dict of "tempo", "beats", "chords"): of the one vocal, as far as they are
+                known.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
             threads (int): of torch, while it is generated; when not given, one for small models on a CPU.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
@@ -85,6 +88,7 @@ class HAFMPipeline(Pipeline):
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
+            ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
         """
         if isinstance(inputs, (list, tuple)):
             inputs = list(inputs)
@@ -110,10 +114,13 @@ class HAFMPipeline(Pipeline):
         Raises:
             HAFMAudioError: a vocal that cannot be used.
             TypeError: on another parameter.
+            ValueError: as for a call.
         """
         unknown = sorted(set(kwargs) - set(STREAM_PARAMETERS))
         if unknown:
             raise TypeError(f"stream has no parameter {unknown[0]!r}; it takes {', '.join(STREAM_PARAMETERS)}.")
+        if kwargs.get("lead_sheet") is not None:
+            kwargs["lead_sheet"] = LeadSheet.told(kwargs["lead_sheet"])
         features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
         voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
         done = 0
@@ -151,6 +158,8 @@ class HAFMPipeline(Pipeline):
             raise TypeError(
                 f"The pipeline has no parameter {unknown[0]!r}; it takes {', '.join(GENERATE_PARAMETERS)}."
             )
+        if generate_kwargs.get("lead_sheet") is not None:
+            generate_kwargs["lead_sheet"] = LeadSheet.told(generate_kwargs["lead_sheet"])
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}
         forward = {"progress": progress, **generate_kwargs}
         postprocess = {"vocal_gain_db": vocal_gain_db, "instrumental_gain_db": instrumental_gain_db}

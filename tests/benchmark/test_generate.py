@@ -2,8 +2,11 @@
 
 import json
 import math
+import statistics
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,11 @@ from hafm_hf.benchmark.generate import (
     benchmark_precision,
     benchmark_song,
     glide,
+    step_milliseconds,
+    take_turns,
 )
 from hafm_hf.cli import app
+from hafm_hf.cli.benchmark import show_decoding
 
 VARIANT_KEYS = {
     "milliseconds_per_step",
@@ -27,10 +33,11 @@ VARIANT_KEYS = {
 
 
 def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
-    result = benchmark_decoding(DecodingBenchmark("coarse", str(tiny_model), rows=4, context=30, steps=6, repeats=1))
+    result = benchmark_decoding(DecodingBenchmark("coarse", str(tiny_model), rows=4, context=30, steps=24, repeats=3))
     names = {"fast", "fast_int8", "fast_bfloat16", "fast_stored_in_bfloat16", "reference", "musicgen"}
     assert set(result["variants"]) == names and set(result["ratios"]) == names - {"musicgen"}
     for name, variant in result["variants"].items():
+        assert variant["milliseconds_per_step"] > 0
         assert variant["tokens_per_second"] == pytest.approx(2e3 / variant["milliseconds_per_step"])
         if name != "musicgen":
             ratio = result["variants"]["musicgen"]["milliseconds_per_step"] / variant["milliseconds_per_step"]
@@ -38,9 +45,44 @@ def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
     assert result["bound_milliseconds"] > 0
 
 
-def test_rows_that_guidance_cannot_halve_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows is 3"):
-        benchmark_decoding(DecodingBenchmark(rows=3))
+def test_a_hiccup_in_one_run_makes_no_step_shorter_and_what_says_nothing_is_none() -> None:
+    # in the second turn something else has held up the short run
+    short, long = [1.0, 2.9, 1.0], [1.4, 3.0, 1.2]
+    assert step_milliseconds(short, long, 11, min) == pytest.approx(20.0)
+    assert step_milliseconds(short, long, 11, statistics.median) == pytest.approx(40.0)
+    assert step_milliseconds([1.0], [1.0], 11, min) is None
+
+
+def test_every_loop_is_warmed_up_once_and_then_taken_by_turns() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def loop(name: str) -> Callable[[int], None]:
+        return lambda steps: asked.append((name, steps))
+
+    turns = take_turns({name: loop(name) for name in ("fast", "musicgen")}, steps=9, repeats=2)
+    assert asked == [("fast", 9), ("musicgen", 9)] + 2 * [(n, s) for n in ("fast", "musicgen") for s in (1, 9)]
+    assert all(len(taken) == 2 for variant in turns.values() for taken in variant.values())
+
+
+def test_what_no_turn_could_tell_is_shown_as_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    untold = dict.fromkeys(VARIANT_KEYS, None)
+    told = {**untold, "milliseconds_per_step": 2.5, "median_milliseconds_per_step": 3.0, "tokens_per_second": 400.0}
+    result = {"options": {"stage": "fine", "rows": 2}, "threads": 1, "bound_milliseconds": 0.5, "bandwidth_gb_s": 9.0}
+    show_decoding({**result, "variants": {"reference": untold, "fast": told}, "ratios": {"reference": None}})
+    fast, reference = (line for line in capsys.readouterr().out.splitlines() if "│" in line)
+    assert "2.50" in fast and "400" in fast and "–" not in fast
+    assert reference.count("–") == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"rows": 3}, "rows is 3"), ({"steps": 10}, "steps is 10"), ({"stage": "bass"}, "'bass'")]
+)
+def test_settings_that_measure_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DecodingBenchmark(**wrong)
+    ((name, value),) = wrong.items()
+    done = CliRunner().invoke(app, ["benchmark", "generate", f"--{name}", str(value)])
+    assert done.exit_code == 2 and f"{value}" in done.output
 
 
 def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
@@ -53,7 +95,7 @@ def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
 
 def test_json_holds_every_size_and_number_of_threads(tiny_model: Path) -> None:
     command = (
-        f"benchmark generate --model {tiny_model} --context 20 --steps 3 --repeats 2 --rows 2 --rows 6 --threads 1"
+        f"benchmark generate --model {tiny_model} --context 20 --steps 16 --repeats 2 --rows 2 --rows 6 --threads 1"
     )
     command += " --song 0.4 --samples 1 --samples 2 --json"
     result = json.loads(CliRunner().invoke(app, command.split(), catch_exceptions=False).stdout)
@@ -61,7 +103,8 @@ def test_json_holds_every_size_and_number_of_threads(tiny_model: Path) -> None:
     assert [(entry["options"]["rows"], entry["threads"]) for entry in result["decoding"]] == [(2, 1), (6, 1)]
     for entry in result["decoding"]:
         for variant in entry["variants"].values():
-            assert set(variant) == VARIANT_KEYS and all(map(math.isfinite, variant.values()))
+            assert set(variant) == VARIANT_KEYS
+            assert all(value is None or 0 < value < math.inf for value in variant.values())
     assert [(song["samples"], song["threads"]) for song in result["songs"]] == [(1, 1), (2, 1)]
     assert all(0 < song["peak_gib"] < 16 and song["load_seconds"] > 0 for song in result["songs"])
 

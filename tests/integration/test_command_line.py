@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def test_wrong_usage_exits_with_2(vocal: Path, tmp_path: Path) -> None:
         ("accompany", vocal, "--device", "abacus"),
         ("accompany", vocal, tmp_path / "vocal.wav"),
         ("accompany", vocal, "--out", vocal),
+        ("evaluate", "--out", tmp_path / "report"),
         ("sing", vocal),
     ]
     for arguments in wrong:
@@ -186,6 +188,15 @@ def test_a_model_that_cannot_be_loaded_is_named(vocal: Path, tmp_path: Path) -> 
 
 def test_debugging_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in run_hafm("info", tmp_path, HAFM_DEBUG="1").stderr
+    done = run_hafm("accompany", tmp_path / "missing.wav", HAFM_DEBUG="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "missing.wav does not exist" in done.stderr.splitlines()[-1]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    for command in ([str(HAFM)], [sys.executable, "-m", "hafm_hf"]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"hafm-hf {version('hafm-hf')}\n", "")
 
 
 def test_help_is_answered_without_torch() -> None:
@@ -288,6 +299,20 @@ def test_what_is_known_of_a_song_is_read_from_files(tmp_path: Path) -> None:
         read_lead_sheet(None, None, beats)
 
 
+def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path: Path) -> None:
+    beats, chords = tmp_path / "beats.txt", tmp_path / "chords.lab"
+    beats.write_text("0.5\n1.0\n# late\n0.9\n")
+    chords.write_text("0 1 C\n\n1 2 H7\n2 3 C\n")
+    for options, said in (
+        ((None, beats, None), r"beats\.txt, line 4: beats must be seconds that grow"),
+        ((None, None, chords), r"chords\.lab, line 3: 'H7' is no chord"),
+        ((None, tmp_path / "absent.txt", None), r"absent\.txt cannot be read \(No such file or directory\)\.$"),
+        ((None, None, EXAMPLE), r"vocal\.wav is no text file; give one with START STOP LABEL in each line\.$"),
+    ):
+        with pytest.raises(typer.BadParameter, match=said):
+            read_lead_sheet(*options)
+
+
 def test_a_lead_sheet_is_written_mended_and_told(bundled_model: Path, tmp_path: Path) -> None:
     done = run_hafm("lead-sheet", EXAMPLE, "--tempo", 90, "--seconds", 5, "--out", tmp_path)
     assert done.returncode == 0 and "beats, " in done.stdout and "chords: " in done.stdout, done.stderr
@@ -296,6 +321,20 @@ def test_a_lead_sheet_is_written_mended_and_told(bundled_model: Path, tmp_path: 
     told = read_lead_sheet(None, beats, chords)
     assert told is not None and told.beats is not None and told.chords[-1] == (4.0, 5.0, "E")
     assert 60 / np.diff(told.beats).mean() == pytest.approx(90, rel=0.04)
+
+
+def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "quiet.wav").write_bytes(file_bytes(np.zeros(36_000)))
+    done = run_hafm("lead-sheet", tmp_path / "quiet.wav", "--model", "hafm-tiny", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "quiet.wav is silent; its beats and chords follow nothing.\n"
+    assert run_hafm("lead-sheet", EXAMPLE, "--seconds", 1, "--out", tmp_path).stderr == ""
+
+
+def test_loading_shows_no_bars(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = run_hafm("inspect-tokens", vocal, "--model", tiny_model, "--out", tmp_path / "tokens.png")
+    assert done.returncode == 0 and done.stderr == ""
 
 
 def test_tempo_and_chords_change_the_song(bundled_model: Path, tmp_path: Path) -> None:

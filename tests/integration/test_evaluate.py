@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
-from hafm_hf.cli import main
+from hafm_hf.cli import app, main
 from little_band import RATE, song
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -145,10 +146,25 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ((), "Name one set of vocals"),
-        (("--pairs", "nowhere"), "nowhere is not a folder"),
-        (("--pairs", "TEST", "--karaoke", "TEST"), "Name one set of vocals"),
+        ((), "name one set of vocals"),
+        (("--pairs", "TEST", "--karaoke", "TEST"), "name one set of vocals"),
+        (("--corpus", "TEST"), "a token corpus holds no sound"),
         (("--pairs", "TEST", "--outputs", "late"), "is not NAME=FOLDER"),
+    ],
+)
+def test_options_that_name_no_set_are_wrong_usage(
+    pairs: Path, tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    given = [str(pairs / "test") if option == "TEST" else option for option in options]
+    done = CliRunner().invoke(app, ["evaluate", *given, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2 and sentence in done.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--pairs", "nowhere"), "nowhere is not a folder"),
         (("--pairs", "TEST", "--outputs", "late=TRAIN"), "lacks 6 of 6 accompaniments"),
         (("--pairs", "TEST", "--outputs", "late=OUT", "--retrieval-bank", "TEST"), "holds 6 songs of the test"),
         (("--pairs", "TEST", "--outputs", "late=OUT", "--embedder", "vggish-google"), "--vggish-weights"),

@@ -136,6 +136,10 @@ def test_only_offered_models_and_hub_ids_are_loaded(model: str) -> None:
         songs.load_pipeline(model)
 
 
+def test_the_bundled_models_own_name_is_loaded_whatever_is_offered(offered: str, bundled_model: Path) -> None:
+    assert Path(songs.load_pipeline("hafm-tiny").model.name_or_path) == bundled_model
+
+
 def test_a_folder_that_looks_like_a_hub_id_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -1,16 +1,16 @@
 """How fast a stage decodes and a song comes out: against our own reference loop, MusicGen's, and the memory's bound.
 
-Steps are timed behind one context of a fixed length, variants by turns, and each counts with its fastest turn, so that
-what else the machine does falls on all of them alike; medians say how much that was. MusicGen's decoder (transformers'
-`MusicgenForCausalLM` and its own `generate`, with guidance) has the stage's width, layers and heads and a feed-forward
-of as many weights.
+Steps are timed behind one context of a fixed length, as the difference of a long run and a short one. Variants go by
+turns, and each counts with its fastest turn, so that what else the machine does falls on all of them alike; medians
+say how much that was. MusicGen's decoder (transformers' `MusicgenForCausalLM` and its own `generate`, with guidance)
+has the stage's width, layers and heads and a feed-forward of as many weights.
 """
 
 import copy
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ VARIANTS = {
     "fast_int8": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K, "int8"),
     "reference": DecodingOptions("reference", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
 }
+# of fewer steps, the time is lost in what else the machine does
+FEWEST_STEPS = 16
 # of the buffer that is read to find the memory's bandwidth: more than any cache holds
 BANDWIDTH_BYTES = 512 * 2**20
 # of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
@@ -46,10 +48,13 @@ class DecodingBenchmark:
         model: composite whose stage is taken; None makes one of the paper's size with random weights.
         rows: rows of a step, those of guidance included.
         context: slots before the first new token, conditioning included.
-        steps: new tokens.
+        steps: new tokens, at least 16.
         repeats: turns; the fastest counts.
         bfloat16: whether the fast loop is also timed in bfloat16, and in float32 with weights that were stored in
             bfloat16, as `assemble` stores them ("fast_stored_in_bfloat16").
+
+    Raises:
+        ValueError: for an unknown stage, rows that guidance cannot halve, or too few steps.
     """
 
     stage: str = "coarse"
@@ -60,6 +65,14 @@ class DecodingBenchmark:
     repeats: int = 5
     bfloat16: bool = True
 
+    def __post_init__(self) -> None:
+        if self.stage not in STAGE_CONFIGS:
+            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+        if self.rows < 2 or self.rows % 2:
+            raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even.")
+        if self.steps < FEWEST_STEPS:
+            raise ValueError(f"steps is {self.steps}; fewer than {FEWEST_STEPS} cannot be timed.")
+
 
 @torch.no_grad()
 def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
@@ -68,58 +81,70 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     For a variant: "milliseconds_per_step" and "tokens_per_second" of the fastest turn, "median_milliseconds_per_step",
     and "window_start_milliseconds", what a window costs before its second token.
 
-    Ratios say how many times faster than MusicGen a variant is.
-
-    Raises:
-        ValueError: for an unknown stage, or rows that guidance cannot halve.
+    Ratios say how many times faster than MusicGen a variant is. A figure that no turn could tell is None.
     """
-    if options.stage not in STAGE_CONFIGS:
-        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
-    if options.rows < 2 or options.rows % 2:
-        raise ValueError(f"rows is {options.rows}; guidance doubles the rows, so it must be even.")
     stage = _stage(options)
-    turns = _take_turns(_runs(stage, options), options)
-
-    def step_milliseconds(typical: Callable[[list[float]], float]) -> dict[str, float]:
-        # the difference leaves out what a window costs once: the context's pass, the packing of weights
-        return {
-            name: 1e3 * (typical(taken[options.steps]) - typical(taken[1])) / (options.steps - 1)
-            for name, taken in turns.items()
-        }
-
-    step_ms, medians = step_milliseconds(min), step_milliseconds(statistics.median)
+    turns = take_turns(_runs(stage, options), options.steps, options.repeats)
+    variants = {name: _figures(taken, options) for name, taken in turns.items()}
+    fastest = {name: figures["milliseconds_per_step"] for name, figures in variants.items()}
+    musicgen = fastest.pop("musicgen")
     bandwidth = memory_bandwidth()
     weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
     return {
         "options": asdict(options),
         "threads": torch.get_num_threads(),
-        "variants": {
-            name: {
-                "milliseconds_per_step": value,
-                "median_milliseconds_per_step": medians[name],
-                "tokens_per_second": 1e3 / value * options.rows / 2,
-                "window_start_milliseconds": 1e3 * min(turns[name][1]),
-            }
-            for name, value in step_ms.items()
-        },
-        "ratios": {name: step_ms["musicgen"] / value for name, value in step_ms.items() if name != "musicgen"},
+        "variants": variants,
+        "ratios": {name: musicgen / value if musicgen and value else None for name, value in fastest.items()},
         "bandwidth_gb_s": bandwidth / 1e9,
         "bound_milliseconds": 1e3 * weights / bandwidth,
     }
 
 
-def _take_turns(
-    runs: dict[str, Callable[[int], Any]], options: DecodingBenchmark
+def take_turns(
+    runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
 ) -> dict[str, dict[int, list[float]]]:
-    """Seconds of every turn, for each variant and number of steps: one, and all."""
-    turns: dict[str, dict[int, list[float]]] = {name: {1: [], options.steps: []} for name in runs}
-    for _ in range(options.repeats):
+    """Seconds of every turn, for each variant and number of steps: one, and all. A run of all goes before, untimed."""
+    for run in runs.values():
+        run(steps)
+    turns: dict[str, dict[int, list[float]]] = {name: {1: [], steps: []} for name in runs}
+    for _ in range(repeats):
         for name, run in runs.items():
-            for steps, taken in turns[name].items():
+            for length, taken in turns[name].items():
                 begin = time.perf_counter()
-                run(steps)
+                run(length)
                 taken.append(time.perf_counter() - begin)
     return turns
+
+
+def step_milliseconds(
+    short: Sequence[float], long: Sequence[float], steps: int, typical: Callable[[Sequence[float]], float]
+) -> float | None:
+    """Milliseconds a step.
+
+    Args:
+        short: seconds of one step, for each turn. The difference leaves out what a window costs once: the context's
+            pass, the packing of weights.
+        long: seconds of `steps` steps, for each turn.
+        steps: more than one.
+        typical: of the turns, of either kind: a hiccup in one run must not make the steps of another shorter.
+
+    Returns:
+        None where that is not above zero, which tells nothing of a step.
+    """
+    found = 1e3 * (typical(long) - typical(short)) / (steps - 1)
+    return found if found > 0 else None
+
+
+def _figures(taken: Mapping[int, Sequence[float]], options: DecodingBenchmark) -> dict[str, float | None]:
+    """What is told of a variant, from the seconds of its turns by number of steps."""
+    short, long = taken[1], taken[options.steps]
+    fastest, median = (step_milliseconds(short, long, options.steps, typical) for typical in (min, statistics.median))
+    return {
+        "milliseconds_per_step": fastest,
+        "median_milliseconds_per_step": median,
+        "tokens_per_second": None if fastest is None else 1e3 / fastest * options.rows / 2,
+        "window_start_milliseconds": 1e3 * min(short),
+    }
 
 
 def _stage(options: DecodingBenchmark) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -25,9 +26,24 @@ from .training import assemble, plot_training
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def show_version(wanted: bool) -> None:
+    """Prints the version of the package and ends the command."""
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"hafm-hf {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def hafm() -> None:
+def hafm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """HAFM: a singing voice in, an accompaniment in time and in key out."""
+    # before transformers is imported, here and in workers: it would show one for every part that it loads
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 for command in (

@@ -18,12 +18,14 @@ import typer
 
 from .. import audio
 from .accompany_many import accompany_folder, is_many
-from .console import HAFMCommandError, loading, model_folder, plotting, progress_bars, report_error, stdout
+from .console import HAFMCommandError, loading, plotting, progress_bars, report_error, stdout
 from .lead_sheet import read_lead_sheet
 
 if TYPE_CHECKING:
     from ..pipeline_hafm import HAFMPipeline
 
+# of an option of sampling: the stages of a model seldom agree on one value
+OF_EVERY_STAGE = "in every stage; each has its own value if not given"
 STAGE_NAMES = {"semantic": "semantic tokens", "coarse": "coarse codebooks", "fine": "fine codebooks"}
 
 
@@ -84,9 +86,15 @@ def accompany(
     ),
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same files.")] = None,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Instrumentals per vocal.")] = 1,
-    guidance_scale: Annotated[float | None, typer.Option(min=0.0, help="How strictly to follow the voice.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.01, help="How adventurous the sampling is.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among the K likeliest codes; 0 for all.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0.0, help=f"How strictly to follow the voice, {OF_EVERY_STAGE}.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.01, help=f"How adventurous the sampling is, {OF_EVERY_STAGE}.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help=f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.")
+    ] = None,
     skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode four codebooks: faster, rougher.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
     vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
@@ -104,7 +112,7 @@ def accompany(
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
     ] = None,
     tempo: Annotated[
-        float | None, typer.Option(help="Beats a minute of a take to a click; heard if not given.")
+        float | None, typer.Option(help="Beats a minute of a take to a click, kept exactly; heard if not given.")
     ] = None,
     beats: Annotated[
         Path | None, typer.Option(help="File with the beats: seconds, one a line.", dir_okay=False)
@@ -185,13 +193,14 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    from ..loading import model_source
+
     device = torch_device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
     with loading(request.model):
-        model = model_folder(None) if request.model is None else request.model
+        model = str(model_source(request.model))
         return transformers.pipeline(
-            "vocal-accompaniment", model=str(model), device=device, dtype=dtype, trust_remote_code=False
+            "vocal-accompaniment", model=model, device=device, dtype=dtype, trust_remote_code=False
         )
 
 

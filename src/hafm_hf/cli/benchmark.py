@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,7 @@ def generate(
     ] = None,
     rows: Annotated[list[int] | None, typer.Option(help="Rows of a step, guidance included; repeatable.")] = None,
     context: Annotated[int, typer.Option(min=2, help="Slots before the first new token.")] = 500,
-    steps: Annotated[int, typer.Option(min=2, help="New tokens.")] = 40,
+    steps: Annotated[int, typer.Option(help="New tokens, at least 16.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
     song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
     samples: Annotated[list[int] | None, typer.Option(help="Samples of the song at once; repeatable.")] = None,
@@ -77,12 +78,15 @@ def generate(
 
     from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_precision, benchmark_song
 
+    try:
+        wanted = [DecodingBenchmark(stage, model, wide, context, steps, repeats) for wide in rows or [2]]
+    except ValueError as refusal:
+        raise typer.BadParameter(str(refusal)) from refusal
     decoding, songs = [], []
     everything = torch.get_num_threads()
     for count in threads or [1]:
         torch.set_num_threads(count or everything)
-        for wide in rows or [2]:
-            decoding.append(benchmark_decoding(DecodingBenchmark(stage, model, wide, context, steps, repeats)))
+        decoding += [benchmark_decoding(each) for each in wanted]
         for seconds in song or []:
             for number in samples or [1]:
                 result = benchmark_song(model, seconds, "fast", weights, number, torch.get_num_threads())
@@ -116,16 +120,20 @@ def show_decoding(result: dict[str, Any]) -> None:
     )
     for heading in ("loop", "ms a step", "median", "tokens/s", "× MusicGen"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
-    for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"]):
-        ratio = result["ratios"].get(name)
-        milliseconds = (f"{variant[key]:.2f}" for key in ("milliseconds_per_step", "median_milliseconds_per_step"))
-        figures = *milliseconds, f"{variant['tokens_per_second']:,.0f}"
-        table.add_row(name.replace("_", " "), *figures, "" if ratio is None else f"{ratio:.2f}")
+    formats = {"milliseconds_per_step": ".2f", "median_milliseconds_per_step": ".2f", "tokens_per_second": ",.0f"}
+    for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"] or inf):
+        figures = [_figure(variant[key], digits) for key, digits in formats.items()]
+        ratio = _figure(result["ratios"][name], ".2f") if name in result["ratios"] else ""
+        table.add_row(name.replace("_", " "), *figures, ratio)
     stdout.print(table)
     stdout.print(
         f"reading the weights once takes {result['bound_milliseconds']:.2f} ms at {result['bandwidth_gb_s']:.1f} GB/s",
         markup=False,
     )
+
+
+def _figure(value: float | None, digits: str) -> str:
+    return "–" if value is None else format(value, digits)
 
 
 def show_training(result: dict[str, Any]) -> None:

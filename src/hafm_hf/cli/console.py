@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,9 @@ class HAFMCommandError(Exception):
 
 
 def report_error(error: BaseException) -> None:
-    """Prints an error as the one sentence that a command ends with."""
+    """Prints an error as one sentence; with `HAFM_DEBUG=1` its traceback, if it has one, above it."""
+    if os.environ.get("HAFM_DEBUG") and error.__traceback__ is not None:
+        stderr.print(without_secrets("".join(traceback.format_exception(error))), markup=False, end="")
     stderr.print(without_secrets(f"hafm: {error}"), markup=False, style="red")
 
 
@@ -48,16 +52,15 @@ def loading(model: str | None) -> Iterator[None]:
 
 
 def model_folder(model: str | None) -> Path:
-    """Where the files of `model` lie, downloaded if they must be."""
-    if model is None:
-        from ..accompaniment_hafm import BUNDLED_MODEL
+    """Where the files of `model` lie, downloaded if they must be; those of the bundled model if None."""
+    from ..loading import model_source
 
-        return BUNDLED_MODEL
-    folder = Path(model)
+    source = model_source(model)
+    folder = Path(source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(model))
+        folder = Path(snapshot_download(str(source)))
     # transformers takes a folder without a configuration for one with the default values.
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from .accompany import OF_EVERY_STAGE
 from .console import HAFMCommandError, stderr, stdout
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
-    guidance_scale: Annotated[float | None, typer.Option(help="Of the generation.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the generation.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Of the generation.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
+    temperature: Annotated[float | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
+    top_k: Annotated[int | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
     skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode the coarse codebooks only.")] = False,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that measure; with ray, tasks at a time.")] = 1,
@@ -162,7 +163,7 @@ def load_clips(
     """The clips that the options name, and what the report says of them.
 
     Raises:
-        HAFMCommandError: not exactly one set is named.
+        typer.BadParameter: not exactly one set is named.
         HAFMEvaluationError: the set is not what the option says.
     """
     from ..evaluation import datasets
@@ -170,10 +171,10 @@ def load_clips(
     named = {"pairs": pairs if corpus is None else None, "karaoke": karaoke, "musdb": musdb, "corpus": corpus}
     chosen = [name for name, folder in named.items() if folder is not None]
     if len(chosen) != 1:
-        raise HAFMCommandError("Name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
+        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
     if corpus is not None:
         if pairs is None:
-            raise HAFMCommandError("A token corpus holds no sound; name the folder it was made from with --pairs.")
+            raise typer.BadParameter("a token corpus holds no sound; name the folder it was made from with --pairs.")
         clips = datasets.load_corpus_split(corpus, split, pairs)
     elif karaoke is not None:
         clips = datasets.load_karaoke(karaoke)
@@ -196,13 +197,13 @@ def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     """Folders by system of options NAME=FOLDER.
 
     Raises:
-        HAFMCommandError: an option is not of that form.
+        typer.BadParameter: an option is not of that form.
     """
     found: dict[str, tuple[Path, ...]] = {}
     for option in outputs:
         name, equals, folder = option.partition("=")
         if not equals or not name or not folder:
-            raise HAFMCommandError(f"--outputs {option!r} is not NAME=FOLDER.")
+            raise typer.BadParameter(f"--outputs {option!r} is not NAME=FOLDER.")
         found[name] = (*found.get(name, ()), Path(folder))
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from .. import audio
-from .console import HAFMCommandError, loading, stdout
+from .console import HAFMCommandError, loading, stderr, stdout
 
 if TYPE_CHECKING:
     from ..lead_sheet_hafm import LeadSheet
@@ -30,6 +30,8 @@ def lead_sheet(
     """
     known = read_lead_sheet(tempo, None, None)
     samples, rate = audio.read_audio(vocal, seconds=seconds)
+    if audio.is_silent(samples):
+        stderr.print(f"{audio.source_name(vocal)} is silent; its beats and chords follow nothing.", markup=False)
     with loading(model):
         from ..accompaniment_hafm import HAFMForVocalAccompaniment
 
@@ -70,13 +72,19 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None
         return None
     from ..lead_sheet_hafm import LeadSheet
 
+    def check_beats(found: list[float]) -> None:
+        LeadSheet(beats=found[-2:] if len(found) > 1 else None)
+
+    def check_chords(found: list[tuple[float, float, str]]) -> None:
+        LeadSheet(chords=found[-1:])
+
     try:
         return LeadSheet(
             tempo,
-            None if beats is None else _read(beats, 1, "seconds", lambda fields: float(fields[0])),
-            () if chords is None else _read(chords, 3, "START STOP LABEL", _chord),
+            None if beats is None else _read(beats, 1, "seconds", lambda fields: float(fields[0]), check_beats),
+            () if chords is None else _read(chords, 3, "START STOP LABEL", _chord, check_chords),
         )
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
@@ -85,10 +93,23 @@ def _chord(fields: list[str]) -> tuple[float, float, str]:
     return float(start), float(stop), label
 
 
-def _read(path: Path, count: int, wanted: str, parse: Callable[[list[str]], T]) -> list[T]:
-    """What the first `count` fields of each line say."""
-    found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+def _read(
+    path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], None]
+) -> list[T]:
+    """What the first `count` fields of each line say.
+
+    Args:
+        path: a text file.
+        count: fields of a line that count.
+        wanted: what a line should be, for errors.
+        parse: of the fields of a line.
+        check: of all lines up to one; what it raises is told of that line.
+
+    Raises:
+        ValueError: naming the file, and its line if it can be read.
+    """
+    found: list[T] = []
+    for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
         fields = line.replace(",", " ").split()[:count]
         if not fields or fields[0].startswith("#"):
             continue
@@ -96,4 +117,17 @@ def _read(path: Path, count: int, wanted: str, parse: Callable[[list[str]], T]) 
             found.append(parse(fields))
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
+        try:
+            check(found)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
     return found
+
+
+def _text(path: Path, wanted: str) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file; give one with {wanted} in each line.") from error

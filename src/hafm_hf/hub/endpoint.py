@@ -15,7 +15,6 @@ import torch
 import transformers
 
 from ..audio import HAFMAudioError
-from ..lead_sheet_hafm import LeadSheet
 
 MAX_SAMPLES = 4
 CONTENT_TYPES = {"flac": "audio/flac", "wav": "audio/wav"}
@@ -71,8 +70,6 @@ class EndpointHandler:
             )
         if int(parameters.get("num_samples", 1)) > MAX_SAMPLES:
             raise ValueError(f"num_samples is {parameters['num_samples']}; an endpoint gives at most {MAX_SAMPLES}.")
-        if parameters.get("lead_sheet") is not None:
-            parameters["lead_sheet"] = _lead_sheet(parameters["lead_sheet"])
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters)
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
@@ -85,13 +82,6 @@ class EndpointHandler:
             for song, label in zip(songs, labels, strict=True)
             for name, key in (("instrumental", "audio"), ("mix", "mix"))
         ]
-
-
-def _lead_sheet(known: Any) -> LeadSheet:
-    try:
-        return LeadSheet(**known)
-    except TypeError as error:
-        raise ValueError("lead_sheet has tempo (a number), beats (numbers), chords ([start, stop, label]).") from error
 
 
 def _audio_bytes(inputs: Any) -> bytes:
