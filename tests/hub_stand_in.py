@@ -22,12 +22,13 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
 
 @dataclass
 class Repository:
-    """Files of each branch, and the messages of all commits."""
+    """Files of each branch, of a pull request as well, and the messages and descriptions of all commits."""
 
     url: str
     private: bool
     branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
     commits: list[str] = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
@@ -127,18 +128,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repository: Repository, revision: str, content: bytes) -> None:
         files = repository.branches[revision]
+        if "create_pr=1" in self.path:
+            files = repository.branches.setdefault("refs/pr/1", dict(files))
         for line in content.splitlines():
             operation = json.loads(line)
             value = operation["value"]
             if operation["key"] == "header":
                 repository.commits.append(value["summary"])
+                repository.descriptions.append(value.get("description", ""))
             elif operation["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = self.hub.objects[value["oid"]]
             else:
                 return self._refuse(400, "BadRequest")
-        return self._answer({"commitUrl": f"{repository.url}/commit/{repository.sha}", "commitOid": repository.sha})
+        commit = {"commitUrl": f"{repository.url}/commit/{repository.sha}", "commitOid": repository.sha}
+        return self._answer({**commit, "pullRequestUrl": f"{repository.url}/discussions/1"})
 
     def _branch(self, repository: Repository, name: str, content: bytes) -> None:
         exists = name in repository.branches

@@ -85,17 +85,19 @@ def test_sampled_tokens_equal_a_plain_loop_with_the_same_numbers() -> None:
     assert torch.equal(FastDecoder(stage, 2.0, 1.1, 9).generate(conditioning, 20, numbers), tokens)
 
 
+@pytest.mark.parametrize("padding", ["behind", "before"])
 @pytest.mark.parametrize("scheme", ["index", "time"])
-def test_rows_of_different_lengths_generate_as_each_alone(scheme: str) -> None:
+def test_rows_of_different_lengths_generate_as_each_alone(scheme: str, padding: str) -> None:
     stage = tiny_stage("coarse", position_scheme=scheme)
     conditioning = conditioning_for(stage, batch=3, frames=12)
     lengths, numbers = (12, 6, 8), uniforms_for(3, 72)
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
+    mask = mask if padding == "behind" else mask.flip(1)
     together = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 72, numbers, conditioning_mask=mask)
     for row, length in enumerate(lengths):
         steps = stage.config.target_length(length)
         alone = FastDecoder(stage, 3.0, 0.9, 9).generate(
-            conditioning[row : row + 1, :, :length], steps, numbers[row : row + 1, :steps]
+            conditioning[row : row + 1, :, mask[row]], steps, numbers[row : row + 1, :steps]
         )
         assert torch.equal(together[row, :steps], alone[0])
 

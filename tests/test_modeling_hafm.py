@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
@@ -114,15 +114,17 @@ def test_eager_and_sdpa_agree(scheme: str) -> None:
     torch.testing.assert_close(*results, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", STAGES)
-def test_padded_row_equals_the_row_alone(name: str, scheme: str) -> None:
+def test_padded_row_equals_the_row_alone(name: str, scheme: str, there: slice) -> None:
     stage = tiny_stage(name, position_scheme=scheme)
     conditioning, targets = conditioning_for(stage), targets_for(stage)
-    frames, length = 4, stage.config.target_length(4)
-    alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, :frames])
+    length = stage.config.target_length(4)
+    alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
     conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
-    conditioning_mask[0, frames:] = False
+    conditioning_mask[0] = False
+    conditioning_mask[0, there] = True
     attention_mask = torch.ones_like(targets)
     attention_mask[0, length:] = 0
     labels = targets.masked_fill(attention_mask == 0, -100)
@@ -192,6 +194,58 @@ def test_loss_is_the_mean_of_the_codebooks_cross_entropies() -> None:
     assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("counted", [1, 3])
+def test_codebooks_without_a_label_are_left_out_of_the_loss(counted: int) -> None:
+    stage = tiny_stage("fine")
+    labels = targets_for(stage)
+    frames = labels.view(BATCH, -1, stage.config.num_codebooks)
+    frames[..., counted:] = -100
+    output = stage(labels=labels, conditioning_ids=conditioning_for(stage))
+    losses = [
+        F.cross_entropy(output.logits[:, codebook :: frames.shape[-1]].flatten(0, 1), frames[..., codebook].flatten())
+        for codebook in range(counted)
+    ]
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in stage.parameters())
+    learnt = stage.heads.weight.grad.abs().amax(dim=(1, 2)) > 0
+    assert learnt.tolist() == [codebook < counted for codebook in range(frames.shape[-1])]
+
+
+def test_loss_of_no_label_at_all_is_zero_and_moves_nothing() -> None:
+    stage = tiny_stage("coarse")
+    labels = torch.full_like(targets_for(stage), -100)
+    loss = stage(labels=labels, conditioning_ids=conditioning_for(stage)).loss
+    loss.backward()
+    assert loss.item() == 0.0 and not any(p.grad.any() for p in stage.parameters())
+
+
+def test_eight_at_once_train_as_two_by_four(tmp_path: Path) -> None:
+    updates = []
+    for accumulation in (1, 4):
+        stage = tiny_stage("coarse", conditioning_dropout=0.0)
+        rows = zip(conditioning_for(stage, batch=24), targets_for(stage, batch=24), strict=True)
+        data: Any = [{"conditioning_ids": ids, "labels": labels} for ids, labels in rows]
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=3,
+            learning_rate=0.05,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+        )
+        start = torch.nn.utils.parameters_to_vector(stage.parameters()).detach()
+        Trainer(stage, arguments, train_dataset=data).train()
+        updates.append(torch.nn.utils.parameters_to_vector(stage.parameters()).detach() - start)
+    assert updates[0].norm() > 0.01
+    torch.testing.assert_close(*updates, atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("null", ["zeros", "mask_token"])
 @pytest.mark.parametrize("name", STAGES)
 def test_null_conditioning_hides_the_voice(name: str, null: str) -> None:
@@ -244,6 +298,19 @@ def test_saved_and_loaded_stage_gives_identical_logits(name: str, scheme: str, t
         assert loaded.generation_config.top_k == 17
         assert loaded.generation_config.window_seconds == stage.config.window_seconds
         assert torch.equal(loaded(labels=labels, conditioning_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_frozen_stage_lets_gradients_through_from_its_target_embedding(name: str) -> None:
+    stage = tiny_stage(name).requires_grad_(False)
+    assert stage.get_input_embeddings() is stage.model.get_input_embeddings() is stage.model.target_embedding
+    arguments = {"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage)}
+    assert not stage(**arguments).logits.requires_grad
+    stage.enable_input_require_grads()
+    assert stage(**arguments).logits.requires_grad
+    other = HAFMCodebookEmbedding(stage.config.codebook_sizes, stage.config.hidden_size)
+    stage.set_input_embeddings(other)
+    assert stage.model.target_embedding is other
 
 
 def test_activation_checkpointing_gives_the_same_gradients() -> None:

@@ -47,8 +47,19 @@ def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> No
     layout = token_layout(config, conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
         instant = (slot // 4) / 75
-        assert layout.frame[100 + slot].item() == int(instant * 50 + 1e-9)
+        assert layout.frame[0, 100 + slot].item() == int(instant * 50 + 1e-9)
     assert layout.source.tolist() == [0] * 50 + [1] * 50 + [2] * 300
+
+
+def test_frames_are_counted_from_a_rows_first_whatever_stands_before_it() -> None:
+    config = coarse_config(position_scheme="time")
+    mask = torch.tensor([[True] * 5 + [False] * 2, [False] * 2 + [True] * 5])
+    layout = token_layout(config, 7, 30, mask)
+    alone = token_layout(config, 5, 30)
+    assert layout.frame.shape == layout.position.shape == (2, 44)
+    for row in range(2):
+        assert torch.equal(layout.frame[row, layout.valid[row]], alone.frame[0])
+        assert torch.equal(layout.position[row, layout.valid[row]], alone.position[0])
 
 
 @pytest.mark.parametrize("frames", [40, 80])

@@ -61,10 +61,10 @@ def test_scores_equal_a_forward_that_sees_what_the_cache_holds(
 
     def visible(config: Any, query: Any, key: Any) -> torch.Tensor:
         sees = whole(config, query, key)
-        begin = query.frame // chunk * chunk
-        arrived = key.frame[None] < (begin + chunk)[:, None]
-        kept = key.frame[None] >= (begin - round(seconds * config.conditioning_frame_rate))[:, None]
-        return sees & (arrived & kept)[None]
+        begin = query.frame[:, :, None] // chunk * chunk
+        arrived = key.frame[:, None] < begin + chunk
+        kept = key.frame[:, None] >= begin - round(seconds * config.conditioning_frame_rate)
+        return sees & arrived & kept
 
     monkeypatch.setattr(modeling_hafm, "visible", visible)
     expected = guided_scores(stage, conditioning, tokens, 3.0)

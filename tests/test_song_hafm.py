@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.training.data import stage_streams
 from test_accompaniment_hafm import voice
-from tiny_models import tiny_composite
+from tiny_models import STAGES, tiny_composite
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,32 @@ def composite() -> HAFMForVocalAccompaniment:
     for stage, window in ((model.semantic, 1.2), (model.coarse, 0.6), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
     return model
+
+
+@pytest.mark.parametrize("how", [{"decoding": "fast"}, {"decoding": "reference"}, {"rolling": True}])
+def test_each_stage_reads_the_streams_that_it_is_trained_on(how: dict[str, Any]) -> None:
+    model = tiny_composite(position_scheme="time", num_hidden_layers=1)
+    read: dict[str, torch.Tensor] = {}
+
+    def reader(name: str) -> Any:
+        def keep(module: torch.nn.Module, args: Any) -> None:
+            read.setdefault(name, args[0][0].t())
+
+        return keep
+
+    for name in STAGES:
+        getattr(model, name).model.conditioning_embedding.register_forward_pre_hook(reader(name))
+    output = model.generate(voice(0.8), seed=1, **how)
+    tokens = {
+        "vocal_semantic": output.vocal_semantic[0][None],
+        "instrumental_semantic": output.instrumental_semantic[0][None],
+        "acoustic": output.codes[0],
+    }
+    for name in STAGES:
+        streams = stage_streams(getattr(model, name).config).conditioning
+        expected = torch.cat([tokens[stream.column][stream.first : stream.last] for stream in streams])
+        assert torch.equal(read[name], expected), name
+        assert len(expected.unique(dim=0)) == len(expected), "no two streams are alike"
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(50_123, 24_000), (8_000, 16_000), (3_001, 8_000)])
@@ -95,6 +122,29 @@ def test_an_opening_is_continued(composite: HAFMForVocalAccompaniment) -> None:
     song = composite.generate(voice(2), seed=5, instrumental=opening, keep=[(0.0, 0.8)]).audio[0].numpy()
     assert len(song) == 48_000
     assert np.abs(song[:18_000] - opening[:18_000]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "spans", [[(0.0, 0.5), (0.5, 1.0)], [(0.3, 1.0), (0.0, 0.7)], [(0.0, 0.51), (0.51, 1.0)], [(0.0, 1.0), (0.2, 0.3)]]
+)
+def test_spans_that_touch_or_overlap_are_one(composite: HAFMForVocalAccompaniment, spans: list) -> None:
+    instrumental = composite.generate(voice(2), seed=1).audio[0].numpy()
+    together, apart = (
+        composite.generate(voice(2), seed=2, instrumental=instrumental, keep=keep) for keep in ([(0.0, 1.0)], spans)
+    )
+    assert np.array_equal(apart.audio[0][:23_000], instrumental[:23_000])
+    assert torch.equal(apart.audio[0], together.audio[0]) and torch.equal(apart.codes[0], together.codes[0])
+
+
+def test_a_span_may_end_a_little_behind_the_instrumental(composite: HAFMForVocalAccompaniment) -> None:
+    opening = composite.generate(voice(1), seed=1).audio[0].numpy()
+    ends = [
+        composite.generate(voice(2), seed=5, instrumental=opening, keep=[(0.2, stop)]).audio[0]
+        for stop in (1.0, 1.0009)
+    ]
+    assert torch.equal(*ends)
+    with pytest.raises(ValueError, match=r"1.0005 to 1.0009 s does not lie within the instrumental of 1.00 s"):
+        composite.generate(voice(2), instrumental=opening, keep=[(1.0005, 1.0009)])
 
 
 def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompaniment) -> None:

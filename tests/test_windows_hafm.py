@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hafm_hf.benchmark.generate import RecordingDecoder
+from hafm_hf.rolling_hafm import RollingRun
 from hafm_hf.sampling_hafm import RandomStream
 from hafm_hf.windows_hafm import DecodingOptions, SongRow, StageRun, Window, song_windows
 from test_modeling_hafm import conditioning_for
@@ -110,6 +111,55 @@ def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -
     scores = torch.cat(run.decoder.scores)
     assert codes.shape == (1, 3000) and len(scores) == 3000
     assert bool(scores.isfinite().all()) and len(codes.unique()) > 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("top_p", 0.5), ("min_p", 0.3), ("top_h", 0.4), ("typical_p", 0.4), ("epsilon_cutoff", 0.1),
+        ("eta_cutoff", 0.1), ("repetition_penalty", 1.5), ("no_repeat_ngram_size", 2), ("bad_words_ids", [[3]]),
+        ("sequence_bias", {(3,): 5.0}), ("suppress_tokens", [1, 2]), ("begin_suppress_tokens", [1]),
+        ("forced_bos_token_id", 0), ("forced_eos_token_id", 3),
+    ],
+)  # fmt: skip
+def test_what_only_the_reference_obeys_is_refused_by_the_fast_loop(setting: str, value: object) -> None:
+    stage = tiny_stage("fine", position_scheme="time")
+    stage.generation_config.update(**{setting: value})
+    for run in (StageRun, RollingRun):
+        with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
+            run(stage, rows_of(3), UNIT, DecodingOptions())
+    conditioning = list(conditioning_for(stage, batch=1, frames=9))
+    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
+    assert codes.shape == (4, 9)
+
+
+def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
+    stage = tiny_stage("fine")
+    stage.generation_config.update(
+        top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=[]
+    )
+    assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
+
+
+@pytest.mark.parametrize("how", ["fast", "reference", "rolling"])
+def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> None:
+    stage = tiny_stage("coarse", position_scheme="time")
+    conditioning = conditioning_for(stage, batch=1, frames=6)
+    likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
+    stage.generation_config.do_sample = False
+    run = (
+        RollingRun(stage, rows_of(3), UNIT, DecodingOptions(rolling=True, top_k=9))
+        if how == "rolling"
+        else StageRun(stage, rows_of(3), UNIT, DecodingOptions(how, top_k=9))
+    )
+    (codes,) = run.run(list(conditioning))
+    assert codes.t().flatten().tolist() == likeliest[0].tolist()
+
+
+@pytest.mark.parametrize("weights", ["int8", "foo"])
+def test_weights_are_of_the_fast_loop(weights: str) -> None:
+    with pytest.raises(ValueError, match=f"weights is '{weights}'.*fast loop; decoding is 'reference'"):
+        DecodingOptions("reference", weights=weights)
 
 
 def test_unknown_decoding_is_refused() -> None:

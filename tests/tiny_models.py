@@ -19,6 +19,7 @@ from hafm_hf import (
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
 )
+from vocals import glide
 
 CLUSTERS = 13
 CODES = 16
@@ -50,7 +51,7 @@ def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
 
 
 def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
-    """A HuBERT of two layers cut at the first, with random centroids."""
+    """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
     hubert = HubertConfig(
         hidden_size=12,
         num_hidden_layers=1,
@@ -66,8 +67,19 @@ def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
     tokenizer = HAFMSemanticTokenizer(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
     ).eval()
-    tokenizer.centroids.normal_()
+    tokenizer.set_centroids(evenly(tokenizer.extract_features(sounds(), noise=True, seed=seed)))
     return tokenizer
+
+
+def sounds(rate: int = 16_000) -> torch.Tensor:
+    """Half a second each of a glide, noise and silence: float32 [N]."""
+    noise = 0.1 * torch.randn(rate // 2, generator=torch.Generator().manual_seed(0))
+    return torch.cat([torch.from_numpy(glide(0.5, rate)), noise, torch.zeros(rate // 2)])
+
+
+def evenly(features: torch.Tensor) -> torch.Tensor:
+    """Rows of features (float [T, D]) at even steps: float [CLUSTERS, D]."""
+    return features[torch.linspace(0, len(features) - 1, CLUSTERS).long()]
 
 
 def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
@@ -76,8 +88,13 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
     config.separate_centroids, config.vocal_projection_size = True, 5
     config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
     tokenizer = HAFMSemanticTokenizer(config).eval()
-    for buffer in (tokenizer.centroids, tokenizer.vocal_projection):
-        buffer.normal_()
+    tokenizer.vocal_projection.normal_()
+    # no more than the features weigh, so that a token tells both
+    tokenizer.rhythm_scale.fill_(0.1)
+    features = tokenizer.extract_features(sounds(), noise=True, seed=seed)
+    vocal = tokenizer.vocal_space(features)
+    tokenizer.centroids[0, :, : vocal.shape[1]] = evenly(vocal)
+    tokenizer.centroids[1] = evenly(features)
     return tokenizer
 
 

@@ -33,7 +33,8 @@ class TokenLayout:
     Args:
         slot (int64 [n]): place in the sequence, padding counted.
         source (int64 [n]): conditioning source of the slot, S for the target.
-        frame (int64 [n]): conditioning frame that sounds when the slot's token (for the target: its prediction) does.
+        frame (int64 [1 or B, n]): conditioning frame that sounds when the slot's token (for the target: its
+            prediction) does, counted from the row's first, padding skipped.
         position (int64 [1 or B, n]): place in the row's sequence, padding skipped.
         valid (bool [1 or B, n]): whether the slot is a token rather than padding.
     """
@@ -47,7 +48,11 @@ class TokenLayout:
     def select(self, slots: torch.Tensor) -> "TokenLayout":
         """Attributes of some slots (int64 [m])."""
         return TokenLayout(
-            self.slot[slots], self.source[slots], self.frame[slots], self.position[:, slots], self.valid[:, slots]
+            self.slot[slots],
+            self.source[slots],
+            self.frame[:, slots],
+            self.position[:, slots],
+            self.valid[:, slots],
         )
 
 
@@ -73,12 +78,15 @@ def token_layout(
         The layout of all S · T_c + target_slots slots.
     """
     sources = config.num_conditioning_sources
-    cond_frame = torch.arange(conditioning_frames, device=device)
+    cond_frame = torch.arange(conditioning_frames, device=device)[None]
+    if conditioning_mask is not None:
+        # the target begins with the row's first frame, which padding may stand before
+        cond_frame = conditioning_mask.long().cumsum(-1) - 1
     target = torch.arange(target_slots, device=device)
     # integer arithmetic: 75 Hz frame i starts inside 50 Hz frame ⌊i · 50 / 75⌋, exactly
     target_frame = target // config.num_codebooks * config.conditioning_frame_rate // config.frame_rate
-    frame = torch.cat([cond_frame.repeat(sources), target_frame])
-    slot = torch.arange(len(frame), device=device)
+    frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
+    slot = torch.arange(frame.shape[1], device=device)
     source = (slot // max(conditioning_frames, 1)).clamp(max=sources)
     if conditioning_mask is None and attention_mask is None:
         return TokenLayout(slot, source, frame, slot[None], torch.ones_like(slot[None], dtype=torch.bool))
@@ -168,7 +176,7 @@ class RelativeAttentionBias(nn.Module):
         limit = config.time_attention_max_distance
         table = torch.arange(-limit, limit + 1, device=key.slot.device)
         table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_rows
-        apart = query.frame[:, None] - key.frame[None, :]
+        apart = query.frame[:, :, None] - key.frame[:, None, :]
         time = table[apart.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
         return torch.where(key.source == config.num_conditioning_sources, sequence, time)
 

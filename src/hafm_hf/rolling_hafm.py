@@ -108,7 +108,8 @@ class RollingDecoder(FastDecoder):
         """Where the slots of the cache stand: sources, frames and flat positions are `marks`, int64 [3, n]."""
         source, frame, position = self.marks
         slot = torch.arange(len(source), device=source.device)
-        return TokenLayout(slot, source, frame, position[None], torch.ones_like(position[None], dtype=torch.bool))
+        valid = torch.ones_like(position[None], dtype=torch.bool)
+        return TokenLayout(slot, source, frame[None], position[None], valid)
 
     def _clear(self, now: int) -> None:
         """Lets go of slots that lie more than the kept length before frame `now`."""

@@ -21,6 +21,13 @@ from .sampling_hafm import FREE, RandomStream, StreamSampling
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
 ROWS_AT_ONCE = 16
+# what GenerationMixin chooses tokens by and the fast loop does not, with the value beside None that says nothing
+REFERENCE_ONLY: dict[str, Any] = {
+    **dict.fromkeys(("top_p", "typical_p", "repetition_penalty"), 1.0),
+    **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), []),
+    **dict.fromkeys(("top_h", "bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id")),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,9 @@ class DecodingOptions:
         guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
         weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
         rolling: whether the last seconds stay in the cache instead of windows (`rolling_hafm`).
+
+    Raises:
+        ValueError: `weights` beside another decoding than the fast one.
     """
 
     decoding: str = "fast"
@@ -41,14 +51,32 @@ class DecodingOptions:
     weights: str | None = None
     rolling: bool = False
 
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.decoding != "fast":
+            raise ValueError(
+                f"weights is {self.weights!r}, a precision of the fast loop; decoding is {self.decoding!r}."
+            )
+
     def sampling(self, stage: Any) -> dict[str, Any]:
-        """guidance_scale, temperature and top_k for a stage."""
+        """guidance_scale, temperature and top_k for a stage; the likeliest token where it does not sample."""
         names = ("guidance_scale", "temperature", "top_k")
         own = {name: getattr(self, name) for name in names}
-        return {name: getattr(stage.generation_config, name) if own[name] is None else own[name] for name in names}
+        chosen = {name: getattr(stage.generation_config, name) if own[name] is None else own[name] for name in names}
+        return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
     def decoder(self, stage: Any) -> dict[str, Any]:
-        """Keywords of the fast loop's decoder for a stage."""
+        """Keywords of the fast loop's decoder for a stage.
+
+        Raises:
+            ValueError: naming what the stage's generation config sets and this loop does not obey.
+        """
+        for name, neutral in REFERENCE_ONLY.items():
+            value = getattr(stage.generation_config, name, None)
+            if value is not None and value != neutral:
+                raise ValueError(
+                    f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
+                    'choose decoding="reference".'
+                )
         # a generation config of before it existed has none
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
         return {**self.sampling(stage), "weights": self.weights, "history_free_guidance": weight}
@@ -146,7 +174,7 @@ class StageRun:
         independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
             own conditioning only. They go side by side; each generates the units that it shares with the one before as
             well, from the same random numbers, and drops them.
-        at_once: rows of a batch.
+        at_once: rows of a batch, of the first one where windows are independent.
         report: called with 1 after each step.
     """
 
@@ -276,8 +304,13 @@ class StageRun:
 
     @staticmethod
     def _independent_batches(jobs: list[Job], at_once: int) -> list[list[Job]]:
+        """The next windows go together; twice as many each time, so that a stream begins early and then keeps up."""
         ordered = sorted(jobs, key=lambda job: (job.window.stop, job.row))
-        return [ordered[i : i + at_once] for i in range(0, len(ordered), at_once)]
+        batches, first = [], 0
+        while first < len(ordered):
+            batches.append(ordered[first : first + at_once])
+            first, at_once = first + at_once, max(at_once, min(2 * at_once, ROWS_AT_ONCE))
+        return batches
 
 
 def decode_window(
@@ -329,6 +362,8 @@ def decode_window(
         max_new_tokens=new_tokens,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
+        # where it takes the likeliest token, `sampling` says so
+        do_sample=True,
         **sampling,
     )
     return generated[:, 1 + known.shape[1] :]

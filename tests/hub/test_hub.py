@@ -28,6 +28,9 @@ ours = ModelCard("---\\nlicense: cc0-1.0\\n---\\n# By hand\\n")
 composite.push_to_hub("singers/tiny", card=ours)
 composite.push_to_hub("singers/tiny", revision="next")
 composite.coarse.push_to_hub("singers/tiny-coarse")
+words = {"commit_message": "Second song", "commit_description": "Slower", "tags": ["choir"], "private": True}
+composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
+composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
 composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
 HAFMSemanticTokenizer.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
@@ -89,7 +92,7 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
 
 
 def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
-    names = {"singers/tiny", "singers/tiny-coarse", "singers/tiny-fine", "singers/tiny-tokens"}
+    names = {f"singers/tiny{part}" for part in ("", "-dev", "-coarse", "-fine", "-tokens")}
     assert set(hub.repositories) == names
     composite = hub.repositories["singers/tiny"]
     assert composite.private and not hub.repositories["singers/tiny-coarse"].private
@@ -111,6 +114,17 @@ def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, sav
     assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
     folder = saved_again.with_name(saved_again.name + "-fine")
     assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saving_a_composite_hands_on_every_option_of_the_upload(hub: StandIn, saved_again: Path) -> None:
+    repository = hub.repositories["singers/tiny-dev"]
+    assert set(repository.branches) == {"main", "dev", "refs/pr/1"} and not repository.branches["main"]
+    assert repository.private and repository.commits[0] == "Second song" and repository.descriptions[0] == "Slower"
+    saved = {str(p.relative_to(saved_again)): p.read_bytes() for p in saved_again.rglob("*") if p.is_file()}
+    for branch, tagged in (("dev", True), ("refs/pr/1", False)):
+        pushed = dict(repository.branches[branch])
+        assert ("choir" in ModelCard(pushed.pop("README.md").decode()).data["tags"]) is tagged
+        assert pushed == saved
 
 
 def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> None:
