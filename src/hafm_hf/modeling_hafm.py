@@ -377,7 +377,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             input_ids (int64 [B, L]): BOS, then flat target tokens; slot t predicts flat target t, which belongs to
                 codebook t mod Q. May be left out where `labels` are given.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
-            conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding.
+            conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
             attention_mask ([B, L], *optional*): 0 where the target is padding.
             labels (int64 [B, L], *optional*): flat targets, not shifted; −100 is ignored. Without `input_ids` they
                 are shifted right behind BOS here.
