@@ -51,8 +51,9 @@ class HAFMHubMixin(SafeLoadingMixin):
         model: Any = super()
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         model.save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_checksums(save_directory)
+        if not kwargs.get("is_main_process", True):
+            return
+        write_checksums(save_directory)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
