@@ -68,7 +68,7 @@ def test_commands_and_options_within_the_text_exist(document: str) -> None:
         *(options_of(path) for folder in PROGRAM_FOLDERS for path in (REPOSITORY / folder).glob("*.py"))
     )
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
-        if words[0] == "hafm" and words[1].islower():
+        if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):
             assert words[1] in typer.main.get_command(app).commands, words  # type: ignore[attr-defined]
         for option in [word for word in words if word.startswith("--") and word != "--help"]:
             assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
