@@ -38,11 +38,14 @@ class Song:
         return len(self.vocal)
 
 
+def finished_songs(folder: Path) -> list[Path]:
+    """The songs of a split's folder, in order; one that is being rendered lies in NAME.partial until it is whole."""
+    return [path.parent for path in sorted(folder.glob("*/labels.json")) if not path.parent.suffix]
+
+
 def load_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
     """Labels of the rendered songs of a split, by the names of their folders."""
-    paths = sorted((corpus / split).glob("*/labels.json"))
-    # a song that is being rendered lies in NAME.partial until it is whole
-    return {path.parent.name: json.loads(path.read_text()) for path in paths if not path.parent.suffix}
+    return {song.name: json.loads((song / "labels.json").read_text()) for song in finished_songs(corpus / split)}
 
 
 def labelled_rows(
@@ -106,10 +109,8 @@ class SongPool:
 
     def refresh(self) -> int:
         """Read the songs finished since the last call; returns how many there were."""
-        # a song that is being rendered lies in NAME.partial until it is whole
-        folders = [path.parent for path in sorted(self.folder.glob("*/labels.json")) if not path.parent.suffix]
         count = 0
-        for folder in folders:
+        for folder in finished_songs(self.folder):
             if folder.name in self._seen:
                 continue
             if self.hours >= self.max_hours:
