@@ -60,6 +60,9 @@ def evaluate(
         float | None, typer.Option(min=0.1, help="From clip to clip; --clip-seconds if not given.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None,
+    align_songs: Annotated[
+        bool, typer.Option("--align-songs", help="Take off the lag of voice and reference that a song's clips share.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
     guidance_scale: Annotated[float | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
@@ -99,7 +102,7 @@ def evaluate(
     )
     try:
         clips, data = load_clips(
-            pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit
+            pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit, align_songs
         )
         evaluation = run.Evaluation(
             clips=tuple(clips),
@@ -159,6 +162,7 @@ def load_clips(
     clip_seconds: float | None,
     hop_seconds: float | None,
     limit: int | None,
+    align_songs: bool = False,
 ) -> tuple[list[Clip], dict[str, Any]]:
     """The clips that the options name, and what the report says of them.
 
@@ -166,7 +170,7 @@ def load_clips(
         typer.BadParameter: not exactly one set is named.
         HAFMEvaluationError: the set is not what the option says.
     """
-    from ..evaluation import datasets
+    from ..evaluation import alignment, datasets
 
     named = {"pairs": pairs if corpus is None else None, "karaoke": karaoke, "musdb": musdb, "corpus": corpus}
     chosen = [name for name, folder in named.items() if folder is not None]
@@ -185,11 +189,17 @@ def load_clips(
         clips = datasets.load_pairs(pairs)
     if separated_vocals is not None:
         clips = datasets.with_separated(clips, separated_vocals)
+    lags: dict[str, float] = {}
+    if align_songs:
+        clips, lags = alignment.align_songs(clips)
     cut = datasets.sung_clips(datasets.cut_clips(clips, clip_seconds, hop_seconds))
     folder = named[chosen[0]]
     assert folder is not None
     data: dict[str, Any] = {"set": folder.name, "layout": chosen[0], "split": split if corpus is not None else None}
     data |= {"clip seconds": clip_seconds, "hop seconds": hop_seconds, "sung clips in all": len(cut)}
+    if lags:
+        shown = ", ".join(f"{song} {1000 * lag:+.0f}" for song, lag in lags.items())
+        data["references aligned, late by ms"] = shown
     return datasets.spread(cut, limit), data
 
 

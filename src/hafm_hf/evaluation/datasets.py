@@ -40,7 +40,7 @@ class Part:
     Args:
         path: an audio file; for `target`, the folder of MUSDB18.
         channel: the one to take; the mean of all if None.
-        start, seconds: the stretch to take; to the end if None.
+        start, seconds: the stretch to take; to the end if None. Before 0 there is silence.
         target: MUSDB18's name of a stem or sum, of the track `track`.
     """
 
@@ -64,9 +64,11 @@ class Part:
         try:
             with soundfile.SoundFile(self.path) as file:
                 check_sampling_rate(file.samplerate, self.path.name)
-                file.seek(min(round(self.start * file.samplerate), file.frames))
-                count = -1 if self.seconds is None else round(self.seconds * file.samplerate)
-                samples, rate = file.read(count, dtype="float32", always_2d=True), file.samplerate
+                rate, first = file.samplerate, round(self.start * file.samplerate)
+                silent = max(-first, 0)
+                file.seek(min(max(first, 0), file.frames))
+                count = -1 if self.seconds is None else max(round(self.seconds * rate) - silent, 0)
+                samples = np.pad(file.read(count, dtype="float32", always_2d=True), ((silent, 0), (0, 0)))
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
         if self.channel is None:

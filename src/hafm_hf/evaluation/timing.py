@@ -179,10 +179,10 @@ def lag_curve(wanted: Array, played: Array, longest: int, centre: int = 0, span:
 
 def _aligned(*sounds: Features) -> list[Array]:
     frames = min(len(sound.onsets) for sound in sounds)
-    return [_onset_curve(sound.onsets[:frames]) for sound in sounds]
+    return [onset_curve(sound.onsets[:frames]) for sound in sounds]
 
 
-def _onset_curve(onsets: NDArray[np.float32]) -> Array:
+def onset_curve(onsets: NDArray[np.float32]) -> Array:
     """Onsets (float32 [T]) as a smooth curve around their local mean, edges cut off: float64 [T − 40]."""
     root = np.sqrt(np.maximum(onsets.astype(np.float64), 0.0))
     curve = _smooth(root, ONSET_FRAMES) - _smooth(root, LEVEL_FRAMES)
