@@ -65,7 +65,8 @@ def test_the_first_chunk_comes_after_one_window_of_each_stage(composite: HAFMFor
     first = next(chunks)
     # windows of 1.2, 0.6 and 0.4 s at 50, 300 and 300 tokens a second
     assert steps == {"semantic": 60, "coarse": 180, "fine": 120}
-    assert len(first) == round(0.4 * 24_000)
+    # the last 0.08 s of a window are final when the next one has joined it
+    assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()
     assert steps["fine"] == 120, "closing the iterator ends the generation"
 
@@ -82,11 +83,23 @@ def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
     beside = composite.generate(vocal, seed=3, progress=progress)
     assert steps["coarse"] == 0.6 * 300, "one batch of all windows"
-    assert torch.equal(beside.codes[0][:4, :45], after_each_other.codes[0][:4, :45]), "the first window is the same"
+    assert torch.equal(beside.codes[0][:4, :39], after_each_other.codes[0][:4, :39]), "the first window is the same"
     chunks = list(composite.stream(vocal, seed=3))
     torch.testing.assert_close(torch.cat(chunks), beside.audio[0], atol=1e-5, rtol=0)
     kept = composite.generate(vocal, seed=4, instrumental=beside.audio[0].numpy(), keep=[(0.0, 1.0)])
     assert torch.equal(kept.audio[0][:20_000], beside.audio[0][:20_000])
+
+
+def test_the_output_says_where_windows_meet(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
+    monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
+    output = composite.generate([voice(3), voice(1)], seed=3)
+    long, short = output.borders
+    # windows of 0.6 and 0.4 s that share 0.12 s and take over within the last 0.08 of it; the last is moved back
+    ends = [0.6 + 0.48 * n for n in range(5)] + [0.4 + 0.28 * n for n in range(10)]
+    assert list(long) == sorted(long) and 14 <= len(long) <= 5 + 10
+    assert all(any(end - 0.08 - 1e-6 <= border <= end + 1e-6 for end in ends) for border in long)
+    assert 0 < min(short) < max(short) < 1
+    assert set(composite.generate(voice(3), seed=3, skip_fine=True).borders[0]) < set(long)
 
 
 def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:

@@ -1,5 +1,7 @@
 """Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -81,6 +83,59 @@ def test_independent_windows_go_side_by_side() -> None:
     fine = run.run(list(codes))
     assert len(counted) == run.steps == 6 * 12, "four windows of two songs are one batch"
     assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
+
+
+def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = windowed("fine")
+    stage.generation_config.update(overlap_seconds=0.16)  # type: ignore[attr-defined]
+    vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    conditioning = list(conditioning_for(stage, batch=2, frames=45))
+
+    def sound(codes: torch.Tensor) -> torch.Tensor:
+        return vectors[codes].sum(1)
+
+    rows = rows_of(15, 15)
+    run = StageRun(stage, rows, UNIT, DecodingOptions(), independent=True, sound=sound)
+    decoded: list[torch.Tensor] = []
+
+    def recorded(*args: Any) -> torch.Tensor:
+        decoded.append(StageRun._decode(run, *args))
+        return decoded[-1]
+
+    monkeypatch.setattr(run, "_decode", recorded)
+    codes = run.run(conditioning)
+    # four frames each of 3 units: windows of 18 frames begin at units 0, 2, 4, 6, 8 and 9
+    starts, changed = [unit * 3 for unit in (0, 2, 4, 6, 8, 9)], 0
+    for row in range(2):
+        (batch,) = run.batches
+        windows = [new.view(-1, 4) for job, new in zip(batch, decoded[0], strict=True) if job.row == row]
+        heard, borders = windows[0], []
+        for start, window in zip(starts[1:], windows[1:], strict=True):
+            end = len(heard)
+            changes = {}
+            for at in range(end - 6, end + 1):
+                begins, ends = sound(window[at - start : at - start + 3]), sound(heard[at - 3 : at])
+                changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
+            borders.append(min(changes, key=changes.__getitem__))
+            changed += borders[-1] != end
+            heard = torch.cat([heard[: borders[-1]], window[borders[-1] - start :]])
+        assert rows[row].borders == borders
+        assert torch.equal(codes[row], heard.t())
+    assert changed > 0, "some windows take over before the one before has ended"
+
+
+def test_what_the_next_window_may_replace_is_not_final() -> None:
+    stage = windowed("fine")
+    conditioning = list(conditioning_for(stage, batch=1, frames=45))
+    run = StageRun(stage, rows_of(15), UNIT, DecodingOptions(), True, at_once=1, sound=lambda codes: codes.float())
+    seen = torch.empty(4, 0, dtype=torch.long)
+    while run.needs is not None:
+        run.advance(conditioning)
+        codes = run.codes(0)
+        assert torch.equal(codes[:, : seen.shape[1]], seen), "what was final stays"
+        assert codes.shape[1] == run.final_units(0) * 3
+        seen = codes
+    assert seen.shape[1] == 45
 
 
 def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing() -> None:

@@ -57,6 +57,7 @@ class HAFMAccompanimentOutput:
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, EnCodec codebooks at 75 Hz; Q is 8, or 4 without the fine stage.
+        borders: seconds at which one window of the coarse or fine stage takes over from the one before.
     """
 
     sampling_rate: int
@@ -64,6 +65,7 @@ class HAFMAccompanimentOutput:
     vocal_semantic: list[torch.Tensor] = field(default_factory=list)
     instrumental_semantic: list[torch.Tensor] = field(default_factory=list)
     codes: list[torch.Tensor] = field(default_factory=list)
+    borders: list[tuple[float, ...]] = field(default_factory=list)
 
 
 class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
@@ -327,6 +329,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                     streams = song.tokens(index)
                     audio = decode_codes(self.codec, streams["codes"][None], length)[0].float().cpu()
                     output.audio.append(audio if kept is None else kept.splice(audio))
+                    output.borders.append(song.borders(index))
                     for name, tokens in streams.items():
                         getattr(output, name).append(tokens.cpu())
         return output

@@ -78,6 +78,20 @@ def encode_codes(codec: EncodecModel, waveform: torch.Tensor, num_codebooks: int
 
 
 @torch.no_grad()
+def code_vectors(codec: EncodecModel, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
+    """What codes add to the decoder's input: float32 [T_a, D], the sum of their vectors.
+
+    Args:
+        codec: EncodecModel.
+        codes (int64 [T_a, Q]): of consecutive codebooks.
+        first_codebook: which of the codec's the first of them is.
+    """
+    layers = codec.quantizer.layers[first_codebook : first_codebook + codes.shape[1]]
+    vectors = [layer.codebook.decode(column) for layer, column in zip(layers, codes.t(), strict=True)]
+    return torch.stack(vectors).float().sum(0)
+
+
+@torch.no_grad()
 def decode_codes(codec: EncodecModel, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
     """Audio float [B, length] of codes int64 [B, Q, T_a]; Q may be smaller than the codec's number of codebooks.
 

@@ -220,6 +220,10 @@ class RollingRun:
             row.flat = torch.cat([row.flat.to(generated.device), generated])
         self.done = until
 
+    def final_units(self, row: int) -> int:
+        """Units of a row that there are."""
+        return len(self.rows[row].flat) // self.unit_tokens
+
     def codes(self, row: int) -> torch.Tensor:
         """Codes of a row so far: int64 [Q, T]."""
         return self.rows[row].flat.unflatten(0, (-1, self.stage.config.num_codebooks)).t()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .audio import resample
-from .codec import encode_codes
+from .codec import code_vectors, encode_codes
 from .heartbeat_hafm import Progress
 from .lead_sheet_hafm import LeadSheet
 from .rolling_hafm import RollingRun
@@ -78,7 +79,9 @@ class SongRun:
                 run = RollingRun(getattr(model, name), rows, unit, options)
             else:
                 stage = getattr(model, name)
-                run = StageRun(stage, rows, unit, options, independent_windows(stage), at_once)
+                run = StageRun(
+                    stage, rows, unit, options, independent_windows(stage), at_once, sound=_sound_of(model, name)
+                )
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
         if progress is not None:
@@ -118,6 +121,11 @@ class SongRun:
             "codes": self._codes(row),
         }
 
+    def borders(self, row: int) -> tuple[float, ...]:
+        """Seconds at which a window of the coarse or the fine stage takes over from the one before."""
+        runs = [run for name, run in self.runs.items() if name != "semantic"]
+        return tuple(sorted({frame / run.stage.config.frame_rate for run in runs for frame in run.rows[row].borders}))
+
     def _codes(self, row: int) -> torch.Tensor:
         codes = [run.codes(row) for name, run in self.runs.items() if name != "semantic"]
         length = min(part.shape[1] for part in codes)
@@ -128,7 +136,7 @@ class SongRun:
         if name == "semantic":
             return max(row.units for row in self.runs[name].rows)
         before = self.runs[STAGES[STAGES.index(name) - 1]]
-        return min(len(row.flat) for row in before.rows) // before.unit_tokens
+        return min(before.final_units(row) for row in range(len(before.rows)))
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
@@ -138,6 +146,14 @@ class SongRun:
             return [self.runs["coarse"].codes(row) for row in range(len(self.vocal_semantic))]
         semantic = [self.runs["semantic"].codes(row)[0] for row in range(len(self.vocal_semantic))]
         return [torch.stack([v[: len(s)], s]) for v, s in zip(self.vocal_semantic, semantic, strict=True)]
+
+
+def _sound_of(model: HAFMForVocalAccompaniment, stage: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a stage's codes sound like, by the codec's vectors; None for the semantic stage, whose tokens are none."""
+    if stage == "semantic":
+        return None
+    first = model.coarse.config.num_codebooks if stage == "fine" else 0
+    return partial(code_vectors, model.codec, first_codebook=first)
 
 
 def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int], None] | None:

@@ -4,6 +4,7 @@ Between the loops that decode a window and the composite that chains the stages.
 the shortest time that is a whole number of frames at every rate: 0.04 s for 50 and 75 Hz.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from .sampling_hafm import FREE, RandomStream, StreamSampling
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
 ROWS_AT_ONCE = 16
+# of what a window repeats of the one before, the share at its end in which the two may be joined
+JOINED_SHARE = 0.5
+# what is compared on both sides of a join: three frames at 75 Hz
+SIDE_SECONDS = 0.04
 # what GenerationMixin chooses tokens by and the fast loop does not, with the value beside None that says nothing
 REFERENCE_ONLY: dict[str, Any] = {
     **dict.fromkeys(("top_p", "typical_p", "repetition_penalty"), 1.0),
@@ -116,11 +121,30 @@ def song_windows(units: int, window: int, overlap: int) -> list[Window]:
     return cut
 
 
-def stage_windows(stage: Any, units: int, seconds_per_unit: float) -> list[Window]:
-    """Windows of a song by `window_seconds` and `overlap_seconds` of the stage's generation config."""
+def window_units(stage: Any, seconds_per_unit: float) -> tuple[int, int]:
+    """Units of a window and of its overlap, by `window_seconds` and `overlap_seconds` of the generation config."""
     config = stage.generation_config
     window = max(round(config.window_seconds / seconds_per_unit), 1)
-    return song_windows(units, window, min(round(config.overlap_seconds / seconds_per_unit), window - 1))
+    return window, min(round(config.overlap_seconds / seconds_per_unit), window - 1)
+
+
+def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
+    """The frame from which on `after` takes over from `before` with the least change.
+
+    Compared is the mean of `side` frames on either side, so that neither a stroke nor a new note is cut in two.
+
+    Args:
+        before (float [n, D]): frames of the window before, in the stretch that both have.
+        after (float [m, D]): frames of the next window from the same instant on, m ≥ n.
+        first: earliest frame to take over at; the latest is n, where `before` ends.
+        side: frames.
+    """
+    best, least = len(before), math.inf
+    for frame in range(max(first, 1), len(before) + 1):
+        ends, begins = before[max(frame - side, 0) : frame], after[frame : frame + side]
+        if len(begins) and (change := float((begins.mean(0) - ends.mean(0)).norm())) < least:
+            best, least = frame, change
+    return best
 
 
 def independent_windows(stage: Any) -> bool:
@@ -141,6 +165,7 @@ class SongRow:
         given (int64 [units · tokens a unit], *optional*): flat tokens that are kept as they are, and −1 elsewhere.
         flat (int64 [n]): the flat tokens so far.
         guidance: what the song says of its tokens.
+        borders: frames at which one window takes over from the one before.
     """
 
     units: int
@@ -148,6 +173,7 @@ class SongRow:
     given: torch.Tensor | None = None
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     guidance: SongGuidance | None = None
+    borders: list[int] = field(default_factory=list)
 
     def forced(self, first: int, count: int) -> torch.Tensor:
         """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
@@ -173,9 +199,11 @@ class StageRun:
         options: how to decode.
         independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
             own conditioning only. They go side by side; each generates the units that it shares with the one before as
-            well, from the same random numbers, and drops them.
+            well, from the same random numbers.
         at_once: rows of a batch, of the first one where windows are independent.
         report: called with 1 after each step.
+        sound: what codes (int64 [n, Q]) sound like, float [n, D]. With it, a window that goes side by side with the
+            one before takes over from it where that changes least, rather than where the one before ends.
     """
 
     def __init__(
@@ -187,6 +215,7 @@ class StageRun:
         independent: bool = False,
         at_once: int = ROWS_AT_ONCE,
         report: Callable[[int], None] | None = None,
+        sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         if options.decoding not in DECODINGS:
             raise ValueError(f"decoding is {options.decoding!r}; choose one of {DECODINGS}.")
@@ -195,10 +224,14 @@ class StageRun:
         fast = options.decoding == "fast"
         self.decoder = FastDecoder(stage, **options.decoder(stage)) if fast else None
         self.independent = independent
+        self.sound = sound if independent else None
         config = stage.config
         self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
         self.unit_tokens = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
-        windows = [stage_windows(stage, row.units, seconds_per_unit) for row in rows]
+        window, overlap = window_units(stage, seconds_per_unit)
+        # units at the end of a window that the next one may still replace
+        self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
+        windows = [song_windows(row.units, window, overlap) for row in rows]
         jobs = [
             Job(row, window) for row, cut in enumerate(windows) for window in cut if not self._is_given(row, window)
         ]
@@ -229,18 +262,46 @@ class StageRun:
         known_units = 0 if self.independent else batch[0].window.known
         tokens = self._decode(batch, conditioning, known_units)
         for job, new in zip(batch, tokens, strict=True):
-            row, window = self.rows[job.row], job.window
-            first = (window.known - known_units) * self.unit_tokens
-            length = (window.stop - window.start - known_units) * self.unit_tokens
+            row, window, width = self.rows[job.row], job.window, self.stage.config.num_codebooks
             self._extend(row, window.start + window.known)
-            row.flat = torch.cat([row.flat.to(new.device), new[first:length]])
+            first = (window.start + known_units) * self.unit_tokens
+            border = self._border(row.flat, window, new)
+            if border:
+                row.borders.append(border)
+            length = (window.stop - window.start - known_units) * self.unit_tokens
+            row.flat = torch.cat([row.flat[: border * width].to(new.device), new[border * width - first : length]])
         self.done += 1
 
+    def final_units(self, row: int) -> int:
+        """Units of a row that no window will change any more."""
+        song = self.rows[row]
+        units = len(song.flat) // self.unit_tokens
+        return units if self.needs is None or units == song.units else max(units - self.held, 0)
+
     def codes(self, row: int) -> torch.Tensor:
-        """Codes of a row so far: int64 [Q, T]."""
+        """Codes of a row so far, as far as they are final: int64 [Q, T]."""
         if self.needs is None:
             self._extend(self.rows[row], self.rows[row].units)
-        return self.rows[row].flat.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
+        final = self.rows[row].flat[: self.final_units(row) * self.unit_tokens]
+        return final.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
+
+    def _border(self, flat: torch.Tensor, window: Window, new: torch.Tensor) -> int:
+        """Frame of the song at which a window takes over from what there is; 0 for the first.
+
+        Args:
+            flat (int64 [n]): the row's tokens up to where the window's own begin.
+            window: the window.
+            new (int64 [m]): its tokens, from its start on where windows are independent.
+        """
+        width = self.stage.config.num_codebooks
+        start, known = (units * self.unit_tokens // width for units in (window.start, window.known))
+        if self.sound is None or not known:
+            return start + known
+        rate = self.stage.config.frame_rate
+        side, held = max(round(SIDE_SECONDS * rate), 1), self.held * self.unit_tokens // width
+        before = self.sound(flat[start * width : (start + known) * width].to(new.device).view(-1, width))
+        after = self.sound(new[: (known + side) * width].view(-1, width))
+        return start + steadiest(before, after, known - held, side)
 
     def _decode(self, batch: list[Job], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
         """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""

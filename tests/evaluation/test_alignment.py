@@ -29,7 +29,8 @@ def take(seed: int, seconds: float) -> tuple[Samples, Samples]:
             start += round(generator.normal(0, 0.01) * RATE)
             voice[start : start + len(sung)] += 0.2 * sung
         at += length
-    return tuple(sound[: round(seconds * RATE)].astype(np.float32) for sound in (voice, band))
+    length = round(seconds * RATE)
+    return voice[:length].astype(np.float32), band[:length].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +85,8 @@ def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:
 
 
 def test_the_report_says_that_references_were_moved(recordings: Path) -> None:
-    named = {"pairs": None, "karaoke": recordings, "musdb": None, "corpus": None, "separated_vocals": None}
-    options = {"split": "test", "clip_seconds": 5.0, "hop_seconds": None, "limit": None}
-    as_recorded, data = load_clips(**named, **options)
-    aligned, moved = load_clips(**named, **options, align_songs=True)
+    as_recorded, data = load_clips(None, recordings, None, None, "test", None, 5.0, None, None)
+    aligned, moved = load_clips(None, recordings, None, None, "test", None, 5.0, None, None, align_songs=True)
     assert "references aligned, late by ms" not in data
     assert "anna_1 +1" in moved["references aligned, late by ms"]
     assert len(aligned) >= len(as_recorded) - len(LATE) * PARTS

@@ -13,7 +13,6 @@ from typing import Any
 from ..audio import write_audio
 from ..loading import fingerprint
 from ..song_hafm import STAGES
-from ..windows_hafm import stage_windows
 from .datasets import Clip, Part
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
 
     Args:
         clips: whose vocals are accompanied.
-        folder: of SEED/CLIP-KEY.wav, where the key is a hash of vocal, weights, generation configs and options.
+        folder: of SEED/CLIP-KEY.wav and its borders; the key is a hash of vocal, weights, configs and options.
         options: how.
         role: "vocal", or "separated" for the vocals of a separation.
 
@@ -75,23 +74,16 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
             described = json.dumps([identity, asked, seed, rate], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
-            if not path.exists():
+            beside = path.with_suffix(".borders.json")
+            if not (path.exists() and beside.exists()):
                 song = model.generate(samples, rate, seed=seed, **given)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside.write_text(json.dumps(song.borders[0]))
                 write_audio(path, song.audio[0].numpy(), song.sampling_rate)
             parts[clip.name] = Part(path)
-            borders[clip.name] = window_borders(model, len(samples) / rate)
+            borders[clip.name] = tuple(json.loads(beside.read_text()))
         rendered.append(Rendered(seed, parts, borders))
     return rendered
-
-
-def window_borders(model: Any, seconds: float) -> tuple[float, ...]:
-    """Seconds at which one window of the coarse or fine stage takes over from the one before."""
-    units = model.units_per_second
-    found: set[float] = set()
-    for stage in (model.coarse, model.fine):
-        windows = stage_windows(stage, max(round(seconds * units), 1), 1 / units)
-        found |= {(window.start + window.known) / units for window in windows[1:]}
-    return tuple(sorted(found))
 
 
 def _load(options: GenerationOptions) -> Any:
