@@ -86,11 +86,12 @@ def generate(
     everything = torch.get_num_threads()
     for count in threads or [1]:
         torch.set_num_threads(count or everything)
-        decoding += [benchmark_decoding(each) for each in wanted]
+        # songs first: the process' peak is theirs then, and not the peers'
         for seconds in song or []:
             for number in samples or [1]:
                 result = benchmark_song(model, seconds, "fast", weights, number, torch.get_num_threads())
                 songs.append(result)
+        decoding += [benchmark_decoding(each) for each in wanted]
     errors = benchmark_precision(model) if precision else {}
     if as_json:
         typer.echo(json.dumps({"decoding": decoding, "songs": songs, "precision": errors}))
@@ -103,7 +104,7 @@ def generate(
             f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['threads']} threads: "
             f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
             f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
-            f"peak {result['peak_gib']:.2f} GiB",
+            f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it when it was loaded",
             markup=False,
         )
     for name, kinds in errors.items():
