@@ -286,8 +286,8 @@ def benchmark_song(
     Returns:
         "seconds", "samples", "threads"; "load_seconds" (start-up after imports), "elapsed_seconds",
         "real_time_factor" (a sample), "tokens_per_second" (of all stages and samples); "stages" and
-        "tokenizer_and_codec", seconds a second of the vocal; "peak_gib" and "loaded_gib", the process' peak until the end
-        and until the model was loaded.
+        "tokenizer_and_codec", seconds a second of the vocal; "peak_gib" and "loaded_gib", the process' peak until
+        the end and until the model was loaded.
     """
     begin = time.perf_counter()
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
