@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hafm_hf import matrices_hafm
 from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, packed_down_linear, packed_linear
 
 SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512)]
@@ -17,9 +18,14 @@ def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("intel", [True, False])
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 33])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_linear(rows: int, shape: tuple[int, int]) -> None:
+def test_products_are_those_of_linear(
+    rows: int, shape: tuple[int, int], intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way a processor's products go."""
+    monkeypatch.setattr(matrices_hafm, "_is_intel", lambda: intel)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert off(rows, weight) < 1e-6
     assert off(rows, weight, "int8") < (0.015 if torch.cpu._is_vnni_supported() else 0.03)

@@ -6,6 +6,8 @@ are kept small and in the order in which they are read.
 
 import warnings
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -44,6 +46,9 @@ def packed_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -
     if few and _multiplies_halves() and _fits_half(weight):
         return _half_linear(weight.float())
     if weight.dtype == torch.float32 and rows <= FEW_ROWS and weight.numel() >= LARGE_MATRIX:
+        if _is_intel():
+            # where MKL is at home it takes half the time of the product below, and 0.6 to 0.9 of oneDNN's
+            return lambda x: F.linear(x, weight)
         # of columns that lie apart MKL makes five times the work; this product itself leaves its rows so
         return lambda x: (weight @ x.contiguous().t()).t()
     return _packed_linear(weight, rows)
@@ -70,6 +75,15 @@ def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
     if dtype == torch.float32:
         return lambda x: product(x, packed, None, "none", [], "")
     return lambda x: product(x.to(dtype), packed, None, "none", [], "").float()
+
+
+@cache
+def _is_intel() -> bool:
+    """Whether the processor is Intel's, as far as Linux says; MKL goes other ways on others."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _multiplies_halves() -> bool:

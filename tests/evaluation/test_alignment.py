@@ -9,6 +9,7 @@ import soundfile
 from hafm_hf.cli.evaluate import load_clips
 from hafm_hf.evaluation.alignment import align_songs
 from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke
+from hafm_hf.evaluation.statistics import HAFMEvaluationError
 from little_band import RATE, Samples, tone
 
 LATE = {"anna_1": 0.12, "anna_2": -0.09, "bo_1": 0.0}
@@ -82,6 +83,12 @@ def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:
     assert aligned[0].reference is not None
     assert with_foreign[0].reference is not None
     assert with_foreign[0].reference.start == aligned[0].reference.start != 0.0
+
+
+def test_songs_of_one_clip_each_cannot_be_aligned(recordings: Path) -> None:
+    one_each = [clip for clip in load_karaoke(recordings) if clip.name.endswith("_0")]
+    with pytest.raises(HAFMEvaluationError, match="no song here has two"):
+        align_songs(one_each)
 
 
 def test_the_report_says_that_references_were_moved(recordings: Path) -> None:

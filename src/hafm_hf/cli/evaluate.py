@@ -189,9 +189,7 @@ def load_clips(
         clips = datasets.load_pairs(pairs)
     if separated_vocals is not None:
         clips = datasets.with_separated(clips, separated_vocals)
-    lags: dict[str, float] = {}
-    if align_songs:
-        clips, lags = alignment.align_songs(clips)
+    clips, lags = alignment.align_songs(clips) if align_songs else (clips, {})
     cut = datasets.sung_clips(datasets.cut_clips(clips, clip_seconds, hop_seconds))
     folder = named[chosen[0]]
     assert folder is not None

@@ -18,6 +18,7 @@ from ..analysis import FRAME_RATE
 from ..audio import resample
 from .datasets import Clip, Part
 from .features import ANALYSIS_RATE, onset_strength
+from .statistics import HAFMEvaluationError
 from .timing import lag_curve, onset_curve
 
 # lags that are looked for, either way; beyond half a beat another beat fits as well
@@ -38,6 +39,7 @@ def align_songs(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, float]]:
         mean lag of its clips in seconds, positive where the accompaniment is late.
 
     Raises:
+        HAFMEvaluationError: no song has two clips with references, so that none can tell the lag of another.
         HAFMAudioError: a sound is missing or damaged.
     """
     songs: dict[str, list[int]] = defaultdict(list)
@@ -55,6 +57,8 @@ def align_songs(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, float]]:
             found[number] = (int(np.argmax(others)) - len(others) // 2) / FRAME_RATE
             aligned[number] = replace(clips[number], reference=_later(clips[number].reference, found[number]))
         lags[song] = float(np.mean(list(found.values())))
+    if not lags:
+        raise HAFMEvaluationError("The lag of a song is what its clips share, and no song here has two; do not align.")
     return aligned, lags
 
 
