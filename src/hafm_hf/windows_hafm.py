@@ -135,16 +135,16 @@ def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) 
 
     Args:
         before (float [n, D]): frames of the window before, in the stretch that both have.
-        after (float [m, D]): frames of the next window from the same instant on, m ≥ n.
+        after (float [m, D]): frames of the next window from the same instant on, m > n.
         first: earliest frame to take over at; the latest is n, where `before` ends.
         side: frames.
     """
-    best, least = len(before), math.inf
-    for frame in range(max(first, 1), len(before) + 1):
+
+    def change(frame: int) -> float:
         ends, begins = before[max(frame - side, 0) : frame], after[frame : frame + side]
-        if len(begins) and (change := float((begins.mean(0) - ends.mean(0)).norm())) < least:
-            best, least = frame, change
-    return best
+        return float((begins.mean(0) - ends.mean(0)).norm())
+
+    return min(range(max(first, 1), len(before) + 1), key=change)
 
 
 def independent_windows(stage: Any) -> bool:

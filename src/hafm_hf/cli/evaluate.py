@@ -196,8 +196,8 @@ def load_clips(
     data: dict[str, Any] = {"set": folder.name, "layout": chosen[0], "split": split if corpus is not None else None}
     data |= {"clip seconds": clip_seconds, "hop seconds": hop_seconds, "sung clips in all": len(cut)}
     if lags:
-        shown = ", ".join(f"{song} {1000 * lag:+.0f}" for song, lag in lags.items())
-        data["references aligned, late by ms"] = shown
+        farthest = max(map(abs, lags.values()))
+        data |= {"references aligned": f"{len(lags)} songs, by up to {farthest:.2f} s", "lags in seconds": lags}
     return datasets.spread(cut, limit), data
 
 

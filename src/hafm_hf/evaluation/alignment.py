@@ -47,34 +47,24 @@ def align_songs(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, float]]:
         songs[clip.song].append(number)
     aligned, lags = list(clips), {}
     for song, numbers in songs.items():
-        referenced = [number for number in numbers if clips[number].reference is not None]
-        if len(referenced) < 2:  # noqa: PLR2004 - no other clip
+        references = {number: part for number in numbers if (part := clips[number].reference) is not None}
+        if len(references) < 2:  # noqa: PLR2004 - no other clip
             continue
-        curves = {number: _agreement(clips[number]) for number in referenced}
-        found = {}
-        for number in referenced:
+        curves = {number: _agreement(clips[number].vocal, part) for number, part in references.items()}
+        found = []
+        for number, part in references.items():
             others = np.mean([curve for other, curve in curves.items() if other != number], axis=0)
-            found[number] = (int(np.argmax(others)) - len(others) // 2) / FRAME_RATE
-            aligned[number] = replace(clips[number], reference=_later(clips[number].reference, found[number]))
-        lags[song] = float(np.mean(list(found.values())))
+            found.append((int(np.argmax(others)) - len(others) // 2) / FRAME_RATE)
+            aligned[number] = replace(clips[number], reference=replace(part, start=part.start + found[-1]))
+        lags[song] = float(np.mean(found))
     if not lags:
         raise HAFMEvaluationError("The lag of a song is what its clips share, and no song here has two; do not align.")
     return aligned, lags
 
 
-def _agreement(clip: Clip) -> NDArray[np.float64]:
+def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
     """Correlation of the onsets of voice and reference at each lag of the reference: float64 [2 · L + 1]."""
-    assert clip.reference is not None
-    sung, played = (onset_curve(onset_strength(_analysed(part))) for part in (clip.vocal, clip.reference))
+    sounds = (resample(*part.read(), ANALYSIS_RATE) for part in (vocal, reference))
+    sung, played = (onset_curve(onset_strength(sound)) for sound in sounds)
     frames = min(len(sung), len(played))
     return lag_curve(sung[:frames], played[:frames], round(LONGEST_SECONDS * FRAME_RATE))
-
-
-def _analysed(part: Part) -> NDArray[np.float32]:
-    samples, rate = part.read()
-    return resample(samples, rate, ANALYSIS_RATE)
-
-
-def _later(part: Part | None, seconds: float) -> Part:
-    assert part is not None
-    return replace(part, start=part.start + seconds)

@@ -79,7 +79,9 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
     scoring = protocol["scoring"]
-    data = ", ".join(f"{name}: {value}" for name, value in protocol["data"].items() if value is not None)
+    told = {name: value for name, value in protocol["data"].items() if value is not None}
+    # what is told of every song is for the JSON
+    data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
     lines = [
         f"- Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
         f"({shortest:.1f} to {longest:.1f} s a clip, median {median:.1f} s).",
