@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import EncodecModel, PreTrainedModel
 
-from .audio import resample
+from .audio import pad_end, resample
 from .beat_hafm import at_rate, profile_at
 from .codec import CodecStream, decode_codes
 from .configuration_hafm import HAFMConfig
@@ -437,8 +437,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         units = math.ceil(round(seconds * self.units_per_second, 6))
         samples = resample(vocal, sampling_rate, tokenizer.sampling_rate)
         wanted = units * tokenizer.sampling_rate // self.units_per_second
-        samples = np.pad(samples[:wanted], (0, max(wanted - len(samples), 0)))
-        waveform = torch.from_numpy(samples).to(self.semantic_tokenizer.device)
+        waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
     def hear_lead_sheet(

@@ -293,7 +293,13 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
         return samples
     length = round(samples.shape[0] * target_rate / sampling_rate)
     resampled = soxr.resample(samples, sampling_rate, target_rate, quality="HQ")[:length]
-    return np.pad(resampled, (0, length - resampled.shape[0])).astype(np.float32, copy=False)
+    return pad_end(resampled, length).astype(np.float32, copy=False)
+
+
+def pad_end(samples: Samples, length: int) -> Samples:
+    """float32 [N] with silence behind it up to `length`; itself, and no copy, where it is as long."""
+    missing = length - samples.shape[0]
+    return np.pad(samples, (0, missing)) if missing > 0 else samples
 
 
 def decibels_to_gain(decibels: float) -> float:

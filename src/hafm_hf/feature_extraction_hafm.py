@@ -137,4 +137,5 @@ def _mono_row(vocal: Any, mask: Any) -> np.ndarray:
     there = torch.as_tensor(mask).flatten().bool().cpu().numpy()
     if len(there) != len(row):
         raise ValueError(f"padding_mask has {len(there)} places for a vocal of {len(row)} samples; give one a sample.")
-    return row[there]
+    # no copy where nothing is padding: a vocal may last an hour
+    return row if there.all() else row[there]

@@ -210,7 +210,7 @@ class HAFMPipeline(Pipeline):
         instrumental_gain_db: float = 0.0,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed."""
-        length = int(model_outputs["padding_mask"].sum())
+        length = int(model_outputs["padding_mask"].count_nonzero())
         vocal = model_outputs["vocals"][0, :length].numpy()
         songs = []
         for generated in model_outputs["audio"][0]:

@@ -357,17 +357,19 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         values = waveform.float()
         if not bool(torch.isfinite(values).all()):
             raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
+        # one buffer, in which all is done in place: of an hour of audio there are few copies in memory
+        left, right = self.padding
+        prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop)
         if noise:
             # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
             generator = None if seed is None else torch.Generator().manual_seed(seed)
-            drawn = torch.randn(len(values), generator=generator)
-            # in place, as below: an hour of audio has few copies in memory
-            values = drawn.mul_(self.config.noise_std).to(values.device).add_(values)
+            prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
+        prepared = prepared.to(values.device)
+        inner = prepared[left : left + len(values)].add_(values)
         if self.config.do_normalize and len(values):
-            mean, deviation = values.mean(), torch.sqrt(values.var(unbiased=False) + NORMALIZATION_EPSILON)
-            values = (values - mean).div_(deviation)
-        left, right = self.padding
-        return nn.functional.pad(values, (left, right + -len(values) % self.hop))
+            mean, deviation = inner.mean(), torch.sqrt(inner.var(unbiased=False) + NORMALIZATION_EPSILON)
+            inner.sub_(mean).div_(deviation)
+        return prepared
 
     def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
         """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
