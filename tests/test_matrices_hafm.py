@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hafm_hf import matrices_hafm
-from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, packed_down_linear, packed_linear
+from hafm_hf.matrices_hafm import FEW_ROWS, LARGE_MATRIX, SMALL_MATRIX, packed_down_linear, packed_linear
 
-SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512)]
+SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512), (SMALL_MATRIX // 512, 512)]
 
 
 def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:

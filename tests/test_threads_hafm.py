@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 
 import numpy as np
 import pytest
 import torch
 
-from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.threads_hafm import suitable_threads, torch_threads
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM, HAFMForVocalAccompaniment
+from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+from hafm_hf.threads_hafm import StepThreads, suitable_threads, torch_threads
 from tiny_models import tiny_composite, tiny_stage
 
 
@@ -32,8 +34,8 @@ def test_a_user_who_has_set_omp_num_threads_has_decided(monkeypatch: pytest.Monk
     assert suitable_threads([tiny_stage("coarse")]) is None
 
 
-@pytest.mark.parametrize(("asked", "used"), [(None, 1), (3, 3)])
-def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: int | None, used: int) -> None:
+@pytest.mark.parametrize(("asked", "used"), [(None, {1, 2}), (1, {1}), (3, {3})])
+def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: int | None, used: set[int]) -> None:
     model = tiny_composite()
     vocal = np.zeros(model.sampling_rate // 5, dtype=np.float32)
     seen: list[int] = []
@@ -48,7 +50,59 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
         with pytest.raises(TypeError):
             model.generate(vocal, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
         assert torch.get_num_threads() == 2
-    assert set(seen) == {used}
+    assert set(seen) == used
+
+
+class Machine:
+    """How long steps take on it: seconds, and those on a core, for the steps of `StepThreads`' course."""
+
+    def __init__(self) -> None:
+        self.seconds = {1: 1.0, 2: 0.7}
+        self.core = 1.0
+        self.taken: list[int] = []
+
+    def run(self, course: Generator[int, tuple[float, float], None], steps: int) -> float:
+        """The share of `steps` that took two threads."""
+        self.taken = []
+        for _ in range(steps):
+            threads = self.threads
+            self.taken.append(threads)
+            self.threads = course.send((self.seconds[threads], self.core * self.seconds[threads]))
+        return self.taken.count(2) / steps
+
+    def begin(self) -> Generator[int, tuple[float, float], None]:
+        course = StepThreads(2)._course()
+        self.threads = next(course)
+        return course
+
+
+def test_steps_take_two_threads_while_a_core_is_free_and_one_when_others_want_it() -> None:
+    machine = Machine()
+    course = machine.begin()
+    assert machine.run(course, 1000) > 0.8
+    machine.seconds = {1: 1.5, 2: 6.0}
+    assert machine.run(course, 1000) < 0.03
+    machine.seconds = {1: 1.0, 2: 0.7}
+    assert machine.run(course, 2000) > 0.6, "it tries again"
+    machine.core = 0.6
+    assert machine.run(course, 1000) < 0.1, "no slower, but at the cost of others"
+
+
+@pytest.mark.slow
+def test_tokens_do_not_depend_on_the_threads_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def every_other(self: StepThreads) -> Generator[int, tuple[float, float], None]:
+        while True:
+            yield 1
+            yield 2
+
+    model = HAFMForVocalAccompaniment.from_pretrained(BUNDLED_MODEL)
+    vocal = np.random.default_rng(0).standard_normal(2 * model.sampling_rate).astype(np.float32)
+    with torch_threads(2):
+        alone = model.generate(vocal, seed=1, threads=1)
+        monkeypatch.setattr(StepThreads, "_course", every_other)
+        mixed = model.generate(vocal, seed=1)
+    assert torch.equal(mixed.codes[0], alone.codes[0])
+    assert torch.equal(mixed.instrumental_semantic[0], alone.instrumental_semantic[0])
 
 
 def test_importing_the_package_leaves_the_threads_alone() -> None:

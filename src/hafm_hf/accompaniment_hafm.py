@@ -8,8 +8,8 @@ import json
 import math
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from .loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
 from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .song_hafm import STAGES, KeptInstrumental, Progress, SongRun, Span
-from .threads_hafm import suitable_threads, torch_threads
+from .threads_hafm import GenerationThreads
 from .windows_hafm import ROWS_AT_ONCE, DecodingOptions
 
 PARTS: dict[str, type[PreTrainedModel]] = {
@@ -301,6 +301,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights, rolling)
+        torch_threads, options = self._threads(threads, options)
         vocals = input_values if vocals is None else vocals
         if vocals is None:
             raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
@@ -312,13 +313,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if lead_sheet is not None and len(rows) != 1:
             raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
         beat = Heartbeat(self, progress)
-        with self._threads(threads), beat:
+        with torch_threads, beat:
             kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
         # rolling goes chunk by chunk, where songs of unequal length end at unequal times
         at_once = 1 if rolling else max(ROWS_AT_ONCE // num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
-            with seeded(seed, self.device), self._threads(threads), beat:
+            with seeded(seed, self.device), torch_threads, beat:
                 song = SongRun(
                     self, batch, rate, seed, num_samples, options, skip_fine, kept, beat.report, lead_sheet=lead_sheet
                 )
@@ -369,10 +370,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
+        torch_threads, options = self._threads(threads, options)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         (row,) = mono_rows(vocal, None)
         beat = Heartbeat(self, progress)
-        with self._threads(threads), beat:
+        with torch_threads, beat:
             song = SongRun(
                 self, [row], rate, seed, 1, options, skip_fine, None, beat.report, at_once=1, lead_sheet=lead_sheet
             )
@@ -381,7 +383,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         while sent < length:
             audio = None
             # between the chunks the caller's own number holds
-            with seeded(seed, self.device), self._threads(threads), beat:
+            with seeded(seed, self.device), torch_threads, beat:
                 codes = song.advance()
                 if codes.shape[1] > done:
                     audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()
@@ -389,8 +391,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 done, sent = codes.shape[1], sent + len(audio)
                 yield audio
 
-    def _threads(self, threads: int | None) -> AbstractContextManager[None]:
-        return torch_threads(suitable_threads(getattr(self, name) for name in STAGES) if threads is None else threads)
+    def _threads(self, asked: int | None, options: DecodingOptions) -> tuple[GenerationThreads, DecodingOptions]:
+        """The threads of a generation, and options whose steps are among them."""
+        threads = GenerationThreads((getattr(self, name) for name in STAGES), asked)
+        return threads, replace(options, threads=threads.steps)
 
     def _options(
         self,

@@ -21,6 +21,7 @@ from .guidance_hafm import TokenGuidance
 from .matrices_hafm import packed_down_linear, packed_linear
 from .position_hafm import TokenLayout, token_layout
 from .sampling_hafm import draw, force, hold_back
+from .threads_hafm import StepThreads
 
 
 class _Norm:
@@ -132,6 +133,7 @@ class FastDecoder:
         temperature, top_k: of the sampling.
         weights: "int8" for matrices of 8 bits, None for the stage's precision.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
+        threads: of the steps; None for torch's own number.
         static: whether steps stay at fixed addresses, for a GPU to replay (`graphs_hafm`); None: on a GPU.
     """
 
@@ -143,6 +145,7 @@ class FastDecoder:
         top_k: int = 0,
         weights: str | None = None,
         history_free_guidance: float = 0.0,
+        threads: StepThreads | None = None,
         static: bool | None = None,
     ) -> None:
         self.stage, self.config = stage, stage.config
@@ -152,6 +155,7 @@ class FastDecoder:
         self.history_free_guidance = history_free_guidance
         self.guidance = TokenGuidance()
         self.rows = 0
+        self.threads = threads or StepThreads()
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
 
@@ -186,23 +190,25 @@ class FastDecoder:
         known = conditioning_ids.new_empty(batch, 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
-        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
-        scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
+        with self.threads:
+            self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
+            scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
         tokens = conditioning_ids.new_empty(batch, new_tokens)
         before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
-        for step in range(new_tokens):
-            target = known.shape[1] + step
-            if step > 0:
-                before = tokens[:, step - 1]
-                scores = self._step(before, target)
-            scores = self._guided(scores, before, target, step)
-            numbers = None if uniforms is None else uniforms[:, step]
-            tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
-            if report is not None:
-                report(1)
-            if self.static:
-                self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
-                break
+        with self.threads:
+            for step in range(new_tokens):
+                target = known.shape[1] + step
+                if step > 0:
+                    before = tokens[:, step - 1]
+                    scores = self._step(before, target)
+                scores = self._guided(scores, before, target, step)
+                numbers = None if uniforms is None else uniforms[:, step]
+                tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
+                if report is not None:
+                    report(1)
+                if self.static:
+                    self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
+                    break
         return tokens
 
     def _hear(
@@ -310,7 +316,9 @@ class FastDecoder:
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]
-        return self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
+        scores = self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
+        self.threads.step()
+        return scores
 
     def slot_scores(
         self,

@@ -181,28 +181,40 @@ class HAFMGenerationMixin(GenerationMixin):
         Returns:
             float32 [B, count, V].
         """
+        rows = len(conditioning_ids)
+        # rows of one length are the same without their conditioning
+        others = rows if conditioning_mask is not None else 1
+        ids = torch.cat([conditioning_ids, conditioning_ids[:others]])
+        mask = None if conditioning_mask is None else conditioning_mask.repeat(2, 1)
+        null = torch.arange(len(ids), device=ids.device) >= rows
         # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
-        rows = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
-        parts = conditioning_ids.split(rows)
-        masks = [None] * len(parts) if conditioning_mask is None else conditioning_mask.split(rows)
-        found = [self._history_free_rows(ids, mask, first, count) for ids, mask in zip(parts, masks, strict=True)]
-        return torch.cat(found)
+        size = 1 if ids.device.type == "cpu" else len(ids)
+        found = [
+            self._history_free_rows(ids[part], None if mask is None else mask[part], null[part], first + count, count)
+            for part in torch.arange(len(ids), device=ids.device).split(size)
+        ]
+        conditional, unconditional = torch.cat(found).split([rows, others])
+        return conditional - unconditional
 
     def _history_free_rows(
-        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        null_conditioning: torch.Tensor,
+        length: int,
+        count: int,
     ) -> torch.Tensor:
-        rows = len(conditioning_ids)
-        hidden = conditioning_ids.new_full((2 * rows, first + count), self.config.codebook_size)
-        logits = self.forward(  # type: ignore[attr-defined]
+        """Scores, float32 [B, count, V], of the last of `length` targets, with conditioning or the null embedding."""
+        hidden = conditioning_ids.new_full((len(conditioning_ids), length), self.config.codebook_size)
+        logits: torch.Tensor = self.forward(  # type: ignore[attr-defined]
             input_ids=hidden,
-            conditioning_ids=conditioning_ids.repeat(2, 1, 1),
-            conditioning_mask=None if conditioning_mask is None else conditioning_mask.repeat(2, 1),
-            null_conditioning=torch.arange(2 * rows, device=hidden.device) >= rows,
+            conditioning_ids=conditioning_ids,
+            conditioning_mask=conditioning_mask,
+            null_conditioning=null_conditioning,
             use_cache=False,
             logits_to_keep=count,
         ).logits
-        conditional, unconditional = logits.float().chunk(2)
-        return conditional - unconditional
+        return logits.float()
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any

@@ -87,14 +87,15 @@ class RollingDecoder(FastDecoder):
         self.marks = torch.cat([self.marks, torch.stack([kind, frames, targets])], dim=1)
         self._lay_out(self._layout(), first_slot=slot - self.target)
         tokens = torch.empty(len(self.last), new_tokens, dtype=torch.long, device=self.marks.device)
-        for step in range(new_tokens):
-            scores = self._guided(self._step(self.last, self.target), self.last, self.target, step)
-            numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
-            self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
-            tokens[:, step] = self.last
-            self.target += 1
-            if report is not None:
-                report(1)
+        with self.threads:
+            for step in range(new_tokens):
+                scores = self._guided(self._step(self.last, self.target), self.last, self.target, step)
+                numbers = None if uniforms is None else uniforms[:, step].to(scores.device)
+                self.last = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
+                tokens[:, step] = self.last
+                self.target += 1
+                if report is not None:
+                    report(1)
         return tokens
 
     def _hear_recent(self, conditioning_ids: torch.Tensor, new_tokens: int, guidance: TokenGuidance | None) -> None:

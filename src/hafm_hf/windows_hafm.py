@@ -18,6 +18,7 @@ from .decoding_hafm import FastDecoder
 from .generation_hafm import TokenProgress, song_processors
 from .guidance_hafm import SongGuidance, TokenGuidance, window_guidance
 from .sampling_hafm import FREE, RandomStream, StreamSampling
+from .threads_hafm import StepThreads
 
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
@@ -44,6 +45,7 @@ class DecodingOptions:
         guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
         weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
         rolling: whether the last seconds stay in the cache instead of windows (`rolling_hafm`).
+        threads: of the fast loop's steps; None for torch's own number.
 
     Raises:
         ValueError: `weights` beside another decoding than the fast one.
@@ -55,6 +57,7 @@ class DecodingOptions:
     top_k: int | None = None
     weights: str | None = None
     rolling: bool = False
+    threads: StepThreads | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.decoding != "fast":
@@ -84,7 +87,8 @@ class DecodingOptions:
                 )
         # a generation config of before it existed has none
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
-        return {**self.sampling(stage), "weights": self.weights, "history_free_guidance": weight}
+        own = {"weights": self.weights, "history_free_guidance": weight, "threads": self.threads}
+        return {**self.sampling(stage), **own}
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,10 @@ def generate(
     samples: Annotated[list[int] | None, typer.Option(help="Samples of the song at once; repeatable.")] = None,
     weights: Annotated[str | None, typer.Option(help="int8 for the whole song.")] = None,
     precision: Annotated[bool, typer.Option("--precision", help="Also what int8 and bfloat16 do to scores.")] = False,
-    threads: Annotated[list[int] | None, typer.Option(min=0, help="Threads of torch, 0 for all; repeatable.")] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Threads of torch, 0 for all; repeatable. If not given, a song takes what it would."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Decoding speed of a stage against MusicGen and the bound of memory; with --song, of the whole path too."""
@@ -84,13 +87,14 @@ def generate(
         raise typer.BadParameter(str(refusal)) from refusal
     decoding, songs = [], []
     everything = torch.get_num_threads()
-    for count in threads or [1]:
+    for count in threads or [None]:
         torch.set_num_threads(count or everything)
+        asked = None if count is None else torch.get_num_threads()
         # songs first: the process' peak is theirs then, and not the peers'
         for seconds in song or []:
             for number in samples or [1]:
-                result = benchmark_song(model, seconds, "fast", weights, number, torch.get_num_threads())
-                songs.append(result)
+                songs.append(benchmark_song(model, seconds, "fast", weights, number, asked))
+        torch.set_num_threads(asked or 1)
         decoding += [benchmark_decoding(each) for each in wanted]
     errors = benchmark_precision(model) if precision else {}
     if as_json:
@@ -101,7 +105,8 @@ def generate(
     for result in songs:
         stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
         stdout.print(
-            f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['threads']} threads: "
+            f"{result['seconds']:g} s of singing, {result['samples']} at once, "
+            f"{result['threads'] or 'its own'} threads: "
             f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
             f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
             f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it when it was loaded",
