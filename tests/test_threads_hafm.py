@@ -59,26 +59,22 @@ class Machine:
     def __init__(self) -> None:
         self.seconds = {1: 1.0, 2: 0.7}
         self.core = 1.0
-        self.taken: list[int] = []
+        self.threads = 1
 
     def run(self, course: Generator[int, tuple[float, float], None], steps: int) -> float:
         """The share of `steps` that took two threads."""
-        self.taken = []
+        together = 0
         for _ in range(steps):
-            threads = self.threads
-            self.taken.append(threads)
-            self.threads = course.send((self.seconds[threads], self.core * self.seconds[threads]))
-        return self.taken.count(2) / steps
-
-    def begin(self) -> Generator[int, tuple[float, float], None]:
-        course = StepThreads(2)._course()
-        self.threads = next(course)
-        return course
+            took = self.seconds[self.threads]
+            together += self.threads == 2
+            self.threads = course.send((took, self.core * took))
+        return together / steps
 
 
 def test_steps_take_two_threads_while_a_core_is_free_and_one_when_others_want_it() -> None:
     machine = Machine()
-    course = machine.begin()
+    course = StepThreads(2)._course()
+    assert next(course) == machine.threads
     assert machine.run(course, 1000) > 0.8
     machine.seconds = {1: 1.5, 2: 6.0}
     assert machine.run(course, 1000) < 0.03

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import inf
 from typing import Annotated, Any
 
@@ -87,7 +88,8 @@ def generate(
         raise typer.BadParameter(str(refusal)) from refusal
     decoding, songs = [], []
     everything = torch.get_num_threads()
-    for count in threads or [None]:
+    counts: Sequence[int | None] = threads or [None]
+    for count in counts:
         torch.set_num_threads(count or everything)
         asked = None if count is None else torch.get_num_threads()
         # songs first: the process' peak is theirs then, and not the peers'
