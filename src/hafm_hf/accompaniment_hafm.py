@@ -287,7 +287,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
             lead_sheet: tempo, beats or chords of the one vocal, as far as they are known; all else is heard.
             threads: of torch, while it is generated. None: one for a small model on a CPU unless OMP_NUM_THREADS is
-                set, torch's own number otherwise.
+                set, two for its steps while that is faster; torch's own number otherwise.
             progress: called with (stage, steps done, steps in all) after every step, and with the same again while
                 something takes longer; what it raises ends the generation.
 

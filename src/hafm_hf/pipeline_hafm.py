@@ -77,7 +77,7 @@ class HAFMPipeline(Pipeline):
             lead_sheet (`LeadSheet` or a dict of "tempo", "beats", "chords"): of the one vocal, as far as they are
                 known.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
-            threads (int): of torch, while it is generated; when not given, one for small models on a CPU.
+            threads (int): of torch, while it is generated; when not given, what pays for small models on a CPU.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
                 generation.
 

@@ -18,7 +18,7 @@ import torch
 THREADED_MATRIX = 1 << 20
 # threads that the steps of a small model try; more have not been measured
 STEP_THREADS = 2
-# steps that are timed together, and from one trial of more threads to the next at first and at last
+# steps that are timed together, and the fewest and the most until all is tried again
 TRIAL, PATIENCE = 6, (50, 400)
 # the share of one thread's time beyond which more are given up, and that of theirs which they must have on a core
 SLOW, FREE_CORES = 1.25, 0.95
@@ -70,7 +70,7 @@ class StepThreads:
             together = yield from self._timed(self.most, alone)
             if together < alone:
                 patience = PATIENCE[0]
-                for _ in range(patience // TRIAL):
+                for _ in range(PATIENCE[1] // TRIAL):
                     if (yield from self._timed(self.most, SLOW * alone)) == math.inf:
                         break
             else:

@@ -105,7 +105,7 @@ def accompany(
     weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="No windows: the last seconds stay in mind.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; one for a small model if not given.")
+        int | None, typer.Option(min=1, help="Threads of torch; if not given, what pays for a small model.")
     ] = None,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
     keep: Annotated[

@@ -76,7 +76,8 @@ def progress_bars(quiet: bool) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=stderr, disable=quiet and not stderr.is_terminal)
+    # the default of ten redraws a second takes what a generation needs
+    return Progress(*columns, console=stderr, refresh_per_second=4, disable=quiet and not stderr.is_terminal)
 
 
 @contextmanager
