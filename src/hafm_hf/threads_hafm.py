@@ -1,9 +1,9 @@
 """How many of torch's threads a generation uses.
 
 Beside the path of the data. Threads share every product between them, and wait for each other at its end. Where
-products take microseconds, that gains up to a half on an idle machine, whose memory two threads read faster than one,
-and on a busy one the waiting takes nearly all the time. So small models run on one thread, but for their decoding
-steps, which try whether a second one pays.
+products take microseconds that gains a quarter on an idle machine, whose memory two threads read faster than one, and
+on a busy one the waiting takes nearly all the time. So small models run on one thread, but for their decoding loops,
+which try whether a second one pays.
 """
 
 import math
@@ -28,8 +28,8 @@ class StepThreads:
     """Finds out while a loop runs on how many threads its steps are fastest: a context manager around the loop.
 
     Every now and then a few steps are timed on one thread and on more. More are used where they are faster and get the
-    cores that they want; as soon as others want those too, it is one again. Tokens do not depend on it, bit for bit:
-    for few rows torch shares out outputs and heads, never a sum.
+    cores that they want; as soon as others want those too, it is one again. The scores of hafm-tiny are the same on
+    either, bit for bit: for few rows torch shares out outputs and heads, never a sum.
 
     Args:
         most: threads to try beside one; below 2 nothing is tried or changed.
@@ -42,11 +42,10 @@ class StepThreads:
         self.before = 0
         self.started = (0.0, 0.0)
 
-    def __enter__(self) -> "StepThreads":
+    def __enter__(self) -> None:
         if self.most > 1:
             self.before, self.started = torch.get_num_threads(), _clocks()
             torch.set_num_threads(self.now)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.most > 1:
@@ -113,10 +112,9 @@ class GenerationThreads:
         self.steps = StepThreads(min(torch.get_num_threads(), STEP_THREADS) if tries else 1)
         self.before = 0
 
-    def __enter__(self) -> "GenerationThreads":
+    def __enter__(self) -> None:
         self.before = torch.get_num_threads()
         torch.set_num_threads(self.number or self.before)
-        return self
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)

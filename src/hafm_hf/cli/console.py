@@ -76,7 +76,7 @@ def progress_bars(quiet: bool) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    # the default of ten redraws a second takes what a generation needs
+    # a redraw holds the interpreter for milliseconds, which a generation needs
     return Progress(*columns, console=stderr, refresh_per_second=4, disable=quiet and not stderr.is_terminal)
 
 
