@@ -1,6 +1,7 @@
 """What `pip install` of the built wheel gives: the bundled model, and a core that needs only what it declares."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -85,6 +86,23 @@ def test_every_command_explains_itself_with_the_core_alone(core: Environment, tm
 def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
     run = core.run("hafm", "accompany", VOCAL, "--plot", cwd=tmp_path)
     assert run.returncode == 1 and "hafm-hf[plot]" in run.stderr and not list(tmp_path.iterdir())
+    for words in (
+        ("evaluate", "--pairs", VOCAL.parent, "--out", "report"),
+        ("prepare", VOCAL.parent, "out"),
+        ("accompany", VOCAL.parent, "--output", "songs"),
+    ):
+        run = core.run("hafm", *words, cwd=tmp_path)
+        assert run.returncode == 1 and len(run.stderr.splitlines()) == 1, run.stderr
+        assert re.search(r"^hafm: [\w-]+ is not installed; .*: pip install 'hafm-hf\[\w+\]'\.$", run.stderr), (
+            run.stderr
+        )
+
+
+def test_decoding_is_measured_with_the_core_alone(core: Environment, tmp_path: Path) -> None:
+    words = ("--model", "", "--context", "20", "--steps", "16", "--repeats", "1", "--song", "1", "--json")
+    run = core.run("hafm", "benchmark", "generate", *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert set(json.loads(run.stdout)["songs"][0]["stages"]) == {"semantic", "coarse", "fine"}
 
 
 @pytest.mark.parametrize("extra", [e for e, f in FOLDERS.items() if (REPOSITORY / "src/hafm_hf" / f).is_dir()])

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..accompaniment_hafm import HAFMForVocalAccompaniment
+from ..accompaniment_hafm import PARTS, HAFMForVocalAccompaniment
 from ..configuration_hafm import HAFMStageConfig
 from ..decoding_hafm import FastDecoder
 from ..sampling_hafm import RandomStream
+from ..song_hafm import STAGES
 from ..windows_hafm import DecodingOptions, decode_window
-from .train import STAGE_CONFIGS, STAGE_MODELS, musicgen_decoder
+from .musicgen import musicgen_decoder
 
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
 VARIANTS = {
@@ -66,8 +67,8 @@ class DecodingBenchmark:
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGE_CONFIGS:
-            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+        if self.stage not in STAGES:
+            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
         if self.rows < 2 or self.rows % 2:
             raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even.")
         if self.steps < FEWEST_STEPS:
@@ -151,7 +152,8 @@ def _stage(options: DecodingBenchmark) -> Any:
     if options.model is not None:
         return getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
     torch.manual_seed(0)
-    return STAGE_MODELS[options.stage](STAGE_CONFIGS[options.stage]()).eval()
+    stage = PARTS[options.stage]
+    return stage(stage.config_class()).eval()
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:

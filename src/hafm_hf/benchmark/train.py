@@ -18,8 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import MusicgenForCausalLM, PreTrainedModel
-from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+from transformers import PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from ..modeling_hafm import HAFMAttention, HAFMStageForCausalLM
@@ -27,6 +26,7 @@ from ..training.arguments import STAGE_CONFIGS, StageArguments, stage_config
 from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 from ..training.flops import device_peak, step_flops
 from ..training.stages import STAGE_MODELS
+from .musicgen import musicgen_decoder
 
 INFO = TokenCorpusInfo(
     semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
@@ -97,28 +97,6 @@ def without_bias(stage: HAFMStageForCausalLM) -> HAFMStageForCausalLM:
     for layer in stage.model.layers:
         layer.attention.__class__ = UnbiasedAttention
     return stage
-
-
-def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel:
-    """MusicGen's decoder of the stage's width, layers and heads, for one stream of `slots` tokens."""
-    config = stage.config
-    return MusicgenForCausalLM(
-        MusicgenDecoderConfig(
-            vocab_size=config.codebook_size,
-            max_position_embeddings=slots,
-            num_hidden_layers=config.num_hidden_layers,
-            ffn_dim=4 * config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            hidden_size=config.hidden_size,
-            num_codebooks=1,
-            dropout=0.0,
-            attention_dropout=0.0,
-            activation_dropout=0.0,
-            layerdrop=0.0,
-            pad_token_id=config.codebook_size,
-            bos_token_id=config.codebook_size,
-        )
-    )
 
 
 def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import typer
 from .. import audio
 from .accompany import accompany
 from .benchmark import benchmark
-from .console import HAFMCommandError, first_line, report_error
+from .console import HAFMCommandError, first_line, missing_package, report_error
 from .evaluate import evaluate
 from .lead_sheet import lead_sheet
 from .models import card, convert, info, inspect_tokens
@@ -69,8 +69,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("HAFM_DEBUG"):
             raise
-        if isinstance(error, (audio.HAFMAudioError, HAFMCommandError)):
-            report_error(error)
-        else:
-            report_error(HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more)."))
+        unexpected = HAFMCommandError(f"{first_line(error)} ({type(error).__name__}; HAFM_DEBUG=1 shows more).")
+        expected = isinstance(error, (audio.HAFMAudioError, HAFMCommandError))
+        report_error(error if expected else missing_package(error) or unexpected)
         sys.exit(1)

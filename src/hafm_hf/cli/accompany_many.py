@@ -28,12 +28,9 @@ def accompany_folder(
     Raises:
         HAFMCommandError: nothing could be done; the message says what to do.
     """
-    try:
-        from ..batch.accompanying import WorkerOptions
-        from ..batch.run import BatchOptions, accompany_all
-        from ..batch.vocals import HAFMBatchError
-    except ImportError as error:
-        raise HAFMCommandError(f'{error.name} is not installed; run: pip install "hafm-hf[data]".') from error
+    from ..batch.accompanying import WorkerOptions
+    from ..batch.run import BatchOptions, accompany_all
+    from ..batch.vocals import HAFMBatchError
     from .accompany import torch_device
 
     parameters = {key: value for key, value in request.parameters.items() if value is not None}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..redaction import without_secrets
+
+# modules that have not the name of the package that they come in
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -36,6 +41,23 @@ def first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def missing_package(error: BaseException) -> HAFMCommandError | None:
+    """The sentence for a package that one of our extras installs and that is not there; None for any other error."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    module = error.name.partition(".")[0]
+    package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
+    # "pyarrow>=20.0; extra == 'train'"
+    lines = (re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line) for line in requires("hafm-hf") or [])
+    extras = [found[2] for found in lines if found and found[1].replace("_", "-") == package and found[2] != "dev"]
+    if not extras:
+        return None
+    which = "the extra" if len(extras) == 1 else "each of the extras"
+    return HAFMCommandError(
+        f"{package} is not installed; {which} {', '.join(extras)} has it: pip install 'hafm-hf[{extras[0]}]'."
+    )
 
 
 @contextmanager

@@ -82,6 +82,9 @@ def inspect_tokens(
     model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Picture to write; NAME_tokens.png if not given.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
+    instrumental: Annotated[
+        bool, typer.Option("--instrumental", help="It is no vocal but an accompaniment, which has other centroids.")
+    ] = False,
 ) -> None:
     """Draws the tokens that a model hears in a recording: semantic at 50 Hz, all codebooks of the codec at 75 Hz."""
     with plotting() as plots:
@@ -89,7 +92,7 @@ def inspect_tokens(
     name = audio.source_name(sound)
     samples, rate = audio.read_audio(sound, seconds=seconds)
     with loading(model):
-        streams = tokenize(samples, rate, model)
+        streams = tokenize(samples, rate, model, instrumental)
     with plotting() as plots:
         figure = plots.plot_tokens(streams, title=name)
         path = plots.write_plot(f"{Path(name).stem}_tokens.png" if out is None else out, figure)
@@ -98,12 +101,14 @@ def inspect_tokens(
     stdout.print(f"wrote {path}", markup=False)
 
 
-def tokenize(samples: audio.Samples, sampling_rate: int, model: str | None) -> dict[str, tuple[Any, int]]:
+def tokenize(
+    samples: audio.Samples, sampling_rate: int, model: str | None, instrumental: bool = False
+) -> dict[str, tuple[Any, int]]:
     """Token streams of a recording (float32 [N] at `sampling_rate` Hz), as numbers and frames a second.
 
     Returns:
-        {"semantic tokens": (int64 [T_v], 50), "codec": (int64 [8, T_a], 75)}; the semantic ones without the noise
-        that vocals get, as for an instrumental.
+        {"semantic tokens": (int64 [T_v], 50), "codec": (int64 [8, T_a], 75)}; the semantic ones of a vocal with the
+        noise that a generation with seed 0 adds to it, those of an instrumental without.
     """
     import torch
 
@@ -115,7 +120,7 @@ def tokenize(samples: audio.Samples, sampling_rate: int, model: str | None) -> d
     waveform = torch.from_numpy(audio.resample(samples, sampling_rate, tokenizer.config.sampling_rate))
     sound = torch.from_numpy(audio.resample(samples, sampling_rate, codec.config.sampling_rate))
     with torch.no_grad():
-        semantic = tokenizer.encode(waveform).numpy()
+        semantic = tokenizer.encode(waveform, noise=not instrumental, seed=0).numpy()
         codes = encode_codes(codec, sound[None], codec.config.num_quantizers)[0].numpy()
     return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.config.frame_rate)}
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .console import HAFMCommandError, first_line, plotting, report_error, stdout
+from .console import HAFMCommandError, first_line, missing_package, plotting, report_error, stdout
 
 # what they log at INFO is about themselves
 NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
@@ -32,7 +32,7 @@ def run_recipe(recipe: Callable[[], object]) -> None:
             raise
         expected = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
         kind = "" if expected else f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
-        report_error(HAFMCommandError(f"{first_line(error)}{kind}."))
+        report_error(missing_package(error) or HAFMCommandError(f"{first_line(error)}{kind}."))
         sys.exit(1)
 
 
