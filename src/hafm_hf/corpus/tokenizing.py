@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import EncodecModel
 
-from ..audio import Samples, resample
+from ..audio import Samples, pad_end, resample
 from ..codec import decode_codes, encode_codes, load_encodec, scale_invariant_sdr
 from ..loading import fingerprint
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
@@ -147,8 +147,7 @@ class Tokenizers:
 def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:
     """Resamples float32 [N] to exactly `seconds` at `target_rate` Hz: a sample may be cut or added at the end."""
     length = round(seconds * target_rate)
-    resampled = resample(sound, rate, target_rate)[:length]
-    return np.pad(resampled, (0, length - len(resampled)))
+    return pad_end(resample(sound, rate, target_rate)[:length], length)
 
 
 def _composite(options: TokenizerOptions) -> str | Path:

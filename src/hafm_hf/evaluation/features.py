@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import FRAME_RATE, fundamental_frequency
-from ..audio import Samples, rms_dbfs
+from ..audio import Samples, pad_end, rms_dbfs
 
 # Cached features of another version are not used.
 FEATURES_VERSION = 2
@@ -119,7 +119,7 @@ def chroma(samples: Samples) -> Array:
     import librosa
 
     hop = ANALYSIS_RATE // CHROMA_RATE
-    magnitude = np.abs(librosa.stft(_at_least(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
+    magnitude = np.abs(librosa.stft(pad_end(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
     folded = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]
     total = folded.sum(axis=0)
     floor = max(total.max(initial=0.0) * 10 ** (-CHROMA_FLOOR_DB / 20), 10 ** (SILENT_DBFS / 20) * CHROMA_WINDOW / 4)
@@ -142,7 +142,7 @@ def onset_strength(samples: Samples) -> Array:
     if rms_dbfs(samples) < SILENT_DBFS:
         return np.zeros(count, np.float32)
     mel = librosa.feature.melspectrogram(
-        y=_at_least(samples, ONSET_WINDOW), sr=ANALYSIS_RATE, n_fft=ONSET_WINDOW, hop_length=hop, n_mels=ONSET_BANDS
+        y=pad_end(samples, ONSET_WINDOW), sr=ANALYSIS_RATE, n_fft=ONSET_WINDOW, hop_length=hop, n_mels=ONSET_BANDS
     )
     strength = librosa.onset.onset_strength(
         S=librosa.power_to_db(mel, ref=np.max, top_db=80.0), sr=ANALYSIS_RATE, hop_length=hop
@@ -167,7 +167,3 @@ def beats(onsets: Array) -> Array:
         onset_envelope=onsets, sr=ANALYSIS_RATE, hop_length=hop, bpm=float(tempo[0]), units="time"
     )
     return np.asarray(times, np.float32)
-
-
-def _at_least(samples: Samples, length: int) -> Samples:
-    return np.pad(samples, (0, max(length - len(samples), 0)))

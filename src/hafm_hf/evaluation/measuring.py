@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import HAFMAudioError, Samples, resample
+from ..audio import HAFMAudioError, Samples, pad_end, resample
 from ..corpus.engines import run_on
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
@@ -225,7 +225,7 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
         raise HAFMEvaluationError(
             f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
         )
-    return Sound(np.pad(sound.samples[:length], (0, max(missing, 0))), sound.rate)
+    return Sound(pad_end(sound.samples[:length], length), sound.rate)
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
