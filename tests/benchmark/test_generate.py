@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.benchmark.generate import (
     DecodingBenchmark,
     benchmark_decoding,
     benchmark_precision,
     benchmark_song,
     glide,
+    musicgen_run,
     step_milliseconds,
     take_turns,
 )
+from hafm_hf.benchmark.musicgen import musicgen_decoder
 from hafm_hf.cli import app
 from hafm_hf.cli.benchmark import show_decoding
 
@@ -43,6 +47,26 @@ def test_every_loop_is_timed_behind_the_same_context(tiny_model: Path) -> None:
             ratio = result["variants"]["musicgen"]["milliseconds_per_step"] / variant["milliseconds_per_step"]
             assert result["ratios"][name] == pytest.approx(ratio)
     assert result["bound_milliseconds"] > 0
+
+
+@torch.no_grad()
+def test_musicgen_hears_the_whole_context_in_every_run(tiny_model: Path) -> None:
+    stage = HAFMForVocalAccompaniment.from_pretrained(str(tiny_model)).coarse
+    decoder = musicgen_decoder(stage, 50).eval()
+    context = torch.randint(stage.config.codebook_size, (2, 30), generator=torch.Generator().manual_seed(0))
+    # of positions alone, attention to the context would not be told from none
+    wanted = decoder(input_ids=context.repeat(2, 1)).logits[:, -1]
+    assert not torch.allclose(wanted, decoder(input_ids=context[:, -1:].repeat(2, 1)).logits[:, -1], atol=1e-3)
+    run = musicgen_run(decoder, context)
+    steps: list[tuple[int, torch.Tensor]] = []
+    decoder.register_forward_hook(
+        lambda module, inputs, out: steps.append((out.past_key_values.get_seq_length(), out.logits[:, -1]))
+    )
+    for _ in range(2):
+        steps.clear()
+        run(5)
+        assert [slots for slots, _ in steps] == [30, 31, 32, 33, 34]
+        assert torch.allclose(steps[0][1], wanted, atol=1e-5)
 
 
 def test_a_hiccup_in_one_run_makes_no_step_shorter_and_what_says_nothing_is_none() -> None:
