@@ -4,9 +4,8 @@
 
 TOKENIZER has separate centroids (recipes/fit_kmeans.py --separate), CORPUS is what recipes/build_song_corpus.py
 writes. RUN/semantic_tokenizer is the new tokenizer: only tokens of vocals are others than before, so a corpus must be
-tokenised again. --rhythm_only true gives a tokenizer that has such clusters a rhythm network that hears the beat
-better, and stages may stay. RUN/features keeps the vocals' features (69 MB an hour for hafm-tiny); a killed run goes
-on from them.
+tokenised again. --rhythm_only true trains the rhythm network alone of a tokenizer that has such clusters, and stages
+may stay. RUN/features keeps the vocals' features (69 MB an hour for hafm-tiny); a killed run goes on from them.
 """
 
 import json
@@ -26,11 +25,14 @@ from hafm_hf.training.vocal_space import (
     VocalSpaceArguments,
     fit_rhythm,
     fit_vocal_space,
+    rhythmic_frames,
     sung_frames,
     vocal_features,
 )
 
 logger = logging.get_logger(__name__)
+
+SPLITS = ("train", "validation")
 
 
 @dataclass
@@ -57,7 +59,7 @@ def read_songs(tokenizer: HAFMSemanticTokenizer, run: SongRunArguments, split: s
             np.save(partial, features)
             partial.rename(path)
             logger.info("%s: features of song %d, %s", split, number + 1, song.name)
-        yield sung_frames(features, song, tokenizer.config.frame_rate)
+        yield sung_frames(features, song, tokenizer.config)
 
 
 def main() -> None:
@@ -66,10 +68,13 @@ def main() -> None:
     if not words.tokenizer:
         raise ValueError("Name the --tokenizer.")
     tokenizer = HAFMSemanticTokenizer.from_pretrained(words.tokenizer).float().to(run.device).eval()
-    training, validation = (list(read_songs(tokenizer, run, split)) for split in ("train", "validation"))
     if words.rhythm_only:
-        fitted, figures = fit_rhythm(tokenizer.cpu(), training, validation, arguments)
+        config = tokenizer.config
+        pools = (run.songs(split, config.sampling_rate) for split in SPLITS)
+        heard, asked = ([rhythmic_frames(song, config) for song in pool.songs] for pool in pools)
+        fitted, figures = fit_rhythm(tokenizer.cpu(), heard, asked, arguments)
     else:
+        training, validation = (list(read_songs(tokenizer, run, split)) for split in SPLITS)
         fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
     out = Path(run.out) / "semantic_tokenizer"
     (fitted.half() if words.half else fitted).save_pretrained(out)

@@ -92,7 +92,7 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
     # no more than the features weigh, so that a token tells both
     tokenizer.rhythm_scale.fill_(0.1)
     features = tokenizer.extract_features(sounds(), noise=True, seed=seed)
-    vocal = tokenizer.vocal_space(features)
+    vocal = tokenizer.vocal_space(features, tokenizer.describe(sounds()))
     tokenizer.centroids[0, :, : vocal.shape[1]] = evenly(vocal)
     tokenizer.centroids[1] = evenly(features)
     return tokenizer

@@ -294,7 +294,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         if self.vocal_projection_size and not self.separate_centroids:
             raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
         if self.rhythm_channels and not self.vocal_projection_size:
-            raise ValueError("rhythm_channels needs vocal_projection_size: the network reads the projected features.")
+            raise ValueError("rhythm_channels needs vocal_projection_size: the place in the beat lies beside them.")
         if self.beat_line and not self.rhythm_channels:
             raise ValueError("beat_line needs rhythm_channels: the line goes through what the network finds.")
 

@@ -1,9 +1,9 @@
 """Where in the beat each frame of a vocal lies, from seconds of singing around it.
 
-Inside the semantic tokenizer on the path of the data, between HuBERT's features and the nearest centroid. One frame of
-a voice does not tell the beat, and a small stage does not find it in ten seconds of tokens; a network of dilated
-convolutions with beats to learn from does (as in Davies & Böck 2019, "Temporal convolutional networks for musical
-audio beat tracking"). Dimensions: B batch, T frames, P width of the projected features, C channels.
+Inside the semantic tokenizer on the path of the data, beside HuBERT. One frame of a voice does not tell the beat, and
+a small stage does not find it in ten seconds of tokens; a network of dilated convolutions with beats to learn from
+does (as in Davies & Böck 2019, "Temporal convolutional networks for musical audio beat tracking"). It reads
+descriptors of the voice (`descriptors_hafm`). Dimensions: B batch, T frames, P descriptors, C channels.
 """
 
 import math
@@ -34,10 +34,10 @@ class HAFMRhythmLayer(nn.Module):
 
 
 class HAFMRhythmNetwork(nn.Module):
-    """Dilated convolutions over the projected features of a vocal, each layer looking twice as far as the one before.
+    """Dilated convolutions over descriptors of a vocal, each layer looking twice as far as the one before.
 
     Args:
-        width: P, of the features.
+        width: P.
         channels: C.
         layers: with dilations 1, 2, 4 …; nine of them see ± 20 s at 50 frames a second.
         dropout: in training.
@@ -49,19 +49,19 @@ class HAFMRhythmNetwork(nn.Module):
         self.layers = nn.ModuleList([HAFMRhythmLayer(channels, 2**number, dropout) for number in range(layers)])
         self.head = nn.Linear(channels, BEAT_PARTS)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """float [B, T, P] → logits of the parts of the beat, float [B, T, 8]."""
-        hidden = self.input(features)
+        hidden = self.input(descriptors)
         for layer in self.layers:
             hidden = layer(hidden)
         return self.head(hidden)
 
-    def place(self, features: torch.Tensor) -> torch.Tensor:
+    def place(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Expected place in the beat and in the half beat as points of the unit disc; the surer, the further out.
 
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
         """
-        parts = (torch.arange(BEAT_PARTS, device=features.device) + 0.5) * (2 * math.pi / BEAT_PARTS)
+        parts = (torch.arange(BEAT_PARTS, device=descriptors.device) + 0.5) * (2 * math.pi / BEAT_PARTS)
         points = torch.stack([parts.cos(), parts.sin(), (2 * parts).cos(), (2 * parts).sin()], dim=1)
-        return self(features).float().softmax(-1) @ points
+        return self(descriptors).float().softmax(-1) @ points

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from .beat_hafm import HAFMBeatLine, beat_points
 from .configuration_hafm import HAFMSemanticTokenizerConfig
+from .descriptors_hafm import DESCRIPTORS, vocal_descriptors
 from .hub.mixin import HAFMHubMixin
 from .lead_sheet_hafm import LeadSheet
 from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
@@ -97,7 +98,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             if config.beat_line:
                 # how far out on the unit disc the line's places are; the network's own are further in, being unsure
                 self.register_buffer("line_scale", torch.tensor(LINE_SCALE))
-            self.rhythm = HAFMRhythmNetwork(config.vocal_projection_size, config.rhythm_channels, config.rhythm_layers)
+            self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
         self.padding = (total // 2, total - total // 2)
         self.post_init()
@@ -206,12 +207,13 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         mask = torch.zeros(shape, dtype=torch.bool, device=input_values.device)
         kept = torch.zeros(*shape, self.centroids.shape[-1], device=input_values.device) if output_features else None
         for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
-            prepared = self._prepare(input_values[row, :size], noise, seed)
+            heard, sung = input_values[row, :size], noise if vocal is None else vocal
+            prepared = self._prepare(heard, noise, seed)
             parts: Iterable[torch.Tensor] = self._iterate_features(prepared[None], count)
             if kept is not None:
                 parts = list(parts)
                 kept[row, :count] = torch.cat([kept.new_empty(1, 0, kept.shape[-1]), *parts], dim=1)[0]
-            ids[row, :count] = self._tokens(parts, noise if vocal is None else vocal, 1, lead_sheet)[0]
+            ids[row, :count] = self._tokens(parts, heard[None], sung, lead_sheet)[0]
             mask[row, :count] = True
         return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
 
@@ -247,7 +249,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             ]
         )
         parts = self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
-        return self._tokens(parts, seeds is not None, rows=len(waveforms))
+        return self._tokens(parts, waveforms, seeds is not None)
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
@@ -257,26 +259,39 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
-    def quantize(self, features: torch.Tensor, vocal: bool = False) -> torch.Tensor:
+    def describe(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz), float32 [T_v, 10]:
+        `descriptors_hafm.vocal_descriptors`."""
+        samples, config = waveform.detach().float().cpu().numpy(), self.config
+        found = vocal_descriptors(samples, config.sampling_rate, self.num_frames(len(samples)), config.frame_rate)
+        return torch.from_numpy(found).to(waveform.device)
+
+    @torch.no_grad()
+    def quantize(
+        self, features: torch.Tensor, vocal: bool = False, descriptors: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Index int64 [..., T] of the centroid nearest to each of float [..., T, D].
 
         It is the one that scikit-learn's `KMeans.predict` chooses.
 
-        `vocal` says whose centroids, where vocals and instrumentals have their own. A rhythm network sees these T
-        frames and no others.
+        Args:
+            features: of HuBERT.
+            vocal: whose centroids, where vocals and instrumentals have their own.
+            descriptors (float [..., T, 10], *optional*): of a vocal (`describe`), for the rhythm network if there is
+                one. It sees these T frames and no others.
 
         Raises:
-            ValueError: when the centroids were never set.
+            ValueError: when the centroids were never set, or the rhythm network lacks descriptors.
         """
-        return self._nearest(self.vocal_space(features) if vocal else features, vocal)
+        return self._nearest(self.vocal_space(features, descriptors) if vocal else features, vocal)
 
     @torch.no_grad()
-    def vocal_space(self, features: torch.Tensor) -> torch.Tensor:
+    def vocal_space(self, features: torch.Tensor, descriptors: torch.Tensor | None = None) -> torch.Tensor:
         """What of a vocal's features (float [..., T, D]) its centroids are compared with: float [..., T, P].
 
-        The features themselves, unless the configuration has a projection.
+        The features themselves, unless the configuration has a projection. `descriptors` is `quantize`'s.
         """
-        return self._with_rhythm(self._projected(features))
+        return self._with_rhythm(self._projected(features), descriptors)
 
     def beat_places(self, vocal_tokens: torch.Tensor) -> torch.Tensor:
         """Where in the beat a vocal's tokens say that they lie: their centroids' part of `HAFMRhythmNetwork.place`.
@@ -318,10 +333,14 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
 
-    def _with_rhythm(self, projected: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
+    def _with_rhythm(
+        self, projected: torch.Tensor, descriptors: torch.Tensor | None = None, lead_sheet: LeadSheet | None = None
+    ) -> torch.Tensor:
         if not self.config.rhythm_channels:
             return projected
-        rows = projected.view(-1, *projected.shape[-2:])
+        if descriptors is None:
+            raise ValueError("This tokenizer hears the beat in descriptors of the vocal (`describe`): pass them.")
+        rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
             on_line = [beat_points(self.beat_phase(row, lead_sheet)) for row in place]
@@ -339,18 +358,25 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
 
     def _tokens(
-        self, parts: Iterable[torch.Tensor], vocal: bool, rows: int = 1, lead_sheet: LeadSheet | None = None
+        self,
+        parts: Iterable[torch.Tensor],
+        waveforms: torch.Tensor,
+        vocal: bool,
+        lead_sheet: LeadSheet | None = None,
     ) -> torch.Tensor:
-        """Tokens int64 [B, T_v] of features (float [B, n, D] each) that come one after the other."""
+        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; tempo and beats of a lead sheet need beat_line.")
         # the beat is heard from the whole clip, of which only the projection is kept
         whole = vocal and self.config.rhythm_channels > 0
         found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
         if not found:
-            return torch.zeros(rows, 0, dtype=torch.int64)
+            return torch.zeros(len(waveforms), 0, dtype=torch.int64)
         joined = torch.cat(found, dim=1)
-        return self._nearest(self._with_rhythm(joined, lead_sheet), vocal) if whole else joined
+        if not whole:
+            return joined
+        descriptors = torch.stack([self.describe(waveform) for waveform in waveforms])
+        return self._nearest(self._with_rhythm(joined, descriptors, lead_sheet), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""

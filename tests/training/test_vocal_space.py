@@ -10,11 +10,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf.beat_hafm import beat_points
+from hafm_hf.descriptors_hafm import DESCRIPTORS
 from hafm_hf.rhythm_hafm import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from hafm_hf.training.rhythm import RhythmTrainer, rhythm_scores
 from hafm_hf.training.semantic_targets import IGNORED
 from hafm_hf.training.vocal_space import (
+    RhythmicFrames,
     SungFrames,
     VocalSpaceArguments,
     discriminants,
@@ -51,7 +53,10 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     # what is sung before the first beat that anybody has marked
     beat = np.where(np.arange(frames) < FRAME_RATE, IGNORED, (phase * BEAT_PARTS).astype(np.int64))
     note[:FRAME_RATE] = 0
-    return SungFrames(features.astype(np.float16), note, onset, beat)
+    descriptors = rng.normal(size=(frames, DESCRIPTORS))
+    descriptors[:, 6] = 0.3 * rng.normal(size=frames) + 3.0 * onset
+    rhythm = RhythmicFrames(descriptors.astype(np.float32), beat)
+    return SungFrames(features.astype(np.float16), note, onset, rhythm)
 
 
 def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizer:
@@ -90,18 +95,20 @@ def test_discriminants_find_what_tells_classes_apart_in_louder_noise() -> None:
 
 
 def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_heard() -> None:
-    def projected(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(song.features[:, : NOTES + 1].astype(np.float32), song.beat) for song in map(sung_song, seeds)]
+    def heard(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(song.rhythm.descriptors, song.rhythm.beat) for song in map(sung_song, seeds)]
 
     torch.manual_seed(0)
-    network = HAFMRhythmNetwork(NOTES + 1, QUICK.channels, QUICK.layers)
-    before = rhythm_scores(network, projected(range(90, 94)), 300)
-    trainer = RhythmTrainer(network, projected(range(12)), QUICK, FRAME_RATE)
+    network = HAFMRhythmNetwork(DESCRIPTORS, QUICK.channels, QUICK.layers)
+    before = rhythm_scores(network, heard(range(90, 94)), 300)
+    trainer = RhythmTrainer(network, heard(range(12)), QUICK, FRAME_RATE)
     assert trainer.train() < before["beat_nats"] - 0.3
-    after = rhythm_scores(network, projected(range(90, 94)), 300)
+    after = rhythm_scores(network, heard(range(90, 94)), 300)
     assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
     with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
-        RhythmTrainer(network, [(np.zeros((200, NOTES + 1), np.float32), np.zeros(200, np.int64))], QUICK, FRAME_RATE)
+        RhythmTrainer(
+            network, [(np.zeros((200, DESCRIPTORS), np.float32), np.zeros(200, np.int64))], QUICK, FRAME_RATE
+        )
 
 
 def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]) -> None:
@@ -117,12 +124,15 @@ def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
     fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
 ) -> None:
     _, before, _ = fitted
-    songs = [sung_song(seed, width=before.centroids.shape[-1]) for seed in range(8)]
+    songs = [sung_song(seed).rhythm for seed in range(8)]
     after, figures = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, channels=24))
     assert after.config.rhythm_channels == 24 and before.config.rhythm_channels == 16
     assert figures["half_beat_agreement"] > 0.5
     others = {name: values for name, values in before.state_dict().items() if not name.startswith("rhythm.")}
     assert all(torch.equal(after.state_dict()[name], values) for name, values in others.items())
+    # one that is as large goes on from what is known
+    again, _ = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, steps=1, learning_rate=0.0))
+    assert all(torch.equal(again.state_dict()[name], values) for name, values in before.state_dict().items())
     with pytest.raises(ValueError, match="with a rhythm network"):
         fit_rhythm(tokenizer_with_centroids(), songs[:6], songs[6:], QUICK)
 
@@ -135,7 +145,8 @@ def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
 def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: int, beat_line: bool) -> None:
     after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
     song = sung_song(50, width=after.centroids.shape[-1])
-    tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True).numpy()
+    descriptors = torch.from_numpy(song.rhythm.descriptors)
+    tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True, descriptors=descriptors).numpy()
     guess = np.zeros(clusters, np.int64)
     for cluster in np.unique(tokens):
         guess[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
@@ -149,18 +160,19 @@ def test_tokens_lie_on_one_line_of_beats(
     _, after, _ = fitted
     song = sung_song(51, width=after.centroids.shape[-1])
     features = torch.from_numpy(song.features).float()
-    rhythm = after.vocal_space(features)[:, -4:] / after.rhythm_scale
-    line = beat_points(after.beat_phase(after.rhythm.place(after._projected(features)[None])[0]))
+    descriptors = torch.from_numpy(song.rhythm.descriptors)
+    rhythm = after.vocal_space(features, descriptors)[:, -4:] / after.rhythm_scale
+    line = beat_points(after.beat_phase(after.rhythm.place(descriptors[None])[0]))
     assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
     # without the line the same frames lie where the network puts each of them, further in
     config = copy.deepcopy(after.config)
     config.beat_line = False
     alone = HAFMSemanticTokenizer(config).eval()
     alone.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
-    own = alone.vocal_space(features)[:, -4:] / alone.rhythm_scale
+    own = alone.vocal_space(features, descriptors)[:, -4:] / alone.rhythm_scale
     assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
-    true = beat_points((torch.from_numpy(song.beat).float() + 0.5) / BEAT_PARTS)
-    said = after.beat_places(after.quantize(features, vocal=True))
+    true = beat_points((torch.from_numpy(song.rhythm.beat).float() + 0.5) / BEAT_PARTS)
+    said = after.beat_places(after.quantize(features, vocal=True, descriptors=descriptors))
     # its notes begin on half beats, so which half is which cannot be heard
     assert float(torch.nn.functional.cosine_similarity(said[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
 
@@ -171,7 +183,9 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     _, tokenizer, _ = fitted
     sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
     features = tokenizer.extract_features(sound[0], noise=True, seed=3)
-    whole = tokenizer.quantize(features, vocal=True)
+    with pytest.raises(ValueError, match="hears the beat in descriptors"):
+        tokenizer.quantize(features, vocal=True)
+    whole = tokenizer.quantize(features, vocal=True, descriptors=tokenizer.describe(sound[0]))
     assert torch.equal(tokenizer.encode(sound[0], noise=True, seed=3), whole)
     assert torch.equal(tokenizer(sound, noise=True, seed=3, output_features=True).ids[0], whole)
     assert torch.equal(tokenizer.encode_batch(sound, seeds=[3, 4])[0], whole)
@@ -181,7 +195,8 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     chunked = HAFMSemanticTokenizer.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
     parts = chunked.extract_features(sound[0], noise=True, seed=3)
     # the beat is heard from the whole clip even where HuBERT saw it in chunks
-    assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), chunked.quantize(parts, vocal=True))
+    once = chunked.quantize(parts, vocal=True, descriptors=chunked.describe(sound[0]))
+    assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), once)
     assert chunked.encode(sound[0, :0], noise=True).shape == (0,)
 
 

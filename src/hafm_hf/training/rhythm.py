@@ -44,12 +44,12 @@ class RhythmArguments(StepArguments):
     steps: int = 7000
     crop_seconds: list[float] = field(default_factory=lambda: [6.0, 10.0, 15.0, 25.0])
     batch_seconds: float = 192.0
-    noise: float = 0.7
-    steady_noise: float = 0.3
+    noise: float = 0.28
+    steady_noise: float = 0.12
     dropped_dimensions: float = 0.1
     stretch_octaves: float = 0.25
     late_seconds: float = 0.015
-    wobble_seconds: float = 0.02
+    wobble_seconds: float = 0.03
 
 
 class RhythmTrainer:
@@ -57,9 +57,9 @@ class RhythmTrainer:
 
     Args:
         network: reads float [B, T, P].
-        songs: projected features (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
+        songs: descriptors (float32 [T, P]) and parts of the beat (int64 [T]) of each song.
         arguments: see above.
-        frame_rate: of the features, in Hz.
+        frame_rate: of the descriptors, in Hz.
 
     Raises:
         ValueError: no song is long enough for a crop.

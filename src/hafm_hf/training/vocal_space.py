@@ -2,7 +2,8 @@
 
 K-means spends its clusters where features vary most, and loses onsets. Here the songs' labels say what matters: linear
 discriminants (Fisher 1936) of the sung note, of its onset and of singing at all span the space, and the network of
-`rhythm_hafm` learns from the songs' beats where in the beat a frame lies. Only vocals change; an instrumental's tokens
+`rhythm_hafm` learns from the songs' beats where in the beat a frame lies. Features that were learnt from a few voices
+tell less of others' beats than descriptors do, so that is what it reads. Only vocals change; an instrumental's tokens
 stay what they were.
 
 Dimensions: T frames, D width of HuBERT, P of the projection.
@@ -18,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
+from ..configuration_hafm import HAFMSemanticTokenizerConfig
 from ..corpus.clusters import Reservoir, fit_clusters
+from ..descriptors_hafm import vocal_descriptors
 from ..rhythm_hafm import BEAT_PARTS
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
@@ -43,13 +46,21 @@ class VocalSpaceArguments(RhythmArguments):
 
 
 @dataclass(frozen=True)
+class RhythmicFrames:
+    """What tells the beat of a vocal's frames, descriptors (float32 [T, 10]), and part of the beat (int64 [T])."""
+
+    descriptors: Array
+    beat: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class SungFrames:
-    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), part of the beat."""
+    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), and their rhythm."""
 
     features: NDArray[np.float16]
     note: NDArray[np.int64]
     onset: NDArray[np.bool_]
-    beat: NDArray[np.int64]
+    rhythm: RhythmicFrames
 
 
 def vocal_features(tokenizer: HAFMSemanticTokenizer, song: Song, seed: int) -> NDArray[np.float16]:
@@ -58,11 +69,19 @@ def vocal_features(tokenizer: HAFMSemanticTokenizer, song: Song, seed: int) -> N
     return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
 
 
-def sung_frames(features: NDArray[np.float16], song: Song, frame_rate: int) -> SungFrames:
-    """The features of a song's vocal beside its labels."""
-    times = (np.arange(len(features)) + 0.5) / frame_rate
+def sung_frames(features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig) -> SungFrames:
+    """The features of a song's vocal, which has the tokenizer's sampling rate, beside its labels and rhythm."""
+    times = (np.arange(len(features)) + 0.5) / config.frame_rate
     notes = note_targets(song.labels, times, 0)
-    return SungFrames(features, notes["pitch"], notes["onset"] == 1, beat_parts(song.labels, times, BEAT_PARTS))
+    return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config))
+
+
+def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig) -> RhythmicFrames:
+    """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate."""
+    vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
+    frames = -(-len(vocal) * rate // config.sampling_rate)
+    descriptors = vocal_descriptors(vocal, config.sampling_rate, frames, rate)
+    return RhythmicFrames(descriptors, beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS))
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
@@ -133,21 +152,25 @@ def fit_vocal_space(
     if not tokenizer.config.separate_centroids or not training or not validation:
         raise ValueError("This needs a tokenizer with separate centroids, and songs for training and validation.")
     fitted = _with_vocal_space(tokenizer, vocal_projection(training, arguments), arguments)
-    figures = _train_rhythm(fitted, training, validation, arguments)
+    figures = _train_rhythm(
+        fitted, [song.rhythm for song in training], [song.rhythm for song in validation], arguments
+    )
     figures |= _fit_vocal_centroids(fitted, training, frames, arguments.seed)
     return fitted, figures
 
 
 def fit_rhythm(
     tokenizer: HAFMSemanticTokenizer,
-    training: Sequence[SungFrames],
-    validation: Sequence[SungFrames],
+    training: Sequence[RhythmicFrames],
+    validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
 ) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
     """A tokenizer with another rhythm network; projection and centroids stay, and so can the stages.
 
+    The network goes on from the tokenizer's own where that is as large.
+
     Args:
-        tokenizer: with a vocal space, whose features the songs' are.
+        tokenizer: with a vocal space.
         training, validation: songs.
         arguments: how the network is made and trained.
 
@@ -160,7 +183,9 @@ def fit_rhythm(
     if not tokenizer.config.rhythm_channels or not training or not validation:
         raise ValueError("This needs a tokenizer with a rhythm network, and songs for training and validation.")
     fitted = _untrained(tokenizer, arguments)
-    kept = {name: values for name, values in tokenizer.state_dict().items() if not name.startswith("rhythm.")}
+    config, kept = tokenizer.config, tokenizer.state_dict()
+    if (config.rhythm_channels, config.rhythm_layers) != (arguments.channels, arguments.layers):
+        kept = {name: values for name, values in kept.items() if not name.startswith("rhythm.")}
     fitted.load_state_dict(kept, strict=False)
     return fitted, _train_rhythm(fitted, training, validation, arguments)
 
@@ -179,19 +204,15 @@ def _untrained(
 
 def _train_rhythm(
     tokenizer: HAFMSemanticTokenizer,
-    training: Sequence[SungFrames],
-    validation: Sequence[SungFrames],
+    training: Sequence[RhythmicFrames],
+    validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
 ) -> dict[str, float]:
     """Trains the tokenizer's own rhythm network; returns figures of beats."""
-    projection, rate = tokenizer.vocal_projection.numpy(), tokenizer.config.frame_rate
-
-    def projected(songs: Sequence[SungFrames]) -> list[tuple[Array, NDArray[np.int64]]]:
-        return [(song.features.astype(np.float32) @ projection, song.beat) for song in songs]
-
-    trainer = RhythmTrainer(tokenizer.rhythm, projected(training), arguments, rate)
-    figures = {"beat_nats_in_training": trainer.train()}
-    return figures | rhythm_scores(tokenizer.rhythm, projected(validation), round(SCORED_SECONDS * rate))
+    rate = tokenizer.config.frame_rate
+    known, asked = ([(song.descriptors, song.beat) for song in songs] for songs in (training, validation))
+    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, known, arguments, rate).train()}
+    return figures | rhythm_scores(tokenizer.rhythm, asked, round(SCORED_SECONDS * rate))
 
 
 def _with_vocal_space(
@@ -213,7 +234,8 @@ def _fit_vocal_centroids(
     """Clusters so many frames of whole songs in the vocal's space, and sets the centroids."""
     reservoir = Reservoir(frames, seed)
     for song in songs:
-        reservoir.add(tokenizer.vocal_space(torch.from_numpy(song.features).float()).numpy())
+        descriptors = torch.from_numpy(song.rhythm.descriptors)
+        reservoir.add(tokenizer.vocal_space(torch.from_numpy(song.features).float(), descriptors).numpy())
     centroids, figures = fit_clusters(reservoir.rows, tokenizer.config.num_clusters, seed)
     tokenizer.centroids[0, :, : centroids.shape[1]] = torch.from_numpy(centroids)
     return {f"vocal_{name}": float(value) for name, value in figures.items()}
