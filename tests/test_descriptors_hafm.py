@@ -5,13 +5,13 @@ import pytest
 
 from hafm_hf import descriptors_hafm
 from hafm_hf.audio import Samples
-from hafm_hf.descriptors_hafm import DESCRIPTORS, vocal_descriptors
+from hafm_hf.descriptors_hafm import DESCRIPTORS, HAFMVocalDescriptors
 
 RATE, FRAME_RATE = 16_000, 50
 
 
 def measure(samples: Samples) -> np.ndarray:
-    return vocal_descriptors(samples, RATE, -(-len(samples) * FRAME_RATE // RATE), FRAME_RATE)
+    return HAFMVocalDescriptors(RATE, FRAME_RATE).measure(samples, -(-len(samples) * FRAME_RATE // RATE))
 
 
 def sung(*notes: tuple[float, float, float]) -> Samples:
@@ -61,4 +61,4 @@ def test_silence_is_finite_and_a_short_clip_has_its_frames() -> None:
 
 def test_frames_that_do_not_divide_a_second_of_measuring_are_refused() -> None:
     with pytest.raises(ValueError, match="100 times a second, no multiple of 60"):
-        vocal_descriptors(np.zeros(100, np.float32), RATE, 5, 60)
+        HAFMVocalDescriptors(RATE, 60)

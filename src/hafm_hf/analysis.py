@@ -1,7 +1,7 @@
-"""What a picture of a song shows beside its samples: log-mel spectrogram, fundamental frequency and beats.
+"""What can be told of a sound without a model: log-mel spectrogram, fundamental frequency and beats.
 
-Off the path of the data: nothing here is heard, and nothing is trained on it. Pitch and beats are estimated with NumPy
-alone, because the libraries that do so bring a compiler with them that every call would wait for.
+For pictures and scores, and the pitch for what the rhythm network reads (`descriptors_hafm`). Pitch and beats are
+estimated with NumPy alone, because the libraries that do so bring a compiler with them that every call would wait for.
 """
 
 from __future__ import annotations

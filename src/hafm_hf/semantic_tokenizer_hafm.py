@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 
 from .beat_hafm import HAFMBeatLine, beat_points
 from .configuration_hafm import HAFMSemanticTokenizerConfig
-from .descriptors_hafm import DESCRIPTORS, vocal_descriptors
+from .descriptors_hafm import DESCRIPTORS, HAFMVocalDescriptors
 from .hub.mixin import HAFMHubMixin
 from .lead_sheet_hafm import LeadSheet
 from .rhythm_hafm import BEAT_NUMBERS, HAFMRhythmNetwork
@@ -93,7 +93,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         # how much the place in the beat weighs beside the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
-            # in a list as layers are: a generation can be ended between the stretches of a line (`heartbeat_hafm`)
+            # in lists as layers are: a generation can be ended between their blocks and stretches (`heartbeat_hafm`)
+            self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
             self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
                 # how far out on the unit disc the line's places are; the network's own are further in, being unsure
@@ -260,11 +261,19 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor) -> torch.Tensor:
-        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz), float32 [T_v, 10]:
-        `descriptors_hafm.vocal_descriptors`."""
-        samples, config = waveform.detach().float().cpu().numpy(), self.config
-        found = vocal_descriptors(samples, config.sampling_rate, self.num_frames(len(samples)), config.frame_rate)
-        return torch.from_numpy(found).to(waveform.device)
+        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.measure`.
+
+        Returns:
+            float32 [T_v, 10].
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        descriptors = self.descriptors[0]
+        assert isinstance(descriptors, HAFMVocalDescriptors)
+        samples = waveform.detach().float().cpu().numpy()
+        return torch.from_numpy(descriptors.measure(samples, self.num_frames(len(samples)))).to(waveform.device)
 
     @torch.no_grad()
     def quantize(

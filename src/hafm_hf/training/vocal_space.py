@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMSemanticTokenizerConfig
 from ..corpus.clusters import Reservoir, fit_clusters
-from ..descriptors_hafm import vocal_descriptors
+from ..descriptors_hafm import HAFMVocalDescriptors
 from ..rhythm_hafm import BEAT_PARTS
 from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
@@ -80,7 +80,7 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig) -> Rhythmic
     """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate."""
     vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
-    descriptors = vocal_descriptors(vocal, config.sampling_rate, frames, rate)
+    descriptors = HAFMVocalDescriptors(config.sampling_rate, rate).measure(vocal, frames)
     return RhythmicFrames(descriptors, beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS))
 
 
@@ -152,9 +152,8 @@ def fit_vocal_space(
     if not tokenizer.config.separate_centroids or not training or not validation:
         raise ValueError("This needs a tokenizer with separate centroids, and songs for training and validation.")
     fitted = _with_vocal_space(tokenizer, vocal_projection(training, arguments), arguments)
-    figures = _train_rhythm(
-        fitted, [song.rhythm for song in training], [song.rhythm for song in validation], arguments
-    )
+    heard, asked = ([song.rhythm for song in songs] for songs in (training, validation))
+    figures = _train_rhythm(fitted, heard, asked, arguments)
     figures |= _fit_vocal_centroids(fitted, training, frames, arguments.seed)
     return fitted, figures
 
