@@ -53,8 +53,8 @@ def join(parts: list[Frames]) -> Frames:
 def tokenise(tokenizer: HAFMSemanticTokenizer, samples: np.ndarray, is_vocal: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int64 [T] and features float32 [T, D] of float [N] samples."""
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(tokenizer.device)
-    features = tokenizer.extract_features(waveform, noise=is_vocal, seed=0)
-    return tokenizer.quantize(features, is_vocal).cpu().numpy(), features.cpu().numpy()
+    heard = tokenizer(waveform[None], noise=is_vocal, seed=0, output_features=True, vocal=is_vocal)
+    return heard.ids[0].cpu().numpy(), heard.features[0].cpu().numpy()
 
 
 def song_labels(targets: dict[str, np.ndarray], is_vocal: bool) -> dict[str, np.ndarray]:
