@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import tqdm.auto
 
 from corpus.karaoke import RATE, karaoke, save_tokenizers, write_karaoke
 from hafm_hf import HAFMSemanticTokenizer
@@ -120,9 +122,12 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
 
 @pytest.mark.fault("killed prepare")
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(
-    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = options_for(songs, tmp_path / "corpus", tokenizers)
+    # forks share tqdm's lock of processes; one that is killed while it holds it would leave all others waiting
+    for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
+        monkeypatch.setattr(bar, "_lock", threading.RLock(), raising=False)
     # forked, so that the libraries are there already and kills fall into the work
     context = multiprocessing.get_context("fork")
     moments, kills = random.Random(0), 0
