@@ -6,6 +6,8 @@ estimated with NumPy alone, because the libraries that do so bring a compiler wi
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
@@ -42,15 +44,7 @@ def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> Ar
     """
     hop = sampling_rate // FRAME_RATE
     size = 1 << (hop * hops_in_window - 1).bit_length()
-    filters = mel_filter_bank(
-        num_frequency_bins=size // 2 + 1,
-        num_mel_filters=MEL_BANDS,
-        min_frequency=LOWEST_MEL_HZ,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        mel_scale="slaney",
-        norm="slaney",
-    )
+    filters = mel_filters(size, sampling_rate, MEL_BANDS, LOWEST_MEL_HZ)
     # half a window on both sides, so that a clip shorter than a window has frames as well
     padded = np.pad(samples, size // 2)
     power = spectrogram(
@@ -58,6 +52,22 @@ def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> Ar
     ).astype(np.float64)
     decibels = 10.0 * np.log10(np.maximum(power, 1e-10))
     return np.maximum(decibels - max(decibels.max(), -60.0), -80.0)
+
+
+@cache
+def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> Array:
+    """Slaney's mel filters up to half the rate, for power spectra of windows of `size` samples: float64
+    [1 + size // 2, bands]."""
+    filters: Array = mel_filter_bank(
+        num_frequency_bins=size // 2 + 1,
+        num_mel_filters=bands,
+        min_frequency=lowest_hz,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        mel_scale="slaney",
+        norm="slaney",
+    )
+    return filters
 
 
 def fundamental_frequency(samples: Samples, sampling_rate: int) -> Array:

@@ -5,14 +5,12 @@ others; pitch, level and spectral flux (low-level descriptors, as speech researc
 Dimensions: N samples, S frames of measuring at 100 Hz, T frames of the tokenizer.
 """
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from transformers.audio_utils import mel_filter_bank, window_function
+from transformers.audio_utils import window_function
 
-from .analysis import FRAME_RATE, fundamental_frequency
+from .analysis import FRAME_RATE, fundamental_frequency, mel_filters
 from .audio import Samples
 
 Array = NDArray[np.float32]
@@ -102,7 +100,8 @@ class HAFMVocalDescriptors(nn.Module):
         pitch = fundamental_frequency(around, self.sampling_rate)[MARGIN_FRAMES : MARGIN_FRAMES + stop - start]
         windows = np.lib.stride_tricks.sliding_window_view(self._cut(samples, start, stop, self.size // 2), self.size)
         heard = windows[:: self.hop][: stop - start] * window_function(self.size, "hann").astype(np.float32)
-        power = np.abs(np.fft.rfft(heard)) ** 2 @ _mel_filters(self.size, self.sampling_rate)
+        filters = mel_filters(self.size, self.sampling_rate, MEL_BANDS, LOWEST_HZ).astype(np.float32)
+        power = np.abs(np.fft.rfft(heard)) ** 2 @ filters
         return pitch.astype(np.float32), _decibels((heard**2).mean(axis=1)), _decibels(power)
 
     def _cut(self, samples: Samples, start: int, stop: int, margin: int) -> Samples:
@@ -110,20 +109,6 @@ class HAFMVocalDescriptors(nn.Module):
         first, last = start * self.hop - margin, stop * self.hop + margin
         inside = samples[max(first, 0) : max(last, 0)].astype(np.float32, copy=False)
         return np.pad(inside, (max(-first, 0), last - max(first, 0) - len(inside)))
-
-
-@cache
-def _mel_filters(size: int, sampling_rate: int) -> Array:
-    filters: Array = mel_filter_bank(
-        num_frequency_bins=size // 2 + 1,
-        num_mel_filters=MEL_BANDS,
-        min_frequency=LOWEST_HZ,
-        max_frequency=sampling_rate / 2,
-        sampling_rate=sampling_rate,
-        mel_scale="slaney",
-        norm="slaney",
-    ).astype(np.float32)
-    return filters
 
 
 def _decibels(power: Array) -> Array:

@@ -46,8 +46,8 @@ def test_probes_are_fitted_and_scored_by_the_labels(tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert set(report["probes"]) == {"pitch class", "pitch", "onset", "quarter of the beat", "chord root"}
     assert 1 < report["used_clusters_on_test_songs"]["vocal"] <= CLUSTERS
-    scores = report["probes"]["pitch class"]["test songs"]
     # four clips of 5 s, sung but for the pauses; one of six roots would be right by chance
-    assert 700 < scores["features"]["frames"] <= 1000
-    assert scores["features"]["accuracy"] > 0.3, scores
-    assert all(0 <= each["tokens"]["accuracy"] <= 1 for probe in report["probes"].values() for each in probe.values())
+    for name in ("pitch class", "chord root"):
+        scores = report["probes"][name]["test songs"]
+        assert 700 < scores["features"]["frames"] <= 1000
+        assert scores["features"]["accuracy"] > 0.3, (name, scores)
