@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import soundfile
 
+from chaos import Digest, digest_files, torment
 from corpus.karaoke import save_tokenizers, write_karaoke
 from faults import Tally
-from hafm_hf.benchmark.chaos import Digest, digest_files, torment
 from hafm_hf.locking import locked
 from integration.training_runs import losses, read_metrics, words
 from little_band import RATE, song

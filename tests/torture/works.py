@@ -15,7 +15,6 @@ from tqdm import tqdm
 LIBRARIES = (
     "accelerate.state",
     "datasets",
-    "hafm_hf.benchmark.chaos",
     "hafm_hf.cli",
     "hafm_hf.corpus.prepare",
     "hafm_hf.evaluation.run",

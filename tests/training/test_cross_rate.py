@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hafm_hf.training.cross_rate import CrossRateTask, TrialArguments, evaluate_cross_rate, train_cross_rate
+from cross_rate_trial import CrossRateTask, TrialArguments, evaluate_cross_rate, train_cross_rate
 
 TASK = CrossRateTask(sources=1, codebooks=2, vocabulary=8)
 

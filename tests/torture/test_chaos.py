@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hafm_hf.benchmark import chaos
-from hafm_hf.benchmark.chaos import CommandWork, HAFMChaosError, digest_files, torment
+import chaos
+from chaos import CommandWork, HAFMChaosError, digest_files, torment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAREFUL = """

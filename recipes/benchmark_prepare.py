@@ -1,8 +1,11 @@
 """How fast and in how much memory songs become tokens: by step, for one long track, and for two workers against one.
 
 The songs are made here, of noise and tones: what the steps cost doesn't depend on what is heard.
+
+python recipes/benchmark_prepare.py --minutes 10 --songs 8 --workers 2
 """
 
+import json
 import multiprocessing
 import resource
 import tempfile
@@ -11,15 +14,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import soundfile
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from ..corpus.prepare import PrepareOptions, ShardOptions, prepare
-from ..corpus.separation import SeparatorOptions
-from ..corpus.shards import ShardResult
-from ..corpus.tokenizing import TokenizerOptions
+from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.shards import ShardResult
+from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 SAMPLING_RATE = 44_100
 KIB_IN_GIB = 2**20
@@ -128,3 +134,38 @@ def _run(options: PreparationBenchmark, songs: Path, corpus: Path, workers: int,
             "rate": after / max(finished[-1][0] - first, 1e-9),
         }
     )
+
+
+def main(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the long track.")] = 10.0,
+    songs: Annotated[int, typer.Option(min=3, help="Songs for the speed.")] = 8,
+    song_seconds: Annotated[float, typer.Option(min=3, help="Length of each.")] = 60.0,
+    workers: Annotated[int, typer.Option(min=2, help="Compared with one.")] = 2,
+    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = "",
+    semantic_tokenizer: Annotated[str, typer.Option(help="Instead of the model's.")] = "",
+    codec: Annotated[str, typer.Option(help="Instead of the model's.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Songs to tokens: peak memory on a long track, hours of audio an hour by step, several workers against one."""
+    tokenizer = TokenizerOptions(semantic_tokenizer, codec, model, device=device, dtype=dtype, batch_size=batch_size)
+    result = benchmark_preparation(PreparationBenchmark(minutes, songs, song_seconds, workers, tokenizer))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    console, table = Console(), Table(title="preparation", title_justify="left")
+    for heading in ("step", "hours of audio an hour"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for name, rate in result["hours_per_hour"].items():
+        table.add_row(name, f"{rate:,.1f}")
+    console.print(table)
+    dominates, rates = result["dominates"], result["workers"]
+    console.print(f"{dominates['step']} takes {dominates['share']:.0%} of the time")
+    console.print(f"{workers} workers: {rates[str(workers)]:.1f} hours an hour, {rates['speed_up']:.2f} × one")
+    console.print(f"peak memory on {minutes:g} min: {result['peak_memory_gib']:.2f} GiB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -3,29 +3,35 @@
 The sounds are drawn, not recorded: what the steps cost depends on their length only. What is compiled at first use is
 compiled before the clock starts. Seconds of the steps are those of the processor, so that what else the machine does
 does not count; the whole run's are those of the clock.
+
+python recipes/benchmark_evaluate.py --clips 40 --workers 2
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import soundfile
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from ..audio import Samples
-from ..evaluation.datasets import Clip, Part
-from ..evaluation.embedders import EmbedderOptions, make_embedder
-from ..evaluation.features import ANALYSIS_RATE, extract
-from ..evaluation.leakage import voice_leak_db
-from ..evaluation.measuring import Job, MeasuringOptions, measure_all
-from ..evaluation.protocol import ScoringOptions, make_report
-from ..evaluation.scores import score_pair
-from ..evaluation.timing import lag
+from hafm_hf.audio import Samples
+from hafm_hf.evaluation.datasets import Clip, Part
+from hafm_hf.evaluation.embedders import EmbedderOptions, make_embedder
+from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
+from hafm_hf.evaluation.leakage import voice_leak_db
+from hafm_hf.evaluation.measuring import Job, MeasuringOptions, measure_all
+from hafm_hf.evaluation.protocol import ScoringOptions, make_report
+from hafm_hf.evaluation.scores import score_pair
+from hafm_hf.evaluation.timing import lag
 
 REPEATS = 3
 # how often the measuring of a clip with one system needs each step; its reference is measured too
@@ -131,3 +137,33 @@ def _job(folder: Path, number: int, seconds: float) -> Job:
         parts[name] = Part(path)
     clip = Clip(str(number), str(number), parts["vocal"], parts["reference"])
     return Job(clip, {"system": parts["system"]})
+
+
+def main(
+    clips: Annotated[int, typer.Option(min=2, help="Clips of a whole run.")] = 40,
+    seconds: Annotated[float, typer.Option(min=5.0, help="Length of a clip.")] = 20.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the whole run.")] = 2,
+    embedder: Annotated[
+        str, typer.Option(help="tokenizer, vggish-torch, or a transformers audio model.")
+    ] = "tokenizer",
+    vggish_weights: Annotated[str | None, typer.Option(help="File of VGGish's weights.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Speed of scoring accompaniments, without generation: each step on one core, and a whole run."""
+    result = benchmark_evaluation(ScoringBenchmark(clips, seconds, workers, embedder, vggish_weights))
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    console, table = Console(), Table(title=f"Scoring, embedder {embedder}", title_justify="left")
+    table.add_column("step")
+    table.add_column("× real time", justify="right")
+    for name, factor in result["steps"].items():
+        table.add_row(f"{name}, one core", f"{factor:.0f}")
+    for count, factor in result["cores"].items():
+        table.add_row(f"all of it, by processor time, cores: {count}", f"{factor:.0f}")
+    table.add_row(f"a run by the clock, processes: {workers}", f"{result['run']['real_time_factor']:.0f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
