@@ -18,7 +18,7 @@ import typer
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-from hafm_hf.corpus.song_corpus import SongCorpusOptions, build_corpus, list_tasks  # noqa: E402
+from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks  # noqa: E402
 
 logger = logging.getLogger("build_song_corpus")
 DEFAULT_SOUNDFONTS = [

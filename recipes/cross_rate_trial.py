@@ -18,7 +18,7 @@ import torch
 from transformers import HfArgumentParser, PreTrainedModel
 
 from hafm_hf.configuration_hafm import HAFMCoarseConfig
-from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.objective import Estimate, clustered_mean, shift_right, token_losses
 
 logger = logging.getLogger("hafm_hf.recipes.cross_rate_trial")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.training.beat_profile import fit_beat_profile
+from hafm_tiny.statistics import fit_beat_profile
 
 
 def main(

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.training.beat_profile import fit_code_beats
+from hafm_tiny.statistics import fit_code_beats
 
 
 def main(

@@ -19,12 +19,12 @@ from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
 from hafm_hf.configuration_hafm import HAFMHarmonyConfig
-from hafm_hf.harmony_hafm import HAFMHarmonyModel
-from hafm_hf.loading import fingerprint, write_checksums
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.hub.loading import fingerprint, write_checksums
+from hafm_hf.lead_sheet.modeling_harmony import HAFMHarmonyModel
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_hf.training.harmony import HarmonyArguments, HarmonyTrainer, TokenCounts, harmony_scores, melody_of
-from hafm_hf.training.songs import labelled_rows, load_labels
+from hafm_tiny.harmony import HarmonyArguments, HarmonyTrainer, TokenCounts, harmony_scores, melody_of
+from hafm_tiny.song_pool import labelled_rows, load_labels
 
 logger = logging.get_logger(__name__)
 # about ten seconds and about half a minute
@@ -55,8 +55,8 @@ class Folders:
 
 def whole_songs(folders: Folders) -> Iterator[tuple[str, dict[str, Any]]]:
     """Split and labels of whole songs, in the splits that they were rendered in; those for test are left alone."""
-    from hafm_hf.corpus.midi_song import SongError, list_songs, read_song
-    from hafm_hf.corpus.song_corpus import split_songs
+    from hafm_tiny.songs.midi_song import SongError, list_songs, read_song
+    from hafm_tiny.songs.song_corpus import split_songs
 
     paths = {path.name: path for path in list_songs(Path(folders.songs))}
     for name, split in split_songs(list(paths), folders.validation_songs, folders.test_songs).items():

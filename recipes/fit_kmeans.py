@@ -21,7 +21,7 @@ from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sa
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import SeparatorOptions, make_separator
 from hafm_hf.corpus.tracks import SplitOptions
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 
 
 def main(

@@ -17,10 +17,10 @@ import numpy as np
 from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_hf.training.song_runs import SongRunArguments
-from hafm_hf.training.vocal_space import (
+from hafm_tiny.song_runs import SongRunArguments
+from hafm_tiny.vocal_space import (
     SungFrames,
     VocalSpaceArguments,
     fit_rhythm,

@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 import typer
 
-from hafm_hf.corpus.effects import room, to_level
-from hafm_hf.corpus.midi_song import Note
-from hafm_hf.corpus.singer import Manner, load_voice, sing, sung_notes
+from hafm_tiny.songs.effects import room, to_level
+from hafm_tiny.songs.midi_song import Note
+from hafm_tiny.songs.singer import Manner, load_voice, sing, sung_notes
 
 logger = logging.getLogger("make_example_vocal")
 BEATS_PER_MINUTE = 96

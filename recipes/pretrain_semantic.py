@@ -15,9 +15,9 @@ from transformers import HubertModel
 
 from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_hf.training.semantic import SemanticTrainer, SemanticTrainingArguments
-from hafm_hf.training.semantic_targets import start_front_end, tiny_hubert_config
-from hafm_hf.training.song_runs import SongRunArguments, resume, train_on_songs
+from hafm_tiny.hubert import SemanticTrainer, SemanticTrainingArguments
+from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
+from hafm_tiny.targets import start_front_end, tiny_hubert_config
 
 
 @dataclass

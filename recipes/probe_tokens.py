@@ -23,9 +23,9 @@ import soxr
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
-from hafm_hf.training.semantic_targets import IGNORED, LOWEST_NOTE, PITCH_CLASSES, beat_parts, frame_targets
-from hafm_hf.training.songs import PCM_SCALE, SongPool
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_tiny.song_pool import PCM_SCALE, SongPool
+from hafm_tiny.targets import IGNORED, LOWEST_NOTE, PITCH_CLASSES, beat_parts, frame_targets
 
 logger = logging.getLogger("probe_tokens")
 # parts of the beat that are told apart; chance is a quarter

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.training.whole_model import WholeModelOptions, train_whole_model
+from hafm_tiny.whole_model import WholeModelOptions, train_whole_model
 
 
 def main(

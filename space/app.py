@@ -39,7 +39,7 @@ from songs import (  # before gradio, which reads once where temporary files go
 import gradio as gr
 
 from hafm_hf import audio, plots
-from hafm_hf.redaction import without_secrets
+from hafm_hf.hub.redaction import without_secrets
 
 QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")

@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
-from hafm_hf.redaction import without_secrets
+from hafm_hf.hub.redaction import without_secrets
 
 try:
     import spaces

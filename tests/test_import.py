@@ -57,7 +57,7 @@ assert not {"torch", "transformers", "numpy"} & set(sys.modules)
         "from transformers import pipeline; import hafm_hf",
         "import hafm_hf, transformers.modeling_utils",
         "from transformers import AutoConfig; from hafm_hf import HAFMConfig; HAFMConfig()",
-        "from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM",
+        "from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM",
     ],
 )
 def test_everything_is_registered_whatever_is_imported_first(first: str) -> None:

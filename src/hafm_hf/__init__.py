@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from .registration import register_when_imported
 
 if TYPE_CHECKING:
-    from .accompaniment_hafm import BUNDLED_MODEL, HAFMAccompanimentOutput, HAFMForVocalAccompaniment
-    from .audio import HAFMAudioError
+    from .accompaniment.modeling_accompaniment import BUNDLED_MODEL, HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .accompaniment.pipeline_hafm import HAFMPipeline
+    from .audio.feature_extraction_hafm import HAFMFeatureExtractor
+    from .audio.files import HAFMAudioError
     from .configuration_hafm import (
         HAFMCoarseConfig,
         HAFMConfig,
@@ -20,13 +22,11 @@ if TYPE_CHECKING:
         HAFMSemanticConfig,
         HAFMSemanticTokenizerConfig,
     )
-    from .feature_extraction_hafm import HAFMFeatureExtractor
-    from .generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
-    from .harmony_hafm import HAFMHarmonyModel
-    from .lead_sheet_hafm import LeadSheet
-    from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
-    from .pipeline_hafm import HAFMPipeline
-    from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+    from .lead_sheet.lead_sheet import LeadSheet
+    from .lead_sheet.modeling_harmony import HAFMHarmonyModel
+    from .semantic_tokenizer import HAFMSemanticTokenizer
+    from .stages.generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
+    from .stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 
     __version__: str
 
@@ -54,8 +54,8 @@ __all__ = [
 ]
 
 _NAMES = {
-    "accompaniment_hafm": ("BUNDLED_MODEL", "HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
-    "audio": ("HAFMAudioError",),
+    "accompaniment.modeling_accompaniment": ("BUNDLED_MODEL", "HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "audio.files": ("HAFMAudioError",),
     "configuration_hafm": (
         "HAFMCoarseConfig",
         "HAFMConfig",
@@ -64,13 +64,13 @@ _NAMES = {
         "HAFMSemanticConfig",
         "HAFMSemanticTokenizerConfig",
     ),
-    "feature_extraction_hafm": ("HAFMFeatureExtractor",),
-    "generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
-    "harmony_hafm": ("HAFMHarmonyModel",),
-    "lead_sheet_hafm": ("LeadSheet",),
-    "modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
-    "pipeline_hafm": ("HAFMPipeline",),
-    "semantic_tokenizer_hafm": ("HAFMSemanticTokenizer",),
+    "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
+    "stages.generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
+    "lead_sheet.modeling_harmony": ("HAFMHarmonyModel",),
+    "lead_sheet.lead_sheet": ("LeadSheet",),
+    "stages.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
+    "accompaniment.pipeline_hafm": ("HAFMPipeline",),
+    "semantic_tokenizer": ("HAFMSemanticTokenizer",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

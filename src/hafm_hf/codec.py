@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import EncodecModel
 
-from .loading import load_strictly
+from .hub.loading import load_strictly
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
 # decoded at once: no layer takes a CPU a tenth of a second with hafm-tiny's codec, so that it can be ended between two

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import analysis
-from .audio import Samples
+from .audio import Samples, analysis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

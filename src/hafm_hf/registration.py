@@ -32,10 +32,10 @@ def register_models() -> None:
     """`AutoModel` knows every model, `AutoModelForCausalLM` the stages."""
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 
-    from .accompaniment_hafm import HAFMForVocalAccompaniment
-    from .harmony_hafm import HAFMHarmonyModel
-    from .modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
-    from .semantic_tokenizer_hafm import HAFMSemanticTokenizer
+    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from .lead_sheet.modeling_harmony import HAFMHarmonyModel
+    from .semantic_tokenizer import HAFMSemanticTokenizer
+    from .stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 
     for stage_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM):
         AutoModel.register(stage_class.config_class, stage_class, exist_ok=True)
@@ -48,8 +48,8 @@ def register_feature_extractor() -> None:
     """`AutoFeatureExtractor` knows that of the composite."""
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
+    from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .configuration_hafm import HAFMConfig
-    from .feature_extraction_hafm import HAFMFeatureExtractor
 
     AutoFeatureExtractor.register(HAFMConfig, HAFMFeatureExtractor, exist_ok=True)
 
@@ -59,8 +59,8 @@ def register_task() -> None:
     from transformers.models.auto.modeling_auto import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .accompaniment_hafm import BUNDLED_MODEL
-    from .pipeline_hafm import HAFMPipeline
+    from .accompaniment.modeling_accompaniment import BUNDLED_MODEL
+    from .accompaniment.pipeline_hafm import HAFMPipeline
 
     if TASK in PIPELINE_REGISTRY.supported_tasks:
         return

@@ -10,7 +10,7 @@ import soundfile
 import typer.main
 
 from distribution.environments import REPOSITORY, Environment, build_wheel, make_environment
-from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.cli import app
 
 PIPELINE = """

@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.codec import load_encodec
-from hafm_hf.conversion.assemble import assemble_composite
 from hafm_hf.corpus.tokens import read_info, shard_paths
-from hafm_hf.loading import fingerprint
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.hub.loading import fingerprint
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.data import load_token_corpus
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from hafm_hf.cli import app
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.loading import load_strictly
-from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.hub.loading import load_strictly
+from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words
 from tiny_models import CLUSTERS, CODES

@@ -8,10 +8,10 @@ import soundfile
 import soxr
 import torch
 
-from hafm_hf.accompaniment_hafm import BUNDLED_MODEL
+from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.codec import encode_codes, load_encodec
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.data import TokenCrops, load_token_corpus
 from hafm_hf.training.stages import STAGE_MODELS
 from integration.training_runs import train_here

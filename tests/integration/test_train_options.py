@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from integration.training_runs import losses, train_here
 from training.toy_corpus import write_toy_corpus
 

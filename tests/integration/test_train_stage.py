@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling_hafm import HAFMSemanticForCausalLM
+from hafm_hf.stages.modeling_hafm import HAFMSemanticForCausalLM
 from integration.training_runs import kill_after, losses, read_metrics, start, train
 from training.toy_corpus import write_toy_corpus
 

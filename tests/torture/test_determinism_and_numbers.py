@@ -5,12 +5,12 @@ import random
 import pytest
 import torch
 
+from decoding.test_fast_loop import guided_scores, uniforms_for
 from faults import Tally
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.benchmark.generate import RecordingDecoder
-from hafm_hf.decoding_hafm import FastDecoder
-from test_decoding_hafm import guided_scores, uniforms_for
-from test_modeling_hafm import conditioning_for
+from hafm_hf.decoding.fast_loop import FastDecoder
+from stages.test_modeling import conditioning_for
 from tiny_models import STAGES, tiny_composite, tiny_stage
 from vocals import glide
 

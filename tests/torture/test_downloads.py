@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hafm_hf import downloads
-from hafm_hf.downloads import HAFMDownloadError, download
+from hafm_hf.audio import downloads
+from hafm_hf.audio.downloads import HAFMDownloadError, download
 
 LIMITS: dict[str, Any] = {"max_bytes": 100_000, "timeout": 5.0}
 PRIVATE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1%2"]

@@ -23,7 +23,7 @@ from hafm_hf import (
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizer,
 )
-from hafm_hf.loading import PICKLES, SUMS_FILE, check_checkpoint, load_strictly, write_checksums
+from hafm_hf.hub.loading import PICKLES, SUMS_FILE, check_checkpoint, load_strictly, write_checksums
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]

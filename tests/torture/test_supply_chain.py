@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hafm_hf.redaction import without_secrets
+from hafm_hf.hub.redaction import without_secrets
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Pat
     code = (
         "import hafm_hf, transformers, sitecustomize\n"
         "from hafm_hf import HAFMForVocalAccompaniment, HAFMFeatureExtractor\n"
-        "import hafm_hf.pipeline_hafm, hafm_hf.cli, hafm_hf.hub.endpoint\n"
+        "import hafm_hf.accompaniment.pipeline_hafm, hafm_hf.cli, hafm_hf.hub.endpoint\n"
         "from transformers.pipelines import PIPELINE_REGISTRY\n"
         "assert 'vocal-accompaniment' in PIPELINE_REGISTRY.get_supported_tasks()\n"
     )

@@ -2,7 +2,7 @@
 
 import torch
 
-from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
+from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
 from hafm_hf.training.initialization import initialise_from_codebooks
 from training.toy_corpus import toy_config
 

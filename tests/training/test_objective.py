@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hafm_hf.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.objective import (
     clustered_mean,
     drop_history,

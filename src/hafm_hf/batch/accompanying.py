@@ -11,8 +11,8 @@ import transformers
 from transformers.utils import logging
 
 from .. import audio
-from ..loading import model_source
-from ..threads_hafm import torch_threads
+from ..hub.loading import model_source
+from ..jobs.threads import torch_threads
 from .plan import files_of
 from .vocals import HAFMBatchError, read_vocal
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..corpus.engines import run_on
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
-from ..loading import model_source
+from ..hub.loading import model_source
 from .accompanying import Batch, Outcome, WorkerOptions, accompany_batch
 from .plan import BatchPlan, check_same_options, extend_plan, files_of, load_plan, save_plan
 from .vocals import HAFMBatchError, Vocal, find_vocals, is_parquet

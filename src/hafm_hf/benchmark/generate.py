@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..accompaniment_hafm import PARTS, HAFMForVocalAccompaniment
+from ..accompaniment.modeling_accompaniment import PARTS, HAFMForVocalAccompaniment
+from ..accompaniment.song import STAGES
 from ..configuration_hafm import HAFMStageConfig
-from ..decoding_hafm import FastDecoder
-from ..sampling_hafm import RandomStream
-from ..song_hafm import STAGES
-from ..windows_hafm import DecodingOptions, decode_window
+from ..decoding.fast_loop import FastDecoder
+from ..decoding.windows import DecodingOptions, decode_window
+from ..stages.sampling import RandomStream
 from .musicgen import musicgen_decoder
 
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250

@@ -6,7 +6,7 @@ Apart from them, since `hafm benchmark generate` needs nothing but the core of t
 from transformers import MusicgenForCausalLM, PreTrainedModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from ..modeling_hafm import HAFMStageForCausalLM
+from ..stages.modeling_hafm import HAFMStageForCausalLM
 
 
 def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel:

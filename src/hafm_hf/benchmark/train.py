@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from ..modeling_hafm import HAFMAttention, HAFMStageForCausalLM
+from ..stages.modeling_hafm import HAFMAttention, HAFMStageForCausalLM
 from ..training.arguments import STAGE_CONFIGS, StageArguments, stage_config
 from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 from ..training.flops import device_peak, step_flops

@@ -22,7 +22,7 @@ from .console import HAFMCommandError, loading, plotting, progress_bars, report_
 from .lead_sheet import read_lead_sheet
 
 if TYPE_CHECKING:
-    from ..pipeline_hafm import HAFMPipeline
+    from ..accompaniment.pipeline_hafm import HAFMPipeline
 
 # of an option of sampling: the stages of a model seldom agree on one value
 OF_EVERY_STAGE = "in every stage; each has its own value if not given"
@@ -193,7 +193,7 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     import torch
     import transformers
 
-    from ..loading import model_source
+    from ..hub.loading import model_source
 
     device = torch_device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
@@ -259,7 +259,7 @@ def stream_one(
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """Writes the instrumental chunk by chunk as it is generated; returns the song as the pipeline would."""
-    from ..pipeline_hafm import STREAM_PARAMETERS
+    from ..accompaniment.pipeline_hafm import STREAM_PARAMETERS
 
     taken = set(request.parameters) & {*STREAM_PARAMETERS, "seconds"}
     parameters = {key: request.parameters[key] for key in taken if request.parameters[key] is not None}

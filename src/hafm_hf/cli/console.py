@@ -14,7 +14,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..redaction import without_secrets
+from ..hub.redaction import without_secrets
 
 # modules that have not the name of the package that they come in
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -75,7 +75,7 @@ def loading(model: str | None) -> Iterator[None]:
 
 def model_folder(model: str | None) -> Path:
     """Where the files of `model` lie, downloaded if they must be; those of the bundled model if None."""
-    from ..loading import model_source
+    from ..hub.loading import model_source
 
     source = model_source(model)
     folder = Path(source)

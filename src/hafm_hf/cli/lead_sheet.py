@@ -12,7 +12,7 @@ from .. import audio
 from .console import HAFMCommandError, loading, stderr, stdout
 
 if TYPE_CHECKING:
-    from ..lead_sheet_hafm import LeadSheet
+    from ..lead_sheet.lead_sheet import LeadSheet
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def lead_sheet(
     if audio.is_silent(samples):
         stderr.print(f"{audio.source_name(vocal)} is silent; its beats and chords follow nothing.", markup=False)
     with loading(model):
-        from ..accompaniment_hafm import HAFMForVocalAccompaniment
+        from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
         composite = HAFMForVocalAccompaniment.from_pretrained(model)
     try:
@@ -70,7 +70,7 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None
     """
     if tempo is None and beats is None and chords is None:
         return None
-    from ..lead_sheet_hafm import LeadSheet
+    from ..lead_sheet.lead_sheet import LeadSheet
 
     def check_beats(found: list[float]) -> None:
         LeadSheet(beats=found[-2:] if len(found) > 1 else None)

@@ -52,7 +52,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     folder = model_folder(model)
     import torch
 
-    from ..accompaniment_hafm import HAFMForVocalAccompaniment, part_classes
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment, part_classes
     from ..configuration_hafm import HAFMConfig
     from ..hub.description import describe_part
 
@@ -112,7 +112,7 @@ def tokenize(
     """
     import torch
 
-    from ..accompaniment_hafm import HAFMForVocalAccompaniment
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..codec import encode_codes
 
     composite = HAFMForVocalAccompaniment.from_pretrained(model)

@@ -65,7 +65,7 @@ def assemble(
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
 ) -> None:
     """Joins a semantic tokenizer, three stages and a codec into one model that `--model` takes."""
-    from ..conversion.assemble import assemble_composite
+    from ..accompaniment.assemble import assemble_composite
 
     parts = {
         "semantic_tokenizer": semantic_tokenizer,

@@ -16,7 +16,7 @@ import torch
 import yaml
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
 from .structure import Match, Slot, match_structure
 
 CHECKPOINT = "ckpt_best.pt"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .filtering import FilterOptions, reason_to_drop
 from .separation import Separator
 from .shards import cut

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers.audio_utils import chroma_filter_bank, spectrogram, window_function
 
-from ..analysis import tempo
 from ..audio import Samples, is_silent
+from ..audio.analysis import tempo
 
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 # Krumhansl and Kessler's probe-tone ratings (1982), from the tonic upwards.

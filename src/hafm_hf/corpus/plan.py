@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import locking
+from ..jobs import locks as locking
 from .tokens import PARTIAL_SUFFIX, SPLITS, replacing
 from .tracks import HAFMCorpusError, Track
 

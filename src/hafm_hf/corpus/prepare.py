@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment_hafm import BUNDLED_MODEL
+from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from ..hub.model_card import CardFacts, dataset_card, load_facts
 from .engines import run_jobs
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audio import Samples
-from ..threads_hafm import torch_threads
+from ..jobs.threads import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .manifest import ShardReport, TrackReport, write_report

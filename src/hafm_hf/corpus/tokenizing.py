@@ -14,8 +14,8 @@ from transformers import EncodecModel
 
 from ..audio import Samples, pad_end, resample
 from ..codec import decode_codes, encode_codes, load_encodec, scale_invariant_sdr
-from ..loading import fingerprint
-from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
+from ..hub.loading import fingerprint
+from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
@@ -151,7 +151,7 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
 
 
 def _composite(options: TokenizerOptions) -> str | Path:
-    from ..accompaniment_hafm import BUNDLED_MODEL
+    from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
 
     return options.model or BUNDLED_MODEL
 

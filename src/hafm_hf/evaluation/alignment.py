@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import FRAME_RATE
 from ..audio import resample
+from ..audio.analysis import FRAME_RATE
 from .datasets import Clip, Part
 from .features import ANALYSIS_RATE, onset_strength
 from .statistics import HAFMEvaluationError

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio import Samples
-from ..loading import fingerprint
+from ..hub.loading import fingerprint
 from . import vggish
 from .statistics import HAFMEvaluationError
 
@@ -127,9 +127,9 @@ class TokenizerEmbedder:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        from ..accompaniment_hafm import BUNDLED_MODEL
-        from ..loading import load_strictly
-        from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
+        from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
+        from ..hub.loading import load_strictly
+        from ..semantic_tokenizer import HAFMSemanticTokenizer
 
         source = BUNDLED_MODEL if model is None else model
         try:

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import FRAME_RATE, fundamental_frequency
 from ..audio import Samples, pad_end, rms_dbfs
+from ..audio.analysis import FRAME_RATE, fundamental_frequency
 
 # Cached features of another version are not used.
 FEATURES_VERSION = 2

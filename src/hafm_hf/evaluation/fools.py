@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..analysis import FRAME_RATE
 from ..audio import Samples
+from ..audio.analysis import FRAME_RATE
 from .features import ANALYSIS_RATE, PITCH_CLASSES, Features
 
 CLICKS_PER_MINUTE = 120

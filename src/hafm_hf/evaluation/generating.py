@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..accompaniment.song import STAGES
 from ..audio import write_audio
-from ..loading import fingerprint
-from ..song_hafm import STAGES
+from ..hub.loading import fingerprint
 from .datasets import Clip, Part
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
 
 
 def _load(options: GenerationOptions) -> Any:
-    from ..accompaniment_hafm import HAFMForVocalAccompaniment
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
     return HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
 

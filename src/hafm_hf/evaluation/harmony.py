@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import FRAME_RATE
+from ..audio.analysis import FRAME_RATE
 from .features import CHROMA_RATE, PITCH_CLASSES, Features
 
 # Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first

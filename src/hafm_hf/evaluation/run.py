@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audio import resample
-from ..locking import locked
+from ..jobs.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
 from .generating import GenerationOptions, Rendered, render

@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import FRAME_RATE
 from ..audio import Samples, rms_dbfs
+from ..audio.analysis import FRAME_RATE
 from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS
 
 # what is compared on both sides of a border: half a second of mean spectrum

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis import FRAME_RATE
+from ..audio.analysis import FRAME_RATE
 from .features import Features
 from .harmony import correlation, unexplained
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 
-from ..loading import SafeLoadingMixin, write_checksums
+from .loading import SafeLoadingMixin, write_checksums
 from .model_card import model_card
 
 # with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us

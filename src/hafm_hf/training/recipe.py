@@ -9,7 +9,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..locking import locked
+from ..jobs.locks import locked
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
 from .data import TokenCrops, load_token_corpus, unigram_entropy
 from .publishing import publish_stage, training_facts

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from accelerate import Accelerator
 
-from ..accompaniment_hafm import HAFMForVocalAccompaniment
+from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from ..audio import read_audio, write_audio
 from .arguments import RunArguments
 from .validation import eval_mode

@@ -5,13 +5,13 @@ from transformers import PreTrainedModel
 
 from ..codec import load_encodec
 from ..corpus.tokens import TokenCorpusInfo
-from ..modeling_hafm import (
+from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..stages.modeling_hafm import (
     HAFMCoarseForCausalLM,
     HAFMFineForCausalLM,
     HAFMSemanticForCausalLM,
     HAFMStageForCausalLM,
 )
-from ..semantic_tokenizer_hafm import HAFMSemanticTokenizer
 from .adapters import add_adapters
 from .arguments import StageArguments, stage_config
 from .initialization import initialise_from_codebooks

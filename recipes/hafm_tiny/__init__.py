@@ -1,0 +1,1 @@
+"""How the bundled model is made, from songs in MIDI to a composite; used by the recipes, not installed."""

@@ -1,0 +1,254 @@
+"""Training a small HuBERT whose features carry pitch, onsets and harmony: masked prediction of clusters, and labels.
+
+Each step sees vocals (as they are, or with the noise that the vocal gets at generation) and instrumentals, transposed
+by resampling, which moves formants too and so makes more singers of a few. Spans of frames are masked; at masked
+frames the clusters of semantic_targets.descriptors are predicted as in HuBERT, and at all frames the labels of the
+rendered song.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.signal import fftconvolve
+from torch import nn
+from transformers import HubertModel
+
+from .clusters import kmeans, nearest
+from .song_pool import PCM_SCALE, SongPool
+from .state import cosine_learning_rate
+from .targets import IGNORED, NUM_TARGETS, descriptors, frame_targets
+
+
+@dataclass
+class SemanticTrainingArguments:
+    """How a semantic tokenizer's HuBERT is trained; seconds and shares are of drawn crops."""
+
+    steps: int = 3000
+    batch_seconds: float = 32.0
+    crop_seconds: list[float] = field(default_factory=lambda: [4.0, 8.0, 16.0])
+    crop_shares: list[float] = field(default_factory=lambda: [0.6, 0.25, 0.15])
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 3e-5
+    warmup_steps: int = 150
+    weight_decay: float = 0.01
+    vocal_share: float = 0.55
+    noise_std: float = 0.01
+    max_shift: int = 5
+    vocal_cents: float = 30.0
+    band_cents: float = 15.0
+    mask_share: float = 0.35
+    mask_frames: int = 10
+    start_batches: int = 24
+    clusters: dict[str, int] = field(default_factory=lambda: {"harmony": 128, "texture": 64})
+    # the activation penalty keeps variance that predicts nothing out of the features, and so out of the k-means
+    weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "pitch": 1.5,
+            "onset": 0.5,
+            "chord": 1.0,
+            "beat": 0.3,
+            "harmony": 0.3,
+            "texture": 0.2,
+            "activation": 3e-3,
+        }
+    )
+    seed: int = 0
+
+
+def resample_linear(samples: np.ndarray, num_samples: int) -> np.ndarray:
+    """Float32 [M] read at `num_samples` evenly spaced points: changes speed, pitch and formants together."""
+    points = np.linspace(0, len(samples) - 1, num_samples)
+    return np.interp(points, np.arange(len(samples)), samples).astype(np.float32)
+
+
+def add_room(samples: np.ndarray, rng: np.random.Generator, sampling_rate: int) -> np.ndarray:
+    """Float32 [N] with the exponentially decaying noise tail of a random room behind it."""
+    decay = rng.uniform(0.1, 0.5)
+    time = np.arange(int(decay * sampling_rate)) / sampling_rate
+    tail = rng.normal(size=len(time)) * np.exp(-6.9 * time / decay)
+    tail *= rng.uniform(0.05, 0.4) / np.sqrt(np.sum(tail**2))
+    return (samples + fftconvolve(samples, tail)[: len(samples)]).astype(np.float32)
+
+
+def vocal_noise(rng: np.random.Generator, num_samples: int, noise_std: float) -> np.ndarray:
+    """The noise of a vocal crop: half of the crops as at generation, the others less, more or none."""
+    kind = rng.random()
+    level = noise_std if kind < 0.6 else 0.0 if kind < 0.75 else noise_std * 10 ** rng.uniform(-1.5, 0.3)
+    return (level * rng.normal(size=num_samples)).astype(np.float32)
+
+
+def draw_crop(
+    pool: SongPool, arguments: SemanticTrainingArguments, rng: np.random.Generator, seconds: float, pad: int, hop: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """One augmented crop, normalised, `pad` zeros on both sides, float32 [N + 2 · pad]; and its targets, int64 [T]."""
+    num_samples = int(seconds * pool.sampling_rate)
+    is_vocal = bool(rng.random() < arguments.vocal_share)
+    shift = int(rng.integers(-arguments.max_shift, arguments.max_shift + 1))
+    cents = rng.uniform(-1, 1) * (arguments.vocal_cents if is_vocal else arguments.band_cents)
+    ratio = 2 ** ((shift + cents / 100) / 12)
+    song, start = pool.draw(rng, int(np.ceil(num_samples * ratio)) + 1)
+    stem = song.vocal if is_vocal else song.instrumental
+    samples = stem[start : start + int(np.ceil(num_samples * ratio)) + 1] / np.float32(PCM_SCALE)
+    samples = resample_linear(samples, num_samples)
+    if rng.random() < 0.3:
+        samples = add_room(samples, rng, pool.sampling_rate)
+    samples = samples * np.float32(10 ** (rng.uniform(-12, 6) / 20))
+    if is_vocal:
+        samples = samples + vocal_noise(rng, num_samples, arguments.noise_std)
+    samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    times = start / pool.sampling_rate + (np.arange(num_samples // hop) + 0.5) * hop / pool.sampling_rate * ratio
+    return np.pad(samples, pad), frame_targets(song, times, shift, is_vocal)
+
+
+def draw_mask(rng: np.random.Generator, rows: int, frames: int, share: float, span: int) -> torch.Tensor:
+    """Bool [B, T] with spans of `span` frames set, about `share` of all frames."""
+    starts = rng.random((rows, frames)) < share / span
+    mask = np.zeros((rows, frames), dtype=bool)
+    for row, frame in zip(*np.nonzero(starts), strict=True):
+        mask[row, frame : frame + span] = True
+    return torch.from_numpy(mask)
+
+
+class SemanticTrainer:
+    """One step after another of the recipe; everything random is a function of seed and step.
+
+    Args:
+        hubert: HubertModel whose first convolution is the filter bank (semantic_targets.start_front_end).
+        pool: training songs at the tokenizer's rate.
+        arguments: see SemanticTrainingArguments.
+    """
+
+    def __init__(self, hubert: HubertModel, pool: SongPool, arguments: SemanticTrainingArguments) -> None:
+        self.hubert, self.pool, self.arguments = hubert, pool, arguments
+        config = hubert.config
+        self.hop = int(np.prod(config.conv_stride))
+        field_, step = 1, 1
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            field_, step = field_ + (kernel - 1) * step, step * stride
+        self.pad = (field_ - self.hop) // 2
+        sizes = NUM_TARGETS | arguments.clusters
+        self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, size) for name, size in sizes.items()})
+        self.heads.to(next(hubert.parameters()).device)
+        # the tokenizer clusters hidden states before the encoder's final norm: the heads are trained on the same
+        self.final_norm = hubert.encoder.layer_norm
+        hubert.encoder.layer_norm = nn.Identity()
+        self.centroids: dict[str, torch.Tensor] = {}
+        self.responses = torch.empty(0)
+        hubert.feature_extractor.conv_layers[0].conv.register_forward_hook(self._keep_responses)
+        parameters = [p for module in (hubert, self.heads) for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=arguments.weight_decay
+        )
+        self.parameters = parameters
+        self.step = 0
+
+    def _keep_responses(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        self.responses = output.detach()
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    def draw_batch(self, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """The batch of `step`: input float [B, N + 2 · pad], targets int64 [B, T] by name, mask bool [B, T]."""
+        arguments = self.arguments
+        rng = np.random.default_rng([arguments.seed, step])
+        seconds = float(rng.choice(arguments.crop_seconds, p=arguments.crop_shares))
+        rows = max(1, int(arguments.batch_seconds / seconds))
+        crops = [draw_crop(self.pool, arguments, rng, seconds, self.pad, self.hop) for _ in range(rows)]
+        values = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device)
+        targets = {
+            name: torch.from_numpy(np.stack([found[name] for _, found in crops])).to(self.device)
+            for name in NUM_TARGETS
+        }
+        frames = values.shape[1] // self.hop - 2 * self.pad // self.hop
+        mask = draw_mask(rng, rows, frames, arguments.mask_share, arguments.mask_frames).to(self.device)
+        return values, targets, mask
+
+    @torch.no_grad()
+    def _cluster_targets(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, values in descriptors(self.responses).items():
+            codes = nearest(values.flatten(0, 1), self.centroids[name]).view(values.shape[:2])[:, : mask.shape[1]]
+            found[name] = torch.where(mask, codes, torch.full_like(codes, IGNORED))
+        return found
+
+    @torch.no_grad()
+    def start_clusters(self) -> None:
+        """Cluster the descriptors of crops that training will not see."""
+        kept: dict[str, list[torch.Tensor]] = {name: [] for name in self.arguments.clusters}
+        for index in range(self.arguments.start_batches):
+            values, _, _ = self.draw_batch(10_000_000 + index)
+            self.hubert.feature_extractor.conv_layers[0].conv(values.unsqueeze(1))
+            for name, found in descriptors(self.responses).items():
+                kept[name].append(found.flatten(0, 1))
+        generator = torch.Generator().manual_seed(self.arguments.seed)
+        for name, size in self.arguments.clusters.items():
+            self.centroids[name] = kmeans(torch.cat(kept[name]), size, 20, generator)
+
+    def train_step(self) -> dict[str, float]:
+        """Take one step; returns losses (nats) and the accuracy of the label targets."""
+        arguments = self.arguments
+        if not self.centroids:
+            self.start_clusters()
+        rate = cosine_learning_rate(
+            self.step, arguments.steps, arguments.learning_rate, arguments.final_learning_rate, arguments.warmup_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(arguments.seed * 1_000_003 + self.step)
+        values, targets, mask = self.draw_batch(self.step)
+        features = self.hubert(values, mask_time_indices=mask).last_hidden_state
+        targets = targets | self._cluster_targets(mask)
+        loss, report = self._loss(features, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.step += 1
+        return {**report, "learning_rate": rate}
+
+    def _loss(self, features: torch.Tensor, targets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        weights = self.arguments.weights
+        activation = features.pow(2).mean()
+        loss = weights["activation"] * activation
+        report = {"activation": float(activation.detach())}
+        for name, head in self.heads.items():
+            known = targets[name] != IGNORED
+            if not bool(known.any()):
+                continue
+            logits, wanted = head(features[known]), targets[name][known]
+            part = nn.functional.cross_entropy(logits, wanted)
+            loss = loss + weights[name] * part
+            report[name] = float(part.detach())
+            if name in NUM_TARGETS:
+                report[name + "_accuracy"] = float((logits.detach().argmax(-1) == wanted).float().mean())
+        return loss, report
+
+    def save_hubert(self, folder: Path) -> None:
+        """Write an ordinary HubertModel folder; its final norm, which plays no part here, is the initial one."""
+        self.hubert.encoder.layer_norm = self.final_norm
+        self.hubert.save_pretrained(folder)
+        self.hubert.encoder.layer_norm = nn.Identity()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to take the very next step."""
+        return {
+            "hubert": self.hubert.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "centroids": self.centroids,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.hubert.load_state_dict(state["hubert"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.centroids = dict(state["centroids"])
+        self.step = int(state["step"])

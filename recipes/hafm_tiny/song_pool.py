@@ -1,0 +1,140 @@
+"""Rendered songs in memory, for the parts that are trained on audio (codec and semantic tokenizer).
+
+A song is a folder `SPLIT/SONG_PASS/` with vocal.flac, instrumental.flac (one rate, one length, one starting instant)
+and labels.json, as recipes/build_song_corpus.py writes it. The pool may be read while the corpus is still being
+rendered: `refresh` takes in the folders that were finished since.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from pyarrow import parquet
+from transformers.utils import logging
+
+from hafm_hf.corpus.tokens import shard_paths
+
+logger = logging.get_logger(__name__)
+
+PCM_SCALE = 32768.0
+
+
+@dataclass(frozen=True)
+class Song:
+    """One rendered song: vocal and instrumental (int16 [N], mono, the pool's rate) and its labels."""
+
+    name: str
+    vocal: np.ndarray
+    instrumental: np.ndarray
+    labels: dict[str, Any]
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.vocal)
+
+
+def finished_songs(folder: Path) -> list[Path]:
+    """The songs of a split's folder, in order; one that is being rendered lies in NAME.partial until it is whole."""
+    return [path.parent for path in sorted(folder.glob("*/labels.json")) if not path.parent.suffix]
+
+
+def load_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
+    """Labels of the rendered songs of a split, by the names of their folders."""
+    return {song.name: json.loads((song / "labels.json").read_text()) for song in finished_songs(corpus / split)}
+
+
+def labelled_rows(
+    tokens: str | Path, labels: Mapping[str, dict[str, Any]], columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The excerpts of a token corpus's training shards whose songs have labels.
+
+    Args:
+        tokens: folder of token shards.
+        labels: of songs, by name.
+        columns: of the shards, beside `track` and `start` (s).
+
+    Yields:
+        the row and its song's labels.
+    """
+    for shard in shard_paths(tokens, "train"):
+        for row in parquet.read_table(shard, columns=["track", "start", *columns]).to_pylist():
+            name = Path(row["track"]).name
+            if name in labels:
+                yield row, labels[name]
+
+
+def read_mono(path: Path, sampling_rate: int) -> np.ndarray:
+    """Read a file as int16 [N], mono at `sampling_rate` Hz."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = samples.mean(axis=1)
+    if rate != sampling_rate:
+        mono = soxr.resample(mono, rate, sampling_rate)
+    return np.clip(np.round(mono * PCM_SCALE), -32768, 32767).astype(np.int16)
+
+
+def load_song(folder: Path, sampling_rate: int) -> Song:
+    """Read one song folder; both stems are cut to the shorter one's length."""
+    labels = json.loads((folder / "labels.json").read_text())
+    vocal = read_mono(folder / "vocal.flac", sampling_rate)
+    instrumental = read_mono(folder / "instrumental.flac", sampling_rate)
+    length = min(len(vocal), len(instrumental))
+    return Song(folder.name, vocal[:length], instrumental[:length], labels)
+
+
+class SongPool:
+    """The finished songs of one split, held in memory as int16.
+
+    Args:
+        root: corpus folder, above the splits.
+        split: "train", "validation" or "test".
+        sampling_rate: rate in Hz at which songs are held.
+        max_hours: no further song is read once this many hours (of one stem) are held.
+    """
+
+    def __init__(self, root: Path, split: str, sampling_rate: int, max_hours: float = 12.0) -> None:
+        self.folder = Path(root) / split
+        self.sampling_rate = sampling_rate
+        self.max_hours = max_hours
+        self.songs: list[Song] = []
+        self._seen: set[str] = set()
+
+    @property
+    def hours(self) -> float:
+        return sum(song.num_samples for song in self.songs) / self.sampling_rate / 3600
+
+    def refresh(self) -> int:
+        """Read the songs finished since the last call; returns how many there were."""
+        count = 0
+        for folder in finished_songs(self.folder):
+            if folder.name in self._seen:
+                continue
+            if self.hours >= self.max_hours:
+                break
+            self._seen.add(folder.name)
+            try:
+                self.songs.append(load_song(folder, self.sampling_rate))
+                count += 1
+            except (OSError, RuntimeError, json.JSONDecodeError) as error:
+                logger.warning("skipping song %s: %s", folder, error)
+        return count
+
+    def require(self, seconds: float) -> None:
+        """Raise ValueError unless at least one song is long enough for crops of `seconds`."""
+        needed = int(seconds * self.sampling_rate)
+        if not any(song.num_samples > needed for song in self.songs):
+            raise ValueError(
+                f"{self.folder} holds no finished song longer than {seconds:g} s ({len(self.songs)} songs): "
+                "render some with recipes/build_song_corpus.py first."
+            )
+
+    def draw(self, rng: np.random.Generator, num_samples: int) -> tuple[Song, int]:
+        """Draw a song and the first sample of a crop of `num_samples`, uniformly over all possible crops' songs."""
+        while True:
+            song = self.songs[int(rng.integers(len(self.songs)))]
+            if song.num_samples > num_samples:
+                return song, int(rng.integers(song.num_samples - num_samples))

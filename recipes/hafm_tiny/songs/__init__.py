@@ -1,0 +1,1 @@
+"""Songs to train on: a singer, a band, and their rendering."""

@@ -1,0 +1,262 @@
+"""Songs in symbols become aligned audio: one folder an item, with vocal, instrumental and labels.
+
+An item is an excerpt of a song where much is sung, in a drawn key, tempo, voice and band. Everything that is drawn
+comes from (seed, pass, song), so that items do not depend on which others are rendered, in what order, or by whom.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from . import band, singer, trio
+from .effects import equalise, room, to_level
+from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
+
+logger = logging.getLogger(__name__)
+
+LEAD_IN = 0.3
+PARTIAL_SUFFIX = ".partial"
+# Range of formant factors a voice stands without sounding like a machine, and pitch (MIDI) where it is at ease.
+WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
+COMFORT = {"iona": 65.0, "scott": 57.0, "erith": 53.0}
+DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class SongCorpusOptions:
+    """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
+
+    `trio` lets one dry trio accompany every song (see the module), instead of a drawn band in a drawn room.
+    """
+
+    songs: Path
+    voices: Path
+    soundfonts: tuple[Path, ...]
+    output: Path
+    training_voices: tuple[str, ...] = ("iona", "scott")
+    test_voices: tuple[str, ...] = ("erith",)
+    validation_songs: int = 50
+    test_songs: int = 59
+    seconds: tuple[float, float] = (60.0, 90.0)
+    transpose: tuple[int, int] = (-5, 6)
+    stretch: tuple[float, float] = (0.92, 1.09)
+    level_db: tuple[float, float] = (-20.0, -14.0)
+    sampling_rate: int = 24000
+    seed: int = 0
+    stems: bool = False
+    trio: bool = False
+    syllables: int | None = None
+    licence: str = "POP909 MIT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One item to render: a song's folder, its split, and the pass over the songs."""
+
+    folder: Path
+    split: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The item's folder: song and pass."""
+        return f"{self.folder.name}_{self.number}"
+
+
+def _rank(name: str, purpose: str) -> str:
+    return hashlib.sha256(f"{purpose}/{name}".encode()).hexdigest()
+
+
+def split_songs(names: Sequence[str], validation: int, test: int) -> dict[str, str]:
+    """Give every song one split: the first by the hash of their names are for test, the next for validation.
+
+    Raises:
+        ValueError: when fewer songs than test and validation ask for would be left for training.
+    """
+    if validation + test >= len(names):
+        raise ValueError(f"{len(names)} songs cannot give {test} for test and {validation} for validation.")
+    ranked = sorted(names, key=lambda name: _rank(name, "split"))
+    splits = [TEST_SPLIT] * test + ["validation"] * validation
+    splits += ["train"] * (len(ranked) - len(splits))
+    return dict(zip(ranked, splits, strict=True))
+
+
+def list_tasks(options: SongCorpusOptions, number: int) -> list[Task]:
+    """The items of one pass, shuffled by hash; any beginning of the list has all splits in proportion."""
+    folders = {folder.name: folder for folder in list_songs(options.songs)}
+    splits = split_songs(list(folders), options.validation_songs, options.test_songs)
+    placed: list[tuple[float, Task]] = []
+    for split in ("train", "validation", TEST_SPLIT):
+        names = sorted((n for n in folders if splits[n] == split), key=lambda name: _rank(name, f"order {number}"))
+        placed += [((i + 0.5) / len(names), Task(folders[n], split, number)) for i, n in enumerate(names)]
+    return [task for _, task in sorted(placed, key=lambda pair: (pair[0], pair[1].name))]
+
+
+@cache
+def _voice(folder: Path, syllables: int | None) -> singer.Voice:
+    return singer.load_voice(folder, syllables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Audio of one item (float64 [N] each, all starting at one instant) and its labels."""
+
+    vocal: np.ndarray
+    instrumental: np.ndarray
+    stems: dict[str, np.ndarray]
+    labels: dict[str, object]
+
+
+def _sung_range(song: Song, comfort: float) -> tuple[Note, ...]:
+    """The melody, moved by octaves to where the voice is at ease."""
+    middle = float(np.median([note.pitch for note in song.melody]))
+    octaves = 12 * round((comfort - middle) / 12)
+    return tuple(dataclasses.replace(note, pitch=note.pitch + octaves) for note in song.melody)
+
+
+def _render_vocal(
+    song: Song, voice: singer.Voice, options: SongCorpusOptions, generator: np.random.Generator
+) -> tuple[np.ndarray, tuple[Note, ...], singer.Manner]:
+    formant = float(generator.uniform(*WARPS.get(voice.name, DEFAULT_WARP)))
+    manner = singer.random_manner(generator, formant)
+    comfort = COMFORT.get(voice.name, voice.pitch) + 12 * np.log2(formant) + generator.uniform(-3, 3)
+    notes = singer.sung_notes(_sung_range(song, comfort), manner, generator)
+    audio = singer.sing(voice, notes, song.duration, manner, int(generator.integers(2**32)))
+    audio = equalise(audio, voice.sampling_rate, generator)
+    if generator.random() < 0.6:
+        audio = room(audio, voice.sampling_rate, generator.uniform(0.12, 0.7), generator.uniform(-24, -9), generator)
+    active = np.zeros(audio.size, dtype=bool)
+    for note in notes:
+        active[int(note.start * voice.sampling_rate) : int(note.end * voice.sampling_rate)] = True
+    audio = to_level(audio, generator.uniform(*options.level_db), active)
+    floor = 10 ** (generator.uniform(-85, -52) / 20) * generator.standard_normal(audio.size)
+    return np.clip(audio + floor, -0.99, 0.99), notes, manner
+
+
+def _render_band(
+    song: Song, options: SongCorpusOptions, generator: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]:
+    """The band's mix, its labels, and with `options.stems` each part as well, dry.
+
+    A drawn band plays in a room, at a drawn level; the trio is dry and as loud as its notes are.
+    """
+    soundfont = options.soundfonts[int(generator.integers(len(options.soundfonts)))]
+    if options.trio:
+        soundfont = options.soundfonts[0]
+        played, style = trio.trio_parts(song, generator)
+        arrangement: dict[str, object] = {"band": "trio"}
+        render: Callable[..., np.ndarray] = partial(band.render, synthesis_rate=options.sampling_rate)
+    else:
+        drawn = band.random_arrangement(generator)
+        played, style = band.parts(song, drawn, generator), drawn.style
+        arrangement = dataclasses.asdict(drawn)
+        render = band.render
+    mix = render(played, song.duration, soundfont, options.sampling_rate)
+    stems = {
+        name: render({name: part}, song.duration, soundfont, options.sampling_rate)
+        for name, part in (played.items() if options.stems else ())
+    }
+    if options.trio:
+        mix = np.clip(trio.GAIN * mix, -0.99, 0.99)
+    else:
+        if generator.random() < 0.8:
+            mix = room(mix, options.sampling_rate, generator.uniform(0.3, 1.5), generator.uniform(-22, -11), generator)
+        mix = equalise(mix, options.sampling_rate, generator, strength_db=2.0)
+        mix = to_level(mix, generator.uniform(*options.level_db))
+    return mix, stems, {"style": style, "arrangement": arrangement, "soundfont": soundfont.name}
+
+
+def render_item(task: Task, options: SongCorpusOptions) -> Item:
+    """Render one item.
+
+    Raises:
+        SongError: when the song cannot be read, or lacks melody, beats or chords.
+        ValueError: when a voice has another sampling rate, or a SoundFont is none.
+        RuntimeError: when fluidsynth fails.
+    """
+    digest = hashlib.sha256(f"{options.seed}/{task.number}/{task.folder.name}".encode()).digest()
+    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    whole = read_song(task.folder)
+    semitones = int(generator.integers(options.transpose[0], options.transpose[1] + 1))
+    stretch = float(generator.uniform(*options.stretch))
+    part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
+    song = change(part, semitones, stretch, LEAD_IN)
+    names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
+    # the band has draws of its own, so that another band leaves the singer as he was
+    band_generator = np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), 1])
+    voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
+    if voice.sampling_rate != options.sampling_rate:
+        raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
+    vocal, notes, manner = _render_vocal(song, voice, options, generator)
+    instrumental, stems, band_labels = _render_band(song, options, band_generator)
+    size = min(vocal.size, instrumental.size)
+    labels: dict[str, object] = {
+        "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
+        "voice": voice.name, "transpose": semitones, "stretch": stretch, "tempo": song.tempo,
+        "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
+        **band_labels, "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
+        "beats": list(song.beats), "downbeats": list(song.downbeats),
+        "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
+        "notes": [[note.start, note.end, note.pitch] for note in notes],
+        "licence": options.licence,
+    }  # fmt: skip
+    return Item(vocal[:size], instrumental[:size], stems, labels)
+
+
+def _rounded(value: object) -> object:
+    """Floats to a microsecond, all the way down: less than a sample, and labels half as long."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_item(item: Item, folder: Path, sampling_rate: int) -> None:
+    """Write an item under a temporary name and rename it: a folder with the right name is always complete."""
+    partial_folder = folder.with_name(f"{folder.name}{PARTIAL_SUFFIX}")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    tracks = {"vocal": item.vocal, "instrumental": item.instrumental, **item.stems}
+    for name, audio in tracks.items():
+        soundfile.write(partial_folder / f"{name}.flac", audio, sampling_rate, subtype="PCM_16")
+    (partial_folder / "labels.json").write_text(json.dumps(_rounded(item.labels)) + "\n")
+    os.replace(partial_folder, folder)
+
+
+def _run(task: Task, options: SongCorpusOptions) -> tuple[str, float]:
+    """Render and write one item unless it is there; its name and seconds of audio, 0 if it was there or impossible."""
+    folder = options.output / task.split / task.name
+    if folder.exists():
+        return task.name, 0.0
+    try:
+        item = render_item(task, options)
+    except SongError as error:
+        logger.warning("skipped %s: %s", task.name, error)
+        return task.name, 0.0
+    write_item(item, folder, options.sampling_rate)
+    return task.name, item.vocal.size / options.sampling_rate
+
+
+def build_corpus(options: SongCorpusOptions, tasks: Sequence[Task], workers: int = 1) -> Iterator[tuple[str, float]]:
+    """Render items, in the order of `tasks`; finished ones are skipped, so a killed run goes on where it was.
+
+    Yields:
+        the name of each item and its seconds of audio (0 when it was there already or could not be rendered).
+    """
+    run: Callable[[Task], tuple[str, float]] = partial(_run, options=options)
+    if workers == 1:
+        yield from map(run, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(run, tasks)

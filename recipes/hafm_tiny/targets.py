@@ -1,0 +1,166 @@
+"""What the bundled semantic tokenizer learns to predict: a constant-Q front end, labels and clusters at 50 frames a
+second.
+
+HuBERT (Hsu et al. 2021, arXiv 2106.07447) predicts clusters of MFCCs, which throw pitch away. Here the clusters are of
+chroma and of onset strength, loudness and band levels, and the labels of rendered songs (sung note, onset, chord,
+beat) are used beside them. The first convolution is a bank of constant-Q filters (Brown 1991) in three phases 120°
+apart: after the GELU the sum over the phases hardly depends on the phase, so that the network sees pitch from its
+first step.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import HubertConfig, HubertModel
+
+from hafm_hf.lead_sheet.beats import beats_passed
+from hafm_hf.lead_sheet.lead_sheet import NUM_CHORDS, PITCH_CLASSES, chord_class
+
+from .song_pool import Song
+
+PHASES = 3
+IGNORED = -100
+LOWEST_NOTE, HIGHEST_NOTE = 36, 96
+NUM_TARGETS = {"pitch": HIGHEST_NOTE - LOWEST_NOTE + 2, "onset": 4, "chord": NUM_CHORDS, "beat": 4}
+# seconds since a note began, below which a frame counts as its onset and its first part
+ONSET_SECONDS = (0.06, 0.2)
+
+
+def filter_frequencies() -> np.ndarray:
+    """Centre frequencies in Hz [128]: semitones below E3 and above G6, quarter tones between, wider above 4.2 kHz."""
+    notes = np.concatenate([np.arange(28, 52), np.arange(52, 92, 0.5), np.arange(92, 108), np.linspace(109, 118.5, 8)])
+    return 440.0 * 2.0 ** ((notes - 69) / 12)
+
+
+def constant_q_filters(frequencies: np.ndarray, sampling_rate: int, kernel: int, cycles: float = 24.0) -> np.ndarray:
+    """Windowed cosines float32 [3 · F, kernel]: three phases of each frequency, `cycles` long unless very low."""
+    time = (np.arange(kernel) - (kernel - 1) / 2) / sampling_rate
+    rows = []
+    for frequency in frequencies:
+        length = min(kernel, cycles * sampling_rate / frequency) / sampling_rate
+        window = np.where(np.abs(time) < length / 2, 0.5 + 0.5 * np.cos(2 * np.pi * time / length), 0.0)
+        # music falls off with frequency: √f evens it out; the factor brings a loud partial of normalised audio to
+        # about 1
+        window *= 4.0 * np.sqrt(frequency / 1000.0) / window.sum()
+        rows += [window * np.cos(2 * np.pi * (frequency * time + phase / PHASES)) for phase in range(PHASES)]
+    return np.stack(rows).astype(np.float32)
+
+
+def tiny_hubert_config(hidden_size: int = 192, num_hidden_layers: int = 5) -> HubertConfig:
+    """A small HuBERT of the layer-norm kind; its two convolutions step 160 · 2 = 320 samples, like HuBERT's seven."""
+    return HubertConfig(
+        conv_dim=[PHASES * len(filter_frequencies()), 256],
+        conv_kernel=[3072, 3],
+        conv_stride=[160, 2],
+        conv_bias=True,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=4,
+        intermediate_size=4 * hidden_size,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=64,
+        num_conv_pos_embedding_groups=8,
+        hidden_dropout=0.05,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        layerdrop=0.0,
+    )
+
+
+@torch.no_grad()
+def start_front_end(hubert: HubertModel, sampling_rate: int) -> None:
+    """Set the first convolution to the filter bank, which is kept, and start the second by summing phases."""
+    first, second = hubert.feature_extractor.conv_layers[:2]
+    frequencies = filter_frequencies()
+    filters = constant_q_filters(frequencies, sampling_rate, first.conv.kernel_size[0])
+    first.conv.weight.copy_(torch.from_numpy(filters).unsqueeze(1))
+    first.conv.bias.normal_(0.0, 0.02)
+    first.layer_norm.weight.fill_(4.0)
+    for parameter in first.conv.parameters():
+        parameter.requires_grad_(False)
+    second.conv.weight[: len(frequencies)] = 0.0
+    for index in range(len(frequencies)):
+        second.conv.weight[index, PHASES * index : PHASES * (index + 1)] = 0.3
+
+
+def descriptors(responses: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Self-supervised descriptors of the first convolution's output float [B, 3 · F, 2 · T (+1)] at 100 Hz.
+
+    Returns "harmony" [B, T, 24] (chroma of the middle and of the low range) and "texture" [B, T, 10] (loudness, onset
+    strength, levels of 8 bands), both scaled so that Euclidean distance weighs their parts evenly.
+    """
+    bank = responses.unflatten(1, (-1, PHASES)).pow(2).sum(2)
+    even = bank.shape[-1] // 2 * 2
+    power = bank[..., :even].unflatten(-1, (-1, 2)).mean(-1)
+    notes = 69 + 12 * torch.log2(torch.from_numpy(filter_frequencies()) / 440.0)
+    classes = torch.remainder(torch.round(notes), PITCH_CLASSES).long().to(power.device)
+    # quarter tones belong to no pitch class
+    tuned = (notes - torch.round(notes)).abs() < 0.1
+    ranges = (tuned & (notes >= 52) & (notes < 92), tuned & (notes < 56))
+    chroma = []
+    for inside in ranges:
+        folded = power.new_zeros(power.shape[0], PITCH_CLASSES, power.shape[-1])
+        index = inside.nonzero().squeeze(1).to(power.device)
+        folded.index_add_(1, classes[index], power[:, index].sqrt())
+        chroma.append(folded / folded.norm(dim=1, keepdim=True).clamp_min(1e-4))
+    bands = torch.log(power.unflatten(1, (8, -1)).mean(2) + 1e-4)
+    loudness = torch.log(power.mean(1, keepdim=True) + 1e-4)
+    logs = torch.log(power.sqrt() + 0.01)
+    rise = (logs[..., 1:] - logs[..., :-1]).clamp_min(0.0).mean(1, keepdim=True)
+    onset = torch.nn.functional.pad(rise, (1, 0))
+    texture = torch.cat([loudness, 10 * onset, 0.3 * bands], dim=1)
+    return {"harmony": torch.cat(chroma, dim=1).transpose(1, 2), "texture": texture.transpose(1, 2)}
+
+
+def note_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
+    """Per frame at `times` (s, [T]): "pitch" (0 none, else note − 35, shifted by semitones) and "onset" (0 to 3)."""
+    pitch, onset = np.zeros(len(times), np.int64), np.zeros(len(times), np.int64)
+    if not labels["notes"]:
+        return {"pitch": pitch, "onset": onset}
+    notes = np.asarray(labels["notes"], dtype=np.float64)
+    index = np.clip(np.searchsorted(notes[:, 0], times, side="right") - 1, 0, None)
+    inside = (times >= notes[index, 0]) & (times < notes[index, 1])
+    midi = np.clip(np.round(notes[index, 2]).astype(np.int64) + shift, LOWEST_NOTE, HIGHEST_NOTE)
+    pitch[inside] = midi[inside] - LOWEST_NOTE + 1
+    age = times - notes[index, 0]
+    onset[inside] = 1 + np.searchsorted(ONSET_SECONDS, age[inside], side="right")
+    return {"pitch": pitch, "onset": onset}
+
+
+def chord_targets(labels: dict[str, Any], times: np.ndarray, shift: int) -> dict[str, np.ndarray]:
+    """Per frame at `times` (s, [T]): "chord" (chord_class, shifted by semitones) and "beat" (quarter of the beat)."""
+    chord = np.zeros(len(times), np.int64)
+    for start, end, label in labels["chords"]:
+        chord[(times >= start) & (times < end)] = chord_class(label)
+    return {"chord": transposed_chords(chord, shift), "beat": beat_parts(labels, times, NUM_TARGETS["beat"])}
+
+
+def transposed_chords(chords: np.ndarray, semitones: int) -> np.ndarray:
+    """Chord classes (int64 [...]) of a song that many semitones higher."""
+    mode, root = np.divmod(chords - 1, PITCH_CLASSES)
+    return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
+
+
+def beat_phases(labels: dict[str, Any], times: np.ndarray) -> np.ndarray:
+    """Where in the beat each instant (s, [T]) lies, from 0 to 1: float64 [T], NaN outside all beats."""
+    beats = np.asarray(labels["beats"], dtype=np.float64)
+    if len(beats) <= 1:
+        return np.full(len(times), np.nan)
+    return np.where((times >= beats[0]) & (times < beats[-1]), beats_passed(beats, times) % 1, np.nan)
+
+
+def beat_parts(labels: dict[str, Any], times: np.ndarray, parts: int) -> np.ndarray:
+    """Which of so many equal parts of the beat each instant (s, [T]) lies in: int64 [T], ignored outside all beats."""
+    phase, found = beat_phases(labels, times), np.full(len(times), IGNORED, np.int64)
+    inside = np.isfinite(phase)
+    found[inside] = np.clip(phase[inside] * parts, 0, parts - 1).astype(np.int64)
+    return found
+
+
+def frame_targets(song: Song, times: np.ndarray, shift: int, is_vocal: bool) -> dict[str, np.ndarray]:
+    """All label targets of a crop, int64 [T] each; those of the other kind of audio are ignored."""
+    found = note_targets(song.labels, times, shift) if is_vocal else chord_targets(song.labels, times, shift)
+    nothing = np.full(len(times), IGNORED, np.int64)
+    return {name: found.get(name, nothing) for name in NUM_TARGETS}

@@ -1,0 +1,241 @@
+"""A space for the vocal's clusters that keeps what an accompaniment needs of singing: note, onset, place in the beat.
+
+K-means spends its clusters where features vary most, and loses onsets. Here the songs' labels say what matters: linear
+discriminants (Fisher 1936) of the sung note, of its onset and of singing at all span the space, and the network of
+`rhythm` learns from the songs' beats where in the beat a frame lies. Features that were learnt from a few voices
+tell less of others' beats than descriptors do, so that is what it reads. Only vocals change; an instrumental's tokens
+stay what they were.
+
+Dimensions: T frames, D width of HuBERT, P of the projection.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+from hafm_hf.configuration_hafm import HAFMSemanticTokenizerConfig
+from hafm_hf.corpus.clusters import Reservoir, fit_clusters
+from hafm_hf.lead_sheet.descriptors import HAFMVocalDescriptors
+from hafm_hf.lead_sheet.rhythm import BEAT_PARTS
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+
+from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
+from .song_pool import PCM_SCALE, Song
+from .targets import beat_parts, note_targets
+
+logger = logging.get_logger(__name__)
+
+Array = NDArray[np.float32]
+# of the covariance within classes that is added to its diagonal, and frames below which a class is left out
+SHRINKAGE, SMALLEST_CLASS = 1e-2, 50
+
+
+@dataclass
+class VocalSpaceArguments(RhythmArguments):
+    """How the space is made, and its rhythm network trained. Weights are of the discriminants' unit variance."""
+
+    note_dimensions: int = 24
+    onset_weight: float = 1.2
+    rhythm_weight: float = 2.0
+    beat_line: bool = True
+
+
+@dataclass(frozen=True)
+class RhythmicFrames:
+    """What tells the beat of a vocal's frames, descriptors (float32 [T, 10]), and part of the beat (int64 [T])."""
+
+    descriptors: Array
+    beat: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SungFrames:
+    """A vocal's frames: features (float16 [T, D]), note (int64 [T], 0 none), onset (bool [T]), and their rhythm."""
+
+    features: NDArray[np.float16]
+    note: NDArray[np.int64]
+    onset: NDArray[np.bool_]
+    rhythm: RhythmicFrames
+
+
+def vocal_features(tokenizer: HAFMSemanticTokenizer, song: Song, seed: int) -> NDArray[np.float16]:
+    """Features float16 [T, D] of a song's vocal, noisy as at generation."""
+    waveform = torch.from_numpy(song.vocal / np.float32(PCM_SCALE)).to(tokenizer.device)
+    return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
+
+
+def sung_frames(features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig) -> SungFrames:
+    """The features of a song's vocal, which has the tokenizer's sampling rate, beside its labels and rhythm."""
+    times = (np.arange(len(features)) + 0.5) / config.frame_rate
+    notes = note_targets(song.labels, times, 0)
+    return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config))
+
+
+def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig) -> RhythmicFrames:
+    """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate."""
+    vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
+    frames = -(-len(vocal) * rate // config.sampling_rate)
+    descriptors = HAFMVocalDescriptors(config.sampling_rate, rate).measure(vocal, frames)
+    return RhythmicFrames(descriptors, beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS))
+
+
+def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
+    """Directions in which classes differ most for what they vary within: float32 [D, dimensions].
+
+    Args:
+        features (float32 [M, D]).
+        classes (int64 [M]).
+        dimensions: how many, from the strongest on; each is scaled to a variance of 1.
+
+    Raises:
+        ValueError: fewer than two classes have enough frames.
+    """
+    mean, width = features.mean(0), features.shape[1]
+    within, between = np.zeros((width, width)), np.zeros((width, width))
+    values, counts = np.unique(classes, return_counts=True)
+    large = values[counts >= SMALLEST_CLASS]
+    if len(large) < 2:  # noqa: PLR2004
+        raise ValueError(f"{len(large)} classes have {SMALLEST_CLASS} frames; render more songs.")
+    for value in large:
+        rows = features[classes == value]
+        centre = rows.mean(0)
+        within += (rows - centre).T @ (rows - centre)
+        between += len(rows) * np.outer(centre - mean, centre - mean)
+    within /= len(features)
+    within += SHRINKAGE * np.trace(within) / width * np.eye(width)
+    whitening = np.linalg.inv(np.linalg.cholesky(within))
+    _, vectors = np.linalg.eigh(whitening @ between @ whitening.T)
+    found = whitening.T @ vectors[:, ::-1][:, :dimensions]
+    return (found / (features @ found).std(0)).astype(np.float32)
+
+
+def vocal_projection(songs: Sequence[SungFrames], arguments: VocalSpaceArguments) -> Array:
+    """Float32 [D, P]: discriminants of the note, of its onset and of singing, side by side."""
+    features = np.concatenate([song.features for song in songs]).astype(np.float32)
+    note = np.concatenate([song.note for song in songs])
+    onset = np.concatenate([song.onset for song in songs]).astype(np.int64)
+    sung = note > 0
+    parts = (
+        discriminants(features[sung], note[sung], arguments.note_dimensions),
+        arguments.onset_weight * discriminants(features[sung], onset[sung], 1),
+        discriminants(features, sung.astype(np.int64), 1),
+    )
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def fit_vocal_space(
+    tokenizer: HAFMSemanticTokenizer,
+    training: Sequence[SungFrames],
+    validation: Sequence[SungFrames],
+    arguments: VocalSpaceArguments,
+    frames: int,
+) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+    """A tokenizer whose vocal has projection, rhythm network and centroids of its own; all else stays as it was.
+
+    Args:
+        tokenizer: with separate centroids, whose features the songs' are.
+        training, validation: songs.
+        arguments: see above.
+        frames: how many frames of the training songs are clustered.
+
+    Returns:
+        the new tokenizer, on the CPU, and figures of clusters and beats.
+
+    Raises:
+        ValueError: the tokenizer's centroids are not separate, or there are no songs.
+    """
+    if not tokenizer.config.separate_centroids or not training or not validation:
+        raise ValueError("This needs a tokenizer with separate centroids, and songs for training and validation.")
+    fitted = _with_vocal_space(tokenizer, vocal_projection(training, arguments), arguments)
+    heard, asked = ([song.rhythm for song in songs] for songs in (training, validation))
+    figures = _train_rhythm(fitted, heard, asked, arguments)
+    figures |= _fit_vocal_centroids(fitted, training, frames, arguments.seed)
+    return fitted, figures
+
+
+def fit_rhythm(
+    tokenizer: HAFMSemanticTokenizer,
+    training: Sequence[RhythmicFrames],
+    validation: Sequence[RhythmicFrames],
+    arguments: VocalSpaceArguments,
+) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+    """A tokenizer with another rhythm network; projection and centroids stay, and so can the stages.
+
+    The network goes on from the tokenizer's own where that is as large.
+
+    Args:
+        tokenizer: with a vocal space.
+        training, validation: songs.
+        arguments: how the network is made and trained.
+
+    Returns:
+        the new tokenizer, on the CPU, and figures of beats.
+
+    Raises:
+        ValueError: the tokenizer has no rhythm network, or there are no songs.
+    """
+    if not tokenizer.config.rhythm_channels or not training or not validation:
+        raise ValueError("This needs a tokenizer with a rhythm network, and songs for training and validation.")
+    fitted = _untrained(tokenizer, arguments)
+    config, kept = tokenizer.config, tokenizer.state_dict()
+    if (config.rhythm_channels, config.rhythm_layers) != (arguments.channels, arguments.layers):
+        kept = {name: values for name, values in kept.items() if not name.startswith("rhythm.")}
+    fitted.load_state_dict(kept, strict=False)
+    return fitted, _train_rhythm(fitted, training, validation, arguments)
+
+
+def _untrained(
+    tokenizer: HAFMSemanticTokenizer, arguments: VocalSpaceArguments, **fields: Any
+) -> HAFMSemanticTokenizer:
+    """A tokenizer of the same configuration but for the rhythm network and these fields, with weights of no use."""
+    config = copy.deepcopy(tokenizer.config)
+    fields |= {"rhythm_channels": arguments.channels, "rhythm_layers": arguments.layers}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    torch.manual_seed(arguments.seed)
+    return HAFMSemanticTokenizer(config).float().eval()
+
+
+def _train_rhythm(
+    tokenizer: HAFMSemanticTokenizer,
+    training: Sequence[RhythmicFrames],
+    validation: Sequence[RhythmicFrames],
+    arguments: VocalSpaceArguments,
+) -> dict[str, float]:
+    """Trains the tokenizer's own rhythm network; returns figures of beats."""
+    rate = tokenizer.config.frame_rate
+    known, asked = ([(song.descriptors, song.beat) for song in songs] for songs in (training, validation))
+    figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, known, arguments, rate).train()}
+    return figures | rhythm_scores(tokenizer.rhythm, asked, round(SCORED_SECONDS * rate))
+
+
+def _with_vocal_space(
+    tokenizer: HAFMSemanticTokenizer, projection: Array, arguments: VocalSpaceArguments
+) -> HAFMSemanticTokenizer:
+    """The tokenizer with a projection, an untrained rhythm network, and no vocal centroids yet."""
+    fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
+    fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
+    fitted.centroids.copy_(tokenizer.centroids)
+    fitted.centroids[0] = 0.0
+    fitted.vocal_projection.copy_(torch.from_numpy(projection))
+    fitted.rhythm_scale.fill_(arguments.rhythm_weight)
+    return fitted
+
+
+def _fit_vocal_centroids(
+    tokenizer: HAFMSemanticTokenizer, songs: Sequence[SungFrames], frames: int, seed: int
+) -> dict[str, float]:
+    """Clusters so many frames of whole songs in the vocal's space, and sets the centroids."""
+    reservoir = Reservoir(frames, seed)
+    for song in songs:
+        descriptors = torch.from_numpy(song.rhythm.descriptors)
+        reservoir.add(tokenizer.vocal_space(torch.from_numpy(song.features).float(), descriptors).numpy())
+    centroids, figures = fit_clusters(reservoir.rows, tokenizer.config.num_clusters, seed)
+    tokenizer.centroids[0, :, : centroids.shape[1]] = torch.from_numpy(centroids)
+    return {f"vocal_{name}": float(value) for name, value in figures.items()}

@@ -1,0 +1,251 @@
+"""From rendered songs to a composite: every part trained in order, within a number of hours, on what is there.
+
+The parts are the recipes, each started as a process of its own, so that whoever reads this sees the commands, and a
+part that was killed is resumed by its own checkpoints. OUT/plan.json holds what was decided at the start (steps that
+fit into the hours, as measured here); a second start follows it and skips what is done.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from hafm_hf.jobs.locks import locked
+
+logger = logging.getLogger(__name__)
+
+# shares of the hours: codec beside tokenizer, then the coarse stage beside the two others where there are two workers
+SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "codec": (),
+    "hubert": (),
+    "semantic_tokenizer": ("hubert",),
+    "vocal_space": ("semantic_tokenizer",),
+    "tokens": ("codec", "vocal_space"),
+    "coarse": ("tokens",),
+    "semantic": ("tokens",),
+    "fine": ("tokens",),
+    "harmony": ("tokens",),
+    "code_beats": ("coarse",),
+    "model": ("code_beats", "semantic", "fine", "harmony"),
+    "beat_profile": ("model",),
+}
+CALIBRATION_STEPS = 8
+SHORTEST_COMPILED_HOURS = 0.1
+# of a codec's steps: first without quantization, then with the losses that hear drums (see training.codec)
+QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
+# of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
+RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
+# of the network that hears chords, a sixth of a second each
+HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of the parts: filters of the codec, width and layers of HuBERT, and (width, layers, heads) a stage."""
+
+    filters: int
+    hubert: tuple[int, int]
+    semantic: tuple[int, int, int]
+    coarse: tuple[int, int, int]
+    fine: tuple[int, int, int]
+
+
+PRESETS = {
+    "tiny": Preset(12, (192, 5), (256, 4, 4), (192, 4, 3), (128, 3, 2)),
+    "small": Preset(16, (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
+    "base": Preset(32, (768, 9), (512, 12, 8), (512, 12, 8), (512, 12, 8)),
+}
+
+
+@dataclass(frozen=True)
+class WholeModelOptions:
+    """What to train.
+
+    Attributes:
+        corpus (Path): folder of recipes/build_song_corpus.py.
+        out (Path): gets a folder for every part, logs, and the composite as OUT/model.
+        recipes (Path): the folder of the recipes.
+        hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens, chords and
+            joining come on top.
+        preset (str): tiny, small or base.
+        workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
+        clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
+    """
+
+    corpus: Path
+    out: Path
+    recipes: Path
+    hours: float = 2.0
+    preset: str = "tiny"
+    workers: int = 1
+    clusters: int = 500
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be trained before anything is measured."""
+        if self.preset not in PRESETS:
+            raise ValueError(f"There is no preset {self.preset!r}; choose one of {', '.join(PRESETS)}.")
+        if self.hours <= 0 or self.workers < 1:
+            raise ValueError("hours must be above 0 and workers at least 1.")
+        for split in ("train", "validation"):
+            if not any((self.corpus / split).glob("*/labels.json")):
+                raise ValueError(
+                    f"{self.corpus / split} holds no songs; render some with recipes/build_song_corpus.py."
+                )
+
+
+def train_whole_model(options: WholeModelOptions) -> Path:
+    """Trains every part that is not done and joins them.
+
+    Returns:
+        the folder of the composite.
+
+    Raises:
+        ValueError: the corpus lacks songs, or another process trains in the folder.
+        RuntimeError: a part failed; its log is named, and what was done is kept.
+    """
+    with locked(options.out, ValueError(f"Another run trains in {options.out}; wait for it, or name another folder.")):
+        commands = part_commands(options, _plan(options))
+        done = {name for name in commands if (options.out / f"{name}.done").exists()}
+        with ThreadPoolExecutor(options.workers) as pool:
+            running: dict[Future[None], str] = {}
+            while len(done) < len(commands):
+                for name in commands:
+                    if name not in done and name not in running.values() and done.issuperset(NEEDS[name]):
+                        running[pool.submit(_run, name, commands[name], options)] = name
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    name = running.pop(future)
+                    future.result()
+                    done.add(name)
+    return options.out / "model"
+
+
+def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str, list[str]]:
+    """The command of every part, given the steps of codec and HuBERT."""
+    preset, out, corpus = PRESETS[options.preset], options.out, str(options.corpus)
+    sizes = _sizes(options)
+    codec_steps = steps["codec"]
+    schedule = ["--quantize_from", round(QUANTIZE_FROM * codec_steps), "--warmup_steps", min(50, codec_steps)]
+    schedule += ["--spectral_from", round(SPECTRAL_FROM * codec_steps)]
+    schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * codec_steps))]
+    clusters, codec = out / "semantic_tokenizer", out / "codec" / "codec"
+    tokenizer = out / "vocal_space" / "semantic_tokenizer"
+    rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
+    harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
+    commands: dict[str, list[object]] = {
+        "codec": [sizes["codec"][0], *_run_words(options, "codec", codec_steps), *sizes["codec"][1], *schedule],
+        "hubert": [sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1]],
+        "semantic_tokenizer": [
+            "fit_kmeans.py", corpus, clusters, "--hubert", out / "hubert" / "hubert", "--layer", preset.hubert[1],
+            "--clusters", options.clusters, "--separate", "--split-by", "folder",
+        ],
+        "vocal_space": [
+            "fit_vocal_space.py", *_run_words(options, "vocal_space", rhythm_steps), "--tokenizer", clusters,
+        ],
+        "tokens": [
+            "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
+            "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
+        ],
+        "harmony": [
+            "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
+            "--tokenizer", tokenizer, "--tokens", out / "tokens",
+        ],
+        "code_beats": ["fit_code_beats.py", out / "coarse" / "final", out / "tokens", corpus],
+        "model": [
+            "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
+            "--harmony", out / "harmony" / "harmony",
+            *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
+        ],
+        "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
+    }  # fmt: skip
+    for stage in ("semantic", "coarse", "fine"):
+        hours = options.hours * SHARES[stage] * _share_of_time(options)
+        # compiling takes a minute or two
+        compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
+        width, layers, heads = getattr(preset, stage)
+        commands[stage] = [
+            "train_stage.py", options.recipes / f"configs/tiny/{stage}.yaml", "--corpus", out / "tokens",
+            "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
+            "--max_hours", hours, "--compile", compiled,
+            "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
+        ]  # fmt: skip
+        if stage != "semantic":
+            # codes start from what they mean; for clusters alone it has not been tried
+            commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
+    return {name: [str(word) for word in commands[name]] for name in NEEDS}
+
+
+def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
+    """Recipe of the two parts that are trained on audio, and its words for their sizes."""
+    preset = PRESETS[options.preset]
+    width, layers = preset.hubert
+    return {
+        "codec": ("train_codec.py", ["--num_filters", preset.filters]),
+        "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
+    }
+
+
+def _share_of_time(options: WholeModelOptions) -> float:
+    """What one part gets of its share: SHARES are for two workers, and add up to 1.6 for one."""
+    return 1.0 if options.workers > 1 else 1.0 / sum(SHARES.values())
+
+
+def _run_words(options: WholeModelOptions, part: str, steps: int) -> list[object]:
+    return ["--corpus", options.corpus, "--out", options.out / part, "--steps", steps]
+
+
+def _plan(options: WholeModelOptions) -> dict[str, int]:
+    """Steps of the parts whose schedules count steps: what fits into their hours, measured once and written down."""
+    path = options.out / "plan.json"
+    asked = {key: str(value) for key, value in asdict(options).items() if key not in ("out", "recipes", "workers")}
+    if path.exists():
+        plan = json.loads(path.read_text())
+        if plan["asked"] != asked:
+            raise ValueError(f"{options.out} was begun with other options ({plan['asked']}); name another folder.")
+        return {name: int(steps) for name, steps in plan["steps"].items()}
+    steps = {}
+    for part in ("codec", "hubert"):
+        recipe, sizes = _sizes(options)[part]
+        trial = options.out / f"{part}_trial"
+        words = [recipe, "--corpus", options.corpus, "--out", trial, "--steps", CALIBRATION_STEPS, *sizes]
+        words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
+        _run(f"{part}_trial", [str(word) for word in words], options)
+        # the last line: the first has the start in it
+        measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]
+        seconds = 3600 * options.hours * SHARES[part] * _share_of_time(options)
+        steps[part] = max(2 * CALIBRATION_STEPS, round(seconds * measured))
+        logger.info("%s: %.2f steps a second, so %d steps", part, measured, steps[part])
+    path.write_text(json.dumps({"asked": asked, "steps": steps}, indent=2) + "\n")
+    return steps
+
+
+def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
+    """Runs a part to its end, its output in OUT/NAME.log, and marks it done.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    log = options.out / f"{name}.log"
+    logger.info("%s: %s", name, " ".join(command))
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    script, *words = command
+    with log.open("a") as file:
+        done = subprocess.run(
+            [sys.executable, str(options.recipes / script), *words],
+            stdout=file, stderr=subprocess.STDOUT, env=environment, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"{name} ended with {done.returncode}: {' '.join(last)} ({log} has it all).")
+    (options.out / f"{name}.done").touch()

@@ -1,0 +1,1 @@
+"""From a voice to its accompaniment: the composite, the run of a song and the pipeline."""

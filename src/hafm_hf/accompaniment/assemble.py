@@ -1,0 +1,132 @@
+"""Joins parts that were trained apart into one composite, and refuses parts that do not fit each other."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from transformers import PreTrainedModel
+
+from ..codec import load_encodec
+from ..configuration_hafm import HAFMConfig
+from ..hub.loading import fingerprint, load_strictly
+from .modeling_accompaniment import OPTIONAL_PARTS, PARTS, STAGES, HAFMForVocalAccompaniment
+
+# weight of what chords say where nobody has chosen one: the bundled model's
+HARMONY_GUIDANCE = 4.0
+STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def assemble_composite(
+    parts: Mapping[str, str], output: Path, stage_dtype: str = "bf16", limit_mb: float | None = None
+) -> float:
+    """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
+
+    The tokenizer and the codec keep their precision: tokens must not depend on how a composite is stored.
+
+    Args:
+        parts: folder or hub id of each part, by its name in the composite; `harmony` may be missing.
+        output: folder of the composite; a composite that is there is replaced, anything else is not.
+        stage_dtype: fp32, bf16 or fp16, how the stages are stored.
+        limit_mb: the size that the composite may have.
+
+    Raises:
+        ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
+            each other, a composite over the limit, or an output that holds other files.
+        OSError: when a part is not there.
+    """
+    missing = [name for name in PARTS if not parts.get(name)]
+    if missing:
+        raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
+    if stage_dtype not in STAGE_DTYPES:
+        raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
+    _check_output(output)
+    loaded: dict[str, PreTrainedModel] = {
+        name: load_strictly(PARTS[name], parts[name], dtype=STAGE_DTYPES[stage_dtype]) for name in STAGES
+    }
+    loaded["semantic_tokenizer"] = load_strictly(PARTS["semantic_tokenizer"], parts["semantic_tokenizer"])
+    loaded["codec"] = load_encodec(parts["codec"])
+    for name, kind in OPTIONAL_PARTS.items():
+        if parts.get(name):
+            loaded[name] = load_strictly(kind, parts[name])
+    _check_tokenizers(loaded)
+    config = loaded["semantic"].generation_config
+    if "harmony" in loaded and not getattr(config, "harmony_guidance", 0.0):
+        config.harmony_guidance = HARMONY_GUIDANCE
+    _check_guidance(loaded)
+    try:
+        composite = HAFMForVocalAccompaniment.from_parts(**loaded)
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
+        temporary = Path(scratch) / "new"
+        composite.save_pretrained(temporary)
+        # what was written can be read, strictly, before anyone relies on it
+        HAFMForVocalAccompaniment.from_pretrained(temporary)
+        size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
+        if limit_mb is not None and size > limit_mb:
+            raise ValueError(
+                f"The composite has {size:.1f} MB, over the limit of {limit_mb} MB: choose smaller parts."
+            )
+        _replace(temporary, output)
+    return size
+
+
+def _check_output(output: Path) -> None:
+    """Refuses a place that holds anything but a composite: what is there would be lost."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; name a folder.")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    try:
+        config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict) or config.get("model_type") != HAFMConfig.model_type:
+        raise ValueError(f"{output} holds files and is no composite that could be replaced; name another folder.")
+
+
+def _replace(temporary: Path, output: Path) -> None:
+    """Puts a complete folder in place of an older one, which comes back where that fails."""
+    old = temporary.with_name("old")
+    if output.exists():
+        output.rename(old)
+    try:
+        temporary.rename(output)
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+
+
+def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
+    """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
+    made = {name: fingerprint(parts[name]) for name in ("semantic_tokenizer", "codec")}
+    wanted = {f"the {stage} stage": parts[stage].config.tokenizers for stage in STAGES}
+    if "harmony" in parts and parts["harmony"].config.semantic_tokenizer:
+        wanted["the harmony"] = {"semantic_tokenizer": parts["harmony"].config.semantic_tokenizer}
+    for part, tokenizers in wanted.items():
+        for name, learnt in tokenizers.items():
+            if made[name] != learnt:
+                raise ValueError(
+                    f"The parts do not fit: {part} has learnt tokens of the {name.replace('_', ' ')} "
+                    f"{learnt}, but this one is {made[name]}; name the one that tokenised its corpus."
+                )
+
+
+def _check_guidance(parts: Mapping[str, PreTrainedModel]) -> None:
+    """Refuses stages that are guided by what no part hears: such a composite could not generate."""
+    if getattr(parts["semantic"].generation_config, "harmony_guidance", 0.0) and "harmony" not in parts:
+        raise ValueError(
+            "The semantic stage is guided by chords: name the harmony that hears them, such as that of the model it "
+            "comes from, or set harmony_guidance to 0 in its generation_config.json."
+        )
+    for name in ("semantic", "coarse"):
+        weight = getattr(parts[name].generation_config, "beat_guidance", 0.0)
+        if weight and not parts["semantic_tokenizer"].config.rhythm_channels:
+            raise ValueError(
+                f"The {name} stage is guided by the beat, and this tokenizer does not hear it: name one of "
+                "recipes/fit_vocal_space.py, or set beat_guidance to 0 in the stage's generation_config.json."
+            )

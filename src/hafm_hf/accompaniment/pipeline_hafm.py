@@ -1,0 +1,244 @@
+"""`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
+
+The last station of the path of the data: it adds to `HAFMForVocalAccompaniment.generate` what a person needs around
+it: reading, the limits of length, mixing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+from transformers.utils import logging
+
+from .. import audio
+from ..lead_sheet.lead_sheet import LeadSheet
+
+logger = logging.get_logger(__name__)
+
+SAMPLING_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k")
+STREAM_PARAMETERS = (
+    *SAMPLING_PARAMETERS,
+    "skip_fine",
+    "decoding",
+    "weights",
+    "rolling",
+    "lead_sheet",
+    "threads",
+    "progress",
+)
+GENERATE_PARAMETERS = (*STREAM_PARAMETERS, "num_samples", "instrumental", "keep")
+
+
+class HAFMPipeline(Pipeline):
+    """Accompanies singing voices; registered by `import hafm_hf` as the task "vocal-accompaniment".
+
+    Example:
+
+    ```python
+    >>> import hafm_hf
+    >>> from transformers import pipeline
+    >>> accompany = pipeline("vocal-accompaniment")
+    >>> song = accompany("vocal.wav", seed=1)
+    >>> song["mix"], song["sampling_rate"]
+    ```
+    """
+
+    _load_tokenizer = False
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = True
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Generates an instrumental for one vocal or each of several.
+
+        Args:
+            inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
+                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands out
+                undecoded audio, "bytes"; "path" names it in errors), or a list of these.
+            sampling_rate (int, Hz): rate of arrays.
+            seconds (float): use only this much from the start of each vocal.
+            num_samples (int): instrumentals per vocal. Default 1.
+            seed (int): the same seed gives the same result on the same device. Default: another result every time.
+            guidance_scale, temperature, top_k: of every stage, whatever its own are; when not given, each stage's
+                generation config says them (`model.coarse.generation_config`).
+            skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
+            decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
+                given. Both draw the same tokens, up to rounding.
+            weights (str): "int8" rounds the stages' matrices to 8 bits (CPU): faster, slightly other music.
+            rolling (bool): keep the last seconds in mind instead of cutting a song into windows (time-aligned models).
+            instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
+            keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
+            lead_sheet (`LeadSheet` or a dict of "tempo", "beats", "chords"): of the one vocal, as far as they are
+                known.
+            vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
+            threads (int): of torch, while it is generated; when not given, what pays for small models on a CPU.
+            progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
+                generation.
+
+        Returns:
+            For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
+            long as the vocal), "mix" (float32 [N]), "vocals" (float32 [N]) and "sampling_rate" (Hz) of all three.
+            Nothing in them clips.
+
+        Raises:
+            HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
+            ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
+        """
+        if isinstance(inputs, (list, tuple)):
+            inputs = list(inputs)
+            if not inputs:
+                return []
+        return super().__call__(inputs, **kwargs)
+
+    def stream(
+        self, vocal: Any, *, sampling_rate: int | None = None, seconds: float | None = None, **kwargs: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Accompanies one vocal and hands out the instrumental as it comes into being.
+
+        Args:
+            vocal: as for a call, but one.
+            sampling_rate (int, Hz), seconds (float): as for a call.
+            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, rolling, lead_sheet,
+                threads, progress, as for a call.
+
+        Yields:
+            For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made
+            it), "vocals" (float32 [n], the same piece of the vocal) and "sampling_rate" (Hz) of both.
+
+        Raises:
+            HAFMAudioError: a vocal that cannot be used.
+            TypeError: on another parameter.
+            ValueError: as for a call.
+        """
+        unknown = sorted(set(kwargs) - set(STREAM_PARAMETERS))
+        if unknown:
+            raise TypeError(f"stream has no parameter {unknown[0]!r}; it takes {', '.join(STREAM_PARAMETERS)}.")
+        if kwargs.get("lead_sheet") is not None:
+            kwargs["lead_sheet"] = LeadSheet.told(kwargs["lead_sheet"])
+        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
+        voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
+        done = 0
+        for chunk in self.model.stream(voice, rate, **kwargs):
+            piece = chunk.numpy()
+            yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+            done += len(piece)
+
+    def join(self, chunks: Sequence[dict[str, Any]], **gains: float) -> dict[str, Any]:
+        """The song that a call would have returned, up to rounding.
+
+        Args:
+            chunks: all that `stream` has yielded for a vocal.
+            gains: vocal_gain_db, instrumental_gain_db (dB), as for a call.
+        """
+        generated, vocal = (
+            torch.from_numpy(np.concatenate([chunk[key] for chunk in chunks])) for key in ("audio", "vocals")
+        )
+        mask = torch.ones_like(vocal[None], dtype=torch.bool)
+        song = self.postprocess({"audio": generated[None, None], "vocals": vocal[None], "padding_mask": mask}, **gains)
+        assert isinstance(song, dict)
+        return song
+
+    def _sanitize_parameters(
+        self,
+        sampling_rate: int | None = None,
+        seconds: float | None = None,
+        vocal_gain_db: float | None = None,
+        instrumental_gain_db: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        **generate_kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = sorted(set(generate_kwargs) - set(GENERATE_PARAMETERS))
+        if unknown:
+            raise TypeError(
+                f"The pipeline has no parameter {unknown[0]!r}; it takes {', '.join(GENERATE_PARAMETERS)}."
+            )
+        if generate_kwargs.get("lead_sheet") is not None:
+            generate_kwargs["lead_sheet"] = LeadSheet.told(generate_kwargs["lead_sheet"])
+        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}
+        forward = {"progress": progress, **generate_kwargs}
+        postprocess = {"vocal_gain_db": vocal_gain_db, "instrumental_gain_db": instrumental_gain_db}
+        given = [{k: v for k, v in each.items() if v is not None} for each in (preprocess, forward, postprocess)]
+        return given[0], given[1], given[2]
+
+    def preprocess(
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
+        extractor = self.feature_extractor
+        source, rate, name = _unpack(input_, sampling_rate)
+        if isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read"):
+            limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+            source, rate = audio.read_audio(source, seconds=seconds, name=name, **limits)
+        elif rate is None:
+            raise audio.HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
+        features = extractor([audio.to_mono(source, name=name)], rate, seconds=seconds, name=name)
+        if audio.is_silent(features["input_values"][0].numpy()):
+            logger.warning(f"{name} is silent; the instrumental follows nothing.")
+        return dict(features)
+
+    def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
+        """One instrumental per vocal and sample: {"audio": [B, K, N], "vocals": [B, N], "padding_mask": [B, N]}."""
+        vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
+        rate = self.feature_extractor.sampling_rate
+        if generate_kwargs.get("instrumental") is not None:
+            heard = self.preprocess(generate_kwargs["instrumental"])
+            generate_kwargs["instrumental"] = heard["input_values"][0]
+        output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
+        if output.sampling_rate != rate:
+            raise ValueError(
+                f"The feature extractor works at {rate} Hz and the codec at {output.sampling_rate} Hz; "
+                "save both from one composite."
+            )
+        samples = len(output.audio) // len(vocals)
+        if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
+            return {"audio": output.audio[0][None, None], "vocals": vocals, "padding_mask": mask}
+        generated = vocals.new_zeros(len(vocals), samples, vocals.shape[1])
+        for number, instrumental in enumerate(output.audio):
+            generated[number // samples, number % samples, : len(instrumental)] = instrumental
+        return {"audio": generated, "vocals": vocals, "padding_mask": mask}
+
+    def postprocess(
+        self,
+        model_outputs: dict[str, torch.Tensor],
+        vocal_gain_db: float = 0.0,
+        instrumental_gain_db: float = 0.0,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed."""
+        length = int(model_outputs["padding_mask"].count_nonzero())
+        vocal = model_outputs["vocals"][0, :length].numpy()
+        songs = []
+        for generated in model_outputs["audio"][0]:
+            # The instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again.
+            instrumental = audio.limit_peak(generated[:length].numpy())
+            mix = audio.mix_audio(
+                vocal, instrumental, vocal_gain_db=vocal_gain_db, instrumental_gain_db=instrumental_gain_db
+            )
+            rate = self.feature_extractor.sampling_rate
+            songs.append({"audio": instrumental, "sampling_rate": rate, "mix": mix, "vocals": vocal})
+        return songs[0] if len(songs) == 1 else songs
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Saves model and feature extractor as one repository.
+
+        Unlike the inherited method it writes no `custom_pipelines` into the config: with them `pipeline()` would ask
+        for `trust_remote_code` even where hafm_hf is installed.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.feature_extractor.save_pretrained(save_directory)
+
+
+def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None, str]:
+    """Source, rate and name of an input: of a dict the parts that it has, of anything else the thing itself."""
+    if not isinstance(vocal, dict):
+        source = np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal
+        return source, sampling_rate, audio.source_name(source)
+    for key in ("array", "raw", "bytes", "path"):
+        if vocal.get(key) is not None:
+            return vocal[key], vocal.get("sampling_rate", sampling_rate), audio.source_name(vocal.get("path"))
+    raise audio.HAFMAudioError('A dict needs "array" and "sampling_rate", or "bytes" or "path".')

@@ -1,0 +1,190 @@
+"""What can be told of a sound without a model: log-mel spectrogram, fundamental frequency and beats.
+
+For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and beats are
+estimated with NumPy alone, because the libraries that do so bring a compiler with them that every call would wait for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from . import Samples, rms_dbfs
+
+FRAME_RATE = 100
+MEL_BANDS = 80
+LOWEST_MEL_HZ = 40.0
+# one octave below a bass's lowest notes to one above a soprano's usual ones
+F0_RANGE_HZ = (65.0, 1100.0)
+F0_WINDOW_SECONDS = 0.05
+# YIN's threshold of aperiodicity, and the level below which nothing is sung
+F0_APERIODICITY = 0.15
+F0_FLOOR_DBFS = -50.0
+F0_FRAMES_AT_ONCE = 1000
+BEATS_PER_MINUTE = (60.0, 200.0)
+LIKELIEST_TEMPO = 110.0
+# how much a beat prefers to lie one period behind the one before over lying on a stronger onset
+BEAT_TIGHTNESS = 100.0
+
+Array = NDArray[np.float64]
+
+
+def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> Array:
+    """Log-mel spectrogram at 100 frames a second.
+
+    Args:
+        samples (float32 [N], at `sampling_rate` Hz).
+        hops_in_window: length of a window; longer ones resolve pitch, shorter ones time.
+
+    Returns:
+        float64 [80, 1 + N // hop], dB below the loudest value, at least -80.
+    """
+    hop = sampling_rate // FRAME_RATE
+    size = 1 << (hop * hops_in_window - 1).bit_length()
+    filters = mel_filters(size, sampling_rate, MEL_BANDS, LOWEST_MEL_HZ)
+    # half a window on both sides, so that a clip shorter than a window has frames as well
+    padded = np.pad(samples, size // 2)
+    power = spectrogram(
+        padded, window_function(size, "hann"), size, hop, power=2.0, center=False, mel_filters=filters
+    ).astype(np.float64)
+    decibels = 10.0 * np.log10(np.maximum(power, 1e-10))
+    return np.maximum(decibels - max(decibels.max(), -60.0), -80.0)
+
+
+@cache
+def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> Array:
+    """Slaney's mel filters up to half the rate, for power spectra of windows of `size` samples: float64
+    [1 + size // 2, bands]."""
+    filters: Array = mel_filter_bank(
+        num_frequency_bins=size // 2 + 1,
+        num_mel_filters=bands,
+        min_frequency=lowest_hz,
+        max_frequency=sampling_rate / 2,
+        sampling_rate=sampling_rate,
+        mel_scale="slaney",
+        norm="slaney",
+    )
+    return filters
+
+
+def fundamental_frequency(samples: Samples, sampling_rate: int) -> Array:
+    """Pitch of a single voice at 100 frames a second, by YIN (de Cheveigné and Kawahara, 2002).
+
+    Args:
+        samples (float32 [N], at `sampling_rate` Hz).
+
+    Returns:
+        float64 [1 + N // hop], Hz; NaN where nothing is sung.
+    """
+    hop = sampling_rate // FRAME_RATE
+    window = round(F0_WINDOW_SECONDS * sampling_rate)
+    longest = round(sampling_rate / F0_RANGE_HZ[0])
+    half = (window + longest) // 2
+    padded = np.pad(samples.astype(np.float64), half)
+    starts = np.arange(1 + len(samples) // hop) * hop
+    pitches = []
+    for first in range(0, len(starts), F0_FRAMES_AT_ONCE):
+        index = starts[first : first + F0_FRAMES_AT_ONCE, None] + np.arange(2 * half)
+        pitches.append(_yin(padded[np.minimum(index, len(padded) - 1)], window, sampling_rate))
+    return np.concatenate(pitches)
+
+
+def _yin(frames: Array, window: int, sampling_rate: int) -> Array:
+    """Pitch of each frame (float64 [T, window + longest lag]) in Hz: float64 [T], NaN where there is none."""
+    shortest = int(sampling_rate / F0_RANGE_HZ[1])
+    longest = frames.shape[1] - window
+    size = 1 << (frames.shape[1] + window - 1).bit_length()
+    spectra = np.fft.rfft(frames, size)
+    kernels = np.fft.rfft(frames[:, :window], size)
+    correlation = np.fft.irfft(spectra * np.conj(kernels), size)[:, :longest]
+    energy = np.concatenate([np.zeros((len(frames), 1)), np.cumsum(frames**2, axis=1)], axis=1)
+    energy = energy[:, window : window + longest] - energy[:, :longest]
+    difference = np.maximum(energy[:, :1] + energy - 2.0 * correlation, 0.0)
+    # cumulative mean normalised difference, equation 8 of the paper
+    lags = np.arange(1, longest)
+    normalised = np.ones_like(difference)
+    normalised[:, 1:] = difference[:, 1:] * lags / np.maximum(np.cumsum(difference[:, 1:], axis=1), 1e-12)
+    normalised[:, :shortest] = np.inf
+    below = normalised < F0_APERIODICITY
+    # the bottom of the first dip below the threshold; a later and deeper one is a multiple of the period
+    falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
+    lag = np.argmax(below & ~falling, axis=1)
+    rows = np.arange(len(frames))
+    before, at, after = (normalised[rows, np.clip(lag + step, 0, longest - 1)] for step in (-1, 0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = 0.5 * (before - after) / (before - 2.0 * at + after)
+    shift = np.where(np.isfinite(shift) & (np.abs(shift) <= 1.0), shift, 0.0)
+    loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
+    with np.errstate(divide="ignore"):
+        return np.where(loud & (lag >= shortest), sampling_rate / (lag + shift), np.nan)
+
+
+def beat_times(samples: Samples, sampling_rate: int) -> Array:
+    """Beats of a recording by dynamic programming over onsets (Ellis, 2007), at one tempo throughout.
+
+    Args:
+        samples (float32 [N], at `sampling_rate` Hz).
+
+    Returns:
+        float64 [number of beats], seconds; empty for silence and for sound without onsets.
+    """
+    onsets = _onset_strength(samples, sampling_rate)
+    return np.empty(0) if onsets is None else _follow_beats(onsets, _beat_period(onsets)) / FRAME_RATE
+
+
+def tempo(samples: Samples, sampling_rate: int) -> float:
+    """Beats a minute of a recording (float32 [N] at `sampling_rate` Hz), 60 to 200; NaN without onsets."""
+    onsets = _onset_strength(samples, sampling_rate)
+    if onsets is None:
+        return float("nan")
+    period = _beat_period(onsets)
+    before, at, after = (float(onsets[: len(onsets) - lag] @ onsets[lag:]) for lag in (period - 1, period, period + 1))
+    bend = before - 2.0 * at + after
+    # the top of a parabola through the three lags: a whole frame is 2 % of a usual period
+    shift = float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
+    return 60.0 * FRAME_RATE / (period + shift)
+
+
+def _onset_strength(samples: Samples, sampling_rate: int) -> Array | None:
+    """How strongly sound begins in each frame, float64 [T] of mean 0 and deviation 1; None where nothing does."""
+    if rms_dbfs(samples) < F0_FLOOR_DBFS:
+        return None
+    onsets = np.maximum(np.diff(log_mel(samples, sampling_rate, hops_in_window=4), axis=1), 0.0).mean(axis=0)
+    onsets = np.concatenate([[0.0], onsets])
+    # a period is looked for in half of the frames
+    if onsets.std() < 1e-6 or len(onsets) < 4 * FRAME_RATE * 60 / BEATS_PER_MINUTE[1]:
+        return None
+    return (onsets - onsets.mean()) / onsets.std()
+
+
+def _beat_period(onsets: Array) -> int:
+    """Frames between beats: the lag at which onsets (float64 [T]) repeat, preferring usual tempi."""
+    lags = np.arange(round(60 * FRAME_RATE / BEATS_PER_MINUTE[1]), round(60 * FRAME_RATE / BEATS_PER_MINUTE[0]) + 1)
+    lags = lags[lags < max(len(onsets) // 2, lags[0] + 1)]
+    repeats = np.correlate(onsets, onsets, "full")[len(onsets) - 1 :]
+    usual = np.exp(-0.5 * np.log2(60 * FRAME_RATE / lags / LIKELIEST_TEMPO) ** 2)
+    return int(lags[np.argmax(repeats[np.minimum(lags, len(repeats) - 1)] * usual)])
+
+
+def _follow_beats(onsets: Array, period: int) -> Array:
+    """Frames of the beats: the chain with the strongest onsets and the steadiest distance `period`."""
+    steps = np.arange(-2 * period, -period // 2)
+    penalty = -BEAT_TIGHTNESS * np.log(-steps / period) ** 2
+    score, previous = onsets.copy(), np.full(len(onsets), -1)
+    for frame in range(period // 2 + 1, len(onsets)):
+        candidates = frame + steps
+        there = candidates >= 0
+        if not there.any():
+            continue
+        totals = score[candidates[there]] + penalty[there]
+        best = int(np.argmax(totals))
+        if totals[best] > 0:
+            score[frame] += totals[best]
+            previous[frame] = candidates[there][best]
+    beats = [int(np.argmax(score[-2 * period :])) + max(len(onsets) - 2 * period, 0)]
+    while previous[beats[-1]] >= 0:
+        beats.append(int(previous[beats[-1]]))
+    return np.array(beats[::-1], dtype=np.float64)

@@ -1,0 +1,141 @@
+"""From arrays of any rate and layout to a padded batch at the codec's rate: the first station of the path of the data.
+
+Files, URLs and bytes are read by `audio.read_audio`; this class is what a model repository saves beside its weights
+(preprocessor_config.json), so that the rate and the accepted lengths travel with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+
+from .. import audio
+
+
+class HAFMFeatureExtractor(SequenceFeatureExtractor):
+    r"""Brings vocals to mono float32 at the codec's sampling rate and pads them to one length.
+
+    Args:
+        sampling_rate (`int`): Rate in Hz of what comes out, the codec's.
+        min_seconds (`float`): Shortest vocal that is accepted.
+        max_seconds (`float`): Longest vocal that is accepted.
+        padding_value (`float`): What the end of shorter vocals in a batch is filled with.
+
+    Raises:
+        HAFMAudioError: a rate that HAFM does not know, or limits that nothing fits between.
+    """
+
+    model_input_names = ["input_values", "padding_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 24_000,
+        padding_value: float = 0.0,
+        min_seconds: float = audio.MIN_SECONDS,
+        max_seconds: float = audio.MAX_SECONDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        audio.check_sampling_rate(sampling_rate, "the feature extractor")
+        if not 0.0 <= min_seconds <= max_seconds:
+            raise audio.HAFMAudioError(
+                f"The feature extractor takes {min_seconds} to {max_seconds} s, which no vocal can last."
+            )
+        self.min_seconds = min_seconds
+        self.max_seconds = max_seconds
+
+    def __call__(
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = "pt",
+        seconds: float | None = None,
+        name: str = "the vocal",
+    ) -> BatchFeature:
+        """Prepares one vocal or a list of them for `HAFMForVocalAccompaniment.generate`.
+
+        Args:
+            raw_speech (array or tensor [N], [N, C] or [C, N], a list of N floats, or a list of arrays): one vocal, or
+                several in a list; integers are scaled by the range of their type, channels are averaged.
+            sampling_rate (int, Hz): rate of `raw_speech`; taken for the codec's own when None.
+            return_tensors: "pt" or "np".
+            seconds: use only this much from the start.
+            name: what errors call the vocal; several are numbered behind it.
+
+        Returns:
+            BatchFeature with input_values (float32 [B, N], padded on the right) and padding_mask (bool [B, N], True on
+            samples of the vocal).
+
+        Raises:
+            HAFMAudioError: not samples, too short, too long, an unsupported rate, NaN or infinite samples.
+        """
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        audio.check_sampling_rate(rate, name)
+        vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
+        names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
+        prepared = [self._prepare(vocal, rate, seconds, each) for vocal, each in zip(vocals, names, strict=True)]
+        lengths = np.array([len(samples) for samples in prepared])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        if len(prepared) == 1:
+            # no copy: a vocal may last an hour
+            values = np.require(prepared[0][None], requirements="W")
+        else:
+            values = np.full(mask.shape, self.padding_value, dtype=np.float32)
+            values[mask] = np.concatenate(prepared)
+        batch = BatchFeature({"input_values": values, "padding_mask": mask})
+        return batch if return_tensors is None else batch.convert_to_tensors(return_tensors)
+
+    def _prepare(self, vocal: Any, sampling_rate: int, seconds: float | None, name: str) -> audio.Samples:
+        """One vocal as float32 [N] at the codec's rate, its length checked."""
+        samples = audio.to_mono(vocal, name=name)
+        if seconds is not None:
+            samples = samples[: round(seconds * sampling_rate)]
+        limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
+        audio.check_duration(samples.shape[0], sampling_rate, name, **limits)
+        return audio.resample(samples, sampling_rate, self.sampling_rate)
+
+
+def _is_batch(raw_speech: Any) -> bool:
+    """Whether `raw_speech` is a list of vocals rather than one vocal; a list of numbers is one."""
+    return isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+
+
+def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
+    """Each vocal as float32 [N] on the CPU, padding taken out.
+
+    Args:
+        vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays.
+        padding_mask: of the same shape; 0 where a vocal is padding.
+
+    Raises:
+        ValueError: a vocal of several channels, or a mask of another shape.
+    """
+    vocals, masks = (
+        [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
+        for given in (vocals, padding_mask)
+    )
+    masks = [None] * len(vocals) if masks is None else masks
+    if len(masks) != len(vocals):
+        raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one each.")
+    return [_mono_row(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
+
+
+def _mono_row(vocal: Any, mask: Any) -> np.ndarray:
+    """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
+    row = torch.as_tensor(vocal).detach().float().cpu().numpy()
+    row = row[0] if row.shape[:-1] == (1,) else row
+    if row.ndim != 1:
+        raise ValueError(
+            f"A vocal has shape {list(row.shape)}; give mono ones: [B, N], [B, 1, N], [N], or a list of [N]."
+        )
+    if mask is None:
+        return row
+    there = torch.as_tensor(mask).flatten().bool().cpu().numpy()
+    if len(there) != len(row):
+        raise ValueError(f"padding_mask has {len(there)} places for a vocal of {len(row)} samples; give one a sample.")
+    # no copy where nothing is padding: a vocal may last an hour
+    return row if there.all() else row[there]

@@ -1,0 +1,1 @@
+"""A stage through a song: windows, the fast loop and what makes a step quick."""

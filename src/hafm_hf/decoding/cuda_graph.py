@@ -1,0 +1,151 @@
+"""The fast loop with everything at a fixed address, so that a GPU replays a whole step as one CUDA graph.
+
+Beside the fast loop on the path of the data. On a GPU the loop's hundred small kernels a layer cost their launches; a
+graph of them is launched once. A graph reads and writes the same memory every time, so what changes from step to step
+(the token, its slot, the biases, the random numbers) lies in tensors that the step itself counts through, and every
+step attends to the whole cache, whose empty part has the lowest number as its bias.
+
+On another device the same step runs without a graph: that is how the tests compare it with the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..stages.sampling import FREE, draw, hold_back
+
+if TYPE_CHECKING:
+    from .fast_loop import FastDecoder
+
+# steps whose biases and random numbers lie ready at once
+BLOCK = 64
+# runs before a capture, in which libraries make what they keep
+WARM_UPS = 3
+
+Step = Callable[[], None]
+
+
+class StaticLoop:
+    """Steps of one decoder for one number of rows and one length of the cache.
+
+    Args:
+        decoder: with its caches open.
+        bias_rows: 1, or the decoder's rows where their padding differs.
+        sampled: whether tokens are drawn; otherwise the likeliest are taken.
+    """
+
+    def __init__(self, decoder: FastDecoder, bias_rows: int, sampled: bool) -> None:
+        self.decoder, self.sampled = decoder, sampled
+        cache = self.cache = decoder.layers[0].cache
+        heads, slots = cache.shape[2:4]
+        batch = decoder.rows // 2 if decoder.guided else decoder.rows
+        counter = torch.zeros(1, dtype=torch.long, device=cache.device)
+        self.slot, self.place = counter, counter.clone()
+        self.token = counter.new_zeros(batch)
+        self.tokens = counter.new_zeros(BLOCK, batch)
+        self.forced = counter.new_full((BLOCK, batch), FREE)
+        self.uniforms = torch.ones(BLOCK, batch, device=cache.device)
+        self.biases = cache.new_zeros(BLOCK, bias_rows, heads, 1, slots)
+        self.added, self.changes = (
+            None if given is None else torch.zeros(BLOCK, batch, *given.shape[2:], device=cache.device)
+            for given in (decoder.guidance.added, decoder.guidance.changes)
+        )
+        self.views = [layer.until(slots) for layer in decoder.layers]
+        self.steps = [self._prepared(codebook) for codebook in range(decoder.config.num_codebooks)]
+
+    def fits(self, bias_rows: int, sampled: bool) -> bool:
+        """Whether another window of the decoder can use these steps: its caches and biases are the same."""
+        same = self.cache is self.decoder.layers[0].cache
+        guidance = self.decoder.guidance
+        for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
+            same = same and (ready is None) == (given is None)
+        return same and bias_rows == self.biases.shape[1] and sampled == self.sampled
+
+    def run(
+        self,
+        tokens: torch.Tensor,
+        known: int,
+        uniforms: torch.Tensor | None,
+        forced: torch.Tensor | None,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        """Fills tokens (int64 [B, n]) behind its first column; other arguments as for `FastDecoder.generate`."""
+        self.token.copy_(tokens[:, 0])
+        count = tokens.shape[1]
+        for start in range(1, count, BLOCK):
+            stop = min(start + BLOCK, count)
+            self._load(known + start, stop - start)
+            guidance = self.decoder.guidance
+            for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
+                if ready is not None and given is not None:
+                    ready[: stop - start] = given[:, start:stop].transpose(0, 1)
+            if uniforms is not None:
+                self.uniforms[: stop - start] = uniforms[:, start:stop].t()
+            if forced is not None:
+                self.forced[: stop - start] = forced[:, start:stop].t().to(self.forced.device)
+            else:
+                self.forced.fill_(FREE)
+            for target in range(known + start, known + stop):
+                self.steps[target % len(self.steps)]()
+                if report is not None:
+                    report(1)
+            # progress is not to run ahead of the GPU by more than a block
+            tokens[:, start:stop] = self.tokens[: stop - start].t()
+            self._wait()
+
+    def _load(self, target: int, count: int) -> None:
+        """Gets ready for `count` steps from flat target `target` on."""
+        decoder = self.decoder
+        self.slot.fill_(decoder.first_slot + target)
+        self.place.zero_()
+        query = torch.arange(count, device=self.slot.device) + self.slot
+        biases = decoder.stage.model.attention_bias(decoder.layout, query)
+        self.biases[:count] = biases.movedim(2, 0).unsqueeze(3).to(self.biases.dtype)
+
+    def _step(self, codebook: int) -> None:
+        decoder = self.decoder
+        bias = self.biases.index_select(0, self.place)[0]
+        scores = decoder.slot_scores(self.token, codebook, self.slot, self.views, bias)
+        if self.added is not None:
+            scores = scores + self.added.index_select(0, self.place)[0]
+        scores = decoder.limited(scores, codebook)
+        if self.changes is not None:
+            scores = hold_back(scores, self.token, self.changes.index_select(0, self.place)[0])
+        numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
+        drawn = draw(scores, numbers, decoder.temperature, decoder.top_k)
+        forced = self.forced.index_select(0, self.place)[0]
+        self.token.copy_(torch.where(forced == FREE, drawn, forced))
+        self.tokens.index_copy_(0, self.place, self.token[None])
+        self.slot.add_(1)
+        self.place.add_(1)
+
+    def _prepared(self, codebook: int) -> Step:
+        """The step of one codebook: as a graph on a GPU, as it is elsewhere."""
+
+        def step() -> None:
+            self._step(codebook)
+
+        if self.slot.device.type != "cuda":
+            return step
+        # what these runs leave in the caches lies behind everything that is read before it is written again
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self.slot.fill_(self.biases.shape[-1] - 1)
+                self.place.zero_()
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.slot.fill_(self.biases.shape[-1] - 1)
+        self.place.zero_()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    def _wait(self) -> None:
+        if self.slot.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()

@@ -1,0 +1,352 @@
+"""The fast decoding loop: one token after another with as little as possible around the mathematics.
+
+It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: the rows' keys and
+values lie in buffers made once, norm weights are folded into the matrices behind them, matrices are packed for the
+number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
+(`stage.generate`) stays the reference; tests compare the two.
+
+Dimensions: B rows of the batch, R rows of the step (2B under guidance, conditional ones first), L slots, D width, H
+heads of d, V codes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..jobs.threads import StepThreads
+from ..stages.guidance import TokenGuidance
+from ..stages.position import TokenLayout, token_layout
+from ..stages.sampling import draw, force, hold_back
+from .cuda_graph import BLOCK, StaticLoop
+from .matrices import packed_down_linear, packed_linear
+
+
+class _Norm:
+    """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight."""
+
+    def __init__(self, weight: torch.Tensor, width: int, eps: float, factor: float = 1.0) -> None:
+        self.scale = weight.detach().float() * (math.sqrt(width) * factor)
+        self.offset = torch.tensor(math.sqrt(width * eps), device=weight.device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., D] → float32 [..., D]."""
+        return torch.div(x, self._root(x)).mul_(self.scale)
+
+    def apply_(self, x: torch.Tensor) -> None:
+        """Normalises x, float [..., D], where it lies."""
+        x.div_(self._root(x)).mul_(self.scale)
+
+    def _root(self, x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return norm.hypot_(self.offset)
+
+
+class _Layer:
+    """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
+
+    def __init__(self, layer: Any, rows: int, weights: str | None) -> None:
+        attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
+        self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
+        self.qkv, self.output, self.up = (
+            packed_linear(linear.weight, rows, weights)
+            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj)
+        )
+        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, weights)
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
+        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
+        self.feed_forward_norm = _Norm(layer.feed_forward_norm.weight, width, eps, math.sqrt(0.5))
+        scales = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
+        self.head_norm = _Norm(scales[:, None], self.head_dim, eps)
+        # float32 costs no more than half precision on a CPU, whose attention has no kernel for it
+        weight = attention.qkv_proj.weight
+        self.like = weight.detach().new_empty(0, dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype)
+        self.projected = self.like.new_empty(rows, 3, self.heads, self.head_dim)
+        self.query = self.projected[:, 0, :, None]
+        self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
+        self.flat = self.projected.view(rows, -1)
+        self.cache: Any = None
+
+    def open(self, slots: int) -> None:
+        """Makes room for `slots`, in the same place as before where the room is as large."""
+        # what is not there yet is read together with the lowest number as its bias, so it must be a number
+        if self.cache is not None and self.cache.shape[3] == slots:
+            self.cache.zero_()
+            return
+        self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
+        self.slots = self.cache.unbind(3)
+
+    def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Takes over the keys and values of the slots before the loop, float [R, H, n, d]."""
+        self.cache[0, :, :, : keys.shape[2]] = keys
+        self.cache[1, :, :, : keys.shape[2]] = values
+
+    def keep(self, slots: torch.Tensor) -> None:
+        """Moves some slots (int64 [n]) to the front; the others are forgotten."""
+        self.cache[:, :, :, : len(slots)] = self.cache[:, :, :, slots]
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots` keys and values, [R, H, slots, d] each."""
+        return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
+
+    def step(
+        self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds one slot (a number, or int64 [1]): x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n
+        keys and values."""
+        self.flat.copy_(self.qkv(self.attention_norm(x)))
+        self.head_norm.apply_(self.normed)
+        if isinstance(slot, int):
+            self.slots[slot].copy_(self.kept)
+        else:
+            self.cache.index_copy_(3, slot, self.kept.unsqueeze(3))
+        attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
+        x.add_(self.output(attended.reshape(self.rows, -1).float()))
+        return self._feed_forward(x)
+
+    def extend(self, x: torch.Tensor, first: int, count: int, bias: torch.Tensor) -> torch.Tensor:
+        """Adds slots [first, first + count): x [R · count, D], bias [1 or R, H, count, first + count]."""
+        keys, values = self.until(first + count)
+        qkv = self.qkv(self.attention_norm(x)).view(self.rows, count, 3, self.heads, self.head_dim)
+        self.head_norm.apply_(qkv[:, :, :2])
+        self.cache[:, :, :, first : first + count] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
+        query = qkv[:, :, 0].transpose(1, 2).to(keys.dtype)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        x.add_(self.output(attended.transpose(1, 2).reshape(len(x), -1).float()))
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        product = gate * up
+        return x.add_(self.down(product.addcmul_(product, gate.erf_())))
+
+
+class FastDecoder:
+    """Continues the target of a batch of rows, token by token.
+
+    Args:
+        stage: HAFMStageForCausalLM in evaluation mode; its weights are read when this is made.
+        guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
+        temperature, top_k: of the sampling.
+        weights: "int8" for matrices of 8 bits, None for the stage's precision.
+        history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
+        threads: of the steps; None for torch's own number.
+        static: whether steps stay at fixed addresses, for a GPU to replay (`cuda_graph`); None: on a GPU.
+    """
+
+    def __init__(
+        self,
+        stage: Any,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        weights: str | None = None,
+        history_free_guidance: float = 0.0,
+        threads: StepThreads | None = None,
+        static: bool | None = None,
+    ) -> None:
+        self.stage, self.config = stage, stage.config
+        self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
+        self.weights = weights
+        self.guided = guidance_scale != 1.0
+        self.history_free_guidance = history_free_guidance
+        self.guidance = TokenGuidance()
+        self.rows = 0
+        self.threads = threads or StepThreads()
+        self.static = stage.device.type == "cuda" if static is None else static
+        self.loop: StaticLoop | None = None
+
+    @torch.no_grad()
+    def generate(
+        self,
+        conditioning_ids: torch.Tensor,
+        new_tokens: int,
+        uniforms: torch.Tensor | None,
+        known: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
+        conditioning_mask: torch.Tensor | None = None,
+        report: Callable[[int], None] | None = None,
+        guidance: TokenGuidance | None = None,
+    ) -> torch.Tensor:
+        """Generates flat target tokens.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            new_tokens: how many tokens each row gets.
+            uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
+            known (int64 [B, P], *optional*): flat tokens that come before, without BOS.
+            forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+            conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
+            report: called with 1 after each step; what it raises ends the loop.
+            guidance: what the songs say of the tokens to come.
+
+        Returns:
+            int64 [B, new_tokens].
+        """
+        batch = len(conditioning_ids)
+        known = conditioning_ids.new_empty(batch, 0) if known is None else known
+        if uniforms is not None:
+            uniforms = uniforms.to(conditioning_ids.device)
+        with self.threads:
+            self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
+            scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
+        tokens = conditioning_ids.new_empty(batch, new_tokens)
+        before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
+        with self.threads:
+            for step in range(new_tokens):
+                target = known.shape[1] + step
+                if step > 0:
+                    before = tokens[:, step - 1]
+                    scores = self._step(before, target)
+                scores = self._guided(scores, before, target, step)
+                numbers = None if uniforms is None else uniforms[:, step]
+                tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
+                if report is not None:
+                    report(1)
+                if self.static:
+                    self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
+                    break
+        return tokens
+
+    def _hear(
+        self,
+        conditioning_ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        guidance: TokenGuidance | None,
+    ) -> None:
+        """What guides the targets to come: their songs, and what the conditioning says of them by itself."""
+        guidance = TokenGuidance() if guidance is None else guidance.to(conditioning_ids.device)
+        added = guidance.added
+        if self.history_free_guidance != 0.0:
+            scores = self.stage.history_free_scores(conditioning_ids, mask, first, count)
+            heard = self.history_free_guidance * scores
+            added = heard if added is None else heard + added
+        self.guidance = TokenGuidance(guidance.changes, added)
+
+    def _guided(self, scores: torch.Tensor, before: torch.Tensor, target: int, step: int) -> torch.Tensor:
+        """Scores [B, V] of flat target `target`, behind the tokens `before` (int64 [B]), as they are drawn from."""
+        if self.guidance.added is not None:
+            scores = scores + self.guidance.added[:, step]
+        scores = self.limited(scores, target)
+        return scores if self.guidance.changes is None else hold_back(scores, before, self.guidance.changes[:, step])
+
+    def _static_loop(self, sampled: bool) -> StaticLoop:
+        """The loop at fixed addresses: the one of the window before, if this one is as large."""
+        bias_rows = len(self.layout.position)
+        if self.loop is None or not self.loop.fits(bias_rows, sampled):
+            self.loop = StaticLoop(self, bias_rows, sampled)
+        return self.loop
+
+    def _double(self, rows: torch.Tensor | None) -> torch.Tensor | None:
+        return torch.cat([rows, rows]) if self.guided and rows is not None else rows
+
+    def _guide(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
+        if not self.guided:
+            return states
+        conditional, unconditional = states.chunk(2)
+        return torch.lerp(unconditional, conditional, self.guidance_scale)
+
+    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores (float [B, V]) of flat target `target` without columns beyond its codebook."""
+        size = self.config.codebook_sizes[target % self.config.num_codebooks]
+        return scores if size == scores.shape[-1] else scores[:, :size]
+
+    def _prefill(
+        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, known: torch.Tensor, new_tokens: int
+    ) -> torch.Tensor:
+        """Scores of the first new token; conditioning, BOS and `known` go through the stage's own forward."""
+        config, model = self.config, self.stage.model
+        bos = torch.full_like(conditioning_ids[:, 0, :1], config.codebook_size)
+        input_ids = self._double(torch.cat([bos, known], dim=1))
+        conditioning, mask = self._double(conditioning_ids), self._double(mask)
+        assert conditioning is not None and input_ids is not None
+        rows = len(conditioning)
+        outputs = model(
+            input_ids=input_ids,
+            conditioning_ids=conditioning,
+            conditioning_mask=mask,
+            null_conditioning=torch.arange(rows, device=known.device) >= len(known) if self.guided else None,
+            use_cache=True,
+        )
+        prefix = config.num_conditioning_sources * conditioning.shape[-1]
+        slots = prefix + input_ids.shape[1] + new_tokens - 1
+        self._prepare(rows, slots)
+        for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
+            layer.fill(cached.keys, cached.values)
+        self._lay_out(
+            token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
+        )
+        states = self._guide(outputs.last_hidden_state[:, -1].float())
+        return self.heads[known.shape[1] % config.num_codebooks](states)
+
+    def _prepare(self, rows: int, slots: int) -> None:
+        """Layers with room for `slots`, tables and heads as the loop wants them."""
+        if self.rows != rows:
+            self.rows = rows
+            self._pack()
+        for layer in self.layers:
+            layer.open(slots)
+
+    def _pack(self) -> None:
+        model, config = self.stage.model, self.config
+        self.layers = [_Layer(layer, self.rows, self.weights) for layer in model.layers]
+        # a slot holds a token of the codebook before, and says which codebook it predicts and that it is target
+        kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
+        before = model.target_embedding.weight.roll(1, dims=0)
+        self.tables = (before.float() + kinds.float()[:, None]).unbind()
+        self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
+        batch = self.rows // 2 if self.guided else self.rows
+        self.heads = [packed_linear(head, batch, self.weights) for head in self.stage.heads.weight]
+
+    def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
+        """Says where each slot stands; flat target t has slot `first_slot` + t."""
+        self.layout, self.first_slot = layout, first_slot
+        self.biases: tuple[torch.Tensor, ...] = ()
+        self.block_start = 0
+
+    def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores [B, V] of flat target `target`, whose slot holds the tokens before it (int64 [B])."""
+        slot = self.first_slot + target
+        if not 0 <= slot - self.block_start < len(self.biases):
+            self._make_block(slot)
+        bias = self.biases[slot - self.block_start]
+        scores = self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
+        self.threads.step()
+        return scores
+
+    def slot_scores(
+        self,
+        ids: torch.Tensor,
+        codebook: int,
+        slot: int | torch.Tensor,
+        views: list[tuple[torch.Tensor, torch.Tensor]],
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Scores [B, V] of a target of `codebook` in `slot`, which holds the tokens before it (int64 [B]).
+
+        `views` are each layer's keys and values [R, H, n, d] that bias [1 or R, H, 1, n] lets it see.
+        """
+        x = self.tables[codebook].index_select(0, ids)
+        x = torch.cat([x, x]) if self.guided else x
+        for layer, (keys, values) in zip(self.layers, views, strict=True):
+            x = layer.step(x, slot, keys, values, bias)
+        return self.heads[codebook](self._guide(self.norm(x)))
+
+    def _make_block(self, slot: int) -> None:
+        """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""
+        last = min(slot + BLOCK, len(self.layout.slot))
+        query = torch.arange(slot, last, device=self.layout.slot.device)
+        block = self.stage.model.attention_bias(_until(self.layout, last), query).detach()
+        self.views = [layer.until(last) for layer in self.layers]
+        self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
+        self.block_start = slot
+
+
+def _until(layout: TokenLayout, slots: int) -> TokenLayout:
+    return layout.select(layout.slot[:slots])

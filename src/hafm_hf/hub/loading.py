@@ -1,0 +1,230 @@
+"""Loading that trusts nothing: whole safetensors files only, of the size and the names that a configuration asks for.
+
+Below every model on the path of the data. transformers' own loading also reads pickles, takes whatever numbers a file
+holds, reports missing weights in the log and goes on with random ones.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from safetensors import SafetensorError, safe_open
+from transformers import EncodecConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from ..configuration_hafm import check_codec_config
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
+# as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
+SUMS_FILE = "SHA256SUMS"
+WEIGHT_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt", "model.bin")
+PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
+# a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
+SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
+_BLOCK = 1 << 22
+
+
+class SafeLoadingMixin:
+    """`from_pretrained` that looks at the files before anything is made of them."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As of any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
+        model_class: Any = super()
+        source = pretrained_model_name_or_path
+        if source is not None:
+            source = model_source(source)
+            check_checkpoint(cls, source, **kwargs)
+            kwargs["use_safetensors"] = True
+        return model_class.from_pretrained(source, *args, **kwargs)
+
+
+def model_source(source: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Where a model is loaded from: the bundled one for None and for its name, otherwise what was given.
+
+    Args:
+        source: folder or hub id. A folder of the bundled model's name goes before it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no hub id is written like that.
+    """
+    if source is not None and os.path.isdir(source):
+        return source
+    if source is None or str(source) == BUNDLED_MODEL.name:
+        return BUNDLED_MODEL
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        raise FileNotFoundError(f"no such folder: {source}") from None
+    return source
+
+
+def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model:
+    """`from_pretrained` that refuses damaged files, and missing, unexpected and misshapen weights.
+
+    Args:
+        model_class: a class with `from_pretrained`.
+        source: folder or hub id.
+        options: as for `from_pretrained`.
+
+    Raises:
+        ValueError: naming the file or the offending keys.
+        OSError: the model or its weights are not there.
+    """
+    source = model_source(source)
+    if not issubclass(model_class, SafeLoadingMixin):
+        check_checkpoint(model_class, source, **options)
+    model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            keys = ", ".join(sorted(map(str, info[kind])))
+            raise ValueError(
+                f"{_where(source, options)} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}."
+            )
+    return model
+
+
+def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options: Any) -> None:
+    """Refuses weights that cannot be those that were saved, before a model is allocated.
+
+    A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
+    hold about as many of them as the configuration asks for. Says nothing where there are no weights at all:
+    `from_pretrained` does.
+
+    Args:
+        model_class: the class to be loaded.
+        source: folder or hub id.
+        options: as for `from_pretrained`; those that say where and what are used.
+
+    Raises:
+        ValueError: naming the file and the way out.
+    """
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    files = _weight_files(source, options.get("variant"), hub)
+    if not files:
+        for name in PICKLES:
+            if _find(source, name, hub):
+                raise ValueError(
+                    f"{_where(source, options)} holds {name}, which can run code when it is read, and no "
+                    f"{SAFE_WEIGHTS_NAME}; ask its publisher for safetensors, or convert it with `hafm convert`."
+                )
+        return
+    given = options.get("config")
+    known = isinstance(given, PreTrainedConfig)
+    config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
+    if isinstance(config, EncodecConfig):
+        check_codec_config(config)
+    sums = _read_sums(_find(source, SUMS_FILE, hub))
+    held = 0
+    for file in files:
+        _check_sum(file, sums)
+        held += _count_finite(file)
+    with torch.device("meta"):
+        wanted = sum(value.numel() for value in model_class(config).state_dict().values())
+    if wanted > SPARE_FACTOR * held + SPARE_VALUES:
+        raise ValueError(
+            f"{_where(source, options)} asks for {wanted:,} values in its configuration, but its weights are {held:,}."
+        )
+
+
+def write_checksums(folder: str | os.PathLike[str]) -> None:
+    """Writes SHA256SUMS of the safetensors files in `folder`."""
+    lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(Path(folder).glob("*.safetensors"))]
+    (Path(folder) / SUMS_FILE).write_text("".join(lines))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 over a model's weights and their names, as long as a short commit id.
+
+    Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in
+    float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
+    return "/".join(filter(None, (str(source), options.get("subfolder"))))
+
+
+def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Path | None:
+    """A file of a model, downloaded if it must be; None where there is none."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(str(source), name, **hub, **quiet)
+    return None if found is None else Path(found)
+
+
+def _weight_files(source: str | os.PathLike[str], variant: str | None, hub: dict[str, Any]) -> list[Path]:
+    named = [name.replace("safetensors", f"{variant}.safetensors", 1) if variant else name for name in WEIGHT_NAMES]
+    single = _find(source, named[0], hub)
+    if single is not None:
+        return [single]
+    index = _find(source, named[1], hub)
+    if index is None:
+        return []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{index} names {name!r}, which is no file beside it.")
+    found = [_find(source, name, hub) for name in names]
+    return [file for file in found if file is not None]
+
+
+def _read_sums(path: Path | None) -> dict[str, str]:
+    """SHA-256 by name of file; empty without the file."""
+    if path is None:
+        return {}
+    sums = {}
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
+        sums[name] = digest
+    return sums
+
+
+def _check_sum(file: Path, sums: dict[str, str]) -> None:
+    if file.name in sums and _sha256(file) != sums[file.name]:
+        raise ValueError(
+            f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed "
+            "the weights yourself."
+        )
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _count_finite(file: Path) -> int:
+    """Values in a safetensors file, every one of them finite."""
+    count = 0
+    try:
+        with safe_open(str(file), framework="pt") as content:
+            for name in content.keys():
+                tensor = content.get_tensor(name)
+                count += tensor.numel()
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); get it again.") from error
+    return count

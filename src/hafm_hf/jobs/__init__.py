@@ -1,0 +1,1 @@
+"""Work on a machine: engines, locks, threads."""

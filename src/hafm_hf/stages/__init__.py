@@ -1,0 +1,1 @@
+"""The three stages: one decoder, its positions, codebooks, generation and sampling."""

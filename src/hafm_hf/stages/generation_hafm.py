@@ -1,0 +1,321 @@
+"""`generate()` of a stage: guidance and codebook processors, conditioning, progress.
+
+The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `fast_loop` is the fast loop.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+
+from ..configuration_hafm import HAFMStageConfig
+from .guidance import TokenGuidance
+from .sampling import hold_back, split_off_sampling
+
+# Paper, "Inference"
+TEMPERATURE = 0.9
+TOP_K = 250
+GUIDANCE_SCALE = 3.0
+# share of a window that repeats the end of the one before
+OVERLAP = 0.2
+
+
+class ClassifierFreeGuidance(LogitsProcessor):
+    """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
+
+    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning.
+
+    Args:
+        guidance_scale (`float`): λ.
+    """
+
+    def __init__(self, guidance_scale: float) -> None:
+        if not 0 <= guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
+        self.guidance_scale = guidance_scale
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [2B, V], conditional rows first) → float [B, V]."""
+        if scores.shape[0] != 2 * input_ids.shape[0]:
+            raise ValueError(
+                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs twice as "
+                "many, the conditional ones first."
+            )
+        conditional, unconditional = scores.chunk(2)
+        return unconditional + self.guidance_scale * (conditional - unconditional)
+
+
+class AddedScores(LogitsProcessor):
+    """Adds scores that are known before generation begins.
+
+    Args:
+        scores (`torch.Tensor`): float [B, n, V], of the n tokens to come.
+        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
+    """
+
+    def __init__(self, scores: torch.Tensor, known: int) -> None:
+        self.scores = scores
+        self.known = known
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B or B · samples, V]) → the same shape."""
+        added = self.scores[:, input_ids.shape[1] - self.known]
+        return scores + added.repeat_interleave(len(scores) // len(added), dim=0)
+
+
+class HistoryFreeGuidance(AddedScores):
+    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+
+    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+    The scores that it adds are w (h_cond − h_uncond).
+    """
+
+
+class HarmonyGuidance(AddedScores):
+    """ℓ + w · the logarithm of how much likelier than usual each token is in the chords that the voice asks for.
+
+    The scores that it adds come from `HAFMHarmonyModel.token_scores`.
+    """
+
+
+class BeatGuidance(LogitsProcessor):
+    """Makes another token than the one before likelier on the singer's beat, and less likely beside it.
+
+    Args:
+        change_scores (`torch.Tensor`): what is taken off the score of the token before, float [B, n], of the n tokens
+            to come.
+        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
+    """
+
+    def __init__(self, change_scores: torch.Tensor, known: int) -> None:
+        self.change_scores = change_scores
+        self.known = known
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B or B · samples, V]) → the same shape."""
+        taken = self.change_scores[:, input_ids.shape[1] - self.known].to(scores)
+        return hold_back(scores, input_ids[:, -1], taken.repeat_interleave(len(scores) // len(taken)))
+
+
+def song_processors(guidance: TokenGuidance, known: int) -> list[LogitsProcessor]:
+    """The processors that weigh what songs say of the tokens to come, `known` tokens being there (BOS among them)."""
+    processors: list[LogitsProcessor] = []
+    if guidance.added is not None:
+        processors.append(HarmonyGuidance(guidance.added, known))
+    if guidance.changes is not None:
+        processors.append(BeatGuidance(guidance.changes, known))
+    return processors
+
+
+class CodebookLogitsProcessor(LogitsProcessor):
+    """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
+
+    The next token is flat target t = (length of `input_ids`) − 1, of codebook t mod Q.
+
+    Args:
+        codebook_sizes (`list[int]`): sizes of the Q target codebooks.
+    """
+
+    def __init__(self, codebook_sizes: list[int]) -> None:
+        self.codebook_sizes = codebook_sizes
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B, V]) → float [B, V]."""
+        size = self.codebook_sizes[(input_ids.shape[1] - 1) % len(self.codebook_sizes)]
+        if size == scores.shape[1]:
+            return scores
+        beyond = torch.arange(scores.shape[1], device=scores.device) >= size
+        return scores.masked_fill(beyond, -float("inf"))
+
+
+class HAFMGenerationMixin(GenerationMixin):
+    """`generate()` for a stage.
+
+    `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
+    lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
+    conditional rows first, then the same rows with their conditioning nulled.
+    """
+
+    config: HAFMStageConfig
+
+    def default_generation_config(self) -> GenerationConfig:
+        """The paper's: sampling at temperature 0.9 from the 250 likeliest tokens, guidance 3.0.
+
+        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
+        `independent_windows` whether they are generated side by side, without knowing each other.
+        `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
+        `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
+        part of the beat (`training.beat_profile`): what the composite makes `BeatGuidance` of, for the semantic stage.
+        `harmony_guidance` weighs what the chords of a composite's `harmony` say of the semantic tokens.
+        """
+        return GenerationConfig(
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            guidance_scale=GUIDANCE_SCALE,
+            bos_token_id=self.config.bos_token_id,
+            window_seconds=self.config.window_seconds,
+            overlap_seconds=self.config.window_seconds * OVERLAP,
+            independent_windows=self.config.model_type == "hafm_fine",
+            history_free_guidance=0.0,
+            beat_guidance=0.0,
+            beat_profile=None,
+            harmony_guidance=0.0,
+        )
+
+    @torch.no_grad()
+    def history_free_scores(
+        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+    ) -> torch.Tensor:
+        """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
+
+        One pass over the window, since nothing depends on what is generated.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
+            first, count: flat targets [first, first + count).
+
+        Returns:
+            float32 [B, count, V].
+        """
+        rows = len(conditioning_ids)
+        # rows of one length are the same without their conditioning
+        others = rows if conditioning_mask is not None else 1
+        ids = torch.cat([conditioning_ids, conditioning_ids[:others]])
+        mask = None if conditioning_mask is None else conditioning_mask.repeat(2, 1)
+        null = torch.arange(len(ids), device=ids.device) >= rows
+        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
+        size = 1 if ids.device.type == "cpu" else len(ids)
+        found = [
+            self._history_free_rows(ids[part], None if mask is None else mask[part], null[part], first + count, count)
+            for part in torch.arange(len(ids), device=ids.device).split(size)
+        ]
+        conditional, unconditional = torch.cat(found).split([rows, others])
+        return conditional - unconditional
+
+    def _history_free_rows(
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        null_conditioning: torch.Tensor,
+        length: int,
+        count: int,
+    ) -> torch.Tensor:
+        """Scores, float32 [B, count, V], of the last of `length` targets, with conditioning or the null embedding."""
+        hidden = conditioning_ids.new_full((len(conditioning_ids), length), self.config.codebook_size)
+        logits: torch.Tensor = self.forward(  # type: ignore[attr-defined]
+            input_ids=hidden,
+            conditioning_ids=conditioning_ids,
+            conditioning_mask=conditioning_mask,
+            null_conditioning=null_conditioning,
+            use_cache=False,
+            logits_to_keep=count,
+        ).logits
+        return logits.float()
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        conditioning_ids = model_kwargs.get("conditioning_ids")
+        if conditioning_ids is None:
+            raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
+        scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+        if scale != 1.0 and config.num_beams not in (None, 1):
+            raise ValueError("Beam search does not go with guidance; set num_beams=1 or guidance_scale=1.")
+        explicit = generation_config if generation_config is not None else self.generation_config
+        lengths = (config.max_new_tokens, kwargs.get("max_length"), explicit.max_length)
+        if all(length is None for length in lengths):
+            given = model_kwargs.get("input_ids")
+            prefix = 1 if given is None else given.shape[1]
+            config.max_new_tokens = self.config.target_length(conditioning_ids.shape[-1]) - (prefix - 1)
+        model_kwargs["guidance_scale"] = scale
+        return config, model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
+    ) -> Any:
+        # a static cache has to hold the conditioning as well
+        max_cache_length += self.config.num_conditioning_sources * model_kwargs["conditioning_ids"].shape[-1]
+        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> LogitsProcessorList:
+        scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
+        generation_config.guidance_scale = None  # the stock processor must not be added as well
+        given, last = split_off_sampling(kwargs.pop("logits_processor", None))
+        songs = [processor for processor in given if isinstance(processor, HarmonyGuidance | BeatGuidance)]
+        given = [processor for processor in given if processor not in songs]
+        others = super()._get_logits_processor(  # type: ignore[misc]
+            generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
+        )
+        generation_config.guidance_scale = scale
+        ours = LogitsProcessorList()
+        if scale != 1.0:
+            ours.append(ClassifierFreeGuidance(scale))
+        weight = getattr(generation_config, "history_free_guidance", 0.0)
+        if weight != 0.0:
+            known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
+            count = generation_config.max_length - known
+            conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
+            ours.append(HistoryFreeGuidance(weight * self.history_free_scores(*conditioning, known - 1, count), known))
+        ours.extend(songs)
+        # after guidance, which would turn −inf − −inf into NaN
+        ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
+        return LogitsProcessorList([*ours, *others, *last])
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        guidance_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Doubles the rows for guidance and says whether the cache holds the conditioning already.
+
+        Raises:
+            ValueError: if `attention_mask` marks padding; all rows continue a prefix of one length.
+        """
+        if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
+            raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        cached = past_key_values is not None and (not is_first_iteration or int(past_key_values.get_seq_length()) > 0)
+        inputs["conditioning_is_cached"] = cached
+        inputs["logits_to_keep"] = 1
+        if guidance_scale != 1.0:
+            rows = inputs["input_ids"].shape[0]
+            for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
+                if inputs.get(name) is not None:
+                    inputs[name] = torch.cat([inputs[name], inputs[name]])
+            inputs["null_conditioning"] = torch.arange(2 * rows, device=input_ids.device) >= rows
+        # of the target nothing is padding, so the mask that super makes for static caches says nothing either
+        inputs["attention_mask"] = None
+        return inputs
+
+
+class TokenProgress(StoppingCriteria):
+    """Reports each generated token to a callback, and never stops."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        """Called by `generate()` after each token."""
+        self.report(1)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,521 @@
+"""The shared decoder and the three stages: semantic, coarse, fine.
+
+On the path of the data after the semantic tokenizer and before the codec. A stage models flat target tokens given
+conditioning streams at one frame rate; its sequence is [source 0 | … | source S−1 | target].
+
+Dimensions: B batch, L target slots (BOS first), Q target codebooks, K conditioning streams, S conditioning sources,
+T_c conditioning frames, D width, H heads, V size of the largest target codebook.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from ..hub.mixin import HAFMHubMixin
+from .generation_hafm import HAFMGenerationMixin
+from .kernels import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
+from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
+
+IGNORE_INDEX = -100
+# inner widths that are a multiple of this keep vector and tensor units busy: 8 numbers in half, 16 in full precision
+KERNEL_WIDTH = 16
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: query [B, H, L, d], key, value [B, H, n, d] → [B, L, H, d], weights [B, H, L, n]."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    for term in (position_bias, attention_mask):
+        if term is not None:
+            scores = scores + term
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    output = F.dropout(weights, p=dropout, training=module.training) @ value
+    return output.transpose(1, 2).contiguous(), weights
+
+
+class HAFMAttention(nn.Module):
+    """Self-attention with one fused projection, no bias, and RMSNorm over each head of q and of k (QK-norm)."""
+
+    def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.scaling = config.head_dim**-0.5
+        # the bias that the decoder hands over already holds causality and padding
+        self.is_causal = False
+        inner = config.num_attention_heads * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
+        self.q_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_bias: torch.Tensor,
+        past_key_values: Cache | None = None,
+        bias_gradient: BiasGradient | None = None,
+        prefix: int = 0,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
+
+        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only. With
+        `bias_gradient` the layer trains on a CPU, by `blocked_attention`; the first `prefix` slots may see each other.
+        """
+        batch, length, _ = hidden_states.shape
+        asking = position_bias.shape[2]
+        qkv = self.qkv_proj(hidden_states).view(batch, length, 3, self.config.num_attention_heads, -1)
+        query, key, value = qkv.unbind(2)
+        if asking < length:
+            query = query[:, length - asking :]
+        # normalised as they lie in memory; the heads move forward in the view only
+        query = self.q_norm(query).transpose(1, 2)
+        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        if bias_gradient is not None:
+            output = blocked_attention(query, key, value, position_bias, bias_gradient, self.scaling, prefix)
+            return self.o_proj(output.flatten(2)), None
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            position_bias=position_bias,
+        )
+        return self.o_proj(output.reshape(batch, asking, -1)), weights
+
+
+class HAFMGatedFeedForward(nn.Module):
+    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused."""
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[B, L, D] → [B, L, D]."""
+        if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
+            gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
+            return self.down_proj(F.gelu(gate) * up)
+        # zeros fill the inner width (1365 in the paper) up to what matrix kernels like; GELU(0) · 0 adds nothing
+        inner = self.down_proj.in_features
+        fill = -inner % KERNEL_WIDTH
+        gate, up = (F.linear(hidden_states, F.pad(part, (0, 0, 0, fill))) for part in self.up_proj.weight.chunk(2))
+        return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)))
+
+
+class HAFMDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.attention_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.attention = HAFMAttention(config, layer_idx)
+        self.feed_forward_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.feed_forward = HAFMGatedFeedForward(config)
+
+    def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """[B, L, D] → [B, m, D], the last m slots, for which the bias [1 or B, H, m, n] has rows."""
+        attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
+        if attended.shape[1] < hidden_states.shape[1]:
+            hidden_states = hidden_states[:, -attended.shape[1] :]
+        hidden_states = hidden_states + attended
+        return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
+
+
+class HAFMCodebookEmbedding(nn.Module):
+    """One embedding table a codebook, each with a last row for the mask token (conditioning) or BOS (target).
+
+    Tables of unequal codebooks are padded to the largest one.
+    """
+
+    def __init__(self, codebook_sizes: list[int], hidden_size: int) -> None:
+        super().__init__()
+        self.rows = max(codebook_sizes) + 1
+        self.weight = nn.Parameter(torch.empty(len(codebook_sizes), self.rows, hidden_size))
+
+    def forward(self, ids: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
+        """ids (int64 [..., n]) of codebooks (int64 [n]) → float [..., n, D]."""
+        return F.embedding(ids + codebooks * self.rows, self.weight.flatten(0, 1))
+
+
+class HAFMCodebookHeads(nn.Module):
+    """One linear layer a target codebook; flat target t is read by head t mod Q."""
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor, first: int | None = None) -> torch.Tensor:
+        """hidden_states [B, L, D] of consecutive flat targets (int64 [L]) → logits [B, L, V].
+
+        `first` is the first of the targets; where it is not given it is read off them, which makes a device wait.
+        """
+        num_codebooks = self.weight.shape[0]
+        if num_codebooks == 1:
+            return F.linear(hidden_states, self.weight[0])
+        if hidden_states.shape[1] == 1:
+            return F.linear(hidden_states, self.weight.index_select(0, targets % num_codebooks)[0])
+        batch, length, width = hidden_states.shape
+        before = (int(targets[0]) if first is None else first) % num_codebooks
+        after = -(before + length) % num_codebooks
+        frames = F.pad(hidden_states, (0, 0, before, after)).view(batch, -1, num_codebooks, width)
+        logits = torch.einsum("btqd,qvd->btqv", frames, self.weight)
+        return logits.flatten(1, 2)[:, before : before + length]
+
+
+class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
+    """Weights, loading and attention back ends common to the decoder and the stages."""
+
+    config_class = HAFMStageConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _input_embed_layer = "target_embedding"
+    _no_split_modules = ["HAFMDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": HAFMDecoderLayer, "attentions": HAFMAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
+        if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        if isinstance(module, RelativeAttentionBias) and self.config.position_scheme == "time":
+            init.copy_(module.weight, module.weight + module.locality().to(module.weight))
+
+
+class HAFMDecoder(HAFMPreTrainedModel):
+    """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states."""
+
+    config: HAFMStageConfig
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__(config)
+        streams = [size for source in config.conditioning_codebook_sizes for size in source]
+        self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
+        self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
+        self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
+        self.segment_embedding = nn.Embedding(config.num_conditioning_sources + 1, config.hidden_size)
+        self.relative_attention_bias = RelativeAttentionBias(config)
+        self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def embed_conditioning(self, conditioning_ids: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds the conditioning; the streams of one source are summed, sources follow each other.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]): tokens of all streams.
+            null (bool [B], *optional*): rows whose conditioning is replaced by zeros or mask tokens. The segment
+                embedding stays: it says what a slot is, not what the singer sang.
+
+        Returns:
+            float [B, S · T_c, D].
+        """
+        streams = torch.arange(conditioning_ids.shape[1], device=conditioning_ids.device)
+        ids = conditioning_ids.transpose(1, 2)
+        if null is not None and self.config.conditioning_null == "mask_token":
+            ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.rows - 1)
+        embedded = self.conditioning_embedding(ids, streams)
+        if null is not None and self.config.conditioning_null == "zeros":
+            embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
+        widths = [len(source) for source in self.config.conditioning_codebook_sizes]
+        sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
+        return torch.cat([part + self.segment_embedding.weight[i] for i, part in enumerate(sources)], dim=1)
+
+    def embed_target(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Embeds slots of the target.
+
+        Args:
+            input_ids (int64 [B, L]): slot t holds the token before flat target t, so one of codebook (t − 1) mod Q.
+            targets (int64 [L]): the flat targets t that the slots predict.
+
+        Returns:
+            float [B, L, D].
+        """
+        num_codebooks = self.config.num_codebooks
+        embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
+        embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
+        return embedded + self.segment_embedding.weight[-1]
+
+    def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
+        """Relative bias of query slots (int64 [n]) on all slots, with the lowest number where they may not look."""
+        asking = layout.select(query)
+        return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
+
+    def _takes_blocks(self, hidden_states: torch.Tensor, cache: Cache | None) -> bool:
+        plain = cache is None and self.config.attention_dropout == 0.0 and self.config._attn_implementation == "sdpa"
+        return plain and self.training and trains_on_cpu(hidden_states)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        null_conditioning: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        conditioning_is_cached: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of the L target slots, float [B, L, D]; arguments as in `HAFMStageForCausalLM.forward`."""
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(past, torch.Tensor):
+            # a static cache hands out its counter itself, which the first layer's update would move
+            past = past.clone()
+        if conditioning_is_cached is None:
+            conditioning_is_cached = int(past) > 0
+        conditioning_slots = self.config.num_conditioning_sources * conditioning_ids.shape[-1]
+        new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
+        key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
+        query = torch.arange(new_slots, device=input_ids.device) + past
+        hidden_states = self.embed_target(input_ids, query[-input_ids.shape[1] :] - conditioning_slots)
+        if not conditioning_is_cached:
+            prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
+            hidden_states = torch.cat([prefix, hidden_states], dim=1)
+        layout = token_layout(
+            self.config,
+            conditioning_ids.shape[-1],
+            key_slots - conditioning_slots,
+            conditioning_mask,
+            attention_mask,
+            device=input_ids.device,
+        )
+        position_bias = self.attention_bias(layout, query)
+        mutual = conditioning_slots if self.config.position_scheme == "time" else 0
+        gradient = BiasGradient(position_bias) if self._takes_blocks(hidden_states, past_key_values) else None
+        for number, layer in enumerate(self.layers):
+            if self.training and layer is self.layers[-1] and number > 0:
+                # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
+                position_bias = position_bias[:, :, -input_ids.shape[1] :]
+            hidden_states = layer(
+                hidden_states, position_bias, past_key_values=past_key_values, bias_gradient=gradient, prefix=mutual
+            )
+            if gradient is not None:
+                position_bias = position_bias.detach()
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
+        )
+
+
+class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
+    """A decoder with one head a target codebook; the three stages differ in their configuration only."""
+
+    config: HAFMStageConfig
+    # the loss is a mean over this batch alone, so a Trainer that accumulates gradients has to divide it
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__(config)
+        self.model = HAFMDecoder(config)
+        self.heads = HAFMCodebookHeads(config)
+        self.post_init()
+        self.generation_config = self.default_generation_config()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        conditioning_ids: torch.Tensor | None = None,
+        conditioning_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        null_conditioning: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        conditioning_is_cached: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the flat targets, and their loss.
+
+        Args:
+            input_ids (int64 [B, L]): BOS, then flat target tokens; slot t predicts flat target t, which belongs to
+                codebook t mod Q. May be left out where `labels` are given.
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
+            conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
+            attention_mask ([B, L], *optional*): 0 where the target is padding.
+            labels (int64 [B, L], *optional*): flat targets, not shifted; −100 is ignored. Without `input_ids` they
+                are shifted right behind BOS here.
+            null_conditioning (bool [B], *optional*): rows that see no conditioning. In training, if not given, each
+                row is drawn with probability `config.conditioning_dropout` (classifier-free guidance).
+            past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
+            use_cache (`bool`, *optional*): whether to make and return a cache.
+            conditioning_is_cached (`bool`, *optional*): whether the cache holds the conditioning already; read off the
+                cache if not given.
+            logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
+
+        Returns:
+            `CausalLMOutputWithPast` with `loss` (mean over codebooks of each codebook's cross-entropy, paper §3.5) and
+            `logits` (float [B, L, V]; columns beyond a codebook's own size mean nothing).
+
+        Raises:
+            ValueError: without conditioning, with the wrong number of streams, or with neither ids nor labels.
+        """
+        input_ids = self._check_inputs(input_ids, conditioning_ids, labels)
+        assert conditioning_ids is not None
+        if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
+            rate = torch.full((len(input_ids),), self.config.conditioning_dropout, device=input_ids.device)
+            null_conditioning = torch.bernoulli(rate).bool()
+        outputs = self.model(
+            input_ids=input_ids,
+            conditioning_ids=conditioning_ids,
+            conditioning_mask=conditioning_mask,
+            attention_mask=attention_mask,
+            null_conditioning=null_conditioning,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            conditioning_is_cached=conditioning_is_cached,
+            **kwargs,
+        )
+        targets = self._target_indices(input_ids, conditioning_ids, outputs.past_key_values)
+        hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
+        # without a cache the slots start at target 0, which is known without asking the device
+        first = None if outputs.past_key_values is not None else input_ids.shape[1] - hidden_states.shape[1]
+        logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
+        loss = None if labels is None else self.codebook_loss(logits, labels)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _check_inputs(
+        self, input_ids: torch.Tensor | None, conditioning_ids: torch.Tensor | None, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        streams = self.config.num_conditioning_streams
+        if conditioning_ids is None or conditioning_ids.ndim != 3 or conditioning_ids.shape[1] != streams:
+            shape = None if conditioning_ids is None else tuple(conditioning_ids.shape)
+            raise ValueError(f"conditioning_ids has shape {shape}; {type(self).__name__} needs [B, {streams}, T_c].")
+        if conditioning_ids.shape[-1] == 0:
+            raise ValueError("conditioning_ids has no frames; a stage needs at least one.")
+        if input_ids is not None:
+            return input_ids
+        if labels is None:
+            raise ValueError("Give input_ids, labels, or both.")
+        shifted = torch.full_like(labels, self.config.codebook_size)
+        # ignored positions may hold −100, which no table has a row for; what stands there is padding
+        shifted[:, 1:] = labels[:, :-1].clamp(min=0)
+        return shifted
+
+    def _target_indices(
+        self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None
+    ) -> torch.Tensor:
+        length = input_ids.shape[1]
+        first: int | torch.Tensor = 0
+        if cache is not None:
+            conditioning_slots = self.config.num_conditioning_sources * conditioning_ids.shape[-1]
+            first = cache.get_seq_length() - conditioning_slots - length
+        return torch.arange(length, device=input_ids.device) + first
+
+    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
+
+        Args:
+            logits (float [B, L, V]): of all slots from flat target 0 on.
+            labels (int64 [B, L]): flat targets; −100 is ignored. Where nothing else is there, the loss is 0.
+        """
+        num_codebooks = self.config.num_codebooks
+        total, counted = logits.new_zeros((), dtype=torch.float32), labels.new_zeros(())
+        for codebook, size in enumerate(self.config.codebook_sizes):
+            wanted = labels[:, codebook::num_codebooks].flatten()
+            scores = logits[:, codebook::num_codebooks, :size].float().flatten(0, 1)
+            count = (wanted != IGNORE_INDEX).sum()
+            # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
+            nats = F.cross_entropy(scores, wanted, ignore_index=IGNORE_INDEX, reduction="sum")
+            total = total + nats / count.clamp(min=1)
+            counted = counted + (count > 0)
+        return total / counted.clamp(min=1)
+
+
+class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
+    """Stage 1: instrumental semantic tokens at 50 Hz from vocal semantic tokens (K = 1)."""
+
+    config_class = HAFMSemanticConfig
+
+
+class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
+    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2).
+
+    Attributes:
+        beat_scores (float [beat_parts, V]): how much likelier than usual each code of the first codebook is in each
+            part of the beat, as a logarithm. Nothing is trained in it: `training/beat_profile.py` counts.
+    """
+
+    config_class = HAFMCoarseConfig
+    config: HAFMCoarseConfig
+    beat_scores: torch.Tensor
+
+    def __init__(self, config: HAFMCoarseConfig) -> None:
+        super().__init__(config)
+        if config.beat_parts:
+            self.register_buffer("beat_scores", torch.zeros(config.beat_parts, config.codebook_size))
+
+    def beat_tokens(self, phase: torch.Tensor) -> torch.Tensor:
+        """The part of the beat of each flat target, `beat_parts` for those of other codebooks than the first.
+
+        Args:
+            phase (float [T]): of frames at `config.frame_rate`, 0 to 1.
+
+        Returns:
+            int64 [T · Q].
+        """
+        parts = phase.new_full((len(phase), self.config.num_codebooks), self.config.beat_parts, dtype=torch.long)
+        parts[:, 0] = (phase * self.config.beat_parts).long().clamp(max=self.config.beat_parts - 1)
+        return parts.flatten()
+
+    def beat_token_scores(self, parts: torch.Tensor) -> torch.Tensor:
+        """What `beat_tokens` (int64 [n]) say of the codes: float32 [n, V], 0 for other codebooks than the first."""
+        return F.pad(self.beat_scores.float(), (0, 0, 0, 1))[parts.to(self.beat_scores.device)]
+
+
+class HAFMFineForCausalLM(HAFMStageForCausalLM):
+    """Stage 3: EnCodec codebooks 5–8 at 75 Hz from codebooks 1–4 (K = 4, summed)."""
+
+    config_class = HAFMFineConfig

@@ -1,0 +1,390 @@
+"""The composite: length to the sample, seeds, samples, saving and loading in parts, refusals."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, EncodecModel
+
+from hafm_hf import (
+    HAFMCoarseForCausalLM,
+    HAFMConfig,
+    HAFMFeatureExtractor,
+    HAFMForVocalAccompaniment,
+    HAFMSemanticTokenizer,
+    HAFMSemanticTokenizerConfig,
+)
+from hafm_hf.accompaniment.modeling_accompaniment import PARTS
+from hafm_hf.configuration_hafm import hubert_large_config
+from hafm_hf.hub.loading import load_strictly, write_checksums
+from tiny_models import (
+    CODES,
+    tiny_codec,
+    tiny_composite,
+    tiny_rhythmic_tokenizer,
+    tiny_semantic_tokenizer,
+    tiny_stage,
+)
+
+Composite = HAFMForVocalAccompaniment
+
+
+def voice(seconds: float, rate: int = 24_000, pitch: float = 220.0) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def composite() -> HAFMForVocalAccompaniment:
+    model = tiny_composite()
+    for stage, window in ((model.semantic, 0.8), (model.coarse, 0.4), (model.fine, 0.4)):
+        stage.generation_config.update(window_seconds=window, overlap_seconds=0.08)
+    return model
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(24_001, 24_000), (11_025, 22_050), (9_999, 8_000), (57_600, 96_000)])
+def test_song_output_has_input_length(composite: Composite, samples: int, rate: int) -> None:
+    output = composite.generate(voice(2, rate)[:samples], rate, seed=0)
+    assert output.sampling_rate == 24_000
+    assert output.audio[0].shape == (round(samples * 24_000 / rate),)
+    units = math.ceil(samples / rate * 25)
+    assert output.vocal_semantic[0].shape == output.instrumental_semantic[0].shape == (2 * units,)
+    assert output.codes[0].shape == (8, 3 * units)
+    assert output.audio[0].dtype == torch.float32 and output.audio[0].isfinite().all()
+
+
+def test_same_seed_same_tokens_whatever_the_batch_and_the_callers_random_state(composite: Composite) -> None:
+    torch.manual_seed(11)
+    state = torch.random.get_rng_state()
+    alone = composite.generate(voice(0.5), seed=4)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(99)
+    batch = torch.zeros(2, 24_000)
+    batch[0], batch[1, :12_000] = torch.from_numpy(voice(1, pitch=300)), torch.from_numpy(voice(0.5))
+    mask = torch.ones(2, 24_000, dtype=torch.bool)
+    mask[1, 12_000:] = False
+    together = composite.generate(batch, seed=4, padding_mask=mask)
+    other = composite.generate(voice(0.5), seed=5)
+    assert torch.equal(alone.codes[0], together.codes[1])
+    assert torch.equal(alone.audio[0], together.audio[1])
+    assert not torch.equal(alone.codes[0], other.codes[0])
+
+
+@pytest.mark.parametrize("left", [0, 3_000, 12_000])
+def test_padding_is_cut_off_on_either_side(composite: Composite, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, mask = torch.zeros(2, 24_000), torch.zeros(2, 24_000, dtype=torch.long)
+    batch[0, left : left + 12_000], mask[0, left : left + 12_000] = torch.from_numpy(voice(0.5)), 1
+    batch[1], mask[1] = torch.from_numpy(voice(1, pitch=300)), 1
+    heard: list[np.ndarray] = []
+    tokenize = composite.tokenize_vocal
+
+    def listen(vocal: np.ndarray, *rest: Any) -> torch.Tensor:
+        heard.append(vocal)
+        return tokenize(vocal, *rest)
+
+    monkeypatch.setattr(composite, "tokenize_vocal", listen)
+    output = composite.generate(batch, seed=4, padding_mask=mask)
+    assert [len(audio) for audio in output.audio] == [12_000, 24_000]
+    assert np.array_equal(heard[0], voice(0.5)) and np.array_equal(heard[1], voice(1, pitch=300))
+
+
+def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: Composite) -> None:
+    vocal = torch.from_numpy(voice(0.5))
+    alone = composite.generate(vocal, seed=4).audio[0]
+    mask = torch.ones(12_000, dtype=torch.bool)
+    stacked = vocal[None, None]
+    for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None)):
+        (found,) = composite.generate(given, seed=4, padding_mask=where).audio
+        assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize(
+    ("vocals", "mask", "message"),
+    [
+        (torch.zeros(3, 2, 9_000), None, r"A vocal has shape \[2, 9000\]"),
+        (torch.tensor(0.5), None, r"A vocal has shape \[\]"),
+        (torch.zeros(3, 9_000), torch.ones(2, 9_000), r"padding_mask has 2 rows for 3 vocals"),
+        (torch.zeros(3, 9_000), torch.ones(9_000), r"padding_mask has 1 rows for 3 vocals"),
+        (torch.zeros(3, 9_000), torch.ones(3, 8_000), r"padding_mask has 8000 places for a vocal of 9000 samples"),
+    ],
+)
+def test_shapes_that_are_no_vocals_are_refused(
+    composite: Composite, vocals: torch.Tensor, mask: torch.Tensor | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        composite.generate(vocals, padding_mask=mask)
+
+
+@pytest.mark.parametrize("make", [tiny_semantic_tokenizer, tiny_rhythmic_tokenizer])
+def test_tiny_tokenizers_tell_sounds_apart(make: Callable[[], HAFMSemanticTokenizer]) -> None:
+    tokenizer = make()
+    noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(3))
+    sounds = [noise, torch.zeros(16_000), *(torch.from_numpy(voice(1, 16_000, pitch)) for pitch in (220.0, 300.0))]
+    vocals = [tokenizer.encode(sound, noise=True, seed=0) for sound in sounds]
+    assert all(len(tokens.unique()) >= 5 for tokens in vocals)
+    for first, second in combinations(vocals, 2):
+        assert (first != second).float().mean() > 0.25
+    instrumentals = [tokenizer.encode(sound) for sound in sounds]
+    assert all(not torch.equal(first, second) for first, second in combinations(instrumentals, 2))
+
+
+def test_another_voice_gives_another_accompaniment_and_silence_neither(composite: Composite) -> None:
+    vocals = [voice(0.5), voice(0.5, pitch=330.0), np.zeros(12_000, dtype=np.float32)]
+    for first, second in combinations([composite.generate(vocal, seed=4) for vocal in vocals], 2):
+        for name in ("vocal_semantic", "instrumental_semantic", "codes", "audio"):
+            assert not torch.equal(getattr(first, name)[0], getattr(second, name)[0]), name
+
+
+def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
+    output = composite.generate([voice(0.5), voice(0.3)], seed=1, num_samples=3)
+    assert [len(audio) for audio in output.audio] == [12_000] * 3 + [7_200] * 3
+    assert not torch.equal(output.codes[0], output.codes[1])
+    assert torch.equal(output.vocal_semantic[0], output.vocal_semantic[2])
+
+
+def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> None:
+    full = composite.generate(voice(0.5), seed=1)
+    coarse = composite.generate(voice(0.5), seed=1, skip_fine=True)
+    assert coarse.codes[0].shape[0] == 4
+    assert torch.equal(coarse.codes[0], full.codes[0][:4])
+    assert not torch.equal(coarse.audio[0], full.audio[0])
+
+
+def test_codes_decode_to_the_audio(composite: Composite) -> None:
+    output = composite.generate(voice(0.5), seed=1)
+    with torch.no_grad():
+        decoded = composite.codec.decode(output.codes[0][None, None], [None]).audio_values[0, 0]
+    torch.testing.assert_close(output.audio[0], decoded[:12_000], atol=1e-5, rtol=0)
+
+
+def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    composite.generate(
+        voice(0.9), seed=1, progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))
+    )
+    assert list(seen) == ["semantic", "coarse", "fine"]
+    for stage, counts in seen.items():
+        dones = [done for done, _ in counts]
+        # the vocal is listened to at step 0; what takes long is told again
+        assert dones == sorted(dones) and {total for _, total in counts} == {dones[-1]}
+        assert sorted(set(dones)) == list(range(0 if stage == "semantic" else 1, dones[-1] + 1))
+
+
+def test_guidance_temperature_and_top_k_reach_the_stages(
+    composite: Composite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # without noise the vocal's tokens are the same for every seed
+    monkeypatch.setattr(composite.semantic_tokenizer.config, "noise_std", 0.0)
+    greedy = [composite.generate(voice(0.5), seed=seed, top_k=1) for seed in (1, 2)]
+    assert torch.equal(greedy[0].instrumental_semantic[0], greedy[1].instrumental_semantic[0])
+    unguided = composite.generate(voice(0.5), seed=1, top_k=1, guidance_scale=1.0)
+    assert not torch.equal(greedy[0].codes[0], unguided.codes[0])
+
+
+def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, HAFMForVocalAccompaniment) and not loaded.training
+    expected, found = composite.state_dict(), loaded.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    ids = torch.randint(CODES, (3, 4, 6))
+    labels = torch.randint(CODES, (3, 24))
+    for model in (composite, loaded):
+        model.logits = model.fine(labels=labels, conditioning_ids=ids).logits
+    assert torch.equal(composite.logits, loaded.logits)
+    assert loaded.coarse.generation_config.window_seconds == 0.4
+    audio = [model.generate(voice(0.5), seed=2).audio[0] for model in (composite, loaded)]
+    assert torch.equal(*audio)
+
+
+def test_repository_has_a_folder_for_each_part_and_only_safetensors(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == set(PARTS)
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    assert (tmp_path / "coarse" / "generation_config.json").exists()
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), HAFMConfig)
+    assert isinstance(AutoFeatureExtractor.from_pretrained(tmp_path), HAFMFeatureExtractor)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    stage = HAFMCoarseForCausalLM.from_pretrained(tmp_path, subfolder="coarse")
+    assert torch.equal(stage.heads.weight, composite.coarse.heads.weight)
+
+
+def test_given_weights_are_saved_instead_of_the_models_own(composite: Composite, tmp_path: Path) -> None:
+    weights = {name: value.clone() for name, value in composite.state_dict().items()}
+    weights["coarse.heads.weight"] += 1.0
+    composite.save_pretrained(tmp_path, state_dict=dict(weights))
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path).state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("codec.extra", "should not hold codec.extra"), ("fine.heads.weight", "lacks fine.heads.weight")],
+)
+def test_weights_of_another_model_are_not_saved(composite: Composite, tmp_path: Path, name: str, message: str) -> None:
+    weights = dict(composite.state_dict())
+    if weights.pop(name, None) is None:
+        weights[name] = torch.zeros(2)
+    with pytest.raises(ValueError, match=message):
+        composite.save_pretrained(tmp_path / "model", state_dict=weights)
+    assert not (tmp_path / "model").exists()
+
+
+def test_processes_beside_the_main_one_write_no_files(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
+    composite.save_pretrained(tmp_path, is_main_process=False, state_dict={})
+    # a stage would ask the hub, which is out of reach
+    composite.coarse.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path / "first")
+    HAFMFeatureExtractor(min_seconds=2.0, max_seconds=30.0).save_pretrained(tmp_path / "first")
+    HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
+    files = [tmp_path / folder / "preprocessor_config.json" for folder in ("first", "again")]
+    assert files[0].read_text() == files[1].read_text()
+    files[0].unlink()
+    HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").max_seconds == 3600
+
+
+@pytest.mark.parametrize("option", ["dtype", "torch_dtype"])
+def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
+    composite: Composite, tmp_path: Path, option: str
+) -> None:
+    composite.save_pretrained(tmp_path)
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: torch.bfloat16})
+    dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in PARTS}
+    assert dtypes == {
+        name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in PARTS
+    }
+    assert loaded.generate(voice(0.3), seed=1).audio[0].isfinite().all()
+
+
+def test_loading_tells_on_request_that_nothing_was_amiss(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    for kind in (HAFMForVocalAccompaniment, AutoModel):
+        model, found = kind.from_pretrained(tmp_path, output_loading_info=True)
+        assert isinstance(model, HAFMForVocalAccompaniment) and not model.training
+        _, ours = HAFMCoarseForCausalLM.from_pretrained(tmp_path, subfolder="coarse", output_loading_info=True)
+        assert found.keys() == ours.keys() and not any(found.values())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: Path, change: str) -> None:
+    composite.save_pretrained(tmp_path)
+    file = tmp_path / "semantic" / "model.safetensors"
+    weights = load_file(file)
+    if change == "missing":
+        del weights["heads.weight"]
+    else:
+        weights["heads.extra"] = torch.zeros(2)
+    save_file(weights, file, metadata={"format": "pt"})
+    write_checksums(file.parent)
+    with pytest.raises(ValueError, match=f"{change} keys .*heads"):
+        HAFMForVocalAccompaniment.from_pretrained(tmp_path)
+
+
+def test_stage_class_from_the_wrong_folder_is_refused(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    with pytest.raises(Exception, match="(?i)model.safetensors|no file|keys"):
+        load_strictly(HAFMCoarseForCausalLM, tmp_path)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    parts = {
+        "semantic_tokenizer": tiny_semantic_tokenizer(),
+        "codec": tiny_codec(),
+        "semantic": tiny_stage("semantic"),
+        "coarse": tiny_stage("coarse", codebook_sizes=[CODES + 1] * 4),
+        "fine": tiny_stage("fine"),
+    }
+    with pytest.raises(StrictDataclassClassValidationError, match="fine conditioning"):
+        HAFMForVocalAccompaniment.from_parts(**parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+        ({"guidance_scale": "3"}, "guidance_scale is '3'; it must be a number"),
+        ({"top_k": 2.5}, "top_k is 2.5; it must be a whole number"),
+        ({"num_samples": "2"}, "num_samples is '2'; it must be a whole number"),
+        ({"keep": [(0.0, 0.2)]}, "keep names spans of an instrumental"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_work(composite: Composite, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        composite.generate(voice(0.5), **options)
+
+
+def test_empty_vocal_is_refused(composite: Composite) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        composite.generate(voice(0))
+    with pytest.raises(ValueError, match="There is no vocal"):
+        composite.generate()
+
+
+def test_what_the_feature_extractor_returns_is_taken_by_name(composite: Composite) -> None:
+    vocals = [voice(1, pitch=300), voice(1.2)]
+    output = composite.generate(**HAFMFeatureExtractor()(vocals, sampling_rate=24_000), seed=4)
+    expected = composite.generate(vocals, seed=4)
+    assert [len(audio) for audio in output.audio] == [24_000, 28_800]
+    assert all(torch.equal(*pair) for pair in zip(output.codes, expected.codes, strict=True))
+
+
+def test_the_model_says_that_it_listens(composite: Composite) -> None:
+    assert composite.input_modalities == ("audio",)
+
+
+def test_the_bundled_models_name_is_that_model_unless_a_folder_is_called_so(
+    composite: Composite, bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = HAFMForVocalAccompaniment.from_pretrained("hafm-tiny")
+    assert Path(loaded.name_or_path) == bundled_model
+    stage = HAFMCoarseForCausalLM.from_pretrained("hafm-tiny", subfolder="coarse")
+    assert torch.equal(stage.heads.weight, loaded.coarse.heads.weight)
+    composite.save_pretrained("hafm-tiny")
+    mine = HAFMForVocalAccompaniment.from_pretrained("hafm-tiny")
+    assert torch.equal(mine.coarse.heads.weight, composite.coarse.heads.weight)
+
+
+@pytest.mark.parametrize("path", ["runs/coarse/final", "./model", "../model", "~/model", "/no/model", "my model"])
+def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_id(path: str) -> None:
+    for model_class in (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM):
+        with pytest.raises(FileNotFoundError, match=f"no such folder: {path}"):
+            model_class.from_pretrained(path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_strictly(EncodecModel, path)
+
+
+def test_paper_size_composite_builds_from_its_config() -> None:
+    tokenizer = HAFMSemanticTokenizerConfig(hubert_config=hubert_large_config(num_hidden_layers=9))
+    config = HAFMConfig(semantic_tokenizer_config=tokenizer, codec_config=EncodecConfig())
+    with torch.device("meta"):
+        model = HAFMForVocalAccompaniment(config)
+    counts = model.parameter_counts()
+    assert {name: round(counts[name] / 1e6, 1) for name in ("semantic", "coarse", "fine")} == {
+        "semantic": 38.5,
+        "coarse": 42.5,
+        "fine": 44.1,
+    }
+    assert 110e6 < counts["semantic_tokenizer"] < 140e6
+    assert 14e6 < counts["codec"] < 16e6
+    assert counts["total"] == sum(count for name, count in counts.items() if name != "total")

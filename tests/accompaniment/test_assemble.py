@@ -1,0 +1,103 @@
+"""Parts become a composite in a folder of its own: no other files make room for it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import GenerationConfig
+
+from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.accompaniment.assemble import assemble_composite
+from tiny_models import tiny_composite
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("parts")
+    model = tiny_composite(num_hidden_layers=1)
+    names = ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")
+    for name in names:
+        getattr(model, name).save_pretrained(folder / name)
+    return {name: str(folder / name) for name in names}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("config", [None, '{"model_type": "hafm_coarse"}', "[]", "words"])
+def test_a_folder_with_files_of_somebody_else_is_refused_and_kept(
+    parts: dict[str, str], tmp_path: Path, config: str | None
+) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    (folder / "lyrics.txt").write_text("la la la")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="songs holds files and is no composite .*; name another folder"):
+        assemble_composite(parts, folder)
+    with pytest.raises(ValueError, match="lyrics.txt is a file"):
+        assemble_composite(parts, folder / "lyrics.txt")
+    assert contents(tmp_path) == before
+
+
+def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_stay(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
+    model = tmp_path / "new" / "model"
+    assert assemble_composite(parts, model) > 0
+    for name in ("model.old", "model.part"):
+        (model.parent / name).mkdir()
+        (model.parent / name / "notes.txt").write_text("mine")
+    (model / "stale.txt").write_text("of the composite before")
+    assemble_composite(parts, model, "fp32")
+    assert HAFMForVocalAccompaniment.from_pretrained(model).config.model_type == "hafm"
+    assert not (model / "stale.txt").exists()
+    assert sorted(path.name for path in model.parent.iterdir()) == ["model", "model.old", "model.part"]
+    assert (model.parent / "model.old" / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert assemble_composite(parts, tmp_path / "empty") > 0
+
+
+@pytest.mark.parametrize("fails", ["written", "moved"])
+def test_what_fails_leaves_the_older_composite_as_it_was(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    model = tmp_path / "model"
+    assemble_composite(parts, model)
+    before = contents(tmp_path)
+    if fails == "written":
+        with pytest.raises(ValueError, match="over the limit"):
+            assemble_composite(parts, model, limit_mb=0.001)
+    else:
+        rename = Path.rename
+
+        def full(path: Path, target: Path) -> Path:
+            if target == model and path.name == "new":
+                raise OSError(28, "No space left on device")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="No space left"):
+            assemble_composite(parts, model)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "weight", "said"),
+    [
+        ("semantic", "harmony_guidance", "guided by chords: name the harmony"),
+        ("semantic", "beat_guidance", "the semantic stage is guided by the beat"),
+        ("coarse", "beat_guidance", "the coarse stage is guided by the beat"),
+    ],
+)
+def test_stages_that_are_guided_by_what_no_part_hears_are_refused(
+    parts: dict[str, str], tmp_path: Path, stage: str, weight: str, said: str
+) -> None:
+    shutil.copytree(parts[stage], tmp_path / stage)
+    config = GenerationConfig.from_pretrained(tmp_path / stage)
+    setattr(config, weight, 1.0)
+    config.save_pretrained(tmp_path / stage)
+    with pytest.raises(ValueError, match=f"(?i){said}"):
+        assemble_composite(parts | {stage: str(tmp_path / stage)}, tmp_path / "model")

@@ -1,0 +1,47 @@
+"""Memory grows with the length of the input by a few copies of the sound, and by nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUR_BYTES = 2 * 2**30
+PROGRAM = """
+import re, sys
+import numpy as np
+import torch
+from hafm_hf import audio
+from hafm_hf.audio.feature_extraction_hafm import HAFMFeatureExtractor
+from hafm_hf.accompaniment.pipeline_hafm import HAFMPipeline
+from slow_tokens import slow_token_composite
+from vocals import CODEC_RATE
+
+def peak(minutes):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forgets the peak so far
+    second = (0.9 * np.sin(2 * np.pi * 220 * np.arange(CODEC_RATE) / CODEC_RATE)).astype(np.float32)
+    path = audio.write_audio(sys.argv[1] + "/long.wav", np.tile(second, round(60 * minutes)), CODEC_RATE)
+    song = accompany(str(path), seed=1, vocal_gain_db=3.0)
+    for name in ("audio", "mix"):
+        audio.write_audio(path.with_name(f"{name}.wav"), song[name], CODEC_RATE)
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
+
+torch.set_num_threads(1)
+accompany = HAFMPipeline(
+    model=slow_token_composite(), feature_extractor=HAFMFeatureExtractor(sampling_rate=CODEC_RATE)
+)
+print(*map(peak, (1, 2, 8)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' record of a process' peak")
+def test_an_hour_of_singing_takes_less_than_two_gibibytes(tmp_path: Path) -> None:
+    tests = str(Path(__file__).parents[1])
+    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {tests!r}){PROGRAM}", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # the first one is for what is loaded and compiled once
+    _, two, eight = map(int, done.stdout.split())
+    assert 0 < (eight - two) * 60 / 6 < HOUR_BYTES, f"{two / 2**20:.0f} MiB for 2 minutes, {eight / 2**20:.0f} for 8"

@@ -1,0 +1,236 @@
+"""The pipeline: every kind of input, songs as long as their vocals, in both ways of loading it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.utils import logging
+
+import hafm_hf  # noqa: F401  (registers the task)
+from hafm_hf import audio
+from hafm_hf.audio import HAFMAudioError
+from vocals import CODEC_RATE, file_bytes, glide
+
+
+@pytest.fixture(scope="module")
+def accompany(tiny_model: Path) -> Any:
+    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def song(accompany: Any) -> dict[str, Any]:
+    return accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
+
+
+def test_song_is_as_long_as_the_vocal_and_does_not_clip(song: dict[str, Any]) -> None:
+    assert song["sampling_rate"] == CODEC_RATE
+    for key in ("audio", "mix", "vocals"):
+        assert song[key].dtype == np.float32 and song[key].shape == glide().shape
+        assert 0.0 < np.abs(song[key]).max() < 1.0
+    assert np.array_equal(song["vocals"], glide())
+
+
+def test_stages_keep_their_fast_attention_in_the_composite(accompany: Any) -> None:
+    for stage in (accompany.model.semantic, accompany.model.coarse, accompany.model.fine):
+        assert stage.config._attn_implementation == "sdpa"
+
+
+def test_mix_is_the_sum_of_its_parts(song: dict[str, Any]) -> None:
+    assert np.allclose(song["mix"], audio.mix_audio(song["vocals"], song["audio"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "rate"), [(44_117, 44_100), (8_003, 8_000), (100_001, 96_000)])
+def test_song_output_has_input_length_at_any_rate(accompany: Any, length: int, rate: int) -> None:
+    vocal = glide(2.0, rate)[:length]
+    song = accompany({"array": np.stack([vocal, vocal], axis=1), "sampling_rate": rate}, seed=1, skip_fine=True)
+    assert song["audio"].shape == song["mix"].shape == song["vocals"].shape == (round(length * 24_000 / rate),)
+
+
+def test_every_kind_of_input_is_the_same_vocal(accompany: Any, tmp_path: Path) -> None:
+    sixteen_bit = np.round(glide() * 32768).astype(np.int16)
+    content = file_bytes(sixteen_bit)
+    path = tmp_path / "vocal.wav"
+    path.write_bytes(content)
+    wanted = accompany.preprocess(path)["input_values"]
+    assert np.allclose(wanted[0], glide(), atol=1e-4)
+    kinds: list[Any] = [
+        str(path),
+        content,
+        {"array": sixteen_bit, "sampling_rate": CODEC_RATE},
+        {"raw": sixteen_bit / 32768, "sampling_rate": CODEC_RATE},
+        {"bytes": content, "path": None},
+        {"bytes": None, "path": str(path)},
+    ]
+    for kind in kinds:
+        assert torch.equal(accompany.preprocess(kind)["input_values"], wanted), kind
+    with path.open("rb") as file:
+        assert torch.equal(accompany.preprocess(file)["input_values"], wanted)
+    for array in (sixteen_bit, torch.from_numpy(sixteen_bit), (sixteen_bit / 32768).tolist()):
+        assert torch.equal(accompany.preprocess(array, sampling_rate=CODEC_RATE)["input_values"], wanted)
+
+
+def test_list_gives_the_songs_of_each_alone_whatever_the_batch(accompany: Any, song: dict[str, Any]) -> None:
+    vocals = [{"array": glide(1.0), "sampling_rate": CODEC_RATE}, {"array": glide(), "sampling_rate": CODEC_RATE}]
+    for batch_size in (1, 2):
+        songs = accompany(vocals, seed=1, batch_size=batch_size)
+        assert [each["audio"].shape[0] for each in songs] == [24_000, 28_800]
+        assert np.array_equal(songs[1]["audio"], song["audio"])
+    assert accompany([]) == []
+
+
+def test_same_seed_same_song_other_seed_other_song(accompany: Any, song: dict[str, Any]) -> None:
+    again = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
+    other = accompany(glide(), sampling_rate=CODEC_RATE, seed=2)
+    assert np.array_equal(again["audio"], song["audio"])
+    assert not np.array_equal(other["audio"], song["audio"])
+
+
+def test_samples_of_one_vocal_differ(accompany: Any) -> None:
+    songs = accompany(glide(1.0), sampling_rate=CODEC_RATE, seed=1, num_samples=3, skip_fine=True)
+    assert len(songs) == 3
+    assert len({each["audio"].tobytes() for each in songs}) == 3
+    assert len({each["vocals"].tobytes() for each in songs}) == 1
+
+
+@pytest.mark.parametrize("option", [{"skip_fine": True}, {"top_k": 2}, {"temperature": 0.2}, {"guidance_scale": 1.0}])
+def test_every_option_reaches_the_stages(accompany: Any, song: dict[str, Any], option: dict[str, Any]) -> None:
+    assert not np.array_equal(accompany(glide(), sampling_rate=CODEC_RATE, seed=1, **option)["audio"], song["audio"])
+
+
+def test_gains_set_the_levels_in_the_mix(accompany: Any, song: dict[str, Any]) -> None:
+    options = {"seed": 1, "vocal_gain_db": -12.0, "instrumental_gain_db": -6.0}
+    quieter = accompany(glide(), sampling_rate=CODEC_RATE, **options)
+    assert np.array_equal(quieter["audio"], song["audio"])
+    wanted = song["vocals"] * audio.decibels_to_gain(-12.0) + song["audio"] * audio.decibels_to_gain(-6.0)
+    assert np.allclose(quieter["mix"], wanted, atol=1e-6)
+
+
+def test_seconds_uses_the_start_of_the_vocal(accompany: Any) -> None:
+    features = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
+    assert np.array_equal(features["input_values"][0], glide(3.0)[:26_400])
+
+
+def test_progress_of_each_stage_ends_at_its_total(accompany: Any) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    accompany(
+        glide(1.0),
+        sampling_rate=CODEC_RATE,
+        progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
+    )
+    assert list(told) == ["semantic", "coarse", "fine"]
+    for steps in told.values():
+        assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+        assert len({total for _, total in steps}) == 1
+
+
+def test_silence_gets_an_instrumental_and_a_warning(accompany: Any, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.get_logger("hafm_hf.accompaniment.pipeline_hafm")
+    logger.addHandler(caplog.handler)
+    try:
+        song = accompany(np.zeros(24_000, dtype=np.float32), sampling_rate=CODEC_RATE, seed=1)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "is silent" in caplog.text
+    assert song["audio"].shape == (24_000,) and np.isfinite(song["audio"]).all()
+
+
+@pytest.mark.parametrize(
+    ("vocal", "said"),
+    [
+        (glide(), "needs its sampling_rate"),
+        ({"sampling_rate": 24_000}, 'needs "array"'),
+        ({"array": glide(0.3), "sampling_rate": 24_000}, "0.3 s long; HAFM needs at least 1 s"),
+        ({"array": glide() * np.nan, "sampling_rate": 24_000}, "NaN"),
+        ("absent.wav", "does not exist"),
+        (b"words", "not audio"),
+    ],
+)
+def test_unusable_vocals_are_refused(accompany: Any, vocal: Any, said: str) -> None:
+    with pytest.raises(HAFMAudioError, match=said):
+        accompany(vocal)
+
+
+def test_unknown_parameter_is_refused(accompany: Any) -> None:
+    with pytest.raises(TypeError, match="guidance_scale"):
+        accompany(glide(), sampling_rate=CODEC_RATE, guidance=3.0)
+
+
+def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
+    vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
+    form = "tempo .a number"
+    for known, said in (({"tempo": 92}, "no beat line"), ({"key": "C"}, form), (["C"], form)):
+        with pytest.raises(ValueError, match=said):
+            accompany(vocal, lead_sheet=known)
+        with pytest.raises(ValueError, match=said):
+            next(accompany.stream(vocal, lead_sheet=known))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [({"keep": [(0, 1)]}, "give the instrumental"), ({"temperature": "hot"}, "must be a number")]
+)
+def test_options_without_use_or_of_another_kind_are_refused(accompany: Any, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        accompany(glide(), sampling_rate=CODEC_RATE, **option)
+
+
+def test_the_pipeline_says_that_it_listens(accompany: Any) -> None:
+    assert "'input_modalities': ('audio',)" in repr(accompany)
+
+
+def test_saved_pipeline_loads_without_trusting_code(accompany: Any, song: dict[str, Any], tmp_path: Path) -> None:
+    accompany.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    loaded = transformers.pipeline("vocal-accompaniment", model=str(tmp_path), device="cpu")
+    assert np.array_equal(loaded(glide(), sampling_rate=CODEC_RATE, seed=1)["audio"], song["audio"])
+
+
+def test_bare_process_needs_only_trust_remote_code(tiny_model: Path, song: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(), subtype="FLOAT"))
+    script = f"""
+import numpy, sys, transformers
+assert "hafm_hf" not in sys.modules
+model = {str(tiny_model)!r}
+accompany = transformers.pipeline("vocal-accompaniment", model=model, trust_remote_code=True, device="cpu")
+numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
+
+
+def test_bundled_model_is_the_default(bundled_model: Path) -> None:
+    accompany = transformers.pipeline("vocal-accompaniment", device="cpu")
+    assert Path(accompany.model.name_or_path) == bundled_model
+    song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
+    assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
+
+
+def test_streamed_chunks_are_the_song(accompany: Any) -> None:
+    vocal = {"array": glide(3.5), "sampling_rate": CODEC_RATE}
+    chunks = list(accompany.stream(vocal, seed=1))
+    assert len(chunks) > 1
+    whole = accompany(vocal, seed=1)
+    assert np.array_equal(np.concatenate([chunk["vocals"] for chunk in chunks]), whole["vocals"])
+    together = np.concatenate([chunk["audio"] for chunk in chunks])
+    assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
+    with pytest.raises(TypeError, match="num_samples"):
+        next(accompany.stream(vocal, num_samples=2))
+
+
+def test_decodings_agree_and_kept_spans_stay(accompany: Any, song: dict[str, Any]) -> None:
+    reference = accompany(glide(), sampling_rate=CODEC_RATE, seed=1, decoding="reference")
+    assert np.allclose(reference["audio"], song["audio"], atol=1e-5)
+    old = {"array": song["audio"], "sampling_rate": CODEC_RATE}
+    new = accompany(glide(), sampling_rate=CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.6)])
+    kept, rest = slice(0, 13_000), slice(15_000, None)
+    # the pipeline turns an instrumental that is too loud down as a whole
+    gain = np.abs(new["audio"][kept]).max() / np.abs(song["audio"][kept]).max()
+    assert np.allclose(new["audio"][kept], gain * song["audio"][kept], atol=1e-5)
+    assert not np.allclose(new["audio"][rest], gain * song["audio"][rest], atol=1e-3)

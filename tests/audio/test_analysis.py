@@ -1,0 +1,66 @@
+"""What pictures show: pitch, beats and spectra of sounds whose pitch, beats and spectra are known."""
+
+import numpy as np
+import pytest
+
+from hafm_hf.audio import analysis
+from vocals import CODEC_RATE, glide
+
+
+def clicks(tempo: float, first: float, seconds: float = 8.0, rate: int = CODEC_RATE) -> tuple[np.ndarray, np.ndarray]:
+    """Noise bursts at a tempo over faint noise, float32 [N], and when they are."""
+    noise = np.random.default_rng(7).normal(size=round(seconds * rate))
+    times = np.arange(first, seconds - 0.2, 60.0 / tempo)
+    level = np.full(len(noise), 1e-4)
+    for start in np.round(times * rate).astype(int):
+        level[start : start + rate // 10] += 0.3 * np.exp(-np.arange(rate // 10) / (rate / 60))
+    return (noise * level).astype(np.float32), times
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+def test_pitch_of_a_glide_is_found_within_a_quarter_of_a_semitone(rate: int) -> None:
+    pitch = analysis.fundamental_frequency(glide(2.0, rate), rate)
+    time = np.arange(len(pitch)) / analysis.FRAME_RATE
+    true = 220.0 * 2.0 ** (time / 2.0) * (1.0 + 0.01 * np.sin(2 * np.pi * 5.5 * time))
+    inner = slice(5, -5)
+    cents = 1200.0 * np.log2(pitch[inner] / true[inner])
+    assert len(pitch) == 201
+    assert np.abs(cents).max() < 25.0
+
+
+def test_rich_tones_are_not_taken_for_their_octaves() -> None:
+    time = np.arange(CODEC_RATE) / CODEC_RATE
+    tone = sum(np.sin(2 * np.pi * 110.0 * k * time) / k for k in (2, 3, 4, 5))
+    pitch = analysis.fundamental_frequency((0.3 * np.asarray(tone)).astype(np.float32), CODEC_RATE)
+    assert np.nanmedian(pitch) == pytest.approx(110.0, rel=0.01)
+
+
+def test_noise_and_silence_have_no_pitch() -> None:
+    noise = np.random.default_rng(0).normal(scale=0.1, size=CODEC_RATE).astype(np.float32)
+    assert np.isnan(analysis.fundamental_frequency(noise, CODEC_RATE)).mean() > 0.9
+    assert np.isnan(analysis.fundamental_frequency(np.zeros(5000, np.float32), CODEC_RATE)).all()
+
+
+@pytest.mark.parametrize(("tempo", "first"), [(80.0, 0.35), (100.0, 0.5), (132.0, 0.2)])
+def test_beats_lie_on_the_clicks(tempo: float, first: float) -> None:
+    samples, times = clicks(tempo, first)
+    beats = analysis.beat_times(samples, CODEC_RATE)
+    assert abs(len(beats) - len(times)) <= 1
+    assert max(np.abs(times - beat).min() for beat in beats) < 0.03
+
+
+def test_silence_and_a_second_of_anything_are_handled() -> None:
+    assert analysis.beat_times(np.zeros(CODEC_RATE, np.float32), CODEC_RATE).size == 0
+    assert np.isfinite(analysis.beat_times(glide(1.0), CODEC_RATE)).all()
+
+
+def test_log_mel_is_loudest_where_the_tone_is_and_ends_with_the_sound() -> None:
+    time = np.arange(2 * CODEC_RATE) / CODEC_RATE
+    tone = np.where(time < 1.0, 0.5 * np.sin(2 * np.pi * 1000.0 * time), 0.0).astype(np.float32)
+    mel = analysis.log_mel(tone, CODEC_RATE)
+    assert mel.shape == (analysis.MEL_BANDS, 201)
+    assert mel.max() == 0.0 and mel.min() == -80.0
+    loudest = np.argmax(mel[:, 50])
+    higher = np.argmax(analysis.log_mel(0.5 * np.sin(2 * np.pi * 2000.0 * time).astype(np.float32), CODEC_RATE)[:, 50])
+    assert 0 < loudest < higher
+    assert mel[:, 120:].max() == -80.0

@@ -1,0 +1,90 @@
+"""The feature extractor: any rate and layout in, one padded batch at the codec's rate out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hafm_hf.audio import HAFMAudioError
+from hafm_hf.audio.feature_extraction_hafm import HAFMFeatureExtractor
+
+
+def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32)
+
+
+def test_one_vocal_becomes_a_batch_of_one() -> None:
+    vocal = noise(1.25, 24_000)
+    features = HAFMFeatureExtractor()(vocal, sampling_rate=24_000)
+    assert torch.equal(features["input_values"], torch.from_numpy(vocal)[None])
+    assert features["padding_mask"].dtype == torch.bool and features["padding_mask"].all()
+
+
+def test_batch_is_padded_on_the_right_and_the_mask_says_where() -> None:
+    vocals = [noise(1.0, 16_000, 1), noise(1.7, 16_000, 2), noise(1.3, 16_000, 3)]
+    features = HAFMFeatureExtractor()(vocals, sampling_rate=16_000)
+    lengths = [24_000, 40_800, 31_200]
+    assert features["input_values"].shape == features["padding_mask"].shape == (3, 40_800)
+    assert features["padding_mask"].sum(dim=1).tolist() == lengths
+    for row, (vocal, length) in enumerate(zip(vocals, lengths, strict=True)):
+        alone = HAFMFeatureExtractor()(vocal, sampling_rate=16_000)["input_values"][0]
+        assert torch.equal(features["input_values"][row, :length], alone)
+        assert not features["input_values"][row, length:].any()
+        assert not features["padding_mask"][row, length:].any()
+
+
+def test_layouts_and_number_types_of_one_vocal_agree() -> None:
+    vocal = np.round(noise(1.0, 24_000) * 32768) / 32768
+    extractor = HAFMFeatureExtractor()
+    wanted = extractor(vocal.astype(np.float32), sampling_rate=24_000)["input_values"]
+    layouts = [
+        vocal,
+        vocal.tolist(),
+        torch.from_numpy(vocal),
+        (vocal * 32768).astype(np.int16),
+        np.stack([vocal, vocal]),
+        np.stack([vocal, vocal], axis=1),
+        [vocal],
+    ]
+    for layout in layouts:
+        assert torch.allclose(extractor(layout, sampling_rate=24_000)["input_values"], wanted, atol=1e-6)
+
+
+def test_rate_is_the_codecs_unless_said_otherwise() -> None:
+    extractor = HAFMFeatureExtractor(sampling_rate=32_000)
+    assert extractor(noise(1.0, 32_000))["input_values"].shape == (1, 32_000)
+    assert extractor(noise(1.0, 8_000), sampling_rate=8_000)["input_values"].shape == (1, 32_000)
+
+
+def test_numpy_is_returned_on_request() -> None:
+    features = HAFMFeatureExtractor()(noise(1.0, 24_000), return_tensors="np")
+    assert isinstance(features["input_values"], np.ndarray) and features["input_values"].dtype == np.float32
+
+
+def test_seconds_keeps_the_start() -> None:
+    vocal = noise(3.0, 24_000)
+    features = HAFMFeatureExtractor(max_seconds=2.0)(vocal, seconds=1.5)
+    assert torch.equal(features["input_values"][0], torch.from_numpy(vocal[:36_000]))
+
+
+def test_lengths_outside_the_configured_limits_are_refused() -> None:
+    extractor = HAFMFeatureExtractor(min_seconds=0.5, max_seconds=2.0)
+    with pytest.raises(HAFMAudioError, match=r"0.3 s long; HAFM needs at least 0.5 s"):
+        extractor(noise(0.3, 24_000))
+    with pytest.raises(HAFMAudioError, match=r"the vocal number 2 is longer than 2 s"):
+        extractor([noise(1.0, 24_000), noise(2.1, 24_000)])
+    assert extractor(noise(0.5, 24_000))["input_values"].shape == (1, 12_000)
+
+
+@pytest.mark.parametrize("rate", [0, -24_000, 4_000, 400_000])
+def test_impossible_rates_are_refused(rate: int) -> None:
+    with pytest.raises(HAFMAudioError, match=f"sampling rate of {rate} Hz"):
+        HAFMFeatureExtractor()(noise(1.0, 24_000), sampling_rate=rate)
+
+
+def test_saved_limits_come_back(tmp_path: Path) -> None:
+    HAFMFeatureExtractor(sampling_rate=32_000, min_seconds=0.7, max_seconds=33.0).save_pretrained(tmp_path)
+    assert (tmp_path / "preprocessor_config.json").exists()
+    loaded = HAFMFeatureExtractor.from_pretrained(tmp_path)
+    assert (loaded.sampling_rate, loaded.min_seconds, loaded.max_seconds) == (32_000, 0.7, 33.0)

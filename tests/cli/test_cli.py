@@ -1,0 +1,100 @@
+"""What `hafm info` says about a model, against the model itself; what needs no process of its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
+from hafm_hf.batch.run import model_fingerprint
+from hafm_hf.cli import app
+from hafm_hf.cli.accompany import Device, DType, Request, load_pipeline
+from hafm_hf.cli.console import HAFMCommandError
+from hafm_hf.cli.models import describe_model
+from tiny_models import CLUSTERS, CODES
+from vocals import file_bytes, glide
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+
+
+def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:
+    described = describe_model(str(tiny_model))
+    model = HAFMForVocalAccompaniment.from_pretrained(tiny_model)
+    counts = model.parameter_counts()
+    assert described["parameters"] == counts.pop("total")
+    assert {name: part["parameters"] for name, part in described["parts"].items()} == counts
+    assert described["sampling_rate"] == model.sampling_rate
+
+
+def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> None:
+    parts = describe_model(str(tiny_model))["parts"]
+    assert parts["semantic"]["vocabulary"] == f"{CLUSTERS} → {CLUSTERS}"
+    assert parts["coarse"]["vocabulary"] == f"{CLUSTERS} and {CLUSTERS} → 4 × {CODES}"
+    assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
+    assert parts["fine"]["vocabulary"] == f"4 × {CODES} → 4 × {CODES}"
+    for stage in ("semantic", "coarse", "fine"):
+        assert parts[stage]["position_scheme"] == "index" and "index" in parts[stage]["architecture"]
+
+
+def test_sizes_on_disk_are_those_of_the_files(tiny_model: Path) -> None:
+    described = describe_model(str(tiny_model))
+    assert described["bytes"] == sum(path.stat().st_size for path in tiny_model.rglob("*") if path.is_file())
+    for name, part in described["parts"].items():
+        assert part["bytes"] > (tiny_model / name / "model.safetensors").stat().st_size > 0
+
+
+def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
+    described = describe_model(None)
+    assert described["model"] == str(bundled_model)
+    assert described["bytes"] <= 60_000_000
+    assert described["sampling_rate"] == 24_000
+
+
+def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> None:
+    HAFMConfig().save_pretrained(tmp_path)
+    parts = describe_model(str(tmp_path))["parts"]
+    # The paper says 250 M in all; its own architecture counts to this.
+    assert [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")] == [
+        38.5,
+        42.5,
+        44.1,
+    ]
+    assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"config\.json"):
+        describe_model(str(tmp_path))
+
+
+def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
+    assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
+    assert model_fingerprint("hafm-tiny") == model_fingerprint("")
+    request = Request("hafm-tiny", Path("."), 1, Device.cpu, DType.auto, False, False, False, {})
+    assert Path(load_pipeline(request).model.name_or_path) == bundled_model
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    for words in (["info", "runs/model/final"], ["lead-sheet", str(EXAMPLE), "--model", str(tmp_path / "absent")]):
+        with pytest.raises(HAFMCommandError, match=rf"cannot be loaded \(no such folder: {words[-1]}\); name a"):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+    names = ("semantic-tokenizer", "semantic", "coarse", "fine", "codec")
+    parts = [word for name in names for word in (f"--{name}", "runs/absent/final")]
+    with pytest.raises(FileNotFoundError, match="no such folder: runs/absent/final"):
+        CliRunner().invoke(app, ["assemble", str(tmp_path / "out"), *parts], catch_exceptions=False)
+
+
+def test_info_shows_each_part_with_its_parameters(tiny_model: Path) -> None:
+    shown = CliRunner().invoke(app, ["info", str(tiny_model)]).output
+    for name, part in describe_model(str(tiny_model))["parts"].items():
+        (line,) = (line for line in shown.splitlines() if f" {name} " in line and "│" in line)
+        assert f"{part['parameters']:,}" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_missing_device_is_named_with_a_way_out(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide()))
+    arguments = ["accompany", str(tmp_path / "vocal.wav"), "--model", str(tiny_model), "--device", "cuda"]
+    with pytest.raises(HAFMCommandError, match="no cuda device .* try --device cpu"):
+        CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)], catch_exceptions=False)

@@ -1,0 +1,100 @@
+"""One line of beats through what frames say by themselves, and the profile that is read along it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hafm_hf.lead_sheet.beats import HAFMBeatLine, profile_at
+from hafm_tiny.statistics import change_profile
+
+RATE = 50
+LINE = HAFMBeatLine(RATE)
+
+
+def sung_beats(tempos: list[float], seconds: float, seed: int = 0) -> torch.Tensor:
+    """True phase 0..1 (float64 [T]) of stretches of `seconds`, each at a tempo."""
+    per_frame = np.repeat([tempo / 60 / RATE for tempo in tempos], round(seconds * RATE))
+    return torch.from_numpy((np.cumsum(per_frame) + np.random.default_rng(seed).random()) % 1)
+
+
+def heard(phase: torch.Tensor, noise: float, silent: float = 0.0, seed: int = 0) -> torch.Tensor:
+    """Places that frames by themselves say: noisy, and nothing at all for a share of them."""
+    angle = 2 * math.pi * phase
+    points = torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    points = 0.5 * points + noise * torch.randn(points.shape, generator=generator, dtype=points.dtype)
+    return points * (torch.rand(len(points), 1, generator=generator) >= silent)
+
+
+def distance(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Of phases, in beats, the short way round."""
+    apart = (found.double() - true).abs() % 1
+    return torch.minimum(apart, 1 - apart)
+
+
+@pytest.mark.parametrize("tempo", [63.0, 96.4, 118.3, 171.0])
+def test_the_beat_is_found_through_noise_and_rests(tempo: float) -> None:
+    true = sung_beats([tempo], 12.0)
+    found = LINE.follow(heard(true, noise=1.0, silent=0.4))
+    assert found.dtype == torch.float32 and found.shape == true.shape
+    assert float(distance(found, true)[RATE:].mean()) < 0.06
+
+
+def test_frames_alone_say_much_less() -> None:
+    true = sung_beats([104.0], 12.0)
+    places = heard(true, noise=1.0)
+    alone = torch.atan2(places[:, 1], places[:, 0]) / (2 * math.pi)
+    assert float(distance(alone % 1, true).mean()) > 3 * float(distance(LINE.follow(places), true).mean())
+
+
+def test_a_singer_who_slows_down_is_followed() -> None:
+    true = sung_beats([120.0, 114.0, 108.0], 6.0)
+    assert float(distance(LINE.follow(heard(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08
+
+
+def test_a_phrase_that_leans_to_the_half_beat_does_not_turn_a_steady_take() -> None:
+    true = sung_beats([100.0], 36.0)
+    leaning = true.clone()
+    leaning[12 * RATE : 18 * RATE] += 0.5
+    places = heard(leaning, noise=0.5)
+    slips = LINE._path(places.numpy())
+    assert float(distance(torch.from_numpy(slips), true)[14 * RATE : 16 * RATE].mean()) > 0.3, "a path goes along"
+    assert float(distance(LINE.follow(places), true).mean()) < 0.05
+
+
+@pytest.mark.parametrize("tempo", [80.0, 100.0, 160.0])
+def test_a_tempo_that_is_known_is_kept_whatever_is_heard(tempo: float) -> None:
+    places = heard(sung_beats([100.0], 12.0), noise=0.5)
+    found = LINE.follow(places, tempo)
+    beats = float((found.double().diff() % 1).sum())
+    assert beats / (len(found) - 1) * RATE * 60 == pytest.approx(tempo, rel=1e-4), "exactly: hours do not drift"
+    if tempo == 100.0:
+        assert float(distance(found, LINE.follow(places).double()).max()) < 0.03
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 30])
+def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
+    for places in (torch.zeros(frames, 4), torch.randn(frames, 4)):
+        found = LINE.follow(places)
+        assert found.shape == (frames,)
+        assert bool(((found >= 0) & (found < 1)).all())
+
+
+def test_a_profile_is_read_between_the_middles_of_its_parts() -> None:
+    profile = [0.0, 4.0, 8.0, 4.0]
+    at = torch.tensor([0.125, 0.375, 0.25, 0.0, 0.9999])
+    assert profile_at(at, profile).tolist() == pytest.approx([0.0, 4.0, 2.0, 2.0, 2.0], abs=2e-3)
+
+
+def test_the_profile_says_where_tokens_change() -> None:
+    phase = sung_beats([100.0], 60.0).float()
+    # a new token on every beat, and on every second half beat one more
+    tokens = torch.cumsum((phase.diff(prepend=phase[:1]) < 0).long(), 0) * 2
+    tokens = tokens + ((phase >= 0.5) & (tokens % 4 == 0)).long()
+    profile = change_profile([(phase, tokens)], parts=8)
+    assert max(profile) == profile[0] and sorted(profile)[-2] == profile[4]
+    assert profile[0] > math.log(4) and min(profile) < -2
+    with pytest.raises(ValueError, match="too few"):
+        change_profile([(phase, torch.zeros_like(tokens))])

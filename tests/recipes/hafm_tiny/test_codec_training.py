@@ -1,0 +1,290 @@
+"""Training a codec: losses, the training side of the quantizer, and resuming, on seconds of synthetic songs."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import EncodecConfig, EncodecModel
+
+from hafm_hf.codec import scale_invariant_sdr
+from hafm_tiny.clusters import kmeans, nearest
+from hafm_tiny.codec import (
+    CodecTrainer,
+    CodecTrainingArguments,
+    QuantizerTraining,
+    draw_batch,
+    emphasised,
+    evaluate_codec,
+    relative_error,
+    spectral_distance,
+    start_codec,
+)
+from hafm_tiny.discriminator import MultiScaleDiscriminator
+from hafm_tiny.song_pool import SongPool
+from hafm_tiny.state import cosine_learning_rate, load_state, save_state
+from synthetic_songs import write_song
+
+RATE = 8_000
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    root = tmp_path_factory.mktemp("songs")
+    for index in range(3):
+        write_song(root / "train" / f"song_{index}", RATE, seconds=4.0, seed=index)
+    pool = SongPool(root, "train", RATE)
+    assert pool.refresh() == 3
+    return pool
+
+
+def tiny_codec() -> EncodecModel:
+    torch.manual_seed(0)
+    config = EncodecConfig(
+        sampling_rate=RATE,
+        num_filters=3,
+        hidden_size=12,
+        upsampling_ratios=[5, 4, 2],
+        codebook_size=32,
+        target_bandwidths=[8.0],  # 4 codebooks
+        num_lstm_layers=1,
+    )
+    return EncodecModel(config).train()
+
+
+def arguments(**changes: float) -> CodecTrainingArguments:
+    fields = {"steps": 120, "batch_size": 5, "crop_seconds": 0.2, "warmup_steps": 5, "learning_rate": 5e-3}
+    fields |= {"quantize_from": 60, "spectral_from": 100, "spectral_ramp": 10, "start_batches": 8}
+    return CodecTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_training_reduces_the_error_before_and_after_quantizing(pool: SongPool) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    trainer = CodecTrainer(codec, pool, arguments())
+    reports = [trainer.train_step() for _ in range(120)]
+    errors = [report["waveform"] for report in reports]
+    assert np.mean(errors[50:60]) < 0.8 * np.mean(errors[:10])
+    assert np.mean(errors[110:]) < 0.95 * np.mean(errors[60:70])
+    assert "commitment" not in reports[59] and "commitment" in reports[60]
+    assert "spectral" not in reports[99] and "spectral" in reports[100]
+    figures = evaluate_codec(codec, pool, depths=(2, 1), seconds=1.0, clips=6)
+    assert figures["si_sdr_db"][2] > figures["si_sdr_db"][1]
+    assert all(1.0 < perplexity <= 32 for perplexity in figures["perplexity"])
+
+
+def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    trainer = CodecTrainer(codec, pool, arguments(quantize_from=3))
+    for _ in range(5):
+        trainer.train_step()
+    save_state(tmp_path / "state.pt", trainer.state_dict())
+    wanted = [trainer.train_step() for _ in range(4)]
+    resumed = CodecTrainer(tiny_codec(), pool, arguments(quantize_from=3))
+    resumed.load_state_dict(load_state(tmp_path / "state.pt"))
+    assert [resumed.train_step() for _ in range(4)] == wanted
+
+
+def test_start_brings_every_layer_to_unit_variance(pool: SongPool) -> None:
+    codec = tiny_codec()
+    batch = draw_batch(pool, arguments(), 0)
+    start_codec(codec, batch)
+    with torch.no_grad():
+        embeddings = codec.encoder(batch)
+        output = codec.decoder(embeddings)
+    assert float(embeddings.std()) == pytest.approx(1.0, rel=0.05)
+    assert float(output.std() / batch.std()) == pytest.approx(0.3, rel=0.1)
+
+
+def test_quantizing_passes_gradients_straight_through_and_updates_codebooks() -> None:
+    codec = tiny_codec()
+    training = QuantizerTraining(codec, decay=0.9, dead_share=0.1)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(4, 12, 30, generator=generator)
+    training.start(embeddings.transpose(1, 2).flatten(0, 1), generator)
+    before = training.codebooks[0].embed.clone()
+    last_before = training.codebooks[-1].embed.clone()
+    embeddings.requires_grad_(True)
+    depth = torch.tensor([1, 2, 3, 1])
+    quantized, commitment = training.quantize(embeddings, depth, generator)
+    quantized.sum().backward()
+    assert embeddings.grad is not None and torch.equal(embeddings.grad, torch.ones_like(embeddings))
+    errors = (quantized - embeddings).detach().pow(2).mean((1, 2))
+    assert errors[2] < errors[1] < errors[0], "more codebooks, less error"
+    assert float(commitment.detach()) > 0
+    assert not torch.equal(before, training.codebooks[0].embed)
+    assert torch.equal(last_before, training.codebooks[-1].embed), "no row of this batch reached the last codebook"
+
+
+def test_dead_codes_are_replaced_by_vectors_of_the_batch() -> None:
+    codec = tiny_codec()
+    training = QuantizerTraining(codec, decay=0.5, dead_share=0.2)
+    generator = torch.Generator().manual_seed(0)
+    book = training.codebooks[0]
+    book.embed.fill_(100.0)
+    book.embed[0] = 0.0
+    book.embed_avg.copy_(book.embed)
+    book.cluster_size.fill_(1.0)
+    vectors = torch.randn(40, 12, generator=generator)
+    for _ in range(12):
+        codes = nearest(vectors, book.embed)
+        training._update(book, vectors, codes, generator)
+    assert float(book.embed.abs().max()) < 50
+    assert len(nearest(vectors, book.embed).unique()) > 16
+
+
+def test_kmeans_finds_separate_clusters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    vectors = centers.repeat(50, 1) + 0.1 * torch.randn(150, 2, generator=generator)
+    found = kmeans(vectors, 6, 20, generator)
+    assert float((vectors - found[nearest(vectors, found)]).norm(dim=1).max()) < 1.0
+    with pytest.raises(ValueError, match="5 vectors cannot start 6 clusters"):
+        kmeans(vectors[:5], 6, 1, generator)
+
+
+def test_losses_are_zero_for_equal_audio_and_known_for_scaled() -> None:
+    audio = torch.randn(3, 1, 4_000)
+    assert float(relative_error(audio, audio)) == 0.0
+    assert float(relative_error(audio, torch.zeros_like(audio))) == pytest.approx(1.0, rel=0.01)
+    assert float(spectral_distance(audio, audio)) == 0.0
+    assert float(spectral_distance(audio, 0.5 * audio)) > 0.5
+    noise = torch.randn(3, 4_000)
+    assert bool((scale_invariant_sdr(audio[:, 0], 0.3 * audio[:, 0]) > 60).all())
+    ten_db = scale_invariant_sdr(audio[:, 0], audio[:, 0] + noise * 10**-0.5)
+    torch.testing.assert_close(ten_db, torch.full((3,), 10.0), atol=0.6, rtol=0.0)
+
+
+def test_batches_are_a_function_of_seed_and_step(pool: SongPool) -> None:
+    batch = draw_batch(pool, arguments(), 3)
+    assert batch.shape == (5, 1, 1_600)
+    assert torch.equal(batch, draw_batch(pool, arguments(), 3))
+    assert not torch.equal(batch, draw_batch(pool, arguments(), 4))
+    assert not torch.equal(batch, draw_batch(pool, arguments(seed=1), 3))
+
+
+def test_learning_rate_rises_then_falls_to_its_floor() -> None:
+    rates = [cosine_learning_rate(step, 100, 1.0, 0.1, 10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[10] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
+    write_song(tmp_path / "train" / "one", RATE, seconds=2.0, seed=0)
+    write_song(tmp_path / "train" / "two.partial", RATE, seconds=2.0, seed=1)
+    pool = SongPool(tmp_path, "train", RATE)
+    assert pool.refresh() == 1 and pool.refresh() == 0
+    (tmp_path / "train" / "two.partial").rename(tmp_path / "train" / "two")
+    assert pool.refresh() == 1
+    assert {song.name for song in pool.songs} == {"one", "two"}
+    assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
+    (tmp_path / "train" / "three").mkdir()
+    (tmp_path / "train" / "three" / "labels.json").write_text("{}")
+    assert pool.refresh() == 0, "a song without audio is skipped, not fatal"
+    with pytest.raises(ValueError, match="no finished song longer than 5 s"):
+        pool.require(5.0)
+    with pytest.raises(ValueError, match="validation holds no finished song"):
+        SongPool(tmp_path, "validation", RATE).require(1.0)
+
+
+def test_discriminators_learn_to_tell_tones_from_noisy_tones() -> None:
+    torch.manual_seed(0)
+    discriminator = MultiScaleDiscriminator((256, 512))
+    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    time = torch.arange(1600) / RATE
+    for _ in range(40):
+        real = 0.2 * torch.sin(2 * torch.pi * (200 + 300 * torch.rand(3, 1, 1)) * time)
+        loss = discriminator.loss(real, real + 0.05 * torch.randn_like(real))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.5, "2 is not telling them apart"
+    hinges = [discriminator.judge(real, audio)[0] for audio in (real, real + 0.05 * torch.randn_like(real))]
+    assert hinges[0] < hinges[1]
+    assert discriminator.judge(real, real)[1] == 0, "equal audio has equal features"
+
+
+def test_the_codec_trains_against_discriminators_from_the_step_that_was_asked_for(pool: SongPool) -> None:
+    options = arguments(adversarial_from=5, quantize_from=3, spectral_from=1000)
+    trainer = CodecTrainer(tiny_codec(), pool, options)
+    start_codec(trainer.codec, draw_batch(pool, options, 0))
+    reports = [trainer.train_step() for _ in range(20)]
+    judged = [step for step, report in enumerate(reports) if "discriminator" in report]
+    assert [step for step, report in enumerate(reports) if "adversarial" in report] == list(range(5, 20))
+    assert set(judged) < set(range(5, 20)), "the discriminators learn in two steps of three"
+    again = CodecTrainer(tiny_codec(), pool, options)
+    again.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert [trainer.train_step() for _ in range(3)] == [again.train_step() for _ in range(3)]
+
+
+def test_training_the_decoder_alone_leaves_every_code_as_it_was(pool: SongPool) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    first = CodecTrainer(codec, pool, arguments(quantize_from=20))
+    for _ in range(40):
+        first.train_step()
+    frozen, sound = copy.deepcopy(codec), draw_batch(pool, arguments(), 900)
+    options = arguments(decoder_only=True, emphasis_weight=0.3, spectral_from=0, spectral_ramp=1, seed=1)
+    trainer = CodecTrainer(codec, pool, options)
+    reports = [trainer.train_step() for _ in range(60)]
+    assert "commitment" not in reports[0] and {"waveform", "emphasis", "spectral"} <= set(reports[0])
+    with torch.no_grad():
+        codes = codec.quantizer.encode(codec.encoder(sound))
+        assert torch.equal(codes, frozen.quantizer.encode(frozen.encoder(sound)))
+        before, after = (
+            float(spectral_distance(sound, each.decoder(each.quantizer.decode(codes))[..., : sound.shape[-1]]))
+            for each in (frozen, codec)
+        )
+    assert after < 0.95 * before, (before, after)
+
+
+def test_a_trained_codec_goes_on_from_its_codebooks(pool: SongPool) -> None:
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    first = CodecTrainer(codec, pool, arguments(quantize_from=10))
+    for _ in range(20):
+        first.train_step()
+    before = codec.quantizer.layers[0].codebook.embed.clone()
+    CodecTrainer(codec, pool, arguments(quantize_from=-1)).train_step()
+    after = codec.quantizer.layers[0].codebook.embed
+    assert 0 < float((after - before).norm()) < 0.3 * float(before.norm())
+
+
+def test_pre_emphasis_lets_quiet_high_frequencies_weigh_as_much_as_loud_low_ones() -> None:
+    time = torch.arange(RATE) / RATE
+    low, high = (
+        level * torch.sin(2 * torch.pi * rate * time)[None, None] for rate, level in ((100, 0.3), (3000, 0.01))
+    )
+    plain, emphasis = (relative_error(low + high, low), relative_error(emphasised(low + high), emphasised(low)))
+    assert plain < 0.01 < 0.1 < emphasis
+
+
+def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: Path) -> None:
+    write_song(tmp_path / "songs/train/song", RATE, seconds=2.0, seed=4)
+
+    def run(steps: int, out: str = "run", **more: object) -> list[dict]:
+        recipe = Path(__file__).resolve().parents[3] / "recipes/train_codec.py"
+        flags = {"corpus": tmp_path / "songs", "out": tmp_path / out, "steps": steps, "num_filters": 2}
+        flags |= {"batch_size": 2, "crop_seconds": 0.2, "log_every": 1, "quantize_from": 9, **more}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+
+    assert [line["step"] for line in run(2)] == [1, 2]
+    assert [line["step"] for line in run(3)] == [1, 2, 3]
+    trained = EncodecModel.from_pretrained(tmp_path / "run/codec")
+    assert trained.config.num_filters == 2
+    assert len(run(1, "decoder", codec=tmp_path / "run/codec", decoder_only=True)) == 1
+    decoder = EncodecModel.from_pretrained(tmp_path / "decoder/codec")
+    for name, values in trained.state_dict().items():
+        if not name.startswith("decoder."):
+            assert torch.equal(values, decoder.state_dict()[name]), name
+    assert "commitment" in run(1, "further", codec=tmp_path / "run/codec")[0], "quantized from the first step on"
+    with pytest.raises(AssertionError, match="needs the --codec"):
+        run(1, "nothing", decoder_only=True)

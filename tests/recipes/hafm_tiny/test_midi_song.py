@@ -1,0 +1,105 @@
+"""Songs in symbols: one voice, one clock, one key."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+from hafm_tiny.songs.midi_song import (
+    Chord,
+    Note,
+    SongError,
+    change,
+    dense_excerpt,
+    excerpt,
+    list_songs,
+    one_voice,
+    read_song,
+    transpose_label,
+)
+
+
+def test_overlapping_notes_become_one_voice() -> None:
+    chord = [Note(0.0, 1.0, 60), Note(0.01, 2.0, 64), Note(0.5, 0.9, 62), Note(0.9, 0.92, 70), Note(1.5, 1.8, 61)]
+    voice = one_voice(reversed(chord))
+    assert [(n.start, n.end, n.pitch) for n in voice] == [(0.0, 0.5, 64), (0.5, 0.9, 62), (1.5, 1.8, 61)]
+
+
+def test_song_is_read_with_all_its_parts(songs: Path) -> None:
+    song = read_song(list_songs(songs)[2])
+    assert song.name == "003"
+    assert set(song.tracks) == {"BRIDGE", "PIANO"}
+    assert len(song.melody) == 16 * 4 - 8
+    assert song.tempo == pytest.approx(100)
+    assert song.key == "C:maj"
+    assert song.downbeats[1] == pytest.approx(2.4)
+    assert [chord.label for chord in song.chords[:4]] == ["C:maj", "A:min", "F:maj", "G:maj"]
+
+
+def test_transposition_moves_melody_band_chords_and_key_together(songs: Path) -> None:
+    song = read_song(songs / "001")
+    moved = change(song, semitones=3)
+    assert moved.key == "D#:maj"
+    assert [b.pitch - a.pitch for a, b in zip(song.melody, moved.melody, strict=True)] == [3] * len(song.melody)
+    for before, after in zip(song.chords, moved.chords, strict=True):
+        assert {(p + 3) % 12 for p in before.pitch_classes} == set(after.pitch_classes)
+        assert after.bass == ((before.bass or 0) + 3) % 12
+
+
+def test_time_change_keeps_notes_chords_and_beats_on_one_clock(songs: Path) -> None:
+    song = read_song(songs / "001")
+    slow = change(song, stretch=1.25, lead_in=0.5)
+    assert slow.tempo == pytest.approx(80)
+    assert slow.melody[4].start == pytest.approx(slow.beats[4], abs=2e-3)
+    assert slow.tracks["PIANO"][3 * 4].start == pytest.approx(slow.beats[4], abs=2e-3)
+    assert slow.chords[1].start == pytest.approx(slow.downbeats[1])
+
+
+def test_excerpt_moves_everything_by_its_start_and_cuts_at_its_end(songs: Path) -> None:
+    song = read_song(songs / "001")
+    part = excerpt(song, 2.4, 7.5)
+    assert part.melody[0].start == pytest.approx(0, abs=2e-3)
+    assert part.melody[0].pitch == song.melody[4].pitch
+    assert part.beats[0] == part.downbeats[0] == part.chords[0].start == 0
+    assert part.chords[0].label == "A:min"
+    assert max(n.end for n in (*part.melody, *part.tracks["PIANO"])) <= part.duration == pytest.approx(5.1)
+
+
+def test_dense_excerpt_begins_at_a_downbeat_where_there_is_singing(songs: Path) -> None:
+    song = read_song(songs / "001")
+    sung_late = dataclasses.replace(song, melody=tuple(n for n in song.melody if n.start > 20))
+    for seed in range(5):
+        part = dense_excerpt(sung_late, 10.0, np.random.default_rng(seed))
+        assert part.downbeats[0] == 0
+        assert sum(n.end - n.start for n in part.melody) > 6
+
+
+def test_chord_knows_its_tones_and_its_lowest_note() -> None:
+    assert Chord(0, 1, "G:maj/3").pitch_classes == (7, 11, 2) and Chord(0, 1, "G:maj/3").bass == 11
+    assert Chord(0, 1, "Bb:min7/b7").bass == 8
+    assert Chord(0, 1, "N").pitch_classes == () and Chord(0, 1, "N").bass is None
+
+
+@pytest.mark.parametrize(
+    ("label", "moved"), [("Bb:min/b3", "C#:min/b3"), ("B:sus4(b7)", "D:sus4(b7)"), ("N", "N"), ("A", "C")]
+)
+def test_chord_label_moves_by_its_root(label: str, moved: str) -> None:
+    assert transpose_label(label, 3) == moved
+
+
+def test_song_without_melody_is_an_error_that_says_so(songs: Path, tmp_path: Path) -> None:
+    import pretty_midi
+
+    folder = tmp_path / "009"
+    folder.mkdir()
+    for file in ("beat_midi.txt", "chord_midi.txt"):
+        (folder / file).write_text((songs / "001" / file).read_text())
+    pretty_midi.PrettyMIDI().write(str(folder / "009.mid"))
+    with pytest.raises(SongError, match="no MELODY track"):
+        read_song(folder)
+    with pytest.raises(FileNotFoundError, match="holds no songs"):
+        list_songs(tmp_path / "nothing")

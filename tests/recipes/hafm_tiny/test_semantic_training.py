@@ -1,0 +1,224 @@
+"""Training the small HuBERT: targets, the constant-Q front end, steps and resuming, on synthetic songs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import HubertModel
+
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_tiny.hubert import (
+    SemanticTrainer,
+    SemanticTrainingArguments,
+    draw_crop,
+    draw_mask,
+    resample_linear,
+)
+from hafm_tiny.song_pool import SongPool
+from hafm_tiny.state import load_state, save_state
+from hafm_tiny.targets import (
+    IGNORED,
+    LOWEST_NOTE,
+    chord_class,
+    chord_targets,
+    constant_q_filters,
+    descriptors,
+    filter_frequencies,
+    note_targets,
+    start_front_end,
+    tiny_hubert_config,
+)
+from synthetic_songs import tone, write_song
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    root = tmp_path_factory.mktemp("songs")
+    for index in range(2):
+        write_song(root / "train" / f"song_{index}", RATE, seconds=5.0, seed=index)
+    pool = SongPool(root, "train", RATE)
+    pool.refresh()
+    return pool
+
+
+def tiny_hubert() -> HubertModel:
+    torch.manual_seed(0)
+    hubert = HubertModel(tiny_hubert_config(hidden_size=32, num_hidden_layers=2))
+    start_front_end(hubert, RATE)
+    return hubert.train()
+
+
+def arguments() -> SemanticTrainingArguments:
+    return SemanticTrainingArguments(
+        steps=40,
+        batch_seconds=4.0,
+        crop_seconds=[1.0, 2.0],
+        crop_shares=[0.5, 0.5],
+        warmup_steps=4,
+        learning_rate=4e-3,
+        start_batches=6,
+        clusters={"harmony": 12, "texture": 8},
+    )
+
+
+def test_training_finds_pitch_and_chords(pool: SongPool) -> None:
+    trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
+    reports = [trainer.train_step() for _ in range(40)]
+    for name in ("pitch", "chord"):
+        losses = [report[name] for report in reports if name in report]
+        assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4]), name
+
+
+def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> None:
+    trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
+    for _ in range(3):
+        trainer.train_step()
+    save_state(tmp_path / "state.pt", trainer.state_dict())
+    wanted = [trainer.train_step() for _ in range(3)]
+    resumed = SemanticTrainer(tiny_hubert(), pool, arguments())
+    resumed.load_state_dict(load_state(tmp_path / "state.pt"))
+    assert [resumed.train_step() for _ in range(3)] == wanted
+
+
+def test_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPool, tmp_path: Path) -> None:
+    trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
+    trainer.train_step()
+    trainer.save_hubert(tmp_path)
+    tokenizer = HAFMSemanticTokenizer.from_hubert(tmp_path, layer=2)
+    samples = torch.from_numpy(tone(60, np.arange(RATE) / RATE, 4)).float()
+    normalised = (samples - samples.mean()) / samples.std(correction=0)
+    padded = torch.nn.functional.pad(normalised, (trainer.pad, trainer.pad))
+    trainer.hubert.eval()
+    with torch.no_grad():
+        wanted = trainer.hubert(padded[None]).last_hidden_state[0]
+    torch.testing.assert_close(tokenizer.extract_features(samples), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_filter_bank_is_kept_while_the_rest_learns(pool: SongPool) -> None:
+    hubert = tiny_hubert()
+    before = {name: value.clone() for name, value in hubert.state_dict().items()}
+    trainer = SemanticTrainer(hubert, pool, arguments())
+    for _ in range(3):
+        trainer.train_step()
+    after = hubert.state_dict()
+    assert torch.equal(
+        after["feature_extractor.conv_layers.0.conv.weight"], before["feature_extractor.conv_layers.0.conv.weight"]
+    )
+    assert not torch.equal(
+        after["feature_extractor.conv_layers.1.conv.weight"], before["feature_extractor.conv_layers.1.conv.weight"]
+    )
+
+
+@pytest.mark.parametrize("phase", [0.0, 1.1, 2.7])
+def test_filters_find_a_tone_whatever_its_phase(phase: float) -> None:
+    frequencies = filter_frequencies()
+    filters = torch.from_numpy(constant_q_filters(frequencies, RATE, 3072))
+    for frequency in (147.0, 440.0, 1_200.0):
+        time = np.arange(3072) / RATE
+        wave = torch.from_numpy(np.cos(2 * np.pi * frequency * time + phase)).float()
+        power = (filters @ wave).view(-1, 3).pow(2).sum(1)
+        found = frequencies[int(power.argmax())]
+        assert abs(12 * np.log2(found / frequency)) <= 0.51
+
+
+def test_harmony_descriptor_names_the_pitch_class() -> None:
+    hubert = tiny_hubert()
+    time = np.arange(RATE) / RATE
+    for pitch in (57, 64, 70):
+        wave = torch.from_numpy(tone(pitch, time, 1)).float()
+        with torch.no_grad():
+            responses = hubert.feature_extractor.conv_layers[0].conv(wave[None, None])
+        chroma = descriptors(responses)["harmony"][0, :, :12].mean(0)
+        assert int(chroma.argmax()) == pitch % 12
+
+
+def test_texture_descriptor_rises_at_an_onset() -> None:
+    hubert = tiny_hubert()
+    wave = np.zeros(2 * RATE)
+    wave[RATE:] = tone(60, np.arange(RATE) / RATE, 8)
+    with torch.no_grad():
+        responses = hubert.feature_extractor.conv_layers[0].conv(torch.from_numpy(wave).float()[None, None])
+    onset = descriptors(responses)["texture"][0, :, 1]
+    # the filters reach 96 ms to either side; without padding frame 0 is centred there
+    assert abs(int(onset.argmax()) - round((1.0 - 0.096) * 50)) <= 3
+
+
+def test_labels_become_targets_at_the_middle_of_their_frames() -> None:
+    labels = {
+        "notes": [[0.1, 0.5, 60], [0.5, 0.8, 62.2]],
+        "chords": [[0.0, 0.5, "A:min7"], [0.5, 1.0, "N"]],
+        "beats": [0.0, 0.4, 0.8],
+    }
+    times = (np.arange(50) + 0.5) / 50
+    notes = note_targets(labels, times, shift=2)
+    assert notes["pitch"][4] == 0 and notes["pitch"][5] == 62 - LOWEST_NOTE + 1
+    assert notes["pitch"][25] == 64 - LOWEST_NOTE + 1 and notes["pitch"][40] == 0
+    assert notes["onset"][[4, 5, 8, 20, 25]].tolist() == [0, 1, 2, 3, 1]
+    chords = chord_targets(labels, times, shift=2)
+    assert set(chords["chord"][:25]) == {1 + 11 + 12} and set(chords["chord"][25:]) == {0}
+    assert chords["beat"][[0, 5, 10, 15, 20]].tolist() == [0, 1, 2, 3, 0]
+    assert set(chords["beat"][40:]) == {IGNORED}
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"), [("N", 0), ("C:maj", 1), ("Db:maj7", 2), ("C#", 2), ("B:min/b3", 24), ("Cb:dim", 24), ("", 0)]
+)
+def test_chords_are_read(label: str, wanted: int) -> None:
+    assert chord_class(label) == wanted
+
+
+def test_transposed_crops_carry_transposed_labels(pool: SongPool) -> None:
+    """The pitch of the audio, by its spectrum, is that of the label in every crop, whatever the transposition."""
+    options = arguments()
+    options.vocal_share, options.noise_std, options.vocal_cents = 1.0, 0.0, 0.0
+    rng = np.random.default_rng(0)
+    agreed = total = 0
+    for _ in range(20):
+        samples, targets = draw_crop(pool, options, rng, 1.0, 0, 320)
+        assert len(samples) == RATE and len(targets["pitch"]) == 50
+        for frame in range(4, 46):
+            steady = targets["pitch"][frame - 3 : frame + 4]
+            if steady[0] == 0 or len(set(steady)) > 1:
+                continue
+            window = samples[frame * 320 - 640 : frame * 320 + 960]
+            # the fundamental is the strongest partial of these voices
+            spectrum = np.abs(np.fft.rfft(window * np.hanning(len(window)), n=RATE))
+            pitch = 69 + 12 * np.log2(int(spectrum.argmax()) / 440)
+            total += 1
+            agreed += abs(pitch - (steady[0] + LOWEST_NOTE - 1)) < 0.5
+    assert total > 100 and agreed / total > 0.9
+
+
+def test_masks_cover_the_stated_share() -> None:
+    mask = draw_mask(np.random.default_rng(0), 40, 500, 0.35, 10)
+    assert mask.shape == (40, 500)
+    assert 0.24 < float(mask.float().mean()) < 0.36
+
+
+def test_resampling_transposes() -> None:
+    time = np.arange(RATE) / RATE
+    samples = np.sin(2 * np.pi * 200 * time).astype(np.float32)
+    faster = resample_linear(samples, RATE // 2)
+    spectrum = np.abs(np.fft.rfft(faster))
+    assert abs(int(spectrum.argmax()) * RATE / len(faster) - 400) <= 2
+
+
+def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
+    def run(steps: int) -> list[int]:
+        recipe = Path(__file__).resolve().parents[3] / "recipes/pretrain_semantic.py"
+        flags = {"corpus": pool.folder.parent, "out": tmp_path, "steps": steps, "sampling_rate": RATE, "log_every": 1}
+        flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        words += ["--crop_seconds", "1.0", "2.0", "--crop_shares", "0.5", "0.5"]
+        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    assert run(1) == [1] and run(2) == [1, 2]
+    assert HubertModel.from_pretrained(tmp_path / "hubert").config.hidden_size == 32

@@ -1,0 +1,143 @@
+"""The singer sings the notes that it is given: in tune, on time, and the same again for the same seed."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=ImportError)
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+import pyworld
+from scipy.signal import butter, sosfilt
+
+from hafm_tiny.songs.midi_song import Note
+from hafm_tiny.songs.singer import Manner, Voice, load_voice, random_manner, sing, sung_notes
+
+PITCHES = (57, 60, 64, 62, 67, 59, 69)
+SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def voice(voices: Path) -> Voice:
+    return load_voice(voices / "alto")
+
+
+@pytest.fixture(scope="module")
+def notes() -> list[Note]:
+    """Seven notes; the last two after rests."""
+    starts = (0.3, 0.8, 1.3, 1.8, 2.3, 3.3, 4.3)
+    return [Note(start, start + 0.5, pitch) for start, pitch in zip(starts, PITCHES, strict=True)]
+
+
+def pitch_track(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times in seconds and pitch in MIDI units, NaN where unvoiced."""
+    f0, times = pyworld.harvest(audio, rate, f0_floor=60, f0_ceil=900)
+    with np.errstate(divide="ignore"):
+        return times, np.where(f0 > 0, 69 + 12 * np.log2(f0 / 440), np.nan)
+
+
+def note_errors(audio: np.ndarray, rate: int, notes: list[Note] | tuple[Note, ...]) -> np.ndarray:
+    """Cents by which the middle of each note is off its pitch."""
+    times, pitch = pitch_track(audio, rate)
+    middles = [
+        (times > n.start + 0.3 * (n.end - n.start)) & (times < n.start + 0.8 * (n.end - n.start)) for n in notes
+    ]
+    return np.array([100 * (np.nanmedian(pitch[at]) - note.pitch) for at, note in zip(middles, notes, strict=True)])
+
+
+def test_plain_singer_is_within_10_cents_of_every_note(voice: Voice, notes: list[Note]) -> None:
+    audio = sing(voice, notes, SECONDS, Manner(), seed=1)
+    assert audio.size == SECONDS * voice.sampling_rate
+    assert np.abs(note_errors(audio, voice.sampling_rate, notes)).max() < 10
+
+
+def test_expressive_singers_stay_within_50_cents(voice: Voice, notes: list[Note]) -> None:
+    errors = []
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        manner = random_manner(generator)
+        sung = sung_notes(notes, manner, generator)
+        errors.append(note_errors(sing(voice, sung, SECONDS, manner, seed), voice.sampling_rate, sung) - manner.detune)
+    within = np.abs(np.concatenate(errors))
+    assert np.mean(within < 50) > 0.95 and np.mean(within < 25) > 0.75
+
+
+def test_detuned_take_is_off_by_its_cents(voice: Voice, notes: list[Note]) -> None:
+    audio = sing(voice, notes, SECONDS, Manner(detune=-40), seed=1)
+    assert np.median(note_errors(audio, voice.sampling_rate, notes)) == pytest.approx(-40, abs=5)
+
+
+def test_every_real_voice_sings_in_tune(shared_data: Path, notes: list[Note]) -> None:
+    for folder in sorted(path for path in (shared_data / "voices").iterdir() if path.is_dir()):
+        voice = load_voice(folder, syllables=5)
+        errors = np.abs(note_errors(sing(voice, notes, SECONDS, Manner(), seed=3), voice.sampling_rate, notes))
+        assert np.median(errors) < 10 and np.mean(errors < 25) >= 6 / 7, folder.name
+
+
+def test_singing_sounds_during_notes_and_is_silent_in_rests(voice: Voice, notes: list[Note]) -> None:
+    audio = sing(voice, notes, SECONDS, Manner(), seed=1)
+    rate = voice.sampling_rate
+    loud = [np.sqrt(np.mean(audio[int(n.start * rate) : int(n.end * rate)] ** 2)) for n in notes]
+    rests = np.concatenate(
+        [audio[int(a * rate) : int(b * rate)] for a, b in ((0.0, 0.15), (2.95, 3.15), (3.95, 4.15))]
+    )
+    assert min(loud) > 0.03
+    assert np.sqrt(np.mean(rests**2)) < 0.001
+
+
+def test_vowel_begins_at_the_onset_of_its_note(voice: Voice, notes: list[Note]) -> None:
+    audio = sing(voice, notes, SECONDS, Manner(), seed=1)
+    rate = voice.sampling_rate
+    # the synthetic consonants are hiss: below 1 kHz there is next to nothing before the vowel
+    vowels = sosfilt(butter(4, 1000, fs=rate, output="sos"), audio)
+    for note in notes[-2:]:
+        near = np.abs(vowels[int((note.start - 0.2) * rate) : int((note.start + 0.3) * rate)])
+        assert np.argmax(near > 0.25 * near.max()) / rate - 0.2 == pytest.approx(0, abs=0.025)
+
+
+def test_vibrato_has_its_rate_and_depth(voice: Voice) -> None:
+    audio = sing(voice, [Note(0.2, 3.2, 62)], 3.4, Manner(vibrato_depth=50, vibrato_rate=6.0), seed=2)
+    times, pitch = pitch_track(audio, voice.sampling_rate)
+    steady = pitch[(times > 1.0) & (times < 3.0)] - 62
+    spectrum = np.abs(np.fft.rfft(steady * np.hanning(steady.size)))
+    spectrum[:3] = 0
+    rate = np.argmax(spectrum) / (steady.size * 0.005)
+    assert rate == pytest.approx(6.0, abs=0.6)
+    assert 0.2 < np.nanmax(steady) < 0.6
+
+
+def test_formant_factor_moves_the_spectrum_and_leaves_the_pitch(voice: Voice, notes: list[Note]) -> None:
+    rate = voice.sampling_rate
+    low, high = (sing(voice, notes, SECONDS, Manner(formant=factor), seed=1) for factor in (0.85, 1.2))
+    centroids = []
+    for audio in (low, high):
+        power = np.abs(np.fft.rfft(audio)) ** 2
+        centroids.append(np.sum(power * np.fft.rfftfreq(audio.size, 1 / rate)) / np.sum(power))
+        assert np.abs(note_errors(audio, rate, notes)).max() < 15
+    assert centroids[1] > 1.1 * centroids[0]
+
+
+def test_same_seed_sings_the_same_samples(voice: Voice, notes: list[Note]) -> None:
+    manner = random_manner(np.random.default_rng(5))
+    takes = [sing(voice, notes, SECONDS, manner, seed) for seed in (1, 1, 2)]
+    assert np.array_equal(takes[0], takes[1])
+    assert not np.array_equal(takes[0], takes[2])
+
+
+def test_jittered_onsets_stay_one_voice_and_near_the_score(notes: list[Note]) -> None:
+    manner = dataclasses.replace(Manner(), onset_jitter=0.02, lag=0.01)
+    sung = sung_notes(notes, manner, np.random.default_rng(1))
+    assert all(a.end <= b.start for a, b in zip(sung, sung[1:], strict=False))
+    assert max(abs(a.start - b.start) for a, b in zip(sung, notes, strict=True)) <= 0.05
+    assert {a.start - b.start for a, b in zip(sung, notes, strict=True)} != {0.01}
+
+
+def test_no_notes_give_silence(voice: Voice) -> None:
+    assert not sing(voice, [], 0.5, Manner(), seed=0).any()
+
+
+def test_folder_without_units_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="units.tsv is missing"):
+        load_voice(tmp_path)

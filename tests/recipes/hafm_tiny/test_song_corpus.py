@@ -1,0 +1,164 @@
+"""The song corpus: vocal and band on one clock, a song in one split, the same bytes for a seed, whole or not there."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=ImportError)
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+from hafm_tiny.songs.song_corpus import (
+    Item,
+    SongCorpusOptions,
+    build_corpus,
+    list_tasks,
+    render_item,
+    split_songs,
+    write_item,
+)
+
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "build_song_corpus.py"
+FILES = {"vocal.flac", "instrumental.flac", "labels.json"}
+
+
+@pytest.fixture()
+def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongCorpusOptions:
+    return SongCorpusOptions(
+        songs=songs,
+        voices=voices,
+        soundfonts=(soundfont,),
+        output=tmp_path / "corpus",
+        training_voices=("alto",),
+        test_voices=("bass",),
+        validation_songs=2,
+        test_songs=1,
+        seconds=(7.0, 9.0),
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_909_songs_split_800_50_59_whatever_their_order() -> None:
+    names = [f"{i:03d}" for i in range(1, 910)]
+    splits = split_songs(names, 50, 59)
+    assert [list(splits.values()).count(split) for split in ("train", "validation", "test")] == [800, 50, 59]
+    assert splits == split_songs(names[::-1], 50, 59)
+    with pytest.raises(ValueError, match="cannot give"):
+        split_songs(names[:100], 50, 59)
+
+
+def test_every_pass_keeps_a_song_in_its_split_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
+    first, second = list_tasks(options, 0), list_tasks(options, 1)
+    assert {t.folder.name: t.split for t in first} == {t.folder.name: t.split for t in second}
+    assert [t.folder.name for t in first] != [t.folder.name for t in second]
+    assert {t.split for t in first[:5]} == {"train", "validation", "test"}
+    assert len({t.name for t in (*first, *second)}) == 16
+
+
+def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(options: SongCorpusOptions, tmp_path: Path) -> None:
+    tasks = list_tasks(options, 0)[:2]
+    again = dataclasses.replace(options, output=tmp_path / "again")
+    other = dataclasses.replace(options, output=tmp_path / "other", seed=1)
+    for run, workers in ((options, 1), (again, 2), (other, 1)):
+        assert all(seconds > 5 for _, seconds in build_corpus(run, tasks, workers))
+    assert content(options.output) == content(again.output)
+    assert len(content(options.output)) == 2 * len(FILES)
+    different = content(other.output)
+    assert all(different[name] != data for name, data in content(options.output).items())
+
+
+def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) -> None:
+    tasks = list_tasks(options, 0)
+    chosen = [next(t for t in tasks if t.split == split) for split in ("train", "test")]
+    assert len(list(build_corpus(options, chosen))) == 2
+    for task, voice in zip(chosen, ("alto", "bass"), strict=True):
+        folder = options.output / task.split / task.name
+        assert {path.name for path in folder.iterdir()} == FILES
+        labels = json.loads((folder / "labels.json").read_text())
+        vocal, rate = soundfile.read(folder / "vocal.flac")
+        instrumental, _ = soundfile.read(folder / "instrumental.flac")
+        assert rate == 24000 and vocal.shape == instrumental.shape == (round(labels["duration"] * rate),)
+        assert labels["voice"] == voice and labels["song"] == task.folder.name and labels["split"] == task.split
+        assert all(0 <= start < end <= labels["duration"] + 0.1 for start, end, _ in labels["notes"])
+        for audio in (vocal, instrumental):
+            assert np.abs(audio).max() < 0.995
+            assert -25 < 20 * np.log10(np.sqrt(np.mean(audio**2))) < -12
+
+
+def novelty(audio: np.ndarray, rate: int, highest: float) -> np.ndarray:
+    """Growth of the level below `highest` Hz, every 10 ms."""
+    hop = rate // 100
+    frames = np.lib.stride_tricks.sliding_window_view(audio, 4 * hop)[::hop] * np.hanning(4 * hop)
+    power = np.abs(np.fft.rfft(frames, axis=1))[:, : int(highest * 4 * hop / rate)] ** 2
+    level = np.log(power.sum(axis=1) + 0.01 * power.sum(axis=1).mean())
+    rise = np.maximum(np.diff(level), 0)
+    return (rise - rise.mean()) / rise.std()
+
+
+def test_vocal_and_band_share_one_clock(options: SongCorpusOptions) -> None:
+    long = dataclasses.replace(options, seconds=(25.0, 30.0))
+    lags = np.arange(-25, 26)
+    total = np.zeros(lags.size)
+    for task in list_tasks(long, 0)[:2]:
+        item = render_item(task, long)
+        # the consonants of the synthetic voice are hiss, and come before the onset as they should
+        sung, played = novelty(item.vocal, 24000, 1000), novelty(item.instrumental, 24000, 12000)
+        total += [np.mean(np.roll(sung, -lag)[40:-40] * played[40:-40]) for lag in lags]
+    assert abs(lags[np.argmax(total)]) <= 4
+
+
+def test_unusable_song_is_skipped_and_named(
+    options: SongCorpusOptions, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    task = list_tasks(options, 0)[0]
+    empty = tmp_path / "666"
+    empty.mkdir()
+    for file in task.folder.iterdir():
+        (empty / file.name.replace(task.folder.name, "666")).write_bytes(file.read_bytes())
+    (empty / "chord_midi.txt").write_text("")
+    assert list(build_corpus(options, [dataclasses.replace(task, folder=empty)])) == [("666_0", 0.0)]
+    assert "666" in caplog.text and "chords" in caplog.text
+    (empty / "666.mid").write_bytes(b"MThd, and no more")
+    assert list(build_corpus(options, [dataclasses.replace(task, folder=empty)])) == [("666_0", 0.0)]
+    assert "666 cannot be read" in caplog.text
+    assert not content(options.output)
+
+
+def test_left_over_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "001_0"
+    left_over = tmp_path / "train" / "001_0.partial"
+    left_over.mkdir(parents=True)
+    (left_over / "drums.flac").write_bytes(b"half a file")
+    audio = np.zeros(240)
+    write_item(Item(audio, audio, {}, {"song": "001", "tempo": 0.12345678}), folder, 24000)
+    assert {path.name for path in folder.iterdir()} == FILES and not left_over.exists()
+    assert json.loads((folder / "labels.json").read_text()) == {"song": "001", "tempo": 0.123457}
+
+
+def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: SongCorpusOptions, tmp_path: Path) -> None:
+    command = [sys.executable, str(RECIPE), str(options.songs), str(options.voices), str(options.output)]
+    command += ["--soundfont", str(options.soundfonts[0]), "--training-voice", "alto", "--test-voice", "bass"]
+    command += ["--validation-songs", "2", "--test-songs", "1", "--limit", "3", "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(options.output.glob("*/*_0")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = sorted(path for path in options.output.glob("*/*_0"))
+    assert finished and all({file.name for file in folder.iterdir()} == FILES for folder in finished)
+    before = {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished}
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(options.output.glob("*/*_0"))) == 3 and not list(options.output.rglob("*.partial"))
+    assert {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished} == before

@@ -1,0 +1,225 @@
+"""The vocal's clusters keep note, onset and beat, and nothing else of the tokenizer changes."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from hafm_hf.lead_sheet.beats import beat_points
+from hafm_hf.lead_sheet.descriptors import DESCRIPTORS
+from hafm_hf.lead_sheet.rhythm import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
+from hafm_tiny.targets import IGNORED
+from hafm_tiny.vocal_space import (
+    RhythmicFrames,
+    SungFrames,
+    VocalSpaceArguments,
+    discriminants,
+    fit_rhythm,
+    fit_vocal_space,
+)
+from tiny_models import tiny_semantic_tokenizer
+
+FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
+QUICK = VocalSpaceArguments(
+    note_dimensions=5,
+    channels=16,
+    layers=7,
+    steps=120,
+    crop_seconds=[4.0, 6.0],
+    batch_seconds=96.0,
+    ema_decay=0.9,
+    warmup_steps=10,
+    learning_rate=5e-3,
+)
+
+
+def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
+    """Notes on half beats of a tempo of its own, seen through loud noise in directions that mean nothing."""
+    rng = np.random.default_rng(seed)
+    frames = round(seconds * FRAME_RATE)
+    phase = (np.arange(frames) / FRAME_RATE * rng.uniform(1.2, 2.2) + rng.random()) % 1.0
+    half = np.diff(np.floor(2 * phase), prepend=0) != 0
+    onset = half & (rng.random(frames) < 0.7)
+    note = 1 + rng.integers(0, NOTES, frames)[np.maximum.accumulate(np.where(onset, np.arange(frames), 0))]
+    features = 4.0 * rng.normal(size=(frames, width))
+    features[:, :NOTES] = 0.3 * rng.normal(size=(frames, NOTES)) + np.eye(NOTES)[note - 1]
+    features[:, NOTES] = 0.3 * rng.normal(size=frames) + 1.5 * onset
+    # what is sung before the first beat that anybody has marked
+    beat = np.where(np.arange(frames) < FRAME_RATE, IGNORED, (phase * BEAT_PARTS).astype(np.int64))
+    note[:FRAME_RATE] = 0
+    descriptors = rng.normal(size=(frames, DESCRIPTORS))
+    descriptors[:, 6] = 0.3 * rng.normal(size=frames) + 3.0 * onset
+    rhythm = RhythmicFrames(descriptors.astype(np.float32), beat)
+    return SungFrames(features.astype(np.float16), note, onset, rhythm)
+
+
+def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizer:
+    plain = tiny_semantic_tokenizer()
+    config = copy.deepcopy(plain.config)
+    config.num_clusters, config.separate_centroids = clusters, separate
+    tokenizer = HAFMSemanticTokenizer(config).eval()
+    tokenizer.hubert.load_state_dict(plain.hubert.state_dict())
+    torch.manual_seed(0)
+    tokenizer.centroids.normal_()
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]:
+    """The tokenizer before, the one after, and its figures."""
+    before = tokenizer_with_centroids()
+    return before, *fit(before, QUICK)
+
+
+def fit(tokenizer: HAFMSemanticTokenizer, how: VocalSpaceArguments) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+    songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
+    return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
+
+
+def test_discriminants_find_what_tells_classes_apart_in_louder_noise() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 3000)
+    features = 5.0 * rng.normal(size=(3000, 8))
+    features[:, 2] = 0.2 * rng.normal(size=3000) + classes
+    (direction,) = discriminants(features.astype(np.float32), classes, 1).T
+    assert abs(direction[2]) > 20 * np.abs(np.delete(direction, 2)).max()
+    assert (features @ direction).std() == pytest.approx(1.0, abs=1e-3)
+    with pytest.raises(ValueError, match="0 classes have 50 frames; render more songs"):
+        discriminants(features[:9].astype(np.float32), classes[:9], 1)
+
+
+def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_heard() -> None:
+    def heard(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(song.rhythm.descriptors, song.rhythm.beat) for song in map(sung_song, seeds)]
+
+    torch.manual_seed(0)
+    network = HAFMRhythmNetwork(DESCRIPTORS, QUICK.channels, QUICK.layers)
+    before = rhythm_scores(network, heard(range(90, 94)), 300)
+    trainer = RhythmTrainer(network, heard(range(12)), QUICK, FRAME_RATE)
+    assert trainer.train() < before["beat_nats"] - 0.3
+    after = rhythm_scores(network, heard(range(90, 94)), 300)
+    assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
+    with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
+        RhythmTrainer(
+            network, [(np.zeros((200, DESCRIPTORS), np.float32), np.zeros(200, np.int64))], QUICK, FRAME_RATE
+        )
+
+
+def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]) -> None:
+    before, after, figures = fitted
+    sound = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(before.encode(sound), after.encode(sound))
+    assert not torch.equal(before.encode(sound, vocal=True), after.encode(sound, vocal=True))
+    assert figures["half_beat_agreement"] > 0.5 and figures["vocal_used_clusters"] > CLUSTERS / 2
+    assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
+
+
+def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+) -> None:
+    _, before, _ = fitted
+    songs = [sung_song(seed).rhythm for seed in range(8)]
+    after, figures = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, channels=24))
+    assert after.config.rhythm_channels == 24 and before.config.rhythm_channels == 16
+    assert figures["half_beat_agreement"] > 0.5
+    others = {name: values for name, values in before.state_dict().items() if not name.startswith("rhythm.")}
+    assert all(torch.equal(after.state_dict()[name], values) for name, values in others.items())
+    # one that is as large goes on from what is known
+    again, _ = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, steps=1, learning_rate=0.0))
+    assert all(torch.equal(again.state_dict()[name], values) for name, values in before.state_dict().items())
+    with pytest.raises(ValueError, match="with a rhythm network"):
+        fit_rhythm(tokenizer_with_centroids(), songs[:6], songs[6:], QUICK)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "beat_line"),
+    # on a line all parts of the beat are used alike: as many clusters as notes in each of them
+    [(CLUSTERS, False), (NOTES * BEAT_PARTS, True)],
+)
+def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: int, beat_line: bool) -> None:
+    after, _ = fit(tokenizer_with_centroids(clusters=clusters), replace(QUICK, beat_line=beat_line))
+    song = sung_song(50, width=after.centroids.shape[-1])
+    descriptors = torch.from_numpy(song.rhythm.descriptors)
+    tokens = after.quantize(torch.from_numpy(song.features).float(), vocal=True, descriptors=descriptors).numpy()
+    guess = np.zeros(clusters, np.int64)
+    for cluster in np.unique(tokens):
+        guess[cluster] = np.bincount(song.note[tokens == cluster]).argmax()
+    sung = song.note > 0
+    assert (guess[tokens] == song.note)[sung].mean() > 0.8
+
+
+def test_tokens_lie_on_one_line_of_beats(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+) -> None:
+    _, after, _ = fitted
+    song = sung_song(51, width=after.centroids.shape[-1])
+    features = torch.from_numpy(song.features).float()
+    descriptors = torch.from_numpy(song.rhythm.descriptors)
+    rhythm = after.vocal_space(features, descriptors)[:, -4:] / after.rhythm_scale
+    line = beat_points(after.beat_phase(after.rhythm.place(descriptors[None])[0]))
+    assert torch.allclose(rhythm, after.line_scale * line, atol=1e-5)
+    # without the line the same frames lie where the network puts each of them, further in
+    config = copy.deepcopy(after.config)
+    config.beat_line = False
+    alone = HAFMSemanticTokenizer(config).eval()
+    alone.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
+    own = alone.vocal_space(features, descriptors)[:, -4:] / alone.rhythm_scale
+    assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
+    true = beat_points((torch.from_numpy(song.rhythm.beat).float() + 0.5) / BEAT_PARTS)
+    said = after.beat_places(after.quantize(features, vocal=True, descriptors=descriptors))
+    # its notes begin on half beats, so which half is which cannot be heard
+    assert float(torch.nn.functional.cosine_similarity(said[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
+
+
+def test_tokens_do_not_depend_on_chunks_batches_or_saving(
+    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]], tmp_path: Path
+) -> None:
+    _, tokenizer, _ = fitted
+    sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
+    features = tokenizer.extract_features(sound[0], noise=True, seed=3)
+    with pytest.raises(ValueError, match="hears the beat in descriptors"):
+        tokenizer.quantize(features, vocal=True)
+    whole = tokenizer.quantize(features, vocal=True, descriptors=tokenizer.describe(sound[0]))
+    assert torch.equal(tokenizer.encode(sound[0], noise=True, seed=3), whole)
+    assert torch.equal(tokenizer(sound, noise=True, seed=3, output_features=True).ids[0], whole)
+    assert torch.equal(tokenizer.encode_batch(sound, seeds=[3, 4])[0], whole)
+    tokenizer.save_pretrained(tmp_path)
+    again = HAFMSemanticTokenizer.from_pretrained(tmp_path).eval()
+    assert torch.equal(again.encode(sound[0], noise=True, seed=3), whole)
+    chunked = HAFMSemanticTokenizer.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
+    parts = chunked.extract_features(sound[0], noise=True, seed=3)
+    # the beat is heard from the whole clip even where HuBERT saw it in chunks
+    once = chunked.quantize(parts, vocal=True, descriptors=chunked.describe(sound[0]))
+    assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), once)
+    assert chunked.encode(sound[0, :0], noise=True).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocal_projection_size": 5}, "needs separate_centroids"),
+        ({"rhythm_channels": 8, "separate_centroids": True}, "needs vocal_projection_size"),
+        ({"beat_line": True}, "needs rhythm_channels"),
+        ({"vocal_projection_size": -1}, "between 0 and"),
+        ({"rhythm_layers": 40}, "between 1 and 12"),
+    ],
+)
+def test_configurations_without_sense_are_refused(changes: dict[str, object], said: str) -> None:
+    config = tiny_semantic_tokenizer().config
+    with pytest.raises((ValueError, StrictDataclassClassValidationError), match=said):
+        type(config)(**(config.to_dict() | changes))
+
+
+def test_a_space_wider_than_the_features_and_shared_centroids_are_refused() -> None:
+    config = copy.deepcopy(tokenizer_with_centroids().config)
+    config.vocal_projection_size = config.hubert_config.hidden_size + 1
+    with pytest.raises(ValueError, match="centroids need"):
+        HAFMSemanticTokenizer(config)
+    with pytest.raises(ValueError, match="separate centroids"):
+        fit_vocal_space(tokenizer_with_centroids(separate=False), [sung_song(0)], [sung_song(1)], QUICK, frames=100)

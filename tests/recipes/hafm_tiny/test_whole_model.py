@@ -1,0 +1,73 @@
+"""One command from rendered songs to a model that accompanies a voice."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+from hafm_hf.audio import read_audio
+from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
+from hafm_tiny.whole_model import NEEDS, WholeModelOptions, part_commands
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered")
+    options = SongCorpusOptions(
+        songs=songs, voices=voices, soundfonts=(soundfont,), output=folder, training_voices=("alto",),
+        test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), trio=True,
+    )  # fmt: skip
+    assert all(seconds > 20 for _, seconds in build_corpus(options, list_tasks(options, 0)))
+    return folder
+
+
+def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path) -> None:
+    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, hours=1.6)
+    commands = part_commands(options, {"codec": 1000, "hubert": 500})
+    assert list(commands) == list(NEEDS)
+    for place, name in enumerate(commands):
+        assert set(NEEDS[name]) <= set(list(commands)[:place])
+        assert (RECIPES / commands[name][0]).is_file()
+    hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
+    assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
+    beside = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
+    assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
+
+
+def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no preset 'huge'; choose one of tiny, small, base"):
+        WholeModelOptions(corpus, tmp_path, RECIPES, preset="huge")
+    with pytest.raises(ValueError, match="holds no songs"):
+        WholeModelOptions(tmp_path, tmp_path, RECIPES)
+
+
+def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
+    corpus: Path, tmp_path: Path
+) -> None:
+    words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20]
+    command = [sys.executable, str(RECIPES / "train_tiny.py"), *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.strip() == str(tmp_path / "out/model")
+    model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "out/model")
+    assert model.semantic_tokenizer.config.separate_centroids
+    vocal = next((corpus / "test").glob("*/vocal.flac"))
+    samples, rate = read_audio(vocal, seconds=1.2)
+    assert len(model.generate(samples, rate, seed=1).audio[0]) == round(1.2 * model.sampling_rate)
+    steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
+    assert min(steps.values()) >= 16
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
+    other = subprocess.run([*command, "--preset", "small"], capture_output=True, text=True, check=False)
+    assert other.returncode == 1 and "begun with other options" in other.stderr

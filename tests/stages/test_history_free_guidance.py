@@ -1,0 +1,116 @@
+"""History-free guidance: its formula, in both loops, in windows, rows, samples, and rolling."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from decoding.test_fast_loop import uniforms_for
+from hafm_hf.decoding.fast_loop import FastDecoder
+from hafm_hf.decoding.rolling import RollingRun
+from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, decode_window
+from hafm_hf.stages.generation_hafm import HistoryFreeGuidance
+from hafm_hf.stages.sampling import RandomStream
+from stages.test_modeling import FRAMES, conditioning_for
+from tiny_models import STAGES, tiny_stage
+
+UNIT = 0.04
+WEIGHT = 2.5
+
+
+def listening_stage(name: str, **options: Any) -> Any:
+    """A stage whose conditioning says something, so that its weight matters."""
+    stage = tiny_stage(name, position_scheme="time", initializer_range=0.2, **options)
+    stage.generation_config.history_free_guidance = WEIGHT
+    return stage
+
+
+def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
+    """Greedy tokens int64 [B, steps] by whole forwards: λ over the history, w over none."""
+    batch, bos = len(conditioning), stage.config.bos_token_id
+    null = torch.ones(batch, dtype=torch.bool)
+    size = stage.config.codebook_size
+
+    def last(history: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            found = [
+                stage(input_ids=history, conditioning_ids=conditioning, null_conditioning=nulled).logits[:, -1]
+                for nulled in (~null, null)
+            ]
+        return torch.stack(found)
+
+    ids = torch.full((batch, 1), bos)
+    for _ in range(steps):
+        seen, unseen = last(ids), last(torch.full_like(ids, bos))
+        scores = seen[1] + scale * (seen[0] - seen[1]) + WEIGHT * (unseen[0] - unseen[1])
+        ids = torch.cat([ids, scores[:, :size].argmax(-1)[:, None]], dim=1)
+    return ids[:, 1:]
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_both_loops_equal_the_formula(name: str, scale: float) -> None:
+    stage = listening_stage(name)
+    conditioning = conditioning_for(stage, batch=2)
+    steps = min(stage.config.target_length(FRAMES), 24)
+    expected = guided_by_hand(stage, conditioning, steps, scale)
+    fast = FastDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
+    reference = stage.generate(
+        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
+    )
+    assert torch.equal(fast, expected) and torch.equal(reference[:, 1:], expected)
+    stage.generation_config.history_free_guidance = 0.0
+    without = stage.generate(
+        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
+    )
+    assert not torch.equal(without, reference), "it changes something"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: str) -> None:
+    stage = listening_stage(name)
+    conditioning = conditioning_for(stage, batch=3, frames=24)
+    steps = stage.config.target_length(24)
+    mask = torch.arange(24) < torch.tensor((24, 12, 20))[:, None]
+    numbers, known = uniforms_for(3, steps), torch.ones(3, 5, dtype=torch.long)
+    arguments = (stage, conditioning, steps - 5, numbers[:, 5:])
+    fast, reference = (
+        decode_window(*arguments, DecodingOptions(how, 2.0, 0.8, 7), known, conditioning_mask=mask)
+        for how in ("fast", "reference")
+    )
+    assert fast.tolist() == reference.tolist() and len(fast.unique()) > 2
+    static = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, static=True)
+    assert torch.equal(static.generate(conditioning, steps - 5, numbers[:, 5:], known, None, mask), fast)
+    # a second window finds the steps of the first, and its own scores
+    other = conditioning_for(stage, batch=3, frames=24, seed=9)
+    again = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
+    assert torch.equal(
+        static.generate(other, steps - 5, numbers[:, 5:], known, None, mask),
+        again.generate(other, steps - 5, numbers[:, 5:], known, None, mask),
+    )
+
+
+def test_several_samples_of_one_vocal_share_its_scores() -> None:
+    added = torch.arange(2.0 * 3 * 4).view(2, 3, 4)
+    found = HistoryFreeGuidance(added, known=5)(torch.zeros(6, 6), torch.full((6, 4), 0.5))
+    assert torch.equal(found, 0.5 + added[[0, 0, 0, 1, 1, 1], 1]), "the second token of three samples of each vocal"
+    stage = listening_stage("semantic")
+    assert stage.generate(conditioning_ids=conditioning_for(stage, batch=2), num_return_sequences=3).shape[0] == 6
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_song_of_one_chunk_rolls_as_in_a_window(name: str) -> None:
+    stage = listening_stage(name)
+    conditioning = list(conditioning_for(stage, batch=2, frames=40 if name != "fine" else 60))
+    rows = [[SongRow(20, RandomStream(5, sample=row)) for row in range(2)] for _ in range(2)]
+    options = DecodingOptions(temperature=0.8, top_k=5)
+    window = StageRun(stage, rows[0], UNIT, options).run(conditioning)
+    rolling = RollingRun(stage, rows[1], UNIT, options).run(conditioning)
+    assert [codes.tolist() for codes in rolling] == [codes.tolist() for codes in window]
+
+
+def test_a_generation_config_from_before_it_existed_has_none() -> None:
+    stage = tiny_stage("semantic")
+    del stage.generation_config.history_free_guidance
+    assert DecodingOptions().decoder(stage)["history_free_guidance"] == 0.0
+    assert stage.generate(conditioning_ids=conditioning_for(stage)).shape[1] > 1
