@@ -22,7 +22,7 @@ help:
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
 	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
 	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
-	@echo "make lint   ruff and mypy only"
+	@echo "make lint   ruff, mypy and import-linter only"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
 
 $(BIN)/python:
@@ -60,6 +60,8 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@echo "==> mypy"
 	@$(BIN)/mypy
+	@echo "==> import-linter"
+	@PYTHONPATH=recipes $(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .

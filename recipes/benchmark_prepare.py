@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
-from hafm_hf.corpus.separation import SeparatorOptions
 from hafm_hf.corpus.shards import ShardResult
+from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 SAMPLING_RATE = 44_100

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from hafm_hf.cli.console import report_error
 from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.corpus.filtering import FilterOptions
-from hafm_hf.corpus.separation import SeparatorOptions, make_separator
+from hafm_hf.corpus.separation import make_separator
+from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tracks import SplitOptions
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 

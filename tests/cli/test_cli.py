@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
 from hafm_hf.batch.run import model_fingerprint
 from hafm_hf.cli import app
-from hafm_hf.cli.accompany import Device, DType, Request, load_pipeline
 from hafm_hf.cli.console import HAFMCommandError
 from hafm_hf.cli.models import describe_model
+from hafm_hf.cli.request import Device, DType, Request, load_pipeline
 from tiny_models import CLUSTERS, CODES
 from vocals import file_bytes, glide
 

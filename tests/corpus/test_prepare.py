@@ -28,8 +28,8 @@ from hafm_hf.audio import resample
 from hafm_hf.codec import encode_codes, load_encodec
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
-from hafm_hf.corpus.separation import SeparatorOptions
 from hafm_hf.corpus.shards import noise_seed
+from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.training.data import load_token_corpus

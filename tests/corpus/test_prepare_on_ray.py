@@ -9,7 +9,7 @@ import pytest
 
 from corpus.karaoke import save_tokenizers, write_karaoke
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
-from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError
 

@@ -14,8 +14,9 @@ import soundfile
 import torch
 
 from corpus.karaoke import RATE, karaoke, sing
-from hafm_hf.corpus import separation
-from hafm_hf.corpus.separation import SEPARATORS, SeparatorOptions, Stems, StemsSeparator, make_separator
+from hafm_hf.audio import resample
+from hafm_hf.corpus.separation import SEPARATORS, StemsSeparator, make_separator
+from hafm_hf.corpus.stems import SeparatorOptions, Stems
 from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
 
 
@@ -131,7 +132,7 @@ def test_a_stem_mp4_gives_its_vocal_and_the_rest(stem_mp4: tuple[Path, dict[str,
     folder, sounds = stem_mp4
     stems = separate(folder, "song.stem.mp4")
     assert stems.sampling_rate == 44_100 and abs(len(stems.vocal) - 2 * 44_100) < 4_096
-    at_rate = separation.resample(stems.vocal, 44_100, RATE)[: 2 * RATE]
+    at_rate = resample(stems.vocal, 44_100, RATE)[: 2 * RATE]
     agreement = np.corrcoef(at_rate[2000:-2000], sounds["vocals"][: len(at_rate)][2000:-2000])[0, 1]
     other = np.corrcoef(at_rate[2000:-2000], sounds["other"][: len(at_rate)][2000:-2000])[0, 1]
     assert agreement > 0.9 > abs(other) + 0.5

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from corpus.karaoke import RATE, karaoke, write_karaoke
-from hafm_hf.corpus.separation import group_mixes
+from hafm_hf.corpus.stems import group_mixes
 from hafm_hf.corpus.tracks import (
     Drop,
     HAFMCorpusError,

@@ -18,7 +18,7 @@ from corpus.karaoke import save_tokenizers, write_karaoke
 from hafm_hf.codec import decode_codes, load_encodec, scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
-from hafm_hf.corpus.separation import SeparatorOptions
+from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from process_groups import group_lives
 

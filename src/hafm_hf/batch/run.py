@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..corpus.engines import run_on
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
 from ..hub.loading import model_source
+from ..jobs.engines import HAFMJobError, run_on
 from .accompanying import Batch, Outcome, WorkerOptions, accompany_batch
 from .plan import BatchPlan, check_same_options, extend_plan, files_of, load_plan, save_plan
 from .vocals import HAFMBatchError, Vocal, find_vocals, is_parquet
@@ -36,7 +36,7 @@ class BatchOptions:
     Attributes:
         worker (WorkerOptions): what decides what a file holds; a seed of None is drawn, and kept for a later run.
         batch_size (int): vocals that are generated together; belongs to the contents, up to rounding.
-        engine, workers, address: as for `corpus.engines.run_jobs`; they don't change a byte.
+        engine, workers, address: as for `jobs.engines.run_on`; they don't change a byte.
     """
 
     worker: WorkerOptions
@@ -90,7 +90,7 @@ def accompany_all(options: BatchOptions, progress: Progress | None = None) -> li
             ):
                 for outcome in made:
                     tell(outcome)
-    except HAFMCorpusError as error:
+    except (HAFMCorpusError, HAFMJobError) as error:
         raise HAFMBatchError(str(error)) from error
     except OSError as error:
         raise HAFMBatchError(f"{out} can't be written: {error.strerror or error}.") from error

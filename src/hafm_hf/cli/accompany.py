@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,61 +16,14 @@ import typer
 
 from .. import audio
 from .accompany_many import accompany_folder, is_many
-from .console import HAFMCommandError, loading, plotting, progress_bars, report_error, stdout
+from .console import plotting, progress_bars, report_error, stdout
 from .lead_sheet import read_lead_sheet
+from .request import OF_EVERY_STAGE, Decoding, Device, DType, Request, Weights, load_pipeline
 
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-# of an option of sampling: the stages of a model seldom agree on one value
-OF_EVERY_STAGE = "in every stage; each has its own value if not given"
 STAGE_NAMES = {"semantic": "semantic tokens", "coarse": "coarse codebooks", "fine": "fine codebooks"}
-
-
-class Device(str, enum.Enum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Decoding(str, enum.Enum):
-    """The loop that draws the tokens."""
-
-    fast = "fast"
-    reference = "reference"
-
-
-class Weights(str, enum.Enum):
-    """Precision of the stages' matrices, beside --dtype."""
-
-    int8 = "int8"
-
-
-class DType(str, enum.Enum):
-    """Precision that the stages compute in; auto is float32, however they are stored."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-@dataclass
-class Request:
-    """What `accompany` was asked for, beside the vocals."""
-
-    model: str | None
-    out: Path
-    samples: int
-    device: Device
-    dtype: DType
-    as_json: bool
-    plot: bool
-    stream: bool
-    parameters: dict[str, Any]
 
 
 def accompany(
@@ -186,34 +137,6 @@ def accompany(
         sound, rate = audio.resample(sound, rate, model_rate), model_rate
         accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate, "path": vocal})
     raise typer.Exit(1 if failed else 0)
-
-
-def load_pipeline(request: Request) -> HAFMPipeline:
-    """The pipeline on the wanted device, or an error that says what to do instead."""
-    import torch
-    import transformers
-
-    from ..hub.loading import model_source
-
-    device = torch_device(request.device)
-    dtype: Any = getattr(torch, request.dtype.value, "auto")
-    with loading(request.model):
-        model = str(model_source(request.model))
-        return transformers.pipeline(
-            "vocal-accompaniment", model=model, device=device, dtype=dtype, trust_remote_code=False
-        )
-
-
-def torch_device(wanted: Device) -> str:
-    """The device as torch names it; raises HAFMCommandError where this machine has none of the kind."""
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted is Device.auto:
-        return next(name for name, there in available.items() if there)
-    if not available[wanted.value]:
-        raise HAFMCommandError(f"This machine has no {wanted.value} device that torch can use; try --device cpu.")
-    return wanted.value
 
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: str, sound: dict[str, Any]) -> None:

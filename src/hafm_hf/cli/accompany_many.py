@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .console import HAFMCommandError, progress_bars, report_error, stdout
+from .request import Request, torch_device
 
 if TYPE_CHECKING:
     from ..batch.accompanying import Outcome
-    from .accompany import Request
 
 
 def is_many(vocal: str) -> bool:
@@ -31,7 +31,6 @@ def accompany_folder(
     from ..batch.accompanying import WorkerOptions
     from ..batch.run import BatchOptions, accompany_all
     from ..batch.vocals import HAFMBatchError
-    from .accompany import torch_device
 
     parameters = {key: value for key, value in request.parameters.items() if value is not None}
     seconds = parameters.pop("seconds", None)

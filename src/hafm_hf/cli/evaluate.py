@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .accompany import OF_EVERY_STAGE
 from .console import HAFMCommandError, stderr, stdout
+from .request import OF_EVERY_STAGE
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Clip
@@ -85,7 +85,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
 ) -> None:
     """Measures accompaniments: distance to real ones, and following the singer, beside baselines and fools."""
-    from ..corpus.tracks import HAFMCorpusError
     from ..evaluation import run
     from ..evaluation.datasets import load_pairs
     from ..evaluation.embedders import EmbedderOptions
@@ -93,6 +92,7 @@ def evaluate(
     from ..evaluation.measuring import MeasuringOptions
     from ..evaluation.protocol import ScoringOptions
     from ..evaluation.statistics import HAFMEvaluationError
+    from ..jobs.engines import HAFMJobError
 
     kinds = embedder or ["tokenizer"]
     embedders = tuple(EmbedderOptions(kind, embedder_layer, vggish_weights, vggish_pca) for kind in kinds)
@@ -123,7 +123,7 @@ def evaluate(
             show_seams(run.evaluate_seams(evaluation), as_json)
             return
         report = run.evaluate(evaluation, progress=_progress)
-    except (HAFMEvaluationError, HAFMCorpusError, OSError) as error:
+    except (HAFMEvaluationError, HAFMJobError, OSError) as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
         typer.echo(json.dumps(report))

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .accompany import Device, DType
 from .console import HAFMCommandError, progress_bars, stdout
+from .request import Device, DType
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
@@ -61,7 +61,7 @@ def prepare(
     """Separates, filters and tokenises songs into Parquet shards; run the same command again to go on after a stop."""
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
-    from ..corpus.separation import SeparatorOptions
+    from ..corpus.stems import SeparatorOptions
     from ..corpus.tokenizing import TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
@@ -138,10 +138,11 @@ def summary_tables(manifest: dict[str, Any]) -> Iterator[Table]:
 def corpus_errors() -> Iterator[None]:
     """Errors of the corpus as errors of the command."""
     from ..corpus.tracks import HAFMCorpusError
+    from ..jobs.engines import HAFMJobError
 
     try:
         yield
-    except HAFMCorpusError as error:
+    except (HAFMCorpusError, HAFMJobError) as error:
         raise HAFMCommandError(str(error)) from error
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .filtering import FilterOptions, reason_to_drop
-from .separation import Separator
 from .shards import cut
+from .stems import Separator
 from .tokenizing import fit_rate
 from .tokens import excerpt_bounds
 from .tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks

@@ -4,19 +4,18 @@
 the voice on one channel (karaoke). The models of `separation_models` take mixes apart; the paper used MDX-Net.
 """
 
-import importlib.util
 import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..audio import Samples, resample
+from ..audio import Samples
 from .reading import decode
+from .stems import LONGEST_DIFFERENCE_SECONDS, Separator, SeparatorOptions, Stems, align, require
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 # how stems are called, by role; MUSDB18 adds drums, bass and other up
@@ -27,52 +26,6 @@ ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAM
 ROLES |= {name: name for name in BAND_NAMES}
 STEM_MP4 = ".stem.mp4"
 STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
-LONGEST_DIFFERENCE_SECONDS = 1.0
-DEFAULT_MAX_SECONDS = 1800.0
-
-
-@dataclass(frozen=True)
-class SeparatorOptions:
-    """Which separator, and with what.
-
-    Attributes:
-        name (str): one of SEPARATORS.
-        vocal_channel (str): for `stems`, the channel of stereo files with the voice: left, right, or empty for none.
-        model (str): of audio-separator or demucs; empty for the default of each.
-        model_dir (str): folder of model files; empty for the default of each.
-        device (str): auto, cpu or cuda; where models run.
-        max_seconds (float): longer files are dropped.
-    """
-
-    name: str = "stems"
-    vocal_channel: str = ""
-    model: str = ""
-    model_dir: str = ""
-    device: str = "auto"
-    max_seconds: float = DEFAULT_MAX_SECONDS
-
-
-@dataclass(frozen=True)
-class Stems:
-    """Vocal and instrumental of one track, from one instant on: float32 [N] each, and their rate in Hz.
-
-    `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs.
-    """
-
-    vocal: Samples
-    instrumental: Samples
-    sampling_rate: int
-    labels: dict[str, Any] = field(default_factory=dict)
-
-
-class Separator(Protocol):
-    """What the preparation needs of a separator."""
-
-    def group(self, paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
-        """Which of the found files (relative paths) make a track, and which can't."""
-
-    def separate(self, files: Mapping[str, Path]) -> Stems:
-        """Vocal and instrumental of a track's files by role; raises TrackError where there are none."""
 
 
 def make_separator(options: SeparatorOptions) -> Separator:
@@ -86,45 +39,6 @@ def make_separator(options: SeparatorOptions) -> Separator:
     if options.vocal_channel not in ("", *CHANNELS):
         raise HAFMCorpusError(f"There is no channel {options.vocal_channel!r}; choose left or right.")
     return SEPARATORS[options.name](options)
-
-
-def require(module: str, extra: str) -> None:
-    """Raises HAFMCorpusError, with the command to install it, unless a module of an extra is there."""
-    if importlib.util.find_spec(module) is None:
-        raise HAFMCorpusError(f'{module} is not installed; run: pip install "hafm-hf[{extra}]".')
-
-
-def group_mixes(paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:
-    """Every file is a track of its own, for separators of mixes."""
-    return [Grouping(display_name(path), {"mix": path}) for path in paths], []
-
-
-def align(
-    vocal: Samples,
-    vocal_rate: int,
-    instrumental: Samples,
-    instrumental_rate: int,
-    labels: dict[str, Any] | None = None,
-) -> Stems:
-    """Two stems of one recording at one rate and length; both begin where their files begin.
-
-    Args:
-        vocal, instrumental (float32 [N] or [N, C]).
-        vocal_rate, instrumental_rate: in Hz; the higher one is brought to the lower.
-
-    Raises:
-        TrackError: their lengths differ by more than a second, so that they can't be of one recording.
-    """
-    rate = min(vocal_rate, instrumental_rate)
-    sounds = [
-        resample(np.ascontiguousarray(sound.mean(axis=1) if sound.ndim == 2 else sound), own_rate, rate)
-        for sound, own_rate in ((vocal, vocal_rate), (instrumental, instrumental_rate))
-    ]
-    length = min(map(len, sounds))
-    if max(map(len, sounds)) - length > LONGEST_DIFFERENCE_SECONDS * rate:
-        seconds = [len(sound) / rate for sound in sounds]
-        raise TrackError(Reason.LENGTHS_DIFFER, f"vocal {seconds[0]:.2f} s, instrumental {seconds[1]:.2f} s")
-    return Stems(sounds[0][:length], sounds[1][:length], rate, labels or {})
 
 
 class StemsSeparator:

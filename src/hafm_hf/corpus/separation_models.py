@@ -17,7 +17,7 @@ import torch
 
 from ..audio import Samples
 from .reading import decode
-from .separation import SeparatorOptions, Stems, align, group_mixes, require
+from .stems import SeparatorOptions, Stems, align, group_mixes, require
 from .tracks import HAFMCorpusError, Reason, TrackError
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction

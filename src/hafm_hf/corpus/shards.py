@@ -8,19 +8,21 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..audio import Samples
+from ..jobs.engines import run_on
 from ..jobs.threads import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
-from .separation import SeparatorOptions, Stems, make_separator
+from .separation import make_separator
+from .stems import SeparatorOptions, Stems
 from .tokenizing import TokenizerOptions, Tokenizers, fit_rate
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
@@ -211,3 +213,25 @@ def number(labels: dict[str, Any], name: str, default: float) -> float:
     """A label that is a number, else the default."""
     value = labels.get(name)
     return float(value) if isinstance(value, int | float) else default
+
+
+def run_jobs(
+    jobs: Sequence[ShardJob], options: ShardOptions, engine: str = "local", workers: int = 1, address: str = ""
+) -> Iterator[ShardResult]:
+    """Makes shards, in any order.
+
+    Args:
+        jobs: what to make.
+        options: what decides contents.
+        engine, workers, address: as for `jobs.engines.run_on`.
+
+    Raises:
+        HAFMJobError: unknown engine, Ray is not installed or not reachable, a worker died, or a shard failed.
+    """
+    needs = {"threads": options.threads, "gpus": int(options.tokenizer.device == "cuda")}
+    yield from run_on(engine, make_shard, options, jobs, workers, address, **needs)
+
+
+def make_shard(options: ShardOptions, job: ShardJob) -> ShardResult:
+    """Makes one shard; the models are loaded once a process."""
+    return shard_maker(options).make(job)

@@ -11,14 +11,13 @@ On another device the same step runs without a graph: that is how the tests comp
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
+from ..stages.guidance import TokenGuidance
+from ..stages.position import TokenLayout
 from ..stages.sampling import FREE, draw, hold_back
-
-if TYPE_CHECKING:
-    from .fast_loop import FastDecoder
 
 # steps whose biases and random numbers lie ready at once
 BLOCK = 64
@@ -26,6 +25,34 @@ BLOCK = 64
 WARM_UPS = 3
 
 Step = Callable[[], None]
+
+
+class Decoder(Protocol):
+    """What the steps need of the fast loop (`fast_loop.FastDecoder`)."""
+
+    stage: Any
+    config: Any
+    rows: int
+    guided: bool
+    temperature: float
+    top_k: int
+    layers: list[Any]
+    layout: TokenLayout
+    first_slot: int
+    guidance: TokenGuidance
+
+    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores (float [B, V]) without columns beyond the target's codebook."""
+
+    def slot_scores(
+        self,
+        ids: torch.Tensor,
+        codebook: int,
+        slot: int | torch.Tensor,
+        views: list[tuple[torch.Tensor, torch.Tensor]],
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Scores (float [B, V]) of the target whose slot holds the tokens `ids` (int64 [B])."""
 
 
 class StaticLoop:
@@ -37,7 +64,7 @@ class StaticLoop:
         sampled: whether tokens are drawn; otherwise the likeliest are taken.
     """
 
-    def __init__(self, decoder: FastDecoder, bias_rows: int, sampled: bool) -> None:
+    def __init__(self, decoder: Decoder, bias_rows: int, sampled: bool) -> None:
         self.decoder, self.sampled = decoder, sampled
         cache = self.cache = decoder.layers[0].cache
         heads, slots = cache.shape[2:4]

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..audio import HAFMAudioError, Samples, pad_end, resample
-from ..corpus.engines import run_on
+from ..jobs.engines import run_on
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
@@ -245,11 +245,11 @@ def measure_all(
         jobs: what to measure.
         options: what decides a measurement. On a cluster of several machines, its cache and all sounds lie on a disk
             that they share.
-        workers, engine, address: as for `corpus.engines.run_jobs`.
+        workers, engine, address: as for `jobs.engines.run_on`.
 
     Raises:
         HAFMEvaluationError: naming the clip whose sound cannot be used.
-        HAFMCorpusError: the engine failed.
+        HAFMJobError: the engine failed.
     """
     yield from run_on(engine, measure, options, jobs, workers, address)
 

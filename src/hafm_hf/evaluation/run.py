@@ -36,7 +36,7 @@ class Evaluation:
         outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
         bank: clips of a training split for the retrieval baselines; none: no retrieval.
         measuring, scoring: options of these steps.
-        workers, engine, address: who measures (see `corpus.engines.run_jobs`).
+        workers, engine, address: who measures (see `jobs.engines.run_on`).
         players: clips that can be heard in the HTML report.
         data: what the report says the set is.
         cache: folder for measurements; OUT/cache if None.

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hafm_hf.corpus.engines import run_on
 from hafm_hf.corpus.tracks import HAFMCorpusError
+from hafm_hf.jobs.engines import run_on
 
 
 def double(options: Any, job: int) -> int:

@@ -15,38 +15,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from .plan import ShardJob
-from .shards import ShardOptions, ShardResult, shard_maker
-from .tracks import HAFMCorpusError
-
 ENGINES = ("local", "ray")
 AGAIN = "what is finished is kept, run the same command again"
 # (options, job) → result; a function of a module, so that workers can import it
 Make = Callable[[Any, Any], Any]
 
 
-def run_jobs(
-    jobs: Sequence[ShardJob], options: ShardOptions, engine: str = "local", workers: int = 1, address: str = ""
-) -> Iterator[ShardResult]:
-    """Makes shards, in any order.
-
-    Args:
-        jobs: what to make.
-        options: what decides contents.
-        engine: local or ray.
-        workers: processes of the local engine, or tasks at a time of a Ray cluster (0: as many as it has room for).
-        address: of a running Ray cluster; a new one on this machine if empty.
-
-    Raises:
-        HAFMCorpusError: unknown engine, Ray is not installed or not reachable, a worker died, or a shard failed.
-    """
-    needs = {"threads": options.threads, "gpus": int(options.tokenizer.device == "cuda")}
-    yield from run_on(engine, make_shard, options, jobs, workers, address, **needs)
-
-
-def make_shard(options: ShardOptions, job: ShardJob) -> ShardResult:
-    """Makes one shard; the models are loaded once a process."""
-    return shard_maker(options).make(job)
+class HAFMJobError(ValueError):
+    """Work that an engine could not do; the message is one sentence that says the way out."""
 
 
 def run_on(
@@ -62,16 +38,19 @@ def run_on(
     """Yields make(options, job) for each job, in any order.
 
     Args:
-        engine, workers, address: as for `run_jobs`.
+        engine: local or ray.
+        workers: processes of the local engine, or tasks at a time of a Ray cluster (0: as many as it has room for).
+        address: of a running Ray cluster; a new one on this machine if empty.
         make: a function of a module; what it loads it keeps for the process' next job.
         options, jobs: what it is called with; they are pickled.
         threads, gpus: what a task of Ray needs.
 
     Raises:
-        HAFMCorpusError: as for `run_jobs`; what `make` raises is passed on.
+        HAFMJobError: unknown engine, Ray is not installed or not reachable, or a worker died; what `make` raises is
+            passed on.
     """
     if engine not in ENGINES:
-        raise HAFMCorpusError(f"There is no engine {engine!r}; choose from {', '.join(ENGINES)}.")
+        raise HAFMJobError(f"There is no engine {engine!r}; choose from {', '.join(ENGINES)}.")
     if not jobs:
         return
     if engine == "ray":
@@ -91,7 +70,7 @@ def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: in
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
-        raise HAFMCorpusError(f"A worker died, perhaps for lack of memory; {AGAIN}.") from error
+        raise HAFMJobError(f"A worker died, perhaps for lack of memory; {AGAIN}.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -116,7 +95,7 @@ def _run_on_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise HAFMCorpusError('Ray is not installed; run: pip install "hafm-hf[ray]".') from error
+        raise HAFMJobError('Ray is not installed; run: pip install "hafm-hf[ray]".') from error
     started = not ray.is_initialized()
     if started:
         try:
@@ -124,7 +103,7 @@ def _run_on_ray(
             ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
-            raise HAFMCorpusError(f"No Ray cluster can be reached {reason}.") from error
+            raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
     try:
         yield from _map_on_ray(ray, task, jobs, workers, threads, gpus)
     finally:
@@ -161,9 +140,9 @@ def _map_on_ray(
             yield pickle.loads(row["result"])
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, ValueError) else None
-        raise cause or HAFMCorpusError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
+        raise cause or HAFMJobError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
     except ray.exceptions.RayError as error:
-        raise HAFMCorpusError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
+        raise HAFMJobError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
 
 
 class _RayTask:
