@@ -11,7 +11,7 @@ from corpus.karaoke import save_tokenizers, write_karaoke
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
-from hafm_hf.corpus.tracks import HAFMCorpusError
+from hafm_hf.jobs.engines import HAFMJobError
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
@@ -72,7 +72,7 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         separator=SeparatorOptions(vocal_channel="right"),
         tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
     )
-    with pytest.raises(HAFMCorpusError, match="No Ray cluster can be reached at 127.0.0.1:1"):
+    with pytest.raises(HAFMJobError, match="No Ray cluster can be reached at 127.0.0.1:1"):
         prepare(PrepareOptions(options, engine="ray", address="127.0.0.1:1"))
-    with pytest.raises(HAFMCorpusError, match="no engine 'spark'; choose from local, ray"):
+    with pytest.raises(HAFMJobError, match="no engine 'spark'; choose from local, ray"):
         prepare(PrepareOptions(options, engine="spark"))

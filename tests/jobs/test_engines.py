@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from hafm_hf.corpus.tracks import HAFMCorpusError
-from hafm_hf.jobs.engines import run_on
+from hafm_hf.jobs.engines import HAFMJobError, run_on
 
 
 def double(options: Any, job: int) -> int:
@@ -23,5 +22,5 @@ def test_there_are_never_more_processes_than_jobs() -> None:
 
 
 def test_an_unknown_engine_is_refused_even_for_nothing() -> None:
-    with pytest.raises(HAFMCorpusError, match="no engine 'slurm'"):
+    with pytest.raises(HAFMJobError, match="no engine 'slurm'"):
         list(run_on("slurm", double, None, []))
