@@ -19,7 +19,7 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from hafm_hf.configuration_hafm import HAFMCoarseConfig
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
-from hafm_hf.training.objective import Estimate, clustered_mean, shift_right, token_losses
+from hafm_hf.training.objective import Estimate, clustered_mean, token_losses
 
 logger = logging.getLogger("hafm_hf.recipes.cross_rate_trial")
 
@@ -150,7 +150,7 @@ def evaluate_cross_rate(
     generator, losses = torch.Generator().manual_seed(seed), []
     for _ in range(0, clips, 8):
         conditioning, labels = task.draw(8, seconds, generator)
-        input_ids = shift_right(labels, model.config.bos_token_id)
+        input_ids = model.model.pattern.inputs(labels, model.config.bos_token_id)
         logits = model(input_ids=input_ids, conditioning_ids=conditioning, use_cache=False).logits
         losses.append(token_losses(logits, labels, task.codebooks).mean(dim=1))
     values = torch.cat(losses)

@@ -6,14 +6,15 @@ Defaults are the paper's (arXiv 2604.09054).
 
 import math
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import EncodecConfig, HubertConfig, PreTrainedConfig
+from transformers import DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 POSITION_SCHEMES = ("index", "time")
+CODEBOOK_PATTERNS = ("flat", "delay")
 CONDITIONING_NULLS = ("zeros", "mask_token")
 MAX_LAYERS = 1024
 MAX_WIDTH = 65_536
@@ -22,6 +23,8 @@ MAX_STREAMS = 64
 MAX_DILATIONS = 12
 MAX_WINDOW_SECONDS = 3600.0
 MAX_SAMPLING_RATE = 1_000_000
+# a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second
+MAX_RETUNING = 0.006
 
 
 @strict
@@ -33,7 +36,11 @@ class HAFMStageConfig(PreTrainedConfig):
             For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
             summed to one vector a frame; sources follow each other in the sequence.
         codebook_sizes (`list[int]`):
-            Sizes of the Q target codebooks, which are interleaved flat: all codebooks of frame 0, then of frame 1 …
+            Sizes of the Q target codebooks.
+        codebook_pattern (`str`):
+            `"flat"`: one code a slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot a
+            frame, which predicts all codebooks at once, each one frame behind the one before it
+            (`stages.codebook_patterns`). Weights of the one are not weights of the other.
         conditioning_frame_rate (`int`): Conditioning frames a second.
         frame_rate (`int`): Target frames a second; each frame is Q target tokens.
         hidden_size (`int`): Width D of the decoder.
@@ -66,6 +73,7 @@ class HAFMStageConfig(PreTrainedConfig):
 
     conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
+    codebook_pattern: str = "flat"
     conditioning_frame_rate: int = 50
     frame_rate: int = 50
     hidden_size: int = 512
@@ -123,8 +131,12 @@ class HAFMStageConfig(PreTrainedConfig):
         """K, the number of conditioning token streams over all sources."""
         return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: all that departs from the defaults, and the codebook pattern in any case."""
+        return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
+
     def target_length(self, conditioning_frames: int) -> int:
-        """Flat target tokens that last as long as `conditioning_frames` frames of conditioning."""
+        """Target tokens, all codebooks counted, that last as long as `conditioning_frames` frames of conditioning."""
         return conditioning_frames * self.frame_rate // self.conditioning_frame_rate * self.num_codebooks
 
     def validate_sizes(self) -> None:
@@ -150,6 +162,8 @@ class HAFMStageConfig(PreTrainedConfig):
         """Refuses unknown names and rates out of range."""
         if self.position_scheme not in POSITION_SCHEMES:
             raise ValueError(f"position_scheme is {self.position_scheme!r}; choose one of {POSITION_SCHEMES}.")
+        if self.codebook_pattern not in CODEBOOK_PATTERNS:
+            raise ValueError(f"codebook_pattern is {self.codebook_pattern!r}; choose one of {CODEBOOK_PATTERNS}.")
         if self.conditioning_null not in CONDITIONING_NULLS:
             raise ValueError(f"conditioning_null is {self.conditioning_null!r}; choose one of {CONDITIONING_NULLS}.")
         for name in ("conditioning_dropout", "attention_dropout"):
@@ -200,8 +214,12 @@ class HAFMCoarseConfig(HAFMStageConfig):
     beat_parts: int = 0
 
     def validate_beat_parts(self) -> None:
-        """Refuses a number of parts that can only be a mistake."""
+        """Refuses a number of parts that can only be a mistake, or that the codebook pattern has no table for."""
         _check_range("beat_parts", self.beat_parts, MAX_WIDTH, least=0)
+        if self.beat_parts and self.codebook_pattern != "flat":
+            raise ValueError(
+                f"beat_parts is {self.beat_parts}; only the flat codebook pattern has tables of the beat."
+            )
 
 
 @strict
@@ -362,15 +380,17 @@ class HAFMConfig(PreTrainedConfig):
 
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
-        tokenizer, codec = self.semantic_tokenizer_config, self.codec_config
-        check_codec_config(codec)
+        check_codec_config(self.codec_config)
+        tokenizer, codec = self.semantic_tokenizer_config, codec_format(self.codec_config)
         semantic, coarse, fine = self.semantic_config, self.coarse_config, self.fine_config
         clusters = [tokenizer.num_clusters]
         _check_equal("semantic conditioning", semantic.conditioning_codebook_sizes, [clusters])
         _check_equal("semantic target", semantic.codebook_sizes, clusters)
         _check_equal("coarse conditioning", coarse.conditioning_codebook_sizes, [clusters, clusters])
         _check_equal("fine conditioning", fine.conditioning_codebook_sizes, [coarse.codebook_sizes])
-        _check_equal("codec codebooks", set(coarse.codebook_sizes + fine.codebook_sizes), {codec.codebook_size})
+        codebooks = coarse.codebook_sizes + fine.codebook_sizes
+        _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
+        _check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         rates = (semantic.conditioning_frame_rate, semantic.frame_rate, coarse.conditioning_frame_rate)
         _check_equal("semantic frame rates", rates, (tokenizer.frame_rate,) * 3)
         rates = (coarse.frame_rate, fine.conditioning_frame_rate, fine.frame_rate)
@@ -395,31 +415,94 @@ def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
     )
 
 
-def check_codec_config(config: EncodecConfig) -> None:
-    """Refuses an EnCodec whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
+@dataclass(frozen=True)
+class CodecFormat:
+    """What the package needs to know of a codec, of whatever family, before any weight is loaded.
+
+    Attributes:
+        sampling_rate (int): samples a second and channel, a whole number of frames.
+        hop_length (int): samples a frame.
+        num_codebooks (int): that there are; stages may use fewer.
+        codebook_size (int): codes of each.
+        channels (int): 1 for mono, 2 for stereo.
+    """
+
+    sampling_rate: int
+    hop_length: int
+    num_codebooks: int
+    codebook_size: int
+    channels: int
+
+    @property
+    def frame_rate(self) -> int:
+        """Frames a second."""
+        return self.sampling_rate // self.hop_length
+
+
+def codec_format(config: PreTrainedConfig) -> CodecFormat:
+    """Rates, codebooks and channels of a codec by its configuration.
+
+    Stages count whole frames a second. A codec whose rate is no whole number of frames is taken to run at the next
+    rate that is, so little beside its own that nobody hears it: DAC's 44,100 Hz become 44,032.
+
+    Raises:
+        ValueError: an unknown family, or a rate too far from a whole number of frames a second.
+    """
+    if isinstance(config, EncodecConfig):
+        codebooks, channels = config.num_quantizers, config.audio_channels
+    elif isinstance(config, DacConfig):
+        codebooks, channels = config.n_codebooks, 1
+    else:
+        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose one of encodec and dac.")
+    hop = math.prod(config.upsampling_ratios)
+    rate = round(config.sampling_rate / hop) * hop
+    if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
+        raise ValueError(
+            f"The codec's {config.sampling_rate} Hz are no whole number of frames of {hop} samples a second."
+        )
+    return CodecFormat(rate, hop, codebooks, config.codebook_size, channels)
+
+
+def check_codec_config(config: PreTrainedConfig) -> None:
+    """Refuses a codec whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
 
     Raises:
         ValueError: naming the value and its range.
     """
+    _check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
+    # of one code there would be no bits, by which codebooks are counted
+    _check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
+    _check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
+    _check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
+    if isinstance(config, EncodecConfig):
+        _check_encodec(config)
+        widths = [config.num_filters]
+    elif isinstance(config, DacConfig):
+        for name in ("encoder_hidden_size", "decoder_hidden_size"):
+            _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
+        widths = [config.encoder_hidden_size]
+    # every ratio halves the width
+    if max(widths) * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
+        raise ValueError(f"The codec's {max(widths)} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
+    _check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
+
+
+def _check_encodec(config: EncodecConfig) -> None:
     for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
         _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
     for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):
         _check_range(f"codec {name}", getattr(config, name), MAX_STREAMS)
-    _check_range("codec audio_channels", config.audio_channels, MAX_STREAMS)
-    # of one code there would be no bits, by which codebooks are counted
-    _check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
-    _check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
-    _check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
-    _check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
-    # every ratio halves the width
-    if config.num_filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
-        raise ValueError(f"The codec's {config.num_filters} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
-    hop = math.prod(config.upsampling_ratios)
-    if config.sampling_rate % hop:
-        raise ValueError(f"The codec's {config.sampling_rate} Hz are no multiple of its {hop} samples a frame.")
+    _check_range("codec audio_channels", config.audio_channels, 2)
     if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
-    _check_range("codec number of codebooks", config.num_quantizers, MAX_LAYERS)
+    seconds = config.chunk_length_s
+    if seconds is not None and not 0 < seconds <= MAX_WINDOW_SECONDS:
+        raise ValueError(
+            f"The codec's chunk_length_s is {seconds}; it must be above 0 and at most {MAX_WINDOW_SECONDS}."
+        )
+    if config.norm_type != "weight_norm" and seconds is None:
+        # over a whole song its groups would be normalised by what is yet to come
+        raise ValueError(f"The codec's norm_type {config.norm_type} needs a chunk_length_s.")
 
 
 def check_hubert_config(config: HubertConfig) -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hafm_hf.stages.codebook_patterns import FlatPattern
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.objective import (
     clustered_mean,
@@ -15,7 +16,6 @@ from hafm_hf.training.objective import (
     other_tracks,
     paired_losses,
     sample_rates,
-    shift_right,
     swap_history,
     token_losses,
 )
@@ -25,14 +25,14 @@ from training.toy_corpus import toy_config
 def test_without_dropout_the_input_is_the_target_one_step_later() -> None:
     labels = torch.arange(12).view(2, 6)
     expected = torch.tensor([[99, 0, 1, 2, 3, 4], [99, 6, 7, 8, 9, 10]])
-    assert torch.equal(drop_history(labels, 99, 3, 0.0, 5.0, [1, 2]), expected)
+    assert torch.equal(drop_history(labels, 99, FlatPattern(3), 0.0, 5.0, [1, 2]), expected)
 
 
 def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> None:
     labels = torch.arange(2 * 400 * 3).view(2, 1200)
     before = labels.clone()
-    dropped = drop_history(labels, 9999, 3, 0.5, 6.0, [1, 2])
-    plain = shift_right(labels, 9999)
+    dropped = drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
+    plain = FlatPattern(3).inputs(labels, 9999)
     hidden = dropped != plain
     assert torch.equal(labels, before)
     assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
@@ -58,8 +58,8 @@ def test_spans_have_the_mean_length_asked_for() -> None:
 
 def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
     labels = torch.arange(3 * 200).view(3, 200)
-    together = drop_history(labels, 9999, 2, 0.6, 5.0, [11, 12, 13])
-    alone = drop_history(labels[1:2], 9999, 2, 0.6, 5.0, [12])
+    together = drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
+    alone = drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12])
     assert torch.equal(together[1:2], alone)
 
 

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from ..configuration_hafm import HAFMStageConfig
+from .codebook_patterns import CodebookPattern, codebook_pattern
 from .guidance import TokenGuidance
 from .sampling import hold_back, split_off_sampling
 
@@ -52,18 +53,21 @@ class AddedScores(LogitsProcessor):
     """Adds scores that are known before generation begins.
 
     Args:
-        scores (`torch.Tensor`): float [B, n, V], of the n tokens to come.
-        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
+        scores (`torch.Tensor`): float [B·R, n, V], of the n slots to come.
+        known (`int`): slots in `input_ids`, BOS among them, when generation begins.
+        rows (`int`): R, rows of a sequence.
     """
 
-    def __init__(self, scores: torch.Tensor, known: int) -> None:
+    def __init__(self, scores: torch.Tensor, known: int, rows: int = 1) -> None:
         self.scores = scores
         self.known = known
+        self.rows = rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [B or B · samples, V]) → the same shape."""
-        added = self.scores[:, input_ids.shape[1] - self.known]
-        return scores + added.repeat_interleave(len(scores) // len(added), dim=0)
+        """scores (float [B·R or B·samples·R, V]) → the same shape."""
+        added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
+        samples = len(scores) // self.rows // len(added)
+        return scores + added.repeat_interleave(samples, dim=0).flatten(0, 1)
 
 
 class HistoryFreeGuidance(AddedScores):
@@ -113,21 +117,26 @@ def song_processors(guidance: TokenGuidance, known: int) -> list[LogitsProcessor
 class CodebookLogitsProcessor(LogitsProcessor):
     """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
 
-    The next token is flat target t = (length of `input_ids`) − 1, of codebook t mod Q.
+    The next slot is t = (length of `input_ids`) − 1: of codebook t mod Q, or one row for each codebook.
 
     Args:
         codebook_sizes (`list[int]`): sizes of the Q target codebooks.
+        rows (`int`): R, rows of a sequence: 1 under the flat codebook pattern, Q under the delay pattern.
     """
 
-    def __init__(self, codebook_sizes: list[int]) -> None:
+    def __init__(self, codebook_sizes: list[int], rows: int = 1) -> None:
         self.codebook_sizes = codebook_sizes
+        self.rows = rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [B, V]) → float [B, V]."""
-        size = self.codebook_sizes[(input_ids.shape[1] - 1) % len(self.codebook_sizes)]
-        if size == scores.shape[1]:
+        """scores (float [B·R, V]) → the same shape."""
+        sizes = self.codebook_sizes
+        if self.rows == 1:
+            sizes = [sizes[(input_ids.shape[1] - 1) % len(sizes)]]
+        if min(sizes) == scores.shape[1]:
             return scores
-        beyond = torch.arange(scores.shape[1], device=scores.device) >= size
+        limits = torch.tensor(sizes, device=scores.device).repeat(len(scores) // len(sizes))
+        beyond = torch.arange(scores.shape[1], device=scores.device) >= limits[:, None]
         return scores.masked_fill(beyond, -float("inf"))
 
 
@@ -137,9 +146,23 @@ class HAFMGenerationMixin(GenerationMixin):
     `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
     lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
     conditional rows first, then the same rows with their conditioning nulled.
+
+    A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
+    MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back.
     """
 
     config: HAFMStageConfig
+
+    @property
+    def pattern(self) -> CodebookPattern:
+        """How the codes of a frame become slots."""
+        return codebook_pattern(self.config)
+
+    def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
+        """The codes (int64 [B, Q, T]) of all whole frames in what `generate()` returns (int64 [B·R, 1 + L])."""
+        slots = sequences[:, 1:]
+        whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
+        return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
 
     def default_generation_config(self) -> GenerationConfig:
         """The paper's: sampling at temperature 0.9 from the 250 likeliest tokens, guidance 3.0.
@@ -166,6 +189,11 @@ class HAFMGenerationMixin(GenerationMixin):
             harmony_guidance=0.0,
         )
 
+    def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
+        """Target frames (int64 [B]) that last as long as each row's conditioning (mask, bool [B, T_c])."""
+        frames = conditioning_mask.long().sum(dim=1)
+        return frames * self.config.frame_rate // self.config.conditioning_frame_rate
+
     @torch.no_grad()
     def history_free_scores(
         self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
@@ -176,10 +204,10 @@ class HAFMGenerationMixin(GenerationMixin):
 
         Args:
             conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
-            first, count: flat targets [first, first + count).
+            first, count: slots [first, first + count).
 
         Returns:
-            float32 [B, count, V].
+            float32 [B·R, count, V].
         """
         rows = len(conditioning_ids)
         # rows of one length are the same without their conditioning
@@ -193,8 +221,9 @@ class HAFMGenerationMixin(GenerationMixin):
             self._history_free_rows(ids[part], None if mask is None else mask[part], null[part], first + count, count)
             for part in torch.arange(len(ids), device=ids.device).split(size)
         ]
-        conditional, unconditional = torch.cat(found).split([rows, others])
-        return conditional - unconditional
+        scores = torch.cat(found).unflatten(0, (-1, self.pattern.rows))
+        conditional, unconditional = scores.split([rows, others])
+        return (conditional - unconditional).flatten(0, 1)
 
     def _history_free_rows(
         self,
@@ -204,8 +233,9 @@ class HAFMGenerationMixin(GenerationMixin):
         length: int,
         count: int,
     ) -> torch.Tensor:
-        """Scores, float32 [B, count, V], of the last of `length` targets, with conditioning or the null embedding."""
-        hidden = conditioning_ids.new_full((len(conditioning_ids), length), self.config.codebook_size)
+        """Scores, float32 [B·R, count, V], of the last of `length` slots, with conditioning or the null embedding."""
+        rows = len(conditioning_ids) * self.pattern.rows
+        hidden = conditioning_ids.new_full((rows, length), self.config.codebook_size)
         logits: torch.Tensor = self.forward(  # type: ignore[attr-defined]
             input_ids=hidden,
             conditioning_ids=conditioning_ids,
@@ -224,16 +254,41 @@ class HAFMGenerationMixin(GenerationMixin):
         if conditioning_ids is None:
             raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
-        if scale != 1.0 and config.num_beams not in (None, 1):
-            raise ValueError("Beam search does not go with guidance; set num_beams=1 or guidance_scale=1.")
+        if config.num_beams not in (None, 1) and (scale != 1.0 or self.pattern.rows > 1):
+            raise ValueError(
+                "Beam search goes neither with guidance nor with the delay pattern; set num_beams=1, or for a stage "
+                "of the flat pattern guidance_scale=1."
+            )
+        given = model_kwargs.get("input_ids")
+        if given is None and self.pattern.rows > 1:
+            rows = len(conditioning_ids) * self.pattern.rows
+            given = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
+            model_kwargs["input_ids"] = given
+        prefix = 1 if given is None else given.shape[1]
         explicit = generation_config if generation_config is not None else self.generation_config
-        lengths = (config.max_new_tokens, kwargs.get("max_length"), explicit.max_length)
-        if all(length is None for length in lengths):
-            given = model_kwargs.get("input_ids")
-            prefix = 1 if given is None else given.shape[1]
-            config.max_new_tokens = self.config.target_length(conditioning_ids.shape[-1]) - (prefix - 1)
+        length = next((each for each in (kwargs.get("max_length"), explicit.max_length) if each is not None), None)
+        if config.max_new_tokens is None and length is None:
+            frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
+            config.max_new_tokens = self.pattern.slots(frames) - (prefix - 1)
+        end = length if config.max_new_tokens is None else prefix + config.max_new_tokens
+        # of slots, of which the first holds BOS
+        model_kwargs["target_frames"] = self.pattern.frames((end or 1) - 1)
         model_kwargs["guidance_scale"] = scale
         return config, model_kwargs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """Repeats whole sequences, not the rows of one."""
+        sequences = None if input_ids is None else input_ids.unflatten(0, (-1, self.pattern.rows))
+        sequences, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size, is_encoder_decoder, sequences, **model_kwargs
+        )
+        return None if sequences is None else sequences.flatten(0, 1), model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
@@ -264,10 +319,11 @@ class HAFMGenerationMixin(GenerationMixin):
             known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
             count = generation_config.max_length - known
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
-            ours.append(HistoryFreeGuidance(weight * self.history_free_scores(*conditioning, known - 1, count), known))
+            scores = weight * self.history_free_scores(*conditioning, known - 1, count)
+            ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
         ours.extend(songs)
         # after guidance, which would turn −inf − −inf into NaN
-        ours.append(CodebookLogitsProcessor(self.config.codebook_sizes))
+        ours.append(CodebookLogitsProcessor(self.config.codebook_sizes, self.pattern.rows))
         return LogitsProcessorList([*ours, *others, *last])
 
     def prepare_inputs_for_generation(
@@ -279,17 +335,25 @@ class HAFMGenerationMixin(GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         guidance_scale: float = 1.0,
+        target_frames: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Doubles the rows for guidance and says whether the cache holds the conditioning already.
+
+        Under the delay pattern what was drawn for slots without a frame, of `target_frames` or of those that last as
+        long as a row's conditioning, gives way to BOS.
 
         Raises:
             ValueError: if `attention_mask` marks padding; all rows continue a prefix of one length.
         """
         if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
             raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
+        frames: int | torch.Tensor = target_frames
+        mask = kwargs.get("conditioning_mask")
+        if mask is not None and self.pattern.rows > 1:
+            frames = self.target_frames(mask).clamp(max=target_frames)
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids,
+            self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
             past_key_values=past_key_values,
             is_first_iteration=is_first_iteration,
@@ -299,7 +363,7 @@ class HAFMGenerationMixin(GenerationMixin):
         inputs["conditioning_is_cached"] = cached
         inputs["logits_to_keep"] = 1
         if guidance_scale != 1.0:
-            rows = inputs["input_ids"].shape[0]
+            rows = len(inputs["conditioning_ids"])
             for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
                 if inputs.get(name) is not None:
                     inputs[name] = torch.cat([inputs[name], inputs[name]])

@@ -1,18 +1,22 @@
 """The shared decoder and the three stages: semantic, coarse, fine.
 
-On the path of the data after the semantic tokenizer and before the codec. A stage models flat target tokens given
-conditioning streams at one frame rate; its sequence is [source 0 | … | source S−1 | target].
+On the path of the data after the semantic tokenizer and before the codec. A stage models target tokens, arranged in
+slots by its codebook pattern, given conditioning streams at one frame rate; its sequence is
+[source 0 | … | source S−1 | target].
 
-Dimensions: B batch, L target slots (BOS first), Q target codebooks, K conditioning streams, S conditioning sources,
-T_c conditioning frames, D width, H heads, V size of the largest target codebook.
+Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots a sequence (1 under the flat
+pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
+frames, D width, H heads, V size of the largest target codebook.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,7 +27,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from ..hub.loading import HUB_OPTIONS
 from ..hub.mixin import HAFMHubMixin
+from .codebook_patterns import codebook_pattern
 from .generation_hafm import HAFMGenerationMixin
 from .kernels import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
 from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
@@ -170,18 +176,22 @@ class HAFMCodebookEmbedding(nn.Module):
 
 
 class HAFMCodebookHeads(nn.Module):
-    """One linear layer a target codebook; flat target t is read by head t mod Q."""
+    """One linear layer a target codebook: head t mod Q reads slot t, under the delay pattern all heads every slot."""
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
+        self.rows = codebook_pattern(config).rows
         self.weight = nn.Parameter(torch.empty(config.num_codebooks, config.codebook_size, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor, first: int | None = None) -> torch.Tensor:
-        """hidden_states [B, L, D] of consecutive flat targets (int64 [L]) → logits [B, L, V].
+        """hidden_states [B, L, D] of consecutive slots (targets, int64 [L]) → logits [B·R, L, V].
 
         `first` is the first of the targets; where it is not given it is read off them, which makes a device wait.
         """
         num_codebooks = self.weight.shape[0]
+        if self.rows > 1:
+            logits = F.linear(hidden_states, self.weight.flatten(0, 1)).unflatten(2, (num_codebooks, -1))
+            return logits.transpose(1, 2).flatten(0, 1)
         if num_codebooks == 1:
             return F.linear(hidden_states, self.weight[0])
         if hidden_states.shape[1] == 1:
@@ -210,6 +220,30 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": HAFMDecoderLayer, "attentions": HAFMAttention}
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As of any model, but refuses to load a checkpoint with another codebook pattern than its own.
+
+        Raises:
+            ValueError: for another pattern, whose weights have the same shapes and would play noise.
+        """
+        given = kwargs.get("config")
+        if isinstance(given, (str, os.PathLike)):
+            given = cls.config_class.from_pretrained(given)
+        asked = kwargs.get("codebook_pattern", getattr(given, "codebook_pattern", None))
+        if asked is not None and pretrained_model_name_or_path is not None:
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+            stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+            own = stored.get("codebook_pattern", "flat")
+            if asked != own:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} has been trained with the codebook pattern {own!r} and cannot "
+                    f"be loaded with {asked!r}: leave codebook_pattern out, or train a stage with it."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -229,10 +263,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__(config)
+        self.pattern = codebook_pattern(config)
         streams = [size for source in config.conditioning_codebook_sizes for size in source]
         self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
-        self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
+        if self.pattern.rows == 1:
+            # says which codebook a slot predicts; where each predicts all there is nothing to say
+            self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
         self.segment_embedding = nn.Embedding(config.num_conditioning_sources + 1, config.hidden_size)
         self.relative_attention_bias = RelativeAttentionBias(config)
         self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
@@ -266,13 +303,18 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds slots of the target.
 
         Args:
-            input_ids (int64 [B, L]): slot t holds the token before flat target t, so one of codebook (t − 1) mod Q.
-            targets (int64 [L]): the flat targets t that the slots predict.
+            input_ids (int64 [B·R, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
+                the delay pattern a slot is the sum of what it reads of all codebooks.
+            targets (int64 [L]): the numbers t of the slots.
 
         Returns:
             float [B, L, D].
         """
         num_codebooks = self.config.num_codebooks
+        if self.pattern.rows > 1:
+            ids = input_ids.unflatten(0, (-1, num_codebooks)).transpose(1, 2)
+            books = torch.arange(num_codebooks, device=ids.device)
+            return self.target_embedding(ids, books).sum(dim=2) + self.segment_embedding.weight[-1]
         embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
         return embedded + self.segment_embedding.weight[-1]
@@ -371,16 +413,17 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the flat targets, and their loss.
+        """Logits of the target's slots, and the loss of its tokens.
 
         Args:
-            input_ids (int64 [B, L]): BOS, then flat target tokens; slot t predicts flat target t, which belongs to
-                codebook t mod Q. May be left out where `labels` are given.
+            input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the
+                codebook pattern arranges it (`stages.codebook_patterns`). Under the flat pattern slot t predicts
+                target token t, of codebook t mod Q. May be left out where `labels` are given.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
             conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
             attention_mask ([B, L], *optional*): 0 where the target is padding.
-            labels (int64 [B, L], *optional*): flat targets, not shifted; −100 is ignored. Without `input_ids` they
-                are shifted right behind BOS here.
+            labels (int64 [B, T·Q], *optional*): target tokens frame by frame under any pattern, not shifted; −100 is
+                ignored. Without `input_ids` they are arranged in slots behind BOS here.
             null_conditioning (bool [B], *optional*): rows that see no conditioning. In training, if not given, each
                 row is drawn with probability `config.conditioning_dropout` (classifier-free guidance).
             past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
@@ -391,7 +434,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Returns:
             `CausalLMOutputWithPast` with `loss` (mean over codebooks of each codebook's cross-entropy, paper §3.5) and
-            `logits` (float [B, L, V]; columns beyond a codebook's own size mean nothing).
+            `logits` (float [B·R, L, V]; columns beyond a codebook's own size mean nothing, nor do slots without a
+            frame; `pattern.tokens` puts them into the order of the labels).
 
         Raises:
             ValueError: without conditioning, with the wrong number of streams, or with neither ids nor labels.
@@ -399,7 +443,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         input_ids = self._check_inputs(input_ids, conditioning_ids, labels)
         assert conditioning_ids is not None
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
-            rate = torch.full((len(input_ids),), self.config.conditioning_dropout, device=input_ids.device)
+            rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=input_ids.device)
             null_conditioning = torch.bernoulli(rate).bool()
         outputs = self.model(
             input_ids=input_ids,
@@ -439,10 +483,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             return input_ids
         if labels is None:
             raise ValueError("Give input_ids, labels, or both.")
-        shifted = torch.full_like(labels, self.config.codebook_size)
-        # ignored positions may hold −100, which no table has a row for; what stands there is padding
-        shifted[:, 1:] = labels[:, :-1].clamp(min=0)
-        return shifted
+        return self.model.pattern.inputs(labels, self.config.codebook_size)
 
     def _target_indices(
         self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None
@@ -458,14 +499,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
 
         Args:
-            logits (float [B, L, V]): of all slots from flat target 0 on.
-            labels (int64 [B, L]): flat targets; −100 is ignored. Where nothing else is there, the loss is 0.
+            logits (float [B·R, L, V]): of all slots from the first on.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored. Where nothing else is there, the loss is 0.
         """
         num_codebooks = self.config.num_codebooks
         total, counted = logits.new_zeros((), dtype=torch.float32), labels.new_zeros(())
         for codebook, size in enumerate(self.config.codebook_sizes):
             wanted = labels[:, codebook::num_codebooks].flatten()
-            scores = logits[:, codebook::num_codebooks, :size].float().flatten(0, 1)
+            scores = self.model.pattern.codebook(logits, codebook)[..., :size].float().flatten(0, 1)
             count = (wanted != IGNORE_INDEX).sum()
             # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
             nats = F.cross_entropy(scores, wanted, ignore_index=IGNORE_INDEX, reduction="sum")

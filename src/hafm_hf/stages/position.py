@@ -1,8 +1,8 @@
 """Where each token stands, what it may see, and the relative bias of attention: schemes "index" and "time".
 
 Below the decoder on the path of the data. The sequence of a stage is [source 0 | … | source S−1 | target]; a place
-in it is called a slot. Slot t of the target holds the token before flat target t (BOS for t = 0) and predicts target
-t, so its time is that of the frame it predicts.
+in it is called a slot. Slot t of the target reads what slot t − 1 has predicted (BOS for t = 0), and its time is that
+of the frame it predicts, which the codebook pattern knows.
 
 Scheme "index" is the paper's: a causal T5 bias on the distance in the sequence. Under it the distance between a
 conditioning token at 50 Hz and the target tokens at 75 Hz × 4 that sound at the same instant changes along the clip
@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..configuration_hafm import HAFMStageConfig
+from .codebook_patterns import codebook_pattern
 
 # by how much, in nats per doubling of the distance, the sharpest head starts by preferring what is near
 LOCALITY = 3.0
@@ -84,7 +85,8 @@ def token_layout(
         cond_frame = conditioning_mask.long().cumsum(-1) - 1
     target = torch.arange(target_slots, device=device)
     # integer arithmetic: 75 Hz frame i starts inside 50 Hz frame ⌊i · 50 / 75⌋, exactly
-    target_frame = target // config.num_codebooks * config.conditioning_frame_rate // config.frame_rate
+    acoustic_frame = codebook_pattern(config).frame_of(target)
+    target_frame = acoustic_frame * config.conditioning_frame_rate // config.frame_rate
     frame = torch.cat([cond_frame.repeat(1, sources), target_frame.expand(len(cond_frame), -1)], dim=1)
     slot = torch.arange(frame.shape[1], device=device)
     source = (slot // max(conditioning_frames, 1)).clamp(max=sources)
@@ -156,7 +158,7 @@ class RelativeAttentionBias(nn.Module):
         judged alike, by frames, so that neither the voice nor the history is drowned by the other's numbers.
         """
         config = self.config
-        per_frame = config.num_codebooks * config.frame_rate / config.conditioning_frame_rate
+        per_frame = codebook_pattern(config).slots_per_frame * config.frame_rate / config.conditioning_frame_rate
         target = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
         half = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
         apart = torch.cat([target / per_frame, *[half] * (2 * config.num_conditioning_sources)])

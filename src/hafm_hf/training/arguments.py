@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo
+from ..stages.codebook_patterns import PATTERNS
 
 STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
     "semantic": HAFMSemanticConfig,
@@ -42,6 +43,9 @@ class StageArguments:
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     head_dim: int = 64
+    codebook_pattern: str = field(
+        default="flat", metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
+    )
     position_scheme: str = field(default="index", metadata={"help": "index (the paper) or time"})
     conditioning_null: str = field(default="zeros", metadata={"help": "zeros or mask_token"})
     conditioning_dropout: float = field(
@@ -182,6 +186,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     """
     if stage.stage not in STAGE_CONFIGS:
         raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+    if stage.codebook_pattern not in PATTERNS:
+        raise ValueError(f"{stage.codebook_pattern!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
     codebooks = {
         "semantic": 0,
         "coarse": stage.coarse_codebooks,
@@ -201,10 +207,11 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         "fine": (info.acoustic_frame_rate, info.acoustic_frame_rate),
     }[stage.stage]
     conditioning_frames = round(crop_seconds * rates[0])
-    sequence = len(conditioning) * conditioning_frames + round(crop_seconds * rates[1]) * len(target)
+    pattern = PATTERNS[stage.codebook_pattern](len(target))
+    sequence = len(conditioning) * conditioning_frames + pattern.slots(round(crop_seconds * rates[1]))
     known = {name: getattr(info, name) for name in STAGE_TOKENIZERS[stage.stage] if getattr(info, name)}
-    same = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "position_scheme"]
-    same += ["conditioning_null", "conditioning_dropout", "attention_dropout"]
+    same = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "codebook_pattern"]
+    same += ["position_scheme", "conditioning_null", "conditioning_dropout", "attention_dropout"]
     return STAGE_CONFIGS[stage.stage](
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..configuration_hafm import HAFMStageConfig
+from ..stages.codebook_patterns import codebook_pattern
 
 # dense FLOP/s of tensor cores in fp16 and bf16, from the makers' data sheets
 GPU_PEAKS = {
@@ -45,7 +46,8 @@ def step_flops(config: HAFMStageConfig, conditioning_frames: int, rows: int) -> 
     """
     width, inner = config.hidden_size, config.num_attention_heads * config.head_dim
     conditioning = config.num_conditioning_sources * conditioning_frames
-    target = config.target_length(conditioning_frames)
+    tokens = config.target_length(conditioning_frames)
+    target = codebook_pattern(config).slots(tokens // config.num_codebooks)
     slots = conditioning + target
     projections, rest = 3 * width * inner, inner * width + 3 * width * config.intermediate_size
     pairs = slots * (slots + 1) // 2
@@ -55,7 +57,7 @@ def step_flops(config: HAFMStageConfig, conditioning_frames: int, rows: int) -> 
     layers = config.num_hidden_layers - 1
     products = layers * (slots * (projections + rest) + 2 * pairs * inner)
     products += slots * projections + target * rest + 2 * target_pairs * inner
-    products += target * width * config.codebook_size
+    products += tokens * width * config.codebook_size
     return 2.0 * BACKWARD_AND_FORWARD * rows * products
 
 

@@ -15,16 +15,12 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ..stages.codebook_patterns import CodebookPattern, codebook_pattern
+
 
 def history_dropout_rate(progress: float, start: float, end: float) -> float:
     """History dropout p after a fraction `progress` (0..1) of the run: linear from `start` to `end`."""
     return start + (end - start) * min(max(progress, 0.0), 1.0)
-
-
-def shift_right(labels: torch.Tensor, bos_token_id: int) -> torch.Tensor:
-    """Teacher-forcing input: `labels` (int64 [B, L]) one step later, BOS first (paper, "Training")."""
-    shifted = F.pad(labels[:, :-1], (1, 0), value=bos_token_id)
-    return shifted.masked_fill(shifted < 0, bos_token_id)  # ignored targets (-100) have no embedding
 
 
 def sample_rates(p: float, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -72,7 +68,7 @@ def drawn_frames(
 def drop_history(
     history: torch.Tensor,
     bos_token_id: int,
-    num_codebooks: int,
+    pattern: CodebookPattern,
     p: float,
     mean_span: float,
     seeds: Iterable[int],
@@ -82,19 +78,20 @@ def drop_history(
     All codebooks of a hidden frame are hidden.
 
     Args:
-        history (int64 [B, T·Q]): flat targets, or what `swap_history` made of them.
+        history (int64 [B, T·Q]): target tokens, or what `swap_history` made of them.
         bos_token_id (int): the id that hides.
-        num_codebooks (int): Q.
+        pattern (CodebookPattern): of the stage.
         p (float): expected hidden share, 0..1.
         mean_span (float): mean length of a span in frames.
         seeds (iterable of B ints): one per sample.
 
     Returns:
-        int64 [B, T·Q] input ids.
+        int64 [B·R, L] input ids, one slot later than what they hold, BOS first (paper, "Training").
     """
     if p > 0.0:
-        history = history.masked_fill(drawn_frames(history, num_codebooks, p, mean_span, seeds), bos_token_id)
-    return shift_right(history, bos_token_id)
+        hidden = drawn_frames(history, pattern.num_codebooks, p, mean_span, seeds)
+        history = history.masked_fill(hidden, bos_token_id)
+    return pattern.inputs(history, bos_token_id)
 
 
 def swap_history(
@@ -108,7 +105,7 @@ def swap_history(
     """History with random spans taken from another track, at the same place in the crop.
 
     Args:
-        labels, strangers (int64 [B, T·Q]): flat targets of the clips, and of clips of other tracks.
+        labels, strangers (int64 [B, T·Q]): target tokens of the clips, and of clips of other tracks.
         num_codebooks (int): Q.
         p (float): expected share of the other track, 0..1.
         mean_span (float): mean length of a span in frames.
@@ -130,8 +127,8 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int)
     """Negative log-likelihood in nats, per sample and codebook.
 
     Args:
-        logits (float [B, T·Q, V]): one row per flat target.
-        labels (int64 [B, T·Q]): flat targets, -100 ignored.
+        logits (float [B, T·Q, V]): in the order of the labels (`CodebookPattern.tokens`).
+        labels (int64 [B, T·Q]): target tokens, -100 ignored.
         num_codebooks (int): Q.
 
     Returns:
@@ -156,23 +153,27 @@ def paired_losses(
     Args:
         model: a stage, in evaluation mode.
         conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips.
-        labels (int64 [B, T·Q]): flat targets.
+        labels (int64 [B, T·Q]): target tokens.
         hide_history (bool): replace the whole history by BOS, so that the conditioning is all that the model knows.
 
     Returns:
         `matched`, `shuffled`, `none` (float32 [B, Q]) in nats.
     """
-    codebooks, bos = model.config.num_codebooks, model.config.bos_token_id
+    pattern, bos = codebook_pattern(model.config), model.config.bos_token_id
     history = torch.full_like(labels, bos) if hide_history else labels
-    input_ids = shift_right(history, bos)
+    input_ids = pattern.inputs(history, bos)
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
     return {
         # forward, not the call: it leaves a compiled training graph alone, whose shapes these are not
         name: token_losses(
-            model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False).logits,
+            pattern.tokens(
+                model.forward(
+                    input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False
+                ).logits
+            ),
             labels,
-            codebooks,
+            pattern.num_codebooks,
         )
         for name, (ids, mask) in cases.items()
     }

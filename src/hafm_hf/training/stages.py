@@ -36,6 +36,11 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from)
+        own, asked = model.config.codebook_pattern, arguments.codebook_pattern
+        if asked not in (own, StageArguments.codebook_pattern):
+            raise ValueError(
+                f"{arguments.init_from} has the codebook pattern {own!r} and cannot go on with {asked!r}."
+            )
         if arguments.new_tokens:
             model.config.tokenizers = config.tokenizers
     else:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
+from ..stages.codebook_patterns import codebook_pattern
 from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
 from .checkpoints import Progress, RunFolder, averaged
@@ -92,6 +93,7 @@ class StageTrainer:
                 f"{run.global_batch}: add tracks, shorten crop_seconds or lower global_batch."
             )
         self.config = model.config
+        self.pattern = codebook_pattern(self.config)
         self.span = run.history_span_seconds * self.config.frame_rate
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
@@ -217,7 +219,7 @@ class StageTrainer:
             window.losses.append(output.loss.detach())
             window.tokens += batch["labels"].numel() * self.accelerator.num_processes
         if watched:
-            window.look_at(output.logits, batch["labels"], self.config.num_codebooks)
+            window.look_at(self.pattern.tokens(output.logits), batch["labels"], self.config.num_codebooks)
         window.learning_rate = rate
         window.steps += 1
         progress.step += 1
@@ -260,7 +262,7 @@ class StageTrainer:
             own = (seed + SWAP_SEED for seed in seeds)
             history = swap_history(labels, batch["strangers"], config.num_codebooks, run.history_swap, span, own)
         rate = self.history_dropout(fraction)
-        input_ids = drop_history(history, config.bos_token_id, config.num_codebooks, rate, self.span, seeds)
+        input_ids = drop_history(history, config.bos_token_id, self.pattern, rate, self.span, seeds)
         null = null_rows(config.conditioning_dropout, (seed + 1 for seed in seeds)).to(labels.device)
         return self.model(
             input_ids=input_ids,

@@ -48,7 +48,7 @@ class LossWindow:
             yield batch
 
     def look_at(self, logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int) -> None:
-        """Keeps loss and accuracy of each codebook: logits [B, L, V], labels [B, L] → [2, Q]."""
+        """Keeps loss and accuracy of each codebook: logits [B, T·Q, V], labels [B, T·Q] → [2, Q]."""
         with torch.no_grad():
             losses = token_losses(logits, labels, num_codebooks).mean(dim=0)
             hits = (logits.argmax(dim=-1) == labels).float().view(len(labels), -1, num_codebooks)
