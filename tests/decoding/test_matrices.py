@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from hafm_hf.decoding import matrices
-from hafm_hf.decoding.matrices import FEW_ROWS, LARGE_MATRIX, SMALL_MATRIX, packed_down_linear, packed_linear
+from hafm_hf.decoding.matrices import FEW_ROWS, HALF_ROWS, _int8_overflows, packed_down_linear, packed_linear
 
-SHAPES = [(48, 36), (LARGE_MATRIX // 512, 512), (SMALL_MATRIX // 512, 512)]
+SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
 
 def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:
@@ -18,17 +17,12 @@ def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("intel", [True, False])
-@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 33])
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, HALF_ROWS + 1])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_linear(
-    rows: int, shape: tuple[int, int], intel: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whichever way a processor's products go."""
-    monkeypatch.setattr(matrices, "_is_intel", lambda: intel)
+def test_products_are_those_of_linear(rows: int, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert off(rows, weight) < 1e-6
-    assert off(rows, weight, "int8") < (0.015 if torch.cpu._is_vnni_supported() else 0.03)
+    assert off(rows, weight, "int8") < (0.03 if _int8_overflows() else 0.015)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,6 +54,7 @@ def test_a_matrix_stored_in_bfloat16_is_multiplied_exactly_for_few_rows(shape: t
     assert off(FEW_ROWS, stored.float()) < 1e-6
     assert off(FEW_ROWS, stored) < 1e-6
     assert off(FEW_ROWS + 1, stored) < 0.01
+    assert off(HALF_ROWS + 1, stored) < 0.01
 
 
 @pytest.mark.parametrize("large", [1e5, 1.0 + 2.0**-12])

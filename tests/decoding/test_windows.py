@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hafm_hf.benchmark.generate import RecordingDecoder
-from hafm_hf.decoding.rolling import RollingRun
 from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, Window, song_windows
 from hafm_hf.stages.sampling import RandomStream
 from stages.test_modeling import conditioning_for
@@ -180,9 +179,8 @@ def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -
 def test_what_only_the_reference_obeys_is_refused_by_the_fast_loop(setting: str, value: object) -> None:
     stage = tiny_stage("fine", position_scheme="time")
     stage.generation_config.update(**{setting: value})
-    for run in (StageRun, RollingRun):
-        with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
-            run(stage, rows_of(3), UNIT, DecodingOptions())
+    with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
+        StageRun(stage, rows_of(3), UNIT, DecodingOptions())
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
     (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
     assert codes.shape == (4, 9)
@@ -196,18 +194,13 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
     assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
 
 
-@pytest.mark.parametrize("how", ["fast", "reference", "rolling"])
+@pytest.mark.parametrize("how", ["fast", "reference"])
 def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> None:
     stage = tiny_stage("coarse", position_scheme="time")
     conditioning = conditioning_for(stage, batch=1, frames=6)
     likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
     stage.generation_config.do_sample = False
-    run = (
-        RollingRun(stage, rows_of(3), UNIT, DecodingOptions(rolling=True, top_k=9))
-        if how == "rolling"
-        else StageRun(stage, rows_of(3), UNIT, DecodingOptions(how, top_k=9))
-    )
-    (codes,) = run.run(list(conditioning))
+    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions(how, top_k=9)).run(list(conditioning))
     assert codes.t().flatten().tolist() == likeliest[0].tolist()
 
 

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM, HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
-from hafm_hf.jobs.threads import StepThreads, suitable_threads, torch_threads
+from hafm_hf.decoding import fast_loop
+from hafm_hf.jobs import threads as threads_module
+from hafm_hf.jobs.threads import free_cores, step_threads, suitable_threads, torch_threads
 from tiny_models import tiny_composite, tiny_stage
 
 
@@ -35,7 +38,10 @@ def test_a_user_who_has_set_omp_num_threads_has_decided(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, {1, 2}), (1, {1}), (3, {3})])
-def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: int | None, used: set[int]) -> None:
+def test_generate_and_stream_use_their_threads_and_put_the_callers_back(
+    asked: int | None, used: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads_module, "free_cores", lambda: 2)
     model = tiny_composite()
     vocal = np.zeros(model.sampling_rate // 5, dtype=np.float32)
     seen: list[int] = []
@@ -53,50 +59,44 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
     assert set(seen) == used
 
 
-class Machine:
-    """How long steps take on it: seconds, and those on a core, for the steps of `StepThreads`' course."""
-
-    def __init__(self) -> None:
-        self.seconds = {1: 1.0, 2: 0.7}
-        self.core = 1.0
-        self.threads = 1
-
-    def run(self, course: Generator[int, tuple[float, float], None], steps: int) -> float:
-        """The share of `steps` that took two threads."""
-        together = 0
-        for _ in range(steps):
-            took = self.seconds[self.threads]
-            together += self.threads == 2
-            self.threads = course.send((took, self.core * took))
-        return together / steps
+@pytest.mark.parametrize(("running", "threads"), [("1/80", 2), ("2/80", 1), ("9/80", 1)])
+def test_steps_take_two_threads_while_two_cores_are_free(
+    running: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This thread is one of those that the system counts."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"0.20 0.18 0.12 {running} 11206")
+    assert step_threads(2) == threads and step_threads(1) == 1
 
 
-def test_steps_take_two_threads_while_a_core_is_free_and_one_when_others_want_it() -> None:
-    machine = Machine()
-    course = StepThreads(2)._course()
-    assert next(course) == machine.threads
-    assert machine.run(course, 1000) > 0.8
-    machine.seconds = {1: 1.5, 2: 6.0}
-    assert machine.run(course, 1000) < 0.03
-    machine.seconds = {1: 1.0, 2: 0.7}
-    assert machine.run(course, 2000) > 0.6, "it tries again"
-    machine.core = 0.6
-    assert machine.run(course, 1000) < 0.1, "no slower, but at the cost of others"
+def test_steps_take_one_thread_on_a_machine_whose_cores_are_busy() -> None:
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        deadline = time.monotonic() + 60
+        while free_cores() > 0:
+            assert time.monotonic() < deadline
+        assert step_threads(2) == 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
 def test_tokens_do_not_depend_on_the_threads_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    def every_other(self: StepThreads) -> Generator[int, tuple[float, float], None]:
-        while True:
-            yield 1
-            yield 2
-
     model = HAFMForVocalAccompaniment.from_pretrained(BUNDLED_MODEL)
     vocal = np.random.default_rng(0).standard_normal(2 * model.sampling_rate).astype(np.float32)
+    taken: list[int] = []
+
+    def in_turn(most: int) -> int:
+        taken.append(1 + len(taken) % most)
+        return taken[-1]
+
     with torch_threads(2):
         alone = model.generate(vocal, seed=1, threads=1)
-        monkeypatch.setattr(StepThreads, "_course", every_other)
+        monkeypatch.setattr(fast_loop, "step_threads", in_turn)
         mixed = model.generate(vocal, seed=1)
+    assert set(taken) == {1, 2}
     assert torch.equal(mixed.codes[0], alone.codes[0])
     assert torch.equal(mixed.instrumental_semantic[0], alone.instrumental_semantic[0])
 

@@ -14,7 +14,6 @@ from hafm_hf import HAFMForVocalAccompaniment, HAFMHarmonyConfig, HAFMHarmonyMod
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.accompaniment.modeling_accompaniment import PARTS
 from hafm_hf.decoding.fast_loop import FastDecoder
-from hafm_hf.decoding.rolling import RollingRun
 from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, decode_window
 from hafm_hf.hub.loading import fingerprint
 from hafm_hf.lead_sheet.modeling_harmony import NUM_CHORDS, beat_cells
@@ -110,17 +109,16 @@ def test_scores_are_added_to_the_tokens_of_their_instants() -> None:
     assert processor(torch.zeros(2, 2, dtype=torch.long), scores).tolist() == [[0.0, 5.0, 0.0]] * 2
 
 
-def test_windows_and_rolling_take_the_chords_of_their_instants() -> None:
+def test_windows_take_the_chords_of_their_instants() -> None:
     stage = tiny_stage("semantic", position_scheme="time", initializer_range=0.2)
     (conditioning,) = conditioning_for(stage, batch=1, frames=40)
     size = stage.config.codebook_sizes[0]
     table, wanted = 1e4 * torch.eye(size), torch.arange(40) % 7
     guidance = SongGuidance(known=torch.eye(size)[wanted], token_scores=lambda chords: chords @ table)
     stage.generation_config.window_seconds, stage.generation_config.overlap_seconds = 0.24, 0.08
-    for run in (StageRun, RollingRun):
-        rows = [SongRow(20, RandomStream(5), guidance=guidance)]
-        (codes,) = run(stage, rows, UNIT, DecodingOptions()).run([conditioning])
-        assert torch.equal(codes[0], wanted), run
+    rows = [SongRow(20, RandomStream(5), guidance=guidance)]
+    (codes,) = StageRun(stage, rows, UNIT, DecodingOptions()).run([conditioning])
+    assert torch.equal(codes[0], wanted)
     pair = [SongRow(20, RandomStream(5), guidance=guidance), SongRow(20, RandomStream(6))]
     together = StageRun(stage, pair, UNIT, DecodingOptions()).run([conditioning] * 2)
     (alone,) = StageRun(stage, [SongRow(20, RandomStream(6))], UNIT, DecodingOptions()).run([conditioning])

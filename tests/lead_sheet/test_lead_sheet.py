@@ -116,7 +116,7 @@ def chroma_share(samples: np.ndarray, rate: int, pitch_classes: set[int]) -> flo
     return float(chroma[sorted(pitch_classes)].sum() / chroma.sum())
 
 
-@pytest.mark.parametrize("how", [{}, {"rolling": True}, {"decoding": "reference"}])
+@pytest.mark.parametrize("how", [{}, {"decoding": "reference"}])
 def test_the_accompaniment_plays_the_chords_that_are_known(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int], how: dict[str, Any]
 ) -> None:

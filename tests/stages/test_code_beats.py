@@ -10,7 +10,6 @@ import torch
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.audio import resample
 from hafm_hf.audio.analysis import FRAME_RATE
-from hafm_hf.decoding.rolling import RollingRun
 from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.lead_sheet.beats import at_rate
@@ -53,16 +52,15 @@ def test_only_the_first_codebook_has_a_beat() -> None:
     )
 
 
-@pytest.mark.parametrize("loop", ["fast", "reference", "rolling", "windows"])
+@pytest.mark.parametrize("loop", ["fast", "reference", "windows"])
 def test_codes_are_the_beats_in_every_loop(loop: str) -> None:
     stage = knowing_stage()
     phase = torch.rand(60, generator=torch.Generator().manual_seed(0))
     if loop == "windows":
         stage.generation_config.window_seconds, stage.generation_config.overlap_seconds = 0.24, 0.08
     row = SongRow(20, RandomStream(5), guidance=SongGuidance(None, stage.beat_tokens(phase), stage.beat_token_scores))
-    run = RollingRun if loop == "rolling" else StageRun
     options = DecodingOptions("reference" if loop == "reference" else "fast")
-    (codes,) = run(stage, [row], UNIT, options).run([conditioning_for(stage, batch=1, frames=40)[0]])
+    (codes,) = StageRun(stage, [row], UNIT, options).run([conditioning_for(stage, batch=1, frames=40)[0]])
     assert torch.equal(codes[0], (phase * 4).long())
 
 

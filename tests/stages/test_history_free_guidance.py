@@ -1,4 +1,4 @@
-"""History-free guidance: its formula, in both loops, in windows, rows, samples, and rolling."""
+"""History-free guidance: its formula, in both loops, in windows, rows and samples."""
 
 from typing import Any
 
@@ -7,10 +7,8 @@ import torch
 
 from decoding.test_fast_loop import uniforms_for
 from hafm_hf.decoding.fast_loop import FastDecoder
-from hafm_hf.decoding.rolling import RollingRun
-from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, decode_window
+from hafm_hf.decoding.windows import DecodingOptions, decode_window
 from hafm_hf.stages.generation_hafm import HistoryFreeGuidance
-from hafm_hf.stages.sampling import RandomStream
 from stages.test_modeling import FRAMES, conditioning_for
 from tiny_models import STAGES, tiny_stage
 
@@ -96,17 +94,6 @@ def test_several_samples_of_one_vocal_share_its_scores() -> None:
     assert torch.equal(found, 0.5 + added[[0, 0, 0, 1, 1, 1], 1]), "the second token of three samples of each vocal"
     stage = listening_stage("semantic")
     assert stage.generate(conditioning_ids=conditioning_for(stage, batch=2), num_return_sequences=3).shape[0] == 6
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_song_of_one_chunk_rolls_as_in_a_window(name: str) -> None:
-    stage = listening_stage(name)
-    conditioning = list(conditioning_for(stage, batch=2, frames=40 if name != "fine" else 60))
-    rows = [[SongRow(20, RandomStream(5, sample=row)) for row in range(2)] for _ in range(2)]
-    options = DecodingOptions(temperature=0.8, top_k=5)
-    window = StageRun(stage, rows[0], UNIT, options).run(conditioning)
-    rolling = RollingRun(stage, rows[1], UNIT, options).run(conditioning)
-    assert [codes.tolist() for codes in rolling] == [codes.tolist() for codes in window]
 
 
 def test_a_generation_config_from_before_it_existed_has_none() -> None:

@@ -256,7 +256,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         skip_fine: bool = False,
         decoding: str | None = None,
         weights: str | None = None,
-        rolling: bool = False,
         instrumental: torch.Tensor | np.ndarray | None = None,
         keep: Sequence[Span] = (),
         lead_sheet: LeadSheet | None = None,
@@ -280,14 +279,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             skip_fine: decode the coarse codebooks only, at 3 kbps.
             decoding: "fast" for our loop, "reference" for GenerationMixin's. None: fast on CPU and CUDA.
             weights: "int8" rounds the stages' matrices to 8 bits in the fast loop (CPU); None keeps their precision.
-            rolling: keep the last seconds in the cache instead of cutting the song into windows: no borders, and the
-                same cost for every second; for stages of the time-aligned scheme, in the fast loop.
             instrumental (float [N], *optional*): accompaniment of the one vocal that is to be kept within `keep`.
             keep (sequence of (start, stop) in s): what to keep of `instrumental`; all else is generated. It is heard
                 as it is; the rest is generated from its tokens before, and joins it by a short cross-fade.
             lead_sheet: tempo, beats or chords of the one vocal, as far as they are known; all else is heard.
             threads: of torch, while it is generated. None: one for a small model on a CPU unless OMP_NUM_THREADS is
-                set, two for its steps while that is faster; torch's own number otherwise.
+                set, two for its decoding steps while two cores are free; torch's own number otherwise.
             progress: called with (stage, steps done, steps in all) after every step, and with the same again while
                 something takes longer; what it raises ends the generation.
 
@@ -300,7 +297,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 sheet of which the model has no use.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights, rolling)
+        options = self._options(num_samples, guidance_scale, temperature, top_k, decoding, weights)
         torch_threads, options = self._threads(threads, options)
         vocals = input_values if vocals is None else vocals
         if vocals is None:
@@ -315,8 +312,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         beat = Heartbeat(self, progress)
         with torch_threads, beat:
             kept = None if instrumental is None else self._keep(rows, rate, instrumental, keep)
-        # rolling goes chunk by chunk, where songs of unequal length end at unequal times
-        at_once = 1 if rolling else max(ROWS_AT_ONCE // num_samples, 1)
+        at_once = max(ROWS_AT_ONCE // num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with seeded(seed, self.device), torch_threads, beat:
@@ -348,7 +344,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         skip_fine: bool = False,
         decoding: str | None = None,
         weights: str | None = None,
-        rolling: bool = False,
         lead_sheet: LeadSheet | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -359,8 +354,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights,
-                rolling, lead_sheet, threads, progress: as for `generate`.
+            sampling_rate (Hz), seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, lead_sheet,
+                threads, progress: as for `generate`.
 
         Yields:
             float32 [n] at the codec's rate, on the CPU.
@@ -369,7 +364,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             ValueError: on an empty vocal, options out of range, or a lead sheet of which the model has no use.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        options = self._options(1, guidance_scale, temperature, top_k, decoding, weights, rolling)
+        options = self._options(1, guidance_scale, temperature, top_k, decoding, weights)
         torch_threads, options = self._threads(threads, options)
         seed = int(torch.seed() % 2**31) if seed is None else seed
         (row,) = mono_rows(vocal, None)
@@ -404,13 +399,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         top_k: int | None,
         decoding: str | None,
         weights: str | None,
-        rolling: bool,
     ) -> DecodingOptions:
         check_options(num_samples, temperature, guidance_scale, top_k)
         if decoding is None:
             # on other devices the fast loop has not been tried
             decoding = "fast" if self.device.type in ("cpu", "cuda") else "reference"
-        return DecodingOptions(decoding, guidance_scale, temperature, top_k, weights, rolling)
+        return DecodingOptions(decoding, guidance_scale, temperature, top_k, weights)
 
     def _keep(
         self, rows: list[np.ndarray], rate: int, instrumental: torch.Tensor | np.ndarray, keep: Sequence[Span]

@@ -26,7 +26,6 @@ STREAM_PARAMETERS = (
     "skip_fine",
     "decoding",
     "weights",
-    "rolling",
     "lead_sheet",
     "threads",
     "progress",
@@ -71,7 +70,6 @@ class HAFMPipeline(Pipeline):
             decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
                 given. Both draw the same tokens, up to rounding.
             weights (str): "int8" rounds the stages' matrices to 8 bits (CPU): faster, slightly other music.
-            rolling (bool): keep the last seconds in mind instead of cutting a song into windows (time-aligned models).
             instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
             keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
             lead_sheet (`LeadSheet` or a dict of "tempo", "beats", "chords"): of the one vocal, as far as they are
@@ -104,7 +102,7 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, rolling, lead_sheet,
+            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, lead_sheet,
                 threads, progress, as for a call.
 
         Yields:

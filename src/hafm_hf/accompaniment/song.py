@@ -15,7 +15,6 @@ import torch
 
 from ..audio import resample
 from ..codec import code_vectors, encode_codes
-from ..decoding.rolling import RollingRun
 from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 from ..jobs.heartbeat import Progress
 from ..lead_sheet.lead_sheet import LeadSheet
@@ -63,7 +62,7 @@ class SongRun:
         lead_sheet: LeadSheet | None = None,
     ) -> None:
         seconds = [len(vocal) / rate for vocal in vocals for _ in range(num_samples)]
-        self.runs: dict[str, StageRun | RollingRun] = {}
+        self.runs: dict[str, StageRun] = {}
         for number, name in enumerate(STAGES[:-1] if skip_fine else STAGES):
             rows = [
                 SongRow(
@@ -74,14 +73,10 @@ class SongRun:
                 for row, each in enumerate(seconds)
             ]
             unit = 1 / model.units_per_second
-            run: StageRun | RollingRun
-            if options.rolling:
-                run = RollingRun(getattr(model, name), rows, unit, options)
-            else:
-                stage = getattr(model, name)
-                run = StageRun(
-                    stage, rows, unit, options, independent_windows(stage), at_once, sound=_sound_of(model, name)
-                )
+            stage = getattr(model, name)
+            run = StageRun(
+                stage, rows, unit, options, independent_windows(stage), at_once, sound=_sound_of(model, name)
+            )
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
         if progress is not None:

@@ -24,7 +24,7 @@ DEFAULT_BATCH_SIZE = 8
 # where things lie is not what they hold
 NOT_CONTENT = ("source", "out", "model", "column", "parameters")
 # what it means not to name a parameter of the pipeline
-DEFAULTS = {"num_samples": 1, "skip_fine": False, "rolling": False, "vocal_gain_db": 0.0, "instrumental_gain_db": 0.0}
+DEFAULTS = {"num_samples": 1, "skip_fine": False, "vocal_gain_db": 0.0, "instrumental_gain_db": 0.0}
 
 Progress = Callable[[int, int, Outcome], None]
 

@@ -54,7 +54,6 @@ def accompany(
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
     decoding: Annotated[Decoding | None, typer.Option(help="The loop: our own, or GenerationMixin's.")] = None,
     weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
-    rolling: Annotated[bool, typer.Option("--rolling", help="No windows: the last seconds stay in mind.")] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of torch; if not given, what pays for a small model.")
     ] = None,
@@ -107,7 +106,7 @@ def accompany(
         "vocal_gain_db": vocal_gain,
         "instrumental_gain_db": instrumental_gain,
     }
-    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value, "rolling": rolling}
+    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value}
     parameters |= {"threads": threads, "lead_sheet": sheet}
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
     if stream and (samples > 1 or instrumental is not None):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..jobs.threads import StepThreads
+from ..jobs.threads import step_threads, torch_threads
 from ..stages.guidance import TokenGuidance
 from ..stages.position import TokenLayout, token_layout
 from ..stages.sampling import draw, force, hold_back
@@ -84,10 +84,6 @@ class _Layer:
         self.cache[0, :, :, : keys.shape[2]] = keys
         self.cache[1, :, :, : keys.shape[2]] = values
 
-    def keep(self, slots: torch.Tensor) -> None:
-        """Moves some slots (int64 [n]) to the front; the others are forgotten."""
-        self.cache[:, :, :, : len(slots)] = self.cache[:, :, :, slots]
-
     def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of the first `slots` keys and values, [R, H, slots, d] each."""
         return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
@@ -107,17 +103,6 @@ class _Layer:
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
         return self._feed_forward(x)
 
-    def extend(self, x: torch.Tensor, first: int, count: int, bias: torch.Tensor) -> torch.Tensor:
-        """Adds slots [first, first + count): x [R · count, D], bias [1 or R, H, count, first + count]."""
-        keys, values = self.until(first + count)
-        qkv = self.qkv(self.attention_norm(x)).view(self.rows, count, 3, self.heads, self.head_dim)
-        self.head_norm.apply_(qkv[:, :, :2])
-        self.cache[:, :, :, first : first + count] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
-        query = qkv[:, :, 0].transpose(1, 2).to(keys.dtype)
-        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
-        x.add_(self.output(attended.transpose(1, 2).reshape(len(x), -1).float()))
-        return self._feed_forward(x)
-
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         product = gate * up
@@ -133,7 +118,7 @@ class FastDecoder:
         temperature, top_k: of the sampling.
         weights: "int8" for matrices of 8 bits, None for the stage's precision.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
-        threads: of the steps; None for torch's own number.
+        threads: the most of the steps, taken while cores are free; None for torch's own number.
         static: whether steps stay at fixed addresses, for a GPU to replay (`cuda_graph`); None: on a GPU.
     """
 
@@ -145,7 +130,7 @@ class FastDecoder:
         top_k: int = 0,
         weights: str | None = None,
         history_free_guidance: float = 0.0,
-        threads: StepThreads | None = None,
+        threads: int | None = None,
         static: bool | None = None,
     ) -> None:
         self.stage, self.config = stage, stage.config
@@ -155,7 +140,7 @@ class FastDecoder:
         self.history_free_guidance = history_free_guidance
         self.guidance = TokenGuidance()
         self.rows = 0
-        self.threads = threads or StepThreads()
+        self.threads = threads
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
 
@@ -190,12 +175,11 @@ class FastDecoder:
         known = conditioning_ids.new_empty(batch, 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
-        with self.threads:
-            self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
-            scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
+        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
+        scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
         tokens = conditioning_ids.new_empty(batch, new_tokens)
         before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
-        with self.threads:
+        with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
             for step in range(new_tokens):
                 target = known.shape[1] + step
                 if step > 0:
@@ -316,9 +300,7 @@ class FastDecoder:
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]
-        scores = self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
-        self.threads.step()
-        return scores
+        return self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
 
     def slot_scores(
         self,

@@ -7,18 +7,14 @@ are kept small and in the order in which they are read.
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 # Precisions of the matrices beside the stage's own
 WEIGHTS = ("int8",)
-# rows up to which reading the matrix is what a product costs, and how large a matrix is that no cache keeps
+# rows up to which reading the matrix is what a product costs
 FEW_ROWS = 4
-LARGE_MATRIX = 1 << 18
-# numbers of a matrix up to which MKL is the fastest on Intel's processors
-SMALL_MATRIX = 1 << 19
 # rows up to which halves beat oneDNN's product of float32
 HALF_ROWS = 32
 # what rounding to half precision may change in a number for the product to count as float32's
@@ -43,21 +39,10 @@ def packed_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -
         return _int8_linear(weight, weights)
     if weight.device.type != "cpu":
         return lambda x: F.linear(x.to(weight.dtype), weight).float()
-    if weight.dtype == torch.float32 and 1 < rows <= HALF_ROWS and weight.numel() < SMALL_MATRIX and _is_intel():
-        # caches hold it, and MKL has no faster order: half of the time of halves, two thirds of F.linear's. Of one row
-        # threads share out the sums, whose last digits would depend on their number
-        columns = weight.t().contiguous()
-        return lambda x: x @ columns
     # oneDNN's product of bfloat16 is faster for many rows, and rounds the input too, as bfloat16 is meant to
-    few = rows <= (HALF_ROWS if weight.dtype == torch.float32 else FEW_ROWS)
-    if few and _multiplies_halves() and _fits_half(weight):
+    rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
+    if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and _multiplies_halves() and _fits_half(weight):
         return _half_linear(weight.float())
-    if weight.dtype == torch.float32 and rows <= FEW_ROWS and weight.numel() >= LARGE_MATRIX:
-        if _is_intel():
-            # where MKL is at home it takes half the time of the product below, and 0.6 to 0.9 of oneDNN's
-            return lambda x: F.linear(x, weight)
-        # of columns that lie apart MKL makes five times the work; this product itself leaves its rows so
-        return lambda x: (weight @ x.contiguous().t()).t()
     return _packed_linear(weight, rows)
 
 
@@ -73,9 +58,11 @@ def packed_down_linear(weight: torch.Tensor, rows: int, weights: str | None = No
 
 
 def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
-    """By oneDNN; the input is rounded to a matrix of half precision."""
+    """By oneDNN in the matrix's own precision, to which inputs are rounded; where it has no bfloat16, widened."""
+    if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
+        weight = weight.float()
     dtype = weight.dtype
-    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
+    if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
         return lambda x: F.linear(x.to(dtype), weight).float()
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     product = torch.ops.mkldnn._linear_pointwise
@@ -85,12 +72,15 @@ def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
 
 
 @cache
-def _is_intel() -> bool:
-    """Whether the processor is Intel's, as far as Linux says; MKL goes other ways on others."""
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies packed matrices of this precision on this processor: a tiny one is tried."""
+    tiny = torch.zeros(1, 1, dtype=dtype)
     try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:
+        packed = torch.ops.mkldnn._reorder_linear_weight(tiny, 1)
+        torch.ops.mkldnn._linear_pointwise(tiny, packed, None, "none", [], "")
+    except (RuntimeError, AttributeError):
         return False
+    return True
 
 
 def _multiplies_halves() -> bool:
@@ -115,15 +105,26 @@ def _int8_linear(weight: torch.Tensor, weights: str) -> Linear:
         raise ValueError(f"weights is {weights!r}; choose one of {WEIGHTS} or None.")
     if weight.device.type != "cpu":
         raise ValueError(f"int8 weights run on the CPU only, and the model is on {weight.device}; leave weights out.")
-    matrix = weight.float()
+    packed, product = _pack_int8(weight.float()), torch.ops.quantized.linear_dynamic
+    # the inputs get 7 bits then, at four times the divergence
+    seven_bits = _int8_overflows()
+    return lambda x: product(x, packed, seven_bits)
+
+
+def _pack_int8(matrix: torch.Tensor) -> torch.ScriptObject:
+    """A matrix (float32 [O, I]) as torch's product of 8 bits reads it."""
     scales = matrix.abs().amax(1).clamp_min(1e-12) / 127
     zeros = torch.zeros(len(matrix), dtype=torch.long)
     with warnings.catch_warnings():
         # torch announces an end of its quantized tensors, and has nothing else yet that is as fast for few rows
         warnings.simplefilter("ignore", UserWarning)
-        quantized = torch.quantize_per_channel(matrix, scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantized, None)
-    product = torch.ops.quantized.linear_dynamic
-    # without VNNI two products of 8 bits are added in 16: the inputs get 7, at four times the divergence
-    seven_bits = not torch.cpu._is_vnni_supported()
-    return lambda x: product(x, packed, seven_bits)
+        return torch.ops.quantized.linear_prepack(
+            torch.quantize_per_channel(matrix, scales, zeros, 0, torch.qint8), None
+        )
+
+
+@cache
+def _int8_overflows() -> bool:
+    """Whether this processor adds products of 8 bits in 16, where the largest do not fit: a few of these are tried."""
+    ones = torch.ones(1, 16)
+    return bool(torch.ops.quantized.linear_dynamic(ones, _pack_int8(ones), False) < 15)

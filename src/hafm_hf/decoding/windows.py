@@ -14,7 +14,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from ..jobs.threads import StepThreads
 from ..stages.generation_hafm import TokenProgress, song_processors
 from ..stages.guidance import SongGuidance, TokenGuidance, window_guidance
 from ..stages.sampling import FREE, RandomStream, StreamSampling
@@ -44,8 +43,7 @@ class DecodingOptions:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
         guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
         weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
-        rolling: whether the last seconds stay in the cache instead of windows (`rolling`).
-        threads: of the fast loop's steps; None for torch's own number.
+        threads: the most of the fast loop's steps, taken while cores are free; None for torch's own number.
 
     Raises:
         ValueError: `weights` beside another decoding than the fast one.
@@ -56,8 +54,7 @@ class DecodingOptions:
     temperature: float | None = None
     top_k: int | None = None
     weights: str | None = None
-    rolling: bool = False
-    threads: StepThreads | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.decoding != "fast":

@@ -1,98 +1,46 @@
 """How many of torch's threads a generation uses.
 
 Beside the path of the data. Threads share every product between them, and wait for each other at its end. Where
-products take microseconds that gains a quarter on an idle machine, whose memory two threads read faster than one, and
-on a busy one the waiting takes nearly all the time. So small models run on one thread, but for their decoding loops,
-which try whether a second one pays.
+products take microseconds a second thread makes a decoding step up to a third faster while it has a core to itself,
+and three times as slow beside a process that wants that core. So a small model runs on one thread, and its decoding
+steps on two while cores are free.
 """
 
 import math
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 # numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
 THREADED_MATRIX = 1 << 20
-# threads that the steps of a small model try; more have not been measured
+# threads of a small model's decoding steps; more have not been measured
 STEP_THREADS = 2
-# steps that are timed together, and the fewest and the most until all is tried again
-TRIAL, PATIENCE = 6, (50, 400)
-# the share of one thread's time beyond which more are given up, and that of theirs which they must have on a core
-SLOW, FREE_CORES = 1.25, 0.95
+# looks at who else is running, so that what wakes up for an instant does not count
+LOOKS, SECONDS_BETWEEN_LOOKS = 3, 0.002
 
 
-class StepThreads:
-    """Finds out while a loop runs on how many threads its steps are fastest: a context manager around the loop.
-
-    Every now and then a few steps are timed on one thread and on more. More are used where they are faster and get the
-    cores that they want; as soon as others want those too, it is one again. The scores of hafm-tiny are the same on
-    either, bit for bit: for few rows torch shares out outputs and heads, never a sum.
-
-    Args:
-        most: threads to try beside one; below 2 nothing is tried or changed.
-    """
-
-    def __init__(self, most: int = 1) -> None:
-        self.most = most
-        self.course = self._course()
-        self.now = next(self.course)
-        self.before = 0
-        self.started = (0.0, 0.0)
-
-    def __enter__(self) -> None:
-        if self.most > 1:
-            self.before, self.started = torch.get_num_threads(), _clocks()
-            torch.set_num_threads(self.now)
-
-    def __exit__(self, *_: object) -> None:
-        if self.most > 1:
-            torch.set_num_threads(self.before)
-
-    def step(self) -> None:
-        """To be called after each step of the loop."""
-        if self.most < 2:
-            return
-        before, self.started = self.started, _clocks()
-        threads = self.course.send((self.started[0] - before[0], self.started[1] - before[1]))
-        if threads != self.now:
-            self.now = threads
-            torch.set_num_threads(threads)
-
-    def _course(self) -> Generator[int, tuple[float, float], None]:
-        """Yields the threads of each step, and is sent the seconds that it took and those on a core."""
-        patience = PATIENCE[0]
-        while True:
-            alone = yield from self._timed(1)
-            together = yield from self._timed(self.most, alone)
-            if together < alone:
-                patience = PATIENCE[0]
-                for _ in range(PATIENCE[1] // TRIAL):
-                    if (yield from self._timed(self.most, SLOW * alone)) == math.inf:
-                        break
-            else:
-                for _ in range(patience):
-                    yield 1
-                patience = min(2 * patience, PATIENCE[1])
-
-    def _timed(self, threads: int, limit: float = math.inf) -> Generator[int, tuple[float, float], float]:
-        """Seconds of a few steps behind a first one, in which threads wake up; infinite beyond `limit`, where the rest
-        is left out, and where this thread had to wait for a core."""
-        yield threads
-        seconds = busy = 0.0
-        for _ in range(TRIAL):
-            wall, core = yield threads
-            seconds, busy = seconds + wall, busy + core
-            if seconds > limit:
-                return math.inf
-        return seconds if threads == 1 or busy > FREE_CORES * seconds else math.inf
+def step_threads(most: int) -> int:
+    """Threads for the next decoding steps: `most` while so many cores are free, else 1."""
+    return most if most > 1 and free_cores() >= most else 1
 
 
-def _clocks() -> tuple[float, float]:
-    """Seconds, and those that this thread has had on a core."""
-    return time.perf_counter(), time.thread_time()
+def free_cores() -> float:
+    """Cores of the machine that no other thread is using now; less than none where the system does not say."""
+    return (os.cpu_count() or 1) - min(_others_running() for _ in range(LOOKS))
+
+
+def _others_running() -> float:
+    """Threads besides this one that run or wait for a core: now on Linux, in the last minute's mean elsewhere."""
+    time.sleep(SECONDS_BETWEEN_LOOKS)
+    try:
+        # "0.20 0.18 0.12 1/80 11206": running and existing threads before the slash and behind it
+        return int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1
+    except (OSError, ValueError, IndexError):
+        return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.inf
 
 
 class GenerationThreads:
@@ -103,13 +51,13 @@ class GenerationThreads:
         asked: threads, where the user says so.
 
     Attributes:
-        steps (`StepThreads`): for the loops of decoding steps.
+        steps (int, *optional*): the most threads of decoding steps, whose tokens do not depend on it; None: the same.
     """
 
     def __init__(self, models: Iterable[torch.nn.Module], asked: int | None = None) -> None:
         self.number = suitable_threads(models) if asked is None else asked
-        tries = asked is None and self.number == 1
-        self.steps = StepThreads(min(torch.get_num_threads(), STEP_THREADS) if tries else 1)
+        small = asked is None and self.number == 1
+        self.steps = min(torch.get_num_threads(), STEP_THREADS) if small else None
         self.before = 0
 
     def __enter__(self) -> None:
