@@ -290,7 +290,7 @@ def test_what_is_known_of_a_song_is_read_from_files(tmp_path: Path) -> None:
     chords.write_text("0.0 1.0 C:maj\n1.0\t2.5\tAm\n")
     assert read_lead_sheet(None, None, None) is None
     assert read_lead_sheet(None, beats, chords) == LeadSheet(
-        beats=[0.5, 1.0, 1.6], chords=[(0.0, 1.0, "C:maj"), (1.0, 2.5, "Am")]
+        beats=[0.5, 1.0, 1.6], chords=[(0.0, 1.0, "C:maj"), (1.0, 2.5, "Am")], beats_per_bar=3
     )
     chords.write_text("0.0 1.0 C\n1.0 Am\n")
     with pytest.raises(typer.BadParameter, match="line 2: '1.0 Am' is not START STOP LABEL"):

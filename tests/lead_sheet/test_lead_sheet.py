@@ -12,8 +12,10 @@ import torch
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.evaluation.features import extract
 from hafm_hf.lead_sheet.beats import beat_points
-from hafm_hf.lead_sheet.lead_sheet import chord_class, chord_label
+from hafm_hf.lead_sheet.chords import QUALITIES, chord_class, chord_index, chord_label
+from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.modeling_harmony import NUM_CHORDS
+from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from tiny_models import tiny_composite
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
@@ -61,6 +63,11 @@ def test_chords_are_read_in_both_notations(label: str, root: int, minor: bool) -
         ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
         ({"chords": [(0.0, math.inf, "C")]}, "finite"),
         ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
+        ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"),
+        ({"beats_per_bar": 5}, "3 or 4"),
+        ({"key": "H"}, "no chord"),
+        ({"key": "N"}, "write C:maj"),
+        ({"estimated": ["mood"]}, "no part"),
     ],
 )
 def test_what_makes_no_sense_is_refused(known: dict[str, Any], said: str) -> None:
@@ -156,9 +163,76 @@ def test_what_is_heard_can_be_told_again(bundled: HAFMForVocalAccompaniment, voc
     assert again.chords == heard.chords and again.beats == pytest.approx(heard.beats, abs=0.005)
 
 
-@pytest.mark.parametrize("chord", range(NUM_CHORDS))
+@pytest.mark.parametrize("chord", range(1 + 12 * len(QUALITIES)))
 def test_every_chord_is_read_as_it_is_written(chord: int) -> None:
-    assert chord_class(chord_label(chord)) == chord
+    assert chord_index(chord_label(chord)) == chord
+    assert chord >= NUM_CHORDS or chord_class(chord_label(chord)) == chord
+
+
+@pytest.mark.parametrize(
+    ("label", "quality"),
+    [
+        ("C", "maj"), ("C6", "maj"), ("Cadd9", "maj"), ("C:aug", "maj"), ("C:maj(9)", "maj"), ("C5", "maj"),
+        ("Cm", "min"), ("C:min6", "min"), ("Cm(add9)", "min"), ("C:minmaj7", "min"), ("CmM7", "min"),
+        ("C7", "7"), ("C9", "7"), ("C13", "7"), ("C7(b9)", "7"), ("Cmaj7", "maj7"), ("CM7", "maj7"), ("CΔ", "maj7"),
+        ("C:maj9", "maj7"), ("Cm7", "min7"), ("C-7", "min7"), ("C:min9", "min7"), ("Csus4", "sus4"), ("Csus2", "sus4"),
+        ("C7sus4", "sus4"), ("C:sus4(b7)", "sus4"), ("Cdim", "dim"), ("C°7", "dim"), ("Cø", "dim"), ("C:hdim7", "dim"),
+        ("Cm7b5", "dim"),
+    ],
+)  # fmt: skip
+def test_other_chords_become_the_nearest_quality(label: str, quality: str) -> None:
+    assert chord_index(label) == 1 + 12 * QUALITIES.index(quality)
+    assert chord_index("Bb" + label[1:]) == chord_index(label) + 10
+    assert chord_index("N") == 0
+
+
+FULL = LeadSheet(
+    beats=[0.5, 1.0, 1.5, 2.0, 2.5], beats_per_bar=4, downbeat=1, key="A:min",
+    chords=[(0.0, 1.0, "Am7"), (1.0, 2.0, "N")], sections=[(0.0, 1.0, "sparse"), (1.0, 3.0, "full")],
+    style=[(0.0, 1.5, "folk"), (1.5, 3.0, "rock")], estimated=["beats"],
+)  # fmt: skip
+
+
+def test_a_lead_sheet_is_the_same_after_json_and_files(tmp_path: Path) -> None:
+    written = write_lead_sheet(FULL, tmp_path / "sheets", "song")
+    assert [path.name for path in written] == ["song_beats.txt", "song_chords.lab", "song_lead_sheet.json"]
+    assert read_lead_sheet(written[-1]) == FULL == LeadSheet.told(FULL.to_dict())
+    assert read_beats(written[0]) == {"beats": list(FULL.beats or ()), "beats_per_bar": 4, "downbeat": 1}
+    assert write_lead_sheet(LeadSheet(tempo=96.0), tmp_path, "steady", ["lab"]) == []
+    (tmp_path / "broken.json").write_text('{"chords": [[0, 1, "C"]], "tempi": 96}')
+    with pytest.raises(ValueError, match=r"broken.json: lead_sheet has no 'tempi'; its parts are tempo, beats"):
+        read_lead_sheet(tmp_path / "broken.json")
+
+
+def test_what_was_given_wins_over_the_estimate_which_fills_the_rest() -> None:
+    estimate = LeadSheet(beats=[0.0, 0.5], chords=[(0.0, 1.0, "F")], key="F:maj", estimated=["beats", "chords", "key"])
+    joined = LeadSheet(chords=[(0.0, 1.0, "C")], key="C:maj").completed_by(estimate)
+    assert (joined.beats, joined.chords, joined.key) == ([0.0, 0.5], ((0.0, 1.0, "C"),), "C:maj")
+    assert joined.estimated == ["beats"]
+    assert LeadSheet(tempo=96.0).completed_by(estimate).beats is None
+
+
+def test_streams_say_what_is_known_of_each_frame() -> None:
+    names = ["chord", "beat", "bar", "energy", "style", "stem"]
+    streams = lead_sheet_streams(FULL, names, 200, 50, styles=["pop", "folk", "rock"], stem="bass")
+    chord, beat, bar, energy, style, stem = streams
+    assert all(
+        0 <= int(row.min()) and int(row.max()) < STREAM_SIZES[name] for name, row in zip(names, streams, strict=True)
+    )
+    assert chord[:50].unique().tolist() == [1 + chord_index("Am7")] and chord[50:100].unique().tolist() == [1]
+    assert chord[100:].unique().tolist() == [0]
+    # each part of a beat of half a second lasts two frames or three; a beat begins at frame 25 and at 50
+    assert beat[25] == beat[50] == 1 and beat[24] == 12 and set(beat[25:50].tolist()) == set(range(1, 13))
+    # downbeat is the second beat, so the first is the fourth of its bar: 1 + 3 beats of a bar of three + 3
+    assert bar[25:50].unique().tolist() == [7] and bar[50:75].unique().tolist() == [4] and bar[0] == 6
+    assert energy[:50].unique().tolist() == [1] and energy[50:150].unique().tolist() == [3] and energy[150] == 0
+    assert style[:75].unique().tolist() == [2] and style[75:150].unique().tolist() == [3]
+    assert stem.unique().tolist() == [3]
+    assert not lead_sheet_streams(LeadSheet(), names, 10, 50).any()
+    with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
+        lead_sheet_streams(FULL, ["style"], 10, 50, styles=["pop"])
+    with pytest.raises(ValueError, match="no stream 'mood'"):
+        lead_sheet_streams(FULL, ["mood"], 10, 50)
 
 
 def test_a_model_without_beat_line_or_harmony_says_so() -> None:

@@ -1,54 +1,78 @@
-"""What a musician knows of a song besides the voice: its tempo, its beats, its chords.
+"""What a musician knows of a song besides the voice: beats, bars, chords, key, sections, style.
 
-Beside the path of the data, before the semantic tokenizer: what is known takes the place of what the tokenizer's beat
-line and the harmony hear. Dimensions: T frames, C chords.
+The interface between hearing and playing on the path of the data: the listener fills it in from the voice, the user
+may give or mend any part, and the stages are conditioned on it. Dimensions: T frames, C chords.
 """
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, wrapped
+from .chords import chord_class, chord_index, chord_label
 
-PITCH_CLASSES = 12
-# no chord, then 12 roots without and 12 with a minor third, C first
-NUM_CHORDS = 2 * PITCH_CLASSES + 1
-NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# as they are usually written, above a major and above a minor third
-MAJOR_ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
-NO_CHORD = ("", "N", "N.C.", "NC", "X")
-# root, Harte's colon, quality; a bass behind a stroke changes nothing
-CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
-# of Harte's notation and of lead sheets: Cm7, C-7 with either minus, C°, Cø; not Cma7, but Cmadd9
-MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!a(?!dd|ug|lt))|[-−]|°|o(?!mit)|ø")
+ENERGIES = ("sparse", "normal", "full")
+METRES = (3, 4)
+Span = tuple[float, float, str]
 
 
 @dataclass(frozen=True)
 class LeadSheet:
-    """What is known of a song; what is left out is heard.
+    """What is known of a song; every part is optional.
 
     Args:
         tempo: beats a minute of a take that keeps to it, sung to a click for example.
         beats: seconds of at least two beats, in order; before the first and behind the last they go on evenly.
         chords: (start s, stop s, label), in Harte's notation or a lead sheet's: "A:min7", "Am7", "Bb", "N" for none.
-            Of chords that overlap the later one counts; where there is none, the chord is heard.
+            Of chords that overlap the later one counts.
+        beats_per_bar: 3 or 4 quarters.
+        downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
+        key: "A:min" or "C:maj".
+        sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
+        style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
+        estimated: names of the parts that were estimated from the voice; the others were given.
 
     Raises:
-        ValueError: a tempo out of range or beside beats, beats out of order, a chord that ends before it begins,
-            lasts forever or whose label is none.
+        ValueError: a tempo out of range or beside beats, beats out of order, a span without an end or a length, a
+            label that is no chord or key, an unknown energy, metre or part.
     """
 
     tempo: float | None = None
     beats: Sequence[float] | None = None
-    chords: Sequence[tuple[float, float, str]] = ()
+    chords: Sequence[Span] = ()
+    beats_per_bar: int | None = None
+    downbeat: int = 0
+    key: str | None = None
+    sections: Sequence[Span] = ()
+    style: str | Sequence[Span] | None = None
+    estimated: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for name in ("chords", "sections", "style"):
+            if not isinstance(spans := getattr(self, name), str | None):
+                object.__setattr__(self, name, tuple(tuple(span) for span in spans))
+        self._check_beats()
+        for kind, spans in (("chord", self.chords), ("section", self.sections), ("style", self.styles)):
+            for start, stop, label in spans:
+                if not -math.inf < start < stop < math.inf:
+                    span = f"from {start:g} to {stop:g} s"
+                    raise ValueError(f"The {kind} {label} {span} has no length; give finite seconds that grow.")
+        for *_, label in self.chords:
+            chord_class(label)
+        for *_, energy in self.sections:
+            if energy not in ENERGIES:
+                raise ValueError(f"A section is {energy!r}; choose from {', '.join(ENERGIES)}.")
+        if self.key is not None and (not self.key[:1].isalpha() or chord_index(self.key) not in range(1, 25)):
+            raise ValueError(f"key is {self.key!r}; write C:maj or A:min, for example.")
+        names = {field.name for field in fields(self)} - {"estimated", "downbeat"}
+        if unknown := sorted(set(self.estimated) - names):
+            raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
+
+    def _check_beats(self) -> None:
         slowest, fastest = BEATS_PER_MINUTE
         if self.tempo is not None and not slowest <= self.tempo <= fastest:
             raise ValueError(
@@ -57,35 +81,38 @@ class LeadSheet:
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats say the tempo themselves; leave tempo out.")
         if self.beats is not None:
-            if len(self.beats) < 2:  # noqa: PLR2004 - one beat has no length
+            if len(self.beats) < 2:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
-            if not all(
-                0 < after - before < math.inf for before, after in zip(self.beats, self.beats[1:], strict=False)
-            ):
+            pairs = zip(self.beats, self.beats[1:], strict=False)
+            if not all(0 < after - before < math.inf for before, after in pairs):
                 raise ValueError("beats must be seconds that grow from one to the next.")
-        for start, stop, label in self.chords:
-            if not -math.inf < start < stop < math.inf:
-                raise ValueError(
-                    f"The chord {label} from {start:g} to {stop:g} s has no length; give finite seconds that grow."
-                )
-            chord_class(label)
+        if self.beats_per_bar is not None and self.beats_per_bar not in METRES:
+            raise ValueError(f"beats_per_bar is {self.beats_per_bar}; it must be 3 or 4.")
 
     @classmethod
     def told(cls, known: Any) -> "LeadSheet":
-        """A lead sheet as it is, or of an object that JSON can write: {"tempo", "beats", "chords"}.
+        """A lead sheet as it is, or of an object that JSON can write, with this class's parts.
 
         Raises:
             ValueError: it is neither, or makes no sense.
         """
-        form = "lead_sheet has tempo (a number), beats (numbers), chords ([start, stop, label])."
+        if isinstance(known, cls):
+            return known
+        if not isinstance(known, Mapping):
+            raise ValueError('lead_sheet is a LeadSheet or a dict such as {"tempo": 96, "chords": [[0, 2.5, "C"]]}.')
+        names = [field.name for field in fields(cls)]
+        if unknown := [str(name) for name in known if name not in names]:
+            raise ValueError(f"lead_sheet has no {unknown[0]!r}; its parts are {', '.join(names)}.")
         try:
-            return known if isinstance(known, cls) else cls(**known)
-        except TypeError as error:
-            raise ValueError(form) from error
+            return cls(**known)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(
+                "lead_sheet has tempo (a number), beats (numbers), chords and sections ([start, stop, label] each)."
+            ) from error
 
     @classmethod
     def heard(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
-        """The lead sheet of what is heard: the beats of a line, and the likeliest chord of every beat.
+        """The lead sheet of an estimate: the beats of a line, and the likeliest chord of every beat.
 
         Args:
             phase (float [T]): where in the beat each frame lies.
@@ -97,21 +124,45 @@ class LeadSheet:
         before, after = phase[wraps].double(), phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
         found = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
-        return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found)
+        estimated = [name for name, there in (("beats", len(beats) > 1), ("chords", found)) if there]
+        return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found, estimated=estimated)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parts that are known, as JSON can write them; `LeadSheet.told` reads it again."""
+        empty = LeadSheet()
+        return {name: value for name, value in asdict(self).items() if value not in (getattr(empty, name), [], ())}
+
+    def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
+        """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
+        names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
+        names += [] if self.has_beats else ["tempo", "beats", "beats_per_bar", "downbeat"]
+        missing = {name: getattr(estimate, name) for name in names}
+        estimated = {*self.estimated, *(set(estimate.estimated) & missing.keys())}
+        return replace(self, **missing, estimated=sorted(estimated))
 
     @property
     def has_beats(self) -> bool:
         """Whether anything is known of the beat."""
         return self.tempo is not None or self.beats is not None
 
+    @property
+    def styles(self) -> Sequence[Span]:
+        """Styles as spans; one that holds for the whole song has none."""
+        return () if self.style is None or isinstance(self.style, str) else self.style
+
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""
+        passed = self.beats_passed(frames, frame_rate)
+        return None if passed is None else wrapped(passed)
+
+    def beats_passed(self, frames: int, frame_rate: int) -> np.ndarray | None:
+        """Beats since `beats[0]` at the middle of each frame: float64 [T]; None without `beats`."""
         if self.beats is None:
             return None
-        return wrapped(beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate))
+        return beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate)
 
     def add_chords(self, heard: torch.Tensor, frame_rate: int) -> torch.Tensor:
-        """Probabilities of chords (float [T, C = 25]) with the known ones in the place of what was heard."""
+        """Probabilities of chords (float [T, C = 25]) with the known ones in the place of the estimate."""
         known = heard.clone()
         for start, stop, label in self.chords:
             first, last = (max(round(second * frame_rate), 0) for second in (start, stop))
@@ -120,7 +171,7 @@ class LeadSheet:
         return known
 
 
-def _runs(classes: torch.Tensor, frame_rate: int) -> list[tuple[float, float, str]]:
+def _runs(classes: torch.Tensor, frame_rate: int) -> list[Span]:
     """Stretches of one chord (int64 [T]): start s, stop s, label."""
     labels, counts = classes.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
@@ -128,28 +179,3 @@ def _runs(classes: torch.Tensor, frame_rate: int) -> list[tuple[float, float, st
         ((stop - count) / frame_rate, stop / frame_rate, chord_label(label))
         for label, count, stop in zip(labels.tolist(), counts.tolist(), stops.tolist(), strict=True)
     ]
-
-
-def chord_label(chord: int) -> str:
-    """How a lead sheet writes a class of chords (0 to 24): "N", "C", "Cm"."""
-    mode, root = divmod(chord - 1, PITCH_CLASSES)
-    if chord == 0:
-        return "N"
-    return MINOR_ROOTS[root] + "m" if mode else MAJOR_ROOTS[root]
-
-
-def chord_class(label: str) -> int:
-    """Class of a chord in Harte's notation or a lead sheet's: 0 none, then 12 roots without and 12 with a minor third.
-
-    Raises:
-        ValueError: the label is no chord.
-    """
-    written = label.strip() if isinstance(label, str) else None
-    if written in NO_CHORD:
-        return 0
-    found = None if written is None else CHORD.fullmatch(written)
-    if found is None:
-        raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
-    letter, accidentals, quality = found.groups()
-    pitch = NOTE_NAMES[letter] + sum(1 if sign in "#♯" else -1 for sign in accidentals)
-    return 1 + pitch % PITCH_CLASSES + PITCH_CLASSES * bool(MINOR_THIRD.match(quality))

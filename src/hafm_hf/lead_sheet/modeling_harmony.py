@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from ..configuration_hafm import HAFMHarmonyConfig
 from ..hub.mixin import HAFMHubMixin
 from .beats import begins_beat
-from .lead_sheet import NUM_CHORDS, PITCH_CLASSES
+from .chords import NUM_CHORDS, PITCH_CLASSES
 from .rhythm import HAFMRhythmLayer
 
 # parts of a beat that notes are counted in

@@ -1,0 +1,92 @@
+"""Names of chords: Harte's notation and lead sheets', as triads and as the classes that stages are conditioned on.
+
+Classes count from 0, no chord; then twelve roots from C for each quality. The first 25 are the triads.
+"""
+
+import re
+
+PITCH_CLASSES = 12
+# no chord, then 12 roots without and 12 with a minor third, C first
+NUM_CHORDS = 2 * PITCH_CLASSES + 1
+# of a conditioning stream: Harte's shorthands, to the nearest of which other chords are mapped
+QUALITIES = ("maj", "min", "7", "maj7", "min7", "sus4", "dim")
+NUM_CHORD_CLASSES = 1 + PITCH_CLASSES * len(QUALITIES)
+NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+# as they are usually written, above a major and above a minor third
+MAJOR_ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
+SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
+NO_CHORD = ("", "N", "N.C.", "NC", "X")
+# root, Harte's colon, quality; a bass behind a stroke changes nothing
+CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
+# of Harte's notation and of lead sheets: Cm7, C-7 with either minus, C°, Cø; not Cma7, but Cmadd9
+MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!a(?!dd|ug|lt))|[-−]|°|o(?!mit)|ø")
+DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|b5")
+MAJOR_SEVENTH = re.compile(r"(?:maj?|M)(?:7|9|11|13)|Δ|\^")
+ADDED = re.compile(r"add\(?[#b]?\d+|omit\d|\(.*?\)")
+SEVENTH = re.compile(r"(?<!\d)(?:7|9|11|13)")
+
+
+def chord_class(label: str) -> int:
+    """The triad of a label: 0 none, then 12 roots without and 12 with a minor third.
+
+    Raises:
+        ValueError: the label is no chord.
+    """
+    parsed = _parsed(label)
+    if parsed is None:
+        return 0
+    root, quality = parsed
+    return 1 + root + PITCH_CLASSES * bool(MINOR_THIRD.match(quality))
+
+
+def chord_index(label: str) -> int:
+    """The class of a label among 85: 0 none, then 12 roots for each of `QUALITIES`, the nearest one.
+
+    Raises:
+        ValueError: the label is no chord.
+    """
+    parsed = _parsed(label)
+    if parsed is None:
+        return 0
+    root, quality = parsed
+    return 1 + root + PITCH_CLASSES * QUALITIES.index(_nearest_quality(quality))
+
+
+def chord_label(chord: int) -> str:
+    """How a lead sheet writes a class of chords (0 to 84; the first 25 are the triads): "N", "C", "Cm", "Gsus4"."""
+    if chord == 0:
+        return "N"
+    quality, root = divmod(chord - 1, PITCH_CLASSES)
+    name = QUALITIES[quality]
+    roots = MINOR_ROOTS if name in ("min", "min7", "dim") else MAJOR_ROOTS
+    return roots[root] + SUFFIXES[name]
+
+
+def _parsed(label: str) -> tuple[int, str] | None:
+    """Pitch class of the root and the quality as written; None for no chord."""
+    written = label.strip() if isinstance(label, str) else None
+    if written in NO_CHORD:
+        return None
+    found = None if written is None else CHORD.fullmatch(written)
+    if found is None:
+        raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
+    letter, accidentals, quality = found.groups()
+    pitch = NOTE_NAMES[letter] + sum(1 if sign in "#♯" else -1 for sign in accidentals)
+    return pitch % PITCH_CLASSES, quality
+
+
+def _nearest_quality(quality: str) -> str:
+    """Of a quality as written; what is added to a triad or to a seventh chord changes nothing."""
+    plain = ADDED.sub("", quality)
+    major_seventh = bool(MAJOR_SEVENTH.search(plain))
+    seventh = bool(SEVENTH.search(plain)) and not major_seventh
+    if MINOR_THIRD.match(quality):
+        if DIMINISHED.search(quality):
+            return "dim"
+        return "min7" if seventh else "min"
+    if "sus" in quality:
+        return "sus4"
+    if major_seventh:
+        return "maj7"
+    return "7" if seventh else "maj"

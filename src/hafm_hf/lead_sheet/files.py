@@ -1,0 +1,142 @@
+"""Lead sheets as files that a person can mend: one JSON, or a file of beats and one of chords (.lab).
+
+A file of beats has the seconds of one first in each line, then if it is known its number in the bar; one of chords has
+start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or commas;
+empty lines and those that begin with # are left out.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .lead_sheet import METRES, LeadSheet, Span
+
+T = TypeVar("T")
+FORMATS = ("json", "lab")
+
+
+def read_lead_sheet(path: str | Path) -> LeadSheet:
+    """The lead sheet of a JSON file.
+
+    Raises:
+        ValueError: it cannot be read, or makes no sense; the message names the file.
+    """
+    path = Path(path)
+    try:
+        return LeadSheet.told(json.loads(_text(path, "JSON")))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def read_beats(path: str | Path) -> dict[str, Any]:
+    """Beats of a file, as keywords of `LeadSheet`: `beats`, and `beats_per_bar` and `downbeat` where it numbers them.
+
+    Raises:
+        ValueError: naming the file, and its line if it can be read.
+    """
+
+    def parse(words: list[str]) -> tuple[float, str]:
+        return float(words[0]), words[1] if len(words) > 1 else ""
+
+    def check(found: list[tuple[float, str]]) -> None:
+        LeadSheet(beats=[second for second, _ in found[-2:]] if len(found) > 1 else None)
+
+    lines = _read(Path(path), 2, "seconds", parse, check)
+    known: dict[str, Any] = {"beats": [second for second, _ in lines]}
+    numbers = [number for _, number in lines]
+    counted = [int(number) for number in numbers if number.isdigit()]
+    # another second column says something else
+    if len(counted) == len(lines) and 1 in counted and max(counted) in METRES:
+        known |= {"beats_per_bar": max(counted), "downbeat": counted.index(1)}
+    return known
+
+
+def read_chords(path: str | Path) -> list[Span]:
+    """Chords of a file: (start s, stop s, label) each.
+
+    Raises:
+        ValueError: naming the file, and its line if it can be read.
+    """
+
+    def parse(fields: list[str]) -> Span:
+        start, stop, label = fields
+        return float(start), float(stop), label
+
+    def check(found: list[Span]) -> None:
+        LeadSheet(chords=found[-1:])
+
+    return _read(Path(path), 3, "START STOP LABEL", parse, check)
+
+
+def write_lead_sheet(sheet: LeadSheet, folder: str | Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes what is known into NAME_lead_sheet.json, and beats and chords into NAME_beats.txt and NAME_chords.lab.
+
+    Args:
+        sheet: what to write.
+        folder: made where it is missing.
+        name: of the song.
+        formats: "json" for the one, "lab" for the two.
+
+    Returns:
+        the files; of a part that is not known there is none.
+    """
+    contents: dict[str, str] = {}
+    if "lab" in formats:
+        metre = sheet.beats_per_bar
+        numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
+        beats = zip(sheet.beats or (), numbers, strict=False)
+        contents[f"{name}_beats.txt"] = "".join(f"{second:.3f}{number}\n" for second, number in beats)
+        chords = (f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords)
+        contents[f"{name}_chords.lab"] = "".join(chords)
+    if "json" in formats:
+        contents[f"{name}_lead_sheet.json"] = json.dumps(sheet.to_dict(), indent=1) + "\n"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for file, content in contents.items():
+        if content:
+            (folder / file).write_text(content, encoding="utf-8")
+            written.append(folder / file)
+    return written
+
+
+def _read(
+    path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], None]
+) -> list[T]:
+    """What the first `count` fields of each line say.
+
+    Args:
+        path: a text file.
+        count: fields of a line that count.
+        wanted: what a line should be, for errors.
+        parse: of the fields of a line.
+        check: of all lines up to one; what it raises is told of that line.
+
+    Raises:
+        ValueError: naming the file, and its line if it can be read.
+    """
+    found: list[T] = []
+    for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
+        words = line.replace(",", " ").split()[:count]
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            found.append(parse(words))
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
+        try:
+            check(found)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return found
+
+
+def _text(path: Path, wanted: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file; give one with {wanted} in it.") from error
