@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hafm_hf.training.optimizers import scheduled_rate
+
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, containers of them) so that `path` is always a whole file."""
@@ -24,8 +26,4 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
 def cosine_learning_rate(step: int, steps: int, peak: float, final: float, warmup: int) -> float:
     """Linear warm-up to `peak` over `warmup` steps, then a half cosine down to `final` at `steps`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
-    return final + (peak - final) * cosine
+    return scheduled_rate(step, warmup, (step - warmup) / max(1, steps - warmup), peak, final)

@@ -7,8 +7,10 @@ import torch
 
 from hafm_hf.stages.codebook_patterns import FlatPattern
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.training.arguments import RunArguments
 from hafm_hf.training.objective import (
     clustered_mean,
+    draw_seeds,
     drop_history,
     hidden_spans,
     history_dropout_rate,
@@ -19,6 +21,7 @@ from hafm_hf.training.objective import (
     swap_history,
     token_losses,
 )
+from hafm_hf.training.trainer import teacher_forcing
 from training.toy_corpus import toy_config
 
 
@@ -72,6 +75,27 @@ def test_swapped_history_is_the_other_tracks_in_whole_frames_at_its_own_place() 
     frames = swapped.view(2, 400, 3)
     assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
     assert torch.equal(swap_history(labels[1:], strangers[1:], 3, 0.5, 20.0, [2]), history[1:])
+
+
+def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
+    samples, frames = 400, 200
+    config, run = toy_config("coarse"), RunArguments(history_swap=0.3, history_swap_span_seconds=0.5, seed=5)
+    labels = torch.zeros(samples, frames * config.num_codebooks, dtype=torch.int64)
+    batch = {"labels": labels, "strangers": torch.ones_like(labels), "sample": torch.arange(samples)}
+    seen = teacher_forcing(batch, config, run, 0.4)[:, 1:]
+    shares = {name: (seen == value).float().mean().item() for name, value in (("own", 0), ("stranger", 1))}
+    # with one draw for both and spans of equal length, all that is swapped would be hidden
+    assert shares == pytest.approx({"own": 0.7 * 0.6, "stranger": 0.3 * 0.6}, abs=0.02)
+
+
+def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() -> None:
+    seeds = [
+        seed
+        for run in (0, 1)
+        for purpose in ("swap", "dropout", "guidance")
+        for seed in draw_seeds(run, torch.tensor([0, 1, 2**31, 2**48]), purpose)
+    ]
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
 
 
 def test_history_dropout_is_annealed_over_the_run() -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
@@ -21,6 +22,15 @@ from ..stages.codebook_patterns import CodebookPattern, codebook_pattern
 def history_dropout_rate(progress: float, start: float, end: float) -> float:
     """History dropout p after a fraction `progress` (0..1) of the run: linear from `start` to `end`."""
     return start + (end - start) * min(max(progress, 0.0), 1.0)
+
+
+def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -> list[int]:
+    """Seeds of what is drawn about samples of a run, one each; draws for different purposes are independent.
+
+    Hashed to 32 bits: torch's CPU generator ignores the others, so that seeds a large constant apart draw alike.
+    """
+    words = int.from_bytes(purpose.encode(), "big")
+    return [int(np.random.SeedSequence((seed, int(sample), words)).generate_state(1)[0]) for sample in samples]
 
 
 def sample_rates(p: float, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -5,6 +5,8 @@ as well; embeddings, heads, norms and biases stay with AdamW. Its updates are sc
 "Muon is Scalable for LLM Training"), so both share one learning rate.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -38,3 +40,17 @@ def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Opt
             )
         )
     return optimizers
+
+
+def scheduled_rate(step: int, warmup_steps: int, passed: float, peak: float, final: float) -> float:
+    """Learning rate of optimiser step `step` (0-based): linear warm-up to `peak`, then a half cosine to `final`.
+
+    Args:
+        step (int): steps done before this one.
+        warmup_steps (int): over which the rate rises.
+        passed (float): share of what follows the warm-up that has passed; below 0 and above 1 count as 0 and 1.
+        peak, final (float): highest and last rate.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return final + (peak - final) * (1 + math.cos(math.pi * min(max(passed, 0.0), 1.0))) / 2

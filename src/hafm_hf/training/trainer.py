@@ -4,7 +4,6 @@ Everything random about a sample (crop, guidance dropout, hidden history) follow
 that neither the number of processes nor a stop and resume changes what a run sees.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,39 +19,39 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
+from ..configuration_hafm import HAFMStageConfig
 from ..stages.codebook_patterns import codebook_pattern
 from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
 from .checkpoints import Progress, RunFolder, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .flops import device_peak, step_flops
-from .objective import drop_history, history_dropout_rate, null_rows, swap_history
-from .optimizers import make_optimizers
+from .objective import draw_seeds, drop_history, history_dropout_rate, null_rows, swap_history
+from .optimizers import make_optimizers, scheduled_rate
 from .samples import SongSampler
 from .validation import Metrics, eval_mode, validate_stage
 from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
-SWAP_SEED = 1 << 48  # sets the draws of history swap apart from those of history dropout
 PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def learning_rate_at(step: int, fraction: float, warm_up_end: float, run: RunArguments) -> float:
-    """Learning rate of optimiser step `step` (0-based): linear warm-up, then a cosine (paper, "Training").
+def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dropout: float) -> torch.Tensor:
+    """Input ids of a micro-batch: history with swapped and hidden spans, one step later behind BOS.
 
     Args:
-        step (int): steps done before this one.
-        fraction (float): share of the run that has passed, 0..1.
-        warm_up_end (float): that share at the end of warm-up.
-        run (RunArguments): peak, final rate and warm-up steps.
+        batch: `labels` and `sample` of `TokenCrops`, and `strangers` where history is swapped.
+        config, run: rates, spans and seed.
+        dropout (float): expected share of hidden frames.
     """
-    if step < run.warmup_steps:
-        return run.learning_rate * (step + 1) / run.warmup_steps
-    passed = min(max((fraction - warm_up_end) / max(1.0 - warm_up_end, 1e-9), 0.0), 1.0)
-    return (
-        run.final_learning_rate + (run.learning_rate - run.final_learning_rate) * (1 + math.cos(math.pi * passed)) / 2
-    )
+    history, codebooks = batch["labels"], config.num_codebooks
+    if "strangers" in batch:
+        span = run.history_swap_span_seconds * config.frame_rate
+        seeds = draw_seeds(run.seed, batch["sample"], "swap")
+        history = swap_history(history, batch["strangers"], codebooks, run.history_swap, span, seeds)
+    span, seeds = run.history_span_seconds * config.frame_rate, draw_seeds(run.seed, batch["sample"], "dropout")
+    return drop_history(history, config.bos_token_id, codebook_pattern(config), dropout, span, seeds)
 
 
 class StageTrainer:
@@ -94,7 +93,6 @@ class StageTrainer:
             )
         self.config = model.config
         self.pattern = codebook_pattern(self.config)
-        self.span = run.history_span_seconds * self.config.frame_rate
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
         self.average = averaged(model.to(self.accelerator.device), run.ema_decay)
@@ -204,7 +202,8 @@ class StageTrainer:
         progress, run = self.progress, self.run
         if progress.step <= run.warmup_steps:
             progress.warm_up_end = fraction
-        rate = learning_rate_at(progress.step, fraction, progress.warm_up_end, run)
+        passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
+        rate = scheduled_rate(progress.step, run.warmup_steps, passed, run.learning_rate, run.final_learning_rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -254,21 +253,12 @@ class StageTrainer:
 
     def forward(self, batch: Batch, fraction: float) -> Any:
         """Loss and logits of a micro-batch, with guidance dropout and history dropout drawn per sample."""
-        run, config = self.run, self.config
-        seeds = [(run.seed * 1_000_003 + int(sample)) * 2 for sample in batch["sample"]]
-        labels = history = batch["labels"]
-        if "strangers" in batch:
-            span = run.history_swap_span_seconds * config.frame_rate
-            own = (seed + SWAP_SEED for seed in seeds)
-            history = swap_history(labels, batch["strangers"], config.num_codebooks, run.history_swap, span, own)
-        rate = self.history_dropout(fraction)
-        input_ids = drop_history(history, config.bos_token_id, self.pattern, rate, self.span, seeds)
-        null = null_rows(config.conditioning_dropout, (seed + 1 for seed in seeds)).to(labels.device)
+        null = null_rows(self.config.conditioning_dropout, draw_seeds(self.run.seed, batch["sample"], "guidance"))
         return self.model(
-            input_ids=input_ids,
+            input_ids=teacher_forcing(batch, self.config, self.run, self.history_dropout(fraction)),
             conditioning_ids=batch["conditioning_ids"],
-            labels=labels,
-            null_conditioning=null,
+            labels=batch["labels"],
+            null_conditioning=null.to(batch["labels"].device),
             use_cache=False,
         )
 
