@@ -144,7 +144,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=5.0, help="Length of a clip.")] = 20.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the whole run.")] = 2,
     embedder: Annotated[
-        str, typer.Option(help="tokenizer, vggish-torch, or a transformers audio model.")
+        str, typer.Option(help="tokenizer, vggish-original, or a transformers audio model.")
     ] = "tokenizer",
     vggish_weights: Annotated[str | None, typer.Option(help="File of VGGish's weights.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,

@@ -2,7 +2,7 @@
 
 python recipes/evaluate.py --karaoke MIR1K --retrieval-bank SONGS/train --out reports/mir1k
 python recipes/evaluate.py --musdb MUSDB18 --separated-vocals SEPARATED --clip-seconds 10 --seeds 5 \\
-    --embedder vggish-google --embedder vggish-torch --device cuda --out reports/musdb18
+    --embedder vggish-original --embedder vggish-port --device cuda --out reports/musdb18
 """
 
 import sys

@@ -18,6 +18,7 @@ from hafm_hf.evaluation.frechet import (
     symmetric_root,
 )
 from hafm_hf.evaluation.kernel import kernel_audio_distance
+from hafm_hf.evaluation.seams import pool_seams
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
 
@@ -76,12 +77,15 @@ def test_too_few_embeddings_are_refused() -> None:
 
 def test_extrapolation_takes_most_of_the_bias_away() -> None:
     width = 24
-    reference = Gaussian(np.zeros(width), np.eye(width), 10**6)
-    drawn = [np.random.default_rng(seed).standard_normal((150, width)) for seed in range(8)]
-    plain = np.mean([frechet_distance(reference, fit_gaussian(values)) for values in drawn])
-    extrapolated = np.mean([extrapolate(reference, values) for values in drawn])
-    assert plain > 0.5
-    assert extrapolated < 0.35 * plain
+    # two sets of one distribution, both small: thinning one of them leaves the other's bias
+    drawn = [np.random.default_rng(seed).standard_normal((2, 150, width)) for seed in range(8)]
+    plain = np.mean([frechet_distance(*map(fit_gaussian, sets)) for sets in drawn])
+    extrapolated = np.mean([extrapolate(*sets) for sets in drawn])
+    assert plain > 1.0
+    assert extrapolated < 0.25 * plain
+    # and two of different sizes whose distance is known: each dimension apart by 1
+    apart = [extrapolate(sets[0], sets[1, :120] + 1.0) for sets in drawn]
+    assert np.mean(apart) == pytest.approx(width, rel=0.1)
 
 
 def test_bootstrap_interval_of_the_distance_surrounds_it() -> None:
@@ -122,10 +126,49 @@ def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(6)
     covered = [
         interval.low <= 1.0 <= interval.high
-        for interval in (bootstrap_mean(generator.normal(1.0, 1.0, 40), resamples=300) for _ in range(200))
+        for interval in (bootstrap_mean(generator.normal(1.0, 1.0, 40), one_each(40), 0, 300) for _ in range(200))
     ]
-    assert 0.88 <= np.mean(covered) <= 0.99
-    assert bootstrap_mean([1.0, float("nan"), 3.0]).n == 2
+    assert 0.91 <= np.mean(covered) <= 0.99
+    assert bootstrap_mean([1.0, float("nan"), 3.0], one_each(3)).n == 2
+
+
+def one_each(count: int) -> list[str]:
+    """Names of songs with one clip each."""
+    return [f"song {number}" for number in range(count)]
+
+
+@pytest.mark.parametrize("songs", [8, 25])
+def test_interval_covers_as_often_where_songs_have_several_clips(songs: int) -> None:
+    generator = np.random.default_rng(songs)
+    names = np.repeat(one_each(songs), 5)
+    covered, by_clip = [], []
+    for _ in range(400):
+        values = 1.0 + np.repeat(generator.normal(0.0, 0.5, songs), 5) + generator.normal(0.0, 1.0, 5 * songs)
+        for found, whose in ((covered, list(names)), (by_clip, one_each(5 * songs))):
+            interval = bootstrap_mean(values, whose, resamples=200)
+            found.append(interval.low <= 1.0 <= interval.high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+    assert np.mean(by_clip) < 0.88  # clips of a song are alike
+    assert bootstrap_mean([1.0, 2.0, 3.0], ["one"] * 3).low == -np.inf
+
+
+def test_intervals_of_distances_and_seams_are_over_songs() -> None:
+    generator = np.random.default_rng(4)
+    reference = list(generator.standard_normal((24, 15, 4)))
+    evaluated = list(
+        generator.standard_normal((24, 15, 4)) + np.repeat(generator.standard_normal((6, 1, 4)), 4, axis=0)
+    )
+    songs = [f"song {number // 4}" for number in range(24)]
+    by_clip = frechet_audio_distance(reference, evaluated, resamples=100)
+    by_song = frechet_audio_distance(reference, evaluated, resamples=100, songs=songs)
+    assert by_song.distance == by_clip.distance
+    assert by_song.high - by_song.low > 1.3 * (by_clip.high - by_clip.low)
+    # borders of two songs stand out, those of four do not
+    quiet, loud = np.full(30, 0.5), np.full(30, 2.0)
+    inside = generator.uniform(0.0, 1.0, 200)
+    pooled, alone = pool_seams([(quiet, inside)] * 4 + [(loud, inside)] * 2), pool_seams([(loud, inside)])
+    assert pooled is not None and alone is not None
+    assert pooled.high - pooled.low > 0.5 and not pooled.audible and alone.audible
 
 
 def test_partners_are_of_other_songs_and_of_similar_length() -> None:
@@ -180,10 +223,10 @@ class TestVGGish:
         torch.save(parameters, tmp_path / "pca.pth")
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         _, postprocessor = vggish.load_vggish(tmp_path / "weights.pth", tmp_path / "pca.pth", postprocess=True)
-        google, plain = VGGishEmbedder("google", network, postprocessor), VGGishEmbedder("torch", network, None)
-        found = google.embed(sound)
+        audioset, plain = VGGishEmbedder("audioset", network, postprocessor), VGGishEmbedder("torchvggish", network)
+        found = audioset.embed(sound)
         assert (found.shape, plain.embed(sound).shape) == ((5, 128), (3, 128))
-        assert np.array_equal(found, google.embed(sound * 0.5))
+        assert np.array_equal(found, audioset.embed(sound * 0.5))
         assert not np.array_equal(plain.embed(sound), plain.embed(sound * 0.5))
         reference = port.Postprocessor.__new__(port.Postprocessor)
         reference._pca_matrix = torch.as_tensor(parameters["pca_eigen_vectors"]).float()
@@ -193,14 +236,37 @@ class TestVGGish:
         assert postprocessor is not None
         assert torch.equal(postprocessor(raw), reference.postprocess(raw))
 
+    def test_mode_original_is_the_original_tools(self, port: torch.nn.Module, sound: NDArray[np.float32]) -> None:
+        frontend = pytest.importorskip("torchvggish.vggish_input")
+        network = vggish.VGGish().eval()
+        network.load_state_dict(port.state_dict())
+        before_relu = torch.nn.Sequential(*list(port.embeddings)[:-1])
+        original, found = VGGishEmbedder("original", network), {}
+        # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings
+        for level in (1.0, 0.001):
+            samples = (level * sound / np.abs(sound).max()).astype(np.float32)
+            scaled = (samples / max(0.1, float(np.abs(samples).max()))).astype(np.float64)
+            windows = [scaled[start : start + 16_000] for start in range(0, len(scaled) - 16_000 + 1, 8_000)]
+            examples = [frontend.waveform_to_examples(window, 16_000, False)[:1] for window in windows]
+            with torch.no_grad():
+                features = port.features(torch.from_numpy(np.concatenate(examples)).float()[:, None])
+                expected = before_relu(features.permute(0, 2, 3, 1).flatten(1)).numpy()
+            found[level] = original.embed(samples)
+            assert found[level].shape == (5, 128) and (found[level] < 0).any()
+            assert np.abs(found[level] - expected).max() < 1e-4
+        assert np.abs(found[1.0] - found[0.001]).max() > 1e-3  # quiet sounds stay quiet
+        assert "original" in original.name and "before the last ReLU" in original.name
+        port_mode = VGGishEmbedder("port", network).embed(sound)
+        assert port_mode.shape == (3, 128) and (port_mode < 0).any()
+
     def test_weights_that_cannot_be_had_are_refused_with_the_way_out(self, tmp_path: Path) -> None:
         with pytest.raises(HAFMEvaluationError, match="--vggish-weights"):
-            make_embedder(EmbedderOptions("vggish-torch"))
+            make_embedder(EmbedderOptions("vggish-original"))
         with pytest.raises(HAFMEvaluationError, match="no mode"):
             make_embedder(EmbedderOptions("vggish-tensorflow"))
         (tmp_path / "wrong.pth").write_bytes(b"nothing")
         with pytest.raises(HAFMEvaluationError, match="wrong.pth"):
-            make_embedder(EmbedderOptions("vggish-torch", weights=str(tmp_path / "wrong.pth")))
+            make_embedder(EmbedderOptions("vggish-original", weights=str(tmp_path / "wrong.pth")))
 
 
 def test_any_audio_model_of_transformers_is_an_embedder(tmp_path: Path) -> None:

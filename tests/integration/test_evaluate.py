@@ -167,7 +167,7 @@ def test_options_that_name_no_set_are_wrong_usage(
         (("--pairs", "nowhere"), "nowhere is not a folder"),
         (("--pairs", "TEST", "--outputs", "late=TRAIN"), "lacks 6 of 6 accompaniments"),
         (("--pairs", "TEST", "--outputs", "late=OUT", "--retrieval-bank", "TEST"), "holds 6 songs of the test"),
-        (("--pairs", "TEST", "--outputs", "late=OUT", "--embedder", "vggish-google"), "--vggish-weights"),
+        (("--pairs", "TEST", "--outputs", "late=OUT", "--embedder", "vggish-original"), "--vggish-weights"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(

@@ -48,7 +48,7 @@ def evaluate(
     ] = None,
     embedder: Annotated[
         list[str] | None,
-        typer.Option(help="tokenizer (default), vggish-google, vggish-torch, or an audio model of transformers."),
+        typer.Option(help="tokenizer (default), vggish-original, -port, -torchvggish, -audioset, or an audio model."),
     ] = None,
     embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None,
     vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None,

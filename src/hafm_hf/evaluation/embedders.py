@@ -21,10 +21,44 @@ from .statistics import HAFMEvaluationError
 Embeddings = NDArray[np.float32]
 
 WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
+# keeps silence from being divided by zero
+TINY = 1e-12
 # windows that go through a network side by side
 WINDOWS_AT_ONCE = 16
-VGGISH_MODES = ("google", "torch")
-GOOGLE_WINDOW_SECONDS, GOOGLE_HOP_SECONDS = 1.0, 0.5
+
+
+@dataclass(frozen=True)
+class VGGishMode:
+    """A way in which VGGish is used: numbers of different ways do not compare.
+
+    Args:
+        stands_for: whose numbers it gives.
+        window_seconds, hop_seconds: from one example to the next.
+        least_peak: sound is divided by its peak, or by this where the peak is lower; None leaves it as it is.
+        rectified: whether embeddings are taken behind the last ReLU.
+        postprocessed: whether they are whitened and quantised to 8 bits.
+    """
+
+    stands_for: str
+    window_seconds: float = 0.96
+    hop_seconds: float = 0.96
+    least_peak: float | None = None
+    rectified: bool = False
+    postprocessed: bool = False
+
+    def __str__(self) -> str:
+        level = "" if self.least_peak is None else f", sound divided by max({self.least_peak:g}, peak)"
+        kind = f"{'behind' if self.rectified else 'before'} the last ReLU"
+        kind = "whitened and quantised" if self.postprocessed else f"embeddings {kind}"
+        return f"{self.window_seconds:g} s windows every {self.hop_seconds:g} s{level}, {kind}; {self.stands_for}"
+
+
+VGGISH_MODES = {
+    "original": VGGishMode("google-research's frechet_audio_distance", 1.0, 0.5, least_peak=0.1),
+    "port": VGGishMode("the package frechet_audio_distance as it comes"),
+    "torchvggish": VGGishMode("torchvggish without post-processing", rectified=True),
+    "audioset": VGGishMode("AudioSet's released embeddings", 1.0, 0.5, 0.0, rectified=True, postprocessed=True),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +66,7 @@ class EmbedderOptions:
     """Which embedder to use; small enough to send to a worker.
 
     Args:
-        kind: "tokenizer", "vggish-google", "vggish-torch", or the hub id or folder of a transformers audio model.
+        kind: "tokenizer", "vggish-" and a mode of `VGGISH_MODES`, or the hub id or folder of an audio model.
         layer: of a transformers model, the hidden state to take; the last if None.
         weights, pca: files of VGGish's weights and post-processing; downloaded if None.
         model: composite whose semantic tokenizer is used; the bundled one if None.
@@ -68,54 +102,43 @@ def make_embedder(options: EmbedderOptions) -> Embedder:
     if options.kind == "tokenizer":
         return TokenizerEmbedder(options.model)
     if options.kind.startswith("vggish"):
-        mode = options.kind.partition("-")[2] or "torch"
+        mode = options.kind.partition("-")[2] or "original"
         if mode not in VGGISH_MODES:
-            raise HAFMEvaluationError(f"VGGish has no mode {mode!r}; choose vggish-google or vggish-torch.")
-        network, postprocessor = vggish.load_vggish(options.weights, options.pca, postprocess=mode == "google")
-        return VGGishEmbedder(mode, network, postprocessor)
+            known = ", ".join(f"vggish-{name}" for name in VGGISH_MODES)
+            raise HAFMEvaluationError(f"VGGish has no mode {mode!r}; choose one of {known}.")
+        postprocess = VGGISH_MODES[mode].postprocessed
+        return VGGishEmbedder(mode, *vggish.load_vggish(options.weights, options.pca, postprocess))
     return TransformersEmbedder(options.kind, options.layer)
 
 
 class VGGishEmbedder:
-    """VGGish in one of the two ways it is used.
-
-    - google: each second, every half second, of sound normalised to its peak; whitened and quantised.
-    - torch: one example after the other of 0.96 s, of sound as it is; neither whitened nor quantised.
-    """
+    """VGGish in one of the ways in which it is used (`VGGISH_MODES`)."""
 
     sampling_rate = vggish.SAMPLING_RATE
 
-    def __init__(self, mode: str, network: vggish.VGGish, postprocessor: vggish.Postprocessor | None) -> None:
-        self.mode, self.network, self.postprocessor = mode, network, postprocessor
-        self.name = (
-            "VGGish, mode google (1 s windows every 0.5 s, peak-normalised, whitened and quantised)"
-            if mode == "google"
-            else "VGGish, mode torch (0.96 s windows, one after the other, not post-processed)"
-        )
+    def __init__(self, mode: str, network: vggish.VGGish, postprocessor: vggish.Postprocessor | None = None) -> None:
+        self.mode, self.network, self.postprocessor = VGGISH_MODES[mode], network, postprocessor
+        self.name = f"VGGish, mode {mode} ({self.mode})"
 
     @property
     def identity(self) -> str:
         """Mode and weights."""
         modules = [self.network, *([self.postprocessor] if self.postprocessor else [])]
-        return f"vggish-{self.mode}-{'-'.join(map(fingerprint, modules))}"
+        return f"{self.name} {'-'.join(map(fingerprint, modules))}"
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at 16 kHz → float32 [n, 128]; a clip shorter than a window has none."""
-        if self.mode == "torch":
+        if self.mode.least_peak is not None:
+            samples = samples / max(self.mode.least_peak, float(np.abs(samples).max(initial=0.0)), TINY)
+        if self.mode.window_seconds == vggish.EXAMPLE_SECONDS:
             examples = vggish.log_mel_examples(samples)
         else:
-            peak = float(np.abs(samples).max(initial=0.0))
-            samples = samples / peak if peak > 0 else samples
-            windows = cut_windows(samples, self.sampling_rate, GOOGLE_WINDOW_SECONDS, GOOGLE_HOP_SECONDS)
-            examples = np.concatenate(
-                [vggish.log_mel_examples(window)[:1] for window in windows]
-                or [np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)]
-            )
-        values = [self.network(batch) for batch in torch.from_numpy(examples).split(WINDOWS_AT_ONCE) if len(batch)]
-        if not values:
-            return np.empty((0, vggish.WIDTH), np.float32)
-        embeddings = torch.cat(values)
+            windows = cut_windows(samples, self.sampling_rate, self.mode.window_seconds, self.mode.hop_seconds)
+            empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
+            examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
+        batches = torch.from_numpy(examples).split(WINDOWS_AT_ONCE)
+        embeddings = torch.cat([self.network(batch, self.mode.rectified) for batch in batches])
         return (self.postprocessor(embeddings) if self.postprocessor else embeddings).numpy()
 
 

@@ -5,6 +5,7 @@ Dimensions: n embeddings of width D. Everything is computed in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ class FrechetResult:
     Args:
         distance: of all embeddings.
         infinite: extrapolated to infinitely many (see `extrapolate`).
-        low, high: 95 % bootstrap interval of `distance` over clips; NaN where it was not asked for.
+        low, high: 95 % bootstrap interval of `distance` over songs; NaN where it was not asked for.
         n, n_reference: embeddings of the evaluated set and of the reference.
     """
 
@@ -102,30 +103,36 @@ def frechet_audio_distance(
     *,
     seed: int = 0,
     resamples: int = 0,
+    songs: Sequence[str] | None = None,
 ) -> FrechetResult:
     """Fréchet distance between clips of embeddings.
 
     Args:
         reference, evaluated: for each clip its embeddings, float [n_i, D].
+        songs: of the evaluated clips; each is a song of its own if not given.
         seed: of the subsets and of the bootstrap.
-        resamples: bootstrap resamplings of the evaluated clips; 0 leaves the interval out. A resampled set has fewer
-            different clips than the set itself, so its distances are larger: the interval is shifted to surround
+        resamples: bootstrap resamplings of the evaluated songs; 0 leaves the interval out. A resampled set has fewer
+            different songs than the set itself, so its distances are larger: the interval is shifted to surround
             the distance.
 
     Raises:
         HAFMEvaluationError: too few embeddings in either set.
     """
-    wanted, joined = fit_gaussian(_joined(reference)), _joined(evaluated)
+    joined_reference, joined = _joined(reference), _joined(evaluated)
+    wanted = fit_gaussian(joined_reference)
     distance = frechet_distance(wanted, fit_gaussian(joined))
     low = high = float("nan")
-    if resamples and len(evaluated) > 1:
+    whose = [str(index) for index in range(len(evaluated))] if songs is None else songs
+    if resamples and len(set(whose)) > 1:
         usable = [np.asarray(clip, np.float64) for clip in evaluated]
-        low, high, middle = _interval(wanted, usable, seed, resamples)
+        low, high, middle = _interval(wanted, usable, whose, seed, resamples)
         low, high = max(low - middle + distance, 0.0), max(high - middle + distance, 0.0)
-    return FrechetResult(distance, extrapolate(wanted, joined, seed), low, high, len(joined), wanted.n)
+    return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high, len(joined), wanted.n)
 
 
-def _interval(wanted: Gaussian, clips: list[Array], seed: int, resamples: int) -> tuple[float, float, float]:
+def _interval(
+    wanted: Gaussian, clips: list[Array], songs: Sequence[str], seed: int, resamples: int
+) -> tuple[float, float, float]:
     collected: list[float] = []
 
     def statistic(drawn: list[Array]) -> float:
@@ -136,34 +143,39 @@ def _interval(wanted: Gaussian, clips: list[Array], seed: int, resamples: int) -
         )
         return collected[-1]
 
-    low, high = bootstrap_statistic(clips, statistic, seed, resamples)
+    low, high = bootstrap_statistic(clips, songs, statistic, seed, resamples)
     return low, high, float(np.median(collected))
 
 
-def extrapolate(wanted: Gaussian, evaluated: NDArray[np.floating], seed: int = 0) -> float:
+def extrapolate(reference: NDArray[np.floating], evaluated: NDArray[np.floating], seed: int = 0) -> float:
     """FAD-infinity (Gui et al., 2024, after Chong and Forsyth, 2020): the bias of the distance falls as 1 / n, so a
     line through the distances of random subsets against 1 / n is read at 0.
 
-    Only the evaluated set is thinned; the reference's bias stays, and is common to all systems.
+    Both sets have a bias, so both are thinned, to the same share.
 
     Args:
-        wanted: moments of the reference.
-        evaluated: float [n, D]; all subsets must be larger than D, else the result is NaN.
+        reference, evaluated: float [m, D] and [n, D]; all subsets must be larger than D, else the result is NaN.
 
     Returns:
-        the distance at 1 / n = 0, at least 0.
+        the distance where both sets are infinite, at least 0.
     """
-    count, width = evaluated.shape
-    smallest = max(int(count * SMALLEST_SHARE), width + 1)
-    if count - smallest < SUBSETS:
+    sets = [np.asarray(each, np.float64) for each in (reference, evaluated)]
+    width, fewest = sets[1].shape[1], min(map(len, sets))
+    smallest = max(SMALLEST_SHARE, (width + 1) / fewest)
+    if fewest * (1 - smallest) < SUBSETS:
         return float("nan")
     generator = np.random.default_rng(seed)
-    sizes = np.linspace(smallest, count, SUBSETS).astype(int)
-    values = np.asarray(evaluated, np.float64)
+    shares = np.linspace(smallest, 1.0, SUBSETS)
     distances = [
-        frechet_distance(wanted, fit_gaussian(values[generator.choice(count, size, replace=False)])) for size in sizes
+        frechet_distance(
+            *(
+                fit_gaussian(values[generator.choice(len(values), math.ceil(len(values) * share), replace=False)])
+                for values in sets
+            )
+        )
+        for share in shares
     ]
-    _, intercept = np.polyfit(1.0 / sizes, distances, 1)
+    _, intercept = np.polyfit(1.0 / shares, distances, 1)
     return max(float(intercept), 0.0)
 
 

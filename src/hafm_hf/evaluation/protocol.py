@@ -50,9 +50,10 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Scores of one candidate of one clip, matched and as the mean of its shuffled pairs, and its readings."""
+    """Scores of one candidate of a song's clip, matched and as the mean of its shuffled pairs, and its readings."""
 
     clip: str
+    song: str
     system: str
     matched: dict[str, float]
     control: dict[str, float]
@@ -86,7 +87,7 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
             if measured.reference is not None:
                 late = lag(measured.voice, measured.reference, candidate.features)
                 found |= {"lag_ms": late.milliseconds, "drift_ms": late.drift_milliseconds}
-            scored.append(ClipScores(measured.name, system, matched, control, found))
+            scored.append(ClipScores(measured.name, measured.song, system, matched, control, found))
     return scored
 
 
@@ -140,7 +141,7 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
     for name in SCORE_NAMES:
         matched = np.array([row.matched[name] for row in rows])
         control = np.array([row.control[name] for row in rows])
-        interval = bootstrap_mean(matched - control, options.seed, options.resamples)
+        interval = bootstrap_mean(matched - control, [row.song for row in rows], options.seed, options.resamples)
         if interval.n:
             there = np.isfinite(matched - control)
             means = {"matched": float(matched[there].mean()), "control": float(control[there].mean())}
@@ -161,11 +162,11 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
 
 def _interval(interval: Interval) -> dict[str, Any]:
     stated = {"difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
-    return stated | {"follows": interval.above_zero}
+    return stated | {"songs": interval.songs, "follows": interval.above_zero}
 
 
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
-    """The mean over seeds of one clip: intervals are over clips, and seeds of a clip are no clips of their own."""
+    """The mean over seeds of one clip: intervals are over songs, and seeds of a clip are no clips of their own."""
     if len(rows) == 1:
         return rows[0]
 
@@ -174,6 +175,7 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
 
     return ClipScores(
         rows[0].clip,
+        rows[0].song,
         rows[0].system,
         mean([row.matched for row in rows]),
         mean([row.control for row in rows]),
@@ -181,11 +183,17 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Of the values that are there (NaN: not)."""
+    there = [value for value in values if math.isfinite(value)]
+    return float(np.mean(there)) if there else math.nan
+
+
 def _spread_over_seeds(rows: Sequence[Sequence[ClipScores]], distances: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of what a whole set gives."""
     over: dict[str, Any] = {}
     for name in SCORE_NAMES:
-        values = [bootstrap_mean([row.matched[name] - row.control[name] for row in seed]).value for seed in rows]
+        values = [_mean([row.matched[name] - row.control[name] for row in seed]) for seed in rows]
         if np.isfinite(values).all():
             over[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
     found: dict[str, Any] = {}
@@ -203,6 +211,7 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
     if any(each.reference is None for each in measurements):
         return {}
     found: dict[str, Any] = {}
+    songs = [each.song for each in measurements]
     for name in measurements[0].candidates[system].embeddings:
         wanted = [each.candidates[REFERENCE].embeddings[name] for each in measurements if REFERENCE in each.candidates]
         made = [each.candidates[system].embeddings[name] for each in measurements]
@@ -211,7 +220,9 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
         joined, joined_made = np.concatenate(wanted), np.concatenate(made)
         stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
         try:
-            frechet = frechet_audio_distance(wanted, made, seed=options.seed, resamples=options.frechet_resamples)
+            frechet = frechet_audio_distance(
+                wanted, made, seed=options.seed, resamples=options.frechet_resamples, songs=songs
+            )
             stated |= {"frechet": frechet.distance, "frechet_infinite": frechet.infinite}
             if math.isfinite(frechet.low):
                 stated["frechet_interval"] = [frechet.low, frechet.high]

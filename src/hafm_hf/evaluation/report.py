@@ -86,7 +86,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
         f"- Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
         f"({shortest:.1f} to {longest:.1f} s a clip, median {median:.1f} s).",
         f"- Control: each voice with the candidates of {scoring['partners']} clips of other songs. Intervals: 95 %, "
-        f"{scoring['resamples']} bootstrap resamplings of the clips, seed {scoring['seed']}.",
+        f"{scoring['resamples']} bootstrap resamplings of the songs, seed {scoring['seed']}.",
         f"- Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {protocol['retrieval_bank']}.",
     ]
     if protocol["generation"]:
@@ -114,7 +114,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
         found.append(
             (
                 f"Distance to the references: {embedder}",
-                "Fréchet distance with its interval over clips, the same at infinite n, and kernel distance × 100.",
+                "Fréchet distance with its interval over songs, at infinite n of both sets, kernel distance × 100.",
                 _distance_rows(report, embedder),
             )
         )

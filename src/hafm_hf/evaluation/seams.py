@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..audio import Samples, rms_dbfs
 from ..audio.analysis import FRAME_RATE
 from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS
+from .statistics import bootstrap_mean
 
 # what is compared on both sides of a border: half a second of mean spectrum
 SIDE_SECONDS = 0.5
@@ -75,7 +76,8 @@ class Seams:
         at_borders, inside (float): 95th percentile of the change, dB per mel band.
         share (float): share of borders that change more than that percentile inside windows; 0.05 if borders are like
             any other instant.
-        low, high (float): 95 % interval of the share (Wilson's).
+        low, high (float): 95 % interval of the share: Wilson's over borders, or the bootstrap's over songs where it is
+            wider, as borders of one song are alike.
     """
 
     borders: int
@@ -136,6 +138,10 @@ def pool_seams(changes: Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]
     usual = float(np.percentile(inside, PERCENTILE))
     share = float((at > usual).mean())
     low, high = _wilson(share, len(at))
+    songs = [str(song) for song, (borders, _) in enumerate(found) for _ in borders]
+    if len(set(songs)) > 1:
+        over_songs = bootstrap_mean((at > usual).astype(float), songs)
+        low, high = min(low, over_songs.low), max(high, over_songs.high)
     return Seams(len(at), float(np.percentile(at, PERCENTILE)), usual, share, low, high)
 
 

@@ -1,4 +1,4 @@
-"""Error bars and controls: bootstrap intervals over clips, and partners for shuffled pairs."""
+"""Error bars and controls: bootstrap intervals over songs, and partners for shuffled pairs."""
 
 from __future__ import annotations
 
@@ -22,53 +22,77 @@ class HAFMEvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bootstrap interval around it that holds it with 95 % confidence; `n` values were there."""
+    """A value and the bootstrap interval around it that holds it with 95 % confidence; `n` clips of `songs` songs."""
 
     value: float
     low: float
     high: float
     n: int
+    songs: int
 
     @property
     def above_zero(self) -> bool:
         """Whether the interval lies above zero as a whole."""
-        return self.n > 1 and self.low > 0.0
+        return self.low > 0.0
 
 
-def bootstrap_mean(values: Sequence[float] | Array, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean of the values that are there (NaN: not), with a percentile bootstrap interval over them.
+def bootstrap_mean(
+    values: Sequence[float] | Array, songs: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Mean over clips of the values that are there (NaN: not), with a bootstrap interval over their songs.
+
+    Clips of one song are alike: resampled one by one they would promise more than is known.
 
     Args:
         values: one a clip.
+        songs: whose each clip is.
         seed: of the resampling; the same gives the same interval.
 
     Returns:
-        the interval; NaN where there is no value, and as wide as everything where there is only one.
+        the interval; NaN where there is no value, and as wide as everything where there is only one song.
     """
     array = np.asarray(values, np.float64)
-    array = array[np.isfinite(array)]
-    if len(array) < 2:
-        value = float(array[0]) if len(array) else float("nan")
-        return Interval(value, float("-inf"), float("inf"), len(array))
-    drawn = np.random.default_rng(seed).integers(0, len(array), (resamples, len(array)))
-    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(array.mean()), float(low), float(high), len(array))
+    there = np.isfinite(array)
+    array, (names, song) = array[there], np.unique(np.asarray(songs)[there], return_inverse=True)
+    value = float(array.mean()) if len(array) else float("nan")
+    if len(names) < 2:
+        return Interval(value, float("-inf"), float("inf"), len(array), len(names))
+    sums, counts = np.bincount(song, array), np.bincount(song)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), _tails(len(names)))
+    return Interval(value, float(low), float(high), len(array), len(names))
 
 
 def bootstrap_statistic(
-    clips: Sequence[Array], statistic: Callable[[list[Array]], float], seed: int = 0, resamples: int = 100
+    clips: Sequence[Array],
+    songs: Sequence[str],
+    statistic: Callable[[list[Array]], float],
+    seed: int = 0,
+    resamples: int = 100,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of a set of clips, resampled clip by clip.
+    """95 % interval of a statistic of a set of clips, resampled song by song.
 
     Args:
         clips: for each clip its values, of any shape.
+        songs: whose each clip is; at least two.
         statistic: of a list of such clips.
     """
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(clips), (resamples, len(clips)))
-    values = [statistic([clips[index] for index in row]) for row in drawn]
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    names, song = np.unique(np.asarray(songs), return_inverse=True)
+    members = [[clips[index] for index in np.flatnonzero(song == number)] for number in range(len(names))]
+    drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
+    values = [statistic([clip for number in row for clip in members[number]]) for row in drawn]
+    low, high = np.quantile(values, _tails(len(names)))
     return float(low), float(high)
+
+
+def _tails(count: int) -> tuple[float, float]:
+    """Quantiles of the bootstrap distribution of `count` songs: wider than 2.5 and 97.5 %, whose interval is that of a
+    normal distribution with the variance of the resampled songs (Hesterberg 2015, "expanded percentile interval").
+    """
+    from scipy.special import ndtr, stdtrit
+
+    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2)))
+    return tail, 1 - tail
 
 
 def other_song_partners(

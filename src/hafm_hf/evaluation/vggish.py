@@ -24,6 +24,7 @@ WINDOW, HOP, FFT_SIZE = 400, 160, 512
 MEL_BANDS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
 EXAMPLE_FRAMES = 96
+EXAMPLE_SECONDS = EXAMPLE_FRAMES * HOP / SAMPLING_RATE
 WIDTH = 128
 # what the post-processed embeddings are clipped to and spread over 0 … 255
 CLIP = 2.0
@@ -53,10 +54,11 @@ class VGGish(nn.Module):
             nn.Linear(flat, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, WIDTH), nn.ReLU()
         )
 
-    def forward(self, examples: torch.Tensor) -> torch.Tensor:
-        """Log-mel examples (float [n, 96, 64]) → embeddings (float [n, 128])."""
+    def forward(self, examples: torch.Tensor, rectified: bool = True) -> torch.Tensor:
+        """Log-mel examples (float [n, 96, 64]) → embeddings (float [n, 128]), behind the last ReLU or before it."""
         # channels last before flattening: the weights come from TensorFlow
-        return self.embeddings(self.features(examples[:, None]).permute(0, 2, 3, 1).flatten(1))
+        flat = self.features(examples[:, None]).permute(0, 2, 3, 1).flatten(1)
+        return (self.embeddings if rectified else self.embeddings[:-1])(flat)
 
 
 class Postprocessor(nn.Module):

@@ -16,15 +16,17 @@ from hafm_hf.evaluation.frechet import frechet_audio_distance
 
 DESCRIPTION = """\
 Fréchet distance between the embeddings of two sets of recordings, with its extrapolation to infinitely many embeddings
-and its bootstrap interval over recordings. Refused where there are fewer embeddings than dimensions.
+and its bootstrap interval over songs. Refused where there are fewer embeddings than dimensions.
 """
 INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of recordings, float [N] each.
     references: list of recordings; another number of them will do.
     sampling_rate: Hz of all of them.
-    embedder: tokenizer (the bundled one, offline), vggish-google, vggish-torch, or a transformers audio model.
+    embedder: tokenizer (the bundled one, offline), vggish-original, vggish-port, vggish-torchvggish, vggish-audioset,
+        or a transformers audio model.
     vggish_weights, vggish_pca: files of VGGish's weights.
+    songs: names, one a prediction; each is a song of its own if not given.
     resamples: of the bootstrap; 0 leaves the interval out.
     seed: of the bootstrap and the extrapolation.
 Returns:
@@ -52,6 +54,7 @@ class FrechetAudioDistance(modules.RecordingsMetric):
         embedder: str = "tokenizer",
         vggish_weights: str | None = None,
         vggish_pca: str | None = None,
+        songs: list[str] | None = None,
         resamples: int = 0,
         seed: int = 0,
     ) -> dict[str, Any]:
@@ -60,7 +63,9 @@ class FrechetAudioDistance(modules.RecordingsMetric):
         def embed(recordings: Any) -> list[np.ndarray]:
             return [loaded.embed(each) for each in modules.at_rate(recordings, sampling_rate, loaded.sampling_rate)]
 
-        found = frechet_audio_distance(embed(references), embed(predictions), seed=seed, resamples=resamples)
+        found = frechet_audio_distance(
+            embed(references), embed(predictions), seed=seed, resamples=resamples, songs=songs
+        )
         return {
             "frechet_audio_distance": found.distance,
             "frechet_audio_distance_infinite": found.infinite,

@@ -21,7 +21,8 @@ Args:
     predictions: list of recordings, float [N] each.
     references: list of recordings; another number of them will do.
     sampling_rate: Hz of all of them.
-    embedder: tokenizer (the bundled one, offline), vggish-google, vggish-torch, or a transformers audio model.
+    embedder: tokenizer (the bundled one, offline), vggish-original, vggish-port, vggish-torchvggish, vggish-audioset,
+        or a transformers audio model.
     vggish_weights, vggish_pca: files of VGGish's weights.
     bandwidth: of the kernel; the median distance within the references if not given.
 Returns:

@@ -17,19 +17,20 @@ from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json, bootstra
 
 DESCRIPTION = """\
 Whether accompaniments follow the singer in harmony and time: each score on the matched pairs minus the same on pairs
-shuffled across songs, with its bootstrap interval over clips; 0 is chance.
+shuffled across songs, with its bootstrap interval over songs; 0 is chance.
 """ + "\n".join(f"- {score.name} ({score.aspect}): fooled by {score.fooled_by}." for score in SCORES)
 INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of accompaniments, float [N] each.
     vocals: list of the voices they accompany, as many.
     references: list of the voices' own accompaniments; None leaves out the scores that need them.
-    songs: names; clips of one song are no control for each other. Each clip is a song of its own if not given.
+    songs: names; clips of one song are no control for each other, and intervals are over songs. Each clip is a song of
+        its own if not given.
     sampling_rate: Hz of all of them.
     partners: shuffled pairs a clip.
     seed: of shuffling and bootstrap.
 Returns:
-    for each score {"matched", "control", "difference", "low", "high", "n"}, and "leak_db", the median of the
+    for each score {"matched", "control", "difference", "low", "high", "n", "songs"}, and "leak_db", the median of the
     voice-coherent energy in the accompaniments.
 """
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
@@ -71,10 +72,16 @@ class SingerFollowing(modules.RecordingsMetric):
         for name in SCORE_NAMES:
             true = np.array([each[name] for each in matched])
             chance = np.array([np.mean([each[name] for each in others]) for others in control])
-            found = bootstrap_mean(true - chance, seed)
+            found = bootstrap_mean(true - chance, songs or names, seed)
             if found.n:
                 means = {"matched": float(np.nanmean(true)), "control": float(np.nanmean(chance))}
-                interval = {"difference": found.value, "low": found.low, "high": found.high, "n": found.n}
+                interval = {
+                    "difference": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "n": found.n,
+                    "songs": found.songs,
+                }
                 result[name] = as_json(means | interval)
         leaks = [voice_leak_db(voice, band) for voice, band in zip(sung, played, strict=True)]
         return result | {"leak_db": float(np.median(leaks))}
