@@ -1,6 +1,7 @@
 """Fréchet and kernel distance against values that can be computed by hand, and VGGish against its usual port."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,8 @@ def one_each(count: int) -> list[str]:
 def test_interval_covers_as_often_where_songs_have_several_clips(songs: int) -> None:
     generator = np.random.default_rng(songs)
     names = np.repeat(one_each(songs), 5)
-    covered, by_clip = [], []
+    covered: list[bool] = []
+    by_clip: list[bool] = []
     for _ in range(400):
         values = 1.0 + np.repeat(generator.normal(0.0, 0.5, songs), 5) + generator.normal(0.0, 1.0, 5 * songs)
         for found, whose in ((covered, list(names)), (by_clip, one_each(5 * songs))):
@@ -185,7 +187,7 @@ def test_partners_are_of_other_songs_and_of_similar_length() -> None:
 
 class TestVGGish:
     @pytest.fixture(scope="class")
-    def port(self) -> torch.nn.Module:
+    def port(self) -> Any:
         torchvggish = pytest.importorskip("torchvggish.torchvggish")
         torch.manual_seed(7)
         return torchvggish.VGG(torchvggish.make_layers(), False).eval()
@@ -201,7 +203,7 @@ class TestVGGish:
         assert found.shape == (3, 96, 64)
         assert np.abs(found - expected).max() < 1e-4
 
-    def test_network_equals_the_ports(self, port: torch.nn.Module, sound: NDArray[np.float32], tmp_path: Path) -> None:
+    def test_network_equals_the_ports(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
         torch.save(port.state_dict(), tmp_path / "weights.pth")
         network, _ = vggish.load_vggish(tmp_path / "weights.pth")
         examples = torch.from_numpy(vggish.log_mel_examples(sound))
@@ -236,7 +238,7 @@ class TestVGGish:
         assert postprocessor is not None
         assert torch.equal(postprocessor(raw), reference.postprocess(raw))
 
-    def test_mode_original_is_the_original_tools(self, port: torch.nn.Module, sound: NDArray[np.float32]) -> None:
+    def test_mode_original_is_the_original_tools(self, port: Any, sound: NDArray[np.float32]) -> None:
         frontend = pytest.importorskip("torchvggish.vggish_input")
         network = vggish.VGGish().eval()
         network.load_state_dict(port.state_dict())

@@ -53,7 +53,8 @@ def bootstrap_mean(
     """
     array = np.asarray(values, np.float64)
     there = np.isfinite(array)
-    array, (names, song) = array[there], np.unique(np.asarray(songs)[there], return_inverse=True)
+    array = array[there]
+    names, song = np.unique(np.asarray(songs)[there], return_inverse=True)
     value = float(array.mean()) if len(array) else float("nan")
     if len(names) < 2:
         return Interval(value, float("-inf"), float("inf"), len(array), len(names))
@@ -78,7 +79,7 @@ def bootstrap_statistic(
         statistic: of a list of such clips.
     """
     names, song = np.unique(np.asarray(songs), return_inverse=True)
-    members = [[clips[index] for index in np.flatnonzero(song == number)] for number in range(len(names))]
+    members = [[clips[int(index)] for index in np.flatnonzero(song == number)] for number in range(len(names))]
     drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     values = [statistic([clip for number in row for clip in members[number]]) for row in drawn]
     low, high = np.quantile(values, _tails(len(names)))

@@ -45,13 +45,14 @@ def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dr
         config, run: rates, spans and seed.
         dropout (float): expected share of hidden frames.
     """
-    history, codebooks = batch["labels"], config.num_codebooks
+    history, codebooks, hidden = batch["labels"], config.num_codebooks, config.bos_token_id
+    assert hidden is not None
     if "strangers" in batch:
         span = run.history_swap_span_seconds * config.frame_rate
         seeds = draw_seeds(run.seed, batch["sample"], "swap")
         history = swap_history(history, batch["strangers"], codebooks, run.history_swap, span, seeds)
     span, seeds = run.history_span_seconds * config.frame_rate, draw_seeds(run.seed, batch["sample"], "dropout")
-    return drop_history(history, config.bos_token_id, codebook_pattern(config), dropout, span, seeds)
+    return drop_history(history, hidden, codebook_pattern(config), dropout, span, seeds)
 
 
 class StageTrainer:
