@@ -35,6 +35,12 @@ class HAFMStageConfig(PreTrainedConfig):
         conditioning_codebook_sizes (`list[list[int]]`):
             For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
             summed to one vector a frame; sources follow each other in the sequence.
+        lead_sheet_streams (`dict[str, int]`):
+            Streams of a lead sheet that the stage is conditioned on, and how many values each has, 0 for what is not
+            known (`lead_sheet.streams`); they are embedded and added to the slots of the last source. The paper's
+            stages have none.
+        styles (`list[str]`):
+            Names of the styles that the stream `style` counts, from 1.
         codebook_sizes (`list[int]`):
             Sizes of the Q target codebooks.
         codebook_pattern (`str`):
@@ -72,6 +78,8 @@ class HAFMStageConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values"]
 
     conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
+    lead_sheet_streams: dict[str, int] = field(default_factory=dict)
+    styles: list[str] = field(default_factory=list)
     codebook_sizes: list[int] = field(default_factory=lambda: [500])
     codebook_pattern: str = "flat"
     conditioning_frame_rate: int = 50
@@ -127,9 +135,20 @@ class HAFMStageConfig(PreTrainedConfig):
         return len(self.conditioning_codebook_sizes)
 
     @property
-    def num_conditioning_streams(self) -> int:
-        """K, the number of conditioning token streams over all sources."""
+    def num_token_streams(self) -> int:
+        """The number of conditioning token streams over all sources; the streams of a lead sheet come behind them."""
         return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
+
+    @property
+    def conditioning_sizes(self) -> list[int]:
+        """How many values each conditioning stream has: tokens of all sources, then the lead sheet's streams."""
+        tokens = [size for source in self.conditioning_codebook_sizes for size in source]
+        return tokens + list(self.lead_sheet_streams.values())
+
+    @property
+    def num_conditioning_streams(self) -> int:
+        """K, the number of conditioning streams: tokens over all sources, and those of a lead sheet."""
+        return len(self.conditioning_sizes)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What is saved: all that departs from the defaults, and the codebook pattern in any case."""
@@ -146,12 +165,12 @@ class HAFMStageConfig(PreTrainedConfig):
             _check_range(name, getattr(self, name), MAX_WIDTH)
         for name in ("conditioning_frame_rate", "frame_rate"):
             _check_range(name, getattr(self, name), MAX_WIDTH)
-        sizes = [size for source in self.conditioning_codebook_sizes for size in source]
+        sizes = self.conditioning_sizes
         if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:
             raise ValueError(f"A stage has at most {MAX_STREAMS} conditioning and as many target codebooks.")
         for size in sizes + self.codebook_sizes:
             _check_range("codebook size", size, MAX_WIDTH)
-        if not sizes or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
+        if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
             raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
         if self.bos_token_id != self.codebook_size:
             raise ValueError(

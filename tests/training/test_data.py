@@ -1,6 +1,7 @@
 """Crops and batches: streams stay aligned, and a run's samples do not depend on how the work is divided."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from hafm_hf.corpus.tokens import write_shard
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet
+from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import (
     GlobalBatchSampler,
@@ -18,8 +22,9 @@ from hafm_hf.training.data import (
     read_stream,
     unigram_entropy,
 )
+from hafm_hf.training.lead_sheets import LeadSheetNoise
 from hafm_hf.training.stages import STAGE_MODELS, make_stage
-from training.toy_corpus import INFO, toy_config, write_toy_corpus
+from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +186,67 @@ def test_a_corpus_shorter_than_a_crop_is_refused(corpus_folder: Path) -> None:
 def test_unigram_entropy_of_a_uniform_corpus_is_the_log_of_its_vocabulary(corpus_folder: Path) -> None:
     crops = make_crops(corpus_folder, "semantic")
     assert unigram_entropy(crops, toy_config("semantic")) == pytest.approx(np.log(40), abs=0.1)
+
+
+SHEET = LeadSheet(
+    beats=[0.0, 0.5, 1.0, 1.5, 2.0], beats_per_bar=4, chords=[(0.0, 2.0, "C"), (2.0, 8.0, "Am7")], style="waltz",
+    sections=[(0.0, 8.0, "full")],
+)  # fmt: skip
+STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "beat", "stem")}
+
+
+@pytest.fixture(scope="module")
+def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Excerpts of 8 s with lead sheets; the first has none."""
+    folder = tmp_path_factory.mktemp("sheets")
+    rows = [toy_excerpt(f"song_{at}", 8.0, at) for at in range(3)]
+    text = json.dumps(SHEET.to_dict())
+    known = [dataclasses.replace(row, lead_sheet=text, stem="drums") for row in rows[1:]]
+    write_shard(folder / "train-00000.parquet", [rows[0], *known], INFO)
+    return folder
+
+
+def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None) -> TokenCrops:
+    corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
+    return TokenCrops(corpus, info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
+
+
+def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Path) -> None:
+    crops = sheet_crops(sheets_folder)
+    whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50, stem="drums")
+    rows = set()
+    for number in range(12):
+        crop, ids = crops.crop_at(number), crops[number]["conditioning_ids"]
+        assert ids.shape == (5, 80)
+        rows.add(crop.row)
+        if crop.row == 0:
+            assert not ids[2:4].any() and ids[4].unique().tolist() == [1]
+        else:
+            assert torch.equal(ids[2:], whole[:, 2 * crop.start : 2 * crop.start + 80])
+    assert rows == {0, 1, 2}
+
+
+def test_a_stage_that_reads_lead_sheets_needs_a_corpus_with_them(corpus_folder: Path) -> None:
+    corpus, info = load_token_corpus(corpus_folder, "train", cache_dir=corpus_folder / "cache")
+    with pytest.raises(ValueError, match="reads chord, beat, stem, but the corpus has no lead sheets"):
+        TokenCrops(corpus.remove_columns("lead_sheet"), info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6)
+
+
+def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(sheets_folder: Path) -> None:
+    noise = LeadSheetNoise(drop=0.2, drop_all=0.1, half_beat=0.15, octave=0.2, chord=0.4)
+    crops, again = (sheet_crops(sheets_folder, noise) for _ in range(2))
+    for number in (3, 11):
+        assert torch.equal(crops[number]["conditioning_ids"], again[number]["conditioning_ids"])
+    generators = [np.random.default_rng((1, number)) for number in range(2000)]
+    disturbed = [noise.disturb(SHEET, generator) for generator in generators]
+    beats = [np.asarray(sheet.beats) for sheet in disturbed]
+    assert np.mean([each[0] == 0.25 for each in beats]) == pytest.approx(0.15, abs=0.03)
+    spacings = np.array([each[1] - each[0] for each in beats])
+    octaves = [np.mean(np.isclose(spacings, spacing)) for spacing in (0.25, 1.0)]
+    assert octaves == pytest.approx([0.1, 0.1], abs=0.025)
+    wrong = [now != told for sheet in disturbed for now, told in zip(sheet.chords, SHEET.chords, strict=True)]
+    assert np.mean(wrong) == pytest.approx(0.4 * 24 / 25, abs=0.04)
+    streams = lead_sheet_streams(SHEET, list(STREAMS), 80, 50, stem="drums")
+    left_out = torch.stack([~noise.omit(streams, generator).any(dim=1) for generator in generators]).double()
+    assert left_out.mean(dim=0).tolist() == pytest.approx([0.28] * 3, abs=0.04)
+    assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**3, abs=0.03)

@@ -164,8 +164,9 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     sources = config.num_conditioning_sources
     frames = max(min(options.context // sources, round(config.window_seconds * config.conditioning_frame_rate)), 1)
     known_count = max(options.context - sources * frames - 1, 0)
-    vocabulary = min(size for source in config.conditioning_codebook_sizes for size in source)
-    conditioning = torch.randint(vocabulary, (batch, config.num_conditioning_streams, frames), generator=generator)
+    conditioning = torch.randint(
+        min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator
+    )
     known = torch.randint(min(config.codebook_sizes), (batch, known_count), generator=generator)
     uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps) for row in range(batch)])
 

@@ -154,7 +154,7 @@ def training_steps(
     torch.manual_seed(0)
     stage_class, rows = STAGE_MODELS[options.stage], options.batch
     conditioning = torch.randint(
-        min(size for source in config.conditioning_codebook_sizes for size in source),
+        min(config.conditioning_sizes),
         (rows, config.num_conditioning_streams, frames),
         device=device,
     )

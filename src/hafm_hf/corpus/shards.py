@@ -5,6 +5,7 @@ What every worker does, on this machine or on another of a cluster; nothing here
 
 import functools
 import hashlib
+import json
 import os
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from ..jobs.engines import run_on
 from ..jobs.threads import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
+from .lead_sheets import labelled_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
@@ -179,13 +181,14 @@ class ShardMaker:
                 sound = fit_rate(instrumental, stems.sampling_rate, FEATURE_RATE, seconds)
                 features = segment_features(sound, FEATURE_RATE)
             labels = stems.labels
+            sheet = labelled_lead_sheet(labels).moved(-start).to_dict()
             rows.append(
                 TokenExcerpt(
                     track=track.name, start=start, duration=seconds, **vars(streams),
                     source=self.options.source, split=track.split, content_hash=track.content_hash,
                     licence=text(labels, "licence") or track.licence or self.options.licence,
                     loudness=features.loudness, tempo=number(labels, "tempo", features.tempo),
-                    key=text(labels, "key") or features.key,
+                    key=text(labels, "key") or features.key, lead_sheet=json.dumps(sheet) if sheet else "",
                 )
             )  # fmt: skip
         return rows

@@ -13,6 +13,8 @@ A row is one excerpt of one track, all of its streams cut at the same two instan
 | `loudness` | float32 | of the instrumental, LUFS |
 | `tempo`, `key` | float32, string | of the instrumental: beats a minute, and a key such as `F#:min` |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
+| `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
+| `stem` | string | the part of the band that `acoustic` holds (`lead_sheet.streams.STEMS`); empty for the mix |
 
 The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
 does not fit.
@@ -53,6 +55,8 @@ SCHEMA = pa.schema(
         ("tempo", pa.float32()),
         ("key", pa.string()),
         ("content_hash", pa.string()),
+        ("lead_sheet", pa.string()),
+        ("stem", pa.string()),
     ]
 )
 
@@ -87,8 +91,8 @@ class TokenExcerpt:
         start, duration (float): seconds, on the common grid.
         vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
         acoustic (int16 [Q, T_a]): codec codes of the instrumental.
-        source, licence, split, key, content_hash (str), loudness (float, LUFS), tempo (float, beats a minute): as in
-            the table above.
+        source, licence, split, key, content_hash, lead_sheet, stem (str), loudness (float, LUFS), tempo (float, beats
+            a minute): as in the table above.
     """
 
     track: str
@@ -104,6 +108,8 @@ class TokenExcerpt:
     tempo: float = math.nan
     key: str = ""
     content_hash: str = ""
+    lead_sheet: str = ""
+    stem: str = ""
 
 
 def common_grid(frame_rates: Sequence[int]) -> Fraction:

@@ -132,6 +132,16 @@ class LeadSheet:
         empty = LeadSheet()
         return {name: value for name, value in asdict(self).items() if value not in (getattr(empty, name), [], ())}
 
+    def moved(self, seconds: float) -> "LeadSheet":
+        """The lead sheet of a song that begins so many seconds later."""
+        spans: dict[str, Any] = {
+            name: [(start + seconds, stop + seconds, label) for start, stop, label in value]
+            for name, value in (("chords", self.chords), ("sections", self.sections), ("style", self.styles))
+            if value
+        }
+        beats = None if self.beats is None else [beat + seconds for beat in self.beats]
+        return replace(self, beats=beats, **spans)
+
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]

@@ -266,6 +266,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
         self.pattern = codebook_pattern(config)
         streams = [size for source in config.conditioning_codebook_sizes for size in source]
         self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
+        if config.lead_sheet_streams:
+            self.lead_sheet_embedding = HAFMCodebookEmbedding(
+                list(config.lead_sheet_streams.values()), config.hidden_size
+            )
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
         if self.pattern.rows == 1:
             # says which codebook a slot predicts; where each predicts all there is nothing to say
@@ -281,15 +285,19 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """Embeds the conditioning; the streams of one source are summed, sources follow each other.
 
         Args:
-            conditioning_ids (int64 [B, K, T_c]): tokens of all streams.
+            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the streams of a lead sheet if the stage
+                reads any; those are added to the slots of the last source.
             null (bool [B], *optional*): rows whose conditioning is replaced by zeros or mask tokens. The segment
                 embedding stays: it says what a slot is, not what the singer sang.
 
         Returns:
             float [B, S · T_c, D].
         """
+        tokens = self.config.num_token_streams
         streams = torch.arange(conditioning_ids.shape[1], device=conditioning_ids.device)
         ids = conditioning_ids.transpose(1, 2)
+        known = ids[..., tokens:]
+        ids, streams = ids[..., :tokens], streams[:tokens]
         if null is not None and self.config.conditioning_null == "mask_token":
             ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.rows - 1)
         embedded = self.conditioning_embedding(ids, streams)
@@ -297,7 +305,15 @@ class HAFMDecoder(HAFMPreTrainedModel):
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
         widths = [len(source) for source in self.config.conditioning_codebook_sizes]
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
+        if self.config.lead_sheet_streams:
+            sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
         return torch.cat([part + self.segment_embedding.weight[i] for i, part in enumerate(sources)], dim=1)
+
+    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Streams of a lead sheet (int64 [B, T_c, K], 0 where nothing is known) → float [B, T_c, D]; 0 if null."""
+        numbers = torch.arange(streams.shape[-1], device=streams.device)
+        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
+        return embedded if null is None else embedded.masked_fill(null[:, None, None], 0.0)
 
     def embed_target(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Embeds slots of the target.

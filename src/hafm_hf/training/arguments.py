@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo
+from ..lead_sheet.streams import STREAM_SIZES
 from ..stages.codebook_patterns import PATTERNS
 
 STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
@@ -26,6 +27,10 @@ STAGE_TOKENIZERS = {
 }
 COARSE_CODEBOOKS = 4
 FINE_CODEBOOKS = 4
+SHARES = (
+    "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
+    "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_wrong_chords",
+)  # fmt: skip
 COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
 
 
@@ -47,6 +52,11 @@ class StageArguments:
         default="flat", metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
     )
     position_scheme: str = field(default="index", metadata={"help": "index (the paper) or time"})
+    lead_sheet_streams: list[str] = field(
+        default_factory=list,
+        metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"},
+    )
+    styles: list[str] = field(default_factory=list, metadata={"help": "names of the styles of the stream style"})
     conditioning_null: str = field(default="zeros", metadata={"help": "zeros or mask_token"})
     conditioning_dropout: float = field(
         default=0.1, metadata={"help": "share of samples trained without conditioning"}
@@ -103,6 +113,11 @@ class RunArguments:
     history_span_seconds: float = field(default=0.5, metadata={"help": "mean length of a hidden span"})
     history_swap: float = field(default=0.0, metadata={"help": "expected share of history taken from another track"})
     history_swap_span_seconds: float = field(default=2.0, metadata={"help": "mean length of a span of it"})
+    lead_sheet_dropout: float = field(default=0.0, metadata={"help": "probability that a stream is left out"})
+    lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability that all streams are"})
+    lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
+    lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
+    lead_sheet_wrong_chords: float = field(default=0.0, metadata={"help": "share of chords that are others"})
     seed: int = 0
     resume: str = field(default="auto", metadata={"help": "auto, none, or the folder of a checkpoint"})
     save_steps: int = 1000
@@ -132,7 +147,7 @@ class RunArguments:
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
-        for name in ("history_dropout", "history_dropout_end", "history_swap"):
+        for name in SHARES:
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if not 0.0 <= self.ema_decay < 1.0:
@@ -193,6 +208,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         "coarse": stage.coarse_codebooks,
         "fine": stage.coarse_codebooks + stage.fine_codebooks,
     }
+    if unknown := [name for name in stage.lead_sheet_streams if name not in STREAM_SIZES]:
+        raise ValueError(f"There is no stream {unknown[0]!r} of a lead sheet; choose from {', '.join(STREAM_SIZES)}.")
     if codebooks[stage.stage] > info.num_codebooks:
         raise ValueError(f"The stage needs {codebooks[stage.stage]} codebooks; the corpus has {info.num_codebooks}.")
     clusters, code = info.num_clusters, info.codebook_size
@@ -218,6 +235,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         conditioning_frame_rate=rates[0],
         frame_rate=rates[1],
         window_seconds=crop_seconds,
+        lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
+        styles=list(stage.styles),
         tokenizers=known,
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),

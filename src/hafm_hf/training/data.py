@@ -23,10 +23,13 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+from .lead_sheets import CropStreams, LeadSheetNoise
 
 logger = logging.get_logger(__name__)
 # what training reads of a shard
 COLUMNS = ("track", "duration", "vocal_semantic", "instrumental_semantic", "acoustic")
+# and where a shard has them
+OPTIONAL_COLUMNS = ("lead_sheet", "stem")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
     if config.model_type == "hafm_coarse":
         return StageStreams((VOCAL, INSTRUMENTAL), Stream("acoustic", 0, target_codebooks), *rates)
     if config.model_type == "hafm_fine":
-        coarse = config.num_conditioning_streams
+        coarse = config.num_token_streams
         return StageStreams(
             (Stream("acoustic", 0, coarse),), Stream("acoustic", coarse, coarse + target_codebooks), *rates
         )
@@ -137,11 +140,13 @@ def load_token_corpus(
 
 
 def _load_shards(paths: Sequence[Path], split: str, cache_dir: str | os.PathLike[str] | None) -> datasets.Dataset:
+    schemas = [set(parquet.read_schema(path).names) for path in paths]
+    there = [name for name in OPTIONAL_COLUMNS if all(name in schema for schema in schemas)]
     return datasets.load_dataset(
         "parquet",
         data_files={split: [str(path) for path in paths]},
         split=split,
-        columns=list(COLUMNS),
+        columns=[*COLUMNS, *there],
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
 
@@ -187,10 +192,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         crop_seconds (float): length of a crop; rounded down to the common grid.
         seed (int): sample n is a function of (seed, n).
         strangers (bool): samples hold the targets of a crop of another track too.
+        noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, or `strangers` are
-            asked of a single track.
+        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` are
+            asked of a single track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -201,8 +207,15 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         crop_seconds: float,
         seed: int = 0,
         strangers: bool = False,
+        noise: LeadSheetNoise | None = None,
     ) -> None:
         check_vocabularies(config, info)
+        names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
+        self.lead_sheets = CropStreams(names, config.styles, rate, noise) if names else None
+        if names and "lead_sheet" not in corpus.column_names:
+            raise ValueError(
+                f"The stage reads {', '.join(names)}, but the corpus has no lead sheets: prepare it anew."
+            )
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
         self.frames = math.floor(Fraction(crop_seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
@@ -262,8 +275,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """Names of the tracks that crops come from."""
         return [str(self.corpus[crop.row].column("track")[0]) for crop in crops]
 
-    def read(self, crop: Crop) -> dict[str, torch.Tensor]:
-        """Tokens of one crop.
+    def read(self, crop: Crop, generator: np.random.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Tokens of one crop, and the streams of its lead sheet.
+
+        Args:
+            crop: where.
+            generator: of the lead sheet's noise; without one it is as it is.
 
         Returns:
             `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], the codebooks of a frame side by side).
@@ -271,6 +288,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         conditioning = torch.cat(
             [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
         )
+        if self.lead_sheets is not None:
+            row = self.corpus[crop.row]
+            text, stem = (str(row.column(name)[0]) if name in row.column_names else "" for name in OPTIONAL_COLUMNS)
+            start = float(crop.start * self.info.grid)
+            streams = self.lead_sheets.of(text, start, conditioning.shape[1], stem, generator)
+            conditioning = torch.cat([conditioning, streams])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
@@ -293,7 +316,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 
         With `strangers`, also the targets of another track as `strangers` (int64 [T·Q]).
         """
-        sample = {**self.read(self.crop_at(number)), "sample": torch.tensor(number)}
+        generator = np.random.default_rng((self.seed, 3, number))
+        sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
         if self.track_of_row is not None:
             sample["strangers"] = self._targets(self.stranger_of(number))
         return sample

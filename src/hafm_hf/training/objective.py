@@ -8,7 +8,7 @@ with the right one says whether it reads the voice.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +157,7 @@ def paired_losses(
     shuffled_ids: torch.Tensor,
     labels: torch.Tensor,
     hide_history: bool = False,
+    groups: Mapping[str, slice] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Losses of the same targets under the right conditioning, another clip's, and none.
 
@@ -165,15 +166,20 @@ def paired_losses(
         conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips.
         labels (int64 [B, T·Q]): target tokens.
         hide_history (bool): replace the whole history by BOS, so that the conditioning is all that the model knows.
+        groups: conditioning streams that are another clip's by themselves, by name.
 
     Returns:
-        `matched`, `shuffled`, `none` (float32 [B, Q]) in nats.
+        `matched`, `shuffled`, `none` (float32 [B, Q]) in nats, and `shuffled_NAME` for each group.
     """
     pattern, bos = codebook_pattern(model.config), model.config.bos_token_id
     history = torch.full_like(labels, bos) if hide_history else labels
     input_ids = pattern.inputs(history, bos)
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
+    for name, streams in (groups or {}).items():
+        mixed = conditioning_ids.clone()
+        mixed[:, streams] = shuffled_ids[:, streams]
+        cases[f"shuffled_{name}"] = (mixed, None)
     return {
         # forward, not the call: it leaves a compiled training graph alone, whose shapes these are not
         name: token_losses(

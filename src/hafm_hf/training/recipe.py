@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..jobs.locks import locked
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
 from .data import TokenCrops, load_token_corpus, unigram_entropy
+from .lead_sheets import LeadSheetNoise
 from .publishing import publish_stage, training_facts
 from .samples import SongSampler
 from .stages import make_stage
@@ -60,7 +61,14 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
     """Corpus, stage and trainer of a run."""
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
     model = make_stage(stage, info, data.crop_seconds)
-    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed, strangers=run.history_swap > 0)
+    noise = LeadSheetNoise(
+        run.lead_sheet_dropout,
+        run.lead_sheet_dropout_all,
+        run.lead_sheet_half_beat,
+        run.lead_sheet_octave,
+        run.lead_sheet_wrong_chords,
+    )
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed, run.history_swap > 0, noise)
     validation = None
     if data.validation_split != "none":
         held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)

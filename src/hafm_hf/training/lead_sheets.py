@@ -1,0 +1,113 @@
+"""Lead sheets of a corpus as conditioning streams of crops, in training sometimes wrong or left out.
+
+A listener errs: it takes half of the beat for the beat, the beat half a beat late, a chord for another. A stage that
+never met such a lead sheet would follow it against the voice. So each sample's sheet is wrong with the rates of the
+listener, and each of its streams, or all, are left out with rates of their own.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..lead_sheet.chords import chord_label
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.streams import lead_sheet_streams
+
+# lead sheets that are kept as they were read
+SHEETS_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class LeadSheetNoise:
+    """How often a training sample's lead sheet is not the song's.
+
+    Attributes:
+        drop: probability that a stream is left out, for each of them by itself.
+        drop_all: probability that all are.
+        half_beat: that beats lie half a beat late.
+        octave: that the tempo is doubled or halved, either as often.
+        chord: that a chord is another one, for each of them by itself.
+    """
+
+    drop: float = 0.0
+    drop_all: float = 0.0
+    half_beat: float = 0.0
+    octave: float = 0.0
+    chord: float = 0.0
+
+    def disturb(self, sheet: LeadSheet, generator: np.random.Generator) -> LeadSheet:
+        """The lead sheet as a listener that errs at these rates might estimate it."""
+        half_beat, octave, which = generator.random(3)
+        beats = np.asarray(sheet.beats or (), dtype=np.float64)
+        changes: dict[str, object] = {}
+        if len(beats) > 1 and half_beat < self.half_beat:
+            beats = beats + 0.5 * np.diff(beats, append=2 * beats[-1] - beats[-2])
+        if len(beats) > 3 and octave < self.octave:
+            # the number of the beat in the bar is lost with the beat
+            changes["beats_per_bar"] = None
+            places = np.arange(len(beats))
+            beats = beats[::2] if which < 0.5 else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+        if len(beats):
+            changes["beats"] = beats.tolist()
+        wrong = generator.random(len(sheet.chords)) < self.chord
+        others = generator.integers(0, 25, len(sheet.chords))
+        changes["chords"] = [
+            (start, stop, chord_label(int(other)) if err else label)
+            for (start, stop, label), err, other in zip(sheet.chords, wrong, others, strict=True)
+        ]
+        return replace(sheet, **changes)  # type: ignore[arg-type]
+
+    def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        """Streams (int64 [S, T]) with some or all of them unknown."""
+        every, *each = generator.random(1 + len(streams))
+        omitted = (np.array(each) < self.drop) | (every < self.drop_all)
+        return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
+
+
+class CropStreams:
+    """The streams of crops of a corpus.
+
+    Args:
+        names: of the streams that the stage reads.
+        styles: that it knows; a song of another style has none.
+        frame_rate: Hz of its conditioning.
+        noise: of training samples.
+    """
+
+    def __init__(
+        self, names: Sequence[str], styles: Sequence[str], frame_rate: int, noise: LeadSheetNoise | None = None
+    ) -> None:
+        self.names, self.styles, self.frame_rate, self.noise = tuple(names), tuple(styles), frame_rate, noise
+
+    def of(
+        self, text: str, start: float, frames: int, stem: str, generator: np.random.Generator | None = None
+    ) -> torch.Tensor:
+        """Streams of one crop.
+
+        Args:
+            text: the excerpt's lead sheet in JSON; nothing is known where it is empty.
+            start: of the crop in the excerpt, in s.
+            frames: of the crop.
+            stem: which part of the band the excerpt holds; the mix where it is empty.
+            generator: of a training sample; without one the lead sheet is as it is.
+
+        Returns:
+            int64 [S, T].
+        """
+        sheet = _parsed(text, self.styles)
+        if generator is not None and self.noise is not None:
+            sheet = self.noise.disturb(sheet, generator)
+        streams = lead_sheet_streams(
+            sheet.moved(-start), self.names, frames, self.frame_rate, self.styles, stem or "mix"
+        )
+        return streams if generator is None or self.noise is None else self.noise.omit(streams, generator)
+
+
+@functools.lru_cache(SHEETS_KEPT)
+def _parsed(text: str, styles: tuple[str, ...]) -> LeadSheet:
+    sheet = LeadSheet.told(json.loads(text)) if text else LeadSheet()
+    return sheet if not isinstance(sheet.style, str) or sheet.style in styles else replace(sheet, style=None)
