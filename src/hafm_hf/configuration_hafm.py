@@ -114,13 +114,26 @@ class HAFMStageConfig(PreTrainedConfig):
             self.bos_token_id = self.codebook_size
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of any configuration; other `codebook_sizes` than those of the dictionary move BOS behind them."""
+        if kwargs.get("codebook_sizes") is not None:
+            changed = {"codebook_sizes": kwargs["codebook_sizes"], "bos_token_id": kwargs.get("bos_token_id")}
+            config_dict = {**config_dict, **changed}
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def codebook_size(self) -> int:
-        """Size of the largest target codebook: the width of the logits."""
+        """Size of the largest target codebook."""
         return max(self.codebook_sizes, default=0)
 
     @property
     def vocab_size(self) -> int:
+        """Columns of the logits: the codes of the largest target codebook."""
+        return self.codebook_size
+
+    @property
+    def input_vocab_size(self) -> int:
         """Ids that `input_ids` may hold: the codes of the largest target codebook, and BOS behind them."""
         return self.codebook_size + 1
 
@@ -172,6 +185,9 @@ class HAFMStageConfig(PreTrainedConfig):
             _check_range("codebook size", size, MAX_WIDTH)
         if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
             raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
+
+    def validate_token_ids(self) -> None:
+        """Refuses another BOS than the row behind the codes, which is no column of the logits."""
         if self.bos_token_id != self.codebook_size:
             raise ValueError(
                 f"bos_token_id is {self.bos_token_id}; it follows the codes, so it must be {self.codebook_size}."

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ClassifierFreeGuidanceLogitsProcessor
+from transformers import ClassifierFreeGuidanceLogitsProcessor, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from hafm_hf import ClassifierFreeGuidance, CodebookLogitsProcessor, HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.stages import generation_hafm
 from stages.test_modeling import BATCH, FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
 
@@ -143,3 +145,118 @@ def test_what_generate_cannot_do_is_refused() -> None:
     padding = torch.tensor([[0, 1]] * BATCH)
     with pytest.raises(ValueError, match="one length"):
         stage.generate(input_ids=prefix, conditioning_ids=conditioning, attention_mask=padding)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize(("name", "pattern"), [*((name, "flat") for name in STAGES), ("coarse", "delay")])
+def test_continuing_from_a_cache_equals_one_generation(name: str, pattern: str, scheme: str, scale: float) -> None:
+    stage = tiny_stage(name, position_scheme=scheme, codebook_pattern=pattern)
+    options = {
+        "conditioning_ids": conditioning_for(stage),
+        "do_sample": False,
+        "guidance_scale": scale,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+    whole = stage.generate(**options, max_new_tokens=5)
+    # the last token of each call is in no cache yet
+    first = stage.generate(**options, max_new_tokens=2)
+    second = stage.generate(first.sequences, past_key_values=first.past_key_values, **options, max_new_tokens=2)
+    mask = torch.ones_like(second.sequences)
+    third = stage.generate(
+        second.sequences,
+        attention_mask=mask,
+        past_key_values=second.past_key_values,
+        **options,
+        max_new_tokens=1,
+    )
+    assert torch.equal(third.sequences, whole.sequences)
+    scores = torch.stack([*first.scores, *second.scores, *third.scores])
+    torch.testing.assert_close(scores, torch.stack(whole.scores), atol=1e-5, rtol=0)
+
+
+def test_a_cache_that_does_not_fit_is_refused() -> None:
+    stage = tiny_stage("coarse")
+    options = {"conditioning_ids": conditioning_for(stage), "max_new_tokens": 4}
+    first = stage.generate(**options, return_dict_in_generate=True)
+    cache, tokens = first.past_key_values, first.sequences
+    with pytest.raises(ValueError, match="pass the whole sequence"):
+        stage.generate(tokens[:, -1:], past_key_values=cache, **options)
+    with pytest.raises(ValueError, match="pass the whole sequence"):
+        stage.generate(tokens[:, -1:], attention_mask=torch.ones_like(tokens), past_key_values=cache, **options)
+    with pytest.raises(ValueError, match="keep its scale"):
+        stage.generate(tokens, past_key_values=cache, guidance_scale=1.0, **options)
+    with pytest.raises(ValueError, match="prefill_chunk_size does not go"):
+        stage.generate(tokens, past_key_values=cache, prefill_chunk_size=2, **options)
+
+
+def test_prompt_lookup_gives_the_same_tokens_and_is_refused_under_guidance() -> None:
+    for name in STAGES:
+        stage = tiny_stage(name)
+        options = {"conditioning_ids": conditioning_for(stage, batch=1, frames=16), "do_sample": False}
+        plain = stage.generate(**options, guidance_scale=1.0)
+        calls: list[int] = []
+        handle = stage.model.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        looked_up = stage.generate(**options, guidance_scale=1.0, prompt_lookup_num_tokens=3)
+        handle.remove()
+        assert torch.equal(looked_up, plain)
+        assert len(calls) < plain.shape[1] - 1, "nothing was looked up"
+        with pytest.raises(ValueError, match="prompt_lookup_num_tokens goes neither with guidance"):
+            stage.generate(**options, prompt_lookup_num_tokens=3)
+        with pytest.raises(ValueError, match="leave assistant_model out"):
+            stage.generate(**options, assistant_model=tiny_stage(name, seed=1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("name", STAGES)
+def test_transition_scores_are_the_log_probabilities_of_the_tokens(name: str, scale: float) -> None:
+    stage = tiny_stage(name)
+    out = stage.generate(
+        conditioning_ids=conditioning_for(stage),
+        guidance_scale=scale,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    scores = stage.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
+    expected = torch.stack(out.scores, dim=1).log_softmax(-1).gather(2, out.sequences[:, 1:, None])[..., 0]
+    torch.testing.assert_close(scores, expected)
+    assert stage.config.vocab_size == out.scores[0].shape[1]
+    assert stage.config.input_vocab_size == stage.model.target_embedding.rows
+
+
+def test_openings_of_any_name_are_continued_to_the_end_of_the_conditioning() -> None:
+    stage = tiny_stage("coarse")
+    conditioning = conditioning_for(stage)
+    whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
+    assert torch.equal(stage.generate(whole[:, :6], conditioning_ids=conditioning, do_sample=False), whole)
+
+
+def test_generation_config_without_guidance_scale_is_told_about_the_models_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = tiny_stage("semantic")
+    conditioning = conditioning_for(stage)
+    transformers_logging.enable_propagation()
+    try:
+        generation_hafm.logger.warning_once.cache_clear()
+        own = stage.generate(conditioning_ids=conditioning, generation_config=GenerationConfig(do_sample=False))
+        assert "the model's own, 3, holds" in caplog.text
+        caplog.clear()
+        generation_hafm.logger.warning_once.cache_clear()
+        plain = GenerationConfig(do_sample=False, guidance_scale=1.0)
+        stage.generate(conditioning_ids=conditioning, generation_config=plain)
+        assert "guidance_scale" not in caplog.text
+    finally:
+        transformers_logging.disable_propagation()
+    assert torch.equal(own, stage.generate(conditioning_ids=conditioning, do_sample=False))
+
+
+def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:
+    stage = tiny_stage("coarse")
+    conditioning = conditioning_for(stage)
+    tokens = torch.full((2, 1), stage.config.bos_token_id)
+    with pytest.raises(ValueError, match="conditioning_ids 5, input_ids 2"):
+        stage.generate(tokens, conditioning_ids=conditioning)
+    with pytest.raises(ValueError, match="inputs_embeds"):
+        stage.generate(inputs_embeds=torch.zeros(BATCH, 1, 24), conditioning_ids=conditioning)

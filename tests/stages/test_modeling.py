@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 from transformers.cache_utils import DynamicCache, StaticCache
@@ -362,3 +363,82 @@ def test_hidden_states_and_attentions_can_be_asked_for() -> None:
     assert output.attentions[0].shape == (BATCH, 3, slots, slots)
     torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(BATCH, 3, slots))
     assert output.hidden_states[0].shape == (BATCH, slots, 24)
+
+
+def test_padding_before_tokens_of_the_target_is_refused() -> None:
+    for name in STAGES:
+        stage = tiny_stage(name)
+        labels = targets_for(stage)
+        for hidden in (slice(0, 1), slice(2, 3)):
+            mask = torch.ones_like(labels)
+            mask[1, hidden] = 0
+            with pytest.raises(ValueError, match="pad targets on the right"):
+                stage(labels=labels, conditioning_ids=conditioning_for(stage), attention_mask=mask)
+
+
+def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
+    for name in STAGES:
+        stage = tiny_stage(name)
+        conditioning, ids = conditioning_for(stage), shifted(stage, targets_for(stage))
+        bos = stage.config.bos_token_id
+        for wrong in (-1, bos + 1):
+            changed = ids.clone()
+            changed[1, 2] = wrong
+            with pytest.raises(ValueError, match=rf"input_ids holds {wrong}; .* 0 to {bos - 1}, or {bos} for BOS"):
+                stage(changed, conditioning)
+            heard = conditioning.clone()
+            limit = stage.config.conditioning_codebook_sizes[0][0]
+            heard[1, -1, 2] = -1 if wrong < 0 else limit
+            with pytest.raises(ValueError, match=rf"conditioning_ids holds {heard[1, -1, 2]}; .* 0 to {limit - 1}"):
+                stage(ids, heard)
+            with pytest.raises(ValueError, match="input_ids holds"):
+                stage.generate(changed, conditioning_ids=conditioning)
+
+
+def test_ids_of_the_largest_codebook_are_refused_in_a_smaller_one() -> None:
+    config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 5, 9], conditioning_codebook_sizes=[[5], [4]])
+    stage = HAFMCoarseForCausalLM(config).eval()
+    ids, conditioning = torch.tensor([[9, 6, 4, 8, 0]]), torch.tensor([[[4, 4], [3, 3]]])
+    assert stage(ids, conditioning).logits.isfinite().all()
+    for slot, limit in ((1, 7), (2, 5), (3, 9), (4, 7)):
+        changed = ids.clone()
+        changed[0, slot] = limit if limit < 9 else 10
+        with pytest.raises(ValueError, match=rf"holds {changed[0, slot]}; .* 0 to {limit - 1}, or 9"):
+            stage(changed, conditioning)
+    with pytest.raises(ValueError, match=r"conditioning_ids holds 4; .* 0 to 3\."):
+        stage(ids, torch.full((1, 2, 2), 4))
+    config.codebook_pattern = "delay"
+    delayed, rows = HAFMCoarseForCausalLM(config).eval(), torch.tensor([[9, 6], [9, 4], [9, 8]])
+    assert delayed(rows, conditioning).logits.isfinite().all()
+    rows[1, 1] = 5
+    with pytest.raises(ValueError, match=r"input_ids holds 5; .* 0 to 4, or 9"):
+        delayed(rows, conditioning)
+
+
+def test_inputs_of_different_rows_or_shapes_are_refused_by_name() -> None:
+    stage = tiny_stage("coarse")
+    labels, conditioning = targets_for(stage), conditioning_for(stage)
+    with pytest.raises(ValueError, match="conditioning_ids 5, input_ids 1"):
+        stage(labels[:1], conditioning)
+    with pytest.raises(ValueError, match="conditioning_ids 5, null_conditioning 4"):
+        stage(labels=labels, conditioning_ids=conditioning, null_conditioning=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"conditioning_mask has shape \(5, 3\), not \(5, 6\)"):
+        stage(labels=labels, conditioning_ids=conditioning, conditioning_mask=torch.ones(5, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="instead of inputs_embeds"):
+        stage(labels, conditioning, inputs_embeds=torch.zeros(5, 36, 24))
+    with pytest.raises(NotImplementedError, match="codebook_sizes"):
+        stage.resize_token_embeddings(20)
+
+
+def test_other_codebook_sizes_at_loading_move_bos_behind_them(tmp_path: Path) -> None:
+    tiny_stage("semantic").save_pretrained(tmp_path)
+    options: dict[str, Any] = {"codebook_sizes": [20], "ignore_mismatched_sizes": True}
+    stage = STAGES["semantic"][1].from_pretrained(tmp_path, **options)
+    assert (stage.config.bos_token_id, stage.config.vocab_size, stage.config.input_vocab_size) == (20, 20, 21)
+    tokens = stage.generate(conditioning_ids=conditioning_for(stage))
+    assert tokens[:, 0].tolist() == [20] * BATCH
+    with pytest.raises(StrictDataclassError, match="(?s)bos_token_id is 13; .* must be 20"):
+        STAGES["semantic"][0].from_pretrained(tmp_path, codebook_sizes=[20], bos_token_id=13)
+    stage.config.codebook_sizes = [30]
+    with pytest.raises(StrictDataclassError, match="must be 30"):
+        STAGES["semantic"][1](stage.config)

@@ -10,11 +10,16 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .guidance import TokenGuidance
+from .inputs import check_conditioning, check_rows
 from .sampling import hold_back, split_off_sampling
+
+logger = logging.get_logger(__name__)
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -259,22 +264,61 @@ class HAFMGenerationMixin(GenerationMixin):
                 "Beam search goes neither with guidance nor with the delay pattern; set num_beams=1, or for a stage "
                 "of the flat pattern guidance_scale=1."
             )
-        given = model_kwargs.get("input_ids")
-        if given is None and self.pattern.rows > 1:
-            rows = len(conditioning_ids) * self.pattern.rows
-            given = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
-            model_kwargs["input_ids"] = given
-        prefix = 1 if given is None else given.shape[1]
-        explicit = generation_config if generation_config is not None else self.generation_config
-        length = next((each for each in (kwargs.get("max_length"), explicit.max_length) if each is not None), None)
-        if config.max_new_tokens is None and length is None:
-            frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
-            config.max_new_tokens = self.pattern.slots(frames) - (prefix - 1)
-        end = length if config.max_new_tokens is None else prefix + config.max_new_tokens
-        # of slots, of which the first holds BOS
-        model_kwargs["target_frames"] = self.pattern.frames((end or 1) - 1)
+        if scale != 1.0 and generation_config is not None and generation_config.guidance_scale is None:
+            if kwargs.get("guidance_scale") is None:
+                logger.warning_once(
+                    f"The generation config given sets no guidance_scale, so the model's own, {scale:g}, holds; set "
+                    "it to 1 for none."
+                )
         model_kwargs["guidance_scale"] = scale
+        continued = model_kwargs.get("past_key_values")
+        for name in ("prompt_lookup_num_tokens", "prefill_chunk_size"):
+            if getattr(config, name) is not None and continued is not None and int(continued.get_seq_length()) > 0:
+                raise ValueError(f"{name} does not go with past_key_values that hold tokens; leave one of them out.")
+        # for `_prepare_generated_length`, which knows how long the opening is
+        frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
+        config._target_slots = self.pattern.slots(frames)
+        # its row in the input table, whatever a generation config of another vocabulary says
+        config.bos_token_id = self.config.bos_token_id
         return config, model_kwargs
+
+    def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
+        if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
+            generation_config.max_new_tokens = generation_config._target_slots - (kwargs["input_ids_length"] - 1)
+        return super()._prepare_generated_length(generation_config, **kwargs)  # type: ignore[misc]
+
+    def _prepare_model_inputs(
+        self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        conditioning_ids, mask = model_kwargs["conditioning_ids"], model_kwargs.get("attention_mask")
+        check_conditioning(self.config, conditioning_ids, model_kwargs.get("conditioning_mask"))
+        rows = len(conditioning_ids) * self.pattern.rows
+        if inputs is None and model_kwargs.get("input_ids") is None:
+            inputs = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
+        inputs, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
+            inputs, bos_token_id, model_kwargs
+        )
+        check_rows(self.pattern.rows, input_ids=inputs, conditioning_ids=conditioning_ids)
+        if mask is not None and mask.shape != inputs.shape:
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(inputs.shape)}; pass the whole sequence "
+                "from BOS on, beside past_key_values too."
+            )
+        return inputs, name, model_kwargs
+
+    def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
+        super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)  # type: ignore[misc]
+        if generation_mode != GenerationMode.ASSISTED_GENERATION:
+            return
+        if mode_kwargs.get("assistant_model") is not None or generation_config.prompt_lookup_num_tokens is None:
+            raise ValueError(
+                "A stage's tokens are not drafted by an assistant model or by early layers; leave assistant_model "
+                "out, or set prompt_lookup_num_tokens."
+            )
+        if generation_config.guidance_scale not in (None, 1.0) or self.pattern.rows > 1:
+            raise ValueError(
+                "prompt_lookup_num_tokens goes neither with guidance nor with the delay pattern; set guidance_scale=1."
+            )
 
     def _expand_inputs_for_generation(
         self,
@@ -293,6 +337,9 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
+        # of slots, of which the first holds BOS; a target that is continued later may end behind this call's
+        frames = self.config.target_length(model_kwargs["conditioning_ids"].shape[-1]) // self.config.num_codebooks
+        model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
         # a static cache has to hold the conditioning as well
         max_cache_length += self.config.num_conditioning_sources * model_kwargs["conditioning_ids"].shape[-1]
         return super()._prepare_cache_for_generation(  # type: ignore[misc]
@@ -332,7 +379,6 @@ class HAFMGenerationMixin(GenerationMixin):
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         guidance_scale: float = 1.0,
         target_frames: int = 0,
@@ -344,7 +390,8 @@ class HAFMGenerationMixin(GenerationMixin):
         long as a row's conditioning, gives way to BOS.
 
         Raises:
-            ValueError: if `attention_mask` marks padding; all rows continue a prefix of one length.
+            ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or if
+                `past_key_values` do not hold the beginning of `input_ids`.
         """
         if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
             raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
@@ -352,6 +399,16 @@ class HAFMGenerationMixin(GenerationMixin):
         mask = kwargs.get("conditioning_mask")
         if mask is not None and self.pattern.rows > 1:
             frames = self.target_frames(mask).clamp(max=target_frames)
+        past = 0 if past_key_values is None or not is_first_iteration else int(past_key_values.get_seq_length())
+        if past and next_sequence_length is not None:
+            # the cache holds the conditioning's slots as well, which transformers takes for tokens
+            slots = self.config.num_conditioning_sources * kwargs["conditioning_ids"].shape[-1]
+            next_sequence_length += slots
+            if not 0 < next_sequence_length < input_ids.shape[1]:
+                raise ValueError(
+                    f"past_key_values hold {past} slots, {slots} of them for this conditioning, and input_ids has "
+                    f"{input_ids.shape[1]} tokens; pass the whole sequence from BOS on, with the same conditioning."
+                )
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
@@ -359,8 +416,7 @@ class HAFMGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        cached = past_key_values is not None and (not is_first_iteration or int(past_key_values.get_seq_length()) > 0)
-        inputs["conditioning_is_cached"] = cached
+        inputs["conditioning_is_cached"] = past_key_values is not None and (not is_first_iteration or past > 0)
         inputs["logits_to_keep"] = 1
         if guidance_scale != 1.0:
             rows = len(inputs["conditioning_ids"])
@@ -368,6 +424,8 @@ class HAFMGenerationMixin(GenerationMixin):
                 if inputs.get(name) is not None:
                     inputs[name] = torch.cat([inputs[name], inputs[name]])
             inputs["null_conditioning"] = torch.arange(2 * rows, device=input_ids.device) >= rows
+        if past and past_key_values.layers[0].keys.shape[0] != len(inputs["conditioning_ids"]):  # type: ignore[union-attr]
+            raise ValueError("past_key_values have another number of rows; guidance doubles them, so keep its scale.")
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs

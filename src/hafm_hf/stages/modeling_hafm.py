@@ -31,6 +31,7 @@ from ..hub.loading import HUB_OPTIONS
 from ..hub.mixin import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
 from .generation_hafm import HAFMGenerationMixin
+from .inputs import check_conditioning, check_rows, check_targets
 from .kernels import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
 from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
 
@@ -186,7 +187,7 @@ class HAFMCodebookHeads(nn.Module):
     def forward(self, hidden_states: torch.Tensor, targets: torch.Tensor, first: int | None = None) -> torch.Tensor:
         """hidden_states [B, L, D] of consecutive slots (targets, int64 [L]) → logits [B·R, L, V].
 
-        `first` is the first of the targets; where it is not given it is read off them, which makes a device wait.
+        `first` is the first of the targets, where it is known without asking a device.
         """
         num_codebooks = self.weight.shape[0]
         if self.rows > 1:
@@ -194,14 +195,19 @@ class HAFMCodebookHeads(nn.Module):
             return logits.transpose(1, 2).flatten(0, 1)
         if num_codebooks == 1:
             return F.linear(hidden_states, self.weight[0])
-        if hidden_states.shape[1] == 1:
+        length = hidden_states.shape[1]
+        if length == 1:
             return F.linear(hidden_states, self.weight.index_select(0, targets % num_codebooks)[0])
-        batch, length, width = hidden_states.shape
-        before = (int(targets[0]) if first is None else first) % num_codebooks
-        after = -(before + length) % num_codebooks
-        frames = F.pad(hidden_states, (0, 0, before, after)).view(batch, -1, num_codebooks, width)
-        logits = torch.einsum("btqd,qvd->btqv", frames, self.weight)
-        return logits.flatten(1, 2)[:, before : before + length]
+        weight: torch.Tensor = self.weight
+        if first is None or first % num_codebooks:
+            # frames are counted from the first target on, so its head comes first
+            order = torch.arange(num_codebooks, device=targets.device) + targets[0]
+            weight = weight.index_select(0, order % num_codebooks)
+        count = -(-length // num_codebooks)
+        frames = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length)).unflatten(1, (count, num_codebooks))
+        logits = torch.einsum("btqd,qvd->btqv", frames, weight).flatten(1, 2)
+        # whether a view is the whole depends on the length, for which an exported graph would then be made
+        return logits.narrow_copy(1, 0, length) if torch.compiler.is_compiling() else logits[:, :length]
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -263,6 +269,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__(config)
+        # the configuration may have been changed since it was made
+        config.validate()
         self.pattern = codebook_pattern(config)
         streams = [size for source in config.conditioning_codebook_sizes for size in source]
         self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
@@ -366,7 +374,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             # a static cache hands out its counter itself, which the first layer's update would move
             past = past.clone()
         if conditioning_is_cached is None:
-            conditioning_is_cached = int(past) > 0
+            conditioning_is_cached = bool(past > 0)
         conditioning_slots = self.config.num_conditioning_sources * conditioning_ids.shape[-1]
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
@@ -437,7 +445,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
                 target token t, of codebook t mod Q. May be left out where `labels` are given.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
             conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
-            attention_mask ([B, L], *optional*): 0 where the target is padding.
+            attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
             labels (int64 [B, T·Q], *optional*): target tokens frame by frame under any pattern, not shifted; −100 is
                 ignored. Without `input_ids` they are arranged in slots behind BOS here.
             null_conditioning (bool [B], *optional*): rows that see no conditioning. In training, if not given, each
@@ -454,10 +462,28 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             frame; `pattern.tokens` puts them into the order of the labels).
 
         Raises:
-            ValueError: without conditioning, with the wrong number of streams, or with neither ids nor labels.
+            ValueError: without conditioning, with the wrong number of streams, with neither ids nor labels, with ids
+                that a codebook does not have, rows that differ in number, or padding before tokens.
         """
-        input_ids = self._check_inputs(input_ids, conditioning_ids, labels)
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
+        check_rows(
+            self.model.pattern.rows,
+            input_ids=input_ids,
+            labels=labels,
+            conditioning_ids=conditioning_ids,
+            conditioning_mask=conditioning_mask,
+            attention_mask=attention_mask,
+            null_conditioning=null_conditioning,
+        )
+        input_ids = self._shifted(labels) if input_ids is None else input_ids
+        cached = conditioning_is_cached
+        if cached is None:
+            cached = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
+        check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
         assert conditioning_ids is not None
+        targets = self._target_indices(input_ids, conditioning_ids, past_key_values if cached else None)
+        check_targets(self.config, input_ids, targets, attention_mask)
         if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
             rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=input_ids.device)
             null_conditioning = torch.bernoulli(rate).bool()
@@ -469,13 +495,12 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             null_conditioning=null_conditioning,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            conditioning_is_cached=conditioning_is_cached,
+            conditioning_is_cached=cached,
             **kwargs,
         )
-        targets = self._target_indices(input_ids, conditioning_ids, outputs.past_key_values)
         hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
-        # without a cache the slots start at target 0, which is known without asking the device
-        first = None if outputs.past_key_values is not None else input_ids.shape[1] - hidden_states.shape[1]
+        # without an opening in the cache the slots start at target 0, which is known without asking the device
+        first = None if cached else input_ids.shape[1] - hidden_states.shape[1]
         logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(
@@ -486,17 +511,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def _check_inputs(
-        self, input_ids: torch.Tensor | None, conditioning_ids: torch.Tensor | None, labels: torch.Tensor | None
-    ) -> torch.Tensor:
-        streams = self.config.num_conditioning_streams
-        if conditioning_ids is None or conditioning_ids.ndim != 3 or conditioning_ids.shape[1] != streams:
-            shape = None if conditioning_ids is None else tuple(conditioning_ids.shape)
-            raise ValueError(f"conditioning_ids has shape {shape}; {type(self).__name__} needs [B, {streams}, T_c].")
-        if conditioning_ids.shape[-1] == 0:
-            raise ValueError("conditioning_ids has no frames; a stage needs at least one.")
-        if input_ids is not None:
-            return input_ids
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """A stage's tables follow `codebook_sizes`."""
+        raise NotImplementedError(
+            "A stage has a table a codebook; make one with other codebook_sizes instead of resizing its embeddings."
+        )
+
+    def _shifted(self, labels: torch.Tensor | None) -> torch.Tensor:
+        """Labels (int64 [B, L]) right behind BOS."""
         if labels is None:
             raise ValueError("Give input_ids, labels, or both.")
         return self.model.pattern.inputs(labels, self.config.codebook_size)
@@ -504,12 +526,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     def _target_indices(
         self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None
     ) -> torch.Tensor:
-        length = input_ids.shape[1]
-        first: int | torch.Tensor = 0
-        if cache is not None:
-            conditioning_slots = self.config.num_conditioning_sources * conditioning_ids.shape[-1]
-            first = cache.get_seq_length() - conditioning_slots - length
-        return torch.arange(length, device=input_ids.device) + first
+        """The flat targets (int64 [L]) of `input_ids`, behind those in the cache."""
+        targets = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if cache is None:
+            return targets
+        return targets + cache.get_seq_length() - self.config.num_conditioning_sources * conditioning_ids.shape[-1]
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).

@@ -1,0 +1,74 @@
+"""torch.export of the stages: the whole target, a prefill that returns its cache, and a step behind a cache."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+from stages.test_modeling import conditioning_for, shifted, targets_for
+from tiny_models import tiny_stage
+
+ANY = torch.export.Dim.AUTO
+States = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class Forward(torch.nn.Module):
+    """Logits of all slots, and the keys and values of each layer if a cache is made."""
+
+    def __init__(self, stage: Any, use_cache: bool = False) -> None:
+        super().__init__()
+        self.stage, self.use_cache = stage, use_cache
+
+    def forward(self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor) -> tuple[torch.Tensor, States]:
+        cache = DynamicCache() if self.use_cache else None
+        logits = self.stage(input_ids, conditioning_ids, past_key_values=cache, use_cache=self.use_cache).logits
+        return logits, [] if cache is None else [(layer.keys, layer.values) for layer in cache.layers]
+
+
+class Step(torch.nn.Module):
+    """The same for slots behind those whose keys and values are given."""
+
+    def __init__(self, stage: Any) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(
+        self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, states: States
+    ) -> tuple[torch.Tensor, States]:
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(states):
+            cache.update(keys, values, number)
+        logits = self.stage(input_ids, conditioning_ids, past_key_values=cache).logits
+        return logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("semantic", "time"), ("coarse", "time"), ("fine", "index")])
+def test_exported_stage_gives_the_same_logits_at_other_lengths_and_rows(name: str, scheme: str) -> None:
+    stage = tiny_stage(name, position_scheme=scheme, num_hidden_layers=1)
+    ids, conditioning = shifted(stage, targets_for(stage)), conditioning_for(stage)
+    both = ({0: ANY, 1: ANY}, {0: ANY, 2: ANY})
+    exported = torch.export.export(Forward(stage), (ids, conditioning), dynamic_shapes=both).module()
+    # lengths that are no whole frames, too; one frame alone would be another graph
+    for batch, frames, length in ((5, 6, 6), (2, 10, 13), (3, 8, 7)):
+        heard = conditioning_for(stage, batch=batch, frames=frames)
+        taken = shifted(stage, targets_for(stage, batch=batch, frames=frames))[:, :length]
+        torch.testing.assert_close(exported(taken, heard)[0], stage(taken, heard).logits)
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("semantic", "index"), ("coarse", "index"), ("fine", "time")])
+def test_exported_prefill_and_step_generate_as_the_stage_does(name: str, scheme: str) -> None:
+    stage = tiny_stage(name, position_scheme=scheme, num_hidden_layers=1)
+    conditioning, length = conditioning_for(stage), 5
+    whole = stage.generate(conditioning_ids=conditioning, do_sample=False, guidance_scale=1.0, max_new_tokens=length)
+    prefill = torch.export.export(Forward(stage, use_cache=True), (whole[:, :1], conditioning)).module()
+    logits, states = prefill(whole[:, :1], conditioning)
+    growing = [({2: ANY}, {2: ANY}) for _ in states]
+    step = torch.export.export(
+        Step(stage), (whole[:, 1:2], conditioning, states), dynamic_shapes=(None, None, growing)
+    ).module()
+    tokens = [logits[:, -1].argmax(-1, keepdim=True)]
+    for _ in range(length - 1):
+        logits, states = step(tokens[-1], conditioning, states)
+        tokens.append(logits[:, -1].argmax(-1, keepdim=True))
+    assert torch.equal(torch.cat(tokens, dim=1), whole[:, 1:])
