@@ -1,10 +1,11 @@
 """Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import EncodecConfig, EncodecModel, HubertConfig
+from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, HubertConfig
 
 from hafm_hf import (
     HAFMCoarseConfig,
@@ -19,6 +20,7 @@ from hafm_hf import (
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
 )
+from hafm_hf.configuration_hafm import codec_format
 from vocals import glide
 
 CLUSTERS = 13
@@ -109,21 +111,52 @@ def tiny_harmony(seed: int = 0, **options: Any) -> HAFMHarmonyModel:
     return model.eval()
 
 
-def tiny_codec(seed: int = 0) -> EncodecModel:
+def tiny_codec(seed: int = 0, **options: Any) -> EncodecModel:
     """An EncodecModel at 24 kHz and 75 Hz, with codebooks of random vectors (fresh ones are all zero)."""
     torch.manual_seed(seed)
-    config = EncodecConfig(
-        num_filters=2,
-        hidden_size=6,
-        codebook_size=CODES,
-        codebook_dim=6,
-        num_lstm_layers=1,
-        target_bandwidths=[0.3 * n for n in (4, 8)],
-    )
+    sizes = {"num_filters": 2, "hidden_size": 6, "codebook_dim": 6, "codebook_size": CODES, "num_lstm_layers": 1}
+    # 0.3 kbps a codebook
+    config = EncodecConfig(**{**sizes, "target_bandwidths": [0.3 * n for n in (4, 8)], **options})
     codec = EncodecModel(config).eval()
     for layer in codec.quantizer.layers:
         layer.codebook.embed.normal_()
     return codec
+
+
+def tiny_dac(seed: int = 0, **options: Any) -> DacModel:
+    """A DacModel at 24 kHz and 75 Hz, with weights wide enough that codes differ and sound is heard."""
+    torch.manual_seed(seed)
+    sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "codebook_dim": 3, "codebook_size": CODES}
+    config = DacConfig(
+        **{**sizes, "n_codebooks": 8, "downsampling_ratios": [2, 4, 5, 8], "sampling_rate": 24_000, **options}
+    )
+    codec = DacModel(config).eval()
+    with torch.no_grad():
+        for name, weight in codec.named_parameters():
+            if name.endswith("weight"):
+                weight.normal_(std=0.7 * weight[0].numel() ** -0.5)
+    return codec
+
+
+# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, of 48 kHz and two channels in chunks, and DAC
+CODECS: dict[str, Callable[[], Any]] = {
+    "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
+    "32 kHz": lambda: tiny_codec(
+        sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], use_causal_conv=False, target_bandwidths=[0.2 * 8 + 0.01]
+    ),
+    "48 kHz stereo": lambda: tiny_codec(
+        sampling_rate=48_000,
+        audio_channels=2,
+        normalize=True,
+        chunk_length_s=1.0,
+        overlap=0.01,
+        norm_type="time_group_norm",
+        use_causal_conv=False,
+        target_bandwidths=[0.6 * 8 + 0.01],
+    ),
+    "dac": tiny_dac,
+    "dac 44.1 kHz": lambda: tiny_dac(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8]),
+}
 
 
 def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
@@ -131,4 +164,23 @@ def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
     stages = {name: tiny_stage(name, seed, **options) for name in STAGES}
     return HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(seed), codec=tiny_codec(seed), **stages
+    ).eval()
+
+
+def tiny_composite_of(kind: str, **options: Any) -> HAFMForVocalAccompaniment:
+    """A composite around one of CODECS; its fine stage has all codebooks that are left."""
+    codec = CODECS[kind]()
+    form = codec_format(codec.config)
+    acoustic = {"frame_rate": form.frame_rate, **options}
+    return HAFMForVocalAccompaniment.from_parts(
+        semantic_tokenizer=tiny_semantic_tokenizer(),
+        semantic=tiny_stage("semantic", **options),
+        coarse=tiny_stage("coarse", **acoustic),
+        fine=tiny_stage(
+            "fine",
+            conditioning_frame_rate=form.frame_rate,
+            codebook_sizes=[CODES] * (form.num_codebooks - 4),
+            **acoustic,
+        ),
+        codec=codec,
     ).eval()

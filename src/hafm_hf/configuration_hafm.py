@@ -483,12 +483,9 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
     Raises:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.
     """
-    if isinstance(config, EncodecConfig):
-        codebooks, channels = config.num_quantizers, config.audio_channels
-    elif isinstance(config, DacConfig):
-        codebooks, channels = config.n_codebooks, 1
-    else:
-        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose one of encodec and dac.")
+    _check_codec_family(config)
+    encodec = isinstance(config, EncodecConfig)
+    codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     hop = math.prod(config.upsampling_ratios)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
@@ -504,6 +501,7 @@ def check_codec_config(config: PreTrainedConfig) -> None:
     Raises:
         ValueError: naming the value and its range.
     """
+    _check_codec_family(config)
     _check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
     # of one code there would be no bits, by which codebooks are counted
     _check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
@@ -511,15 +509,19 @@ def check_codec_config(config: PreTrainedConfig) -> None:
     _check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
     if isinstance(config, EncodecConfig):
         _check_encodec(config)
-        widths = [config.num_filters]
-    elif isinstance(config, DacConfig):
+    else:
         for name in ("encoder_hidden_size", "decoder_hidden_size"):
             _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
-        widths = [config.encoder_hidden_size]
     # every ratio halves the width
-    if max(widths) * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
-        raise ValueError(f"The codec's {max(widths)} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
+    filters = config.num_filters if isinstance(config, EncodecConfig) else config.encoder_hidden_size
+    if filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
+        raise ValueError(f"The codec's {filters} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
     _check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
+
+
+def _check_codec_family(config: PreTrainedConfig) -> None:
+    if not isinstance(config, EncodecConfig | DacConfig):
+        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose one of encodec and dac.")
 
 
 def _check_encodec(config: EncodecConfig) -> None:
@@ -532,9 +534,7 @@ def _check_encodec(config: EncodecConfig) -> None:
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
     seconds = config.chunk_length_s
     if seconds is not None and not 0 < seconds <= MAX_WINDOW_SECONDS:
-        raise ValueError(
-            f"The codec's chunk_length_s is {seconds}; it must be above 0 and at most {MAX_WINDOW_SECONDS}."
-        )
+        raise ValueError(f"The codec's chunk_length_s is {seconds}; it must lie between 0 and {MAX_WINDOW_SECONDS:g}.")
     if config.norm_type != "weight_norm" and seconds is None:
         # over a whole song its groups would be normalised by what is yet to come
         raise ValueError(f"The codec's norm_type {config.norm_type} needs a chunk_length_s.")

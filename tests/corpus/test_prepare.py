@@ -25,7 +25,7 @@ import tqdm.auto
 from corpus.karaoke import RATE, karaoke, save_tokenizers, write_karaoke
 from hafm_hf import HAFMSemanticTokenizer
 from hafm_hf.audio import resample
-from hafm_hf.codec import encode_codes, load_encodec
+from hafm_hf.codec import load_codec
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.shards import noise_seed
@@ -105,7 +105,7 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
     whole: Path, songs: Path, tokenizers: dict[str, Any]
 ) -> None:
     semantic = HAFMSemanticTokenizer.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
-    codec = load_encodec(tokenizers["codec"])
+    codec = load_codec(tokenizers["codec"])
     rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
     for row in rows.select(range(4)):
         samples, _ = soundfile.read(songs / row["track"], dtype="float32")
@@ -117,7 +117,7 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
         # the noise is heard: a clean vocal has other tokens
         assert semantic.encode(cut[1]).tolist() != row["vocal_semantic"]
         sound = torch.from_numpy(resample(cut[0].numpy(), RATE, 24_000))
-        assert encode_codes(codec, sound[None], 5)[0].tolist() == row["acoustic"]
+        assert codec.encode(sound[None, None], 5)[0].tolist() == row["acoustic"]
 
 
 @pytest.mark.fault("killed prepare")

@@ -14,7 +14,7 @@ import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.codec import load_encodec
+from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import read_info, shard_paths
 from hafm_hf.hub.loading import fingerprint
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
@@ -111,7 +111,7 @@ def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Pat
 
 def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: Path, tmp_path: Path) -> None:
     words = {part.name: str(part) for part in parts.iterdir()}
-    codec = fingerprint(load_encodec(parts / "codec"))
+    codec = fingerprint(load_codec(parts / "codec").model)
     tiny_stage("coarse", tokenizers={"codec": codec}).save_pretrained(tmp_path / "coarse")
     tiny_stage("fine", tokenizers={"codec": "another"}).save_pretrained(tmp_path / "fine")
     assert assemble_composite({**words, "coarse": str(tmp_path / "coarse")}, tmp_path / "model", "fp32") > 0

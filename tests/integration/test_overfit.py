@@ -9,7 +9,7 @@ import soxr
 import torch
 
 from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
-from hafm_hf.codec import encode_codes, load_encodec
+from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.data import TokenCrops, load_token_corpus
@@ -30,12 +30,12 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
     if len(files) < CLIPS:
         pytest.skip(f"no {CLIPS} karaoke clips in {shared_data / 'mir1k_dev'}")
     tokenizer = HAFMSemanticTokenizer.from_pretrained(BUNDLED_MODEL, subfolder="semantic_tokenizer").eval()
-    codec = load_encodec(BUNDLED_MODEL, subfolder="codec")
+    codec = load_codec(BUNDLED_MODEL, subfolder="codec")
     info = TokenCorpusInfo(
         semantic_frame_rate=tokenizer.config.frame_rate,
-        acoustic_frame_rate=codec.config.frame_rate,
+        acoustic_frame_rate=codec.format.frame_rate,
         num_clusters=tokenizer.config.num_clusters,
-        codebook_size=codec.config.codebook_size,
+        codebook_size=codec.format.codebook_size,
         num_codebooks=8,
     )
     excerpts: dict[str, list[TokenExcerpt]] = {stage: [] for stage in SECONDS}
@@ -43,8 +43,8 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
         stereo, rate = soundfile.read(file, start=16_000, frames=16_000, dtype="float32")
         band, voice = stereo.T
         semantic = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(x)), noise=False) for x in (voice, band)]
-        at_codec_rate = torch.from_numpy(soxr.resample(band, rate, codec.config.sampling_rate))[None]
-        codes = encode_codes(codec, at_codec_rate, info.num_codebooks)[0]
+        at_codec_rate = torch.from_numpy(soxr.resample(band, rate, codec.format.sampling_rate))[None]
+        codes = codec.encode(at_codec_rate[:, None], info.num_codebooks)[0]
         for stage, seconds in SECONDS.items():
             vocal, instrumental = (x[: round(seconds * 50)].numpy().astype(np.int16) for x in semantic)
             acoustic = codes[:, : round(seconds * 75)].numpy().astype(np.int16)

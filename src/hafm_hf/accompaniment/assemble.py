@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedModel
 
-from ..codec import load_encodec
+from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
 from ..hub.loading import fingerprint, load_strictly
 from .modeling_accompaniment import OPTIONAL_PARTS, PARTS, STAGES, HAFMForVocalAccompaniment
@@ -47,7 +47,7 @@ def assemble_composite(
         name: load_strictly(PARTS[name], parts[name], dtype=STAGE_DTYPES[stage_dtype]) for name in STAGES
     }
     loaded["semantic_tokenizer"] = load_strictly(PARTS["semantic_tokenizer"], parts["semantic_tokenizer"])
-    loaded["codec"] = load_encodec(parts["codec"])
+    loaded["codec"] = load_codec(parts["codec"]).model
     for name, kind in OPTIONAL_PARTS.items():
         if parts.get(name):
             loaded[name] = load_strictly(kind, parts[name])

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EncodecModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..audio import pad_end, resample
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, mono_rows
-from ..codec import CodecStream, decode_codes
-from ..configuration_hafm import HAFMConfig
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channel_rows, mono_rows
+from ..codec import CodecStream, as_codec, codec_class
+from ..configuration_hafm import CodecFormat, HAFMConfig, codec_format
 from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions
 from ..hub.loading import BUNDLED_MODEL as BUNDLED_MODEL
 from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
@@ -41,7 +41,8 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     "semantic": HAFMSemanticForCausalLM,
     "coarse": HAFMCoarseForCausalLM,
     "fine": HAFMFineForCausalLM,
-    "codec": EncodecModel,
+    # its class is that of its family, by its configuration
+    "codec": PreTrainedModel,
 }
 # a composite may have these too
 OPTIONAL_PARTS: dict[str, type[PreTrainedModel]] = {"harmony": HAFMHarmonyModel}
@@ -53,10 +54,10 @@ class HAFMAccompanimentOutput:
 
     Args:
         sampling_rate: samples a second of `audio`.
-        audio: instrumentals, float32 [N] each, as long as their vocal.
+        audio: instrumentals, float32 [N] each, [C, N] of a codec of several channels, as long as their vocal.
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
-        codes: int64 [Q, T_a] each, EnCodec codebooks at 75 Hz; Q is 8, or 4 without the fine stage.
+        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
         borders: seconds at which one window of the coarse or fine stage takes over from the one before.
     """
 
@@ -226,9 +227,14 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 )
 
     @property
+    def codec_format(self) -> CodecFormat:
+        """Rates, codebooks and channels of the codec, and so of what comes out."""
+        return codec_format(self.config.codec_config)
+
+    @property
     def sampling_rate(self) -> int:
         """Samples a second of the codec, and so of what comes out."""
-        return self.config.codec_config.sampling_rate
+        return self.codec_format.sampling_rate
 
     @property
     def units_per_second(self) -> int:
@@ -324,8 +330,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                     vocal = batch[index // num_samples]
                     length = round(len(vocal) * self.sampling_rate / rate)
                     streams = song.tokens(index)
-                    audio = decode_codes(self.codec, streams["codes"][None], length)[0].float().cpu()
-                    output.audio.append(audio if kept is None else kept.splice(audio))
+                    audio = as_codec(self.codec).decode(streams["codes"][None], length)[0].float().cpu()
+                    audio = audio if kept is None else kept.splice(audio)
+                    output.audio.append(audio[0] if len(audio) == 1 else audio)
                     output.borders.append(song.borders(index))
                     for name, tokens in streams.items():
                         getattr(output, name).append(tokens.cpu())
@@ -358,7 +365,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 threads, progress: as for `generate`.
 
         Yields:
-            float32 [n] at the codec's rate, on the CPU.
+            float32 [n] at the codec's rate, [C, n] of several channels, on the CPU.
 
         Raises:
             ValueError: on an empty vocal, options out of range, or a lead sheet of which the model has no use.
@@ -374,17 +381,18 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 self, [row], rate, seed, 1, options, skip_fine, None, beat.report, at_once=1, lead_sheet=lead_sheet
             )
         length, done, sent = round(len(row) * self.sampling_rate / rate), 0, 0
-        codec = CodecStream(self.codec)
+        codec = CodecStream(as_codec(self.codec))
         while sent < length:
-            audio = None
+            audio = torch.zeros(1, 0)
             # between the chunks the caller's own number holds
             with seeded(seed, self.device), torch_threads, beat:
                 codes = song.advance()
                 if codes.shape[1] > done:
-                    audio = codec.decode(codes[None, :, done:])[0, : length - sent].float().cpu()
-            if audio is not None:
-                done, sent = codes.shape[1], sent + len(audio)
-                yield audio
+                    new = codec.decode(codes[None, :, done:], last=song.finished)
+                    audio = new[0, :, : length - sent].float().cpu()
+            done, sent = codes.shape[1], sent + audio.shape[1]
+            if audio.shape[1]:
+                yield audio[0] if len(audio) == 1 else audio
 
     def _threads(self, asked: int | None, options: DecodingOptions) -> tuple[GenerationThreads, DecodingOptions]:
         """The threads of a generation, and options whose steps are among them."""
@@ -411,7 +419,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     ) -> KeptInstrumental:
         if len(rows) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
-        (audio,) = mono_rows(instrumental, None)
+        audio = channel_rows(instrumental, self.codec_format.channels)
         return KeptInstrumental(self, audio, rate, len(rows[0]), keep)
 
     def tokenize_vocal(
@@ -521,7 +529,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
     """The parts that a composite of this configuration has, by name."""
     there = {name: kind for name, kind in OPTIONAL_PARTS.items() if getattr(config, f"{name}_config") is not None}
-    return PARTS | there
+    return PARTS | there | {"codec": codec_class(config.codec_config)}
 
 
 def _stage_dtype(options: dict[str, Any]) -> Any:

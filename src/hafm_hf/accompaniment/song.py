@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..audio import resample
-from ..codec import code_vectors, encode_codes
+from ..codec import as_codec
 from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 from ..jobs.heartbeat import Progress
 from ..lead_sheet.lead_sheet import LeadSheet
@@ -107,6 +107,11 @@ class SongRun:
                 break
         return self._codes(0)
 
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has reached the end of its songs."""
+        return all(run.needs is None for run in self.runs.values())
+
     def tokens(self, row: int) -> dict[str, torch.Tensor]:
         """A row so far: "vocal_semantic" and "instrumental_semantic" (int64 [T_v]), "codes" (int64 [Q, T_a])."""
         semantic = self.runs["semantic"].codes(row)[0]
@@ -148,7 +153,7 @@ def _sound_of(model: HAFMForVocalAccompaniment, stage: str) -> Callable[[torch.T
     if stage == "semantic":
         return None
     first = model.coarse.config.num_codebooks if stage == "fine" else 0
-    return partial(code_vectors, model.codec, first_codebook=first)
+    return partial(as_codec(model.codec).code_vectors, first_codebook=first)
 
 
 def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int], None] | None:
@@ -181,7 +186,7 @@ class KeptInstrumental:
 
     Args:
         model: the composite, whose tokenizer and codec hear it.
-        audio (float32 [N]): the instrumental, mono; it may end before the vocal does.
+        audio (float32 [C, N]): the instrumental in the codec's channels; it may end before the vocal does.
         rate (Hz): of it and of the vocal.
         vocal_samples: length of the vocal.
         spans: what to keep, as (start, stop) in seconds.
@@ -193,7 +198,7 @@ class KeptInstrumental:
     def __init__(
         self, model: HAFMForVocalAccompaniment, audio: np.ndarray, rate: int, vocal_samples: int, spans: Sequence[Span]
     ) -> None:
-        seconds = len(audio) / rate
+        seconds = audio.shape[1] / rate
         if not spans:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:
@@ -204,7 +209,7 @@ class KeptInstrumental:
             if start >= vocal_samples / rate:
                 raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
         self.spans, self.rate = _joined([(start, min(stop, seconds)) for start, stop in spans]), model.sampling_rate
-        self.audio = torch.from_numpy(resample(audio, rate, self.rate))
+        self.audio = torch.from_numpy(np.stack([resample(channel, rate, self.rate) for channel in audio]))
         units = math.ceil(round(vocal_samples / rate * model.units_per_second, 6))
         kept = torch.zeros(units, dtype=torch.bool)
         for start, stop in self.spans:
@@ -219,13 +224,15 @@ class KeptInstrumental:
 
     def _tokens(self, model: HAFMForVocalAccompaniment, units: int) -> dict[str, torch.Tensor]:
         """Targets of the stages, int64 [Q, T], for the length of the vocal."""
-        heard = torch.zeros(units * self.rate // model.units_per_second)
-        heard[: len(self.audio)] = self.audio[: len(heard)]
+        heard = torch.zeros(len(self.audio), units * self.rate // model.units_per_second)
+        length = min(self.audio.shape[1], heard.shape[1])
+        heard[:, :length] = self.audio[:, :length]
         tokenizer = model.semantic_tokenizer
-        waveform = torch.from_numpy(resample(heard.numpy(), self.rate, tokenizer.config.sampling_rate))
+        waveform = torch.from_numpy(resample(heard.mean(0).numpy(), self.rate, tokenizer.config.sampling_rate))
         semantic = tokenizer.encode(waveform.to(tokenizer.device))
-        codes = encode_codes(model.codec, heard[None].to(model.codec.device), model.codec.config.num_quantizers)[0]
         coarse = model.coarse.config.num_codebooks
+        codebooks = coarse + model.fine.config.num_codebooks
+        codes = as_codec(model.codec).encode(heard[None].to(model.codec.device), codebooks)[0]
         return {"semantic": semantic[None], "coarse": codes[:coarse], "fine": codes[coarse:]}
 
     def given(self, stage: str) -> torch.Tensor:
@@ -233,16 +240,20 @@ class KeptInstrumental:
         return self.flat[stage]
 
     def splice(self, generated: torch.Tensor) -> torch.Tensor:
-        """The generated audio (float32 [N]) with what is kept as it was, cross-faded at the joins."""
+        """The generated audio (float32 [C, N]) with what is kept as it was, cross-faded at the joins."""
         result = generated.clone()
+        length = min(result.shape[1], self.audio.shape[1])
         for start, stop in self.spans:
-            first, last = round(start * self.rate), min(round(stop * self.rate), len(result), len(self.audio))
+            first, last = (
+                round(start * self.rate),
+                min(round(stop * self.rate), length),
+            )
             fade = min(round(CROSS_FADE_SECONDS * self.rate), (last - first) // 2)
             gain = torch.ones(last - first)
             slope = torch.linspace(0, 1, fade + 2)[1:-1]
             if first > 0:
                 gain[:fade] = slope
-            if last < len(result):
+            if last < result.shape[1]:
                 gain[len(gain) - fade :] = slope.flip(0)
-            result[first:last] = gain * self.audio[first:last] + (1 - gain) * result[first:last]
+            result[:, first:last] = gain * self.audio[:, first:last] + (1 - gain) * result[:, first:last]
         return result

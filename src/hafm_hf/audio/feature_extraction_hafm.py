@@ -124,6 +124,22 @@ def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     return [_mono_row(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
 
 
+def channel_rows(sound: Any, channels: int) -> np.ndarray:
+    """One sound as float32 [channels, N] on the CPU; a mono one gets equal channels.
+
+    Args:
+        sound: [N], [1, N] or [channels, N]; a tensor or an array.
+        channels: wanted.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    rows = torch.atleast_2d(torch.as_tensor(sound).detach().float().cpu()).numpy()
+    if rows.ndim != 2 or rows.shape[0] not in (1, channels):
+        raise ValueError(f"An instrumental has shape {list(rows.shape)}; give [N] or [{channels}, N].")
+    return np.repeat(rows, channels, axis=0) if len(rows) < channels else rows
+
+
 def _mono_row(vocal: Any, mask: Any) -> np.ndarray:
     """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
     row = torch.as_tensor(vocal).detach().float().cpu().numpy()

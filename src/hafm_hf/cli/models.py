@@ -53,7 +53,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment, part_classes
-    from ..configuration_hafm import HAFMConfig
+    from ..configuration_hafm import HAFMConfig, codec_format
     from ..hub.description import describe_part
 
     config = HAFMConfig.from_pretrained(folder)
@@ -66,7 +66,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
         parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe_part(part)}
     return {
         "model": str(folder if model is None else model),
-        "sampling_rate": config.codec_config.sampling_rate,
+        "sampling_rate": codec_format(config.codec_config).sampling_rate,
         "parameters": counts["total"],
         "bytes": _bytes_in(folder),
         "parts": parts,
@@ -86,7 +86,7 @@ def inspect_tokens(
         bool, typer.Option("--instrumental", help="It is no vocal but an accompaniment, which has other centroids.")
     ] = False,
 ) -> None:
-    """Draws the tokens that a model hears in a recording: semantic at 50 Hz, all codebooks of the codec at 75 Hz."""
+    """Draws the tokens that a model hears in a recording: semantic ones, and all codebooks of the codec."""
     with plotting() as plots:
         plots.require_matplotlib()
     name = audio.source_name(sound)
@@ -107,22 +107,22 @@ def tokenize(
     """Token streams of a recording (float32 [N] at `sampling_rate` Hz), as numbers and frames a second.
 
     Returns:
-        {"semantic tokens": (int64 [T_v], 50), "codec": (int64 [8, T_a], 75)}; the semantic ones of a vocal with the
-        noise that a generation with seed 0 adds to it, those of an instrumental without.
+        {"semantic tokens": (int64 [T_v], frames a second), "codec": (int64 [Q, T_a], frames a second)}; the semantic
+        ones of a vocal with the noise that a generation with seed 0 adds to it, those of an instrumental without.
     """
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from ..codec import encode_codes
+    from ..codec import as_codec
 
     composite = HAFMForVocalAccompaniment.from_pretrained(model)
-    tokenizer, codec = composite.semantic_tokenizer, composite.codec
+    tokenizer, codec = composite.semantic_tokenizer, as_codec(composite.codec)
     waveform = torch.from_numpy(audio.resample(samples, sampling_rate, tokenizer.config.sampling_rate))
-    sound = torch.from_numpy(audio.resample(samples, sampling_rate, codec.config.sampling_rate))
+    sound = torch.from_numpy(audio.resample(samples, sampling_rate, codec.format.sampling_rate))
     with torch.no_grad():
         semantic = tokenizer.encode(waveform, noise=not instrumental, seed=0).numpy()
-        codes = encode_codes(codec, sound[None], codec.config.num_quantizers)[0].numpy()
-    return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.config.frame_rate)}
+        codes = codec.encode(sound.expand(1, codec.format.channels, -1))[0].numpy()
+    return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.format.frame_rate)}
 
 
 def card(

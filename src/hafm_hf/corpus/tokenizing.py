@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EncodecModel
 
 from ..audio import Samples, pad_end, resample
-from ..codec import decode_codes, encode_codes, load_encodec, scale_invariant_sdr
+from ..codec import Codec, load_codec, scale_invariant_sdr
 from ..hub.loading import fingerprint
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .separation_models import torch_device
@@ -85,18 +84,18 @@ class Tokenizers:
             raise HAFMCorpusError(
                 f"The tokenizers can't be loaded ({str(error).splitlines()[0].rstrip('.')})."
             ) from error
-        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": fingerprint(self.codec)}
+        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": fingerprint(self.codec.model)}
         dtype = getattr(torch, options.dtype)
         # the centroids stay in float32: rounded ones would be other clusters
         self.semantic.to(self.device).hubert.to(dtype)
-        self.codec.to(device=self.device, dtype=dtype)
+        self.codec.model.to(device=self.device, dtype=dtype)
         config = self.semantic.config
         self.info = TokenCorpusInfo(
             semantic_frame_rate=config.frame_rate,
-            acoustic_frame_rate=round(self.codec.config.frame_rate),
+            acoustic_frame_rate=self.codec.format.frame_rate,
             num_clusters=config.num_clusters,
-            codebook_size=self.codec.config.codebook_size,
-            num_codebooks=min(options.num_codebooks, self.codec.config.num_quantizers),
+            codebook_size=self.codec.format.codebook_size,
+            num_codebooks=min(options.num_codebooks, self.codec.format.num_codebooks),
             **self.fingerprint,
         )
 
@@ -116,11 +115,11 @@ class Tokenizers:
             part = slice(begin, begin + self.options.batch_size)
             voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
             bands = self._batch(instrumentals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
-            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.config.sampling_rate, seconds)
+            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             streams = (
                 self.semantic.encode_batch(voices, list(seeds[part])),
                 self.semantic.encode_batch(bands),
-                encode_codes(self.codec, sounds, self.info.num_codebooks),
+                self.codec.encode(sounds[:, None], self.info.num_codebooks),
             )
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
@@ -131,10 +130,10 @@ class Tokenizers:
     def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:
         """SI-SDR in dB of the audio that a segment's first codes decode to, against its instrumental (float32 [N])."""
         seconds = min(seconds, FIDELITY_SECONDS)
-        original = fit_rate(instrumental, sampling_rate, self.codec.config.sampling_rate, seconds)
+        original = fit_rate(instrumental, sampling_rate, self.codec.format.sampling_rate, seconds)
         frames = round(seconds * self.info.acoustic_frame_rate)
         codes = torch.from_numpy(tokens.acoustic[:, :frames].astype(np.int64))[None].to(self.device)
-        decoded = decode_codes(self.codec, codes, len(original)).double().cpu()
+        decoded = self.codec.decode(codes, len(original))[0].double().cpu()
         return float(scale_invariant_sdr(torch.from_numpy(original)[None].double(), decoded))
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
@@ -164,7 +163,7 @@ def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizer
     ).eval()
 
 
-def _load_codec(options: TokenizerOptions) -> EncodecModel:
+def _load_codec(options: TokenizerOptions) -> Codec:
     if options.codec:
-        return load_encodec(options.codec, dtype=torch.float32)
-    return load_encodec(_composite(options), subfolder="codec", dtype=torch.float32)
+        return load_codec(options.codec, dtype=torch.float32)
+    return load_codec(_composite(options), subfolder="codec", dtype=torch.float32)

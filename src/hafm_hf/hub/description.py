@@ -3,11 +3,12 @@
 Off the path of the data: it reads configurations only.
 """
 
+import math
 from collections import Counter
 
-from transformers import EncodecConfig, PreTrainedConfig
+from transformers import DacConfig, EncodecConfig, PreTrainedConfig
 
-from ..configuration_hafm import HAFMHarmonyConfig, HAFMSemanticTokenizerConfig, HAFMStageConfig
+from ..configuration_hafm import HAFMHarmonyConfig, HAFMSemanticTokenizerConfig, HAFMStageConfig, codec_format
 
 
 def describe_part(config: PreTrainedConfig) -> dict[str, str]:
@@ -26,7 +27,7 @@ def describe_part(config: PreTrainedConfig) -> dict[str, str]:
         return _describe_stage(config)
     if isinstance(config, HAFMSemanticTokenizerConfig):
         return _describe_semantic_tokenizer(config)
-    if isinstance(config, EncodecConfig):
+    if isinstance(config, EncodecConfig | DacConfig):
         return _describe_codec(config)
     if isinstance(config, HAFMHarmonyConfig):
         return _describe_harmony(config)
@@ -70,11 +71,16 @@ def _vocal_space(config: HAFMSemanticTokenizerConfig) -> str:
     return f" (vocals: of a projection to {config.vocal_projection_size}{beat})"
 
 
-def _describe_codec(config: EncodecConfig) -> dict[str, str]:
+def _describe_codec(config: PreTrainedConfig) -> dict[str, str]:
+    codec = codec_format(config)
+    kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
+    encodec = isinstance(config, EncodecConfig)
+    name, filters = ("EnCodec", config.num_filters) if encodec else ("DAC", config.encoder_hidden_size)
+    channels = "" if codec.channels == 1 else f" × {codec.channels} channels"
     return {
-        "rates": f"{config.sampling_rate} Hz → {config.frame_rate} frames/s",
-        "vocabulary": f"up to {config.num_quantizers} × {config.codebook_size}",
-        "architecture": f"EnCodec, {config.num_filters} filters, up to {max(config.target_bandwidths):g} kbps",
+        "rates": f"{codec.sampling_rate} Hz{channels} → {codec.frame_rate} frames/s",
+        "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",
+        "architecture": f"{name}, {filters} filters, up to {kbps:g} kbps",
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import EncodecConfig, PreTrainedConfig, PreTrainedModel
+from transformers import DacConfig, EncodecConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..configuration_hafm import check_codec_config
@@ -123,7 +123,7 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     given = options.get("config")
     known = isinstance(given, PreTrainedConfig)
     config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
-    if isinstance(config, EncodecConfig):
+    if isinstance(config, EncodecConfig | DacConfig):
         check_codec_config(config)
     sums = _read_sums(_find(source, SUMS_FILE, hub))
     held = 0

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from ..codec import load_encodec
+from ..codec import load_codec
 from ..corpus.tokens import TokenCorpusInfo
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stages.modeling_hafm import (
@@ -47,8 +47,9 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
         model = STAGE_MODELS[arguments.stage](config)
         if arguments.codec and arguments.semantic_tokenizer:
             centroids = HAFMSemanticTokenizer.from_pretrained(arguments.semantic_tokenizer).centroids
-            layers = load_encodec(arguments.codec).quantizer.layers[: info.num_codebooks]
-            initialise_from_codebooks(model, centroids, torch.stack([layer.codebook.embed for layer in layers]))
+            codec = load_codec(arguments.codec)
+            acoustic = torch.stack([codec.codebook(index).detach() for index in range(info.num_codebooks)])
+            initialise_from_codebooks(model, centroids, acoustic)
     if arguments.lora_rank:
         model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model
