@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import Any, ClassVar
 
 import torch
@@ -143,7 +144,8 @@ class Codec(ABC):
             raise ValueError(f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {codebooks}, frames].")
         if int(codes.min()) < 0 or int(codes.max()) >= self.format.codebook_size:
             raise ValueError(f"codes must lie between 0 and {self.format.codebook_size - 1}.")
-        return sum(F.embedding(each, self.codebook(q)) for q, each in enumerate(codes.unbind(1))).transpose(1, 2)
+        embedded = [F.embedding(each, self.codebook(index)) for index, each in enumerate(codes.unbind(1))]
+        return reduce(torch.add, embedded).transpose(1, 2)
 
 
 class EncodecCodec(Codec):
@@ -282,7 +284,7 @@ class _Stretches:
 class _RecurrentDecoder:
     """EnCodec's decoder: a convolution, an LSTM whose state goes on, and the convolutions that make sound."""
 
-    def __init__(self, decoder: torch.nn.Module, future: int, hop: int) -> None:
+    def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *rest = decoder.layers
         self.first = _Stretches(first, CONTEXT_FRAMES, future)
         self.rest = _Stretches(torch.nn.Sequential(*rest), CONTEXT_FRAMES, future, hop)
