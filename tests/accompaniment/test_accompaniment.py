@@ -259,6 +259,7 @@ def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_p
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").max_seconds == 3600
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("option", ["dtype", "torch_dtype"])
 def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
     composite: Composite, tmp_path: Path, option: str

@@ -224,6 +224,7 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
         next(accompany.stream(vocal, num_samples=2))
 
 
+@pytest.mark.processor
 def test_decodings_agree_and_kept_spans_stay(accompany: Any, song: dict[str, Any]) -> None:
     reference = accompany(glide(), sampling_rate=CODEC_RATE, seed=1, decoding="reference")
     assert np.allclose(reference["audio"], song["audio"], atol=1e-5)

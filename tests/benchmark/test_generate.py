@@ -117,6 +117,7 @@ def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
     assert result["tokens_per_second"] == pytest.approx(3 * 2.0 * (50 + 300 + 300) / result["elapsed_seconds"])
 
 
+@pytest.mark.processor
 def test_json_holds_every_size_and_number_of_threads(tiny_model: Path) -> None:
     command = (
         f"benchmark generate --model {tiny_model} --context 20 --steps 60 --repeats 3 --rows 2 --rows 6 --threads 1"
@@ -138,6 +139,7 @@ def test_the_vocal_of_the_benchmark_has_sound_and_pauses() -> None:
     assert (levels > 0.1).sum() > 30 and (levels == 0).sum() > 5
 
 
+@pytest.mark.processor
 def test_lower_precision_is_near_and_not_the_same(tiny_model: Path) -> None:
     for kinds in benchmark_precision(str(tiny_model), 1.0).values():
         for error in kinds.values():

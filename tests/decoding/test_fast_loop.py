@@ -48,6 +48,7 @@ def test_scores_over_many_steps_equal_the_forward(name: str, scheme: str, null: 
     assert len(tokens.unique()) > 8
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("scale", [3.0, 1.0, 0.0])
 @pytest.mark.parametrize("scheme", ["index", "time"])
 @pytest.mark.parametrize("name", STAGES)
@@ -173,6 +174,7 @@ def test_progress_is_reported_and_an_exception_ends_the_loop() -> None:
     assert steps == [1, 1, 1, 1]
 
 
+@pytest.mark.processor
 def test_bfloat16_and_int8_stay_near_float32() -> None:
     stage = tiny_stage("coarse", initializer_range=0.1)
     conditioning = conditioning_for(stage)

@@ -1,9 +1,20 @@
 """Products for few rows are those of linear layers: exact where precision is kept, near where it is not."""
 
+import os
+
 import pytest
 import torch
 
-from hafm_hf.decoding.matrices import FEW_ROWS, HALF_ROWS, _int8_overflows, packed_down_linear, packed_linear
+from hafm_hf.decoding.matrices import (
+    FEW_ROWS,
+    HALF_ROWS,
+    _int8_overflows,
+    _packs,
+    packed_down_linear,
+    packed_linear,
+)
+
+pytestmark = pytest.mark.processor
 
 SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
@@ -64,6 +75,12 @@ def test_one_number_that_half_precision_cannot_hold_is_not_rounded(large: float)
     x = torch.zeros(2, 32)
     x[:, 5] = 1.0
     assert packed_linear(weight, 2)(x)[1, 3] == weight[3, 5]
+
+
+@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" not in os.environ, reason="of an emulated processor")
+@pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="no x86 processor")
+def test_what_an_emulated_processor_lacks_is_found_out() -> None:
+    assert not _packs(torch.bfloat16) and _int8_overflows()
 
 
 def test_unknown_precision_is_refused() -> None:

@@ -1,0 +1,32 @@
+"""What other processors lack: the tests marked `processor` run again in a process that is told to do without it.
+
+oneDNN obeys ONEDNN_MAX_CPU_ISA, PyTorch's own kernels ATEN_CPU_CAPABILITY, FBGEMM FBGEMM_ENABLE_INSTRUCTIONS.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PROCESSORS = {
+    # as of most laptops and many servers: neither AVX-512 nor products of bfloat16 and 8 bits
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
+    # the least that each of them knows
+    "default": {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"},
+}
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_generation_works_on_other_processors(processor: str) -> None:
+    files = [path for path in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.processor" in path.read_text()]
+    words = ["-m", "processor", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *map(str, files)]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=TESTS.parent, env=os.environ | PROCESSORS[processor], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-5000:]
+    assert int(re.findall(r"(\d+) passed", run.stdout)[0]) >= 40
