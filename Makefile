@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 EXAMPLE ?= examples/vocal.wav
 OUT ?= demo
+DIST ?= dist
 
 # One thread a process: two OpenMP threads that fight over busy cores are slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-space torture audit lint format venv venv-dev clean
+.PHONY: help demo test test-space torture audit lint format dist venv venv-dev clean
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
@@ -23,6 +24,7 @@ help:
 	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
 	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
 	@echo "make lint   ruff, mypy and import-linter only"
+	@echo "make dist   wheel and source distribution in $(DIST)/, checked by twine"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
 
 $(BIN)/python:
@@ -83,5 +85,12 @@ audit: $(VENV)/.core
 	@$(PIP) pip-audit
 	@$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --progress-spinner off
 
+# The wheel is built from the source distribution, so a file that the latter lacks is missed here.
+dist: $(VENV)/.dev
+	@echo "==> building into $(DIST)"
+	@rm -f $(DIST)/hafm_hf-*
+	@$(BIN)/python -m build --no-isolation --outdir $(DIST) .
+	@$(BIN)/python -m twine check --strict $(DIST)/hafm_hf-*
+
 clean:
-	rm -rf $(VENV) build dist $(OUT)
+	rm -rf $(VENV) build $(DIST) $(OUT)
