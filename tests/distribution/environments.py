@@ -39,13 +39,16 @@ class Environment:
         return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this repository, built by the backend that is installed here, without the network."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    result = subprocess.run([*command, "-w", str(folder), str(REPOSITORY)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def make(target: str, **variables: object) -> str:
+    """Runs a target in the environment of the tests, without its set-up, and returns what it printed."""
+    settings = [f"{name}={value}" for name, value in {"VENV": sys.prefix, **variables}.items()]
+    ready = [f"--assume-old={sys.prefix}/{stamp}" for stamp in (".core", ".dev")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    result = subprocess.run(
+        ["make", target, *settings, *ready], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def make_environment(folder: Path, wheel: Path, extras: Iterable[str] = ()) -> Environment:

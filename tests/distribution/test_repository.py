@@ -1,33 +1,17 @@
-"""What surrounds the package agrees with it: the version, `make dist`, pre-commit, continuous integration."""
+"""What surrounds the package agrees with it: README's first command, version, pre-commit, continuous integration."""
 
 import os
 import re
-import subprocess
-import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from distribution.environments import REPOSITORY
+from distribution.environments import REPOSITORY, make
 from distribution.test_declared import PROJECT
 from vocals import file_bytes, glide
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
-
-
-def make(target: str, **variables: object) -> str:
-    """Runs a target in the environment of the tests, without its set-up, and returns what it printed."""
-    settings = [f"{name}={value}" for name, value in {"VENV": sys.prefix, **variables}.items()]
-    ready = [f"--assume-old={sys.prefix}/{stamp}" for stamp in (".core", ".dev")]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    result = subprocess.run(
-        ["make", target, *settings, *ready], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> None:
@@ -37,19 +21,6 @@ def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> N
     promised = re.findall(r"demo/[\w.]+", first)
     assert "make demo" in first and len(promised) == 2
     assert all((tmp_path / name).stat().st_size > 10_000 for name in promised)
-
-
-def test_make_dist_builds_what_twine_accepts_and_a_clone_holds(tmp_path: Path) -> None:
-    printed = make("dist", DIST=tmp_path)
-    source, wheel = tmp_path / f"hafm_hf-{PROJECT['version']}.tar.gz", next(tmp_path.glob("*.whl"))
-    for path in (source, wheel):
-        assert re.search(rf"Checking {re.escape(str(path))}: .*PASSED", printed), printed
-    with tarfile.open(source) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True).stdout.split()
-    assert set(tracked) <= held | {".gitattributes"}, sorted(set(tracked) - held)
-    with zipfile.ZipFile(wheel) as archive:
-        assert not [name for name in archive.namelist() if name.startswith(("tests", "recipes", "space"))]
 
 
 def test_one_version_everywhere() -> None:

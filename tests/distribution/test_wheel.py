@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import soundfile
 import typer.main
 
-from distribution.environments import REPOSITORY, Environment, build_wheel, make_environment
+from distribution.environments import REPOSITORY, Environment, make, make_environment
 from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.cli import app
 
@@ -33,14 +35,30 @@ VOCAL = REPOSITORY / "examples" / "vocal.wav"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("dist"))
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make dist` built, and `printed`, what it said."""
+    folder = tmp_path_factory.mktemp("dist")
+    (folder / "printed").write_text(make("dist", DIST=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    return next(dist.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel without extras."""
     return make_environment(tmp_path_factory.mktemp("core") / "venv", wheel)
+
+
+def test_make_dist_builds_what_twine_accepts_from_all_that_a_clone_holds(dist: Path) -> None:
+    assert (dist / "printed").read_text().count("PASSED") == 2
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True).stdout.split("\n")
+    assert not {name for name in tracked if name and (REPOSITORY / name).exists()} - held
 
 
 def test_the_wheel_holds_the_bundled_model_and_is_under_80_megabytes(wheel: Path) -> None:

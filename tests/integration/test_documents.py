@@ -25,6 +25,8 @@ DOCUMENTS = sorted(
     str(path.relative_to(REPOSITORY))
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "space" / "README.md")
 )
+# Experiments of a day keep the commands of the day: their links are checked, their commands are not.
+PAGES = [*DOCUMENTS, *sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/log/*.md"))]
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = [block for block in ALL if block.language == "bash"]
 PYTHON = [block for block in ALL if block.language == "python"]
@@ -34,6 +36,8 @@ SMALLER = {
     "--num_attention_heads 2 --head_dim 8 --warmup_steps 1 --validation_crops 2 --validation_batch 2 --compile false",
     "evaluate": "--clip-seconds 1 --limit 2 --skip-fine --no-baselines",
 }
+# Scripts that import from these packages take their options from there.
+OPTION_FOLDERS = {"hafm_hf.training": "src/hafm_hf/training", "hafm_tiny": "recipes/hafm_tiny"}
 PROGRAM_FOLDERS = ("recipes", "src/hafm_hf/cli")
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
 # Blocks of these documents that are marked with nothing are run.
@@ -72,6 +76,38 @@ def test_commands_and_options_within_the_text_exist(document: str) -> None:
             assert words[1] in typer.main.get_command(app).commands, words  # type: ignore[attr-defined]
         for option in [word for word in words if word.startswith("--") and word != "--help"]:
             assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_links_lead_to_files_and_headings_of_the_repository(document: str) -> None:
+    path = REPOSITORY / document
+    for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", path.read_text()):
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), f"{document}: {link}"
+        assert not anchor or anchor in anchors(target), f"{document}: {link}"
+
+
+@lru_cache
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub and the hub give to the headings of a document."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_log_is_one_line_of_verdict_an_experiment_newest_first() -> None:
+    _, *entries = re.split(r"^## ", (REPOSITORY / "docs/log.md").read_text(), flags=re.MULTILINE)
+    found = [
+        re.fullmatch(r"(\d{4}-\d\d-\d\d) · (.+)\n\n(.+) \[Details\]\(log/(.+)\.md#.+\)\n*", each) for each in entries
+    ]
+    assert all(found), [entry for entry, match in zip(entries, found, strict=True) if not match]
+    assert all(match and match[1] == match[4] and len(match[3]) < 200 for match in found)
+    days = [match[1] for match in found if match]
+    assert days == sorted(days, reverse=True)
+    for day in set(days):
+        long = re.findall(r"^## (.+)$", (REPOSITORY / f"docs/log/{day}.md").read_text(), re.MULTILINE)
+        assert long == [match[2] for match in found if match and match[1] == day]
 
 
 def check_hafm(words: list[str]) -> None:
@@ -122,8 +158,10 @@ def options_of(script: Path) -> set[str]:
             names.add(node.target.id)
         elif isinstance(node, ast.arg):
             names.add(node.arg)
-    if any(module.startswith("hafm_hf.training") for module, _ in imported_names(script.read_text())):
-        names |= set().union(*map(options_of, (REPOSITORY / "src/hafm_hf/training").glob("*.py")))
+    imported = [module for module, _ in imported_names(script.read_text())]
+    for package, folder in OPTION_FOLDERS.items():
+        if any(module.startswith(package) for module in imported):
+            names |= set().union(*map(options_of, (REPOSITORY / folder).glob("*.py")))
     return names
 
 
