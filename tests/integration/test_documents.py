@@ -41,7 +41,7 @@ OPTION_FOLDERS = {"hafm_hf.training": "src/hafm_hf/training", "hafm_tiny": "reci
 PROGRAM_FOLDERS = ("recipes", "src/hafm_hf/cli")
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
 # Blocks of these documents that are marked with nothing are run.
-RUN = ("README.md", "docs/extending.md", "docs/evaluation.md")
+RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
 
 
 def label(block: Block) -> str:
@@ -68,6 +68,9 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options_within_the_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+    if document == "CHANGELOG.md":
+        # what was removed is named there, and older versions keep the names of their time
+        text = re.sub(r"^### Removed\n(?:(?!#).*\n)*", "", "\n## ".join(text.split("\n## ")[:3]), flags=re.MULTILINE)
     known = set().union(
         *(options_of(path) for folder in PROGRAM_FOLDERS for path in (REPOSITORY / folder).glob("*.py"))
     )
@@ -231,8 +234,9 @@ def test_the_commands_of_readme_do_what_it_says(workspace: Path, section: str) -
             assert (workspace / promised).is_file(), promised
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in PYTHON if b.runs and b.document != "README.md" and b.document in RUN], ids=label
-)
-def test_the_examples_of_the_documents_run(workspace: Path, block: Block) -> None:
-    run([sys.executable, "-c", block.text], workspace)
+def test_the_examples_of_the_documents_run(workspace: Path) -> None:
+    examples = [b for b in PYTHON if b.runs and b.document != "README.md" and b.document in RUN]
+    assert {block.document for block in examples} == set(RUN[1:])
+    # one process, since importing costs more than what they do; each in a namespace of its own
+    lines = [f"exec(compile({block.text!r}, {label(block)!r}, 'exec'), {{}})" for block in examples]
+    run([sys.executable, "-c", "\n".join(lines)], workspace)
