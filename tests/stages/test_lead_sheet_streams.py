@@ -46,6 +46,9 @@ def test_a_stream_is_heard_at_its_own_instant_and_by_no_null_row(name: str) -> N
     labels = targets_for(stage)
     logits = [stage(conditioning_ids=ids, labels=labels).logits for ids in (silent, told)]
     assert not torch.allclose(*logits)
+    told[0, -2, 3] = STREAMS["chord"]
+    with pytest.raises(ValueError, match=rf"conditioning_ids holds {STREAMS['chord']}; "):
+        stage(conditioning_ids=told, labels=labels)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])

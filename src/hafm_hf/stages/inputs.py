@@ -58,8 +58,7 @@ def check_conditioning(
         raise ValueError(f"conditioning_mask has shape {tuple(conditioning_mask.shape)}, not ({batch}, {frames}).")
     if cached:
         return
-    sizes = [size for source in config.conditioning_codebook_sizes for size in source]
-    limit = _limit(sizes, torch.arange(streams, device=conditioning_ids.device)[:, None])
+    limit = _limit(config.conditioning_sizes, torch.arange(streams, device=conditioning_ids.device)[:, None])
     check_ids("conditioning_ids", conditioning_ids, limit)
 
 
