@@ -12,9 +12,9 @@ from hafm_hf.training.data import stage_streams
 from tiny_models import STAGES, tiny_composite
 
 
-@pytest.fixture(scope="module")
-def composite() -> HAFMForVocalAccompaniment:
-    model = tiny_composite()
+@pytest.fixture(scope="module", params=["flat", "delay"])
+def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
+    model = tiny_composite(codebook_pattern=request.param)
     for stage, window in ((model.semantic, 1.2), (model.coarse, 0.6), (model.fine, 0.4)):
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
     return model
@@ -63,12 +63,14 @@ def test_the_first_chunk_comes_after_one_window_of_each_stage(composite: HAFMFor
 
     chunks = composite.stream(voice(3), seed=3, progress=progress)
     first = next(chunks)
-    # windows of 1.2, 0.6 and 0.4 s at 50, 300 and 300 tokens a second
-    assert steps == {"semantic": 60, "coarse": 180, "fine": 120}
+    # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames a second
+    slots = composite.coarse.pattern.slots
+    assert steps == {"semantic": 60, "coarse": slots(45), "fine": slots(30)}
+    assert slots(45) == (180 if composite.coarse.pattern.rows == 1 else 48)
     # the last 0.08 s of a window are final when the next one has joined it
     assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()
-    assert steps["fine"] == 120, "closing the iterator ends the generation"
+    assert steps["fine"] == slots(30), "closing the iterator ends the generation"
 
 
 def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
@@ -79,10 +81,12 @@ def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment
         steps[stage] = done
 
     after_each_other = composite.generate(vocal, seed=3, progress=progress)
-    assert steps["coarse"] == 3 * 300
+    # 225 frames in six windows of 45, which all but the first begin with 9 that are known
+    pattern = composite.coarse.pattern
+    assert steps["coarse"] == pattern.slots(45) + 5 * pattern.new_slots(9, 36)
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
     beside = composite.generate(vocal, seed=3, progress=progress)
-    assert steps["coarse"] == 0.6 * 300, "one batch of all windows"
+    assert steps["coarse"] == pattern.slots(45), "one batch of all windows"
     own = round(composite.generate(vocal, seed=3, skip_fine=True).borders[0][0] * 75)
     assert 39 <= own <= 45, "0.6 s, of which the next window may replace 0.08"
     assert torch.equal(beside.codes[0][:4, :own], after_each_other.codes[0][:4, :own]), "the first window is the same"

@@ -14,13 +14,15 @@ from hafm_hf.stages.sampling import RandomStream, draw
 from stages.test_modeling import FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
 
+STAGES_AND_PATTERNS = [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
+
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
     return torch.stack([RandomStream(seed, sample=row).uniforms(0, count) for row in range(batch)])
 
 
 def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, scale: float) -> torch.Tensor:
-    """Teacher-forced scores of every step by the stage's own forward: float [B, n, V]."""
+    """Teacher-forced scores of every slot by the stage's own forward: float [B·R, L, V]."""
     null = torch.ones(len(conditioning), dtype=torch.bool)
     with torch.no_grad():
         conditional = stage(labels=tokens, conditioning_ids=conditioning, null_conditioning=~null).logits
@@ -29,16 +31,21 @@ def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, 
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme", "null", "frames", "steps"),
+    ("name", "pattern", "scheme", "null", "frames", "steps"),
     [
-        ("coarse", "time", "zeros", 336, 2000),
-        ("semantic", "index", "zeros", 400, 400),
-        ("fine", "time", "mask_token", 100, 400),
-        ("coarse", "index", "zeros", 68, 400),
+        ("coarse", "flat", "time", "zeros", 336, 2000),
+        ("semantic", "flat", "index", "zeros", 400, 400),
+        ("fine", "flat", "time", "mask_token", 100, 400),
+        ("coarse", "flat", "index", "zeros", 68, 400),
+        # 1,003 and 103 slots
+        ("coarse", "delay", "time", "zeros", 668, 4000),
+        ("fine", "delay", "index", "mask_token", 100, 400),
     ],
 )
-def test_scores_over_many_steps_equal_the_forward(name: str, scheme: str, null: str, frames: int, steps: int) -> None:
-    stage = tiny_stage(name, position_scheme=scheme, conditioning_null=null)
+def test_scores_over_many_steps_equal_the_forward(
+    name: str, pattern: str, scheme: str, null: str, frames: int, steps: int
+) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme, conditioning_null=null)
     conditioning = conditioning_for(stage, batch=2, frames=frames)
     decoder = RecordingDecoder(stage, 3.0, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
@@ -51,9 +58,9 @@ def test_scores_over_many_steps_equal_the_forward(name: str, scheme: str, null: 
 @pytest.mark.processor
 @pytest.mark.parametrize("scale", [3.0, 1.0, 0.0])
 @pytest.mark.parametrize("scheme", ["index", "time"])
-@pytest.mark.parametrize("name", STAGES)
-def test_fast_and_reference_draw_the_same_tokens(name: str, scheme: str, scale: float) -> None:
-    stage = tiny_stage(name, position_scheme=scheme)
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
+def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme: str, scale: float) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     arguments = (stage, conditioning, steps, uniforms_for(len(conditioning), steps))
@@ -64,13 +71,14 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, scheme: str, scale: 
     assert len(fast.unique()) > 2
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_greedy_tokens_equal_generates(name: str) -> None:
-    stage = tiny_stage(name, position_scheme="time")
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
+def test_greedy_tokens_equal_generates(name: str, pattern: str) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme="time")
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
-    reference = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
-    assert torch.equal(FastDecoder(stage, 3.0).generate(conditioning, steps, None), reference)
+    reference = stage.codes_of(stage.generate(conditioning_ids=conditioning, do_sample=False))
+    tokens = FastDecoder(stage, 3.0).generate(conditioning, steps, None)
+    assert torch.equal(tokens, reference.transpose(1, 2).flatten(1))
 
 
 def test_sampled_tokens_equal_a_plain_loop_with_the_same_numbers() -> None:
@@ -88,36 +96,45 @@ def test_sampled_tokens_equal_a_plain_loop_with_the_same_numbers() -> None:
 
 @pytest.mark.parametrize("padding", ["behind", "before"])
 @pytest.mark.parametrize("scheme", ["index", "time"])
-def test_rows_of_different_lengths_generate_as_each_alone(scheme: str, padding: str) -> None:
-    stage = tiny_stage("coarse", position_scheme=scheme)
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_rows_of_different_lengths_generate_as_each_alone(pattern: str, scheme: str, padding: str) -> None:
+    stage = tiny_stage("coarse", codebook_pattern=pattern, position_scheme=scheme)
     conditioning = conditioning_for(stage, batch=3, frames=12)
     lengths, numbers = (12, 6, 8), uniforms_for(3, 72)
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
     mask = mask if padding == "behind" else mask.flip(1)
     together = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 72, numbers, conditioning_mask=mask)
+    how = DecodingOptions("reference", 3.0, 0.9, 9)
+    reference = decode_window(stage, conditioning, 72, numbers, how, together[:, :0], conditioning_mask=mask)
     for row, length in enumerate(lengths):
         steps = stage.config.target_length(length)
         alone = FastDecoder(stage, 3.0, 0.9, 9).generate(
             conditioning[row : row + 1, :, mask[row]], steps, numbers[row : row + 1, :steps]
         )
         assert torch.equal(together[row, :steps], alone[0])
+        assert torch.equal(reference[row, :steps], alone[0])
 
 
-def test_a_prefix_is_continued_and_forced_tokens_are_taken() -> None:
-    stage = tiny_stage("fine")
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_a_prefix_is_continued_and_forced_tokens_are_taken(pattern: str) -> None:
+    stage = tiny_stage("fine", codebook_pattern=pattern)
     conditioning = conditioning_for(stage, batch=2)
     steps = stage.config.target_length(FRAMES)
     numbers = uniforms_for(2, steps)
     whole = FastDecoder(stage, 3.0, 0.9).generate(conditioning, steps, numbers)
-    rest = FastDecoder(stage, 3.0, 0.9).generate(conditioning, steps - 7, numbers[:, 7:], whole[:, :7])
-    assert torch.equal(rest, whole[:, 7:])
+    known = 7 if pattern == "flat" else 8
+    for decoding in ("fast", "reference"):
+        how = DecodingOptions(decoding, 3.0, 0.9, 0)
+        rest = decode_window(stage, conditioning, steps - known, numbers[:, known:], how, whole[:, :known])
+        assert torch.equal(rest, whole[:, known:])
     forced = torch.full_like(whole, -1)
     forced[1, 3:9] = (whole[1, 3:9] + 1) % 16
     for decoding in ("fast", "reference"):
         bent = decode_window(
             stage, conditioning, steps, numbers, DecodingOptions(decoding, 3.0, 0.9, 0), whole[:, :0], forced
         )
-        assert torch.equal(bent[0], whole[0]) and torch.equal(bent[1, :3], whole[1, :3])
+        # a slot predicts codes of four frames under the delay pattern, so that codes before a change may hear of it
+        assert torch.equal(bent[0], whole[0]) and (pattern == "delay" or torch.equal(bent[1, :3], whole[1, :3]))
         assert torch.equal(bent[1, 3:9], forced[1, 3:9])
 
 
@@ -125,13 +142,16 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", STAGES)
-def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(name: str, device: str) -> None:
-    stage = tiny_stage(name, position_scheme="time").to(device)
-    conditioning = conditioning_for(stage, batch=3, frames=24).to(device)
-    steps = stage.config.target_length(24)
-    assert steps > BLOCK or name == "semantic"
-    mask = (torch.arange(24) < torch.tensor((24, 12, 20))[:, None]).to(device)
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
+def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
+    name: str, pattern: str, device: str
+) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme="time").to(device)
+    frames = 24 if pattern == "flat" else 72
+    conditioning = conditioning_for(stage, batch=3, frames=frames).to(device)
+    steps = stage.config.target_length(frames)
+    assert stage.pattern.slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
+    mask = (torch.arange(frames) < frames // 12 * torch.tensor((12, 6, 10))[:, None]).to(device)
     numbers, forced = uniforms_for(3, steps), torch.full((3, steps), -1)
     forced[1, 3:9] = 2
     plain, static = (FastDecoder(stage, 3.0, 0.9, 9, static=fixed) for fixed in (False, True))
@@ -141,7 +161,7 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(name:
         {"uniforms": numbers.flip(1)},
         {"uniforms": numbers, "forced": forced, "conditioning_mask": mask},
         {"uniforms": None},
-        {"uniforms": numbers[:, 5:], "known": torch.ones(3, 5, dtype=torch.long, device=device)},
+        {"uniforms": numbers[:, 4:], "known": torch.ones(3, 4, dtype=torch.long, device=device)},
     ):
         count = steps if arguments["uniforms"] is None else arguments["uniforms"].shape[1]
         expected = plain.generate(conditioning, count, **arguments)
@@ -151,10 +171,13 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(name:
     assert static.loop is not None and plain.loop is None
 
 
-def test_codes_beyond_a_codebook_are_never_drawn() -> None:
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_codes_beyond_a_codebook_are_never_drawn(pattern: str) -> None:
     sizes = [3, 9, 5]
     torch.manual_seed(0)
-    config = HAFMCoarseConfig(**SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[13], [13]])
+    config = HAFMCoarseConfig(
+        **SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[13], [13]], codebook_pattern=pattern
+    )
     stage = HAFMCoarseForCausalLM(config).eval()
     tokens = FastDecoder(stage, 1.0, 5.0).generate(torch.randint(13, (40, 2, 4)), 18, uniforms_for(40, 18))
     assert [tokens[:, codebook::3].max().item() + 1 for codebook in range(3)] == sizes
@@ -175,15 +198,16 @@ def test_progress_is_reported_and_an_exception_ends_the_loop() -> None:
 
 
 @pytest.mark.processor
-def test_bfloat16_and_int8_stay_near_float32() -> None:
-    stage = tiny_stage("coarse", initializer_range=0.1)
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_bfloat16_and_int8_stay_near_float32(pattern: str) -> None:
+    stage = tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     exact = RecordingDecoder(stage, 3.0)
     tokens = exact.generate(conditioning, steps, None)
     for decoder in (
         RecordingDecoder(stage, 3.0, weights="int8"),
-        RecordingDecoder(tiny_stage("coarse", initializer_range=0.1).bfloat16(), 3.0),
+        RecordingDecoder(tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0),
     ):
         decoder.generate(conditioning, steps, None, forced=tokens)
         apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)

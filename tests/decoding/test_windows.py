@@ -29,8 +29,8 @@ def test_song_windows_of_one_length_and_bad_overlap() -> None:
         song_windows(30, window=10, overlap=10)
 
 
-def windowed(name: str) -> object:
-    stage = tiny_stage(name)
+def windowed(name: str, pattern: str = "flat") -> Any:
+    stage = tiny_stage(name, codebook_pattern=pattern)
     stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
     return stage
 
@@ -44,7 +44,7 @@ def test_windows_force_the_overlap_and_fill_the_song() -> None:
     conditioning = conditioning_for(stage, batch=2, frames=30)
     counted: list[int] = []
     prefixes = []
-    stage.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+    stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: prefixes.append(kwargs["input_ids"].clone()), with_kwargs=True
     )
     run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
@@ -58,10 +58,40 @@ def test_windows_force_the_overlap_and_fill_the_song() -> None:
         assert torch.equal(opening[:2, 1:], flat[:, unit * 12 : (unit + known) * 12])
 
 
+def test_windows_of_the_delay_pattern_take_a_slot_a_frame_and_force_the_overlap() -> None:
+    stage = windowed("coarse", "delay")
+    counted: list[int] = []
+    read = []
+    stage.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
+    )
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    codes = run.run(list(conditioning_for(stage, batch=2, frames=30)))
+    assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
+    # four windows, whose last codebook ends three slots after the first
+    assert sum(counted) == run.steps == 45 + 4 * 3
+    openings = [ids for ids in read if ids.shape[1] > 1]
+    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
+        there = torch.stack(codes)[:, :, unit * 3 : (unit + known) * 3].transpose(1, 2).flatten(1)
+        expected = stage.pattern.inputs(torch.nn.functional.pad(there, (0, 4)), stage.config.bos_token_id)
+        assert torch.equal(opening[:8], expected[:, : known * 3 + 1])
+
+
 @pytest.mark.parametrize("decoding", ["fast", "reference"])
-@pytest.mark.parametrize(("name", "independent"), [("semantic", False), ("coarse", False), ("fine", True)])
-def test_songs_of_different_lengths_together_equal_each_alone(name: str, independent: bool, decoding: str) -> None:
-    stage = windowed(name)
+@pytest.mark.parametrize(
+    ("name", "pattern", "independent"),
+    [
+        ("semantic", "flat", False),
+        ("coarse", "flat", False),
+        ("fine", "flat", True),
+        ("coarse", "delay", False),
+        ("fine", "delay", True),
+    ],
+)
+def test_songs_of_different_lengths_together_equal_each_alone(
+    name: str, pattern: str, independent: bool, decoding: str
+) -> None:
+    stage = windowed(name, pattern)
     units = (15, 4, 9)
     per_unit = 3 if name == "fine" else 2
     conditioning = [conditioning_for(stage, 1, n * per_unit, seed=n)[0] for n in units]
@@ -74,20 +104,21 @@ def test_songs_of_different_lengths_together_equal_each_alone(name: str, indepen
             assert torch.equal(alone.run([conditioning[row]])[0], together[row])
 
 
-def test_independent_windows_go_side_by_side() -> None:
-    stage = windowed("fine")
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 6 * 12), ("delay", 6 * 3 + 3)])
+def test_independent_windows_go_side_by_side(pattern: str, steps: int) -> None:
+    stage = windowed("fine", pattern)
     codes = conditioning_for(stage, batch=2, frames=45)
     counted: list[int] = []
     run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, report=counted.append)
     fine = run.run(list(codes))
-    assert len(counted) == run.steps == 6 * 12, "four windows of two songs are one batch"
+    assert len(counted) == run.steps == steps, "four windows of two songs are one batch"
     assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
 
 
 def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = windowed("fine")
-    stage.generation_config.update(overlap_seconds=0.16)  # type: ignore[attr-defined]
-    vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))  # type: ignore[attr-defined]
+    stage.generation_config.update(overlap_seconds=0.16)
+    vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))
     conditioning = list(conditioning_for(stage, batch=2, frames=45))
 
     def sound(codes: torch.Tensor) -> torch.Tensor:
@@ -137,8 +168,9 @@ def test_what_the_next_window_may_replace_is_not_final() -> None:
     assert seen.shape[1] == 45
 
 
-def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing() -> None:
-    stage = windowed("coarse")
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 4 * 12), ("delay", 4 * 3 + 3)])
+def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: str, steps: int) -> None:
+    stage = windowed("coarse", pattern)
     conditioning = conditioning_for(stage, batch=1, frames=30)
     first = StageRun(stage, rows_of(15), UNIT, DecodingOptions()).run(list(conditioning))[0]
     flat = first.t().flatten()
@@ -151,7 +183,7 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing() -> None:
     assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
     assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
     # windows begin new units at 0, 6, 10 and 14: the second is all that is generated
-    assert run.steps == 4 * 12
+    assert run.steps == steps
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])

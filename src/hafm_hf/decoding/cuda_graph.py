@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..stages.codebook_patterns import CodebookPattern
 from ..stages.guidance import TokenGuidance
 from ..stages.position import TokenLayout
 from ..stages.sampling import FREE, draw, hold_back
@@ -31,7 +32,7 @@ class Decoder(Protocol):
     """What the steps need of the fast loop (`fast_loop.FastDecoder`)."""
 
     stage: Any
-    config: Any
+    pattern: CodebookPattern
     rows: int
     guided: bool
     temperature: float
@@ -42,17 +43,17 @@ class Decoder(Protocol):
     guidance: TokenGuidance
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores (float [B, V]) without columns beyond the target's codebook."""
+        """Scores (float [B·C, V]) without columns beyond the target's codebook."""
 
     def slot_scores(
         self,
         ids: torch.Tensor,
-        codebook: int,
+        kind: int,
         slot: int | torch.Tensor,
         views: list[tuple[torch.Tensor, torch.Tensor]],
         bias: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores (float [B, V]) of the target whose slot holds the tokens `ids` (int64 [B])."""
+        """Scores (float [B·C, V]) of a slot of a kind, which reads the tokens `ids` (int64 [B·C])."""
 
 
 class StaticLoop:
@@ -68,20 +69,20 @@ class StaticLoop:
         self.decoder, self.sampled = decoder, sampled
         cache = self.cache = decoder.layers[0].cache
         heads, slots = cache.shape[2:4]
-        batch = decoder.rows // 2 if decoder.guided else decoder.rows
+        codes = (decoder.rows // 2 if decoder.guided else decoder.rows) * decoder.pattern.rows
         counter = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.slot, self.place = counter, counter.clone()
-        self.token = counter.new_zeros(batch)
-        self.tokens = counter.new_zeros(BLOCK, batch)
-        self.forced = counter.new_full((BLOCK, batch), FREE)
-        self.uniforms = torch.ones(BLOCK, batch, device=cache.device)
+        self.token = counter.new_zeros(codes)
+        self.tokens = counter.new_zeros(BLOCK, codes)
+        self.forced = counter.new_full((BLOCK, codes), FREE)
+        self.uniforms = torch.ones(BLOCK, codes, device=cache.device)
         self.biases = cache.new_zeros(BLOCK, bias_rows, heads, 1, slots)
         self.added, self.changes = (
-            None if given is None else torch.zeros(BLOCK, batch, *given.shape[2:], device=cache.device)
+            None if given is None else torch.zeros(BLOCK, codes, *given.shape[2:], device=cache.device)
             for given in (decoder.guidance.added, decoder.guidance.changes)
         )
         self.views = [layer.until(slots) for layer in decoder.layers]
-        self.steps = [self._prepared(codebook) for codebook in range(decoder.config.num_codebooks)]
+        self.steps = [self._prepared(kind) for kind in range(decoder.pattern.slots_per_frame)]
 
     def fits(self, bias_rows: int, sampled: bool) -> bool:
         """Whether another window of the decoder can use these steps: its caches and biases are the same."""
@@ -99,7 +100,13 @@ class StaticLoop:
         forced: torch.Tensor | None,
         report: Callable[[int], None] | None,
     ) -> None:
-        """Fills tokens (int64 [B, n]) behind its first column; other arguments as for `FastDecoder.generate`."""
+        """Fills tokens (int64 [B·C, n]) behind its first column, `known` slots being there.
+
+        Args:
+            tokens: predictions of the slots to come.
+            known: slots before them.
+            uniforms (float32 [B·C, n]), forced (int64 [B·C, n]), report: as in `FastDecoder`.
+        """
         self.token.copy_(tokens[:, 0])
         count = tokens.shape[1]
         for start in range(1, count, BLOCK):
@@ -124,7 +131,7 @@ class StaticLoop:
             self._wait()
 
     def _load(self, target: int, count: int) -> None:
-        """Gets ready for `count` steps from flat target `target` on."""
+        """Gets ready for `count` steps from slot `target` of the target on."""
         decoder = self.decoder
         self.slot.fill_(decoder.first_slot + target)
         self.place.zero_()
@@ -132,13 +139,13 @@ class StaticLoop:
         biases = decoder.stage.model.attention_bias(decoder.layout, query)
         self.biases[:count] = biases.movedim(2, 0).unsqueeze(3).to(self.biases.dtype)
 
-    def _step(self, codebook: int) -> None:
+    def _step(self, kind: int) -> None:
         decoder = self.decoder
         bias = self.biases.index_select(0, self.place)[0]
-        scores = decoder.slot_scores(self.token, codebook, self.slot, self.views, bias)
+        scores = decoder.slot_scores(self.token, kind, self.slot, self.views, bias)
         if self.added is not None:
             scores = scores + self.added.index_select(0, self.place)[0]
-        scores = decoder.limited(scores, codebook)
+        scores = decoder.limited(scores, kind)
         if self.changes is not None:
             scores = hold_back(scores, self.token, self.changes.index_select(0, self.place)[0])
         numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
@@ -149,11 +156,11 @@ class StaticLoop:
         self.slot.add_(1)
         self.place.add_(1)
 
-    def _prepared(self, codebook: int) -> Step:
-        """The step of one codebook: as a graph on a GPU, as it is elsewhere."""
+    def _prepared(self, kind: int) -> Step:
+        """The step of one kind of slot: as a graph on a GPU, as it is elsewhere."""
 
         def step() -> None:
-            self._step(codebook)
+            self._step(kind)
 
         if self.slot.device.type != "cuda":
             return step

@@ -1,12 +1,12 @@
-"""The fast decoding loop: one token after another with as little as possible around the mathematics.
+"""The fast decoding loop: one slot after another with as little as possible around the mathematics.
 
 It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: the rows' keys and
 values lie in buffers made once, norm weights are folded into the matrices behind them, matrices are packed for the
 number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
 (`stage.generate`) stays the reference; tests compare the two.
 
-Dimensions: B rows of the batch, R rows of the step (2B under guidance, conditional ones first), L slots, D width, H
-heads of d, V codes.
+Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B under
+guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
 """
 
 import math
@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ..jobs.threads import step_threads, torch_threads
+from ..stages.codebook_patterns import SlotPlan, codebook_pattern
 from ..stages.guidance import TokenGuidance
 from ..stages.position import TokenLayout, token_layout
 from ..stages.sampling import draw, force, hold_back
@@ -110,7 +111,7 @@ class _Layer:
 
 
 class FastDecoder:
-    """Continues the target of a batch of rows, token by token.
+    """Continues the target of a batch of rows, slot by slot.
 
     Args:
         stage: HAFMStageForCausalLM in evaluation mode; its weights are read when this is made.
@@ -134,6 +135,7 @@ class FastDecoder:
         static: bool | None = None,
     ) -> None:
         self.stage, self.config = stage, stage.config
+        self.pattern = codebook_pattern(stage.config)
         self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
         self.weights = weights
         self.guided = guidance_scale != 1.0
@@ -156,13 +158,13 @@ class FastDecoder:
         report: Callable[[int], None] | None = None,
         guidance: TokenGuidance | None = None,
     ) -> torch.Tensor:
-        """Generates flat target tokens.
+        """Generates target tokens, in frames of all codebooks whatever the stage's pattern.
 
         Args:
             conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-            new_tokens: how many tokens each row gets.
+            new_tokens: how many tokens each row gets; whole frames under the delay pattern.
             uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
-            known (int64 [B, P], *optional*): flat tokens that come before, without BOS.
+            known (int64 [B, P], *optional*): tokens that come before, without BOS; likewise whole frames.
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
             report: called with 1 after each step; what it raises ends the loop.
@@ -170,30 +172,48 @@ class FastDecoder:
 
         Returns:
             int64 [B, new_tokens].
+
+        Raises:
+            ValueError: for parts of frames, or a song's guidance, under the delay pattern.
         """
-        batch = len(conditioning_ids)
-        known = conditioning_ids.new_empty(batch, 0) if known is None else known
+        if guidance is not None and self.pattern.rows > 1:
+            raise ValueError(
+                "Guidance by a song's beats and chords exists for stages of the flat codebook pattern only."
+            )
+        known = conditioning_ids.new_empty(len(conditioning_ids), 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
-        self._hear(conditioning_ids, conditioning_mask, known.shape[1], new_tokens, guidance)
-        scores = self._prefill(conditioning_ids, conditioning_mask, known, new_tokens)
-        tokens = conditioning_ids.new_empty(batch, new_tokens)
-        before = known[:, -1] if known.shape[1] else torch.full_like(tokens[:, 0], self.config.codebook_size)
+        frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
+        plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
+        self._hear(conditioning_ids, conditioning_mask, plan.known.shape[1], plan.slots, guidance)
+        scores = self._prefill(conditioning_ids, conditioning_mask, plan)
         with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
-            for step in range(new_tokens):
-                target = known.shape[1] + step
-                if step > 0:
-                    before = tokens[:, step - 1]
-                    scores = self._step(before, target)
-                scores = self._guided(scores, before, target, step)
-                numbers = None if uniforms is None else uniforms[:, step]
-                tokens[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), forced, step)
-                if report is not None:
-                    report(1)
-                if self.static:
-                    self._static_loop(uniforms is not None).run(tokens, known.shape[1], uniforms, forced, report)
-                    break
-        return tokens
+            slots = self._continue(scores, plan, report)
+        if self.pattern.rows == 1:
+            return slots
+        tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
+        # behind the end of a shorter row stands BOS, which is no code
+        return tokens.clamp(max=self.config.codebook_size - 1)
+
+    def _continue(self, scores: torch.Tensor, plan: SlotPlan, report: Callable[[int], None] | None) -> torch.Tensor:
+        """Predictions (int64 [B·C, n]) of the slots to come, of which the first has scores (float [B·C, V])."""
+        rows, first = plan.known.shape
+        slots = plan.known.new_empty(rows, plan.slots)
+        before = plan.known[:, -1] if first else torch.full_like(slots[:, 0], self.config.codebook_size)
+        for step in range(plan.slots):
+            if step > 0:
+                before = slots[:, step - 1]
+                scores = self._step(before, first + step)
+            scores = self._guided(scores, before, first + step, step)
+            numbers = None if plan.uniforms is None else plan.uniforms[:, step]
+            slots[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), plan.forced, step)
+            if report is not None:
+                report(1)
+            if self.static:
+                loop = self._static_loop(plan.uniforms is not None)
+                loop.run(slots, first, plan.uniforms, plan.forced, report)
+                break
+        return slots
 
     def _hear(
         self,
@@ -203,7 +223,7 @@ class FastDecoder:
         count: int,
         guidance: TokenGuidance | None,
     ) -> None:
-        """What guides the targets to come: their songs, and what the conditioning says of them by itself."""
+        """What guides the slots to come: their songs, and what the conditioning says of them by itself."""
         guidance = TokenGuidance() if guidance is None else guidance.to(conditioning_ids.device)
         added = guidance.added
         if self.history_free_guidance != 0.0:
@@ -213,7 +233,7 @@ class FastDecoder:
         self.guidance = TokenGuidance(guidance.changes, added)
 
     def _guided(self, scores: torch.Tensor, before: torch.Tensor, target: int, step: int) -> torch.Tensor:
-        """Scores [B, V] of flat target `target`, behind the tokens `before` (int64 [B]), as they are drawn from."""
+        """Scores [B·C, V] of slot `target`, which reads the tokens `before` (int64 [B·C]), as they are drawn from."""
         if self.guidance.added is not None:
             scores = scores + self.guidance.added[:, step]
         scores = self.limited(scores, target)
@@ -237,16 +257,17 @@ class FastDecoder:
         return torch.lerp(unconditional, conditional, self.guidance_scale)
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores (float [B, V]) of flat target `target` without columns beyond its codebook."""
-        size = self.config.codebook_sizes[target % self.config.num_codebooks]
-        return scores if size == scores.shape[-1] else scores[:, :size]
+        """Scores (float [B·C, V]) of slot `target` without columns beyond its codebook."""
+        sizes = self.config.codebook_sizes
+        if self.pattern.rows == 1:
+            size = sizes[target % len(sizes)]
+            return scores if size == scores.shape[-1] else scores[:, :size]
+        return scores if min(sizes) == scores.shape[-1] else scores.masked_fill(self.beyond, -float("inf"))
 
-    def _prefill(
-        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, known: torch.Tensor, new_tokens: int
-    ) -> torch.Tensor:
-        """Scores of the first new token; conditioning, BOS and `known` go through the stage's own forward."""
-        config, model = self.config, self.stage.model
-        bos = torch.full_like(conditioning_ids[:, 0, :1], config.codebook_size)
+    def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
+        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
+        config, model, known = self.config, self.stage.model, plan.known
+        bos = known.new_full((len(known), 1), config.codebook_size)
         input_ids = self._double(torch.cat([bos, known], dim=1))
         conditioning, mask = self._double(conditioning_ids), self._double(mask)
         assert conditioning is not None and input_ids is not None
@@ -255,11 +276,11 @@ class FastDecoder:
             input_ids=input_ids,
             conditioning_ids=conditioning,
             conditioning_mask=mask,
-            null_conditioning=torch.arange(rows, device=known.device) >= len(known) if self.guided else None,
+            null_conditioning=torch.arange(rows, device=known.device) >= rows // 2 if self.guided else None,
             use_cache=True,
         )
         prefix = config.num_conditioning_sources * conditioning.shape[-1]
-        slots = prefix + input_ids.shape[1] + new_tokens - 1
+        slots = prefix + known.shape[1] + plan.slots
         self._prepare(rows, slots)
         for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
             layer.fill(cached.keys, cached.values)
@@ -267,7 +288,7 @@ class FastDecoder:
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
         states = self._guide(outputs.last_hidden_state[:, -1].float())
-        return self.heads[known.shape[1] % config.num_codebooks](states)
+        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame)
 
     def _prepare(self, rows: int, slots: int) -> None:
         """Layers with room for `slots`, tables and heads as the loop wants them."""
@@ -280,45 +301,63 @@ class FastDecoder:
     def _pack(self) -> None:
         model, config = self.stage.model, self.config
         self.layers = [_Layer(layer, self.rows, self.weights) for layer in model.layers]
-        # a slot holds a token of the codebook before, and says which codebook it predicts and that it is target
-        kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
-        before = model.target_embedding.weight.roll(1, dims=0)
-        self.tables = (before.float() + kinds.float()[:, None]).unbind()
+        target, heads = model.target_embedding.weight.float(), self.stage.heads.weight
+        if self.pattern.rows == 1:
+            # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
+            kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
+            self.tables = (target.roll(1, dims=0) + kinds.float()[:, None]).unbind()
+        else:
+            # or one of each, of which the first says that the slot is target
+            kind = model.segment_embedding.weight[-1:].float()
+            self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
+            heads = heads.flatten(0, 1)[None]
         self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
         batch = self.rows // 2 if self.guided else self.rows
-        self.heads = [packed_linear(head, batch, self.weights) for head in self.stage.heads.weight]
+        self.heads = [packed_linear(head, batch, self.weights) for head in heads]
+        books = torch.arange(self.pattern.rows, device=heads.device)
+        # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
+        self.offsets = (books * target.shape[1]).repeat(batch)
+        sizes = torch.tensor(config.codebook_sizes, device=heads.device)[books].repeat(batch)
+        self.beyond = torch.arange(target.shape[1] - 1, device=heads.device) >= sizes[:, None]
 
     def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
-        """Says where each slot stands; flat target t has slot `first_slot` + t."""
+        """Says where each slot stands; slot t of the target is `first_slot` + t of the sequence."""
         self.layout, self.first_slot = layout, first_slot
         self.biases: tuple[torch.Tensor, ...] = ()
         self.block_start = 0
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores [B, V] of flat target `target`, whose slot holds the tokens before it (int64 [B])."""
+        """Scores [B·C, V] of slot `target` of the target, which reads the tokens before it (int64 [B·C])."""
         slot = self.first_slot + target
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
         bias = self.biases[slot - self.block_start]
-        return self.slot_scores(ids, target % self.config.num_codebooks, slot, self.views, bias)
+        return self.slot_scores(ids, target % self.pattern.slots_per_frame, slot, self.views, bias)
 
     def slot_scores(
         self,
         ids: torch.Tensor,
-        codebook: int,
+        kind: int,
         slot: int | torch.Tensor,
         views: list[tuple[torch.Tensor, torch.Tensor]],
         bias: torch.Tensor,
     ) -> torch.Tensor:
-        """Scores [B, V] of a target of `codebook` in `slot`, which holds the tokens before it (int64 [B]).
+        """Scores [B·C, V] of a slot of the sequence, which reads the tokens before it (int64 [B·C]).
 
+        `kind` is the slot's place among those of its frame, under the flat pattern the codebook that it predicts.
         `views` are each layer's keys and values [R, H, n, d] that bias [1 or R, H, 1, n] lets it see.
         """
-        x = self.tables[codebook].index_select(0, ids)
+        x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
+        if self.pattern.rows > 1:
+            x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
         x = torch.cat([x, x]) if self.guided else x
         for layer, (keys, values) in zip(self.layers, views, strict=True):
             x = layer.step(x, slot, keys, values, bias)
-        return self.heads[codebook](self._guide(self.norm(x)))
+        return self._scores(self._guide(self.norm(x)), kind)
+
+    def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
+        """What the heads of a kind of slot say of guided states (float [B, D]): float [B·C, V]."""
+        return self.heads[kind](states).reshape(len(states) * self.pattern.rows, -1)
 
     def _make_block(self, slot: int) -> None:
         """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""

@@ -163,8 +163,8 @@ class SongRow:
     Args:
         units: length of the song.
         stream: its random numbers.
-        given (int64 [units · tokens a unit], *optional*): flat tokens that are kept as they are, and −1 elsewhere.
-        flat (int64 [n]): the flat tokens so far.
+        given (int64 [units · tokens a unit], *optional*): tokens that are kept as they are, and −1 elsewhere.
+        flat (int64 [n]): the tokens so far, frame by frame.
         guidance: what the song says of its tokens.
         borders: frames at which one window takes over from the one before.
     """
@@ -241,8 +241,11 @@ class StageRun:
 
     @property
     def steps(self) -> int:
-        """Steps in all; a step is one token of each row of a batch."""
-        return sum(self._new_units(batch) * self.unit_tokens for batch in self.batches)
+        """Steps in all; a step is one slot of each row of a batch."""
+        frames = self.unit_tokens // self.stage.config.num_codebooks
+        known = [0 if self.independent else batch[0].window.known * frames for batch in self.batches]
+        new = [self._new_units(batch) * frames for batch in self.batches]
+        return sum(self.stage.pattern.new_slots(*each) for each in zip(known, new, strict=True))
 
     @property
     def needs(self) -> int | None:
@@ -393,10 +396,10 @@ def decode_window(
     Args:
         stage: HAFMStageForCausalLM.
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
-        new_tokens: flat tokens to generate.
+        new_tokens: tokens to generate; under the delay pattern whole frames, behind whole frames that are known.
         uniforms (float32 [B, new_tokens]): the rows' random numbers.
         options: how to decode.
-        known (int64 [B, P]): flat tokens that come before, without BOS.
+        known (int64 [B, P]): tokens that come before, without BOS.
         forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
@@ -412,20 +415,23 @@ def decode_window(
         return decoder.generate(
             conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report, guidance
         )
-    bos = torch.full_like(conditioning_ids[:, 0, :1], stage.config.codebook_size)
-    sampler = StreamSampling(uniforms.to(conditioning_ids.device), known.shape[1] + 1, forced)
-    processors: list[LogitsProcessor] = [sampler]
+    bos, frames = stage.config.codebook_size, None
+    if conditioning_mask is not None:
+        frames = stage.target_frames(conditioning_mask)
+    plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
+    assert plan.uniforms is not None
+    processors: list[LogitsProcessor] = [StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced)]
     if guidance is not None:
         processors += song_processors(guidance.to(conditioning_ids.device), known.shape[1] + 1)
     generated = stage.generate(
-        input_ids=torch.cat([bos, known], dim=1),
+        input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=bos),
         conditioning_ids=conditioning_ids,
         conditioning_mask=conditioning_mask,
-        max_new_tokens=new_tokens,
+        max_new_tokens=plan.slots,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
         # where it takes the likeliest token, `sampling` says so
         do_sample=True,
         **sampling,
     )
-    return generated[:, 1 + known.shape[1] :]
+    return stage.pattern.tokens(generated[:, 1:])[:, known.shape[1] :]

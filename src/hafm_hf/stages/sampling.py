@@ -112,6 +112,8 @@ class StreamSampling(LogitsProcessor):
         """scores (float [B, V]) → float [B, V], −inf but for one code a row."""
         step = input_ids.shape[1] - self.known
         chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
+        # BOS, which is forced where a slot has no frame, is none of the codes; `CodebookPattern.hide` puts it there
+        chosen = chosen.clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -float("inf")).scatter(1, chosen[:, None], 0.0)
 
 
