@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -43,3 +44,16 @@ def save_tokenizers(folder: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(folder / "semantic_tokenizer")
     tiny_codec().save_pretrained(folder / "codec")
     return {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}
+
+
+def save_demucs(folder: Path) -> Path:
+    """A folder with a demucs model of a few thousand random weights, named tiny; skips where there is no demucs."""
+    pytest.importorskip("demucs")
+    from demucs.demucs import Demucs
+
+    torch.manual_seed(0)
+    options = {"sources": ["drums", "vocals"], "channels": 4, "depth": 2, "lstm_layers": 0, "dconv_mode": 0}
+    model = Demucs(**options, samplerate=RATE, segment=1.0)
+    package = {"klass": Demucs, "args": (), "kwargs": {**options, "samplerate": RATE, "segment": 1.0}}
+    torch.save({**package, "state": model.state_dict()}, folder / "tiny.th")
+    return folder

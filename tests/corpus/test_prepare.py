@@ -32,6 +32,8 @@ from hafm_hf.corpus.shards import noise_seed
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
+from hafm_hf.evaluation.datasets import load_pairs
+from hafm_hf.evaluation.retrieval import build_bank
 from hafm_hf.training.data import load_token_corpus
 
 
@@ -99,6 +101,33 @@ def test_every_track_and_segment_is_accounted_for_and_loads(whole: Path, tmp_pat
     corpus, info = load_token_corpus(whole, "train", cache_dir=tmp_path / "cache")
     assert len(corpus) == len(loaded["train"]) and info.num_codebooks == 5
     assert "| train |" in (whole / "README.md").read_text() and "CC0" in (whole / "README.md").read_text()
+
+
+def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
+    songs: Path, tokenizers: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "songs").mkdir()
+    for song in sorted(songs.glob("*.wav"))[:4]:
+        (tmp_path / "songs" / song.name).symlink_to(song)
+    options = options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers, keep_audio=str(tmp_path / "kept"))
+    manifest = prepare(options)
+    kept = {path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*.flac")}
+    plan = json.loads((tmp_path / "corpus" / "plan.json").read_text())
+    roles = ("vocals", "accompaniment")
+    assert kept == {f"{track['split']}/{name}/{role}.flac" for name, track in plan["tracks"].items() for role in roles}
+    bank = build_bank(load_pairs(tmp_path / "kept" / "train"), [], size=2, seconds=1.5)
+    assert len(bank) == 2 and bank[0].part.seconds == 1.5
+    samples, rate = bank[0].part.read()
+    expected, _ = soundfile.read(songs / bank[0].song)
+    assert np.allclose(samples, expected[: round(1.5 * rate), 0], atol=1e-4)
+    with pytest.raises(HAFMCorpusError, match="keep_audio was True and is False"):
+        prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers))
+    # what was kept is separated already, and divided already
+    again = options_for(tmp_path / "kept", tmp_path / "again", tokenizers, separator=SeparatorOptions())
+    found = prepare(dataclasses.replace(again, splits=SplitOptions("folder")))
+    assert {name: split["rows"] for name, split in found["splits"].items()} == {
+        name: split["rows"] for name, split in manifest["splits"].items()
+    }
 
 
 def test_rows_hold_what_the_models_give_for_the_same_seconds(

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from corpus.karaoke import RATE, karaoke, sing
+from corpus.karaoke import RATE, karaoke, save_demucs, sing
 from hafm_hf.audio import resample
 from hafm_hf.corpus.separation import SEPARATORS, StemsSeparator, make_separator
 from hafm_hf.corpus.stems import SeparatorOptions, Stems
@@ -165,16 +164,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.
 @pytest.fixture(scope="module")
 def demucs_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a demucs model of a few thousand random weights, named tiny."""
-    pytest.importorskip("demucs")
-    from demucs.demucs import Demucs
-
-    torch.manual_seed(0)
-    options = {"sources": ["drums", "vocals"], "channels": 4, "depth": 2, "lstm_layers": 0, "dconv_mode": 0}
-    model = Demucs(**options, samplerate=RATE, segment=1.0)
-    folder = tmp_path_factory.mktemp("demucs")
-    package = {"klass": Demucs, "args": (), "kwargs": {**options, "samplerate": RATE, "segment": 1.0}}
-    torch.save({**package, "state": model.state_dict()}, folder / "tiny.th")
-    return folder
+    return save_demucs(tmp_path_factory.mktemp("demucs"))
 
 
 def test_demucs_separates_the_same_mix_to_the_same_stems(demucs_models: Path, tmp_path: Path) -> None:

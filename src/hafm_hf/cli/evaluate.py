@@ -46,6 +46,8 @@ def evaluate(
     retrieval_bank: Annotated[
         Path | None, typer.Option(help="Folder of pairs of a training split, for the retrieval baselines.")
     ] = None,
+    bank_size: Annotated[int, typer.Option(min=0, help="Instrumentals of the bank, evenly spread; 0 for all.")] = 1000,
+    bank_seconds: Annotated[float, typer.Option(min=1.0, help="Of each of them, from its beginning.")] = 40.0,
     embedder: Annotated[
         list[str] | None,
         typer.Option(help="tokenizer (default), vggish-original, -port, -torchvggish, -audioset, or an audio model."),
@@ -110,6 +112,8 @@ def evaluate(
             generation=None if only_baselines or (given and model is None) else generation,
             outputs=given,
             bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
+            bank_size=bank_size,
+            bank_seconds=bank_seconds,
             measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
             scoring=ScoringOptions(seed=seed),
             workers=workers,

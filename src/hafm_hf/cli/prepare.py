@@ -52,6 +52,10 @@ def prepare(
     source: Annotated[str, typer.Option(help="Name of the collection; the folder's if not given.")] = "",
     licence: Annotated[str, typer.Option(help="Of tracks whose files state none.")] = "",
     facts: Annotated[str, typer.Option(help="YAML or JSON for the dataset card.")] = "",
+    keep_audio: Annotated[
+        str,
+        typer.Option(help="Also save the stems of kept tracks here; train/ is a bank for hafm evaluate."),
+    ] = "",
     tracks_per_shard: Annotated[int, typer.Option(min=1, help="The unit of work.")] = 16,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     workers: Annotated[int, typer.Option(min=0, help="Processes; with ray 0 is all there is room for.")] = 1,
@@ -81,6 +85,7 @@ def prepare(
                     "float32" if dtype is DType.auto else dtype.value, batch_size,
                 ),
                 segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,
+                keep_audio=keep_audio,
             ),
             SplitOptions(split_by, validation, test, artist_pattern),
             tracks_per_shard, engine, workers, address, facts,

@@ -22,7 +22,7 @@ from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audi
 
 DEFAULT_TRACKS_PER_SHARD = 16
 # what may differ between two runs into one corpus: where things lie and who does the work
-NOT_CONTENT = ("audio", "corpus")
+NOT_CONTENT = ("audio", "corpus", "keep_audio")
 
 Progress = Callable[[int, int, ShardResult | None], None]
 
@@ -63,8 +63,9 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
     """
     options = _resolved(options)
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
-    if corpus.resolve().is_relative_to(audio.resolve()):
-        raise HAFMCorpusError(f"{corpus} lies in {audio}; put the corpus beside the songs.")
+    for made in filter(None, (str(corpus), options.shards.keep_audio)):
+        if Path(made).is_relative_to(audio):
+            raise HAFMCorpusError(f"{made} lies in {audio}; put it beside the songs.")
     if not audio.is_dir():
         # before models are loaded
         raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")
@@ -90,6 +91,7 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
         shards,
         audio=str(audio),
         corpus=str(Path(shards.corpus).resolve()),
+        keep_audio=str(Path(shards.keep_audio).resolve()) if shards.keep_audio else "",
         source=shards.source or display_name(audio.name),
         # a worker without a GPU must not make what one with a GPU began
         separator=dataclasses.replace(shards.separator, device=torch_device(shards.separator.device)),
@@ -103,6 +105,8 @@ def content_options(options: PrepareOptions) -> dict[str, Any]:
     tokenizers = shard_maker(options.shards).tokenizers
     content = {key: value for key, value in dataclasses.asdict(options.shards).items() if key not in NOT_CONTENT}
     content["tokenizer"] |= tokenizers.fingerprint
+    # where it lies doesn't matter, but a corpus has the stems of all its tracks or of none
+    content["keep_audio"] = bool(options.shards.keep_audio)
     # the same weights may lie elsewhere
     del content["tokenizer"]["model"]
     return {**content, "splits": dataclasses.asdict(options.splits), "tracks_per_shard": options.tracks_per_shard}

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..audio import Samples
 from .reading import decode
-from .stems import LONGEST_DIFFERENCE_SECONDS, Separator, SeparatorOptions, Stems, align, require
+from .stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, Separator, SeparatorOptions, Stems, align, require
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 # how stems are called, by role; MUSDB18 adds drums, bass and other up
@@ -139,7 +139,7 @@ def add_up(parts: Sequence[tuple[Samples, int]]) -> tuple[Samples, int]:
 def read_labels(stem: Path) -> dict[str, Any]:
     """What labels.json beside a stem says; empty without one that can be read."""
     try:
-        labels = json.loads((Path(stem).parent / "labels.json").read_text(encoding="utf-8"))
+        labels = json.loads((Path(stem).parent / LABELS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return labels if isinstance(labels, dict) else {}

@@ -24,7 +24,7 @@ from .lead_sheets import labelled_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
-from .stems import SeparatorOptions, Stems
+from .stems import SeparatorOptions, Stems, write_stems
 from .tokenizing import TokenizerOptions, Tokenizers, fit_rate
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
@@ -43,6 +43,7 @@ class ShardOptions:
         segment_seconds, min_seconds (float): a track is cut into as few equal segments as the first allows; one that
             is shorter than the second gives none.
         source, licence (str): of rows whose files say nothing themselves.
+        keep_audio (str): folder for the stems of tracks that were kept, SPLIT/TRACK; empty for none.
         threads (int): of torch in a worker; sums are rounded by their order, so it belongs to the contents.
     """
 
@@ -55,6 +56,7 @@ class ShardOptions:
     min_seconds: float = DEFAULT_MIN_SECONDS
     source: str = ""
     licence: str = ""
+    keep_audio: str = ""
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -106,16 +108,16 @@ class ShardMaker:
         """
         self.clock.clear()
         report, rows = ShardReport(job.name), []
-        with torch_threads(self.options.threads):
-            for track in job.tracks:
-                counted = report.tracks[track.name] = TrackReport()
-                try:
-                    rows += self._rows(track, counted, report)
-                except TrackError as error:
-                    report.drops.append(Drop(track.name, error.reason, error.detail))
-        report.rows = len(rows)
         corpus = Path(self.options.corpus)
         try:
+            with torch_threads(self.options.threads):
+                for track in job.tracks:
+                    counted = report.tracks[track.name] = TrackReport()
+                    try:
+                        rows += self._rows(track, counted, report)
+                    except TrackError as error:
+                        report.drops.append(Drop(track.name, error.reason, error.detail))
+            report.rows = len(rows)
             with self._step("write"):
                 if rows:
                     write_shard(corpus / job.name, rows, self.tokenizers.info)
@@ -155,6 +157,9 @@ class ShardMaker:
                 else:
                     report.drops.append(Drop(track.name, *found, start=round(start, 3)))
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
+        if kept and self.options.keep_audio:
+            with self._step("keep audio"):
+                write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
         return self._tokenize(track, stems, kept, bounds[0][1], report) if kept else []
 
     def _tokenize(

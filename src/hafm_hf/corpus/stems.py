@@ -5,17 +5,21 @@ apart.
 """
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import soundfile
 
 from ..audio import Samples, resample
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
+LABELS_FILE = "labels.json"
 DEFAULT_MAX_SECONDS = 1800.0
 
 
@@ -61,6 +65,31 @@ class Separator(Protocol):
 
     def separate(self, files: Mapping[str, Path]) -> Stems:
         """Vocal and instrumental of a track's files by role; raises TrackError where there are none."""
+
+
+def write_stems(folder: Path, stems: Stems) -> None:
+    """Saves stems as vocals.flac and accompaniment.flac, whole or not at all: a layout that the separator `stems` and
+    `hafm evaluate` (`--pairs`, `--retrieval-bank`, `--separated-vocals`) read.
+
+    Where one of them would clip, both are turned down alike.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written to.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    gain = 1.0 / max(1.0, *(float(np.abs(sound).max(initial=0.0)) for sound in (stems.vocal, stems.instrumental)))
+    try:
+        for name, sound in (("vocals", stems.vocal), ("accompaniment", stems.instrumental)):
+            soundfile.write(part / f"{name}.flac", gain * sound, stems.sampling_rate, subtype="PCM_16")
+        if stems.labels:
+            (part / LABELS_FILE).write_text(json.dumps(stems.labels) + "\n", encoding="utf-8")
+    except (soundfile.LibsndfileError, OSError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(f"{folder} can't be written ({error})") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
 
 
 def require(module: str, extra: str) -> None:

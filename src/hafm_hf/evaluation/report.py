@@ -78,7 +78,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     """What was evaluated, and how, in sentences."""
     protocol = report["protocol"]
     shortest, median, longest = protocol["clip_seconds"]
-    scoring = protocol["scoring"]
+    scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
     told = {name: value for name, value in protocol["data"].items() if value is not None}
     # what is told of every song is for the JSON
     data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
@@ -87,7 +87,8 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
         f"({shortest:.1f} to {longest:.1f} s a clip, median {median:.1f} s).",
         f"- Control: each voice with the candidates of {scoring['partners']} clips of other songs. Intervals: 95 %, "
         f"{scoring['resamples']} bootstrap resamplings of the songs, seed {scoring['seed']}.",
-        f"- Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {protocol['retrieval_bank']}.",
+        f"- Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {bank['used']} of {bank['of']}, "
+        f"{bank['seconds']:g} s of each.",
     ]
     if protocol["generation"]:
         given = ", ".join(f"{name} {value}" for name, value in protocol["generation"].items() if value is not None)

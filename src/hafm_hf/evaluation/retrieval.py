@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
 from .harmony import key_fit
 from .statistics import HAFMEvaluationError
 
-# instrumentals of the bank, and how much of each: enough keys and tempi for a near one
-BANK_SIZE, BANK_SECONDS = 64, 40.0
+# instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one
+BANK_SIZE, BANK_SECONDS = 1000, 40.0
 DEFAULT_TEMPO = 100.0
 # one semitone of shifting costs as much as this many octaves of stretching
 SEMITONE_COST = 0.05
@@ -38,12 +38,16 @@ class BankItem:
     beats: tuple[float, ...]
 
 
-def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankItem]:
+def build_bank(
+    clips: Sequence[Clip], evaluated: Sequence[Clip], size: int = BANK_SIZE, seconds: float = BANK_SECONDS
+) -> list[BankItem]:
     """Measures the instrumentals of a training split.
 
     Args:
         clips: of the training split.
         evaluated: the clips of the test, which must not be among them.
+        size: instrumentals at most, evenly spread over the split; 0 for all.
+        seconds: of each, from its beginning.
 
     Raises:
         HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
@@ -58,7 +62,7 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
             f"The retrieval bank holds {len(shared)} songs of the test ({shared[0]} …); name a training split."
         )
     usable = [clip for clip in clips if clip.reference is not None]
-    bank = [item for item in map(_measure, spread(usable, BANK_SIZE)) if item is not None]
+    bank = [item for item in (_measure(clip, seconds) for clip in spread(usable, size or None)) if item is not None]
     if not bank:
         raise HAFMEvaluationError("The retrieval bank holds no instrumental that sounds; name a training split.")
     return bank
@@ -68,10 +72,9 @@ def _place(part: Part) -> str:
     return f"{part.path.resolve()}#{part.track or ''}"
 
 
-def _measure(clip: Clip) -> BankItem | None:
+def _measure(clip: Clip, seconds: float) -> BankItem | None:
     assert clip.reference is not None
-    part = Part(clip.reference.path, clip.reference.channel, clip.reference.start, BANK_SECONDS,
-                clip.reference.target, clip.reference.track)  # fmt: skip
+    part = replace(clip.reference, seconds=seconds)
     samples, rate = part.read()
     features = extract(resample(samples, rate, ANALYSIS_RATE))
     if not features.chroma.any():

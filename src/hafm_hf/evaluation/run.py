@@ -17,7 +17,7 @@ from .generating import GenerationOptions, Rendered, render
 from .measuring import Job, Measurement, MeasuringOptions, measure_all
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
-from .retrieval import BankItem, build_bank
+from .retrieval import BANK_SECONDS, BANK_SIZE, BankItem, build_bank
 from .seams import Seams, pool_seams, timbre_changes
 from .statistics import HAFMEvaluationError, as_json
 
@@ -35,6 +35,7 @@ class Evaluation:
         generation: the model to render with; None evaluates `outputs` only.
         outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
         bank: clips of a training split for the retrieval baselines; none: no retrieval.
+        bank_size, bank_seconds: how many of them, and how much of each (see `retrieval.build_bank`).
         measuring, scoring: options of these steps.
         workers, engine, address: who measures (see `jobs.engines.run_on`).
         players: clips that can be heard in the HTML report.
@@ -47,6 +48,8 @@ class Evaluation:
     generation: GenerationOptions | None = None
     outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     bank: tuple[Clip, ...] = ()
+    bank_size: int = BANK_SIZE
+    bank_seconds: float = BANK_SECONDS
     measuring: MeasuringOptions = MeasuringOptions()
     scoring: ScoringOptions = ScoringOptions()
     workers: int = 1
@@ -93,7 +96,7 @@ def evaluate(
         raise HAFMEvaluationError("There is nothing sung in these clips; check the folder and the lengths asked for.")
     with _locked(evaluation.out):
         systems = _systems(evaluation)
-        bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
+        bank = _bank(evaluation)
         jobs = [_job(clip, systems) for clip in evaluation.clips]
         options = MeasuringOptions(
             embedders=evaluation.measuring.embedders,
@@ -113,6 +116,12 @@ def evaluate(
         _write_clips(evaluation.out / CLIPS_FILE, scored)
         write_report(evaluation.out, report, evaluation.clips[: evaluation.players], _heard(systems))
     return report
+
+
+def _bank(evaluation: Evaluation) -> tuple[BankItem, ...]:
+    if not evaluation.bank:
+        return ()
+    return tuple(build_bank(evaluation.bank, evaluation.clips, evaluation.bank_size, evaluation.bank_seconds))
 
 
 def evaluate_seams(evaluation: Evaluation) -> dict[str, Seams | None]:
@@ -194,7 +203,7 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
         "data": evaluation.data,
         "generation": generation,
         "embedders": [embedder.kind for embedder in options.embedders],
-        "retrieval_bank": len(bank),
+        "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": evaluation.bank_seconds},
         "beats": "librosa",
     }
 

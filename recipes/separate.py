@@ -1,0 +1,100 @@
+"""Separates songs into vocals and accompaniment once, for all that comes after: k-means, tokens, evaluation.
+
+python recipes/separate.py SONGS STEMS --separator audio-separator --device cuda --workers 8
+python recipes/separate.py MUSDB18 SEPARATED --musdb --separator audio-separator --device cuda
+
+STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
+killed run goes on where it was. With --musdb, the mixtures of MUSDB18's test songs are separated: SEPARATED is what
+`hafm evaluate --musdb MUSDB18 --separated-vocals SEPARATED` wants for FAD_s.
+"""
+
+import functools
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import soundfile
+import typer
+from tqdm import tqdm
+
+from hafm_hf.cli.console import report_error
+from hafm_hf.corpus.separation import make_separator
+from hafm_hf.corpus.stems import Separator, SeparatorOptions, Stems, write_stems
+from hafm_hf.corpus.tracks import Grouping, TrackError, find_audio
+from hafm_hf.evaluation.datasets import musdb_tracks
+from hafm_hf.jobs.engines import run_on
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What every worker is told: the separator, where the songs are, where stems go, and whether it is MUSDB18."""
+
+    separator: SeparatorOptions
+    songs: Path
+    stems: Path
+    musdb: bool
+
+
+@functools.lru_cache(maxsize=1)
+def separator_of(options: SeparatorOptions) -> Separator:
+    """The separator of this process, its model loaded once."""
+    return make_separator(options)
+
+
+def separate(what: Separation, song: Grouping) -> tuple[str, str]:
+    """Separates one song: its name, and why it has no stems if it has none."""
+    try:
+        write_stems(what.stems / song.name, read(what, song))
+    except TrackError as error:
+        return song.name, str(error)
+    return song.name, ""
+
+
+def read(what: Separation, song: Grouping) -> Stems:
+    """The stems of a song."""
+    separator = separator_of(what.separator)
+    if not what.musdb:
+        return separator.separate({role: what.songs / path for role, path in song.files.items()})
+    track = musdb_tracks(what.songs)[song.name]
+    with tempfile.TemporaryDirectory(prefix="hafm-musdb-") as folder:
+        mix = Path(folder, "mix.wav")
+        soundfile.write(mix, track.audio, track.rate, subtype="PCM_24")
+        return separator.separate({"mix": mix})
+
+
+def main(
+    songs: Annotated[Path, typer.Argument(help="Folder of songs, or of MUSDB18.", file_okay=False)],
+    stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
+    separator: Annotated[str, typer.Option(help="audio-separator or demucs.")] = "audio-separator",
+    separator_model: Annotated[str, typer.Option(help="Of the separator; the paper's MDX-Net if not given.")] = "",
+    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = "",
+    musdb: Annotated[bool, typer.Option("--musdb", help="SONGS is MUSDB18 or MUSDB18-HQ: its test songs.")] = False,
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers take the GPUs in turn.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Separates what has no stems yet."""
+    options = SeparatorOptions(separator, "", separator_model, separator_model_dir, device, max_minutes * 60)
+    if musdb:
+        found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
+    else:
+        found, _ = separator_of(options).group(find_audio(songs)[0])
+    missing = [song for song in found if not (stems / song.name / "accompaniment.flac").is_file()]
+    failed = []
+    what = Separation(options, songs.resolve(), stems.resolve(), musdb)
+    made = run_on("local", separate, what, missing, workers)
+    for name, reason in tqdm(made, total=len(found), initial=len(found) - len(missing), unit="song"):
+        if reason:
+            failed.append(name)
+            tqdm.write(f"{name}: {reason}", file=sys.stderr)
+    print(f"{len(found) - len(failed)} of {len(found)} songs have stems in {stems}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (OSError, ValueError) as error:
+        report_error(error)
+        sys.exit(1)
