@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import RECIPE, losses, read_metrics, train_here, words
+from torture.works import ForkedWork, train
 from training.toy_corpus import toy_config, write_toy_corpus
 
 QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}
@@ -29,6 +32,28 @@ def digest(folder: Path) -> dict[str, str]:
     """Hash of every file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def node(rank: int, port: int, arguments: list[str]) -> None:
+    """One machine of two, with a process each."""
+    world = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in world.items()})
+    train(arguments)
+
+
+def test_machines_that_do_not_share_the_folder_are_refused_at_once(corpus: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # a cache each: they read the corpus at one moment
+    runs = [words(corpus, tmp_path / f"disk{rank}", **QUICK)[:-1] + [str(tmp_path / f"c{rank}")] for rank in (0, 1)]
+    logs = [tmp_path / f"log{rank}.txt" for rank in (0, 1)]
+    nodes = [ForkedWork(node, rank, port, runs[rank], log=logs[rank]) for rank in (0, 1)]
+    assert [each.wait(120) for each in nodes] == [1, 1]
+    for each in nodes:
+        (said,) = set(each.said())
+        assert "1 of 2 processes" in said and "disk that all machines share" in said
+    assert not list(tmp_path.glob("disk*/checkpoint-*")) and not list(tmp_path.glob("disk*/metrics.jsonl"))
 
 
 @contextmanager
@@ -123,13 +148,13 @@ def test_a_corpus_too_small_for_one_batch_is_refused_with_its_size(
 
 def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, str(RECIPE), *words(corpus, tmp_path / "run", accumulation=3)],
+        [sys.executable, str(RECIPE), *words(corpus, tmp_path / "run", global_batch=64)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 1 and run.stdout == ""
-    assert "hafm: A global batch of 8 cannot be divided over 1 processes × 3 accumulation steps" in run.stderr
+    assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
     assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
 
 

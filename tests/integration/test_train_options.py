@@ -41,6 +41,7 @@ def plain(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
         ({"activation_checkpointing": True}, 1e-5),
         ({"mixed_precision": "bf16"}, 0.02),
         ({"dataloader_workers": 2}, 0.0),
+        ({"accumulation": 3}, 1e-4),  # 8 crops in parts of 2, 3 and 3
     ],
 )
 def test_options_leave_the_losses_alone(

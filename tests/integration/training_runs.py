@@ -12,6 +12,8 @@ import psutil
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+from hafm_hf.training.arguments import ARCHITECTURE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes/train_stage.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -38,8 +40,9 @@ FLAGS: dict[str, Any] = {
 
 
 def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
-    """Flags of a run on the command line."""
-    flags = {**FLAGS, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
+    """Flags of a run on the command line; a stage that goes on has its shape."""
+    given = {name: value for name, value in FLAGS.items() if "init_from" not in changes or name not in ARCHITECTURE}
+    flags = {**given, **changes, "corpus": corpus, "output_dir": output, "cache_dir": corpus / "cache"}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 

@@ -90,11 +90,17 @@ def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step(
     whole = step_samples(1, 1)
     assert whole[0] == list(range(24, 36))
     assert step_samples(1, 3) == step_samples(2, 2) == step_samples(4, 1) == whole
+    # also where it is none of equal parts: sizes differ by one, and their mean losses weigh what they hold
+    assert step_samples(1, 8) == step_samples(1, 5) == step_samples(3, 3) == whole
+    sampler = GlobalBatchSampler(12, 1, 2, 5, last_step=1)
+    assert [len(samples) for samples in sampler] == [3] and sampler.largest == 3
+    assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
-def test_an_indivisible_global_batch_names_the_way_out() -> None:
-    with pytest.raises(ValueError, match="multiple of 14"):
-        GlobalBatchSampler(42 + 1, accumulation=2, world_size=7)
+def test_a_global_batch_too_small_for_its_processes_names_the_way_out() -> None:
+    with pytest.raises(ValueError, match="take at least --global_batch 7, or fewer processes"):
+        GlobalBatchSampler(6, world_size=7)
+    assert GlobalBatchSampler(16, accumulation=4, world_size=7).accumulation == 2
 
 
 def test_samples_follow_from_seed_and_number_alone(corpus_folder: Path) -> None:
@@ -164,6 +170,24 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
     check_vocabularies(stage.config, corpus)
     assert stage.config.tokenizers == {"semantic_tokenizer": "0123"}, "what its checkpoints will say"
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
+
+
+def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(tmp_path: Path) -> None:
+    STAGE_MODELS["semantic"](toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
+    from_there = StageArguments(init_from=str(tmp_path))
+    assert make_stage(from_there, INFO, 10.0).config.conditioning_dropout == 0.05
+    changed = dataclasses.replace(from_there, conditioning_dropout=0.3, attention_dropout=0.2)
+    stage = make_stage(changed, INFO, 10.0)
+    assert (stage.config.conditioning_dropout, stage.config.attention_dropout) == (0.3, 0.2)
+    tokens = {"conditioning_ids": torch.zeros(1, 1, 50, dtype=torch.int64), "use_cache": False}
+    torch.manual_seed(0)
+    draws = [stage.train()(input_ids=torch.zeros(1, 9, dtype=torch.int64), **tokens).logits for _ in range(2)]
+    assert not torch.equal(*draws), "attention drops"
+    for name, value in (("position_scheme", "index"), ("hidden_size", 48), ("codec", "CODEC")):
+        with pytest.raises(ValueError, match=f"cannot go on with {name} {value!r}"):
+            make_stage(StageArguments(init_from=str(tmp_path), **{name: value}), INFO, 10.0)  # type: ignore[arg-type]
+    same = dataclasses.replace(from_there, position_scheme="time", hidden_size=24)
+    assert make_stage(same, INFO, 10.0).config.position_scheme == "time"
 
 
 def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 from hafm_hf.configuration_hafm import HAFMStageConfig
 from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
+from hafm_hf.training.data import GlobalBatchSampler
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
 PAPERS_INFO = TokenCorpusInfo(
@@ -44,7 +45,7 @@ def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, sc
     assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
     assert run.mixed_precision == "fp16" and run.history_dropout == 0.0 and run.ema_decay == 0.0
-    assert run.global_batch % (7 * run.accumulation) == 0, "it divides over the paper's seven GPUs"
+    assert run.global_batch % (7 * run.accumulation) == 0, "it divides evenly over the paper's seven GPUs"
 
 
 @pytest.mark.parametrize("name", ["tiny/semantic.yaml", "tiny/coarse.yaml", "tiny/fine.yaml", "tiny/smoke.yaml"])
@@ -58,11 +59,33 @@ def test_fine_tuning_trains_adapters_in_little_memory() -> None:
     assert stage.lora_rank > 0 and run.activation_checkpointing and run.mixed_precision == "bf16"
 
 
-@pytest.mark.parametrize(("name", "processes"), [("cpu", 1), ("gpu", 1), ("seven_gpus", 7), ("multi_node", 14)])
-def test_accelerate_configurations_name_their_processes(name: str, processes: int) -> None:
-    content = yaml.safe_load((CONFIGS.parent / "accelerate" / f"{name}.yaml").read_text())
-    assert content["num_processes"] == processes
-    assert (content["distributed_type"] == "MULTI_GPU") == (processes > 1)
+# a card's facts are no run
+CONFIGURATIONS = sorted(
+    path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if "card" not in path.name
+)
+LAUNCHES = {"cpu": 1, "gpu": 1, "two_gpus": 2, "seven_gpus": 7, "eight_gpus": 8, "multi_node": 14}
+
+
+def test_accelerate_configurations_name_their_processes() -> None:
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS.parent / "accelerate").glob("*.yaml")}
+    assert {name: content["num_processes"] for name, content in found.items()} == LAUNCHES
+    assert all((found[name]["distributed_type"] == "MULTI_GPU") == (count > 1) for name, count in LAUNCHES.items())
+
+
+@pytest.mark.parametrize("launch", list(LAUNCHES))
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_runs_on_every_launch_file(name: str, launch: str) -> None:
+    _, _, run, _ = read(name)
+    world = LAUNCHES[launch]
+    if run.global_batch < world:
+        with pytest.raises(ValueError, match="fewer processes"):
+            GlobalBatchSampler(run.global_batch, run.accumulation, 0, world)
+        return
+    samplers = [GlobalBatchSampler(run.global_batch, run.accumulation, rank, world, 3, 4) for rank in range(world)]
+    parts = [part for sampler in samplers for part in sampler]
+    assert sorted(sum(parts, [])) == list(range(3 * run.global_batch, 4 * run.global_batch))
+    assert {len(part) for part in parts} <= {samplers[0].largest, samplers[0].largest - 1}
+    assert sum(samplers[0].weight(len(part)) for part in parts) / len(parts) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ STAGE_TOKENIZERS = {
     "coarse": ("semantic_tokenizer", "codec"),
     "fine": ("codec",),
 }
+# what the weights of a stage fix, and what may change when its training goes on
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_null")
+STREAMS = ("lead_sheet_streams", "styles")
+DROPOUTS = ("conditioning_dropout", "attention_dropout")
 COARSE_CODEBOOKS = 4
 FINE_CODEBOOKS = 4
 SHARES = (
@@ -36,7 +41,7 @@ COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_st
 
 @dataclass
 class StageArguments:
-    """Which stage, and where its configuration departs from the paper's."""
+    """Which stage, and where its configuration departs from the paper's, or from that of `init_from`."""
 
     stage: str = field(default="semantic", metadata={"help": "semantic, coarse or fine"})
     init_from: str | None = field(default=None, metadata={"help": "folder or hub name of a stage to continue from"})
@@ -44,24 +49,24 @@ class StageArguments:
         default=False,
         metadata={"help": "init_from has learnt tokens of another tokenizer or codec: learn the corpus's"},
     )
-    hidden_size: int = field(default=512, metadata={"help": "width D"})
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    head_dim: int = 64
-    codebook_pattern: str = field(
-        default="flat", metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
+    hidden_size: int | None = field(default=None, metadata={"help": "width D (the paper: 512)"})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "layers (the paper: 12)"})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "heads (the paper: 8)"})
+    head_dim: int | None = field(default=None, metadata={"help": "width of a head (the paper: 64)"})
+    codebook_pattern: str | None = field(
+        default=None, metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
     )
-    position_scheme: str = field(default="index", metadata={"help": "index (the paper) or time"})
+    position_scheme: str | None = field(default=None, metadata={"help": "index (the paper) or time"})
     lead_sheet_streams: list[str] = field(
         default_factory=list,
         metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"},
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "names of the styles of the stream style"})
-    conditioning_null: str = field(default="zeros", metadata={"help": "zeros or mask_token"})
-    conditioning_dropout: float = field(
-        default=0.1, metadata={"help": "share of samples trained without conditioning"}
+    conditioning_null: str | None = field(default=None, metadata={"help": "zeros (the paper) or mask_token"})
+    conditioning_dropout: float | None = field(
+        default=None, metadata={"help": "share of samples trained without conditioning (the paper: 0.1)"}
     )
-    attention_dropout: float = 0.0
+    attention_dropout: float | None = field(default=None, metadata={"help": "of attention weights (the paper: 0)"})
     codec: str | None = field(
         default=None, metadata={"help": "start embeddings and heads from this codec's codebooks"}
     )
@@ -201,8 +206,9 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     """
     if stage.stage not in STAGE_CONFIGS:
         raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
-    if stage.codebook_pattern not in PATTERNS:
-        raise ValueError(f"{stage.codebook_pattern!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
+    wanted = stage.codebook_pattern or "flat"
+    if wanted not in PATTERNS:
+        raise ValueError(f"{wanted!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
     codebooks = {
         "semantic": 0,
         "coarse": stage.coarse_codebooks,
@@ -224,11 +230,9 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         "fine": (info.acoustic_frame_rate, info.acoustic_frame_rate),
     }[stage.stage]
     conditioning_frames = round(crop_seconds * rates[0])
-    pattern = PATTERNS[stage.codebook_pattern](len(target))
+    pattern = PATTERNS[wanted](len(target))
     sequence = len(conditioning) * conditioning_frames + pattern.slots(round(crop_seconds * rates[1]))
     known = {name: getattr(info, name) for name in STAGE_TOKENIZERS[stage.stage] if getattr(info, name)}
-    same = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "codebook_pattern"]
-    same += ["position_scheme", "conditioning_null", "conditioning_dropout", "attention_dropout"]
     return STAGE_CONFIGS[stage.stage](
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
@@ -240,5 +244,10 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         tokenizers=known,
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
-        **{name: getattr(stage, name) for name in same},
+        **asked(stage, (*ARCHITECTURE, *DROPOUTS)),
     )
+
+
+def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the named arguments that somebody gave."""
+    return {name: value for name in names if (value := getattr(stage, name)) is not None}

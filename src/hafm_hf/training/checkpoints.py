@@ -2,13 +2,18 @@
 
 import json
 import math
+import os
+import platform
 import shutil
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel
@@ -17,6 +22,8 @@ from transformers.utils import logging
 from accelerate import Accelerator
 
 logger = logging.get_logger(__name__)
+# a network disk may take a moment to show a new file
+SHARED_FOLDER_SECONDS = 5.0
 PROGRESS, AVERAGE, METRICS = "progress.json", "average.safetensors", "metrics.jsonl"
 
 
@@ -50,6 +57,31 @@ class RunFolder:
 
     def __init__(self, path: Path, accelerator: Accelerator, keep: int) -> None:
         self.path, self.accelerator, self.keep = path, accelerator, keep
+
+    def require_shared(self) -> None:
+        """Makes sure that all processes see one folder: else some would begin at step 0 where others go on.
+
+        Raises:
+            ValueError: on every process, when one of them does not see what the main process writes.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        mark = [f".shared-{uuid.uuid4().hex}"]
+        if self.accelerator.is_main_process:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / mark[0]).touch()
+        name = str(broadcast_object_list(mark)[0])
+        deadline = time.monotonic() + SHARED_FOLDER_SECONDS
+        # listed, not asked for by name: network disks remember for a while that a name is not there
+        while not (seen := self.path.is_dir() and name in os.listdir(self.path)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        blind = [place for place, sees in gather_object([(platform.node(), seen)]) if not sees]
+        (self.path / name).unlink(missing_ok=True)
+        if blind:
+            raise ValueError(
+                f"{len(blind)} of {self.accelerator.num_processes} processes (on {', '.join(sorted(set(blind)))}) do "
+                f"not see the main process's {self.path}: name an --output_dir on a disk that all machines share."
+            )
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints of the run, oldest first."""
@@ -111,8 +143,10 @@ class RunFolder:
         if not found:
             return None
         folder = found[-1]
-        if not (folder / PROGRESS).is_file():
-            raise FileNotFoundError(f"{folder} is no complete checkpoint: {PROGRESS} is missing.")
+        if not all(gather_object([(folder / PROGRESS).is_file()])):
+            raise FileNotFoundError(
+                f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
+            )
         self.accelerator.load_state(str(folder))
         if average is not None and (folder / AVERAGE).is_file():
             average.load_state_dict(load_file(folder / AVERAGE))

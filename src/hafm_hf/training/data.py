@@ -326,14 +326,16 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
 class GlobalBatchSampler(Sampler[list[int]]):
     """Micro-batches of one process: step s covers samples s·G … (s+1)·G − 1 of the run, whoever computes them.
 
+    Where G does not divide evenly, micro-batches differ by one sample; `weight` makes their mean losses the batch's.
+
     Args:
         global_batch (int): samples in an optimiser step, G.
-        accumulation (int): micro-batches in a step.
+        accumulation (int): micro-batches in a step; fewer where there would be none of a sample each.
         rank, world_size (int): this process and the number of processes.
         first_step, last_step (int): steps to yield, `last_step` excluded.
 
     Raises:
-        ValueError: when G cannot be divided evenly.
+        ValueError: when G is less than one sample a process.
     """
 
     def __init__(
@@ -345,14 +347,13 @@ class GlobalBatchSampler(Sampler[list[int]]):
         first_step: int = 0,
         last_step: int = 0,
     ) -> None:
-        parts = accumulation * world_size
-        if global_batch <= 0 or global_batch % parts:
+        if global_batch < world_size:
             raise ValueError(
-                f"A global batch of {global_batch} cannot be divided over {world_size} processes × "
-                f"{accumulation} accumulation steps: choose a multiple of {parts}."
+                f"A global batch of {global_batch} cannot be divided over {world_size} processes: take at least "
+                f"--global_batch {world_size}, or fewer processes."
             )
-        self.global_batch, self.parts, self.micro_batch = global_batch, parts, global_batch // parts
-        self.accumulation, self.rank = accumulation, rank
+        self.accumulation, self.rank = min(accumulation, global_batch // world_size), rank
+        self.global_batch, self.parts = global_batch, self.accumulation * world_size
         self.first_step, self.last_step = first_step, last_step
 
     def __len__(self) -> int:
@@ -362,9 +363,20 @@ class GlobalBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Yields the sample numbers of each micro-batch of this process."""
         for step in range(self.first_step, self.last_step):
-            for part in range(self.accumulation):
-                begin = step * self.global_batch + (self.rank * self.accumulation + part) * self.micro_batch
-                yield list(range(begin, begin + self.micro_batch))
+            for part in range(self.rank * self.accumulation, (self.rank + 1) * self.accumulation):
+                begin, end = (
+                    step * self.global_batch + at * self.global_batch // self.parts for at in (part, part + 1)
+                )
+                yield list(range(begin, end))
+
+    def weight(self, samples: int) -> float:
+        """What the mean loss of a micro-batch of so many samples counts for; 1 where all are equal."""
+        return samples * self.parts / self.global_batch
+
+    @property
+    def largest(self) -> int:
+        """Samples of the largest micro-batch."""
+        return -(-self.global_batch // self.parts)
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:

@@ -85,8 +85,8 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
             crops.cells.sum() * float(info.grid) / 3600,
             unigram_entropy(validation or crops, model.config),
             trainer.accelerator.num_processes,
-            trainer.batch_sampler(0).micro_batch,
-            run.accumulation,
+            trainer.batch_sampler(0).largest,
+            trainer.batch_sampler(0).accumulation,
             trainer.peak.flops / 1e12,
             trainer.peak.source,
         )

@@ -1,5 +1,7 @@
 """The stage that a run trains: new from the corpus's vocabularies, or one that exists, with adapters if asked for."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -13,7 +15,7 @@ from ..stages.modeling_hafm import (
     HAFMStageForCausalLM,
 )
 from .adapters import add_adapters
-from .arguments import StageArguments, stage_config
+from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
 from .initialization import initialise_from_codebooks
 
 STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
@@ -29,18 +31,20 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken.
 
     Raises:
-        ValueError: for an unknown stage, a stage of another kind, or more codebooks than the corpus has.
+        ValueError: for an unknown stage, a stage of another kind or shape, or more codebooks than the corpus has.
         OSError: when there is no stage where `init_from` says.
     """
     config = stage_config(arguments, info, crop_seconds)
     model: PreTrainedModel
     if arguments.init_from:
-        model = published_stage(arguments.stage, arguments.init_from)
-        own, asked = model.config.codebook_pattern, arguments.codebook_pattern
-        if asked not in (own, StageArguments.codebook_pattern):
-            raise ValueError(
-                f"{arguments.init_from} has the codebook pattern {own!r} and cannot go on with {asked!r}."
-            )
+        model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
+        for name, value in asked(arguments, (*ARCHITECTURE, *STREAMS, "codec", "semantic_tokenizer")).items():
+            own = getattr(model.config, name, None)
+            if value and value != (list(own or []) if name in STREAMS else own):
+                raise ValueError(
+                    f"{arguments.init_from} cannot go on with {name} {value!r}: its weights fix {own!r}; leave out "
+                    f"--{name}, or train a stage from nothing."
+                )
         if arguments.new_tokens:
             model.config.tokenizers = config.tokenizers
     else:
@@ -55,8 +59,10 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     return model
 
 
-def published_stage(stage: str, name: str) -> PreTrainedModel:
+def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
     """A stage from a folder or the hub in full precision; of a composite, the part called `stage` is taken.
+
+    `changes` go to its configuration.
 
     Raises:
         ValueError: when what is there is another stage.
@@ -70,5 +76,5 @@ def published_stage(stage: str, name: str) -> PreTrainedModel:
     if found != f"hafm_{stage}":
         raise ValueError(f"{name} is of type {found}, but the run trains the {stage} stage: name another init_from.")
     # weights may be stored in half to save space; the optimiser's small steps need full precision
-    options = {"subfolder": stage} if composite else {}
+    options = {"subfolder": stage, **changes} if composite else changes
     return STAGE_MODELS[stage].from_pretrained(name, dtype=torch.float32, **options)

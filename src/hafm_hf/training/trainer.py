@@ -82,11 +82,11 @@ class StageTrainer:
         self.data, self.run, self.crops, self.validation, self.sampler = data, run, crops, validation, sampler
         self.accelerator = Accelerator(
             mixed_precision=run.mixed_precision,
-            gradient_accumulation_steps=run.accumulation,
             log_with=None if run.report_to == "none" else run.report_to,
             project_dir=run.output_dir,
         )
-        self.batch_sampler(0)  # refuses an indivisible batch before the model moves
+        # refuses a batch that is too small before the model moves
+        self.accelerator.gradient_accumulation_steps = self.batch_sampler(0).accumulation
         if len(crops) < run.global_batch:
             raise ValueError(
                 f"The corpus holds {len(crops)} crops of {crops.seconds:g} s, fewer than a global batch of "
@@ -137,7 +137,7 @@ class StageTrainer:
             parts.append(
                 {key: value.to(device, non_blocking=True) for key, value in batch.items() if value is not None}
             )
-            if len(parts) == self.run.accumulation:
+            if len(parts) == sampler.accumulation:
                 yield parts
                 parts = []
 
@@ -159,7 +159,9 @@ class StageTrainer:
         Raises:
             FloatingPointError: when no gradient is finite any more; the last checkpoint stays as it is.
             OSError: when something can't be written; what was saved before stays as it is.
+            ValueError: when the machines of the run do not share its folder.
         """
+        self.folder.require_shared()
         self.resume()
         self.init_trackers()
         shown = self.accelerator.is_local_main_process
@@ -209,14 +211,16 @@ class StageTrainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         self.model.train()
+        sampler = self.batch_sampler(progress.step)
         watched = (progress.step + 1) % run.logging_steps == 0 or progress.step == 0
         for batch in parts:
             with self.accelerator.accumulate(self.model):
                 output = self.forward(batch, fraction)
-                self.accelerator.backward(output.loss)
+                loss = output.loss * sampler.weight(len(batch["labels"]))
+                self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     self.update(window)
-            window.losses.append(output.loss.detach())
+            window.losses.append(loss.detach())
             window.tokens += batch["labels"].numel() * self.accelerator.num_processes
         if watched:
             window.look_at(self.pattern.tokens(output.logits), batch["labels"], self.config.num_codebooks)
@@ -299,7 +303,7 @@ class StageTrainer:
             {
                 "arguments": asked,
                 "processes": self.accelerator.num_processes,
-                "crops_a_process": self.batch_sampler(0).micro_batch,
+                "crops_a_process": self.batch_sampler(0).largest,
                 "peak": asdict(self.peak),
                 "config": self.config.to_diff_dict(),
             }
