@@ -4,6 +4,7 @@ Off the path of the data; the models get their `push_to_hub` from here.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ REPOSITORY_FILES = {
     f"{SHIM_NAME}.py": '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
     "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
-    "requirements.txt": "hafm-hf\n",
+    "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
 
 
@@ -76,7 +77,8 @@ class HAFMHubMixin(SafeLoadingMixin):
         Args:
             repo_id: "org/name"; made if it is not there yet.
             card: the model card. If not given: the card that the repository has; else README.md of the folder that
-                the model was loaded from; else one made from the configuration (`model_card`).
+                the model was loaded from, with `repo_id` in its examples; else one made from the configuration
+                (`model_card`).
             commit_message, commit_description, private, token, revision, create_pr, max_shard_size, tags: as for any
                 `push_to_hub` of transformers.
 
@@ -109,7 +111,17 @@ class HAFMHubMixin(SafeLoadingMixin):
         if api.file_exists(repo_id, "README.md", revision=revision):
             return ModelCard(Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text("utf-8"))
         local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
-        return ModelCard.load(local) if local.parent != Path(".") and local.is_file() else None
+        if local.parent == Path(".") or not local.is_file():
+            return None
+        return renamed(ModelCard.load(local), repo_id)
+
+
+def renamed(card: ModelCard, repo_id: str) -> ModelCard:
+    """A card whose examples load `repo_id`, whatever repository they were written for."""
+    written_for = re.search(r'(?:model=|from_pretrained\()"([^"]+)"', card.text)
+    if written_for:
+        card.text = re.sub(rf'(?<=[" ]){re.escape(written_for[1])}(?=["`])', lambda _: repo_id, card.text)
+    return card
 
 
 def write_repository_files(folder: Path) -> None:

@@ -6,12 +6,15 @@ of facts (YAML or JSON), and where that says nothing, so does the card.
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,25 +28,28 @@ ROLES = {
     "hafm_semantic": "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal",
     "hafm_coarse": "the coarse stage, which generates the codec's first codebooks from the semantic tokens",
     "hafm_fine": "the fine stage, which generates the codec's further codebooks from the first ones",
-    "hafm_harmony": "the part that hears which chords a vocal asks for, beat by beat",
+    "hafm_harmony": "the harmony network, which estimates the chords of a vocal beat by beat",
 }
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")
 OTHER_RESULT_KEYS = ("dataset_type", "dataset_split", "metric_name", "how")
+# identifiers of metrics and licences, as the hub spells them
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass
 class CardFacts:
-    """What only people know about a model or a corpus; nothing is made up for a field that is empty.
+    """What only people know about a model or a corpus; the card claims nothing for a field that is empty.
 
     Args:
         license: identifier of the hub, such as "cc-by-4.0", of the weights or the data.
-        datasets: hub ids or names of the training data.
-        base_models: hub ids of models that this one was made from.
+        datasets: hub ids ("org/name") or names of the training data; the card's metadata lists the ids only.
+        base_models: the same of models that this one was made from.
         attribution: one line for each work that asks for it.
         limits: further limits, one sentence each.
         training: facts of the training by name, such as {"Audio": "4 h"}.
         results: scores, each {"dataset_name", "metric_type", "metric_value" and, if known, "dataset_type",
             "dataset_split", "metric_name", "how" (embedder, window, n, spread over seeds)}.
+        sections: further sections of a model card, Markdown by heading.
         emissions: as codecarbon measures them: {"emissions" (g CO₂ equivalent), "source", …}.
     """
 
@@ -54,9 +60,12 @@ class CardFacts:
     limits: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
+    sections: dict[str, str] = field(default_factory=dict)
     emissions: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.license is not None and not IDENTIFIER.fullmatch(self.license):
+            raise ValueError(f"license is {self.license!r}; the hub's identifiers look like apache-2.0 or cc-by-4.0.")
         for result in self.results:
             _check_result(result)
         if self.emissions is not None and not {"emissions", "source"} <= set(self.emissions):
@@ -67,7 +76,8 @@ def load_facts(path: str | Path) -> CardFacts:
     """Reads facts from a YAML or JSON file.
 
     Raises:
-        ValueError: on something else than a mapping, an unknown key, or a result without dataset, metric or value.
+        ValueError: on something else than a mapping, an unknown key, an identifier that the hub would refuse, or a
+            result without dataset, metric or value.
     """
     # every JSON file is a YAML file too
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
@@ -100,8 +110,8 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         pipeline_tag=PIPELINE_TAG,
         tags=list(TAGS),
         license=facts.license,
-        datasets=facts.datasets or None,
-        base_model=facts.base_models or None,
+        datasets=_hub_ids(facts.datasets),
+        base_model=_hub_ids(facts.base_models),
         co2_eq_emissions=facts.emissions,
         metrics=sorted({result["metric_type"] for result in facts.results}) or None,
         model_name=title,
@@ -207,11 +217,26 @@ def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str
     return folder / "README.md"
 
 
+def _hub_ids(names: list[str]) -> list[str] | None:
+    """Those of the names that are ids on the hub; a folder or a description is none, and the hub would link it."""
+    return [name for name in names if _is_hub_id(name)] or None
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
 def _check_result(result: dict[str, Any]) -> None:
     missing = [key for key in RESULT_KEYS if key not in result]
     unknown = sorted(set(result) - set(RESULT_KEYS) - set(OTHER_RESULT_KEYS))
     if missing or unknown:
         raise ValueError(f"A result needs {', '.join(RESULT_KEYS)}; missing: {missing}, unknown: {unknown}.")
+    if not IDENTIFIER.fullmatch(result["metric_type"]):
+        raise ValueError(f"metric_type is {result['metric_type']!r}; use lower case, digits, '-', '_' and '.'.")
     value = result["metric_value"]
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"metric_value of {result['metric_type']} is {value!r}; it must be a finite number.")
@@ -219,7 +244,7 @@ def _check_result(result: dict[str, Any]) -> None:
 
 def _eval_result(result: dict[str, Any]) -> EvalResult:
     given = {key: value for key, value in result.items() if key != "how"}
-    given.setdefault("dataset_type", given["dataset_name"].lower().replace(" ", "-"))
+    given.setdefault("dataset_type", re.sub(r"[^a-z0-9]+", "-", given["dataset_name"].lower()).strip("-"))
     metric_args = {"how": result["how"]} if result.get("how") else None
     return EvalResult(task_type=PIPELINE_TAG, task_name="Vocal accompaniment", metric_args=metric_args, **given)
 
