@@ -1,10 +1,13 @@
 """Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
-    python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separator audio-separator
+    python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separator audio-separator \\
+        --artist-pattern "^([^/]*)/"
 
 Frames of random songs of the training split fill a reservoir, MiniBatchKMeans (k-means++) is fitted to it, and
-TOKENIZER is a folder that HAFMSemanticTokenizer.from_pretrained reads, with figures.json beside the weights.
+TOKENIZER is a folder that HAFMSemanticTokenizer.from_pretrained reads, with figures.json beside the weights. Name the
+split as for `hafm prepare`, --artist-pattern too, or songs that are held out there are clustered here. A killed run
+goes on where it was.
 """
 
 import json
@@ -23,6 +26,8 @@ from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tracks import SplitOptions
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+
+SAMPLE_FILE = "sample.npz"
 
 
 def main(
@@ -43,6 +48,7 @@ def main(
     split_by: Annotated[str, typer.Option(help="hash or folder, as for hafm prepare.")] = "hash",
     validation: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
     test: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
+    artist_pattern: Annotated[str, typer.Option(help="As for hafm prepare: its first group is the artist.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     separate: Annotated[
         bool, typer.Option(help="So many clusters for vocals and for instrumentals each, not shared.")
@@ -55,6 +61,8 @@ def main(
     torch.set_num_threads(threads)
     model = HAFMSemanticTokenizer.from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
     model.to("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    tokenizer.mkdir(parents=True, exist_ok=True)
+    sample = tokenizer / SAMPLE_FILE
     # of one kind: vocals and instrumentals share it unless they are fitted apart
     reservoirs = [Reservoir(frames, seed) for _ in range(2 if separate else 1)]
     with tqdm(desc="songs", unit="song") as bar:
@@ -70,9 +78,10 @@ def main(
             reservoirs[0],
             reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),
-            SplitOptions(split_by, validation, test),
+            SplitOptions(split_by, validation, test, artist_pattern),
             FilterOptions(),
             progress,
+            sample,
         )
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
     model.set_centroids(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
@@ -84,6 +93,7 @@ def main(
     } | {"tracks": tracks}
     (model.half() if half else model).save_pretrained(tokenizer)
     (tokenizer / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    sample.unlink(missing_ok=True)
     typer.echo(json.dumps(figures))
 
 

@@ -1,8 +1,6 @@
 """k-means of the semantic tokenizer: the sample is fair and bounded, and tokens are scikit-learn's."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +9,16 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
+import fit_kmeans
 from corpus.karaoke import write_karaoke
 from hafm_hf import HAFMSemanticTokenizer
-from hafm_hf.corpus.clusters import Reservoir, fit_clusters
-from hafm_hf.corpus.tracks import HAFMCorpusError
+from hafm_hf.corpus import clusters
+from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
+from hafm_hf.corpus.filtering import FilterOptions
+from hafm_hf.corpus.separation import StemsSeparator
+from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, identify_tracks
 from tiny_models import tiny_semantic_tokenizer
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_every_row_of_a_long_stream_is_kept_equally_often_and_no_more_than_fit() -> None:
@@ -63,24 +64,68 @@ def test_tokens_are_scikit_learns_predictions() -> None:
     assert len(tokens.unique()) == len(tokenizer.centroids)
 
 
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two songs each of four artists."""
+    folder = tmp_path_factory.mktemp("songs")
+    write_karaoke(folder, 8, seconds=3.0)
+    for number, song in enumerate(sorted(folder.iterdir())):
+        song.rename(folder / f"{'abcd'[number // 2]}_{number}.wav")
+    return folder
+
+
 @pytest.mark.parametrize("separate", [False, True])
-def test_the_recipe_makes_a_tokenizer_that_uses_its_clusters(tmp_path: Path, separate: bool) -> None:
-    write_karaoke(tmp_path / "songs", 4, seconds=3.0)
+def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
+    songs: Path, tmp_path: Path, separate: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(tmp_path / "hubert")
-    words = [tmp_path / "songs", tmp_path / "out", "--hubert", tmp_path / "hubert", "--layer", 1, "--clusters", 9]
-    words += ["--vocal-channel", "right", "--frames", 300, "--validation", 0, "--test", 0]
-    words += ["--separate"] if separate else []
-    run = subprocess.run(
-        [sys.executable, str(REPOSITORY / "recipes/fit_kmeans.py"), *map(str, words)],
-        capture_output=True, text=True, check=False,
+    splits = SplitOptions(validation=0.3, test=0.2, artist_pattern="^(.)_")
+    groupings, _ = StemsSeparator(SeparatorOptions(vocal_channel="right")).group([p.name for p in songs.iterdir()])
+    tracks = identify_tracks(songs, groupings, {}, splits)[0]
+    training = {track.name for track in tracks if track.split == "train"}
+    assert 0 < len(training) < 8 and all(len([name for name in training if name[0] == a]) in (0, 2) for a in "abcd")
+    fit_kmeans.main(
+        songs, tmp_path / "out", str(tmp_path / "hubert"), layer=1, clusters=9, vocal_channel="right", frames=300,
+        validation=0.3, test=0.2, artist_pattern="^(.)_", separate=separate,
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-2000:]
-    figures = json.loads(run.stdout)
+    figures = json.loads(capsys.readouterr().out)
     assert figures == json.loads((tmp_path / "out/figures.json").read_text())
-    assert figures["tracks"] == 4
+    assert figures["tracks"] == len(training) and not list(tmp_path.glob("out/sample*"))
     for name in ("vocal_", "instrumental_") if separate else ("",):
         assert figures[f"{name}frames"] == 300 < figures[f"{name}frames_seen"]
         assert figures[f"{name}used_clusters"] > 4
     tokenizer = HAFMSemanticTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.config.num_clusters == 9 and bool(tokenizer.centroids.any())
     assert tokenizer.config.separate_centroids == separate
+
+
+def test_a_killed_sampling_goes_on_to_the_same_sample(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "SAVE_SECONDS", 0.0)
+    tokenizer, separator = tiny_semantic_tokenizer(), StemsSeparator(SeparatorOptions(vocal_channel="right"))
+
+    def sample(seed: int, state: Path | None, stop_after: int = 99) -> tuple[list[np.ndarray], list[int]]:
+        vocals, bands, seen = Reservoir(100, seed), Reservoir(100, seed), list[int]()
+
+        def progress(done: int, total: int) -> None:
+            seen.append(done)
+            if done == stop_after:
+                raise KeyboardInterrupt
+
+        used = sample_features(
+            tokenizer, songs, separator, vocals, bands, SamplingOptions(segment_seconds=3.0, seed=seed),
+            SplitOptions(validation=0, test=0), FilterOptions(), progress, state,
+        )  # fmt: skip
+        assert used == 8
+        return [vocals.rows, bands.rows], seen
+
+    whole, _ = sample(1, None)
+    with pytest.raises(KeyboardInterrupt):
+        sample(1, tmp_path / "sample.npz", stop_after=5)
+    again, seen = sample(1, tmp_path / "sample.npz")
+    assert seen[0] == 5, "four tracks were kept"
+    for rows, same in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(rows, same)
+    with pytest.raises(HAFMCorpusError, match="begun with other songs, options or weights"):
+        sample(2, tmp_path / "sample.npz")

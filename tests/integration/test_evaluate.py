@@ -218,9 +218,9 @@ def test_the_papers_protocol_is_two_commands(
         for name, sound in stems.items():
             soundfile.write(folder / f"{name}.wav", np.repeat(sound[:, None], 2, axis=1), RATE)
     # what the recipe separates is what the protocol reads; started again it goes on, here with nothing left to do
-    separator = {"separator": "demucs", "separator_model": "tiny", "separator_model_dir": str(save_demucs(tmp_path))}
+    models = str(save_demucs(tmp_path))
     for _ in range(2):
-        separate.main(tmp_path / "musdb", tmp_path / "separated", musdb=True, device="cpu", **separator)
+        separate.main(tmp_path / "musdb", tmp_path / "separated", "demucs", "tiny", models, musdb=True, device="cpu")
         told = capsys.readouterr().out
         assert "2 of 2 songs have stems" in told
     separated, rate = soundfile.read(tmp_path / "separated" / "Band 0 - Song" / "vocals.flac")

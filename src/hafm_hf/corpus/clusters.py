@@ -4,8 +4,11 @@ Paper, "Tokens": 500 clusters of one layer of HuBERT, one set for vocals (with t
 and instrumentals; each may have a set of its own instead.
 """
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,17 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..hub.loading import fingerprint
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .filtering import FilterOptions, reason_to_drop
 from .shards import cut
 from .stems import Separator
 from .tokenizing import fit_rate
-from .tokens import excerpt_bounds
+from .tokens import excerpt_bounds, replacing
 from .tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
 
 Features = NDArray[np.float32]
 HELD_OUT_SHARE = 0.1
 SHORTEST_SECONDS = 1.0
+# between two savings of a sample; the paper's is 800 MB
+SAVE_SECONDS = 600.0
 
 
 class Reservoir:
@@ -53,6 +59,18 @@ class Reservoir:
         for row in np.flatnonzero(places < self.capacity):
             self._rows[places[row]] = rows[row]
         self.seen += len(rows)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that it takes to go on: arrays for `numpy.savez`."""
+        generator = np.array(json.dumps(self._generator.bit_generator.state))
+        return {"rows": self.rows, "seen": np.array(self.seen), "generator": generator}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from `state()`."""
+        self.seen, rows = int(state["seen"]), state["rows"]
+        self._rows = np.empty((self.capacity, rows.shape[1]), dtype=np.float32)
+        self._rows[: len(rows)] = rows
+        self._generator.bit_generator.state = json.loads(str(state["generator"]))
 
     @property
     def rows(self) -> Features:
@@ -82,6 +100,7 @@ def sample_features(
     splits: SplitOptions,
     filter_options: FilterOptions,
     progress: Callable[[int, int], None] | None = None,
+    state: Path | None = None,
 ) -> int:
     """Fills reservoirs with frames of vocals, noisy, and of instrumentals, both from the same seconds.
 
@@ -91,13 +110,22 @@ def sample_features(
         vocals, instrumentals: get float32 [T_v, D] of each segment; one reservoir may be both.
         options: how much of which split.
         progress: called with the tracks that are done and their number.
+        state: file for what is sampled so far; a killed run goes on from it, to the same sample.
 
     Returns:
         the number of tracks that gave frames.
+
+    Raises:
+        HAFMCorpusError: the file is of other songs, options or weights.
     """
     tracks = shuffled_tracks(audio, separator, splits, options)
-    used = 0
-    for number, track in enumerate(tracks, start=1):
+    reservoirs = [vocals] if vocals is instrumentals else [vocals, instrumentals]
+    what = [fingerprint(tokenizer), repr((options, filter_options, getattr(separator, "options", None)))]
+    what += [str(vocals.capacity), *(track.content_hash for track in tracks)]
+    identity = hashlib.sha256("\n".join(what).encode()).hexdigest()
+    done, used = _load_sample(state, identity, reservoirs)
+    saved = time.monotonic()
+    for number, track in enumerate(tracks[done:], start=done + 1):
         before = vocals.seen
         for waveform, seed in _segments(tokenizer, audio, separator, track, options, filter_options):
             features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
@@ -105,7 +133,29 @@ def sample_features(
         used += vocals.seen > before
         if progress:
             progress(number, len(tracks))
+        if state and vocals.seen and (time.monotonic() - saved > SAVE_SECONDS or number == len(tracks)):
+            arrays = {
+                f"{index}_{name}": value
+                for index, each in enumerate(reservoirs)
+                for name, value in each.state().items()
+            }
+            with replacing(state) as file:
+                np.savez(file, identity=np.array(identity), tracks=np.array([number, used]), **arrays)  # type: ignore[arg-type]
+            saved = time.monotonic()
     return used
+
+
+def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservoir]) -> tuple[int, int]:
+    """Puts what was sampled before into the reservoirs: tracks that are done, and those of them that gave frames."""
+    if state is None or not state.is_file():
+        return 0, 0
+    with np.load(state, allow_pickle=False) as found:
+        if str(found["identity"]) != identity:
+            raise HAFMCorpusError(f"{state} was begun with other songs, options or weights; delete it to begin again.")
+        for index, reservoir in enumerate(reservoirs):
+            reservoir.load_state({name: found[f"{index}_{name}"] for name in ("rows", "seen", "generator")})
+        done, used = found["tracks"].tolist()
+    return done, used
 
 
 def shuffled_tracks(audio: Path, separator: Separator, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
