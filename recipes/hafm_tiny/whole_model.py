@@ -62,7 +62,6 @@ class Preset:
 PRESETS = {
     "tiny": Preset(12, (192, 5), (256, 4, 4), (192, 4, 3), (128, 3, 2)),
     "small": Preset(16, (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
-    "base": Preset(32, (768, 9), (512, 12, 8), (512, 12, 8), (512, 12, 8)),
 }
 
 
@@ -76,7 +75,7 @@ class WholeModelOptions:
         recipes (Path): the folder of the recipes.
         hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens, chords and
             joining come on top.
-        preset (str): tiny, small or base.
+        preset (str): tiny or small.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
     """

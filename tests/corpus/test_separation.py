@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from corpus.karaoke import RATE, karaoke, save_demucs, sing
 from hafm_hf.audio import resample
@@ -222,6 +223,18 @@ def test_audio_separator_splits_a_mix_into_stems_that_add_up_to_it(mdx_models: P
     np.testing.assert_array_equal(first.vocal, second.vocal)
     np.testing.assert_allclose(first.vocal + first.instrumental, mix.mean(axis=1), atol=1e-3)
     assert len(first.vocal) == len(mix) and np.abs(first.vocal).max() > 0.01
+
+
+def test_audio_separator_runs_where_it_is_told(mdx_models: Path) -> None:
+    options: dict[str, Any] = {"name": "audio-separator", "model_dir": str(mdx_models)}
+    separator: Any = make_separator(SeparatorOptions(**options, device="cpu"))
+    assert separator.library.onnx_execution_provider == ["CPUExecutionProvider"]
+    assert separator.library.torch_device == torch.device("cpu")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(HAFMCorpusError, match="pip install onnxruntime-gpu"):
+            make_separator(SeparatorOptions(**options, device="cuda"))
 
 
 def test_an_mdx_model_that_is_not_there_is_named(mdx_models: Path) -> None:

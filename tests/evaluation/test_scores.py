@@ -179,6 +179,18 @@ def test_keys_and_tempi_are_met_by_the_smallest_change() -> None:
     assert stretch_between(120.0, 64.0) == pytest.approx(64 / 60)
 
 
+def test_the_bank_is_as_large_as_asked_for_and_evenly_spread(tmp_path: Path) -> None:
+    clips = []
+    for number in range(5):
+        tone = np.sin(2 * np.pi * 220 * 2 ** (number / 12) * np.arange(3 * RATE) / RATE).astype(np.float32)
+        soundfile.write(tmp_path / f"{number}.wav", 0.3 * tone, RATE)
+        part = Part(tmp_path / f"{number}.wav")
+        clips.append(Clip(str(number), str(number), part, part))
+    assert [item.song for item in build_bank(clips, [], size=2, seconds=1.5)] == ["0", "2"]
+    bank = build_bank(clips, [], size=0, seconds=1.5)
+    assert [item.song for item in bank] == list("01234") and {item.part.seconds for item in bank} == {1.5}
+
+
 @pytest.mark.parametrize("entry", [0.3, 2.3, 3.0, 4.4, 9.0])
 @pytest.mark.parametrize(("distance", "smear"), [(0.6, 0.011), (0.5, 0.06)])
 def test_beats_of_what_is_retrieved_lie_on_the_voices_wherever_it_enters(

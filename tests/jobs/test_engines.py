@@ -1,10 +1,12 @@
 """Engines of the preparation, the evaluation and `hafm accompany FOLDER`: what each does with jobs."""
 
+import os
+import time
 from typing import Any
 
 import pytest
 
-from hafm_hf.jobs.engines import HAFMJobError, run_on
+from hafm_hf.jobs.engines import HAFMJobError, run_on, visible_gpus
 
 
 def double(options: Any, job: int) -> int:
@@ -19,6 +21,21 @@ def test_where_nothing_is_left_to_do_nothing_is_started(engine: str, workers: in
 
 def test_there_are_never_more_processes_than_jobs() -> None:
     assert sorted(run_on("local", double, None, [1], workers=2)) == [2]
+
+
+def gpu(options: Any, job: int) -> tuple[int, str]:
+    """The process that does the job, and the GPUs that it sees."""
+    time.sleep(0.2)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5")
+    assert visible_gpus() == ["3", "GPU-5"]
+    seen = dict(run_on("local", gpu, None, range(12), workers=4))
+    assert sorted(seen.values()) == ["3", "3", "GPU-5", "GPU-5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
 
 
 def test_an_unknown_engine_is_refused_even_for_nothing() -> None:

@@ -1,16 +1,21 @@
 """The configurations in recipes/configs are the paper's Table 1, and every file among them can be read."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from hafm_hf.configuration_hafm import HAFMStageConfig
 from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler
+from hafm_hf.training.flops import GPU_PEAKS, step_flops
+from hafm_hf.training.stages import STAGE_MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
+DOCUMENT = CONFIGS.parents[1] / "docs/training.md"
 PAPERS_INFO = TokenCorpusInfo(
     semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
 )
@@ -46,6 +51,28 @@ def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, sc
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
     assert run.mixed_precision == "fp16" and run.history_dropout == 0.0 and run.ema_decay == 0.0
     assert run.global_batch % (7 * run.accumulation) == 0, "it divides evenly over the paper's seven GPUs"
+
+
+def test_the_documents_tables_of_batches_and_costs_are_what_the_code_counts() -> None:
+    rows = re.findall(r"^\| (semantic|coarse|fine) \|(.*)\|$", DOCUMENT.read_text(), re.MULTILINE)
+    told = {(name, len(cells.split("|"))): [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    for name, (crops, seconds, steps, accumulation, _) in TABLE_1.items():
+        stage, data, run, config = read(f"{name}.yaml")
+        largest = [GlobalBatchSampler(crops, accumulation, 0, world).largest for world in (1, 2, 7, 8, 14)]
+        segments = config.num_conditioning_sources + 1
+        batches = [crops, f"{seconds:g}", f"{steps:,}", accumulation, segments, *largest]
+        assert told[name, 10] == [str(value) for value in batches]
+        flops = step_flops(config, round(data.crop_seconds * config.conditioning_frame_rate), crops)
+        parameters = sum(weight.numel() for weight in meta_stage(name, config).parameters())
+        hours = [steps * flops / (0.3 * GPU_PEAKS[gpu]) / 3600 for gpu in ("A40", "H200")]
+        costs = [f"{parameters / 1e6:.1f} M", f"{flops / 1e12:.1f}", f"{steps * flops / 1e18:.1f}"]
+        assert told[name, 5] == [*costs, f"{hours[0]:.0f}", f"{hours[1]:.1f}"]
+
+
+def meta_stage(name: str, config: HAFMStageConfig) -> torch.nn.Module:
+    """A stage without weights, to be counted."""
+    with torch.device("meta"):
+        return STAGE_MODELS[name](config)
 
 
 @pytest.mark.parametrize("name", ["tiny/semantic.yaml", "tiny/coarse.yaml", "tiny/fine.yaml", "tiny/smoke.yaml"])

@@ -56,6 +56,7 @@ class AudioSeparator:
             normalization_threshold=1.0,
             use_soundfile=True,
         )
+        self._choose_device(torch_device(options.device))
         try:
             self.library.load_model(model_filename=self.model)
         except ImportError as error:
@@ -69,6 +70,18 @@ class AudioSeparator:
             ) from error
 
     group = staticmethod(group_mixes)
+
+    def _choose_device(self, device: str) -> None:
+        """The library takes any GPU that it sees, and the CPU without a word where onnxruntime has no CUDA."""
+        import onnxruntime
+
+        if device == "cpu":
+            self.library.torch_device = torch.device("cpu")
+            self.library.onnx_execution_provider = ["CPUExecutionProvider"]
+        elif self.model.endswith(".onnx") and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise HAFMCorpusError(
+                "onnxruntime has no CUDA here; run: pip install onnxruntime-gpu, or separate on the device cpu."
+            )
 
     def separate(self, files: Mapping[str, Path]) -> Stems:
         """Vocal and instrumental of a mix, through files in a temporary folder: the library has no other way."""

@@ -5,13 +5,12 @@ What every worker does, on this machine or on another of a cluster; nothing here
 
 import functools
 import hashlib
-import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ from ..jobs.engines import run_on
 from ..jobs.threads import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
-from .lead_sheets import labelled_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
-from .stems import SeparatorOptions, Stems, write_stems
-from .tokenizing import TokenizerOptions, Tokenizers, fit_rate
+from .stems import SeparatorOptions, write_stems
+from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers, fit_rate
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
 FEATURE_RATE = 24_000
+# batches of segments that may wait for others of their length before some go through the models in fewer
+MOST_WAITING = 4
 # the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
 DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
 
@@ -107,16 +107,11 @@ class ShardMaker:
             HAFMCorpusError: the disk is full or the folder can't be written to; neither file is there then.
         """
         self.clock.clear()
-        report, rows = ShardReport(job.name), []
+        report = ShardReport(job.name)
         corpus = Path(self.options.corpus)
         try:
             with torch_threads(self.options.threads):
-                for track in job.tracks:
-                    counted = report.tracks[track.name] = TrackReport()
-                    try:
-                        rows += self._rows(track, counted, report)
-                    except TrackError as error:
-                        report.drops.append(Drop(track.name, error.reason, error.detail))
+                rows = self._rows(job.tracks, report)
             report.rows = len(rows)
             with self._step("write"):
                 if rows:
@@ -129,15 +124,41 @@ class ShardMaker:
             ) from error
         return ShardResult(report, dict(self.clock), sum(track.seconds for track in report.tracks.values()))
 
-    def _rows(self, track: Track, counted: TrackReport, report: ShardReport) -> list[TokenExcerpt]:
-        """Rows of one track; raises TrackError when it gives none as a whole."""
+    def _rows(self, tracks: Sequence[Track], report: ShardReport) -> list[TokenExcerpt]:
+        """Rows of all tracks, in their order; segments of one length go through the models together."""
+        size = self.options.tokenizer.batch_size
+        waiting: dict[tuple[int, float], list[_Segment]] = {}
+        rows: dict[tuple[int, float], TokenExcerpt] = {}
+        for place, track in enumerate(tracks):
+            counted = report.tracks[track.name] = TrackReport()
+            try:
+                segments = self._segments(place, track, counted, report)
+            except TrackError as error:
+                report.drops.append(Drop(track.name, error.reason, error.detail))
+                continue
+            for segment in segments:
+                alike = (segment.sampling_rate, segment.seconds)
+                waiting.setdefault(alike, []).append(segment)
+                if len(waiting[alike]) == size:
+                    rows |= self._tokenize(waiting.pop(alike), report)
+            for group in waiting.values():
+                # what waits must not keep its whole track in memory
+                group[:] = [each.alone() if each.place == place else each for each in group]
+            while sum(map(len, waiting.values())) > MOST_WAITING * size:
+                rows |= self._tokenize(waiting.pop(next(iter(waiting))), report)
+        for group in waiting.values():
+            rows |= self._tokenize(group, report)
+        return [rows[key] for key in sorted(rows)]
+
+    def _segments(self, place: int, track: Track, counted: TrackReport, report: ShardReport) -> "list[_Segment]":
+        """What is kept of one track; raises TrackError when it gives nothing as a whole."""
         with self._step("read"):
             if hash_files(Path(self.options.audio), track.files) != track.content_hash:
                 raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
         with self._step("separate"):
             paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
             stems = self.separator.separate(paths)
-        duration = len(stems.vocal) / stems.sampling_rate
+        rate, duration = stems.sampling_rate, len(stems.vocal) / stems.sampling_rate
         counted.seconds = round(duration, 6)
         bounds = excerpt_bounds(
             duration, self.options.segment_seconds, self.options.min_seconds, self.tokenizers.info.grid
@@ -145,58 +166,67 @@ class ShardMaker:
         if not bounds:
             raise TrackError(Reason.TOO_SHORT, f"{duration:.2f} s, at least {self.options.min_seconds:g}")
         counted.segments = len(bounds)
-        kept: list[tuple[float, Samples, Samples]] = []
+        kept = []
         with self._step("filter"):
             for start, length in bounds:
-                vocal, instrumental = (
-                    cut(sound, stems.sampling_rate, start, length) for sound in (stems.vocal, stems.instrumental)
-                )
+                vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
                 found = reason_to_drop(vocal, instrumental, self.options.filter)
                 if found is None:
-                    kept.append((start, vocal, instrumental))
+                    kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
                 else:
                     report.drops.append(Drop(track.name, *found, start=round(start, 3)))
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
         if kept and self.options.keep_audio:
             with self._step("keep audio"):
                 write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
-        return self._tokenize(track, stems, kept, bounds[0][1], report) if kept else []
+        return kept
 
-    def _tokenize(
-        self,
-        track: Track,
-        stems: Stems,
-        kept: list[tuple[float, Samples, Samples]],
-        seconds: float,
-        report: ShardReport,
-    ) -> list[TokenExcerpt]:
-        """Rows of the segments (start, vocal, instrumental) that were kept."""
-        starts, vocals, instrumentals = zip(*kept, strict=True)
+    def _tokenize(self, segments: "Sequence[_Segment]", report: ShardReport) -> dict[tuple[int, float], TokenExcerpt]:
+        """Rows of segments of one rate and length, by track and start."""
+        first = segments[0]
+        vocals, instrumentals = [each.vocal for each in segments], [each.instrumental for each in segments]
         with self._step("tokenise"):
-            seeds = [noise_seed(track.content_hash, start) for start in starts]
-            tokens = list(self.tokenizers.encode(vocals, instrumentals, stems.sampling_rate, seconds, seeds))
+            seeds = [noise_seed(each.track.content_hash, each.start) for each in segments]
+            tokens = list(self.tokenizers.encode(vocals, instrumentals, first.sampling_rate, first.seconds, seeds))
         if report.si_sdr is None:
             with self._step("decode again"):
-                ratio = self.tokenizers.fidelity(instrumentals[0], stems.sampling_rate, seconds, tokens[0])
+                ratio = self.tokenizers.fidelity(first.instrumental, first.sampling_rate, first.seconds, tokens[0])
                 # rounded, so that reports agree where the last bits of a decoder don't
                 report.si_sdr = round(ratio, 2)
-        rows = []
-        for start, instrumental, streams in zip(starts, instrumentals, tokens, strict=True):
-            with self._step("features"):
-                sound = fit_rate(instrumental, stems.sampling_rate, FEATURE_RATE, seconds)
-                features = segment_features(sound, FEATURE_RATE)
-            labels = stems.labels
-            sheet = labelled_lead_sheet(labels).moved(-start).to_dict()
-            rows.append(
-                TokenExcerpt(
-                    track=track.name, start=start, duration=seconds, **vars(streams),
-                    source=self.options.source, split=track.split, content_hash=track.content_hash,
-                    licence=text(labels, "licence") or track.licence or self.options.licence,
-                    loudness=features.loudness, tempo=number(labels, "tempo", features.tempo),
-                    key=text(labels, "key") or features.key, lead_sheet=json.dumps(sheet) if sheet else "",
-                )
-            )  # fmt: skip
-        return rows
+        return {
+            (each.place, each.start): self._row(each, streams) for each, streams in zip(segments, tokens, strict=True)
+        }
+
+    def _row(self, segment: "_Segment", streams: SegmentTokens) -> TokenExcerpt:
+        with self._step("features"):
+            sound = fit_rate(segment.instrumental, segment.sampling_rate, FEATURE_RATE, segment.seconds)
+            features = segment_features(sound, FEATURE_RATE)
+        track, labels = segment.track, segment.labels
+        return TokenExcerpt(
+            track=track.name, start=segment.start, duration=segment.seconds, **vars(streams),
+            source=self.options.source, split=track.split, content_hash=track.content_hash,
+            licence=text(labels, "licence") or track.licence or self.options.licence,
+            loudness=features.loudness, tempo=number(labels, "tempo", features.tempo),
+            key=text(labels, "key") or features.key,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A piece of the track number `place` that was kept: float32 [N] each, `seconds` from `start` on."""
+
+    place: int
+    track: Track
+    labels: dict[str, Any]
+    start: float
+    seconds: float
+    vocal: Samples
+    instrumental: Samples
+    sampling_rate: int
+
+    def alone(self) -> "_Segment":
+        """The same with sounds of its own instead of views of the track's."""
+        return replace(self, vocal=self.vocal.copy(), instrumental=self.instrumental.copy())
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:

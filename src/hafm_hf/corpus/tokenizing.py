@@ -1,7 +1,7 @@
 """Semantic tokenizer and codec together: segments of a track in, token streams that start at one instant out.
 
-The segments of a track are of one length, so that they go through both models as batches without padding. A batch is
-made of one track only: what a row holds never depends on its neighbours in the corpus.
+Segments of one length go through both models as batches without padding, those of several short tracks together. A
+batch is made of one shard only: what a shard holds never depends on the others.
 """
 
 from collections.abc import Iterator, Sequence

@@ -39,7 +39,8 @@ def run_on(
 
     Args:
         engine: local or ray.
-        workers: processes of the local engine, or tasks at a time of a Ray cluster (0: as many as it has room for).
+        workers: processes of the local engine, which take this machine's GPUs in turn, or tasks at a time of a Ray
+            cluster (0: as many as it has room for).
         address: of a running Ray cluster; a new one on this machine if empty.
         make: a function of a module; what it loads it keeps for the process' next job.
         options, jobs: what it is called with; they are pickled.
@@ -64,7 +65,10 @@ def run_on(
 def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
     # spawned: a forked process would share torch's threads and CUDA's context
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    numbers = context.Value("i", 0)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(numbers, visible_gpus())
+    )
     try:
         futures = [pool.submit(make, options, job) for job in jobs]
         for future in as_completed(futures):
@@ -73,6 +77,25 @@ def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: in
         raise HAFMJobError(f"A worker died, perhaps for lack of memory; {AGAIN}.") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _start_worker(numbers: Any, gpus: list[str]) -> None:
+    """Gives a worker the next of the GPUs, which every library then takes for the only one."""
+    if gpus:
+        with numbers.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[numbers.value % len(gpus)]
+            numbers.value += 1
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
