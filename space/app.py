@@ -7,6 +7,7 @@ What happens behind the page is in songs.py; here is what the page shows, the en
 from __future__ import annotations
 
 import html
+import inspect
 import math
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 
 from songs import (  # before gradio, which reads once where temporary files go
     CAN_STREAM,
+    CHOICES,
     FORMATS,
     OFFERED,
     Job,
@@ -40,13 +42,14 @@ import gradio as gr
 
 from hafm_hf import audio, plots
 from hafm_hf.hub.redaction import without_secrets
+from hafm_hf.stage_table import STAGES
 
 QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
-MAX_VARIATIONS = 4
+# Of an option, less than its table allows.
+MOST = {"variations": 4}
 # How often the bars move.
 SHOW_SECONDS = 0.25
-STAGE_NAMES = {"semantic": "Semantic tokens", "coarse": "Coarse codebooks", "fine": "Fine codebooks"}
 # Gradio takes a new value of a player that streams for its next piece, unless it comes as a change of property.
 UNHEARD = gr.update(value=None, visible=False)
 # Of Generate, Cancel and the progress. Only these show and hide it, so that a report which comes in after Cancel
@@ -85,7 +88,7 @@ def progress_bars(stages: Stages) -> str:
             told = "waiting"
         else:
             told = f"{100 * done // total} %, {remaining:.0f} s left"
-        name = STAGE_NAMES[stage]
+        name = STAGES[stage].title.capitalize()
         bar = f"<progress value='{done}' max='{total}' aria-label='{name}'></progress>"
         rows.append(f"<div class='hafm-stage'><span>{name}</span>{bar}<span>{told}</span></div>")
     return "".join(rows)
@@ -104,7 +107,7 @@ def phase(stages: Stages) -> str:
     done, total = stages.done[running[-1]]
     if done == total:
         return "Next stage …" if running[-1] != stages.names[-1] else "Turning codes into sound …"
-    return f"Generating: {STAGE_NAMES[running[-1]].lower()} …"
+    return f"Generating: {STAGES[running[-1]].title} …"
 
 
 def mix_or_explain(job: Job, variation: int, band_db: float) -> tuple[Path, Levels]:
@@ -168,7 +171,7 @@ def run_page(ticket: str, job: Job | None, band_db: float, *options: Any) -> Ite
         # Gradio takes a run that yields nothing for one that empties every component
         yield [*[gr.skip()] * 7, *keep]
         live = LiveMix(band_db) if CAN_STREAM else None
-        for step in () if ticket in CANCELLED else make_job(Request(*options), live):
+        for step in () if ticket in CANCELLED else make_job(Request.of(*options), live):
             if ticket in CANCELLED:
                 return
             if isinstance(step, Job):
@@ -196,34 +199,33 @@ def finished(job: Job) -> list[Any]:
     return [said, *IDLE, gr.skip(), "", "", gr.update(visible=True), job, choices]
 
 
-def accompany(
-    vocal: str,
-    model: str = OFFERED[0],
-    variations: int = 1,
-    seed: int = -1,
-    guidance_scale: float = 0,
-    temperature: float = 0,
-    top_k: int = 0,
-    skip_fine: bool = False,
-    length: float = 0,
-    tempo: float = 0,
-    band_db: float = 0,
-) -> tuple[str, str, str, dict[str, Any]]:
+def accompany(vocal: str, model: str, *values: Any) -> tuple[str, str, str, dict[str, Any]]:
     """Generates accompaniments for a singing voice.
 
-    A seed of -1 draws one; 0 for a sampling option takes the model's own, 0 for length the whole vocal, and 0 for
-    tempo (beats a minute) the one that is heard. Returns the first variation's mix (WAV), its instrumental (WAV), a
-    zip of all stems, and {"seed", "seconds", "variations", "model"}.
+    An option that is left out is the model's own, or drawn if it is the seed; 0 for length (s) takes the whole vocal,
+    and 0 for tempo (beats a minute) the one that is estimated. Returns the first variation's mix (WAV), its
+    instrumental (WAV), a zip of all stems, and {"seed", "seconds", "variations", "model"}.
     """
-    options = (vocal, model, variations, seed, guidance_scale, temperature, top_k, skip_fine, length, tempo)
+    *options, band_db = values
     try:
-        *_, job = make_job(Request(*options))
+        *_, job = make_job(Request.of(vocal, model, *options))
         assert isinstance(job, Job)
         mix, _ = mix_job(job, 1, band_db)
     except Exception as error:
         raise gr.Error(explain(error)) from error
     report = {"seed": job.seed, "seconds": job.seconds, "variations": job.variations, "model": model}
     return str(mix), str(job.path("instrumental", "wav", 1)), str(job.path("stems", "zip")), report
+
+
+def parameters_of_endpoint() -> list[inspect.Parameter]:
+    """Names and defaults of the inputs of `accompany`, which the endpoint tells its callers."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    defaults = {"model": OFFERED[0], **{name: each.default for name, each in CHOICES.items()}}
+    defaults |= dict.fromkeys(("length", "tempo", "band_db"), 0)
+    return [inspect.Parameter("vocal", kind), *(inspect.Parameter(k, kind, default=v) for k, v in defaults.items())]
+
+
+accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: ignore[attr-defined]
 
 
 # The page
@@ -293,18 +295,28 @@ def option_components() -> list[gr.components.Component]:
         elem_id="model",
     )
     with gr.Row():
-        variations = gr.Slider(1, MAX_VARIATIONS, 1, step=1, label="Variations", elem_id="variations")
+        first = {"variations": option_component("variations")}
         length = gr.Number(0, label="Length", minimum=0, info="Seconds from the start; 0 for all", elem_id="length")
-        tempo = gr.Number(0, label="Tempo", minimum=0, info="Beats a minute; 0: as heard", elem_id="tempo")
-    with gr.Accordion("Sampling", open=False):
-        own: dict[str, Any] = {"minimum": 0, "info": "0: the model's own", "min_width": 140}
-        with gr.Row():
-            seed = gr.Number(-1, label="Seed", precision=0, minimum=-1, info="-1: another every time", min_width=140)
-            guidance = gr.Number(0, label="Guidance scale", maximum=20, step=0.5, **own)
-            temperature = gr.Number(0, label="Temperature", maximum=5, step=0.05, **own)
-            top_k = gr.Number(0, label="Top-k", precision=0, **own)
-        skip_fine = gr.Checkbox(False, label="Skip the fine stage", info="Faster, rougher")
-    return [vocal, model, variations, seed, guidance, temperature, top_k, skip_fine, length, tempo]
+        tempo = gr.Number(0, label="Tempo", minimum=0, info="Beats a minute; 0: as estimated", elem_id="tempo")
+    with gr.Accordion("Sampling", open=False), gr.Row():
+        others = {name: option_component(name) for name in CHOICES if name not in first}
+    chosen = {**first, **others}
+    return [vocal, model, *(chosen[name] for name in CHOICES), length, tempo]
+
+
+def option_component(name: str) -> gr.components.Component:
+    """The input of an option of generation, by its row of the table; empty is what the model or chance says."""
+    option = CHOICES[name]
+    shown: dict[str, Any] = {"label": option.label, "info": option.help, "elem_id": name, "min_width": 140}
+    if option.kind is bool:
+        return gr.Checkbox(option.default, **shown)
+    if option.kind is str:
+        return gr.Dropdown(list(option.choices), value=option.default, **shown)
+    most = MOST.get(name, option.most)
+    if option.least is not None and most is not None and not option.optional:
+        return gr.Slider(option.least, most, option.default, step=1 if option.kind is int else None, **shown)
+    precision = 0 if option.kind is int else None
+    return gr.Number(option.default, precision=precision, minimum=option.least, maximum=most, **shown)
 
 
 def song_components() -> list[gr.components.Component]:

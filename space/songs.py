@@ -18,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
+from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
 from hafm_hf.hub.redaction import without_secrets
+from hafm_hf.stage_table import STAGES
 
 try:
     import spaces
@@ -52,7 +54,8 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 FORMATS = ("wav", "flac")
-STAGES = ("semantic", "coarse", "fine")
+# The options of generation that a person has, by what they are called here
+CHOICES = {"variations" if name == "num_samples" else name: option for name, option in PUBLIC_OPTIONS.items()}
 # How often a run looks whether it is still wanted.
 REPORT_SECONDS = 0.05
 # Gradio encodes sound that is heard meanwhile with it.
@@ -74,28 +77,35 @@ class Cancelled(Exception):
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for; 0 for a sampling option is the model's own, for `length` (s) all, and
-    for `tempo` (beats a minute) what is heard."""
+    """What the page or the endpoint asks for; 0 is the whole vocal for `length` (s), and for `tempo` (beats a minute)
+    the one that is estimated."""
 
     vocal: str | None
     model: str
-    variations: int
-    seed: int
-    guidance_scale: float
-    temperature: float
-    top_k: int
-    skip_fine: bool
-    length: float
-    tempo: float
+    options: GenerationOptions
+    length: float = 0.0
+    tempo: float = 0.0
+
+    @classmethod
+    def of(cls, vocal: str | None, model: str, *values: Any) -> Request:
+        """A request by the values of CHOICES, then length and tempo.
+
+        Raises:
+            ValueError: an option out of range.
+        """
+        *chosen, length, tempo = values
+        given = {
+            option.name: value if value is None else option.kind(value)
+            for option, value in zip(CHOICES.values(), chosen, strict=True)
+        }
+        return cls(vocal, model, GenerationOptions.of(given=given), length, tempo)
 
     def parameters(self) -> dict[str, Any]:
-        """What the pipeline is called with; a negative seed is drawn here."""
-        chosen = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
-        parameters: dict[str, Any] = {name: value for name, value in chosen.items() if value}
-        seed = secrets.randbits(31) if self.seed < 0 else int(self.seed)
+        """What the pipeline is called with; a seed that is not given is drawn here."""
+        parameters = {name: value for name, value in asdict(self.options).items() if value is not None}
         if self.tempo:
             parameters["lead_sheet"] = LeadSheet(tempo=self.tempo)
-        return parameters | {"seed": seed, "num_samples": int(self.variations), "skip_fine": self.skip_fine}
+        return {"seed": secrets.randbits(31), **parameters}
 
 
 @dataclass
@@ -293,7 +303,7 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
         ValueError: a request that cannot be fulfilled; the message is for the person.
     """
     began = time.monotonic()
-    stages = Stages([stage for stage in STAGES if not (request.skip_fine and stage == "fine")])
+    stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
     samples, rate = read_vocal(request.vocal, request.length)
     yield stages
     load_pipeline(request.model)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
-from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.audio import read_audio
 from hafm_hf.configuration_hafm import HAFMSemanticTokenizerConfig
+from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 
 RATE, HOP, WIDTH, CLUSTERS, LAYER, LAYERS = 16_000, 320, 24, 37, 2, 5

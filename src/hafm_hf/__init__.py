@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .registration import register_when_imported
 
 if TYPE_CHECKING:
-    from .accompaniment.modeling_accompaniment import BUNDLED_MODEL, HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .accompaniment.modeling_accompaniment import HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .accompaniment.options import GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .audio.files import HAFMAudioError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         HAFMSemanticConfig,
         HAFMSemanticTokenizerConfig,
     )
+    from .hub.loading import BUNDLED_MODEL
     from .lead_sheet.lead_sheet import LeadSheet
     from .lead_sheet.modeling_harmony import HAFMHarmonyModel
     from .semantic_tokenizer import HAFMSemanticTokenizer
@@ -34,6 +36,7 @@ __all__ = [
     "BUNDLED_MODEL",
     "ClassifierFreeGuidance",
     "CodebookLogitsProcessor",
+    "GenerationOptions",
     "HAFMAccompanimentOutput",
     "HAFMAudioError",
     "HAFMCoarseConfig",
@@ -54,7 +57,9 @@ __all__ = [
 ]
 
 _NAMES = {
-    "accompaniment.modeling_accompaniment": ("BUNDLED_MODEL", "HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "accompaniment.modeling_accompaniment": ("HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "accompaniment.options": ("GenerationOptions",),
+    "hub.loading": ("BUNDLED_MODEL",),
     "audio.files": ("HAFMAudioError",),
     "configuration_hafm": (
         "HAFMCoarseConfig",

@@ -13,6 +13,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .stage_table import STAGES
+
 POSITION_SCHEMES = ("index", "time")
 CODEBOOK_PATTERNS = ("flat", "delay")
 CONDITIONING_NULLS = ("zeros", "mask_token")
@@ -417,19 +419,19 @@ class HAFMConfig(PreTrainedConfig):
         """Refuses parts whose vocabularies or rates do not fit each other."""
         check_codec_config(self.codec_config)
         tokenizer, codec = self.semantic_tokenizer_config, codec_format(self.codec_config)
-        semantic, coarse, fine = self.semantic_config, self.coarse_config, self.fine_config
-        clusters = [tokenizer.num_clusters]
-        _check_equal("semantic conditioning", semantic.conditioning_codebook_sizes, [clusters])
-        _check_equal("semantic target", semantic.codebook_sizes, clusters)
-        _check_equal("coarse conditioning", coarse.conditioning_codebook_sizes, [clusters, clusters])
-        _check_equal("fine conditioning", fine.conditioning_codebook_sizes, [coarse.codebook_sizes])
-        codebooks = coarse.codebook_sizes + fine.codebook_sizes
+        stages = {name: getattr(self, f"{name}_config") for name in STAGES}
+        clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
+        streams = {name: (stages[name].codebook_sizes, codec.frame_rate) for name in ("coarse", "fine")}
+        streams |= {"vocal_semantic": clusters, "instrumental_semantic": clusters}
+        for name, config in stages.items():
+            read, (sizes, rate) = [streams[each] for each in STAGES[name].reads], streams[STAGES[name].writes]
+            _check_equal(f"{name} conditioning", config.conditioning_codebook_sizes, [sizes for sizes, _ in read])
+            _check_equal(f"{name} target", config.codebook_sizes, sizes)
+            rates = (config.conditioning_frame_rate, config.frame_rate)
+            _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
+        codebooks = stages["coarse"].codebook_sizes + stages["fine"].codebook_sizes
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         _check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
-        rates = (semantic.conditioning_frame_rate, semantic.frame_rate, coarse.conditioning_frame_rate)
-        _check_equal("semantic frame rates", rates, (tokenizer.frame_rate,) * 3)
-        rates = (coarse.frame_rate, fine.conditioning_frame_rate, fine.frame_rate)
-        _check_equal("acoustic frame rates", rates, (codec.frame_rate,) * 3)
         if self.harmony_config is not None:
             _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
             if not tokenizer.rhythm_channels:

@@ -164,8 +164,12 @@ def test_unknown_parameter_is_refused(accompany: Any) -> None:
 
 def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    form = "tempo .a number"
-    for known, said in (({"tempo": 92}, "no beat line"), ({"key": "C"}, form), (["C"], form)):
+    form = "a LeadSheet or a dict"
+    for known, said in (
+        ({"tempo": 92}, "no beat line"),
+        ({"mood": "calm"}, "lead_sheet has no .mood."),
+        (["C"], form),
+    ):
         with pytest.raises(ValueError, match=said):
             accompany(vocal, lead_sheet=known)
         with pytest.raises(ValueError, match=said):
@@ -220,7 +224,7 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     assert np.array_equal(np.concatenate([chunk["vocals"] for chunk in chunks]), whole["vocals"])
     together = np.concatenate([chunk["audio"] for chunk in chunks])
     assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
-    with pytest.raises(TypeError, match="num_samples"):
+    with pytest.raises(ValueError, match="num_samples is 2; a stream is one sample"):
         next(accompany.stream(vocal, num_samples=2))
 
 

@@ -71,7 +71,7 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
     assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
     assert model_fingerprint("hafm-tiny") == model_fingerprint("")
-    request = Request("hafm-tiny", Path("."), 1, Device.cpu, DType.auto, False, False, False, {})
+    request = Request("hafm-tiny", Path("."), Device.cpu, DType.auto, False, False, False, {})
     assert Path(load_pipeline(request).model.name_or_path) == bundled_model
 
 

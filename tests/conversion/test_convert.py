@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from hafm_hf import HAFMFineForCausalLM
-from hafm_hf.conversion.convert import STAGES, HAFMConversionError, convert, expected_slots, save_converted
+from hafm_hf.conversion.convert import STAGE_MODELS, HAFMConversionError, convert, expected_slots, save_converted
 from hafm_hf.conversion.structure import key_words, match_structure
 from tiny_models import tiny_stage
 
@@ -108,7 +108,7 @@ def write_originals(
 ) -> dict[str, Any]:
     """Checkpoints of three stages in the layout of the originals, and a mapping that states their sizes."""
     models = {}
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(STAGE_MODELS):
         models[stage] = tiny_stage(stage, seed=number, num_hidden_layers=layers)
         state = original_state(stage, style, models[stage].state_dict())
         change(state)
@@ -121,7 +121,7 @@ def write_originals(
 def write_mapping(folder: Path, keys: dict[str, Any] | None = None, layers: int = LAYERS) -> Path:
     wanted = ["hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size"]
     wanted += ["codebook_sizes", "conditioning_codebook_sizes"]
-    configs = {stage: tiny_stage(stage, num_hidden_layers=layers).config.to_dict() for stage in STAGES}
+    configs = {stage: tiny_stage(stage, num_hidden_layers=layers).config.to_dict() for stage in STAGE_MODELS}
     content = {
         stage: {"config": {name: config[name] for name in wanted}, "keys": keys or {}}
         for stage, config in configs.items()
@@ -147,12 +147,12 @@ def test_weights_come_back_from_under_other_names(tmp_path: Path, style: str | N
             assert torch.equal(theirs[key], value), key
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", list(STAGE_MODELS))
 @pytest.mark.parametrize("style", list(STYLES))
 def test_checkpoints_of_the_papers_size_need_no_mapping(stage: str, style: str) -> None:
-    config = STAGES[stage].config_class()
+    config = STAGE_MODELS[stage].config_class()
     with torch.device("meta"):
-        state = STAGES[stage](config).state_dict()
+        state = STAGE_MODELS[stage](config).state_dict()
     shapes = {key: tuple(value.shape) for key, value in original_state(stage, STYLES[style], state).items()}
     matches, problems = match_structure(shapes, expected_slots(config), config.num_hidden_layers, {})
     assert problems == []

@@ -12,8 +12,8 @@ import soundfile
 import typer.main
 
 from distribution.environments import REPOSITORY, Environment, make, make_environment
-from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.cli import app
+from hafm_hf.hub.loading import BUNDLED_MODEL
 
 PIPELINE = """
 import soundfile, sys

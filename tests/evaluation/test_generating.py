@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from hafm_hf.evaluation.datasets import Clip, Part
-from hafm_hf.evaluation.generating import GenerationOptions, render
+from hafm_hf.evaluation.generating import RenderingOptions, render
 
 RATE = 24_000
 
@@ -21,7 +21,7 @@ def test_what_is_there_is_not_made_again_unless_the_model_plays_otherwise(tiny_m
     shutil.copytree(tiny_model, model)
 
     def rendered() -> Path:
-        (seed,) = render(clips, tmp_path / "out", GenerationOptions(str(model)))
+        (seed,) = render(clips, tmp_path / "out", RenderingOptions(str(model)))
         return seed.parts["song"].path
 
     first = rendered()

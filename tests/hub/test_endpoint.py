@@ -67,8 +67,8 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": b"", "parameters": {"format": "exe"}}, "flac or wav"),
         ({"inputs": file_bytes(glide()), "parameters": {"lead_sheet": {"tempo": 92}}}, "no beat line"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo .a number"),
-        ({"inputs": b"", "parameters": {"lead_sheet": {"key": "C"}}}, "tempo .a number"),
-        ({"inputs": b"", "parameters": {"lead_sheet": ["C"]}}, "tempo .a number"),
+        ({"inputs": b"", "parameters": {"lead_sheet": {"mood": "calm"}}}, "lead_sheet has no .mood."),
+        ({"inputs": b"", "parameters": {"lead_sheet": ["C"]}}, "a LeadSheet or a dict"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"chords": [[0, 1]]}}}, "values to unpack"),
     ],
 )

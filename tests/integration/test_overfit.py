@@ -8,12 +8,12 @@ import soundfile
 import soxr
 import torch
 
-from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.stages.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.data import TokenCrops, load_token_corpus
-from hafm_hf.training.stages import STAGE_MODELS
 from integration.training_runs import train_here
 
 CLIPS = 8

@@ -54,7 +54,7 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
     assert printed["tracks"]["kept"] + sum(printed["tracks"]["dropped"].values()) == len(clips)
     corpus = datasets.load_dataset("parquet", data_files=str(tmp_path / "corpus/*.parquet"), split="train")
     assert len(corpus) == printed["segments"]["kept"] > len(clips) // 2
-    from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
+    from hafm_hf.hub.loading import BUNDLED_MODEL
 
     codec = load_codec(BUNDLED_MODEL, subfolder="codec")
     ratios = []

@@ -126,7 +126,7 @@ def test_a_corpus_without_a_readable_shard_is_refused(corpus: Path) -> None:
 def test_a_stage_of_another_vocabulary_is_refused_before_training(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hafm_hf.training.stages import STAGE_MODELS
+    from hafm_hf.stages.modeling_hafm import STAGE_MODELS
 
     other = toy_config("semantic", conditioning_codebook_sizes=[[41]], codebook_sizes=[41])
     STAGE_MODELS["semantic"](other).save_pretrained(tmp_path / "published")

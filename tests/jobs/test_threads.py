@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM, HAFMForVocalAccompaniment
-from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.decoding import fast_loop
+from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.jobs import threads as threads_module
 from hafm_hf.jobs.threads import free_cores, step_threads, suitable_threads, torch_threads
 from tiny_models import tiny_composite, tiny_stage

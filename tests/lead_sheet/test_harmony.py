@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from decoding.test_fast_loop import uniforms_for
 from hafm_hf import HAFMForVocalAccompaniment, HAFMHarmonyConfig, HAFMHarmonyModel, HAFMSemanticTokenizer
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.accompaniment.modeling_accompaniment import PARTS
+from hafm_hf.accompaniment.saving import PARTS
 from hafm_hf.decoding.fast_loop import FastDecoder
 from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, decode_window
 from hafm_hf.hub.loading import fingerprint

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hafm_hf import LeadSheet, audio
+from hafm_hf.accompaniment.options import GenerationOptions
 from vocals import CODEC_RATE, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
@@ -24,9 +25,9 @@ def offered(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     songs.load_pipeline.cache_clear()
 
 
-def request(vocal: Path, model: str, **options: object) -> songs.Request:
-    values = {"variations": 1, "seed": 1, "guidance_scale": 0, "temperature": 0, "top_k": 0, "skip_fine": True}
-    return songs.Request(vocal=str(vocal), model=model, **{**values, "length": 0, "tempo": 0, **options})  # type: ignore[arg-type]
+def request(vocal: Path, model: str, length: float = 0, tempo: float = 0, **options: object) -> songs.Request:
+    chosen = GenerationOptions.of(given={"seed": 1, "skip_fine": True, **options})
+    return songs.Request(str(vocal), model, chosen, length, tempo)
 
 
 def generating() -> list[threading.Thread]:
@@ -63,15 +64,15 @@ def test_reports_come_together_up_to_a_result() -> None:
     assert songs.reported(queue.SimpleQueue()) == []
 
 
-def test_options_of_zero_are_the_models_own_and_a_negative_seed_is_drawn(tmp_path: Path) -> None:
-    asked = request(tmp_path / "a.wav", "m", seed=-1, top_k=7)
+def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() -> None:
+    values = {**{name: row.default for name, row in songs.CHOICES.items()}, "variations": 2.0, "top_k": 7}
+    asked = songs.Request.of("a.wav", "m", *values.values(), 1.5, 0)
+    assert (asked.vocal, asked.model, asked.length, asked.tempo) == ("a.wav", "m", 1.5, 0)
     drawn = [asked.parameters() for _ in range(2)]
-    assert drawn[0]["seed"] != drawn[1]["seed"] and all(each["seed"] >= 0 for each in drawn)
-    assert {name: value for name, value in drawn[0].items() if name != "seed"} == {
-        "top_k": 7,
-        "num_samples": 1,
-        "skip_fine": True,
-    }
+    assert drawn[0].pop("seed") != drawn[1].pop("seed")
+    assert drawn[0] == {"num_samples": 2, "top_k": 7, "skip_fine": False}
+    with pytest.raises(ValueError, match="temperature is 0.0; it must be 0.01 or more"):
+        songs.Request.of("a.wav", "m", *{**values, "temperature": 0}.values(), 0, 0)
 
 
 def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_p
 
 
 def test_progress_comes_stage_by_stage_and_ends_in_files(offered: str, voices: Path) -> None:
-    *steps, job = songs.make_job(request(voices / "song.wav", offered, variations=2, length=1))
+    *steps, job = songs.make_job(request(voices / "song.wav", offered, num_samples=2, length=1))
     assert isinstance(job, songs.Job)
     last = steps[-1]
     assert isinstance(last, songs.Stages)

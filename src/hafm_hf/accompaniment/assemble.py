@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
 from ..hub.loading import fingerprint, load_strictly
-from .modeling_accompaniment import OPTIONAL_PARTS, PARTS, STAGES, HAFMForVocalAccompaniment
+from ..stage_table import STAGES
+from .modeling_accompaniment import HAFMForVocalAccompaniment
+from .saving import OPTIONAL_PARTS, PARTS
 
 # weight of what chords say where nobody has chosen one: the bundled model's
 HARMONY_GUIDANCE = 4.0

@@ -17,20 +17,12 @@ from transformers.utils import logging
 
 from .. import audio
 from ..lead_sheet.lead_sheet import LeadSheet
+from .options import PUBLIC_OPTIONS, GenerationOptions
 
 logger = logging.get_logger(__name__)
 
-SAMPLING_PARAMETERS = ("seed", "guidance_scale", "temperature", "top_k")
-STREAM_PARAMETERS = (
-    *SAMPLING_PARAMETERS,
-    "skip_fine",
-    "decoding",
-    "weights",
-    "lead_sheet",
-    "threads",
-    "progress",
-)
-GENERATE_PARAMETERS = (*STREAM_PARAMETERS, "num_samples", "instrumental", "keep")
+# of one vocal, beside the options of generation
+SONG_PARAMETERS = ("lead_sheet", "instrumental", "keep")
 
 
 class HAFMPipeline(Pipeline):
@@ -52,6 +44,8 @@ class HAFMPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = True
+    # what those who serve strangers let them choose
+    public_parameters = (*PUBLIC_OPTIONS, "seconds", "vocal_gain_db", "instrumental_gain_db", "lead_sheet")
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
@@ -62,22 +56,14 @@ class HAFMPipeline(Pipeline):
                 undecoded audio, "bytes"; "path" names it in errors), or a list of these.
             sampling_rate (int, Hz): rate of arrays.
             seconds (float): use only this much from the start of each vocal.
-            num_samples (int): instrumentals per vocal. Default 1.
-            seed (int): the same seed gives the same result on the same device. Default: another result every time.
-            guidance_scale, temperature, top_k: of every stage, whatever its own are; when not given, each stage's
-                generation config says them (`model.coarse.generation_config`).
-            skip_fine (bool): decode the four coarse codebooks only: faster, rougher.
-            decoding (str): "fast" for our loop or "reference" for GenerationMixin's; fast on CPU and CUDA when not
-                given. Both draw the same tokens, up to rounding.
-            weights (str): "int8" rounds the stages' matrices to 8 bits (CPU): faster, slightly other music.
-            instrumental: an accompaniment of the one vocal, as `inputs` are given; what `keep` names of it stays.
-            keep (list of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated anew.
-            lead_sheet (`LeadSheet` or a dict of "tempo", "beats", "chords"): of the one vocal, as far as they are
-                known.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
-            threads (int): of torch, while it is generated; when not given, what pays for small models on a CPU.
+            lead_sheet (`LeadSheet` or a dict of its fields, such as "tempo"): of the one vocal, as far as it is known.
+            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of.
+            keep (list of (start, stop) in s): those spans; the rest is generated anew.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
                 generation.
+            kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
+                left to each stage's generation config (`model.coarse.generation_config`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
@@ -102,8 +88,7 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: seed, guidance_scale, temperature, top_k, skip_fine, decoding, weights, lead_sheet,
-                threads, progress, as for a call.
+            kwargs: lead_sheet, progress and the fields of `GenerationOptions`, as for a call, of one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made
@@ -114,9 +99,6 @@ class HAFMPipeline(Pipeline):
             TypeError: on another parameter.
             ValueError: as for a call.
         """
-        unknown = sorted(set(kwargs) - set(STREAM_PARAMETERS))
-        if unknown:
-            raise TypeError(f"stream has no parameter {unknown[0]!r}; it takes {', '.join(STREAM_PARAMETERS)}.")
         if kwargs.get("lead_sheet") is not None:
             kwargs["lead_sheet"] = LeadSheet.told(kwargs["lead_sheet"])
         features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
@@ -151,11 +133,8 @@ class HAFMPipeline(Pipeline):
         progress: Callable[[str, int, int], None] | None = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        unknown = sorted(set(generate_kwargs) - set(GENERATE_PARAMETERS))
-        if unknown:
-            raise TypeError(
-                f"The pipeline has no parameter {unknown[0]!r}; it takes {', '.join(GENERATE_PARAMETERS)}."
-            )
+        # refused before a vocal is read
+        GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in SONG_PARAMETERS})
         if generate_kwargs.get("lead_sheet") is not None:
             generate_kwargs["lead_sheet"] = LeadSheet.told(generate_kwargs["lead_sheet"])
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..accompaniment.options import OPTIONS
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
 from ..hub.loading import model_source
@@ -24,7 +25,8 @@ DEFAULT_BATCH_SIZE = 8
 # where things lie is not what they hold
 NOT_CONTENT = ("source", "out", "model", "column", "parameters")
 # what it means not to name a parameter of the pipeline
-DEFAULTS = {"num_samples": 1, "skip_fine": False, "vocal_gain_db": 0.0, "instrumental_gain_db": 0.0}
+DEFAULTS = {name: option.default for name, option in OPTIONS.items() if option.default is not None}
+DEFAULTS |= {"vocal_gain_db": 0.0, "instrumental_gain_db": 0.0}
 
 Progress = Callable[[int, int, Outcome], None]
 

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..accompaniment.modeling_accompaniment import PARTS, HAFMForVocalAccompaniment
-from ..accompaniment.song import STAGES
+from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from ..configuration_hafm import HAFMStageConfig
 from ..decoding.fast_loop import FastDecoder
 from ..decoding.windows import DecodingOptions, decode_window
+from ..stage_table import STAGES
+from ..stages.modeling_hafm import STAGE_MODELS
 from ..stages.sampling import RandomStream
 from .musicgen import musicgen_decoder
 
@@ -152,7 +153,7 @@ def _stage(options: DecodingBenchmark) -> Any:
     if options.model is not None:
         return getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
     torch.manual_seed(0)
-    stage = PARTS[options.stage]
+    stage = STAGE_MODELS[options.stage]
     return stage(stage.config_class()).eval()
 
 
@@ -248,16 +249,13 @@ def benchmark_precision(model: str | None, seconds: float = 3.0) -> dict[str, di
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     halves = HAFMForVocalAccompaniment.from_pretrained(model or None, dtype=torch.bfloat16)
     song = composite.generate(glide(seconds, composite.sampling_rate), seed=1)
-    voice, semantic = song.vocal_semantic[0], song.instrumental_semantic[0]
-    coarse = song.codes[0][: composite.coarse.config.num_codebooks]
-    streams = {
-        "semantic": (voice[None], semantic[None]),
-        "coarse": (torch.stack([voice, semantic]), coarse),
-        "fine": (coarse, song.codes[0][len(coarse) :]),
-    }
+    coarse = composite.coarse.config.num_codebooks
+    streams = {"coarse": song.codes[0][:coarse], "fine": song.codes[0][coarse:]}
+    streams |= {name: getattr(song, name)[0][None] for name in ("vocal_semantic", "instrumental_semantic")}
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (conditioning, target) in streams.items():
-        stage, tokens = getattr(composite, name), target.t().flatten()[None]
+    for name, kind in STAGES.items():
+        stage, tokens = getattr(composite, name), streams[kind.writes].t().flatten()[None]
+        conditioning = torch.cat([streams[each] for each in kind.reads])
         options = {"guidance_scale": GUIDANCE_SCALE, "temperature": TEMPERATURE}
         exact = RecordingDecoder(stage, **options)
         others = {

@@ -21,11 +21,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from ..stages.modeling_hafm import HAFMAttention, HAFMStageForCausalLM
-from ..training.arguments import STAGE_CONFIGS, StageArguments, stage_config
+from ..stages.modeling_hafm import STAGE_MODELS, HAFMAttention, HAFMStageForCausalLM
+from ..training.arguments import StageArguments, stage_config
 from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 from ..training.flops import device_peak, step_flops
-from ..training.stages import STAGE_MODELS
 from .musicgen import musicgen_decoder
 
 INFO = TokenCorpusInfo(
@@ -107,9 +106,9 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     """
     if options.precision not in DTYPES:
         raise ValueError(f"precision is {options.precision!r}; choose one of {', '.join(DTYPES)}.")
-    if options.stage not in STAGE_CONFIGS:
-        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
-    seconds = options.crop_seconds or STAGE_CONFIGS[options.stage]().window_seconds
+    if options.stage not in STAGE_MODELS:
+        raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_MODELS)}.")
+    seconds = options.crop_seconds or STAGE_MODELS[options.stage].config_class().window_seconds
     arguments = StageArguments(
         stage=options.stage,
         hidden_size=options.hidden_size,

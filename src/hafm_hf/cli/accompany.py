@@ -15,17 +15,18 @@ import numpy as np
 import typer
 
 from .. import audio
+from ..accompaniment.options import OPTIONS
+from ..stage_table import STAGES
 from .accompany_many import accompany_folder, is_many
 from .console import plotting, progress_bars, report_error, stdout
 from .lead_sheet import read_lead_sheet
-from .request import OF_EVERY_STAGE, Decoding, Device, DType, Request, Weights, load_pipeline
+from .request import Device, DType, Request, load_pipeline, takes_options
 
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-STAGE_NAMES = {"semantic": "semantic tokens", "coarse": "coarse codebooks", "fine": "fine codebooks"}
 
-
+@takes_options(after="out")
 def accompany(
     vocals: Annotated[
         list[str],
@@ -35,28 +36,11 @@ def accompany(
     out: Annotated[Path, typer.Option("--out", "--output", help="Folder for the results.", file_okay=False)] = Path(
         "."
     ),
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same files.")] = None,
-    samples: Annotated[int, typer.Option(min=1, max=64, help="Instrumentals per vocal.")] = 1,
-    guidance_scale: Annotated[
-        float | None, typer.Option(min=0.0, help=f"How strictly to follow the voice, {OF_EVERY_STAGE}.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.01, help=f"How adventurous the sampling is, {OF_EVERY_STAGE}.")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=0, help=f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.")
-    ] = None,
-    skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode four codebooks: faster, rougher.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
     vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
     instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
-    decoding: Annotated[Decoding | None, typer.Option(help="The loop: our own, or GenerationMixin's.")] = None,
-    weights: Annotated[Weights | None, typer.Option(help="Matrices of 8 bits: faster, CPU only.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch; if not given, what pays for a small model.")
-    ] = None,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
@@ -78,53 +62,57 @@ def accompany(
     batch_size: Annotated[int, typer.Option(min=1, help="Vocals of a folder that are generated together.")] = 8,
     column: Annotated[str, typer.Option(help="Of a Parquet file; the one with sound if not given.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+    **options: Any,
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal.
 
     A folder or Parquet file may be stopped and gone on with by the same command.
     """
     many = any(is_many(vocal) for vocal in vocals)
-    sheet = read_lead_sheet(tempo, beats, chords)
-    if many and (len(vocals) > 1 or stream or plot or instrumental is not None or out == Path(".")):
-        raise typer.BadParameter("a folder goes alone, with --output, and without --stream, --plot, --instrumental.")
-    if sheet is not None and (many or len(vocals) > 1):
-        raise typer.BadParameter("--tempo, --beats and --chords belong to one vocal.")
     if not many and (engine, workers, address) != ("local", 1, ""):
         raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
-    names = [Path(audio.source_name(vocal)).stem for vocal in vocals]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    parameters = {**options, "seconds": seconds, "lead_sheet": read_lead_sheet(tempo, beats, chords)}
+    parameters |= {"vocal_gain_db": vocal_gain, "instrumental_gain_db": instrumental_gain}
+    parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
+    request = Request(model, out, device, dtype, as_json, plot, stream, parameters)
+    check_request(request, vocals, many)
+    if many:
+        accompany_folder(request, vocals[0], engine, workers, address, batch_size, column)
+    else:
+        accompany_files(request, vocals)
+
+
+def check_request(request: Request, vocals: list[str], many: bool) -> None:
+    """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
+    kept = "keep" in request.parameters
+    if many and (len(vocals) > 1 or request.stream or request.plot or kept or request.out == Path(".")):
+        raise typer.BadParameter("a folder goes alone, with --output, and without --stream, --plot, --instrumental.")
+    if request.parameters["lead_sheet"] is not None and (many or len(vocals) > 1):
+        raise typer.BadParameter("--tempo, --beats and --chords belong to one vocal.")
+    repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
-    parameters: dict[str, Any] = {
-        "seed": secrets.randbits(31) if seed is None else seed,
-        "num_samples": samples,
-        "guidance_scale": guidance_scale,
-        "temperature": temperature,
-        "top_k": top_k,
-        "skip_fine": skip_fine,
-        "seconds": seconds,
-        "vocal_gain_db": vocal_gain,
-        "instrumental_gain_db": instrumental_gain,
-    }
-    parameters |= {"decoding": decoding and decoding.value, "weights": weights and weights.value}
-    parameters |= {"threads": threads, "lead_sheet": sheet}
-    parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
-    if stream and (samples > 1 or instrumental is not None):
+    if request.stream and (request.parameters["num_samples"] > 1 or kept):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
-    if plot:
-        # found out before minutes of generating
+    if request.plot:
         with plotting() as plots:
             plots.require_matplotlib()
-    request = Request(model, out, samples, device, dtype, as_json, plot, stream, parameters)
-    if many:
-        parameters["seed"] = seed
-        accompany_folder(request, vocals[0], engine, workers, address, batch_size, column)
-        return
+
+
+def vocal_name(vocal: str) -> str:
+    """What the files of a vocal are called by."""
+    return Path(audio.source_name(vocal)).stem
+
+
+def accompany_files(request: Request, vocals: list[str]) -> None:
+    """Accompanies one vocal after the other; exit code 1 if there is a bad one."""
+    if request.parameters["seed"] is None:
+        request.parameters["seed"] = secrets.randbits(31)
     pipeline: HAFMPipeline | None = None
     failed = False
-    for vocal, name in zip(vocals, names, strict=True):
+    for vocal in vocals:
         try:
-            sound, rate = audio.read_audio(vocal, seconds=seconds)
+            sound, rate = audio.read_audio(vocal, seconds=request.parameters["seconds"])
         except audio.HAFMAudioError as error:
             # One bad vocal doesn't take the good ones with it, and is found before any model is loaded.
             report_error(error)
@@ -134,7 +122,9 @@ def accompany(
         model_rate = pipeline.feature_extractor.sampling_rate
         # here rather than in the pipeline, so that an hour of sound is not held at both rates
         sound, rate = audio.resample(sound, rate, model_rate), model_rate
-        accompany_one(pipeline, request, vocal, name, {"array": sound, "sampling_rate": rate, "path": vocal})
+        accompany_one(
+            pipeline, request, vocal, vocal_name(vocal), {"array": sound, "sampling_rate": rate, "path": vocal}
+        )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -146,9 +136,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
             songs: Any = stream_one(pipeline, request, name, sound, progress)
         else:
             songs = pipeline(sound, progress=progress, **request.parameters)
-    elapsed = time.perf_counter() - began
+    elapsed, samples = time.perf_counter() - began, request.parameters["num_samples"]
     for number, song in enumerate(songs if isinstance(songs, list) else [songs], start=1):
-        stem = name if request.samples == 1 else f"{name}_{number}"
+        stem = name if samples == 1 else f"{name}_{number}"
         rate = song["sampling_rate"]
         duration = song["audio"].shape[0] / rate
         written = {
@@ -162,13 +152,13 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         if request.as_json:
             result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
             result |= {"seed": request.parameters["seed"], "elapsed_seconds": elapsed}
-            result |= {"real_time_factor": elapsed / (duration * request.samples)}
+            result |= {"real_time_factor": elapsed / (duration * samples)}
             typer.echo(json.dumps(result))
         else:
             for path in written.values():
                 stdout.print(f"wrote {path}", markup=False)
     if not request.as_json:
-        factor = elapsed / (duration * request.samples)
+        factor = elapsed / (duration * samples)
         seed = request.parameters["seed"]
         stdout.print(f"{duration:.1f} s in {elapsed:.1f} s, real-time factor {factor:.2f}, seed {seed}", markup=False)
 
@@ -181,10 +171,7 @@ def stream_one(
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """Writes the instrumental chunk by chunk as it is generated; returns the song as the pipeline would."""
-    from ..accompaniment.pipeline_hafm import STREAM_PARAMETERS
-
-    taken = set(request.parameters) & {*STREAM_PARAMETERS, "seconds"}
-    parameters = {key: request.parameters[key] for key in taken if request.parameters[key] is not None}
+    parameters = {key: request.parameters[key] for key in (*OPTIONS, "seconds", "lead_sheet")}
     rate = pipeline.feature_extractor.sampling_rate
     pieces: dict[str, list[Any]] = {"audio": [], "vocals": []}
     with audio.GrowingAudio(request.out / f"{name}_instrumental.wav", rate) as file:
@@ -215,7 +202,7 @@ def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[st
         return {}
     if instrumental is None or not keep or len(vocals) > 1:
         raise typer.BadParameter("--instrumental and --keep START:STOP belong together, and to one vocal.")
-    written = out / f"{Path(audio.source_name(vocals[0])).stem}_instrumental.wav"
+    written = out / f"{vocal_name(vocals[0])}_instrumental.wav"
     if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
         raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
     sound, rate = audio.read_audio(instrumental)
@@ -251,7 +238,7 @@ def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{name}: {STAGE_NAMES.get(stage, stage)}", total=total)
+                tasks[stage] = bars.add_task(f"{name}: {STAGES[stage].title}", total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield advance

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
 from .console import HAFMCommandError, stderr, stdout
-from .request import OF_EVERY_STAGE
+from .request import takes_options
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Clip
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation.seams import Seams
 
 
+@takes_options(after="seed", names=[name for name in PUBLIC_OPTIONS if name not in ("seed", "num_samples")])
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; renderings and cache lie in it too.")],
     pairs: Annotated[
@@ -67,10 +69,6 @@ def evaluate(
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
-    guidance_scale: Annotated[float | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
-    temperature: Annotated[float | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
-    top_k: Annotated[int | None, typer.Option(help=f"Of the generation, {OF_EVERY_STAGE}.")] = None,
-    skip_fine: Annotated[bool, typer.Option("--skip-fine", help="Decode the coarse codebooks only.")] = False,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that measure; with ray, tasks at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
@@ -85,12 +83,13 @@ def evaluate(
     players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
+    **options: Any,
 ) -> None:
     """Measures accompaniments: distance to real ones, and following the singer, beside baselines and fools."""
     from ..evaluation import run
     from ..evaluation.datasets import load_pairs
     from ..evaluation.embedders import EmbedderOptions
-    from ..evaluation.generating import GenerationOptions
+    from ..evaluation.generating import RenderingOptions
     from ..evaluation.measuring import MeasuringOptions
     from ..evaluation.protocol import ScoringOptions
     from ..evaluation.statistics import HAFMEvaluationError
@@ -99,9 +98,7 @@ def evaluate(
     kinds = embedder or ["tokenizer"]
     embedders = tuple(EmbedderOptions(kind, embedder_layer, vggish_weights, vggish_pca) for kind in kinds)
     given = named_folders(outputs or [])
-    generation = GenerationOptions(
-        model, tuple(range(seed, seed + seeds)), guidance_scale, temperature, top_k, skip_fine, device
-    )
+    generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, GenerationOptions.of(given=options))
     try:
         clips, data = load_clips(
             pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit, align_songs

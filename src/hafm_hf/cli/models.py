@@ -52,7 +52,8 @@ def describe_model(model: str | None) -> dict[str, Any]:
     folder = model_folder(model)
     import torch
 
-    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment, part_classes
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from ..accompaniment.saving import part_classes
     from ..configuration_hafm import HAFMConfig, codec_format
     from ..hub.description import describe_part
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import enum
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import typer
+
+from ..accompaniment.options import OPTIONS, Option
 from .console import HAFMCommandError, loading
 
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-# of an option of sampling: the stages of a model seldom agree on one value
-OF_EVERY_STAGE = "in every stage; each has its own value if not given"
+Command = TypeVar("Command", bound=Callable[..., None])
+# where an option is called otherwise than in the table
+FLAGS = {"num_samples": "--samples"}
 
 
 class Device(str, enum.Enum):
@@ -23,19 +29,6 @@ class Device(str, enum.Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
-
-
-class Decoding(str, enum.Enum):
-    """The loop that draws the tokens."""
-
-    fast = "fast"
-    reference = "reference"
-
-
-class Weights(str, enum.Enum):
-    """Precision of the stages' matrices, beside --dtype."""
-
-    int8 = "int8"
 
 
 class DType(str, enum.Enum):
@@ -49,17 +42,48 @@ class DType(str, enum.Enum):
 
 @dataclass
 class Request:
-    """What `accompany` was asked for, beside the vocals."""
+    """What `accompany` was asked for, beside the vocals; `parameters` are what the pipeline is called with."""
 
     model: str | None
     out: Path
-    samples: int
     device: Device
     dtype: DType
     as_json: bool
     plot: bool
     stream: bool
     parameters: dict[str, Any]
+
+
+def takes_options(after: str, names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
+    """Gives a command options of generation: its `**options` come from their table.
+
+    Args:
+        after: its own parameter behind which they stand in the help.
+        names: which of the table.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        place = 1 + [each.name for each in own].index(after)
+        parameters = [*own[:place], *(_parameter(OPTIONS[name]) for name in names), *own[place:]]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """A row of the table as typer reads it."""
+    kind: Any = Literal[option.choices] if option.choices else option.kind
+    limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
+    flag = FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
+    kind = kind | None if option.optional else kind
+    annotation = Annotated[kind, typer.Option(flag, help=option.help, **limits)]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
+    )
 
 
 def load_pipeline(request: Request) -> HAFMPipeline:

@@ -16,17 +16,12 @@ import torch
 import yaml
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+from ..stages.modeling_hafm import STAGE_MODELS
 from .structure import Match, Slot, match_structure
 
 CHECKPOINT = "ckpt_best.pt"
 STATE = "model_state"
 STEP = "global_step"
-STAGES: dict[str, type[PreTrainedModel]] = {
-    "semantic": HAFMSemanticForCausalLM,
-    "coarse": HAFMCoarseForCausalLM,
-    "fine": HAFMFineForCausalLM,
-}
 # what DistributedDataParallel and torch.compile put in front of every key
 WRAPPERS = ("module.", "_orig_mod.")
 MAPPING_FIELDS = ("config", "keys")
@@ -74,11 +69,11 @@ def convert(original: str | Path, mapping: str | Path | None = None) -> list[Con
             on places left empty, and on weights that are not finite.
     """
     original, mappings = Path(original), load_mapping(mapping)
-    found = {name: original / f"ar_{name}" / CHECKPOINT for name in STAGES}
+    found = {name: original / f"ar_{name}" / CHECKPOINT for name in STAGE_MODELS}
     there = {name: path for name, path in found.items() if path.is_file()}
     if not there:
         raise HAFMConversionError(
-            f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in STAGES)}."
+            f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in STAGE_MODELS)}."
         )
     return [convert_stage(name, path, mappings.get(name, StageMapping())) for name, path in there.items()]
 
@@ -86,11 +81,11 @@ def convert(original: str | Path, mapping: str | Path | None = None) -> list[Con
 def convert_stage(name: str, path: Path, mapping: StageMapping) -> ConvertedStage:
     """Reads one stage; raises as `convert` does."""
     tensors, step = load_checkpoint(path)
-    config = STAGES[name].config_class(**mapping.config)
+    config = STAGE_MODELS[name].config_class(**mapping.config)
     slots = expected_slots(config)
     # on the meta device the model only says which weights it has
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in STAGES[name](config).state_dict().items()}
+        shapes = {key: tuple(value.shape) for key, value in STAGE_MODELS[name](config).state_dict().items()}
     tensors = _split_stacked(tensors, shapes)
     given = expand_wildcards(mapping.keys, tensors)
     sizes = {key: tuple(value.shape) for key, value in tensors.items()}
@@ -102,7 +97,7 @@ def convert_stage(name: str, path: Path, mapping: StageMapping) -> ConvertedStag
             + "\nA mapping file (--mapping) can say where keys belong; see docs/hub.md."
         )
     state = assemble_state(tensors, matches, shapes)
-    model = STAGES[name](config)
+    model = STAGE_MODELS[name](config)
     model.load_state_dict(state, strict=True)
     return ConvertedStage(name, model.eval(), matches, step)
 
@@ -116,8 +111,8 @@ def load_mapping(path: str | Path | None) -> dict[str, StageMapping]:
     if path is None:
         return {}
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    if not isinstance(content, dict) or set(content) - set(STAGES):
-        raise HAFMConversionError(f"{path} must map {', '.join(STAGES)} to what they need.")
+    if not isinstance(content, dict) or set(content) - set(STAGE_MODELS):
+        raise HAFMConversionError(f"{path} must map {', '.join(STAGE_MODELS)} to what they need.")
     for name, stage in content.items():
         if not isinstance(stage, dict) or set(stage) - set(MAPPING_FIELDS):
             raise HAFMConversionError(f"{path}: {name} may hold {' and '.join(MAPPING_FIELDS)}.")

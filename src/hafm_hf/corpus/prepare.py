@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
+from ..hub.loading import BUNDLED_MODEL
 from ..hub.model_card import CardFacts, dataset_card, load_facts
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs, write_json

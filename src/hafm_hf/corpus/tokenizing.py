@@ -150,7 +150,7 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
 
 
 def _composite(options: TokenizerOptions) -> str | Path:
-    from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
+    from ..hub.loading import BUNDLED_MODEL
 
     return options.model or BUNDLED_MODEL
 

@@ -150,8 +150,7 @@ class TokenizerEmbedder:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        from ..accompaniment.modeling_accompaniment import BUNDLED_MODEL
-        from ..hub.loading import load_strictly
+        from ..hub.loading import BUNDLED_MODEL, load_strictly
         from ..semantic_tokenizer import HAFMSemanticTokenizer
 
         source = BUNDLED_MODEL if model is None else model

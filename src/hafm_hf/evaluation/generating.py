@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment.song import STAGES
+from ..accompaniment.options import GenerationOptions
 from ..audio import write_audio
 from ..hub.loading import fingerprint
+from ..stage_table import STAGES
 from .datasets import Clip, Part
 
 logger = logging.getLogger(__name__)
@@ -20,22 +21,25 @@ KEY_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """How a model is asked; None leaves the model's own generation config.
+class RenderingOptions:
+    """How a model is asked.
 
     Args:
         model: folder or hub id; the bundled hafm-tiny if None.
         seeds: one accompaniment a clip and seed.
         device: as torch names it.
+        options: the rest.
     """
 
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
-    guidance_scale: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    skip_fine: bool = False
     device: str = "cpu"
+    options: GenerationOptions = GenerationOptions()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options that are not left to the model, by name."""
+        return {name: value for name, value in asdict(self.options).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Rendered:
     borders: dict[str, tuple[float, ...]]
 
 
-def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role: str = "vocal") -> list[Rendered]:
+def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role: str = "vocal") -> list[Rendered]:
     """Generates what is missing in `folder`; a killed run goes on where it was.
 
     Args:
@@ -62,21 +66,19 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
     from tqdm import tqdm
 
     model = _load(options)
-    asked = {name: value for name, value in asdict(options).items() if name not in ("model", "seeds", "device")}
     identity = _identity(model)
-    given = {name: value for name, value in asked.items() if value is not None}
     rendered = []
     for seed in options.seeds:
         parts, borders = {}, {}
         for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
             sound = clip.parts()[role]
             samples, rate = sound.read()
-            described = json.dumps([identity, asked, seed, rate], sort_keys=True).encode()
+            described = json.dumps([identity, options.asked, seed, rate], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
             beside = path.with_suffix(".borders.json")
             if not (path.exists() and beside.exists()):
-                song = model.generate(samples, rate, seed=seed, **given)
+                song = model.generate(samples, rate, options=options.options, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside.write_text(json.dumps(song.borders[0]))
                 write_audio(path, song.audio[0].numpy(), song.sampling_rate)
@@ -86,7 +88,7 @@ def render(clips: Sequence[Clip], folder: Path, options: GenerationOptions, role
     return rendered
 
 
-def _load(options: GenerationOptions) -> Any:
+def _load(options: RenderingOptions) -> Any:
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
     return HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)

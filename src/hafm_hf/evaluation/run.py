@@ -13,7 +13,7 @@ from ..audio import resample
 from ..jobs.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
-from .generating import GenerationOptions, Rendered, render
+from .generating import Rendered, RenderingOptions, render
 from .measuring import Job, Measurement, MeasuringOptions, measure_all
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
@@ -45,7 +45,7 @@ class Evaluation:
 
     clips: tuple[Clip, ...]
     out: Path
-    generation: GenerationOptions | None = None
+    generation: RenderingOptions | None = None
     outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     bank: tuple[Clip, ...] = ()
     bank_size: int = BANK_SIZE
@@ -198,7 +198,8 @@ def _heard(systems: dict[str, _System]) -> dict[str, dict[str, Part]]:
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:
     generation = None
     if evaluation.generation is not None:
-        generation = asdict(evaluation.generation) | {"model": _model_name(evaluation)}
+        asked = evaluation.generation
+        generation = {"model": _model_name(evaluation), "seeds": asked.seeds, "device": asked.device, **asked.asked}
     return {
         "data": evaluation.data,
         "generation": generation,

@@ -18,18 +18,6 @@ from ..audio import HAFMAudioError
 
 MAX_SAMPLES = 4
 CONTENT_TYPES = {"flac": "audio/flac", "wav": "audio/wav"}
-PARAMETERS = (
-    "seed",
-    "num_samples",
-    "seconds",
-    "guidance_scale",
-    "temperature",
-    "top_k",
-    "skip_fine",
-    "vocal_gain_db",
-    "instrumental_gain_db",
-    "lead_sheet",
-)
 
 
 class EndpointHandler:
@@ -49,8 +37,8 @@ class EndpointHandler:
         """Accompanies one vocal.
 
         Args:
-            data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): those of the
-                pipeline, `lead_sheet` as {"tempo", "beats", "chords"}, and "format", "flac" or "wav"}.
+            data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): the pipeline's
+                `public_parameters`, `lead_sheet` as {"tempo", "beats", "chords"}, and "format", "flac" or "wav"}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
@@ -63,7 +51,7 @@ class EndpointHandler:
         """
         parameters = dict(data.get("parameters") or {})
         encoding = str(parameters.pop("format", "flac")).lower()
-        unknown = sorted(set(parameters) - set(PARAMETERS))
+        unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
         if unknown or encoding not in CONTENT_TYPES:
             raise ValueError(
                 f"Unknown parameter {unknown[0]!r}." if unknown else f"format is {encoding!r}; ask for flac or wav."

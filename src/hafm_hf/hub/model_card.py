@@ -16,6 +16,8 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..stage_table import STAGES
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -25,10 +27,8 @@ PIPELINE_TAG = "audio-to-audio"
 TAGS = ("hafm", "music-generation", "vocal-accompaniment")
 ROLES = {
     "hafm_semantic_tokenizer": "the semantic tokenizer, which turns audio into semantic tokens",
-    "hafm_semantic": "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal",
-    "hafm_coarse": "the coarse stage, which generates the codec's first codebooks from the semantic tokens",
-    "hafm_fine": "the fine stage, which generates the codec's further codebooks from the first ones",
     "hafm_harmony": "the harmony network, which estimates the chords of a vocal beat by beat",
+    **{stage.model_type: stage.role for stage in STAGES.values()},
 }
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")
 OTHER_RESULT_KEYS = ("dataset_type", "dataset_split", "metric_name", "how")

@@ -29,6 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from ..hub.loading import HUB_OPTIONS
 from ..hub.mixin import HAFMHubMixin
+from ..stage_table import stage_of
 from .codebook_patterns import codebook_pattern
 from .generation_hafm import HAFMGenerationMixin
 from .inputs import check_conditioning, check_rows, check_targets
@@ -597,3 +598,10 @@ class HAFMFineForCausalLM(HAFMStageForCausalLM):
     """Stage 3: EnCodec codebooks 5–8 at 75 Hz from codebooks 1–4 (K = 4, summed)."""
 
     config_class = HAFMFineConfig
+
+
+# by the names of the table of the stages
+STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
+    stage_of(model_class.config_class.model_type).name: model_class
+    for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)
+}

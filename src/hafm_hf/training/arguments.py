@@ -9,22 +9,13 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.streams import STREAM_SIZES
+from ..stage_table import STAGES
 from ..stages.codebook_patterns import PATTERNS
+from ..stages.modeling_hafm import STAGE_MODELS
 
-STAGE_CONFIGS: dict[str, type[HAFMStageConfig]] = {
-    "semantic": HAFMSemanticConfig,
-    "coarse": HAFMCoarseConfig,
-    "fine": HAFMFineConfig,
-}
-# whose tokens a stage reads and predicts
-STAGE_TOKENIZERS = {
-    "semantic": ("semantic_tokenizer",),
-    "coarse": ("semantic_tokenizer", "codec"),
-    "fine": ("codec",),
-}
 # what the weights of a stage fix, and what may change when its training goes on
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
 ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_null")
@@ -204,36 +195,32 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     Raises:
         ValueError: for an unknown stage, or more codebooks than the corpus has.
     """
-    if stage.stage not in STAGE_CONFIGS:
-        raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGE_CONFIGS)}.")
+    if stage.stage not in STAGES:
+        raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
     wanted = stage.codebook_pattern or "flat"
     if wanted not in PATTERNS:
         raise ValueError(f"{wanted!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
-    codebooks = {
-        "semantic": 0,
-        "coarse": stage.coarse_codebooks,
-        "fine": stage.coarse_codebooks + stage.fine_codebooks,
-    }
     if unknown := [name for name in stage.lead_sheet_streams if name not in STREAM_SIZES]:
         raise ValueError(f"There is no stream {unknown[0]!r} of a lead sheet; choose from {', '.join(STREAM_SIZES)}.")
-    if codebooks[stage.stage] > info.num_codebooks:
-        raise ValueError(f"The stage needs {codebooks[stage.stage]} codebooks; the corpus has {info.num_codebooks}.")
-    clusters, code = info.num_clusters, info.codebook_size
-    conditioning, target = {
-        "semantic": ([[clusters]], [clusters]),
-        "coarse": ([[clusters], [clusters]], [code] * stage.coarse_codebooks),
-        "fine": ([[code] * stage.coarse_codebooks], [code] * stage.fine_codebooks),
-    }[stage.stage]
-    rates = {
-        "semantic": (info.semantic_frame_rate, info.semantic_frame_rate),
-        "coarse": (info.semantic_frame_rate, info.acoustic_frame_rate),
-        "fine": (info.acoustic_frame_rate, info.acoustic_frame_rate),
-    }[stage.stage]
+    kind = STAGES[stage.stage]
+    codebooks = {"coarse": stage.coarse_codebooks, "fine": stage.fine_codebooks}
+    needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
+    if needed > info.num_codebooks:
+        raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks}.")
+
+    def sizes(stream: str) -> list[int]:
+        return [info.codebook_size] * codebooks[stream] if stream in codebooks else [info.num_clusters]
+
+    conditioning, target = [sizes(stream) for stream in kind.reads], sizes(kind.writes)
+    rates = [
+        info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
+        for stream in (kind.reads[0], kind.writes)
+    ]
     conditioning_frames = round(crop_seconds * rates[0])
     pattern = PATTERNS[wanted](len(target))
     sequence = len(conditioning) * conditioning_frames + pattern.slots(round(crop_seconds * rates[1]))
-    known = {name: getattr(info, name) for name in STAGE_TOKENIZERS[stage.stage] if getattr(info, name)}
-    return STAGE_CONFIGS[stage.stage](
+    known = {name: getattr(info, name) for name in kind.tokenizers if getattr(info, name)}
+    return STAGE_MODELS[kind.name].config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
         conditioning_frame_rate=rates[0],

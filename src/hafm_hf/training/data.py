@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+from ..stage_table import stage_of
 from .lead_sheets import CropStreams, LeadSheetNoise
 
 logger = logging.get_logger(__name__)
@@ -51,28 +52,20 @@ class StageStreams:
     frame_rate: int
 
 
-VOCAL = Stream("vocal_semantic", 0, 1)
-INSTRUMENTAL = Stream("instrumental_semantic", 0, 1)
-
-
 def stage_streams(config: HAFMStageConfig) -> StageStreams:
     """Which streams of the corpus a stage reads and predicts (paper, "Stages").
 
     Raises:
         ValueError: for a model type that is none of the three stages.
     """
-    target_codebooks = config.num_codebooks
-    rates = (config.conditioning_frame_rate, config.frame_rate)
-    if config.model_type == "hafm_semantic":
-        return StageStreams((VOCAL,), INSTRUMENTAL, *rates)
-    if config.model_type == "hafm_coarse":
-        return StageStreams((VOCAL, INSTRUMENTAL), Stream("acoustic", 0, target_codebooks), *rates)
-    if config.model_type == "hafm_fine":
-        coarse = config.num_token_streams
-        return StageStreams(
-            (Stream("acoustic", 0, coarse),), Stream("acoustic", coarse, coarse + target_codebooks), *rates
-        )
-    raise ValueError(f"{config.model_type} is no stage; known are hafm_semantic, hafm_coarse and hafm_fine.")
+    stage = stage_of(config.model_type)
+    coarse = config.num_codebooks if stage.writes == "coarse" else config.num_token_streams
+    acoustic = {
+        "coarse": Stream("acoustic", 0, coarse),
+        "fine": Stream("acoustic", coarse, coarse + config.num_codebooks),
+    }
+    *reads, writes = [acoustic.get(name) or Stream(name, 0, 1) for name in (*stage.reads, stage.writes)]
+    return StageStreams(tuple(reads), writes, config.conditioning_frame_rate, config.frame_rate)
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:

@@ -8,21 +8,10 @@ from transformers import PreTrainedModel
 from ..codec import load_codec
 from ..corpus.tokens import TokenCorpusInfo
 from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stages.modeling_hafm import (
-    HAFMCoarseForCausalLM,
-    HAFMFineForCausalLM,
-    HAFMSemanticForCausalLM,
-    HAFMStageForCausalLM,
-)
+from ..stages.modeling_hafm import STAGE_MODELS
 from .adapters import add_adapters
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
 from .initialization import initialise_from_codebooks
-
-STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
-    "semantic": HAFMSemanticForCausalLM,
-    "coarse": HAFMCoarseForCausalLM,
-    "fine": HAFMFineForCausalLM,
-}
 
 
 def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> PreTrainedModel:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hafm_hf.accompaniment.modeling_accompaniment import BUNDLED_MODEL
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.lead_sheet.beats import beat_points
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM

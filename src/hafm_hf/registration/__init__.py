@@ -15,7 +15,7 @@ def register_configurations() -> None:
     """`AutoConfig` knows the composite, its semantic tokenizer, the three stages and the part that hears chords."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    from . import configuration_hafm as configurations
+    from .. import configuration_hafm as configurations
 
     for config_class in (
         configurations.HAFMSemanticConfig,
@@ -32,12 +32,12 @@ def register_models() -> None:
     """`AutoModel` knows every model, `AutoModelForCausalLM` the stages."""
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 
-    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from .lead_sheet.modeling_harmony import HAFMHarmonyModel
-    from .semantic_tokenizer import HAFMSemanticTokenizer
-    from .stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
+    from ..semantic_tokenizer import HAFMSemanticTokenizer
+    from ..stages.modeling_hafm import STAGE_MODELS
 
-    for stage_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM):
+    for stage_class in STAGE_MODELS.values():
         AutoModel.register(stage_class.config_class, stage_class, exist_ok=True)
         AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
     for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMHarmonyModel):
@@ -48,8 +48,8 @@ def register_feature_extractor() -> None:
     """`AutoFeatureExtractor` knows that of the composite."""
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
-    from .audio.feature_extraction_hafm import HAFMFeatureExtractor
-    from .configuration_hafm import HAFMConfig
+    from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
+    from ..configuration_hafm import HAFMConfig
 
     AutoFeatureExtractor.register(HAFMConfig, HAFMFeatureExtractor, exist_ok=True)
 
@@ -59,8 +59,8 @@ def register_task() -> None:
     from transformers.models.auto.modeling_auto import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .accompaniment.modeling_accompaniment import BUNDLED_MODEL
-    from .accompaniment.pipeline_hafm import HAFMPipeline
+    from ..accompaniment.pipeline_hafm import HAFMPipeline
+    from ..hub.loading import BUNDLED_MODEL
 
     if TASK in PIPELINE_REGISTRY.supported_tasks:
         return

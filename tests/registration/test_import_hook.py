@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hafm_hf.import_hook import ImportWatcher
+from hafm_hf.registration.import_hook import ImportWatcher
 
 Write = Callable[..., None]
 

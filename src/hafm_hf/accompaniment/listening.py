@@ -1,0 +1,144 @@
+"""From a voice to its lead sheet: a vocal's noisy tokens, beats and chords, and what they say of the accompaniment.
+
+The first thing that the composite does on the path of the data, before `song`.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from ..audio import pad_end, resample
+from ..lead_sheet.beats import at_rate, profile_at
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
+from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..stages.guidance import SongGuidance
+from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM
+from .song import Voice
+
+
+class ListeningMixin:
+    """What a composite hears in a vocal, by its semantic tokenizer and, if it has one, its `harmony`."""
+
+    semantic_tokenizer: HAFMSemanticTokenizer
+    semantic: HAFMSemanticForCausalLM
+    coarse: HAFMCoarseForCausalLM
+    harmony: HAFMHarmonyModel
+
+    @property
+    def units_per_second(self) -> int:
+        """Largest rate that divides all token rates: 25 for 50 and 75 Hz. Songs are whole units long inside."""
+        return math.gcd(self.semantic.config.frame_rate, self.coarse.config.frame_rate)
+
+    def units(self, samples: int, sampling_rate: int) -> int:
+        """Whole units that hold so many samples; a song is whole units long inside."""
+        return math.ceil(round(samples / sampling_rate * self.units_per_second, 6))
+
+    def tokenize_vocal(
+        self,
+        vocal: np.ndarray,
+        sampling_rate: int,
+        seed: int | None = None,
+        lead_sheet: LeadSheet | None = None,
+    ) -> torch.Tensor:
+        """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
+
+        Tempo or beats of `lead_sheet` count instead of those that are heard.
+
+        Raises:
+            ValueError: on an empty vocal, or where the tokenizer has no beat line for the beats of a lead sheet.
+        """
+        if len(vocal) == 0:
+            raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
+        rate = self.semantic_tokenizer.config.sampling_rate
+        samples = resample(vocal, sampling_rate, rate)
+        wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
+        waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
+        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
+
+    def hear_voice(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> Voice:
+        """What the stages are told of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`."""
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        return Voice(tokens, self.song_guidance(tokens, lead_sheet))
+
+    def hear_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> LeadSheet:
+        """The beats that a vocal is heard in, and the likeliest chord of each: to be looked at, mended and given back.
+
+        Args:
+            vocal (float32 [N]): mono.
+            sampling_rate: in Hz.
+            seed: of the noise on the vocal.
+            lead_sheet: what is known already.
+
+        Returns:
+            beats, if there are two, and chords, if there is a `harmony` to hear them.
+
+        Raises:
+            ValueError: on an empty vocal, or where the tokenizer does not know the beat.
+        """
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        tokenizer, part = self.semantic_tokenizer, getattr(self, "harmony", None)
+        phase = tokenizer.beat_phase(tokenizer.beat_places(tokens), lead_sheet)
+        rate = tokenizer.config.frame_rate
+        chords = None if part is None else part.chords(tokens, phase).cpu()
+        if chords is not None and lead_sheet is not None:
+            chords = lead_sheet.add_chords(chords, rate)
+        return LeadSheet.heard(phase, chords, rate)
+
+    def song_guidance(
+        self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
+    ) -> dict[str, SongGuidance]:
+        """What the singer's beat and the chords that the voice asks for say of the accompaniment's tokens.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            lead_sheet: beats and chords that are known. Where `harmony_guidance` is 0 chords get a weight of 1, those
+                that are heard between them as well.
+
+        Returns:
+            By stage: "semantic" where its generation config has `beat_guidance` or `harmony_guidance`, or chords are
+            known; "coarse" where its own has `beat_guidance`.
+
+        Raises:
+            ValueError: there is no `beat_profile`, no `beat_scores` or no `harmony` to weigh, or the tokenizer does
+                not know the beat.
+        """
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        beat, harmony, code_beat = self._guidance_weights(bool(sheet.chords))
+        if not beat and not harmony and not code_beat:
+            return {}
+        tokenizer, config, guidance = self.semantic_tokenizer, self.semantic.generation_config, {}
+        phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
+        changes = beat * profile_at(phase, config.beat_profile) if beat else None
+        if harmony:
+            chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase), tokenizer.config.frame_rate)
+            guidance["semantic"] = SongGuidance(changes, chords, self.harmony.token_scores, harmony)
+        elif beat:
+            guidance["semantic"] = SongGuidance(changes)
+        if code_beat:
+            frames = at_rate(phase, tokenizer.config.frame_rate, self.coarse.config.frame_rate)
+            parts = self.coarse.beat_tokens(frames)
+            guidance["coarse"] = SongGuidance(None, parts, self.coarse.beat_token_scores, code_beat)
+        return guidance
+
+    def _guidance_weights(self, chords_are_known: bool) -> tuple[float, float, float]:
+        """Weights of the beat and of the chords for the semantic stage, and of the beat for the coarse one.
+
+        Raises:
+            ValueError: something is to be weighed that is not there.
+        """
+        semantic, coarse = self.semantic.generation_config, self.coarse.generation_config
+        beat, code_beat = (getattr(config, "beat_guidance", 0.0) for config in (semantic, coarse))
+        harmony = getattr(semantic, "harmony_guidance", 0.0) or float(chords_are_known)
+        if beat and not getattr(semantic, "beat_profile", None):
+            raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
+        if code_beat and not self.coarse.config.beat_parts:
+            raise ValueError("beat_guidance needs beat_scores: recipes/fit_code_beats.py counts them in songs.")
+        if harmony and getattr(self, "harmony", None) is None:
+            raise ValueError("Chords need a part that hears them: recipes/fit_harmony.py makes one.")
+        return beat, harmony, code_beat

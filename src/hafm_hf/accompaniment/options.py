@@ -1,0 +1,141 @@
+"""The one table of generation options: name, type, limits and help.
+
+`HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space take
+theirs from it, so an option is added here, and where it has its effect. Nothing heavy is imported: `hafm --help` reads
+it too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+# an option of sampling: the stages of a model seldom agree on one value
+OF_EVERY_STAGE = "in every stage; each has its own value if not given"
+KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table.
+
+    Args:
+        help: what it does, in a sentence.
+        label: what a page calls it.
+        least, most: its limits, inclusive.
+        choices: the only values that a text may have.
+        internal: whether it says how the machine computes; those who serve strangers do not offer it.
+    """
+
+    help: str
+    label: str
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    internal: bool = False
+    name: str = ""
+    kind: type = float
+    default: Any = None
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be left to the model."""
+        return self.default is None
+
+    def check(self, value: Any) -> None:
+        """Refuses a value of another type or out of range.
+
+        Raises:
+            ValueError: naming the option, its value and what it may be.
+        """
+        if value is None and self.optional:
+            return
+        kind, described = KINDS[self.kind]
+        if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool):
+            raise ValueError(f"{self.name} is {value!r}; it must be {described}.")
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
+        least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
+        # a NaN lies nowhere
+        if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
+            limits = f"{least:g} or more" if most == math.inf else f"between {least:g} and {most:g}"
+            raise ValueError(f"{self.name} is {value}; it must be {limits}.")
+
+
+def option(default: Any, help: str, label: str, **limits: Any) -> Any:
+    """A field of `GenerationOptions`."""
+    return field(default=default, metadata={"option": Option(help, label, default=default, **limits)})
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What can be asked of a generation, whoever asks; None leaves a value to the model.
+
+    Raises:
+        ValueError: for a value of another type or out of range, naming the option.
+    """
+
+    num_samples: int = option(1, "Instrumentals per vocal.", "Variations", least=1, most=64)
+    seed: int | None = option(None, "The same seed gives the same music; drawn if not given.", "Seed", least=0)
+    guidance_scale: float | None = option(
+        None, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
+    )
+    temperature: float | None = option(None, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01)
+    top_k: int | None = option(
+        None, f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0
+    )
+    skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
+    decoding: str | None = option(
+        None,
+        "The loop: our own, or GenerationMixin's; fast on CPU and CUDA if not given.",
+        "Decoding",
+        choices=("fast", "reference"),
+        internal=True,
+    )
+    weights: str | None = option(
+        None, "Matrices of 8 bits: faster, CPU only.", "Weights", choices=("int8",), internal=True
+    )
+    threads: int | None = option(
+        None, "Threads of torch; if not given, what pays for a small model.", "Threads", least=1, internal=True
+    )
+
+    def __post_init__(self) -> None:
+        for name, row in OPTIONS.items():
+            row.check(getattr(self, name))
+
+    @classmethod
+    def of(cls, options: GenerationOptions | None = None, given: Mapping[str, Any] | None = None) -> GenerationOptions:
+        """Options with those of them replaced that are given by name; None is as if it were not given.
+
+        Raises:
+            TypeError: for a name that is not in the table.
+        """
+        given = {name: value for name, value in (given or {}).items() if value is not None}
+        unknown = sorted(set(given) - set(OPTIONS))
+        if unknown:
+            raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(OPTIONS)}.")
+        return replace(options or cls(), **given)
+
+
+def _table() -> dict[str, Option]:
+    """The rows of `GenerationOptions` by name, with the types that its fields are annotated with."""
+    hints = get_type_hints(GenerationOptions)
+    rows = {}
+    for each in fields(GenerationOptions):
+        (kind,) = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
+        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
+    return rows
+
+
+OPTIONS = _table()
+# what a server offers to anyone
+PUBLIC_OPTIONS = {name: row for name, row in OPTIONS.items() if not row.internal}

@@ -1,0 +1,181 @@
+"""A composite on disk: one repository with a subfolder for each part, so that every part keeps its own configuration
+and generation settings and loads by itself with `subfolder=`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
+from ..codec import codec_class
+from ..configuration_hafm import HAFMConfig
+from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
+from ..hub.mixin import SHIM_NAME, UPLOAD_OPTIONS, HAFMHubMixin, write_repository_files
+from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
+from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..stage_table import STAGES
+from ..stages.modeling_hafm import STAGE_MODELS
+
+PARTS: dict[str, type[PreTrainedModel]] = {
+    "semantic_tokenizer": HAFMSemanticTokenizer,
+    **STAGE_MODELS,
+    # its class is that of its family, by its configuration
+    "codec": PreTrainedModel,
+}
+# a composite may have these too
+OPTIONAL_PARTS: dict[str, type[PreTrainedModel]] = {"harmony": HAFMHarmonyModel}
+
+
+class CompositeSavingMixin(HAFMHubMixin):
+    """Loading and saving part by part."""
+
+    config: HAFMConfig
+    sampling_rate: int
+    # of the feature extractor that was loaded beside the model, to be saved with it again
+    feature_extractor_config: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Loads a composite from a folder or the hub, part by part.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
+            kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
+                (`torch_dtype` before) holds for the stages and is float32 if not given or "auto", however they are
+                stored; tokenizer and codec stay in float32, so that tokens do not depend on it.
+
+        Returns:
+            The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
+            missing, unexpected or misshapen: nothing, since that is refused.
+
+        Raises:
+            ValueError: if a part's weights are not exactly those that its configuration asks for.
+            OSError: if a part or its safetensors file is missing.
+        """
+        composite: Any = cls
+        source = model_source(pretrained_model_name_or_path)
+        subfolder = kwargs.pop("subfolder", "")
+        dtype = _stage_dtype(kwargs)
+        attention = kwargs.pop("attn_implementation", None)
+        informed = kwargs.pop("output_loading_info", False)
+        for name in ("config", "use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
+            kwargs.pop(name, None)
+        hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        config = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
+        parts = {}
+        for name, part_class in part_classes(config).items():
+            options = dict(kwargs, subfolder="/".join(filter(None, (subfolder, name))), use_safetensors=True)
+            options["dtype"] = dtype if name in STAGES else torch.float32
+            if name in STAGES and attention is not None:
+                options["attn_implementation"] = attention
+            parts[name] = load_strictly(part_class, source, **options)
+        model = composite.from_parts(**parts)
+        model.name_or_path = str(source)
+        model.feature_extractor_config = _feature_extractor_config(source, subfolder=subfolder, **hub)
+        # strict loading leaves nothing of these to tell
+        problems: Any = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+        return (model.eval(), problems) if informed else model.eval()
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes config.json, feature extractor and the files of a hub repository, and each part into its subfolder.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: False in the other processes of a training; they write no files.
+            state_dict: weights to write instead of the model's own, under the names that they have in it.
+            push_to_hub: upload the model with its own weights, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+
+        Raises:
+            ValueError: if `state_dict` lacks weights of the model, or holds others.
+        """
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        if state_dict is not None and is_main_process:
+            self._check_names(state_dict)
+        folder = Path(save_directory)
+        for name in part_classes(self.config):
+            weights = None if state_dict is None else _weights_of(name, state_dict)
+            part = getattr(self, name)
+            # the others too, which may hold a share of the weights that the main process writes
+            part.save_pretrained(folder / name, is_main_process=is_main_process, state_dict=weights, **kwargs)
+        if not is_main_process:
+            return
+        for name in part_classes(self.config):
+            write_checksums(folder / name)
+        self._write_repository(folder)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, **upload)
+
+    def _write_repository(self, folder: Path) -> None:
+        """Everything of a repository that does not belong to one of the parts."""
+        self.config.architectures = [type(self).__name__]
+        config = _without_paths(self.config.to_dict())
+        config["auto_map"] = {
+            "AutoConfig": f"{SHIM_NAME}.HAFMConfig",
+            "AutoModel": f"{SHIM_NAME}.HAFMForVocalAccompaniment",
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_repository_files(folder)
+        extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
+        HAFMFeatureExtractor(**extractor).save_pretrained(folder)
+
+    def _check_names(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Refuses weights that are not, name by name, those of the model: parts without them cannot be loaded."""
+        model: Any = self
+        own = model.state_dict().keys()
+        for problem, names in (("lacks", own - state_dict.keys()), ("should not hold", state_dict.keys() - own)):
+            if names:
+                raise ValueError(
+                    f"state_dict {problem} {min(names)} ({len(names)} names in all); give all of model.state_dict(), "
+                    "or nothing to save the model's own weights."
+                )
+
+
+def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
+    """The parts that a composite of this configuration has, by name."""
+    there = {name: kind for name, kind in OPTIONAL_PARTS.items() if getattr(config, f"{name}_config") is not None}
+    return PARTS | there | {"codec": codec_class(config.codec_config)}
+
+
+def _stage_dtype(options: dict[str, Any]) -> Any:
+    """Takes what a caller of `from_pretrained` asks for out of its options."""
+    dtype, deprecated = options.pop("dtype", None), options.pop("torch_dtype", None)
+    dtype = deprecated if dtype is None else dtype
+    # pipeline() always asks for "auto"; weights stored in half to save space are not meant to be computed in it
+    return torch.float32 if dtype in (None, "auto") else dtype
+
+
+def _feature_extractor_config(source: str | os.PathLike[str], **hub: Any) -> dict[str, Any]:
+    """Of the feature extractor beside a composite; empty where there is none."""
+    try:
+        return HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
+    except OSError:
+        return {}
+
+
+def _weights_of(part: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A part's weights out of those of the composite, under the names that they have in the part."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the folders its parts were loaded from: a repository is no place for them."""
+    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
+    return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in kept.items()}
