@@ -146,7 +146,7 @@ def main(
     codec: Annotated[str, typer.Option(help="Instead of the model's.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Songs to tokens: peak memory on a long track, hours of audio an hour by step, several workers against one."""

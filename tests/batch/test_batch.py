@@ -186,7 +186,7 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
         accompany_all(replace(asked, batch_size=3))
     with locked(out), pytest.raises(HAFMBatchError, match="in use by another process; wait for it or stop it"):
         accompany_all(asked)
-    with pytest.raises(HAFMBatchError, match="put the results beside the vocals"):
+    with pytest.raises(HAFMBatchError, match="choose a folder outside of it"):
         accompany_all(options(vocals, vocals / "out", tiny_model))
     with pytest.raises(HAFMBatchError, match="does not exist; name a folder of vocals"):
         accompany_all(options(tmp_path / "nowhere", tmp_path / "out", tiny_model))

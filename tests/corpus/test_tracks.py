@@ -133,7 +133,7 @@ def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> No
     tracks, _ = scan(tmp_path, SplitOptions(by="folder"))
     assert [track.split for track in tracks] == ["test"]
     (tmp_path / "test").rename(tmp_path / "testing")
-    with pytest.raises(HAFMCorpusError, match="lies in no folder called train, validation, test"):
+    with pytest.raises(HAFMCorpusError, match="is in no folder called train, validation, test"):
         scan(tmp_path, SplitOptions(by="folder"))
 
 

@@ -327,7 +327,7 @@ def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_
     (tmp_path / "quiet.wav").write_bytes(file_bytes(np.zeros(36_000)))
     done = run_hafm("lead-sheet", tmp_path / "quiet.wav", "--model", "hafm-tiny", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "quiet.wav is silent; its beats and chords follow nothing.\n"
+    assert done.stderr == "quiet.wav is silent; its beats and chords are arbitrary.\n"
     assert run_hafm("lead-sheet", EXAMPLE, "--seconds", 1, "--out", tmp_path).stderr == ""
 
 

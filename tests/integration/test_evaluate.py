@@ -150,7 +150,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
     [
         ((), "name one set of vocals"),
         (("--pairs", "TEST", "--karaoke", "TEST"), "name one set of vocals"),
-        (("--corpus", "TEST"), "a token corpus holds no sound"),
+        (("--corpus", "TEST"), "a token corpus contains no audio"),
         (("--pairs", "TEST", "--outputs", "late"), "is not NAME=FOLDER"),
     ],
 )

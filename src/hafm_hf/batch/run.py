@@ -66,7 +66,7 @@ def accompany_all(options: BatchOptions, progress: Progress | None = None) -> li
     if not (source.is_file() if is_parquet(source) else source.is_dir()):
         raise HAFMBatchError(f"{source} does not exist; name a folder of vocals or a Parquet file.")
     if out.is_relative_to(source):
-        raise HAFMBatchError(f"{out} lies in {source}; put the results beside the vocals.")
+        raise HAFMBatchError(f"{out} is inside {source}; choose a folder outside of it.")
     worker = dataclasses.replace(worker, source=str(source), out=str(out))
     outcomes: dict[str, Outcome] = {}
     try:

@@ -123,7 +123,7 @@ def _find_files(source: Path, seconds: float | None, known: dict[str, Vocal]) ->
     except HAFMCorpusError as error:
         raise HAFMBatchError(str(error)) from error
     for drop in drops:
-        yield drop.track, f"{drop.track}: {drop.reason.value}; mend it or leave it out."
+        yield drop.track, f"{drop.track}: {drop.reason.value}; fix or remove it."
 
     def look(key: str) -> Vocal | tuple[str, str]:
         try:

@@ -70,10 +70,12 @@ def generate(
     song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
     samples: Annotated[list[int] | None, typer.Option(help="Samples of the song at once; repeatable.")] = None,
     weights: Annotated[str | None, typer.Option(help="int8 for the whole song.")] = None,
-    precision: Annotated[bool, typer.Option("--precision", help="Also what int8 and bfloat16 do to scores.")] = False,
+    precision: Annotated[
+        bool, typer.Option("--precision", help="Also how far int8 and bfloat16 change the scores.")
+    ] = False,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Threads of torch, 0 for all; repeatable. If not given, a song takes what it would."),
+        typer.Option(min=0, help="Threads of torch, 0 for all; repeatable. If not given, those of a generation."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @takes_options(after="seed", names=[name for name in PUBLIC_OPTIONS if name not in ("seed", "num_samples")])
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for the report; renderings and cache lie in it too.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report, the generated songs and the cache.")],
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
     ] = None,
@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     musdb: Annotated[Path | None, typer.Option(help="MUSDB18 or MUSDB18-HQ: its test songs.", file_okay=False)] = None,
     corpus: Annotated[
-        Path | None, typer.Option(help="Token corpus: the excerpts of --split, their sound in --pairs.")
+        Path | None, typer.Option(help="Token corpus: the excerpts of --split, with their audio in --pairs.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test",
     model: Annotated[str | None, typer.Option(help="Folder or hub id; hafm-tiny if not given.")] = None,
@@ -58,14 +58,14 @@ def evaluate(
     vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None,
     vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None,
     clip_seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Cut songs to clips; whole if not given.")
+        float | None, typer.Option(min=1.0, help="Cut songs into clips; whole songs if not given.")
     ] = None,
     hop_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="From clip to clip; --clip-seconds if not given.")
+        float | None, typer.Option(min=0.1, help="Between clip starts; --clip-seconds if not given.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None,
     align_songs: Annotated[
-        bool, typer.Option("--align-songs", help="Take off the lag of voice and reference that a song's clips share.")
+        bool, typer.Option("--align-songs", help="Remove the lag of voice and reference that a song's clips share.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
@@ -73,19 +73,19 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=0, help="Processes that measure; with ray, tasks at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
     address: Annotated[str, typer.Option(help="Running Ray cluster; a new one here if not given.")] = "",
-    baselines: Annotated[bool, typer.Option(help="Retrieval, silence and the fools beside it.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True,
     only_baselines: Annotated[
-        bool, typer.Option("--only-baselines", help="No system: what reference, retrieval and fools get on this set.")
+        bool, typer.Option("--only-baselines", help="No system: only the reference and the baselines.")
     ] = False,
     seams: Annotated[
-        bool, typer.Option("--seams", help="Only: are the borders of the model's windows like any other instant?")
+        bool, typer.Option("--seams", help="Only test whether the borders of windows are audible.")
     ] = False,
-    players: Annotated[int, typer.Option(min=0, help="Clips that can be heard in the page.")] = 4,
+    players: Annotated[int, typer.Option(min=0, help="Clips with players in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
     **options: Any,
 ) -> None:
-    """Measures accompaniments: distance to real ones, and following the singer, beside baselines and fools."""
+    """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
     from ..evaluation import run
     from ..evaluation.datasets import load_pairs
     from ..evaluation.embedders import EmbedderOptions
@@ -179,7 +179,9 @@ def load_clips(
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
     if corpus is not None:
         if pairs is None:
-            raise typer.BadParameter("a token corpus holds no sound; name the folder it was made from with --pairs.")
+            raise typer.BadParameter(
+                "a token corpus contains no audio; name the folder it was made from with --pairs."
+            )
         clips = datasets.load_corpus_split(corpus, split, pairs)
     elif karaoke is not None:
         clips = datasets.load_karaoke(karaoke)

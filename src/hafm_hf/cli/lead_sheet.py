@@ -21,7 +21,7 @@ def lead_sheet(
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
     tempo: Annotated[float | None, typer.Option(help="Beats a minute, if they are known.")] = None,
 ) -> None:
-    """Writes the beats and chords that a model hears: NAME_beats.txt and NAME_chords.lab.
+    """Writes a model's estimate of the beats and chords of a vocal: NAME_beats.txt and NAME_chords.lab.
 
     Mended, they go into hafm accompany with --beats and --chords.
     """
@@ -30,7 +30,7 @@ def lead_sheet(
     known = read_lead_sheet(tempo, None, None)
     samples, rate = audio.read_audio(vocal, seconds=seconds)
     if audio.is_silent(samples):
-        stderr.print(f"{audio.source_name(vocal)} is silent; its beats and chords follow nothing.", markup=False)
+        stderr.print(f"{audio.source_name(vocal)} is silent; its beats and chords are arbitrary.", markup=False)
     with loading(model):
         from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 

@@ -19,7 +19,7 @@ def info(
     model: Annotated[str | None, typer.Argument(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Shows what a model is made of: parts, parameter counts, rates, vocabularies, position scheme, file sizes."""
+    """Shows a model's parts, parameter counts, rates, vocabularies, position scheme, file sizes."""
     with loading(model):
         description = describe_model(model)
     if as_json:
@@ -84,7 +84,7 @@ def inspect_tokens(
     out: Annotated[Path | None, typer.Option(help="Picture to write; NAME_tokens.png if not given.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
     instrumental: Annotated[
-        bool, typer.Option("--instrumental", help="It is no vocal but an accompaniment, which has other centroids.")
+        bool, typer.Option("--instrumental", help="The recording is an instrumental, which has centroids of its own.")
     ] = False,
 ) -> None:
     """Draws the tokens that a model hears in a recording: semantic ones, and all codebooks of the codec."""

@@ -38,7 +38,7 @@ def prepare(
     num_codebooks: Annotated[int, typer.Option(min=1, help="Of the codec, at most.")] = 8,
     device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments at once.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4,
     segment_seconds: Annotated[float, typer.Option(min=0.04, help="Longest segment: one row.")] = 30.0,
     min_seconds: Annotated[float, typer.Option(min=0.04, help="Shorter tracks are dropped.")] = 3.0,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0,
@@ -58,11 +58,11 @@ def prepare(
     ] = "",
     tracks_per_shard: Annotated[int, typer.Option(min=1, help="The unit of work.")] = 16,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=0, help="Processes; with ray 0 is all there is room for.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; with ray, 0 for as many as fit.")] = 1,
     address: Annotated[str, typer.Option(help="Of a running Ray cluster.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The manifest's figures as JSON on stdout.")] = False,
 ) -> None:
-    """Separates, filters and tokenises songs into Parquet shards; run the same command again to go on after a stop."""
+    """Separates, filters and tokenises songs into Parquet shards; run the same command again to resume."""
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
     from ..corpus.stems import SeparatorOptions

@@ -60,7 +60,7 @@ def assemble(
     coarse: Annotated[str, typer.Option(help="Folder or hub id.")],
     fine: Annotated[str, typer.Option(help="Folder or hub id.")],
     codec: Annotated[str, typer.Option(help="Folder or hub id.")],
-    harmony: Annotated[str | None, typer.Option(help="Folder or hub id; a part that hears chords.")] = None,
+    harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
     stage_dtype: Annotated[str, typer.Option(help="How the stages are stored: fp32, bf16 or fp16.")] = "bf16",
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
 ) -> None:

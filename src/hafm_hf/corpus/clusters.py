@@ -44,7 +44,7 @@ class Reservoir:
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
         if capacity < 1:
-            raise HAFMCorpusError(f"A sample of {capacity} frames is none; ask for at least 1.")
+            raise HAFMCorpusError(f"A sample needs at least 1 frame, not {capacity}.")
         self.capacity, self.seen = capacity, 0
         self._generator = np.random.default_rng(seed)
         self._rows: Features | None = None

@@ -65,7 +65,7 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
     for made in filter(None, (str(corpus), options.shards.keep_audio)):
         if Path(made).is_relative_to(audio):
-            raise HAFMCorpusError(f"{made} lies in {audio}; put it beside the songs.")
+            raise HAFMCorpusError(f"{made} is inside {audio}; choose a folder outside of it.")
     if not audio.is_dir():
         # before models are loaded
         raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")

@@ -74,7 +74,7 @@ class StemsSeparator:
             elif self.options.vocal_channel:
                 groupings.append(Grouping(display_name(path), {"karaoke": path}))
             elif os.path.dirname(path) not in stem_folders:
-                detail = "name a vocal channel, or a separator that takes mixes apart"
+                detail = "name a vocal channel, or a separator for mixes"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
         return groupings, drops
 

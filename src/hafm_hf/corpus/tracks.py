@@ -178,7 +178,7 @@ def _walk(root: Path, folder: str, above: list[tuple[int, int]]) -> Iterator[tup
         identity = (status.st_dev, status.st_ino)
         if stat.S_ISDIR(status.st_mode):
             if identity in above:
-                yield path, Drop(display_name(path), Reason.SYMLINK_LOOP, "leads to a folder that it lies in")
+                yield path, Drop(display_name(path), Reason.SYMLINK_LOOP, "leads to a folder that contains it")
             else:
                 yield from _walk(root, path, [*above, identity])
         elif not stat.S_ISREG(status.st_mode) and path.lower().endswith(AUDIO_SUFFIXES):
@@ -241,7 +241,7 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
         first = track.split("/", 1)[0]
         if first not in SPLITS:
             raise HAFMCorpusError(
-                f"{track} lies in no folder called {', '.join(SPLITS)}; sort the tracks into such or split by hash."
+                f"{track} is in no folder called {', '.join(SPLITS)}; sort the tracks into such or split by hash."
             )
         return first
     key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"

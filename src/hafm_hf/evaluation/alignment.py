@@ -58,7 +58,9 @@ def align_songs(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, float]]:
             aligned[number] = replace(clips[number], reference=replace(part, start=part.start + found[-1]))
         lags[song] = float(np.mean(found))
     if not lags:
-        raise HAFMEvaluationError("The lag of a song is what its clips share, and no song here has two; do not align.")
+        raise HAFMEvaluationError(
+            "The lag of a song is estimated from its other clips, and no song here has two; do not align."
+        )
     return aligned, lags
 
 

@@ -101,13 +101,13 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     found = [
         (
             "Following the singer",
-            "Matched minus shuffled pairs, with the interval; **bold** where it lies above zero. 0 is chance. "
+            "Matched minus shuffled pairs, with the interval; **bold** where it is above zero. 0 is chance. "
             "More than the reference is not better.",
             _score_rows(report),
         ),
         (
-            "Readings",
-            "Medians over clips. Lag and drift are told where a clip shares enough onsets with its reference (n).",
+            "Level, leakage and timing",
+            "Medians over clips. Lag and drift are given where a clip shares enough onsets with its reference (n).",
             _reading_rows(report),
         ),
     ]
@@ -129,10 +129,10 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     if any("over_seeds" in system for system in report["systems"].values()):
         found.append(("Seeds", "Mean ± standard deviation over generation seeds.", _seed_rows(report)))
     if report["fools"]:
-        rows = [["fool", "caught by"]]
+        rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
-        note = "A score catches a fool whose whole interval lies below a quarter of what the reference reaches."
-        found.append(("Fools", note, rows))
+        note = "A score exposes a baseline whose whole interval is below a quarter of the value of the reference."
+        found.append(("Baselines that follow nobody", note, rows))
     rows = [["score", "aspect", "needs", "fooled by"]]
     rows += [
         [score.name, score.aspect, "reference" if score.needs_reference else "voice only", score.fooled_by]

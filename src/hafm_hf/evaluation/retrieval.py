@@ -64,7 +64,7 @@ def build_bank(
     usable = [clip for clip in clips if clip.reference is not None]
     bank = [item for item in (_measure(clip, seconds) for clip in spread(usable, size or None)) if item is not None]
     if not bank:
-        raise HAFMEvaluationError("The retrieval bank holds no instrumental that sounds; name a training split.")
+        raise HAFMEvaluationError("All instrumentals of the retrieval bank are silent; name a training split.")
     return bank
 
 

@@ -93,7 +93,7 @@ def evaluate(
         HAFMEvaluationError: no clips, a system without renderings, an unusable sound, or another run in the folder.
     """
     if not evaluation.clips:
-        raise HAFMEvaluationError("There is nothing sung in these clips; check the folder and the lengths asked for.")
+        raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
     with _locked(evaluation.out):
         systems = _systems(evaluation)
         bank = _bank(evaluation)
@@ -218,5 +218,5 @@ def _write_clips(path: Path, scored: Sequence[ClipScores]) -> None:
 
 def _locked(folder: Path) -> AbstractContextManager[None]:
     """Two runs in one folder would render the same clips twice."""
-    busy = HAFMEvaluationError(f"Another run is at work in {folder}; wait for it, or use another --out.")
+    busy = HAFMEvaluationError(f"Another run is using {folder}; wait for it, or use another --out.")
     return locked(folder, busy)

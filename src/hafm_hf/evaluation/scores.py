@@ -54,7 +54,7 @@ SCORES = (
         "harmony",
         True,
         True,
-        "nothing known but another recording of the song",
+        "as far as known, another recording of the song only",
     ),
     Score(
         "onset_agreement",

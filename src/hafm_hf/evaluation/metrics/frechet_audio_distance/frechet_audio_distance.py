@@ -21,7 +21,7 @@ and its bootstrap interval over songs. Refused where there are fewer embeddings 
 INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of recordings, float [N] each.
-    references: list of recordings; another number of them will do.
+    references: list of recordings; their number may differ.
     sampling_rate: Hz of all of them.
     embedder: tokenizer (the bundled one, offline), vggish-original, vggish-port, vggish-torchvggish, vggish-audioset,
         or a transformers audio model.

@@ -19,7 +19,7 @@ Unbiased squared maximum mean discrepancy × 100 between the embeddings of two s
 INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of recordings, float [N] each.
-    references: list of recordings; another number of them will do.
+    references: list of recordings; their number may differ.
     sampling_rate: Hz of all of them.
     embedder: tokenizer (the bundled one, offline), vggish-original, vggish-port, vggish-torchvggish, vggish-audioset,
         or a transformers audio model.
