@@ -191,6 +191,45 @@ def test_a_padded_row_equals_the_row_alone(tokenizer: HAFMSemanticTokenizer) -> 
         )
 
 
+def test_attention_mask_hides_padding_on_either_side(tokenizer: HAFMSemanticTokenizer) -> None:
+    whole = waveform(1.0)
+    inputs, mask = torch.stack([whole, whole, whole]) + 0.3, torch.zeros(3, len(whole), dtype=torch.long)
+    for row, there in enumerate([slice(0, 9000), slice(7001, None), slice(3000, 12_000)]):
+        mask[row, there] = 1
+        inputs[row, there] = whole[there]
+    output = tokenizer(inputs, attention_mask=mask)
+    for row, samples in enumerate(mask.sum(1).tolist()):
+        frames = tokenizer.num_frames(samples)
+        assert output.mask[row].tolist() == [True] * frames + [False] * (output.mask.shape[1] - frames)
+        assert torch.equal(output.ids[row, :frames], tokenizer.encode(whole[mask[row].bool()]))
+        assert not output.ids[row, frames:].any()
+    with pytest.raises(ValueError, match="lengths, and not both"):
+        tokenizer(inputs, attention_mask=mask, lengths=mask.sum(1))
+    mask[1, 0] = 1
+    with pytest.raises(ValueError, match="padding between samples"):
+        tokenizer(inputs, attention_mask=mask)
+
+
+def test_outputs_come_as_they_are_asked_for(tokenizer: HAFMSemanticTokenizer) -> None:
+    inputs = torch.stack([waveform(0.5), waveform(0.5, seed=2)])
+    plain = tokenizer(inputs)
+    assert plain.hidden_states is None and plain.features is None
+    ids, mask = tokenizer(inputs, return_dict=False)
+    assert torch.equal(ids, plain.ids) and torch.equal(mask, plain.mask)
+    output = tokenizer(inputs, output_hidden_states=True, output_features=True)
+    assert len(output.hidden_states) == LAYER + 1
+    assert torch.equal(output.hidden_states[-1], output.features)
+    padded = tokenizer._prepare(inputs[1], noise=False, seed=None)[None]
+    with torch.no_grad():
+        wanted = tokenizer.hubert(padded, output_hidden_states=True).hidden_states
+    for found, expected in zip(output.hidden_states, wanted, strict=True):
+        torch.testing.assert_close(found[1:], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="leave output_attentions out"):
+        tokenizer(inputs, output_attentions=True)
+    with pytest.raises(TypeError, match="output_hiden_states"):
+        tokenizer(inputs, output_hiden_states=True)
+
+
 def test_saved_tokenizer_gives_identical_tokens(tokenizer: HAFMSemanticTokenizer, tmp_path: Path) -> None:
     samples = waveform(2.0)
     tokenizer.save_pretrained(tmp_path)

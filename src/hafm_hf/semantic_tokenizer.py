@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_hafm import HAFMSemanticTokenizerConfig
 from .hub.mixin import HAFMHubMixin
@@ -31,7 +33,6 @@ KNOWN_EXTRA_KEYS = re.compile(
     r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
 )
 NORMALIZATION_EPSILON = 1e-7
-LINE_SCALE = 1.0
 
 
 @dataclass
@@ -42,11 +43,14 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
         ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
         mask: bool [B, T_v], True on the frames of each row.
         features: hidden states that were quantized, float32 [B, T_v, D], if asked for.
+        hidden_states: what goes into HuBERT's layers and what comes out of the last, float32 [B, T_v, D] each, if
+            asked for.
     """
 
     ids: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
@@ -98,14 +102,20 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
                 # how far out on the unit disc the line's places are; the network's own are further in, being unsure
-                self.register_buffer("line_scale", torch.tensor(LINE_SCALE))
+                self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
         self.padding = (total // 2, total - total // 2)
         self.post_init()
 
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """HuBERT and the rhythm network initialise themselves; the centroids stay zero until they are given."""
+        """The rhythm network's layers as torch initialises them (HuBERT has its own way); no centroids."""
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif module is self:
+            for name, buffer in self.named_buffers(recurse=False):
+                (init.ones_ if name.endswith("_scale") else init.zeros_)(buffer)
 
     @classmethod
     def from_hubert(
@@ -171,52 +181,64 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         """T_v = ⌈N / 320⌉, the frames of N samples."""
         return -(-num_samples // self.hop)
 
+    @can_return_tuple
     @torch.no_grad()
     def forward(
         self,
         input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None,
         noise: bool = False,
         seed: int | None = None,
         output_features: bool = False,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
         others.
 
         Args:
-            input_values (float [B, N]): mono audio at 16 kHz, padded at the end.
-            lengths (int64 [B], *optional*): samples of each row; all N if not given.
+            input_values (float [B, N]): mono audio at 16 kHz, padded at either end.
+            attention_mask ([B, N], *optional*): 0 on padding; a row's tokens begin at the first frame in any case.
+            lengths (int64 [B], *optional*): samples of each row, padded at the end; all N if neither is given.
             noise: add Gaussian noise of `config.noise_std`, as for vocals.
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
-            output_features: also return the hidden states.
+            output_features: also return the hidden states that are quantized.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
             lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are heard.
+            output_hidden_states: also return those of every layer.
+            output_attentions: refused; long audio goes through the network in chunks.
 
         Raises:
             ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
                 beats are known and there is no beat line for them.
         """
-        if input_values.ndim != 2:
-            raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
-        sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
-        frames = [self.num_frames(size) for size in sizes]
-        shape = (len(sizes), max(frames, default=0))
-        ids = torch.zeros(shape, dtype=torch.int64, device=input_values.device)
-        mask = torch.zeros(shape, dtype=torch.bool, device=input_values.device)
-        kept = torch.zeros(*shape, self.centroids.shape[-1], device=input_values.device) if output_features else None
-        for row, (size, count) in enumerate(zip(sizes, frames, strict=True)):
-            heard, sung = input_values[row, :size], noise if vocal is None else vocal
-            prepared = self._prepare(heard, noise, seed)
-            parts: Iterable[torch.Tensor] = self._iterate_features(prepared[None], count)
-            if kept is not None:
+        if output_attentions:
+            raise ValueError("The tokenizer has no attention weights of a whole clip; leave output_attentions out.")
+        rows = _rows(input_values, attention_mask, lengths)
+        every = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        found, layers = [], []
+        for samples in rows:
+            prepared = self._prepare(samples, noise, seed)
+            parts: Iterable[torch.Tensor] = self._iterate_layers(prepared[None], self.num_frames(len(samples)), every)
+            if every or output_features:
                 parts = list(parts)
-                kept[row, :count] = torch.cat([kept.new_empty(1, 0, kept.shape[-1]), *parts], dim=1)[0]
-            ids[row, :count] = self._tokens(parts, heard[None], sung, lead_sheet)[0]
-            mask[row, :count] = True
-        return HAFMSemanticTokenizerOutput(ids=ids, mask=mask, features=kept)
+                count = self.config.layer + 1 if every else 1
+                empty = samples.new_empty(count, 0, self.centroids.shape[-1], dtype=torch.float32)
+                layers.append(torch.cat([empty, *(part[:, 0] for part in parts)], dim=1).transpose(0, 1))
+            sung = noise if vocal is None else vocal
+            found.append(self._tokens((part[-1] for part in parts), samples[None], sung, lead_sheet)[0])
+        frames = torch.tensor([len(tokens) for tokens in found], device=input_values.device)
+        ids = pad_sequence([tokens.to(input_values.device) for tokens in found], batch_first=True)
+        states = pad_sequence(layers, batch_first=True).unbind(2) if layers else ()
+        return HAFMSemanticTokenizerOutput(
+            ids=ids,
+            mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
+            features=states[-1] if output_features else None,
+            hidden_states=states if every else None,
+        )
 
     def encode(
         self,
@@ -230,7 +252,8 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
         """
-        return self(waveform[None], noise=noise, seed=seed, vocal=vocal, lead_sheet=lead_sheet).ids[0]
+        options = {"noise": noise, "seed": seed, "vocal": vocal, "lead_sheet": lead_sheet}
+        return self(waveform[None], **options, output_hidden_states=False, return_dict=True).ids[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
@@ -407,7 +430,14 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return prepared
 
     def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
+        """Hidden states float32 [B, ≤ chunk, D] of the last layer for prepared waveforms (float32 [B, M])."""
+        return (layers[-1] for layers in self._iterate_layers(prepared, frames, every=False))
+
+    def _iterate_layers(self, prepared: torch.Tensor, frames: int, every: bool) -> Iterator[torch.Tensor]:
+        """Hidden states float32 [layers, B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk.
+
+        Of every layer, and what goes into the first, or of the last layer only.
+        """
         config = self.config
         config.validate_sizes()
         context = round(config.context_seconds * config.frame_rate)
@@ -420,8 +450,30 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             first, last = max(start - context, 0), min(end + context, frames)
             # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
-            hidden = self.hubert(samples.to(self.hubert.dtype)).last_hidden_state.float()
-            yield hidden[:, start - first : end - first]
+            output = self.hubert(samples.to(self.hubert.dtype), output_hidden_states=every, return_dict=True)
+            hidden = torch.stack(output.hidden_states if every else (output.last_hidden_state,)).float()
+            yield hidden[:, :, start - first : end - first]
+
+
+def _rows(
+    input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """The samples of each row (float [n]) without padding.
+
+    Raises:
+        ValueError: on another shape than [batch, samples], both of mask and lengths, or a mask with gaps.
+    """
+    if input_values.ndim != 2:
+        raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
+    if attention_mask is None:
+        sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
+        return [row[:size] for row, size in zip(input_values, sizes, strict=True)]
+    if lengths is not None or attention_mask.shape != input_values.shape:
+        raise ValueError("Give attention_mask in the shape of input_values, or lengths, and not both.")
+    mask = attention_mask.bool()
+    if bool((mask[:, 1:] & ~mask[:, :-1]).sum(1).add(mask[:, 0]).gt(1).any()):
+        raise ValueError("attention_mask has padding between samples; it may stand before or behind them only.")
+    return [row[there] for row, there in zip(input_values, mask, strict=True)]
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:

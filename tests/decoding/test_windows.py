@@ -44,10 +44,11 @@ def test_windows_force_the_overlap_and_fill_the_song() -> None:
     conditioning = conditioning_for(stage, batch=2, frames=30)
     counted: list[int] = []
     prefixes = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    # of the openings, which alone go through the stage's forward
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: prefixes.append(kwargs["input_ids"].clone()), with_kwargs=True
     )
-    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
     codes = run.run(list(conditioning))
     assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
     assert sum(counted) == run.steps == 45 * 4
@@ -62,10 +63,10 @@ def test_windows_of_the_delay_pattern_take_a_slot_a_frame_and_force_the_overlap(
     stage = windowed("coarse", "delay")
     counted: list[int] = []
     read = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
     stage.model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
     )
-    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
     codes = run.run(list(conditioning_for(stage, batch=2, frames=30)))
     assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
     # four windows, whose last codebook ends three slots after the first

@@ -23,6 +23,7 @@ from ..stages.position import TokenLayout, token_layout
 from ..stages.sampling import draw, force, hold_back
 from .cuda_graph import BLOCK, StaticLoop
 from .matrices import packed_down_linear, packed_linear
+from .plain_modules import check_plain_modules
 
 
 class _Norm:
@@ -134,6 +135,7 @@ class FastDecoder:
         threads: int | None = None,
         static: bool | None = None,
     ) -> None:
+        check_plain_modules(stage)
         self.stage, self.config = stage, stage.config
         self.pattern = codebook_pattern(stage.config)
         self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k

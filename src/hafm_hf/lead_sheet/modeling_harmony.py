@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers import initialization as init
 
 from ..configuration_hafm import HAFMHarmonyConfig
 from ..hub.mixin import HAFMHubMixin
@@ -57,8 +58,14 @@ class HAFMHarmonyModel(HAFMHubMixin, PreTrainedModel):
         self.head = nn.Linear(config.channels, NUM_CHORDS)
         self.post_init()
 
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The layers initialise themselves; the buffers stay zero until they are given."""
+        """Layers as torch initialises them; tables that say nothing."""
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif module is self:
+            init.zeros_(self.notes)
+            init.zeros_(self.chord_scores)
 
     def forward(self, cells: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Notes in the cells of beats (float [B, N, 56], `beat_cells`) → logits of chords, float [B, N, 25]."""
