@@ -170,7 +170,9 @@ class LiveMix:
 
     def add(self, piece: dict[str, Any]) -> bytes:
         """The next piece ("audio" and "vocals", float32 [n] at "sampling_rate") as the bytes of a WAV file."""
-        mix = self.gain * (piece["vocals"] + audio.decibels_to_gain(self.band_db) * piece["audio"])
+        mix = self.gain * (
+            piece["vocals"] + audio.decibels_to_gain(self.band_db) * audio.with_channels(piece["audio"], 1)
+        )
         limited = audio.limit_peak(mix)
         self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
         buffer = io.BytesIO()

@@ -68,7 +68,7 @@ class HAFMPipeline(Pipeline):
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
             long as the vocal), "mix" (float32 [N]), "vocals" (float32 [N]) and "sampling_rate" (Hz) of all three.
-            Nothing in them clips.
+            "audio" and "mix" of a model with a codec of C channels are [N, C]. Nothing in them clips.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
@@ -91,8 +91,8 @@ class HAFMPipeline(Pipeline):
             kwargs: lead_sheet, progress and the fields of `GenerationOptions`, as for a call, of one sample.
 
         Yields:
-            For each chunk a dict: "audio" (float32 [n], the next piece of the instrumental, as loud as the model made
-            it), "vocals" (float32 [n], the same piece of the vocal) and "sampling_rate" (Hz) of both.
+            For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
+            model made it), "vocals" (float32 [n], the same piece of the vocal) and "sampling_rate" (Hz) of both.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -105,7 +105,7 @@ class HAFMPipeline(Pipeline):
         voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
         done = 0
         for chunk in self.model.stream(voice, rate, **kwargs):
-            piece = chunk.numpy()
+            piece = np.ascontiguousarray(chunk.numpy().T)
             yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
             done += len(piece)
 
@@ -120,7 +120,8 @@ class HAFMPipeline(Pipeline):
             torch.from_numpy(np.concatenate([chunk[key] for chunk in chunks])) for key in ("audio", "vocals")
         )
         mask = torch.ones_like(vocal[None], dtype=torch.bool)
-        song = self.postprocess({"audio": generated[None, None], "vocals": vocal[None], "padding_mask": mask}, **gains)
+        outputs = {"audio": generated.mT[None, None] if generated.ndim == 2 else generated[None, None]}
+        song = self.postprocess({**outputs, "vocals": vocal[None], "padding_mask": mask}, **gains)
         assert isinstance(song, dict)
         return song
 
@@ -149,7 +150,7 @@ class HAFMPipeline(Pipeline):
         """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
         extractor = self.feature_extractor
         source, rate, name = _unpack(input_, sampling_rate)
-        if isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read"):
+        if _is_file(source):
             limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
             source, rate = audio.read_audio(source, seconds=seconds, name=name, **limits)
         elif rate is None:
@@ -159,13 +160,23 @@ class HAFMPipeline(Pipeline):
             logger.warning(f"{name} is silent; the instrumental follows nothing.")
         return dict(features)
 
+    def _read_instrumental(self, input_: Any) -> torch.Tensor:
+        """An instrumental to keep parts of, at the model's rate: float32 [N], or [C, N] in its codec's channels."""
+        channels, model_rate = self.model.codec_format.channels, self.feature_extractor.sampling_rate
+        if channels == 1:
+            return self.preprocess(input_)["input_values"][0]
+        source, rate, name = _unpack(input_, None)
+        if _is_file(source):
+            source, rate = audio.read_audio(source, name=name, mono=False)
+        samples = audio.with_channels(audio.to_samples(source, name=name, mono=False), channels)
+        return torch.from_numpy(audio.resample(samples, rate or model_rate, model_rate).T.copy())
+
     def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        """One instrumental per vocal and sample: {"audio": [B, K, N], "vocals": [B, N], "padding_mask": [B, N]}."""
+        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "vocals" and "padding_mask"."""
         vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
         rate = self.feature_extractor.sampling_rate
         if generate_kwargs.get("instrumental") is not None:
-            heard = self.preprocess(generate_kwargs["instrumental"])
-            generate_kwargs["instrumental"] = heard["input_values"][0]
+            generate_kwargs["instrumental"] = self._read_instrumental(generate_kwargs["instrumental"])
         output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
         if output.sampling_rate != rate:
             raise ValueError(
@@ -175,9 +186,10 @@ class HAFMPipeline(Pipeline):
         samples = len(output.audio) // len(vocals)
         if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
             return {"audio": output.audio[0][None, None], "vocals": vocals, "padding_mask": mask}
-        generated = vocals.new_zeros(len(vocals), samples, vocals.shape[1])
+        channels = output.audio[0].shape[:-1]
+        generated = vocals.new_zeros(len(vocals), samples, *channels, vocals.shape[1])
         for number, instrumental in enumerate(output.audio):
-            generated[number // samples, number % samples, : len(instrumental)] = instrumental
+            generated[number // samples, number % samples, ..., : instrumental.shape[-1]] = instrumental
         return {"audio": generated, "vocals": vocals, "padding_mask": mask}
 
     def postprocess(
@@ -192,7 +204,7 @@ class HAFMPipeline(Pipeline):
         songs = []
         for generated in model_outputs["audio"][0]:
             # The instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again.
-            instrumental = audio.limit_peak(generated[:length].numpy())
+            instrumental = audio.limit_peak(np.ascontiguousarray(generated[..., :length].numpy().T))
             mix = audio.mix_audio(
                 vocal, instrumental, vocal_gain_db=vocal_gain_db, instrumental_gain_db=instrumental_gain_db
             )
@@ -208,6 +220,11 @@ class HAFMPipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.feature_extractor.save_pretrained(save_directory)
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is a path, URL, file or the bytes of one, rather than samples."""
+    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
 
 
 def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None, str]:

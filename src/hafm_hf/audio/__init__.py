@@ -30,5 +30,7 @@ from .files import (
     rms_dbfs,
     source_name,
     to_mono,
+    to_samples,
+    with_channels,
     write_audio,
 )

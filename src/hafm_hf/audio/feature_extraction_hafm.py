@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature, EncodecConfig, SequenceFeatureExtractor
 
 from .. import audio
 
@@ -33,7 +33,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
     def __init__(
         self,
         feature_size: int = 1,
-        sampling_rate: int = 24_000,
+        sampling_rate: int = EncodecConfig.sampling_rate,
         padding_value: float = 0.0,
         min_seconds: float = audio.MIN_SECONDS,
         max_seconds: float = audio.MAX_SECONDS,

@@ -76,8 +76,9 @@ def read_audio(
     max_seconds: float = MAX_SECONDS,
     limits: AudioLimits = DEFAULT_LIMITS,
     name: str | None = None,
+    mono: bool = True,
 ) -> tuple[Samples, int]:
-    """Reads sound of any rate and channel count as mono float32.
+    """Reads sound of any rate and channel count as float32, mono if not told otherwise.
 
     Args:
         source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
@@ -87,9 +88,10 @@ def read_audio(
         min_seconds, max_seconds: accepted length (of what is read) in seconds.
         limits: what the source may cost.
         name: what errors call the source; derived from it when None.
+        mono: whether channels are averaged.
 
     Returns:
-        samples (float32 [N]) and their rate in Hz.
+        samples (float32 [N], or [N, C] of several channels that are kept) and their rate in Hz.
 
     Raises:
         HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
@@ -114,7 +116,8 @@ def read_audio(
                 f"{limits.max_samples / rate:.0f} s at that rate, so save it at a lower one or cut it."
             )
         try:
-            samples = to_mono(_read_mono(file, frames), name=name)
+            sound = _read_mono(file, frames) if mono or file.channels == 1 else file.read(frames, "float32")
+            samples = to_samples(sound, name=name, mono=mono)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
     check_duration(samples.shape[0], rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
@@ -205,15 +208,21 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
 
 
 def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
-    """Turns an array of any number type and channel layout into mono float32.
+    """`to_samples` whose channels are averaged: float32 [N]."""
+    return to_samples(samples, name=name)
+
+
+def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> Samples:
+    """Turns an array of any number type and channel layout into float32.
 
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
             the range of their type (int16: 1/32768; unsigned ones are centred first), floats are taken as they are.
         name: what errors call the samples.
+        mono: whether channels are averaged.
 
     Returns:
-        float32 [N], the mean of the channels.
+        float32 [N], or [N, C] of channels that are kept.
 
     Raises:
         HAFMAudioError: another shape, not numbers, or NaN or infinite samples.
@@ -232,16 +241,17 @@ def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
     elif array.dtype.kind != "f":
         raise HAFMAudioError(f"{name} holds {array.dtype} values; HAFM takes float or integer samples.")
     if array.ndim == 2:
-        array = array.mean(axis=0 if 0 < array.shape[0] < array.shape[1] else 1)
-    mono: Samples = np.ascontiguousarray(array, dtype=np.float32)
-    peak = max(float(mono.max(initial=0.0)), -float(mono.min(initial=0.0)))
+        array = array.T if 0 < array.shape[0] < array.shape[1] else array
+        array = array.mean(axis=1) if mono else array
+    sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
+    peak = max(float(sound.max(initial=0.0)), -float(sound.min(initial=0.0)))
     if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
     if peak > MAX_AMPLITUDE:
         raise HAFMAudioError(
             f"{name} reaches {peak:.3g}, where full scale is 1; export it again, as 16-bit WAV for example."
         )
-    return _without_denormals(mono)
+    return _without_denormals(sound)
 
 
 def _without_denormals(samples: Samples) -> Samples:
@@ -284,10 +294,10 @@ def check_duration(
 
 
 def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
-    """Resamples float32 [N] from `sampling_rate` to `target_rate` Hz (soxr, high quality).
+    """Resamples float32 [N] or [N, C] from `sampling_rate` to `target_rate` Hz (soxr, high quality).
 
     Returns:
-        float32 [round(N * target_rate / sampling_rate)].
+        float32 [round(N * target_rate / sampling_rate)], or as long with C channels.
     """
     if sampling_rate == target_rate:
         return samples
@@ -297,9 +307,16 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 
 
 def pad_end(samples: Samples, length: int) -> Samples:
-    """float32 [N] with silence behind it up to `length`; itself, and no copy, where it is as long."""
+    """float32 [N] or [N, C] with silence behind it up to `length`; itself, and no copy, where it is as long."""
     missing = length - samples.shape[0]
-    return np.pad(samples, (0, missing)) if missing > 0 else samples
+    return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1)) if missing > 0 else samples
+
+
+def with_channels(samples: Samples, channels: int) -> Samples:
+    """float32 [N] or [N, C] in so many channels: [N] for one, their mean, else [N, channels]."""
+    if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
+        samples = np.ascontiguousarray(samples.mean(axis=1))
+    return samples if channels == 1 else np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
 
 
 def decibels_to_gain(decibels: float) -> float:
@@ -346,22 +363,23 @@ def mix_audio(
     instrumental_gain_db: float = 0.0,
     ceiling_dbfs: float = CEILING_DBFS,
 ) -> Samples:
-    """Adds vocal and instrumental (float32 [N] each, at one rate) after their gains in dB.
+    """Adds a vocal (float32 [N]) and an instrumental ([N] or [N, C]) of one rate after their gains in dB.
 
     A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
 
     Returns:
-        float32 [N], peak at most `ceiling_dbfs`.
+        float32 [N] or [N, C] as the instrumental is, peak at most `ceiling_dbfs`.
 
     Raises:
         HAFMAudioError: the two differ in length.
     """
-    if vocal.shape != instrumental.shape:
+    if len(vocal) != len(instrumental):
         raise HAFMAudioError(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
-    mixed: Samples = vocal * np.float32(decibels_to_gain(vocal_gain_db))
+    channels = 1 if instrumental.ndim == 1 else instrumental.shape[1]
+    mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
     gain = np.float32(decibels_to_gain(instrumental_gain_db))
     # in place and block by block: of an hour of sound there are few copies in memory
     for start in range(0, len(mixed), _BLOCK):
@@ -382,21 +400,28 @@ class GrowingAudio:
         path: the file.
         sampling_rate: Hz.
         ceiling_dbfs: largest peak in dB below full scale.
+        channels: of the sound.
 
     Raises:
         HAFMAudioError: the file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], sampling_rate: int, ceiling_dbfs: float = CEILING_DBFS) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sampling_rate: int,
+        ceiling_dbfs: float = CEILING_DBFS,
+        channels: int = 1,
+    ) -> None:
         self.path, self.ceiling, self.gain = Path(path), decibels_to_gain(ceiling_dbfs), 1.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = soundfile.SoundFile(self.path, "w", sampling_rate, 1, "PCM_16", format="WAV")
+            self.file = soundfile.SoundFile(self.path, "w", sampling_rate, channels, "PCM_16", format="WAV")
         except (OSError, soundfile.LibsndfileError) as error:
             raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
     def write(self, samples: Samples) -> Samples:
-        """Appends float32 [n] and returns it as it was written, turned down if need be."""
+        """Appends float32 [n] or [n, C] and returns it as it was written, turned down if need be."""
         peak = float(np.abs(samples).max(initial=0.0)) * self.gain
         if peak > self.ceiling:
             self.gain *= self.ceiling / peak
@@ -419,7 +444,7 @@ class GrowingAudio:
 
 
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
-    """Writes float32 [N] as 16-bit sound in the format of the file's suffix, whole or not at all.
+    """Writes float32 [N] or [N, C] as 16-bit sound in the format of the file's suffix, whole or not at all.
 
     The file is written under a temporary name beside `path` and renamed, so that nobody ever sees half of it. PCM, not
     float: libsndfile stamps float WAV files with the time, and equal seeds are to give equal bytes.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from ..stages.modeling_hafm import STAGE_MODELS, HAFMAttention, HAFMStageForCausalLM
 from ..training.arguments import StageArguments, stage_config
@@ -27,8 +28,14 @@ from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_
 from ..training.flops import device_peak, step_flops
 from .musicgen import musicgen_decoder
 
+# the paper's tokens
+_COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()
 INFO = TokenCorpusInfo(
-    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=500, codebook_size=1024, num_codebooks=8
+    semantic_frame_rate=_COARSE.conditioning_frame_rate,
+    acoustic_frame_rate=_COARSE.frame_rate,
+    num_clusters=_COARSE.conditioning_codebook_sizes[0][0],
+    codebook_size=_COARSE.codebook_size,
+    num_codebooks=_COARSE.num_codebooks + _FINE.num_codebooks,
 )
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EXCERPT_SECONDS = 30.0

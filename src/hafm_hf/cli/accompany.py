@@ -64,7 +64,7 @@ def accompany(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
     **options: Any,
 ) -> None:
-    """Writes NAME_instrumental.wav and NAME_mix.wav (24 kHz) for each vocal.
+    """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at the rate of the model's codec.
 
     A folder or Parquet file may be stopped and gone on with by the same command.
     """
@@ -147,7 +147,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         }
         if request.plot:
             with plotting() as plots:
-                figure = plots.plot_song(song["vocals"], song["audio"], rate, title=stem)
+                figure = plots.plot_song(song["vocals"], audio.with_channels(song["audio"], 1), rate, title=stem)
                 written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
         if request.as_json:
             result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
@@ -174,7 +174,8 @@ def stream_one(
     parameters = {key: request.parameters[key] for key in (*OPTIONS, "seconds", "lead_sheet")}
     rate = pipeline.feature_extractor.sampling_rate
     pieces: dict[str, list[Any]] = {"audio": [], "vocals": []}
-    with audio.GrowingAudio(request.out / f"{name}_instrumental.wav", rate) as file:
+    channels = pipeline.model.codec_format.channels
+    with audio.GrowingAudio(request.out / f"{name}_instrumental.wav", rate, channels=channels) as file:
         for chunk in pipeline.stream(sound, progress=progress, **parameters):
             pieces["audio"].append(file.write(chunk["audio"]))
             pieces["vocals"].append(chunk["vocals"])
@@ -205,7 +206,7 @@ def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[st
     written = out / f"{vocal_name(vocals[0])}_instrumental.wav"
     if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
         raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
-    sound, rate = audio.read_audio(instrumental)
+    sound, rate = audio.read_audio(instrumental, mono=False)
     spans = [kept_span(text, len(sound) / rate) for text in keep]
     return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
 

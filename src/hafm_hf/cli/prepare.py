@@ -35,7 +35,9 @@ def prepare(
     model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = "",
     semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id, instead of the model's.")] = "",
     codec: Annotated[str, typer.Option(help="Folder or hub id of an EnCodec, instead of the model's.")] = "",
-    num_codebooks: Annotated[int, typer.Option(min=1, help="Of the codec, at most.")] = 8,
+    num_codebooks: Annotated[
+        int | None, typer.Option(min=1, help="Of the codec, at most; if not given, as many as the paper's.")
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto,
     batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4,
@@ -66,7 +68,7 @@ def prepare(
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
     from ..corpus.stems import SeparatorOptions
-    from ..corpus.tokenizing import TokenizerOptions
+    from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
     if device is Device.mps:
@@ -81,7 +83,7 @@ def prepare(
                 ),
                 filter=FilterOptions(min_instrumental_db, max_vocal_excess_db, min_vocal_db),
                 tokenizer=TokenizerOptions(
-                    semantic_tokenizer, codec, model, num_codebooks, device.value,
+                    semantic_tokenizer, codec, model, num_codebooks or DEFAULT_CODEBOOKS, device.value,
                     "float32" if dtype is DType.auto else dtype.value, batch_size,
                 ),
                 segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import Samples
+from ..audio import Samples, with_channels
 from .reading import decode
 from .stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, Separator, SeparatorOptions, Stems, align, require
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
@@ -82,18 +82,18 @@ class StemsSeparator:
         """Reads and aligns what there is; the parts of a band are added up."""
         if "stem_mp4" in files:
             require("stempeg", "stempeg")
-            return read_stem_mp4(files["stem_mp4"], self.options.max_seconds)
+            return read_stem_mp4(files["stem_mp4"], self.options.max_seconds, self.options.channels)
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
                 raise TrackError(Reason.NO_STEMS, f"{samples.shape[1]} channels, karaoke has 2")
             vocal = CHANNELS.index(self.options.vocal_channel)
-            return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate)
+            return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate, channels=self.options.channels)
         labels = read_labels(files["vocal"])
         vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
         parts = [decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"]
-        band, band_rate = add_up(parts)
-        return align(vocal_sound, vocal_rate, band, band_rate, labels)
+        band, band_rate = add_up(parts, self.options.channels)
+        return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
 
 
 CHANNELS = ("left", "right")
@@ -122,8 +122,8 @@ def chosen_stems(files: dict[str, str]) -> dict[str, str] | None:
     return {role: files[role] for role in ("vocal", *BAND_NAMES)} if set(BAND_NAMES) <= set(files) else None
 
 
-def add_up(parts: Sequence[tuple[Samples, int]]) -> tuple[Samples, int]:
-    """The sum (float32 [N]) of sounds (float32 [N, C] each) of one rate, cut to the shortest.
+def add_up(parts: Sequence[tuple[Samples, int]], channels: int = 1) -> tuple[Samples, int]:
+    """The sum (float32 [N], or [N, channels]) of sounds (float32 [N, C] each) of one rate, cut to the shortest.
 
     Raises:
         TrackError: other rates or lengths.
@@ -132,7 +132,7 @@ def add_up(parts: Sequence[tuple[Samples, int]]) -> tuple[Samples, int]:
     rate = parts[0][1]
     if len(rates) > 1 or max(lengths) - min(lengths) > LONGEST_DIFFERENCE_SECONDS * rate:
         raise TrackError(Reason.LENGTHS_DIFFER, f"parts of {lengths} samples at {sorted(rates)} Hz")
-    total = np.sum([samples[: min(lengths)].mean(axis=1) for samples, _ in parts], axis=0)
+    total = np.sum([with_channels(samples[: min(lengths)], channels) for samples, _ in parts], axis=0)
     return total.astype(np.float32, copy=False), rate
 
 
@@ -145,7 +145,7 @@ def read_labels(stem: Path) -> dict[str, Any]:
     return labels if isinstance(labels, dict) else {}
 
 
-def read_stem_mp4(path: Path, max_seconds: float) -> Stems:
+def read_stem_mp4(path: Path, max_seconds: float, channels: int = 1) -> Stems:
     """The stems of a .stem.mp4 as MUSDB18 has them: mixture, drums, bass, other, vocals.
 
     Raises:
@@ -171,8 +171,8 @@ def read_stem_mp4(path: Path, max_seconds: float) -> Stems:
     if len(stems) != len(STEM_MP4_STREAMS):
         raise TrackError(Reason.NO_STEMS, f"{len(stems)} streams; expected {', '.join(STEM_MP4_STREAMS)}")
     streams = dict(zip(STEM_MP4_STREAMS, stems, strict=True))
-    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES])
-    return align(streams["vocals"], int(rate), band, int(rate))
+    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES], channels)
+    return align(streams["vocals"], int(rate), band, int(rate), channels=channels)
 
 
 def _audio_separator(options: SeparatorOptions) -> Separator:

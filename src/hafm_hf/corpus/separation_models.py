@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio import Samples
+from ..audio import Samples, with_channels
 from .reading import decode
 from .stems import SeparatorOptions, Stems, align, group_mixes, require
 from .tracks import HAFMCorpusError, Reason, TrackError
@@ -88,7 +88,7 @@ class AudioSeparator:
         samples, rate = decode(files["mix"], self.options.max_seconds)
         mix = os.path.join(self.output.name, "mix.wav")
         # 24 bits, because libsndfile stamps float WAV with the time
-        soundfile.write(mix, stereo(samples), rate, subtype="PCM_24")
+        soundfile.write(mix, with_channels(samples, 2), rate, subtype="PCM_24")
         written: list[str] = []
         try:
             written = [os.path.join(self.output.name, os.path.basename(name)) for name in self.library.separate(mix)]
@@ -96,7 +96,7 @@ class AudioSeparator:
         finally:
             for name in (mix, *written):
                 Path(name).unlink(missing_ok=True)
-        return align(*stems["vocals"], *stems["instrumental"])
+        return align(*stems["vocals"], *stems["instrumental"], channels=self.options.channels)
 
 
 def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
@@ -141,14 +141,11 @@ class DemucsSeparator:
         samples, rate = decode(files["mix"], self.options.max_seconds)
         if len(samples) == 0:
             raise TrackError(Reason.TOO_SHORT, "no samples")
-        _, sources = self.library.separate_tensor(torch.from_numpy(stereo(samples).T.copy()), rate)
+        _, sources = self.library.separate_tensor(torch.from_numpy(with_channels(samples, 2).T.copy()), rate)
         if "vocals" not in sources:
             raise HAFMCorpusError(f"The demucs model gives {', '.join(sources)} and no vocals; choose another one.")
         band = sum(sound for name, sound in sources.items() if name != "vocals")
         own_rate = self.library.samplerate
-        return align(sources["vocals"].cpu().numpy().T, own_rate, band.cpu().numpy().T, own_rate)
-
-
-def stereo(samples: Samples) -> Samples:
-    """Two channels (float32 [N, 2]) of any number of them (float32 [N, C])."""
-    return samples if samples.shape[1] == 2 else np.repeat(samples.mean(axis=1, keepdims=True), 2, axis=1)
+        return align(
+            sources["vocals"].cpu().numpy().T, own_rate, band.cpu().numpy().T, own_rate, channels=self.options.channels
+        )

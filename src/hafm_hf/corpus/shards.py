@@ -5,6 +5,7 @@ What every worker does, on this machine or on another of a cluster; nothing here
 
 import functools
 import hashlib
+import json
 import os
 import time
 from collections import Counter
@@ -14,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..audio import Samples
+from ..audio import Samples, with_channels
 from ..jobs.engines import run_on
 from ..jobs.threads import torch_threads
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
+from .lead_sheets import labelled_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
@@ -90,8 +92,8 @@ class ShardMaker:
 
     def __init__(self, options: ShardOptions) -> None:
         self.options = options
-        self.separator = make_separator(options.separator)
         self.tokenizers = Tokenizers(options.tokenizer)
+        self.separator = make_separator(replace(options.separator, channels=self.tokenizers.channels))
         self.clock: Counter[str] = Counter()
 
     @contextmanager
@@ -170,7 +172,7 @@ class ShardMaker:
         with self._step("filter"):
             for start, length in bounds:
                 vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
-                found = reason_to_drop(vocal, instrumental, self.options.filter)
+                found = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
                 if found is None:
                     kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
                 else:
@@ -199,21 +201,23 @@ class ShardMaker:
 
     def _row(self, segment: "_Segment", streams: SegmentTokens) -> TokenExcerpt:
         with self._step("features"):
-            sound = fit_rate(segment.instrumental, segment.sampling_rate, FEATURE_RATE, segment.seconds)
+            mono = with_channels(segment.instrumental, 1)
+            sound = fit_rate(mono, segment.sampling_rate, FEATURE_RATE, segment.seconds)
             features = segment_features(sound, FEATURE_RATE)
         track, labels = segment.track, segment.labels
+        sheet = labelled_lead_sheet(labels).moved(-segment.start).to_dict()
         return TokenExcerpt(
             track=track.name, start=segment.start, duration=segment.seconds, **vars(streams),
             source=self.options.source, split=track.split, content_hash=track.content_hash,
             licence=text(labels, "licence") or track.licence or self.options.licence,
             loudness=features.loudness, tempo=number(labels, "tempo", features.tempo),
-            key=text(labels, "key") or features.key,
+            key=text(labels, "key") or features.key, lead_sheet=json.dumps(sheet) if sheet else "",
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """A piece of the track number `place` that was kept: float32 [N] each, `seconds` from `start` on."""
+    """A piece of the track number `place` that was kept: vocal [N], instrumental [N] or [N, C], `seconds` from `start` on."""
 
     place: int
     track: Track
@@ -230,7 +234,7 @@ class _Segment:
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:
-    """A piece of float32 [N], of equally many samples wherever it starts; times in seconds."""
+    """A piece of float32 [N] or [N, C], of equally many samples wherever it starts; times in seconds."""
     first = round(start * sampling_rate)
     return sound[first : first + round(length * sampling_rate)]
 

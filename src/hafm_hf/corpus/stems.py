@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import soundfile
 
-from ..audio import Samples, resample
+from ..audio import Samples, resample, with_channels
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
@@ -34,6 +34,7 @@ class SeparatorOptions:
         model_dir (str): folder of model files; empty for the default of each.
         device (str): auto, cpu or cuda; where models run.
         max_seconds (float): longer files are dropped.
+        channels (int): of the instrumental; the preparation sets it to those of the codec.
     """
 
     name: str = "stems"
@@ -42,11 +43,12 @@ class SeparatorOptions:
     model_dir: str = ""
     device: str = "auto"
     max_seconds: float = DEFAULT_MAX_SECONDS
+    channels: int = 1
 
 
 @dataclass(frozen=True)
 class Stems:
-    """Vocal and instrumental of one track, from one instant on: float32 [N] each, and their rate in Hz.
+    """Vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track from one instant on, and their rate in Hz.
 
     `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs.
     """
@@ -109,20 +111,23 @@ def align(
     instrumental: Samples,
     instrumental_rate: int,
     labels: dict[str, Any] | None = None,
+    channels: int = 1,
 ) -> Stems:
     """Two stems of one recording at one rate and length; both begin where their files begin.
 
     Args:
         vocal, instrumental (float32 [N] or [N, C]).
         vocal_rate, instrumental_rate: in Hz; the higher one is brought to the lower.
+        labels: of the track.
+        channels: of the instrumental.
 
     Raises:
         TrackError: their lengths differ by more than a second, so that they can't be of one recording.
     """
     rate = min(vocal_rate, instrumental_rate)
     sounds = [
-        resample(np.ascontiguousarray(sound.mean(axis=1) if sound.ndim == 2 else sound), own_rate, rate)
-        for sound, own_rate in ((vocal, vocal_rate), (instrumental, instrumental_rate))
+        resample(np.ascontiguousarray(with_channels(sound, wanted)), own_rate, rate)
+        for sound, own_rate, wanted in ((vocal, vocal_rate, 1), (instrumental, instrumental_rate, channels))
     ]
     length = min(map(len, sounds))
     if max(map(len, sounds)) - length > LONGEST_DIFFERENCE_SECONDS * rate:

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import Samples, pad_end, resample
+from ..audio import Samples, pad_end, resample, with_channels
 from ..codec import Codec, load_codec, scale_invariant_sdr
+from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..hub.loading import fingerprint
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
 
-DEFAULT_CODEBOOKS = 8
+# what the paper's coarse and fine stage generate
+DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_codebooks
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 # enough to tell a right corpus from a wrong one, and little beside the encoding
@@ -90,6 +92,7 @@ class Tokenizers:
         self.semantic.to(self.device).hubert.to(dtype)
         self.codec.model.to(device=self.device, dtype=dtype)
         config = self.semantic.config
+        self.channels = self.codec.format.channels
         self.info = TokenCorpusInfo(
             semantic_frame_rate=config.frame_rate,
             acoustic_frame_rate=self.codec.format.frame_rate,
@@ -107,19 +110,21 @@ class Tokenizers:
         """Tokens of segments of one length.
 
         Args:
-            vocals, instrumentals (float32 [N] each): segment by segment, of `seconds` at `sampling_rate` Hz.
+            vocals, instrumentals (float32 [N] each, instrumentals [N, C] of a codec of C channels): segment by
+                segment, of `seconds` at `sampling_rate` Hz.
             seconds: a multiple of the common grid.
             seeds: of the noise that each vocal gets (paper, "Tokens").
         """
         for begin in range(0, len(vocals), self.options.batch_size):
             part = slice(begin, begin + self.options.batch_size)
             voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
-            bands = self._batch(instrumentals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
+            mono = [with_channels(band, 1) for band in instrumentals[part]]
+            bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
             sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             streams = (
                 self.semantic.encode_batch(voices, list(seeds[part])),
                 self.semantic.encode_batch(bands),
-                self.codec.encode(sounds[:, None], self.info.num_codebooks),
+                self.codec.encode(sounds.mT if sounds.ndim == 3 else sounds[:, None], self.info.num_codebooks),
             )
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
@@ -128,23 +133,24 @@ class Tokenizers:
 
     @torch.inference_mode()
     def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:
-        """SI-SDR in dB of the audio that a segment's first codes decode to, against its instrumental (float32 [N])."""
+        """SI-SDR in dB of the audio that a segment's first codes decode to, against its instrumental (mono or not)."""
         seconds = min(seconds, FIDELITY_SECONDS)
         original = fit_rate(instrumental, sampling_rate, self.codec.format.sampling_rate, seconds)
         frames = round(seconds * self.info.acoustic_frame_rate)
         codes = torch.from_numpy(tokens.acoustic[:, :frames].astype(np.int64))[None].to(self.device)
         decoded = self.codec.decode(codes, len(original))[0].double().cpu()
-        return float(scale_invariant_sdr(torch.from_numpy(original)[None].double(), decoded))
+        wanted = torch.atleast_2d(torch.from_numpy(original).T).double()
+        return float(scale_invariant_sdr(wanted, decoded).mean())
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
-        """float32 [B, seconds · target_rate] of float32 [N] each."""
+        """float32 [B, seconds · target_rate] of float32 [N] each; with [N, C] each, C behind it."""
         return torch.from_numpy(np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])).to(
             self.device
         )
 
 
 def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:
-    """Resamples float32 [N] to exactly `seconds` at `target_rate` Hz: a sample may be cut or added at the end."""
+    """Resamples float32 [N] or [N, C] to exactly `seconds` at `target_rate` Hz, give or take a sample at the end."""
     length = round(seconds * target_rate)
     return pad_end(resample(sound, rate, target_rate)[:length], length)
 

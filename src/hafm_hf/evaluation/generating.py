@@ -81,7 +81,7 @@ def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role:
                 song = model.generate(samples, rate, options=options.options, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside.write_text(json.dumps(song.borders[0]))
-                write_audio(path, song.audio[0].numpy(), song.sampling_rate)
+                write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
             parts[clip.name] = Part(path)
             borders[clip.name] = tuple(json.loads(beside.read_text()))
         rendered.append(Rendered(seed, parts, borders))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from accelerate import Accelerator
 
 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from ..audio import read_audio, write_audio
+from ..audio import read_audio, with_channels, write_audio
 from .arguments import RunArguments
 from .validation import eval_mode
 
@@ -51,7 +51,7 @@ class SongSampler:
                 output = self.composite.generate(self.vocal, self.rate, seed=self.run.seed)
             finally:
                 setattr(self.composite, self.stage, replaced)
-        samples = output.audio[0].numpy()
+        samples = output.audio[0].numpy().T
         path = write_audio(folder / f"step-{step:07d}.wav", samples, output.sampling_rate)
         for tracker in accelerator.trackers:
             log_audio(tracker, samples, output.sampling_rate, step)
@@ -59,9 +59,11 @@ class SongSampler:
 
 
 def log_audio(tracker: Any, samples: np.ndarray, sampling_rate: int, step: int) -> None:
-    """Logs audio (float32 [N]) to a tracker of tensorboard or wandb; the others take numbers only."""
+    """Logs audio (float32 [N] or [N, C]) to a tracker of tensorboard or wandb; the others take numbers only."""
     if tracker.name == "tensorboard":
-        tracker.writer.add_audio("sample", torch.from_numpy(samples)[None], step, sample_rate=sampling_rate)
+        tracker.writer.add_audio(
+            "sample", torch.from_numpy(with_channels(samples, 1))[None], step, sample_rate=sampling_rate
+        )
     elif tracker.name == "wandb":
         import wandb
 
