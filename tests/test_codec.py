@@ -1,6 +1,7 @@
 """The codec: weights of the original package, codes and lengths."""
 
 import sys
+import tokenize
 import types
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def test_codes_of_dac_are_transformers_own(kind: str) -> None:
 
 def test_chunks_of_a_stereo_codec_lie_on_one_grid_and_keep_the_level() -> None:
     codec = as_codec(CODECS["48 kHz stereo"]())
-    assert isinstance(codec, EncodecCodec) and codec.format.frame_rate == codec.chunk == 150
+    assert isinstance(codec, EncodecCodec) and codec.format.frame_rate == 150 and codec.chunk == 75
     hop, step = codec.format.hop_length, codec.chunk - 2 * CONTEXT_FRAMES
     audio = 0.05 * torch.randn(1, 2, 400 * hop)
     codes = codec.encode(audio)
@@ -251,3 +252,15 @@ def test_any_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path:
     assert torch.equal(loaded.decode(codes), other.decode(codes))
     vectors = other.code_vectors(codes[0].t())
     torch.testing.assert_close(vectors.t()[None], other.embed(codes).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_no_rate_of_the_papers_codec_stands_outside_the_configuration() -> None:
+    package = Path(codec_format.__code__.co_filename).parent
+    # rates of analysis and of players, which are no codec's
+    allowed = {"configuration_hafm.py", "FEATURE_RATE", "PLAYER_RATE"}
+    for path in sorted(package.rglob("*.py")):
+        with path.open(encoding="utf-8") as file:
+            numbers = [token for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.NUMBER]
+        for number in numbers:
+            if number.string.replace("_", "") in ("24000", "75", "320", "75.0", "24000.0"):
+                assert path.name in allowed or any(name in number.line for name in allowed), f"{path}: {number.line}"

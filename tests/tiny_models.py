@@ -20,7 +20,6 @@ from hafm_hf import (
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
 )
-from hafm_hf.configuration_hafm import codec_format
 from vocals import glide
 
 CLUSTERS = 13
@@ -148,7 +147,7 @@ CODECS: dict[str, Callable[[], Any]] = {
         sampling_rate=48_000,
         audio_channels=2,
         normalize=True,
-        chunk_length_s=1.0,
+        chunk_length_s=0.5,
         overlap=0.01,
         norm_type="time_group_norm",
         use_causal_conv=False,
@@ -164,23 +163,4 @@ def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
     stages = {name: tiny_stage(name, seed, **options) for name in STAGES}
     return HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(seed), codec=tiny_codec(seed), **stages
-    ).eval()
-
-
-def tiny_composite_of(kind: str, **options: Any) -> HAFMForVocalAccompaniment:
-    """A composite around one of CODECS; its fine stage has all codebooks that are left."""
-    codec = CODECS[kind]()
-    form = codec_format(codec.config)
-    acoustic = {"frame_rate": form.frame_rate, **options}
-    return HAFMForVocalAccompaniment.from_parts(
-        semantic_tokenizer=tiny_semantic_tokenizer(),
-        semantic=tiny_stage("semantic", **options),
-        coarse=tiny_stage("coarse", **acoustic),
-        fine=tiny_stage(
-            "fine",
-            conditioning_frame_rate=form.frame_rate,
-            codebook_sizes=[CODES] * (form.num_codebooks - 4),
-            **acoustic,
-        ),
-        codec=codec,
     ).eval()

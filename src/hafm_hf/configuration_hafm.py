@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
+from transformers import AutoConfig, DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .stage_table import STAGES
@@ -404,7 +404,8 @@ class HAFMConfig(PreTrainedConfig):
         "semantic_config": HAFMSemanticConfig,
         "coarse_config": HAFMCoarseConfig,
         "fine_config": HAFMFineConfig,
-        "codec_config": EncodecConfig,
+        # of any family that `codec_format` knows
+        "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
         "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
     }
 

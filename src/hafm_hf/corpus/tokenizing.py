@@ -139,7 +139,7 @@ class Tokenizers:
         frames = round(seconds * self.info.acoustic_frame_rate)
         codes = torch.from_numpy(tokens.acoustic[:, :frames].astype(np.int64))[None].to(self.device)
         decoded = self.codec.decode(codes, len(original))[0].double().cpu()
-        wanted = torch.atleast_2d(torch.from_numpy(original).T).double()
+        wanted = torch.from_numpy(np.atleast_2d(original.T)).double()
         return float(scale_invariant_sdr(wanted, decoded).mean())
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:

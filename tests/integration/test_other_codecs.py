@@ -1,0 +1,175 @@
+"""Codecs of other bit rates, sampling rates, channels and families, from songs to a model that accompanies."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from transformers import pipeline
+
+from corpus.karaoke import RATE, sing
+from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.accompaniment.assemble import assemble_composite
+from hafm_hf.cli.models import describe_model, tokenize
+from hafm_hf.codec import as_codec, load_codec
+from hafm_hf.configuration_hafm import codec_format
+from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from hafm_hf.corpus.tokenizing import TokenizerOptions
+from hafm_hf.corpus.tracks import SplitOptions
+from hafm_hf.training.data import load_token_corpus
+from integration.training_runs import train_here
+from tiny_models import CODECS, CODES, tiny_semantic_tokenizer, tiny_stage
+from vocals import glide
+
+KINDS = ("24 kbps", "48 kHz stereo", "dac")
+COARSE = 4
+# the vocal's; none of the codecs has it
+VOCAL_RATE = 22_050
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Songs tokenised, a coarse and a fine stage trained on them for two steps, and all parts joined."""
+    folder = tmp_path_factory.mktemp("codec")
+    codec = CODECS[request.param]()
+    form = codec_format(codec.config)
+    codec.save_pretrained(folder / "codec")
+    tokenizer = tiny_semantic_tokenizer()
+    tokenizer.save_pretrained(folder / "semantic_tokenizer")
+    for number in range(2):
+        (folder / "songs" / f"{number}").mkdir(parents=True)
+        band = np.stack([sing(1.6, 10 + number), sing(1.6, 20 + number)], axis=1)
+        soundfile.write(folder / "songs" / f"{number}" / "vocals.wav", sing(1.6, number), RATE)
+        soundfile.write(folder / "songs" / f"{number}" / "instrumental.wav", band, RATE)
+    named = {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}
+    options = ShardOptions(
+        audio=str(folder / "songs"),
+        corpus=str(folder / "corpus"),
+        tokenizer=TokenizerOptions(**named, num_codebooks=form.num_codebooks),
+        min_seconds=1.0,
+    )
+    prepare(PrepareOptions(options, SplitOptions(validation=0.0, test=0.0), tracks_per_shard=2))
+    sizes = {"crop_seconds": 0.4, "max_steps": 2, "global_batch": 2, "validation_split": "none", "save_steps": 2}
+    parts = {**named, "semantic": str(folder / "semantic")}
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in ("coarse", "fine"):
+            books = {"coarse_codebooks": COARSE, "fine_codebooks": form.num_codebooks - COARSE}
+            train_here(patch, folder / "corpus", folder / stage, stage=stage, **books, **named, **sizes)
+            parts[stage] = str(folder / stage / "final")
+    tiny_stage("semantic", window_seconds=0.4).save_pretrained(folder / "semantic")
+    assemble_composite(parts, folder / "model", stage_dtype="fp32")
+    return {"folder": folder, "kind": request.param, "format": form}
+
+
+@pytest.fixture(scope="module")
+def model(made: dict[str, Any]) -> HAFMForVocalAccompaniment:
+    return HAFMForVocalAccompaniment.from_pretrained(made["folder"] / "model")
+
+
+def test_a_corpus_holds_the_codes_of_the_stereo_band(made: dict[str, Any]) -> None:
+    _, info = load_token_corpus(made["folder"] / "corpus", "train", made["folder"] / "cache")
+    files = str(made["folder"] / "corpus" / "*.parquet")
+    form, rows = made["format"], datasets.load_dataset("parquet", data_files=files, split="train")
+    assert len(rows) == 2 and (info.acoustic_frame_rate, info.num_codebooks) == (form.frame_rate, form.num_codebooks)
+    codec = load_codec(made["folder"] / "codec")
+    for row in rows:
+        band, _ = soundfile.read(made["folder"] / "songs" / row["track"] / "instrumental.wav", dtype="float32")
+        band = band if form.channels == 2 else band.mean(axis=1, keepdims=True)
+        frames = round(row["duration"] * form.frame_rate)
+        codes = torch.tensor(row["acoustic"])
+        assert codes.shape == (form.num_codebooks, frames)
+        sound = torch.from_numpy(soxr.resample(band, RATE, form.sampling_rate, quality="HQ"))
+        wanted = codec.encode(sound.T[None, :, : frames * form.hop_length].float())[0]
+        # resampled to one length or the other, a frame at the end may differ
+        assert float((codes == wanted[:, :frames])[:, :-2].float().mean()) > 0.99
+
+
+def test_a_song_has_the_rate_codebooks_and_channels_of_its_codec(
+    model: HAFMForVocalAccompaniment, made: dict[str, Any]
+) -> None:
+    form, vocal = made["format"], glide(1.0, VOCAL_RATE)
+    output = model.generate(vocal, VOCAL_RATE, seed=1, num_samples=2)
+    assert output.sampling_rate == model.sampling_rate == form.sampling_rate
+    length = round(len(vocal) * form.sampling_rate / VOCAL_RATE)
+    for audio, codes in zip(output.audio, output.codes, strict=True):
+        assert audio.shape == ((length,) if form.channels == 1 else (form.channels, length))
+        assert codes.shape[0] == form.num_codebooks and codes.shape[1] * form.hop_length >= length
+        assert len(codes.unique()) > CODES // 2 and float(audio.std()) > 1e-5
+        torch.testing.assert_close(as_codec(model.codec).decode(codes[None], length)[0].reshape(audio.shape), audio)
+    if form.channels == 2:
+        assert not torch.allclose(output.audio[0][0], output.audio[0][1], atol=1e-4)
+    rough = model.generate(vocal, VOCAL_RATE, seed=1, skip_fine=True)
+    assert torch.equal(rough.codes[0], output.codes[0][:COARSE])
+
+
+def test_a_streamed_song_is_the_generated_one(model: HAFMForVocalAccompaniment) -> None:
+    vocal = glide(1.2, VOCAL_RATE)
+    whole = model.generate(vocal, VOCAL_RATE, seed=3).audio[0]
+    chunks = list(model.stream(vocal, VOCAL_RATE, seed=3))
+    assert len(chunks) > 1 and all(chunk.shape[-1] > 0 for chunk in chunks)
+    torch.testing.assert_close(torch.cat(chunks, dim=-1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], tmp_path: Path) -> None:
+    form = made["format"]
+    accompany = pipeline("vocal-accompaniment", model=str(made["folder"] / "model"))
+    song = accompany(glide(1.0, VOCAL_RATE), sampling_rate=VOCAL_RATE, seed=1)
+    length = round(1.0 * form.sampling_rate)
+    shape = (length,) if form.channels == 1 else (length, form.channels)
+    assert song["sampling_rate"] == form.sampling_rate
+    assert song["audio"].shape == song["mix"].shape == shape and song["vocals"].shape == (length,)
+    vocals = song["vocals"] if form.channels == 1 else song["vocals"][:, None]
+    mix = vocals + song["audio"]
+    np.testing.assert_allclose(song["mix"], mix * (np.abs(song["mix"]).max() / np.abs(mix).max()), atol=1e-6)
+    chunks = list(accompany.stream(glide(1.0, VOCAL_RATE), sampling_rate=VOCAL_RATE, seed=1))
+    np.testing.assert_allclose(accompany.join(chunks)["mix"], song["mix"], atol=1e-5)
+    rate = 44_100
+    old = 0.1 * np.random.default_rng(0).standard_normal((round(1.0 * rate), 2)).astype(np.float32)
+    soundfile.write(tmp_path / "old.wav", old, rate)
+    again = accompany(
+        glide(1.0, VOCAL_RATE),
+        sampling_rate=VOCAL_RATE,
+        seed=2,
+        instrumental=str(tmp_path / "old.wav"),
+        keep=[(0, 0.5)],
+    )
+    kept = again["audio"][: round(0.45 * form.sampling_rate)]
+    assert again["audio"].shape == shape
+    if form.channels == 2:
+        # each channel is its own, and none the mean of both
+        assert np.corrcoef(kept[:, 0], kept[:, 1])[0, 1] < 0.2
+    level = float(np.sqrt(np.mean(np.square(old if form.channels == 2 else old.mean(axis=1)))))
+    assert 0.3 * level < float(np.sqrt(np.mean(np.square(kept)))) < 1.1 * level
+
+
+def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from hafm_hf.cli import app
+
+    form, folder = made["format"], made["folder"] / "model"
+    described = describe_model(str(folder))
+    assert described["sampling_rate"] == form.sampling_rate
+    codec = described["parts"]["codec"]
+    channels = " × 2 channels" if form.channels == 2 else ""
+    assert codec["rates"] == f"{form.sampling_rate} Hz{channels} → {form.frame_rate} frames/s"
+    assert codec["vocabulary"] == f"up to {form.num_codebooks} × {CODES}"
+    assert codec["architecture"].startswith("DAC" if made["kind"] == "dac" else "EnCodec")
+    soundfile.write(tmp_path / "voice.wav", glide(1.0, VOCAL_RATE), VOCAL_RATE)
+    for options in ([], ["--stream"])[: form.channels]:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        words = ["accompany", str(tmp_path / "voice.wav"), "--model", str(folder), "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(app, [*words, "--seed", "1", *options])
+        assert result.exit_code == 0, result.output
+        for name in ("instrumental", "mix"):
+            info = soundfile.info(tmp_path / "out" / f"voice_{name}.wav")
+            assert (info.samplerate, info.channels) == (form.sampling_rate, form.channels)
+            assert info.frames == round(1.0 * form.sampling_rate)
+    streams = tokenize(glide(1.0, VOCAL_RATE), VOCAL_RATE, str(folder))
+    codes, rate = streams["codec"]
+    assert codes.shape == (form.num_codebooks, form.frame_rate) and rate == form.frame_rate
