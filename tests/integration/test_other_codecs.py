@@ -46,7 +46,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         band = np.stack([sing(1.6, 10 + number), sing(1.6, 20 + number)], axis=1)
         soundfile.write(folder / "songs" / f"{number}" / "vocals.wav", sing(1.6, number), RATE)
         soundfile.write(folder / "songs" / f"{number}" / "instrumental.wav", band, RATE)
-    named = {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}
+    named: dict[str, Any] = {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}
     options = ShardOptions(
         audio=str(folder / "songs"),
         corpus=str(folder / "corpus"),
