@@ -217,7 +217,7 @@ class ShardMaker:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A piece of the track number `place` that was kept: vocal [N], instrumental [N] or [N, C], `seconds` from `start` on."""
+    """A kept piece of track number `place`: vocal [N], instrumental [N] or [N, C], `seconds` from `start` on."""
 
     place: int
     track: Track
