@@ -38,7 +38,6 @@ SMALLER = {
 }
 # Scripts that import from these packages take their options from there.
 OPTION_FOLDERS = {"hafm_hf.training": "src/hafm_hf/training", "hafm_tiny": "recipes/hafm_tiny"}
-PROGRAM_FOLDERS = ("recipes", "src/hafm_hf/cli")
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
 # Blocks of these documents that are marked with nothing are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
@@ -71,14 +70,27 @@ def test_commands_and_options_within_the_text_exist(document: str) -> None:
     if document == "CHANGELOG.md":
         # what was removed is named there, and older versions keep the names of their time
         text = re.sub(r"^### Removed\n(?:(?!#).*\n)*", "", "\n## ".join(text.split("\n## ")[:3]), flags=re.MULTILINE)
-    known = set().union(
-        *(options_of(path) for folder in PROGRAM_FOLDERS for path in (REPOSITORY / folder).glob("*.py"))
-    )
+    known = options_of_hafm().union(*map(options_of, (REPOSITORY / "recipes").glob("*.py")))
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
         if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):
             assert words[1] in typer.main.get_command(app).commands, words  # type: ignore[attr-defined]
         for option in [word for word in words if word.startswith("--") and word != "--help"]:
             assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
+
+
+@lru_cache
+def options_of_hafm() -> set[str]:
+    """Options of all commands of `hafm`, and of commands below them."""
+    names, commands = {"version"}, [typer.main.get_command(app)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        names |= {
+            name.lstrip("-").replace("-", "_")
+            for each in command.params
+            for name in (*each.opts, *each.secondary_opts)
+        }
+    return names
 
 
 @pytest.mark.parametrize("document", PAGES)
@@ -97,6 +109,15 @@ def anchors(document: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_architecture_describes_the_folders_in_the_order_of_their_imports() -> None:
+    contract = (REPOSITORY / "pyproject.toml").read_text().split("\nlayers = [")[1].split("]")[0]
+    layers = [name.removeprefix("hafm_hf.") for name in re.findall(r"[\w.]+", contract)]
+    described = re.findall(
+        r"\*\*`(?:recipes/)?(\w+)(?:/|\.py)`\*\*", (REPOSITORY / "docs/architecture.md").read_text()
+    )
+    assert [name for name in described if name != "recipes"] == layers
 
 
 def test_the_log_is_one_line_of_verdict_an_experiment_newest_first() -> None:
