@@ -114,7 +114,7 @@ def make_plan(options: BatchOptions) -> tuple[BatchPlan, list[Outcome]]:
             bad.append(Outcome(entry[0], error=entry[1]))
     if not found and not bad:
         raise HAFMBatchError(f"{source} holds no vocals; name a folder with audio files, or a Parquet file with rows.")
-    # a vocal that has become unreadable is told of once
+    # a vocal that has become unreadable is reported once
     for outcome in bad:
         plan.vocals.pop(outcome.key, None)
     plan.batches = [left for batch in plan.batches if (left := [key for key in batch if key in plan.vocals])]

@@ -110,7 +110,7 @@ def sample_features(
         vocals, instrumentals: get float32 [T_v, D] of each segment; one reservoir may be both.
         options: how much of which split.
         progress: called with the tracks that are done and their number.
-        state: file for what is sampled so far; a killed run goes on from it, to the same sample.
+        state: file for what is sampled so far; a killed run resumes from it, with the same sample.
 
     Returns:
         the number of tracks that gave frames.

@@ -49,7 +49,7 @@ class PrepareOptions:
 
 
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[str, Any]:
-    """Prepares a corpus, or goes on with one.
+    """Prepares a corpus, or resumes one.
 
     Args:
         options: what to do.

@@ -35,7 +35,7 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
         TrackError: it can't be read, is no sound, damaged, too long, of an odd bit depth, or not finite.
     """
     try:
-        # unbuffered: libsndfile goes on where the descriptor stands
+        # unbuffered: libsndfile continues at the descriptor's position
         file = open(path, "rb", buffering=0)
     except OSError as error:
         raise TrackError(Reason.UNREADABLE, error.strerror or "") from error

@@ -240,7 +240,7 @@ def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samp
 
 
 def noise_seed(content_hash: str, start: float) -> int:
-    """Seed of a vocal's noise: a function of what is heard and when, not of who works on it."""
+    """Seed of a vocal's noise: a function of the sound and its place, not of the worker."""
     digest = hashlib.sha256(f"{content_hash}/{round(start * 1000)}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 

@@ -274,7 +274,7 @@ def identify_tracks(
         try:
             content = hash_files(root, grouping.files)
         except TrackError as error:
-            # what became of a planned track is told by its shard, and only once
+            # the outcome of a planned track is reported by its shard, once
             return before or Drop(grouping.name, error.reason, error.detail)
         if before is not None and before.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")

@@ -23,7 +23,7 @@ Embeddings = NDArray[np.float32]
 WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
 # keeps silence from being divided by zero
 TINY = 1e-12
-# windows that go through a network side by side
+# windows in a batch
 WINDOWS_AT_ONCE = 16
 
 

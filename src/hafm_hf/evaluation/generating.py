@@ -52,7 +52,7 @@ class Rendered:
 
 
 def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role: str = "vocal") -> list[Rendered]:
-    """Generates what is missing in `folder`; a killed run goes on where it was.
+    """Generates what is missing in `folder`; a killed run resumes.
 
     Args:
         clips: whose vocals are accompanied.

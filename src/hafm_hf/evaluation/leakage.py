@@ -22,7 +22,7 @@ def voice_leak_db(voice: Samples, candidate: Samples) -> float:
 
     In each frequency band the accompaniment is predicted from the voice by a filter of 2 frames; what the same filter
     length explains from the voice taken at another time (half the clip away) is chance and is taken off. 0 dB: all of
-    it is the voice, however filtered; −60 dB is the least that is told.
+    it is the voice, however filtered; −60 dB is the lowest value given.
 
     Args:
         voice, candidate (float32 [N], at 16 kHz; the longer is cut).

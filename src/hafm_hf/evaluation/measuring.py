@@ -1,7 +1,7 @@
 """Measures one clip with all its candidates: the unit of work that runs in a process of its own or on another machine.
 
 What is measured depends on the sound only, so it is cached on disk under the hash of the sound: a run that was killed
-goes on where it was, and ends with the same numbers.
+resumes, and ends with the same numbers.
 """
 
 from __future__ import annotations

@@ -27,27 +27,27 @@ READING_NAMES = {
     "lag_ms": "lag, ms",
     "drift_ms": "drift, ms",
 }
-# players are there to be heard, not to be measured
+# players are for listening, not for measuring
 PLAYER_SECONDS, PLAYER_RATE = 10.0, 24_000
 PLOT_DPI = 110
 SYSTEM_COLOUR, REFERENCE_COLOUR, BASELINE_COLOUR, FOOL_COLOUR = "#2a78d6", "#2e7d32", "#8a6d00", "#9e9e9e"
 
 
 def write_report(
-    folder: Path, report: dict[str, Any], clips: Sequence[Clip], heard: dict[str, dict[str, Part]]
+    folder: Path, report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]
 ) -> list[Path]:
     """Writes report.json, report.md and report.html, each whole or not at all.
 
     Args:
         folder: where to.
         report: as `protocol.make_report` gives it, ready for JSON.
-        clips: that can be heard in the page.
-        heard: renderings by system and clip.
+        clips: with players in the page.
+        renderings: by system and clip.
     """
     texts = {
         "report.json": json.dumps(report, indent=2) + "\n",
         "report.md": as_markdown(report),
-        "report.html": as_html(report, clips, heard),
+        "report.html": as_html(report, clips, renderings),
     }
     written = []
     for name, text in texts.items():
@@ -80,7 +80,7 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     shortest, median, longest = protocol["clip_seconds"]
     scoring, bank = protocol["scoring"], protocol["retrieval_bank"]
     told = {name: value for name, value in protocol["data"].items() if value is not None}
-    # what is told of every song is for the JSON
+    # figures of every song are for the JSON
     data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
     lines = [
         f"- Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
@@ -226,7 +226,7 @@ def _markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def as_html(report: dict[str, Any], clips: Sequence[Clip], heard: dict[str, dict[str, Part]]) -> str:
+def as_html(report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]) -> str:
     """One page that needs no other file: tables, a plot of the scores, and players."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup, escape
@@ -243,16 +243,16 @@ def as_html(report: dict[str, Any], clips: Sequence[Clip], heard: dict[str, dict
         protocol=[line.removeprefix("- ") for line in protocol_lines(report)],
         plot=base64.b64encode(plot_scores(report)).decode(),
         tables=[(title, note.replace("**", ""), rows) for title, note, rows in tables(report)],
-        players=[_players(clip, heard) for clip in clips],
+        players=[_players(clip, renderings) for clip in clips],
         seconds=PLAYER_SECONDS,
     )
 
 
-def _players(clip: Clip, heard: dict[str, dict[str, Part]]) -> dict[str, Any]:
+def _players(clip: Clip, renderings: dict[str, dict[str, Part]]) -> dict[str, Any]:
     """A clip's voice, and voice with reference and with each system, as MP3 in base64."""
     vocal = _short(clip.vocal)
     sounds = {"voice": vocal}
-    parts = {REFERENCE: clip.reference, **{name: found[clip.name] for name, found in heard.items()}}
+    parts = {REFERENCE: clip.reference, **{name: found[clip.name] for name, found in renderings.items()}}
     for name, part in parts.items():
         if part is not None:
             band = _short(part)

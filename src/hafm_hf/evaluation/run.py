@@ -38,7 +38,7 @@ class Evaluation:
         bank_size, bank_seconds: how many of them, and how much of each (see `retrieval.build_bank`).
         measuring, scoring: options of these steps.
         workers, engine, address: who measures (see `jobs.engines.run_on`).
-        players: clips that can be heard in the HTML report.
+        players: clips with players in the HTML report.
         data: what the report says the set is.
         cache: folder for measurements; OUT/cache if None.
     """
@@ -80,7 +80,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Renders what is missing, measures, scores, and writes report.json, report.md, report.html and clips.jsonl.
 
-    A killed run goes on where it was, and ends with the same report.
+    A killed run resumes, and ends with the same report.
 
     Args:
         evaluation: what and how.

@@ -1,4 +1,4 @@
-"""Whether a song that was generated window by window can be heard to be: change of timbre across the borders."""
+"""Whether the borders of windows are audible in a generated song: change of timbre across them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GAP_SECONDS = 0.5
 LEAST_INSIDE = 4
 # of the change at an instant: the spectrum of so much before it against so much after it
 FRAME_SECONDS = 0.05
-# a border is heard where its window's samples begin, give or take the frames of codec and spectrum
+# a border is where its window's samples begin, give or take the frames of codec and spectrum
 BORDER_SECONDS = 0.02
 PERCENTILE = 95.0
 # of the interval of a share

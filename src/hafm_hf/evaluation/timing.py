@@ -19,7 +19,7 @@ from .harmony import correlation, unexplained
 ONSET_FRAMES, LEVEL_FRAMES = 11, 101
 # the first frames of a clip are an onset in every clip
 EDGE_FRAMES = 20
-# two onsets this near are heard as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
+# two onsets this near count as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
 LONGEST_LAG_FRAMES = 50

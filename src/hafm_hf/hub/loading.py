@@ -1,7 +1,7 @@
 """Loading that trusts nothing: whole safetensors files only, of the size and the names that a configuration asks for.
 
 Below every model on the path of the data. transformers' own loading also reads pickles, takes whatever numbers a file
-holds, reports missing weights in the log and goes on with random ones.
+holds, reports missing weights in the log and continues with random ones.
 """
 
 import copy
