@@ -4,6 +4,7 @@ The first thing that the composite does on the path of the data, before `song`.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from ..audio import pad_end, resample
 from ..lead_sheet.beats import at_rate, profile_at
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
+from ..lead_sheet.streams import lead_sheet_streams
 from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..stage_table import STAGES
 from ..stages.guidance import SongGuidance
-from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM
+from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM, HAFMStageForCausalLM
 from .song import Voice
 
 
@@ -55,14 +58,60 @@ class ListeningMixin:
         samples = resample(vocal, sampling_rate, rate)
         wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
         waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
+        if self.reading_stages and not self.semantic_tokenizer.config.beat_line:
+            lead_sheet = None
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
     def hear_voice(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> Voice:
-        """What the stages are told of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`."""
+        """What the stages are told of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`.
+
+        Stages that are conditioned on lead sheets need no guidance from them.
+        """
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        if self.reading_stages:
+            return Voice(tokens, lead_sheet=self.lead_sheet_streams(tokens, lead_sheet))
         return Voice(tokens, self.song_guidance(tokens, lead_sheet))
+
+    @property
+    def reading_stages(self) -> dict[str, HAFMStageForCausalLM]:
+        """The stages that are conditioned on a lead sheet, by name."""
+        stages = {name: getattr(self, name, None) for name in STAGES}
+        return {name: stage for name, stage in stages.items() if stage is not None and stage.config.lead_sheet_streams}
+
+    def lead_sheet_streams(
+        self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The streams of a song's lead sheet for the stages that are conditioned on them.
+
+        What is not given is estimated where the model can (beats, chords); the rest stays unknown.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            lead_sheet: what is known.
+
+        Returns:
+            int64 [S, T_c] by the name of the stage.
+
+        Raises:
+            ValueError: a style that the model does not have.
+        """
+        reading = self.reading_stages
+        if not reading:
+            return {}
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        if self.semantic_tokenizer.config.beat_line and not (sheet.beats is not None and sheet.chords):
+            # the estimate keeps to a tempo that is given, and says where its beats lie
+            beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
+            sheet = beats.completed_by(self._estimated(vocal_semantic, sheet))
+        streams = {}
+        for name, stage in reading.items():
+            config, rate = stage.config, stage.config.conditioning_frame_rate
+            frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
+            found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
+            streams[name] = found.to(stage.device)
+        return streams
 
     def hear_lead_sheet(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
@@ -81,8 +130,11 @@ class ListeningMixin:
         Raises:
             ValueError: on an empty vocal, or where the tokenizer does not know the beat.
         """
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
-        tokenizer, part = self.semantic_tokenizer, getattr(self, "harmony", None)
+        return self._estimated(self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0], lead_sheet)
+
+    def _estimated(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None) -> LeadSheet:
+        """Beats and chords of a vocal's tokens (int64 [T_v]), those that are known among them."""
+        tokenizer, part, tokens = self.semantic_tokenizer, getattr(self, "harmony", None), vocal_semantic
         phase = tokenizer.beat_phase(tokenizer.beat_places(tokens), lead_sheet)
         rate = tokenizer.config.frame_rate
         chords = None if part is None else part.chords(tokens, phase).cpu()

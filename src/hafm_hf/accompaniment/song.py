@@ -27,10 +27,12 @@ class Voice:
     Args:
         tokens (int64 [T_v]): vocal semantic tokens, of the whole song.
         guidance: what the song says of the tokens to come, by the name of the stage that is guided.
+        lead_sheet: streams of the song's lead sheet (int64 [S, T_c]), by the name of the stage that reads them.
     """
 
     tokens: torch.Tensor
     guidance: Mapping[str, SongGuidance] = field(default_factory=dict)
+    lead_sheet: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class SongRun:
@@ -65,6 +67,7 @@ class SongRun:
         self.num_samples = num_samples
         self.runs: dict[str, StageRun] = {}
         self.vocal_semantic: list[torch.Tensor] = []
+        self.lead_sheets: list[Mapping[str, torch.Tensor]] = []
         for number, (name, stage) in enumerate(stages.items()):
             rows = [
                 SongRow(length, RandomStream(seed, number, sample), (kept or {}).get(name))
@@ -85,6 +88,7 @@ class SongRun:
     def listen(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
         self.vocal_semantic = [voice.tokens for voice in voices for _ in range(self.num_samples)]
+        self.lead_sheets = [voice.lead_sheet for voice in voices for _ in range(self.num_samples)]
         for number, voice in enumerate(voices):
             for name, guidance in voice.guidance.items():
                 for row in self.runs[name].rows[number * self.num_samples : (number + 1) * self.num_samples]:
@@ -142,8 +146,11 @@ class SongRun:
 
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
-        rows = range(len(self.vocal_semantic))
-        return [_together([self.stream(each, row) for each in STAGES[name].reads]) for row in rows]
+        conditioning = []
+        for row, known in enumerate(self.lead_sheets):
+            streams = [self.stream(each, row) for each in STAGES[name].reads]
+            conditioning.append(_together([*streams, *([known[name]] if name in known else [])]))
+        return conditioning
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:

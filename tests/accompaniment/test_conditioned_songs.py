@@ -1,0 +1,67 @@
+"""Songs of stages that read a lead sheet: what is given reaches every stage and window, the rest is estimated."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from accompaniment.test_accompaniment import voice
+from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
+from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
+from tiny_models import STAGES, tiny_composite, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage
+
+NAMES = ["chord", "beat", "bar", "style"]
+OPTIONS = {"lead_sheet_streams": {name: STREAM_SIZES[name] for name in NAMES}, "styles": ["folk", "rock"]}
+SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"), (0.8, 2.0, "Am7")], style="rock")
+
+
+def reading_composite(pattern: str = "flat", **parts: Any) -> HAFMForVocalAccompaniment:
+    """A composite whose stages all read a lead sheet, with windows short enough that songs have several."""
+    given = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
+    for name, window in (("semantic", 1.2), ("coarse", 0.6), ("fine", 0.4)):
+        how = {} if name == "semantic" else {"codebook_pattern": pattern}
+        stage = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **OPTIONS, **how)
+        stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
+        given[name] = stage
+    return HAFMForVocalAccompaniment.from_parts(**{**given, **parts})
+
+
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
+    model = reading_composite(pattern)
+    read: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: Any) -> None:
+            read.setdefault(name, args[0][0].t())
+
+        return hook
+
+    for name in STAGES:
+        getattr(model, name).model.lead_sheet_embedding.register_forward_pre_hook(keep(name))
+    whole = model.generate(voice(2), seed=1, lead_sheet=SHEET)
+    for name in STAGES:
+        rate = getattr(model, name).config.conditioning_frame_rate
+        expected = lead_sheet_streams(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])
+        assert torch.equal(read[name], expected[:, : read[name].shape[1]]), name
+    chunks = torch.cat(list(model.stream(voice(2), seed=1, lead_sheet=SHEET)))
+    torch.testing.assert_close(chunks, whole.audio[0], atol=1e-5, rtol=0)
+    other = model.generate(voice(2), seed=1, lead_sheet=LeadSheet(style="folk"))
+    assert not torch.equal(other.codes[0], whole.codes[0])
+    with pytest.raises(ValueError, match="no style 'polka'; it has folk, rock"):
+        model.generate(voice(1), lead_sheet=LeadSheet(style="polka"))
+
+
+def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
+    model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), harmony=tiny_harmony())
+    tokens = model.tokenize_vocal(voice(2), 24_000, 0)[0]
+    estimate = model.hear_lead_sheet(voice(2), 24_000, 0)
+    assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords"]
+    chord, beat, bar, style = model.lead_sheet_streams(tokens)["semantic"]
+    assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
+    given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
+    chord, beat, bar, style = model.lead_sheet_streams(tokens, given)["coarse"]
+    assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
+    begins = (beat.diff() < 0).nonzero().flatten()
+    assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
+    assert reading_composite().lead_sheet_streams(tokens)["fine"].any() == torch.tensor(False)
