@@ -7,7 +7,6 @@ threads may draw at once and no window opens.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio import Samples, analysis
+from .jobs.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,25 +187,13 @@ def write_plot(path: str | os.PathLike[str], figure: Figure, transparent: bool =
     Raises:
         HAFMPlotError: the folder cannot be written to.
     """
-    path = Path(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             # without the version of matplotlib in it, equal songs give equal bytes on one machine
             figure.savefig(file, format="png", transparent=transparent, metadata={"Software": None})
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise HAFMPlotError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def _figure(height: float, title: str) -> Figure:

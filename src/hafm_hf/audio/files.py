@@ -10,7 +10,6 @@ import io
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from ..jobs.files import replacing
 from . import downloads
 from .downloads import is_url
 
@@ -456,21 +456,9 @@ def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: i
     file_format = path.suffix.lstrip(".").upper()
     if file_format not in ("WAV", "FLAC"):
         raise HAFMAudioError(f"{path.name} names no format that HAFM writes; end it in .wav or .flac.")
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             soundfile.write(file, samples, sampling_rate, subtype="PCM_16", format=file_format)
-        # mkstemp makes files that only their owner may read; give what a plain open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
     except (OSError, soundfile.LibsndfileError) as error:
         raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return path

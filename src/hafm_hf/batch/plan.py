@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..corpus.plan import PLAN_FILE, changed_options, write_json
+from ..corpus.plan import PLAN_FILE, changed_options
+from ..jobs.files import write_json
 from .vocals import HAFMBatchError, Vocal
 
 PLAN_FORMAT = 1

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from .. import audio
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, TrackError, display_name, find_audio, hash_files
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 PARQUET_SUFFIX = ".parquet"
 # what a column of sound is called where a file has several
@@ -81,6 +81,8 @@ def read_vocal(source: Path, column: str, key: str) -> str | bytes:
     """
     if not is_parquet(source):
         return str(source / key)
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(source) as file:
         row = int(key)
         for group in range(file.num_row_groups):
@@ -99,6 +101,8 @@ def sound_column(file: pq.ParquetFile, wanted: str) -> str:
     Raises:
         HAFMBatchError: there is none, or several of which none is called vocal, vocals or audio.
     """
+    import pyarrow as pa
+
     fields = [field for field in file.schema_arrow if pa.types.is_struct(field.type)]
     found = [field.name for field in fields if {"bytes", "path"} <= {part.name for part in field.type}]
     if wanted in found:
@@ -144,6 +148,9 @@ def _find_files(source: Path, seconds: float | None, known: dict[str, Vocal]) ->
 def _find_rows(
     source: Path, column: str, seconds: float | None, known: dict[str, Vocal]
 ) -> Iterator[Vocal | tuple[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         stamp = stamp_of(source)
         with pq.ParquetFile(source) as file:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan, write_json
-from .tokens import SPLITS
-from .tracks import Drop, Reason
+from ..jobs.files import write_json
+from .plan import Plan
+from .tracks import SPLITS, Drop, Reason
 
 MANIFEST_FILE, REPORT_FOLDER = "manifest.json", "reports"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..jobs import locks as locking
-from .tokens import PARTIAL_SUFFIX, SPLITS, replacing
-from .tracks import HAFMCorpusError, Track
+from ..jobs.files import PARTIAL_SUFFIX, write_json
+from .tracks import SPLITS, HAFMCorpusError, Track
 
 PLAN_FILE = "plan.json"
 PLAN_FORMAT = 2
@@ -94,12 +94,6 @@ def save_plan(corpus: Path, plan: Plan) -> None:
         del tracks[name]["name"]
     content = {"format": PLAN_FORMAT, "options": plan.options, "shards": plan.shards, "tracks": tracks}
     write_json(corpus / PLAN_FILE, content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, whole or not at all; paths that are no UTF-8 survive as escapes."""
-    with replacing(path) as file:
-        file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")
 
 
 def shard_jobs(plan: Plan) -> list[ShardJob]:

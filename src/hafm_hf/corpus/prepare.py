@@ -12,12 +12,12 @@ from typing import Any
 
 from ..hub.loading import BUNDLED_MODEL
 from ..hub.model_card import CardFacts, dataset_card, load_facts
+from ..jobs.files import replacing, write_json
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
-from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs, write_json
+from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .separation_models import torch_device
 from .shards import ShardOptions, ShardResult, run_jobs, shard_maker
 from .tokenizing import TokenizerOptions
-from .tokens import replacing
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks
 
 DEFAULT_TRACKS_PER_SHARD = 16

@@ -23,23 +23,21 @@ does not fit.
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SPLITS = ("train", "validation", "test")
+from ..jobs.files import replacing
+
 METADATA_KEY = b"hafm"
 TOKEN_COLUMNS = ("vocal_semantic", "instrumental_semantic", "acoustic")
 ROW_GROUP_SIZE = 64
-PARTIAL_SUFFIX = ".part"
 SCHEMA = pa.schema(
     [
         ("track", pa.string()),
@@ -188,36 +186,6 @@ def write_shard(path: str | os.PathLike[str], excerpts: Iterable[TokenExcerpt], 
     with replacing(path) as file:
         pq.write_table(table, file, row_group_size=ROW_GROUP_SIZE)
     return len(rows)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that becomes `path` once it is whole and on the disk; nothing of it remains when writing fails.
-
-    Raises:
-        OSError: the disk is full, or the folder can't be written to.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL_SUFFIX)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read; give what a plain open() would have given
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    # the name too: a folder's entries have a sync of their own
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def shard_paths(folder: str | os.PathLike[str], split: str) -> list[Path]:

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import soundfile
 
-from .tokens import SPLITS
-
+SPLITS = ("train", "validation", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".mp4", ".aac", ".wma", ".w64")
 HASH_BLOCK_BYTES = 1 << 20
 SCAN_THREADS = 8

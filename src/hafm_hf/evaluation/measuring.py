@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ..audio import HAFMAudioError, Samples, pad_end, resample
 from ..jobs.engines import run_on
+from ..jobs.files import replacing
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
@@ -158,7 +156,8 @@ class Measurer:
             return Features.load(path)
         features = extract(sound.analysed, voice=voice)
         if path is not None:
-            _write(path, features.save)
+            with replacing(path) as file:
+                features.save(file)
         return features
 
     def _embedding(self, sound: Sound, name: str) -> Embeddings:
@@ -168,7 +167,8 @@ class Measurer:
             return np.load(path, allow_pickle=False)
         values = embedder.embed(sound.at(embedder.sampling_rate))
         if path is not None:
-            _write(path, lambda file: np.save(file, values))
+            with replacing(path) as file:
+                np.save(file, values)
         return values
 
     def _pair(self, sound: Sound, vocal: Sound, borders: tuple[float, ...]) -> tuple[float, float]:
@@ -181,7 +181,8 @@ class Measurer:
         seam = seam_excess_db(sound.analysed, borders) if borders else math.nan
         if path is not None:
             stored = json.dumps([leak, None if math.isnan(seam) else seam])
-            _write(path, lambda file: file.write(stored.encode()))
+            with replacing(path) as file:
+                file.write(stored.encode())
         return leak, seam
 
     def _cached(self, kind: str, name: str) -> Path | None:
@@ -226,14 +227,6 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
             f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
         )
     return Sound(pad_end(sound.samples[:length], length), sound.rate)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file of the cache whole or not at all, whoever else writes the same."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        write(file)
-    os.replace(name, path)
 
 
 def measure_all(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audio import resample
+from ..jobs.files import replacing
 from ..jobs.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
@@ -211,9 +212,8 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
 
 def _write_clips(path: Path, scored: Sequence[ClipScores]) -> None:
     """One JSON object a clip and candidate: what the means of the report are made of."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text("".join(json.dumps(as_json(asdict(row))) + "\n" for row in scored))
-    partial.replace(path)
+    with replacing(path) as file:
+        file.writelines((json.dumps(as_json(asdict(row))) + "\n").encode() for row in scored)
 
 
 def _locked(folder: Path) -> AbstractContextManager[None]:
