@@ -53,8 +53,8 @@ venv: $(VENV)/.core
 venv-dev: $(VENV)/.dev
 
 demo: $(VENV)/.core
-	@echo "==> hafm accompany $(EXAMPLE) --out $(OUT) --seed 1"
-	@HF_HUB_OFFLINE=1 $(BIN)/hafm accompany $(EXAMPLE) --out $(OUT) --seed 1
+	@echo "==> hafm accompany $(EXAMPLE) --out $(OUT) --seed 1 --overwrite"
+	@HF_HUB_OFFLINE=1 $(BIN)/hafm accompany $(EXAMPLE) --out $(OUT) --seed 1 --overwrite
 
 lint: $(VENV)/.dev
 	@echo "==> ruff"

@@ -33,4 +33,5 @@ from .files import (
     to_samples,
     with_channels,
     write_audio,
+    write_stream,
 )

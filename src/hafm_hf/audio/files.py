@@ -443,6 +443,13 @@ class GrowingAudio:
             self.path.unlink(missing_ok=True)
 
 
+def write_stream(stream: BinaryIO, samples: Samples, sampling_rate: int) -> None:
+    """Writes float32 [N] as a WAV of 16 bits to a stream that cannot be wound back, such as standard output."""
+    whole = io.BytesIO()
+    soundfile.write(whole, samples, sampling_rate, subtype="PCM_16", format="WAV")
+    stream.write(whole.getvalue())
+
+
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
     """Writes float32 [N] or [N, C] as 16-bit sound in the format of the file's suffix, whole or not at all.
 

@@ -64,11 +64,13 @@ class Outcome:
         key (str): of the vocal.
         files (tuple): for each sample the path of each part, such as "mix".
         error (str): why there are none; empty if there are.
+        seed (int): of the batch's random numbers.
     """
 
     key: str
     files: tuple[dict[str, str], ...] = ()
     error: str = ""
+    seed: int = 0
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +116,9 @@ def accompany_batch(options: WorkerOptions, batch: Batch) -> list[Outcome]:
         return outcomes + [Outcome(key, error=f"{_shown(options, key)} {reason}") for key in sounds]
     made = dict(zip(sounds, songs, strict=True))
     return outcomes + [
-        Outcome(key, write_songs(options, name, made[key])) for key, name in batch.members if key in made
+        Outcome(key, write_songs(options, name, made[key]), seed=options.parameters["seed"])
+        for key, name in batch.members
+        if key in made
     ]
 
 

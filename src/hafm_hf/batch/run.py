@@ -163,7 +163,8 @@ def _finished(plan: BatchPlan, worker: WorkerOptions) -> list[Outcome]:
     for key in plan.vocals:
         files = files_of(Path(worker.out), plan.names[key], worker.samples)
         if all(path.exists() for paths in files for path in paths.values()):
-            finished.append(Outcome(key, tuple({part: str(path) for part, path in paths.items()} for paths in files)))
+            made = tuple({part: str(path) for part, path in paths.items()} for paths in files)
+            finished.append(Outcome(key, made, seed=plan.options["seed"]))
     return finished
 
 

@@ -1,8 +1,8 @@
 """The `hafm` command, one module for each group of commands, in the order of the path of the data.
 
 Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
-Exit codes: 0 done, 2 wrong usage, 1 anything else. stdout carries results only; progress, warnings and errors go to
-stderr. `HAFM_DEBUG=1` shows tracebacks.
+Exit codes: 0 done, 2 wrong usage, 130 interrupted, 1 anything else. stdout carries results only; progress, warnings
+and errors go to stderr. `HAFM_DEBUG=1` shows tracebacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .models import card, convert, info, inspect_tokens
 from .prepare import prepare
 from .training import assemble, plot_training
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def show_version(wanted: bool) -> None:

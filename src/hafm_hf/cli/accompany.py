@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,11 +17,22 @@ import typer
 
 from .. import audio
 from ..accompaniment.options import OPTIONS
+from ..jobs.files import write_json
 from ..stage_table import STAGES
-from .accompany_many import accompany_folder, is_many
-from .console import plotting, progress_bars, report_error, stdout
+from .accompany_many import accompany_folder, is_many, song_line
+from .console import plotting, progress_bars, report_error, stderr, stdout
 from .lead_sheet import read_lead_sheet
-from .request import Device, DType, Request, load_pipeline, takes_options
+from .request import (
+    STANDARD,
+    Device,
+    DType,
+    Request,
+    check_output,
+    load_pipeline,
+    open_vocal,
+    takes_options,
+    vocal_name,
+)
 
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
@@ -30,12 +42,17 @@ if TYPE_CHECKING:
 def accompany(
     vocals: Annotated[
         list[str],
-        typer.Argument(metavar="VOCAL…", help="Recordings of singing, paths or URLs; or one folder or Parquet file."),
+        typer.Argument(
+            metavar="VOCAL…",
+            help="Recordings of singing, paths or URLs, - for standard input; or one folder or Parquet file.",
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
-    out: Annotated[Path, typer.Option("--out", "--output", help="Folder for the results.", file_okay=False)] = Path(
-        "."
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "--output", help="Folder for the results; - writes the mix to standard output."),
+    ] = Path("."),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
     vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
     instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
@@ -66,7 +83,8 @@ def accompany(
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at the rate of the model's codec.
 
-    A folder or Parquet file may be stopped and gone on with by the same command.
+    Where no seed is given, NAME_take.json says which was drawn. A folder or Parquet file of vocals may be stopped at
+    any moment; the same command continues it.
     """
     many = any(is_many(vocal) for vocal in vocals)
     if not many and (engine, workers, address) != ("local", 1, ""):
@@ -76,6 +94,7 @@ def accompany(
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
     request = Request(model, out, device, dtype, as_json, plot, stream, parameters)
     check_request(request, vocals, many)
+    check_output(request.out, [] if many or overwrite else planned_files(request, vocals))
     if many:
         accompany_folder(request, vocals[0], engine, workers, address, batch_size, column)
     else:
@@ -94,37 +113,58 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
     if request.stream and (request.parameters["num_samples"] > 1 or kept):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
+    taken = request.stream or request.plot or request.as_json or request.parameters["num_samples"] > 1
+    if request.out == STANDARD and (many or len(vocals) > 1 or taken):
+        raise typer.BadParameter("--out - is for one mix of one vocal, without --stream, --plot and --json.")
     if request.plot:
         with plotting() as plots:
             plots.require_matplotlib()
 
 
-def vocal_name(vocal: str) -> str:
-    """What the files of a vocal are called by."""
-    return Path(audio.source_name(vocal)).stem
+def planned_files(request: Request, vocals: list[str]) -> list[Path]:
+    """The sound files that a request will write."""
+    names = [name for vocal in vocals for name in song_names(vocal_name(vocal), request.parameters["num_samples"])]
+    return [request.out / f"{name}_{part}.wav" for name in names for part in ("instrumental", "mix")]
+
+
+def song_names(name: str, samples: int) -> list[str]:
+    """What the files of each sample of a vocal are called by."""
+    return [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
 
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
     """Accompanies one vocal after the other; exit code 1 if there is a bad one."""
-    if request.parameters["seed"] is None:
+    drawn = request.parameters["seed"] is None
+    if drawn:
         request.parameters["seed"] = secrets.randbits(31)
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal in vocals:
         try:
-            sound, rate = audio.read_audio(vocal, seconds=request.parameters["seconds"])
+            sound, rate = audio.read_audio(open_vocal(vocal), seconds=request.parameters["seconds"])
         except audio.HAFMAudioError as error:
             # One bad vocal doesn't take the good ones with it, and is found before any model is loaded.
             report_error(error)
+            if request.as_json:
+                typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
             failed = True
             continue
         pipeline = pipeline or load_pipeline(request)
         model_rate = pipeline.feature_extractor.sampling_rate
         # here rather than in the pipeline, so that an hour of sound is not held at both rates
         sound, rate = audio.resample(sound, rate, model_rate), model_rate
-        accompany_one(
-            pipeline, request, vocal, vocal_name(vocal), {"array": sound, "sampling_rate": rate, "path": vocal}
-        )
+        try:
+            accompany_one(
+                pipeline, request, vocal, vocal_name(vocal), {"array": sound, "sampling_rate": rate, "path": vocal}
+            )
+        except KeyboardInterrupt:
+            seed = request.parameters["seed"]
+            stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
+            raise
+        if drawn and request.out != STANDARD:
+            asked = {name: request.parameters[name] for name in OPTIONS}
+            take = {"vocal": vocal, "model": request.model, **asked}
+            write_json(request.out / f"{vocal_name(vocal)}_take.json", take)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -137,8 +177,11 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         else:
             songs = pipeline(sound, progress=progress, **request.parameters)
     elapsed, samples = time.perf_counter() - began, request.parameters["num_samples"]
-    for number, song in enumerate(songs if isinstance(songs, list) else [songs], start=1):
-        stem = name if samples == 1 else f"{name}_{number}"
+    if request.out == STANDARD:
+        audio.write_stream(sys.stdout.buffer, songs["mix"], songs["sampling_rate"])
+        return
+    songs = songs if isinstance(songs, list) else [songs]
+    for number, (stem, song) in enumerate(zip(song_names(name, samples), songs, strict=True), start=1):
         rate = song["sampling_rate"]
         duration = song["audio"].shape[0] / rate
         written = {
@@ -150,10 +193,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
                 figure = plots.plot_song(song["vocals"], audio.with_channels(song["audio"], 1), rate, title=stem)
                 written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
         if request.as_json:
-            result = {"vocal": vocal, "sample": number, **written, "sampling_rate": rate, "seconds": duration}
-            result |= {"seed": request.parameters["seed"], "elapsed_seconds": elapsed}
-            result |= {"real_time_factor": elapsed / (duration * samples)}
-            typer.echo(json.dumps(result))
+            result = song_line(vocal, number, written, rate, duration, request.parameters["seed"])
+            timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (duration * samples)}
+            typer.echo(json.dumps(result | timing))
         else:
             for path in written.values():
                 stdout.print(f"wrote {path}", markup=False)

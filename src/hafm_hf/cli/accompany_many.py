@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import soundfile
 import typer
 
-from .console import HAFMCommandError, progress_bars, report_error, stdout
+from .console import HAFMCommandError, progress_bars, report_error, stderr, stdout
 from .request import Request, torch_device
 
 if TYPE_CHECKING:
@@ -52,12 +54,16 @@ def accompany_folder(
         def advance(done: int, total: int, outcome: Outcome) -> None:
             bars.update(task, description="vocals", completed=done, total=total)
             if request.as_json:
-                typer.echo(json.dumps(described(outcome)))
+                for line in described(outcome):
+                    typer.echo(json.dumps(line))
 
         try:
             outcomes = accompany_all(BatchOptions(worker, batch_size, engine, workers, address), advance)
         except HAFMBatchError as error:
             raise HAFMCommandError(str(error)) from error
+        except KeyboardInterrupt:
+            stderr.print("stopped; what is finished is kept, and the same command continues.", markup=False)
+            raise
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         report_error(HAFMCommandError(outcome.error))
@@ -67,8 +73,20 @@ def accompany_folder(
     raise typer.Exit(1 if failed else 0)
 
 
-def described(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as it is printed as JSON."""
+def described(outcome: Outcome) -> list[dict[str, Any]]:
+    """An outcome as it is printed as JSON: a line for each sample, or one that says why there are none."""
     if outcome.error:
-        return {"vocal": outcome.key, "error": outcome.error}
-    return {"vocal": outcome.key, "samples": list(outcome.files)}
+        return [{"vocal": outcome.key, "error": outcome.error}]
+    lines = []
+    for number, files in enumerate(outcome.files, start=1):
+        written = soundfile.info(files["instrumental"])
+        rate = written.samplerate
+        lines.append(song_line(outcome.key, number, files, rate, written.frames / rate, outcome.seed))
+    return lines
+
+
+def song_line(
+    vocal: str, sample: int, files: Mapping[str, str], rate: int, seconds: float, seed: int
+) -> dict[str, Any]:
+    """What `--json` prints of a song, whether its vocal came by itself or in a folder."""
+    return {"vocal": vocal, "sample": sample, **files, "sampling_rate": rate, "seconds": seconds, "seed": seed}

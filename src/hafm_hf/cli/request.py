@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from .. import audio
 from ..accompaniment.options import OPTIONS, Option
 from .console import HAFMCommandError, loading
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
 Command = TypeVar("Command", bound=Callable[..., None])
+# standard input or output in the place of a file or folder
+STANDARD = Path("-")
 # where an option is called otherwise than in the table
 FLAGS = {"num_samples": "--samples"}
 
@@ -84,6 +89,32 @@ def _parameter(option: Option) -> inspect.Parameter:
     return inspect.Parameter(
         option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
     )
+
+
+def vocal_name(vocal: str) -> str:
+    """What the files of a vocal are called by."""
+    return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
+
+
+def open_vocal(vocal: str) -> str | bytes:
+    """A vocal as `audio.read_audio` takes it: what stands at standard input for "-"."""
+    return sys.stdin.buffer.read() if vocal == "-" else vocal
+
+
+def check_output(folder: Path, files: list[Path]) -> None:
+    """Finds out before minutes of generating that results cannot be written.
+
+    Raises:
+        typer.BadParameter: one of the files is there.
+        HAFMCommandError: the folder is none, or cannot be written to.
+    """
+    if folder == STANDARD:
+        return
+    if there := [path for path in files if path.exists()]:
+        raise typer.BadParameter(f"{there[0]} is there already; add --overwrite, or choose another folder with --out.")
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise HAFMCommandError(f"{folder} cannot be written to; choose another folder with --out.")
 
 
 def load_pipeline(request: Request) -> HAFMPipeline:

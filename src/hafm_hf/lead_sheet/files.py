@@ -7,14 +7,16 @@ empty lines and those that begin with # are left out.
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..jobs.files import replacing
 from .lead_sheet import METRES, LeadSheet, Span
 
 T = TypeVar("T")
-FORMATS = ("json", "lab")
+# what is written, and behind which name
+FORMATS = {"lab": ("_beats.txt", "_chords.lab"), "json": ("_lead_sheet.json",)}
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
@@ -70,7 +72,12 @@ def read_chords(path: str | Path) -> list[Span]:
     return _read(Path(path), 3, "START STOP LABEL", parse, check)
 
 
-def write_lead_sheet(sheet: LeadSheet, folder: str | Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+def lead_sheet_files(name: str, formats: Iterable[str] = FORMATS) -> list[str]:
+    """What the files of a song's lead sheet are called."""
+    return [name + suffix for each in formats for suffix in FORMATS[each]]
+
+
+def write_lead_sheet(sheet: LeadSheet, folder: str | Path, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Writes what is known into NAME_lead_sheet.json, and beats and chords into NAME_beats.txt and NAME_chords.lab.
 
     Args:
@@ -82,23 +89,20 @@ def write_lead_sheet(sheet: LeadSheet, folder: str | Path, name: str, formats: S
     Returns:
         the files; of a part that is not known there is none.
     """
-    contents: dict[str, str] = {}
-    if "lab" in formats:
-        metre = sheet.beats_per_bar
-        numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
-        beats = zip(sheet.beats or (), numbers, strict=False)
-        contents[f"{name}_beats.txt"] = "".join(f"{second:.3f}{number}\n" for second, number in beats)
-        chords = (f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords)
-        contents[f"{name}_chords.lab"] = "".join(chords)
-    if "json" in formats:
-        contents[f"{name}_lead_sheet.json"] = json.dumps(sheet.to_dict(), indent=1) + "\n"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    metre = sheet.beats_per_bar
+    numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
+    beats = zip(sheet.beats or (), numbers, strict=False)
+    contents = {
+        "_beats.txt": "".join(f"{second:.3f}{number}\n" for second, number in beats),
+        "_chords.lab": "".join(f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords),
+        "_lead_sheet.json": json.dumps(sheet.to_dict(), indent=1) + "\n",
+    }
     written = []
-    for file, content in contents.items():
-        if content:
-            (folder / file).write_text(content, encoding="utf-8")
-            written.append(folder / file)
+    for file in lead_sheet_files(name, formats):
+        if content := contents[file.removeprefix(name)]:
+            with replacing(Path(folder) / file) as stream:
+                stream.write(content.encode())
+            written.append(Path(folder) / file)
     return written
 
 

@@ -1,0 +1,123 @@
+"""What a newcomer does on the first day: runs a command twice, pipes, interrupts, names a folder that is none."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import Result
+from typer.testing import CliRunner
+
+from hafm_hf.cli import app
+from vocals import file_bytes, glide
+
+# the module; the package names its function by the same name
+accompany_module = sys.modules["hafm_hf.cli.accompany"]
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("voices")
+    (folder / "voice.wav").write_bytes(file_bytes(glide(1.1, 24_000), 24_000))
+    return folder / "voice.wav"
+
+
+def hafm(*words: object, input: bytes | None = None) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)), input=input, env={"COLUMNS": "200"})
+
+
+def said(result: Result) -> str:
+    """What was printed, without the frame and the line breaks of usage errors."""
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(
+    voice: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("accompany", voice, "--model", tiny_model, "--skip-fine", "--out", tmp_path)
+    assert hafm(*words).exit_code == 0
+    first = (tmp_path / "voice_mix.wav").read_bytes()
+    again = hafm(*words)
+    assert again.exit_code == 2 and "voice_instrumental.wav is there already; add --overwrite" in said(again)
+    assert (tmp_path / "voice_mix.wav").read_bytes() == first
+    take = json.loads((tmp_path / "voice_take.json").read_text())
+    assert hafm(*words, "--overwrite").exit_code == 0
+    assert (tmp_path / "voice_mix.wav").read_bytes() != first
+    assert hafm(*words, "--overwrite", "--seed", take["seed"]).exit_code == 0
+    assert (tmp_path / "voice_mix.wav").read_bytes() == first and take["skip_fine"] is True
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
+    voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(accompany_module, "load_pipeline", lambda request: pytest.fail("a model was loaded"))
+    result = hafm("accompany", voice, "--out", tmp_path / "file" / "songs")
+    assert result.exit_code == 1 and "file/songs cannot be written to; choose another" in str(result.exception)
+
+
+def test_standard_input_and_output_take_the_place_of_files(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
+    words = ("--model", tiny_model, "--skip-fine", "--seed", 1)
+    piped = hafm("accompany", "-", *words, "--out", "-", input=voice.read_bytes())
+    assert piped.exit_code == 0, piped.output
+    mix, rate = soundfile.read(io.BytesIO(piped.stdout_bytes))
+    hafm("accompany", voice, *words, "--out", tmp_path)
+    assert rate == 24_000 and np.array_equal(mix, soundfile.read(tmp_path / "voice_mix.wav")[0])
+    refused = hafm("accompany", voice, voice, "--out", "-")
+    assert refused.exit_code == 2
+
+
+def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
+    voice: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--samples", 2, "--json", "--out")
+    lines = {}
+    for name, source in (("list", voice), ("folder", voice.parent)):
+        result = hafm("accompany", source, *words, tmp_path / name)
+        assert result.exit_code == 0, result.output
+        lines[name] = [json.loads(line) for line in result.stdout.splitlines()]
+    for one, many in zip(lines["list"], lines["folder"], strict=True):
+        assert {Path(one[part]).name for part in ("instrumental", "mix")} == {
+            Path(many[part]).name for part in ("instrumental", "mix")
+        }
+        assert set(one) - set(many) == {"elapsed_seconds", "real_time_factor"} and not set(many) - set(one)
+        for name in ("sample", "sampling_rate", "seconds", "seed"):
+            assert one[name] == many[name]
+
+
+def test_a_folder_of_vocals_needs_the_core_alone(
+    voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--out", tmp_path)
+    assert hafm("accompany", voice.parent, *words).exit_code == 0
+    assert (tmp_path / "voice_mix.wav").is_file()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accompany_module, "accompany_one", interrupt)
+    result = hafm("accompany", voice, "--model", tiny_model, "--seed", 5, "--out", tmp_path)
+    assert result.exit_code == 130 and "--seed 5 makes the same song" in said(result)
+
+
+def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
+    bundled_model: Path, voice: Path, tmp_path: Path
+) -> None:
+    words = ("lead-sheet", voice, "--tempo", 120, "--out", tmp_path)
+    assert hafm(*words).exit_code == 0
+    chords = tmp_path / "voice_chords.lab"
+    chords.write_text("0 1 C\n")
+    refused = hafm(*words)
+    assert refused.exit_code == 2 and "is there already; add --overwrite" in said(refused)
+    assert chords.read_text() == "0 1 C\n"
+    sheet = json.loads(hafm("lead-sheet", "-", "--tempo", 120, "--json", input=voice.read_bytes()).stdout)
+    assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
