@@ -121,7 +121,7 @@ class Job:
     def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
         """Name of a file, as it will be called on the person's own machine."""
         number = f"_{variation}" if variation and self.variations > 1 else ""
-        return self.folder / f"{self.name}_{part}{number}.{suffix}"
+        return self.folder / f"{self.name}{number}_{part}.{suffix}"
 
     def read(self, part: str, variation: int | None = None) -> tuple[audio.Samples, int]:
         """The vocal or an instrumental: float32 [N] and its rate in Hz.

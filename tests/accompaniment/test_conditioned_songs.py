@@ -11,7 +11,10 @@ from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from tiny_models import STAGES, tiny_composite, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage
 
 NAMES = ["chord", "beat", "bar", "style"]
-OPTIONS = {"lead_sheet_streams": {name: STREAM_SIZES[name] for name in NAMES}, "styles": ["folk", "rock"]}
+OPTIONS: dict[str, Any] = {
+    "lead_sheet_streams": {name: STREAM_SIZES[name] for name in NAMES},
+    "styles": ["folk", "rock"],
+}
 SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"), (0.8, 2.0, "Am7")], style="rock")
 
 
@@ -19,7 +22,7 @@ def reading_composite(pattern: str = "flat", **parts: Any) -> HAFMForVocalAccomp
     """A composite whose stages all read a lead sheet, with windows short enough that songs have several."""
     given = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
     for name, window in (("semantic", 1.2), ("coarse", 0.6), ("fine", 0.4)):
-        how = {} if name == "semantic" else {"codebook_pattern": pattern}
+        how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
         stage = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **OPTIONS, **how)
         stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
         given[name] = stage

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from hafm_hf.cli import app
 from vocals import file_bytes, glide
@@ -57,7 +57,10 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(accompany_module, "load_pipeline", lambda request: pytest.fail("a model was loaded"))
     result = hafm("accompany", voice, "--out", tmp_path / "file" / "songs")
-    assert result.exit_code == 1 and "file/songs cannot be written to; choose another" in str(result.exception)
+    assert result.exit_code == 2 and "file is a file; name a folder" in said(result)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    result = hafm("accompany", voice, "--out", tmp_path / "songs")
+    assert result.exit_code == 1 and "songs cannot be written to; choose another" in str(result.exception)
 
 
 def test_standard_input_and_output_take_the_place_of_files(voice: Path, tiny_model: Path, tmp_path: Path) -> None:

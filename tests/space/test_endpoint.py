@@ -54,9 +54,9 @@ def test_variations_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(cli
     assert soundfile.info(mix).frames == soundfile.info(instrumental).frames == 24_000
     with zipfile.ZipFile(stems) as archive:
         names = archive.namelist()
-        first = archive.read("song_instrumental_1.wav")
-        assert names == ["song_vocal.wav", "song_instrumental_1.wav", "song_instrumental_2.wav"]
-        assert first == Path(instrumental).read_bytes() != archive.read("song_instrumental_2.wav")
+        first = archive.read("song_1_instrumental.wav")
+        assert names == ["song_vocal.wav", "song_1_instrumental.wav", "song_2_instrumental.wav"]
+        assert first == Path(instrumental).read_bytes() != archive.read("song_2_instrumental.wav")
     assert report["seed"] == 3 and report["variations"] == 2 and report["seconds"] > 0
     again = accompany(client, voices / "song.wav", variations=2, seed=3, length=1.0, band_db=-12)
     assert Path(again[1]).read_bytes() == first

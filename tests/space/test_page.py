@@ -148,16 +148,16 @@ def test_a_voice_becomes_players_a_picture_and_downloads_and_is_mixed_again_at_o
     mixes = {suffix: downloaded(page, f"Mix, {suffix.upper()}") for suffix in ("wav", "flac")}
     instrumental = downloaded(page, "Instrumental, WAV")
     assert [path.name for path in (*mixes.values(), instrumental)] == [
-        "song_mix_1.wav",
-        "song_mix_1.flac",
-        "song_instrumental_1.wav",
+        "song_1_mix.wav",
+        "song_1_mix.flac",
+        "song_1_instrumental.wav",
     ]
     mix, rate = audio.read_audio(mixes["wav"])
     assert (len(mix), rate) == (28_800, 24_000) and not audio.is_silent(mix)
     # libsndfile rounds to 16 bits in one format and truncates in the other
     np.testing.assert_allclose(mix, audio.read_audio(mixes["flac"])[0], atol=1.01 / 2**15)
     with zipfile.ZipFile(downloaded(page, "All stems, zip")) as stems:
-        assert stems.namelist() == ["song_vocal.wav", "song_instrumental_1.wav", "song_instrumental_2.wav"]
+        assert stems.namelist() == ["song_vocal.wav", "song_1_instrumental.wav", "song_2_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist()[:2])
 
     for name, samples in (("Voice", vocal), ("Instrumental", band), ("Mix", mix)):
@@ -185,7 +185,7 @@ def test_a_voice_becomes_players_a_picture_and_downloads_and_is_mixed_again_at_o
     expect_file(
         page,
         "Instrumental, FLAC",
-        lambda path: path.name == "song_instrumental_2.flac",
+        lambda path: path.name == "song_2_instrumental.flac",
         "the download is still the first variation",
     )
 

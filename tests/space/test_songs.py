@@ -88,15 +88,15 @@ def test_progress_comes_stage_by_stage_and_ends_in_files(offered: str, voices: P
     assert isinstance(last, songs.Stages)
     assert last.names == ["semantic", "coarse"] and last.done == {"semantic": (50, 50), "coarse": (300, 300)}
     assert sorted(path.name for path in job.folder.iterdir()) == [
-        "song_instrumental_1.flac",
-        "song_instrumental_1.wav",
-        "song_instrumental_2.flac",
-        "song_instrumental_2.wav",
+        "song_1_instrumental.flac",
+        "song_1_instrumental.wav",
+        "song_2_instrumental.flac",
+        "song_2_instrumental.wav",
         "song_stems.zip",
         "song_vocal.wav",
     ]
     mix, levels = songs.mix_job(job, 2, -6.0)
-    assert mix.name == "song_mix_2.wav" and set(levels) == {"Voice", "Instrumental", "Mix"}
+    assert mix.name == "song_2_mix.wav" and set(levels) == {"Voice", "Instrumental", "Mix"}
     with zipfile.ZipFile(job.path("stems", "zip")) as stems:
         assert stems.testzip() is None
 

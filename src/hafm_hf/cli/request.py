@@ -105,15 +105,17 @@ def check_output(folder: Path, files: list[Path]) -> None:
     """Finds out before minutes of generating that results cannot be written.
 
     Raises:
-        typer.BadParameter: one of the files is there.
-        HAFMCommandError: the folder is none, or cannot be written to.
+        typer.BadParameter: one of the files is there, or a file stands where the folder should.
+        HAFMCommandError: the folder cannot be written to.
     """
     if folder == STANDARD:
         return
     if there := [path for path in files if path.exists()]:
         raise typer.BadParameter(f"{there[0]} is there already; add --overwrite, or choose another folder with --out.")
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if not nearest.is_dir():
+        raise typer.BadParameter(f"{nearest} is a file; name a folder with --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise HAFMCommandError(f"{folder} cannot be written to; choose another folder with --out.")
 
 
