@@ -275,3 +275,12 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     left_out = torch.stack([~noise.omit(streams, generator).any(dim=1) for generator in generators]).double()
     assert left_out.mean(dim=0).tolist() == pytest.approx([0.28] * 3, abs=0.04)
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**3, abs=0.03)
+
+
+def test_excerpts_shorter_than_a_crop_are_named(corpus_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crops = make_crops(corpus_folder, "semantic", seconds=4.0)
+    (message,) = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
+    assert message.startswith(
+        "4 of 12 excerpts are shorter than a crop of 4 s and are not used: train_0_0, train_0_3,"
+    )
+    assert len(crops.cells) == 12

@@ -176,13 +176,16 @@ def _reading_rows(report: dict[str, Any]) -> list[list[str]]:
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     rows = [["system", "Fréchet", "at infinite n", "kernel", "n / n reference / width"]]
+    reason = None
     for name, system in report["systems"].items():
         found = system["distances"].get(embedder)
         if found is None:
             continue
         sizes = f"{found['n']} / {found['n_reference']} / {found['width']}"
         if "refused" in found:
-            rows.append([name, found["refused"], "–", _number(found.get("kernel")), sizes])
+            # the reason is the same for all systems of few clips; it is said once
+            rows.append([name, "as above" if reason else found["refused"], "–", _number(found.get("kernel")), sizes])
+            reason = found["refused"]
             continue
         interval = found.get("frechet_interval")
         shown = f" [{_number(interval[0])}, {_number(interval[1])}]" if interval and name != REFERENCE else ""

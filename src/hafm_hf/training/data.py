@@ -219,6 +219,11 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
             raise ValueError(f"No excerpt is as long as a crop of {crop_seconds} s; the longest has {longest:.2f} s.")
+        if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
+            logger.warning(
+                "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
+                len(unused), len(counts), crop_seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
+            )  # fmt: skip
         # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
