@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import typer.main
 
+from commands import run_command
 from hafm_hf.cli import app
 from hafm_hf.corpus.tracks import SplitOptions, choose_split, hash_files
 from readme import REPOSITORY, Block, blocks, imported_names
@@ -231,12 +232,13 @@ def write_songs(folder: Path, **wanted: int) -> None:
 
 
 def run(words: list[str], folder: Path) -> None:
+    if words[0] in ("hafm", "accelerate"):
+        smaller = next((more for script, more in SMALLER.items() if script in words), "")
+        run_command([*words, *smaller.split()], folder)
+        return
     program = shutil.which(words[0], path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    smaller = next((more for script, more in SMALLER.items() if script in words), "")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "HF_HOME": str(folder / "cache")}
-    result = subprocess.run(
-        [str(program), *words[1:], *smaller.split()], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    result = subprocess.run([str(program), *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
 
 

@@ -1,0 +1,89 @@
+"""docs/training.md, "HAFM-Base from A to Z": every command, in its order, at tiny sizes and with two processes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import HubertModel
+
+from commands import run_command, upload
+from corpus.karaoke import RATE, save_demucs, sing
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+from hafm_hf.corpus.tracks import SplitOptions, choose_split
+from hub_stand_in import TOKEN, stand_in
+from little_band import song
+from readme import REPOSITORY, blocks
+from tiny_models import tiny_codec, tiny_semantic_tokenizer
+from training.toy_corpus import SIZES
+
+SECTION = "HAFM-Base from A to Z"
+STAGE = "--crop_seconds 1 --max_steps 2 --global_batch 3 --warmup_steps 1 --mixed_precision no --dataloader_workers 0 "
+STAGE += "--validation_crops 2 --validation_batch 2 " + " ".join(f"--{name} {value}" for name, value in SIZES.items())
+# what makes each program small, put behind its words; the last of two equal options counts
+SMALLER = {
+    "recipes/separate.py": "--separator demucs --separator-model tiny --separator-model-dir . --device cpu",
+    "recipes/fit_kmeans.py": "--layer 1 --clusters 16 --frames 400 --device cpu",
+    "prepare": "--min-seconds 1 --device cpu --workers 1",
+    "recipes/train_stage.py": STAGE,
+    "evaluate": "--device cpu --workers 1 --seeds 1 --clip-seconds 2 --skip-fine --players 0",
+}
+# no network that could be had without its weights
+INSTEAD = {"vggish-original": "tokenizer"}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Mixes in a folder an artist, MUSDB18-HQ's layout, and models under the names of those on the hub."""
+    (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
+    wanted, number = {"train": 4, "validation": 2}, 0
+    while any(wanted.values()):
+        number += 1
+        split = choose_split("", f"artist{number}", "", SplitOptions())
+        if wanted.get(split):
+            wanted[split] -= 1
+            folder = tmp_path / "FMA" / f"artist{number}"
+            folder.mkdir(parents=True)
+            soundfile.write(folder / "song.wav", sing(3.0, number, 0.2), RATE)
+    for number in range(2):
+        vocal, band = song(number + 1, 2.2)
+        stems = {"vocals": vocal, "drums": band, "bass": 0 * band, "other": 0 * band, "mixture": vocal + band}
+        folder = tmp_path / "MUSDB18" / "test" / f"Band {number} - Song"
+        folder.mkdir(parents=True)
+        for name, sound in stems.items():
+            soundfile.write(folder / f"{name}.wav", np.repeat(sound[:, None], 2, axis=1), RATE)
+    torch.manual_seed(0)
+    HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(
+        tmp_path / "facebook/hubert-large-ll60k"
+    )
+    tiny_codec().save_pretrained(tmp_path / "facebook/encodec_24khz")
+    save_demucs(tmp_path)
+    (tmp_path / "FACTS.yaml").write_text("license: cc-by-4.0\n")
+    return tmp_path
+
+
+def test_every_command_from_songs_to_a_published_model_works_in_its_order(workspace: Path) -> None:
+    (block,) = [each for each in blocks("docs/training.md") if each.section == SECTION and each.language == "bash"]
+    programs = []
+    for words in block.commands:
+        words = [INSTEAD.get(word, word) for word in words]
+        program = next((word for word in words if word in SMALLER), words[1])
+        programs.append(program)
+        if words[0] == "hf":
+            with stand_in() as hub:
+                upload(words, workspace, hub.url, TOKEN)
+            continue
+        run_command([*words, *SMALLER.get(program, "").split()], workspace, processes=2)
+    assert set(SMALLER) < set(programs) and programs[-2:] == ["card", "upload"] and len(programs) == 11
+    for stage in ("semantic", "coarse", "fine"):
+        assert json.loads((workspace / f"runs/{stage}/run.json").read_text())["processes"] == 2
+    model = HAFMForVocalAccompaniment.from_pretrained(workspace / "HAFM-Base")
+    assert model.config.semantic_config.codebook_sizes == [16]
+    report = json.loads((workspace / "reports/musdb18/report.json").read_text())
+    assert {"HAFM-Base, isolated vocals", "HAFM-Base, separated vocals", "retrieval"} <= set(report["systems"])
+    assert report["protocol"]["retrieval_bank"]["of"] == 4
+    files = hub.repositories["ORG/HAFM-Base"].files("main") or {}
+    assert {"README.md", "coarse/model.safetensors", "hafm_auto.py"} <= set(files)
+    assert "license: cc-by-4.0" in files["README.md"].decode()
