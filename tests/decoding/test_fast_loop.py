@@ -104,8 +104,8 @@ def test_rows_of_different_lengths_generate_as_each_alone(pattern: str, scheme: 
     mask = torch.arange(12) < torch.tensor(lengths)[:, None]
     mask = mask if padding == "behind" else mask.flip(1)
     together = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 72, numbers, conditioning_mask=mask)
-    how = DecodingOptions("reference", 3.0, 0.9, 9)
-    reference = decode_window(stage, conditioning, 72, numbers, how, together[:, :0], conditioning_mask=mask)
+    how, nothing = DecodingOptions("reference", 3.0, 0.9, 9), together[:, :0]
+    reference = decode_window(stage, conditioning, 72, numbers, how, nothing, conditioning_mask=mask)
     for row, length in enumerate(lengths):
         steps = stage.config.target_length(length)
         alone = FastDecoder(stage, 3.0, 0.9, 9).generate(
@@ -113,6 +113,9 @@ def test_rows_of_different_lengths_generate_as_each_alone(pattern: str, scheme: 
         )
         assert torch.equal(together[row, :steps], alone[0])
         assert torch.equal(reference[row, :steps], alone[0])
+    # and where less is asked for than the conditioning lasts
+    part = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 20, numbers[:, :20])
+    assert torch.equal(decode_window(stage, conditioning, 20, numbers[:, :20], how, nothing), part)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])

@@ -428,6 +428,7 @@ def decode_window(
         conditioning_ids=conditioning_ids,
         conditioning_mask=conditioning_mask,
         max_new_tokens=plan.slots,
+        target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
         # where it takes the likeliest token, `sampling` says so

@@ -339,7 +339,8 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> Any:
         # of slots, of which the first holds BOS; a target that is continued later may end behind this call's
         frames = self.config.target_length(model_kwargs["conditioning_ids"].shape[-1]) // self.config.num_codebooks
-        model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
+        if not model_kwargs.get("target_frames"):
+            model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
         # a static cache has to hold the conditioning as well
         max_cache_length += self.config.num_conditioning_sources * model_kwargs["conditioning_ids"].shape[-1]
         return super()._prepare_cache_for_generation(  # type: ignore[misc]
@@ -386,8 +387,8 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """Doubles the rows for guidance and says whether the cache holds the conditioning already.
 
-        Under the delay pattern what was drawn for slots without a frame, of `target_frames` or of those that last as
-        long as a row's conditioning, gives way to BOS.
+        Under the delay pattern what was drawn for slots without a frame gives way to BOS: behind `target_frames`, by
+        default as many as the conditioning or this call lasts, and behind the end of a row's conditioning.
 
         Raises:
             ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or if
