@@ -48,9 +48,10 @@ class DecodingBenchmark:
     Args:
         stage: semantic, coarse or fine.
         model: composite whose stage is taken; None makes one of the paper's size with random weights.
+        pattern: codebook pattern; a stage of the model's size with random weights takes the place of one of another.
         rows: rows of a step, those of guidance included.
         context: slots before the first new token, conditioning included.
-        steps: new tokens, at least 16.
+        steps: new slots, at least 16.
         repeats: turns; the fastest counts.
         bfloat16: whether the fast loop is also timed in bfloat16, and in float32 with weights that were stored in
             bfloat16, as `assemble` stores them ("fast_stored_in_bfloat16").
@@ -61,6 +62,7 @@ class DecodingBenchmark:
 
     stage: str = "coarse"
     model: str | None = None
+    pattern: str | None = None
     rows: int = 2
     context: int = 500
     steps: int = 40
@@ -87,13 +89,14 @@ def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
     """
     stage = _stage(options)
     turns = take_turns(_runs(stage, options), options.steps, options.repeats)
-    variants = {name: _figures(taken, options) for name, taken in turns.items()}
+    codes = options.rows // 2 * stage.pattern.rows
+    variants = {name: _figures(taken, options.steps, codes) for name, taken in turns.items()}
     fastest = {name: figures["milliseconds_per_step"] for name, figures in variants.items()}
     musicgen = fastest.pop("musicgen")
     bandwidth = memory_bandwidth()
     weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
     return {
-        "options": asdict(options),
+        "options": {**asdict(options), "pattern": stage.config.codebook_pattern},
         "threads": torch.get_num_threads(),
         "variants": variants,
         "ratios": {name: musicgen / value if musicgen and value else None for name, value in fastest.items()},
@@ -137,24 +140,37 @@ def step_milliseconds(
     return found if found > 0 else None
 
 
-def _figures(taken: Mapping[int, Sequence[float]], options: DecodingBenchmark) -> dict[str, float | None]:
-    """What is told of a variant, from the seconds of its turns by number of steps."""
-    short, long = taken[1], taken[options.steps]
-    fastest, median = (step_milliseconds(short, long, options.steps, typical) for typical in (min, statistics.median))
+def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
+    """What is told of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
+    short, long = taken[1], taken[steps]
+    fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
     return {
         "milliseconds_per_step": fastest,
         "median_milliseconds_per_step": median,
-        "tokens_per_second": None if fastest is None else 1e3 / fastest * options.rows / 2,
+        "tokens_per_second": None if fastest is None else 1e3 / fastest * codes,
         "window_start_milliseconds": 1e3 * min(short),
     }
 
 
 def _stage(options: DecodingBenchmark) -> Any:
     if options.model is not None:
-        return getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
+        stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
+        return stage if options.pattern in (None, stage.config.codebook_pattern) else untrained(stage, options.pattern)
     torch.manual_seed(0)
-    stage = STAGE_MODELS[options.stage]
-    return stage(stage.config_class()).eval()
+    made = STAGE_MODELS[options.stage]
+    return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
+
+
+def untrained(stage: Any, pattern: str) -> Any:
+    """A stage with random weights of another one's size, rates and generation, in a codebook pattern."""
+    kept = {name: value for name, value in stage.config.to_dict().items() if name not in ("beat_parts", "dtype")}
+    torch.manual_seed(0)
+    made = type(stage)(type(stage.config)(**{**kept, "codebook_pattern": pattern})).eval()
+    made.generation_config = copy.deepcopy(stage.generation_config)
+    if stage.config.model_type != "hafm_semantic":
+        # of which a stage without tables of the beat knows nothing
+        made.generation_config.beat_guidance = 0.0
+    return made
 
 
 def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
@@ -168,24 +184,28 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     conditioning = torch.randint(
         min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator
     )
-    known = torch.randint(min(config.codebook_sizes), (batch, known_count), generator=generator)
-    uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps) for row in range(batch)])
+    # of each slot, so that under the delay pattern these are frames
+    codes = stage.pattern.rows
+    known = torch.randint(min(config.codebook_sizes), (batch, known_count * codes), generator=generator)
+    uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps * codes) for row in range(batch)])
 
     def ours(model: Any, how: DecodingOptions) -> Callable[[int], Any]:
-        return lambda steps: decode_window(model, conditioning, steps, uniforms[:, :steps], how, known)
+        return lambda steps: decode_window(
+            model, conditioning, steps * codes, uniforms[:, : steps * codes], how, known
+        )
 
     runs = {name: ours(stage, how) for name, how in VARIANTS.items()}
     if options.bfloat16:
         # weights that bfloat16 can hold, computed with in bfloat16 and in float32
         for name, dtype in (("fast_bfloat16", torch.bfloat16), ("fast_stored_in_bfloat16", torch.float32)):
             runs[name] = ours(copy.deepcopy(stage).bfloat16().to(dtype), VARIANTS["fast"])
-    context = torch.randint(config.codebook_size, (batch, options.context), generator=generator)
+    context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
     runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
     return runs
 
 
 def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[int], Any]:
-    """MusicGen's own `generate` with guidance behind `context` (int64 [B, n]), as a function of the steps.
+    """MusicGen's own `generate` with guidance behind `context` (int64 [B·C, n]), as a function of the steps.
 
     The context's keys and values are given to it. By itself transformers (5.23) makes an empty cache first and then
     takes of the context no more than the last token, which is no step behind n slots.

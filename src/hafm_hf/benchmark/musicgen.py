@@ -10,7 +10,7 @@ from ..stages.modeling_hafm import HAFMStageForCausalLM
 
 
 def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel:
-    """MusicGen's decoder of the stage's width, layers and heads, for one stream of `slots` tokens."""
+    """MusicGen's decoder of the stage's width, layers and heads, for `slots` slots of as many codes as the stage's."""
     config = stage.config
     return MusicgenForCausalLM(
         MusicgenDecoderConfig(
@@ -20,7 +20,7 @@ def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel
             ffn_dim=4 * config.hidden_size,
             num_attention_heads=config.num_attention_heads,
             hidden_size=config.hidden_size,
-            num_codebooks=1,
+            num_codebooks=stage.pattern.rows,
             dropout=0.0,
             attention_dropout=0.0,
             activation_dropout=0.0,

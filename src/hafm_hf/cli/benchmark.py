@@ -63,9 +63,12 @@ def generate(
     model: Annotated[
         str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
     ] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="flat or delay, with random weights if not the model's own; repeatable.")
+    ] = None,
     rows: Annotated[list[int] | None, typer.Option(help="Rows of a step, guidance included; repeatable.")] = None,
-    context: Annotated[int, typer.Option(min=2, help="Slots before the first new token.")] = 500,
-    steps: Annotated[int, typer.Option(help="New tokens, at least 16.")] = 40,
+    context: Annotated[int, typer.Option(min=2, help="Slots before the first new one.")] = 500,
+    steps: Annotated[int, typer.Option(help="New slots, at least 16.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
     song: Annotated[list[float] | None, typer.Option(help="Also a whole song of S seconds; repeatable.")] = None,
     samples: Annotated[list[int] | None, typer.Option(help="Samples of the song at once; repeatable.")] = None,
@@ -85,7 +88,11 @@ def generate(
     from ..benchmark.generate import DecodingBenchmark, benchmark_decoding, benchmark_precision, benchmark_song
 
     try:
-        wanted = [DecodingBenchmark(stage, model, wide, context, steps, repeats) for wide in rows or [2]]
+        wanted = [
+            DecodingBenchmark(stage, model, each, wide, context, steps, repeats)
+            for each in pattern or [None]
+            for wide in rows or [2]
+        ]
     except ValueError as refusal:
         raise typer.BadParameter(str(refusal)) from refusal
     decoding, songs = [], []
@@ -126,7 +133,8 @@ def show_decoding(result: dict[str, Any]) -> None:
     """The result of `benchmark_decoding` as a table."""
     options = result["options"]
     table = Table(
-        title=f"{options['stage']}, {options['rows']} rows, {result['threads']} threads", title_justify="left"
+        title=f"{options['stage']}, {options['pattern']}, {options['rows']} rows, {result['threads']} threads",
+        title_justify="left",
     )
     for heading in ("loop", "ms a step", "median", "tokens/s", "× MusicGen"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
@@ -140,6 +148,36 @@ def show_decoding(result: dict[str, Any]) -> None:
         f"reading the weights once takes {result['bound_milliseconds']:.2f} ms at {result['bandwidth_gb_s']:.1f} GB/s",
         markup=False,
     )
+
+
+@benchmark.command()
+def patterns(
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of singing, for the whole path; with --model only.")] = 10.0,
+    crops: Annotated[int, typer.Option(min=1, help="Crops of a training step.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 2,
+    threads: Annotated[int, typer.Option(min=0, help="Of torch; 0 for all.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """The delay pattern against the flat one, with random weights: decoding, the whole path and training."""
+    import torch
+
+    from ..benchmark.patterns import benchmark_patterns
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    result = benchmark_patterns(model, seconds, crops, repeats)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    table = Table(title=f"delay against flat, {result['threads']} threads, {result['clock']}", title_justify="left")
+    for heading in ("work", "unit", "flat", "delay", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("work", "unit") else "right")
+    for work, entry in result["work"].items():
+        figures = (f"{entry[name]:.4g}" for name in ("flat", "delay", "ratio"))
+        table.add_row(work, entry["unit"], *figures)
+    stdout.print(table)
 
 
 def _figure(value: float | None, digits: str) -> str:

@@ -1,0 +1,131 @@
+"""What the delay pattern saves: decoding, the whole path and training, against the flat pattern in the same run.
+
+Both patterns have random weights, which take as long as trained ones. They go by turns, and each counts with its
+fastest turn, so that what else the machine does falls on both alike.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..accompaniment.modeling_accompaniment import PARTS, HAFMForVocalAccompaniment
+from ..configuration_hafm import CODEBOOK_PATTERNS
+from ..decoding.windows import DecodingOptions, decode_window
+from ..stages.sampling import RandomStream
+from .generate import glide, untrained
+from .train import clock, timed, training_step
+
+DELAYED_STAGES = ("coarse", "fine")
+
+
+def benchmark_patterns(model: str | None, seconds: float = 10.0, crops: int = 2, repeats: int = 2) -> dict[str, Any]:
+    """Speeds in both patterns.
+
+    Args:
+        model: folder or hub id of the composite whose sizes are taken, the bundled hafm-tiny if empty; None takes the
+            paper's, without the whole path.
+        seconds: length of the singing for the whole path.
+        crops: of a training step.
+        repeats: turns.
+
+    Returns:
+        {"model", "threads", "clock", "work"}; for each work {"unit", "flat", "delay", "ratio"}, where more is faster.
+    """
+    composite = None if model is None else HAFMForVocalAccompaniment.from_pretrained(model or None)
+    made = {
+        pattern: {name: _stage(composite, name, pattern) for name in DELAYED_STAGES} for pattern in CODEBOOK_PATTERNS
+    }
+    runs: dict[str, dict[str, Callable[[], object]]] = {}
+    for name in DELAYED_STAGES:
+        runs[name] = {pattern: _window(stages[name]) for pattern, stages in made.items()}
+    if composite is not None:
+        song = glide(seconds, composite.sampling_rate)
+        runs["song"] = {pattern: _song(composite, stages, song) for pattern, stages in made.items()}
+    for name in DELAYED_STAGES:
+        runs[f"train {name}"] = {pattern: _training(stages[name], crops) for pattern, stages in made.items()}
+    taken = {work: _fastest(variants, repeats) for work, variants in runs.items()}
+    window = {name: made["flat"][name].config.window_seconds for name in DELAYED_STAGES}
+    rate = made["flat"]["coarse"].config.frame_rate
+    work = {
+        f"decode {name}": _entry("frames/s", {key: window[name] * rate / value for key, value in taken[name].items()})
+        for name in DELAYED_STAGES
+    }
+    each = {pattern: sum(taken[name][pattern] / window[name] for name in DELAYED_STAGES) for pattern in made}
+    work["decode coarse + fine"] = _entry("frames/s", {pattern: rate / value for pattern, value in each.items()})
+    if composite is not None:
+        work["whole path"] = _entry("s of song/s", {key: seconds / value for key, value in taken["song"].items()})
+    for name in DELAYED_STAGES:
+        speeds = {key: crops * window[name] / value for key, value in taken[f"train {name}"].items()}
+        work[f"train {name}"] = _entry("h of audio/h", speeds)
+    return {
+        "model": model,
+        "threads": torch.get_num_threads(),
+        "clock": clock(torch.device("cpu"))[0],
+        "work": work,
+    }
+
+
+def _entry(unit: str, speeds: dict[str, float]) -> dict[str, Any]:
+    return {"unit": unit, **speeds, "ratio": speeds["delay"] / speeds["flat"]}
+
+
+def _stage(composite: Any, name: str, pattern: str) -> Any:
+    if composite is not None:
+        return untrained(getattr(composite, name), pattern)
+    torch.manual_seed(0)
+    return PARTS[name](PARTS[name].config_class(codebook_pattern=pattern)).eval()
+
+
+def _conditioning(stage: Any, rows: int) -> torch.Tensor:
+    """Random streams as long as a window: int64 [rows, K, T_c]."""
+    config = stage.config
+    frames = round(config.window_seconds * config.conditioning_frame_rate)
+    return torch.randint(min(config.conditioning_sizes), (rows, config.num_conditioning_streams, frames))
+
+
+def _window(stage: Any) -> Callable[[], object]:
+    """Decodes one window of one song in the fast loop, by the stage's own guidance and sampling."""
+    conditioning = _conditioning(stage, 1)
+    count = stage.config.target_length(conditioning.shape[-1])
+    numbers = RandomStream(1).uniforms(0, count)[None]
+    known = torch.empty(1, 0, dtype=torch.long)
+    return lambda: decode_window(stage, conditioning, count, numbers, DecodingOptions(), known)
+
+
+def _song(composite: Any, stages: dict[str, Any], vocal: Any) -> Callable[[], object]:
+    """The whole path of a composite with other stages in the place of its own."""
+
+    def run() -> object:
+        own = {name: getattr(composite, name) for name in stages}
+        for name, stage in stages.items():
+            setattr(composite, name, stage)
+        try:
+            return composite.generate(vocal, seed=1)
+        finally:
+            for name, stage in own.items():
+                setattr(composite, name, stage)
+
+    return run
+
+
+def _training(stage: Any, crops: int) -> Callable[[], object]:
+    """An optimiser step over random crops, by a copy of the stage in float32."""
+    torch.manual_seed(0)
+    learner = type(stage)(stage.config)
+    conditioning = _conditioning(stage, crops)
+    labels = torch.randint(stage.config.codebook_size, (crops, stage.config.target_length(conditioning.shape[-1])))
+    null = torch.zeros(crops, dtype=torch.bool)
+    batch = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
+    return training_step(learner, batch, torch.float32)
+
+
+def _fastest(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of the fastest turn of each; the first turn warms up."""
+    seconds = dict.fromkeys(runs, float("inf"))
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            elapsed = timed(run, torch.device("cpu"))
+            if turn:
+                seconds[name] = min(seconds[name], elapsed)
+    return seconds
