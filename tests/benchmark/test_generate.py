@@ -91,7 +91,12 @@ def test_every_loop_is_warmed_up_once_and_then_taken_by_turns() -> None:
 def test_what_no_turn_could_tell_is_shown_as_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     untold = dict.fromkeys(VARIANT_KEYS, None)
     told = {**untold, "milliseconds_per_step": 2.5, "median_milliseconds_per_step": 3.0, "tokens_per_second": 400.0}
-    result = {"options": {"stage": "fine", "rows": 2}, "threads": 1, "bound_milliseconds": 0.5, "bandwidth_gb_s": 9.0}
+    result = {
+        "options": {"stage": "fine", "pattern": "flat", "rows": 2},
+        "threads": 1,
+        "bound_milliseconds": 0.5,
+        "bandwidth_gb_s": 9.0,
+    }
     show_decoding({**result, "variants": {"reference": untold, "fast": told}, "ratios": {"reference": None}})
     fast, reference = (line for line in capsys.readouterr().out.splitlines() if "│" in line)
     assert "2.50" in fast and "400" in fast and "–" not in fast
@@ -115,6 +120,26 @@ def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
     parts = sum(result["stages"].values()) + result["tokenizer_and_codec"]
     assert parts == pytest.approx(3 * result["real_time_factor"]) and result["load_seconds"] > 0
     assert result["tokens_per_second"] == pytest.approx(3 * 2.0 * (50 + 300 + 300) / result["elapsed_seconds"])
+
+
+def test_the_delay_pattern_is_timed_by_slots_and_against_musicgens_codebooks(tiny_model: Path) -> None:
+    options = DecodingBenchmark("coarse", str(tiny_model), "delay", 2, 30, 16, 2, bfloat16=False)
+    result = benchmark_decoding(options)
+    assert result["options"]["pattern"] == "delay"
+    for variant in result["variants"].values():
+        assert variant["tokens_per_second"] == pytest.approx(4e3 / variant["milliseconds_per_step"])
+
+
+def test_patterns_are_compared_in_decoding_the_whole_path_and_training(tiny_model: Path) -> None:
+    command = f"benchmark patterns --model {tiny_model} --seconds 1 --crops 1 --repeats 1 --threads 1 --json"
+    result = json.loads(CliRunner().invoke(app, command.split(), catch_exceptions=False).stdout)
+    assert list(result["work"]) == [
+        "decode coarse", "decode fine", "decode coarse + fine", "whole path", "train coarse", "train fine",
+    ]  # fmt: skip
+    for entry in result["work"].values():
+        assert entry["ratio"] == pytest.approx(entry["delay"] / entry["flat"])
+    # a quarter of the steps: even beside other work this is told
+    assert result["work"]["decode coarse + fine"]["ratio"] > 1.5
 
 
 @pytest.mark.processor

@@ -12,7 +12,8 @@ from hafm_hf.cli import app
 from hafm_hf.cli.console import HAFMCommandError
 from hafm_hf.cli.models import describe_model
 from hafm_hf.cli.request import Device, DType, Request, load_pipeline
-from tiny_models import CLUSTERS, CODES
+from hafm_hf.hub.description import describe_part
+from tiny_models import CLUSTERS, CODES, tiny_stage
 from vocals import file_bytes, glide
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
@@ -35,6 +36,9 @@ def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> N
     assert parts["fine"]["vocabulary"] == f"4 × {CODES} → 4 × {CODES}"
     for stage in ("semantic", "coarse", "fine"):
         assert parts[stage]["position_scheme"] == "index" and "index" in parts[stage]["architecture"]
+        assert parts[stage]["codebook_pattern"] == "flat"
+    delayed = describe_part(tiny_stage("fine", codebook_pattern="delay").config)
+    assert delayed["codebook_pattern"] == "delay" and "codebook pattern delay" in delayed["architecture"]
 
 
 def test_sizes_on_disk_are_those_of_the_files(tiny_model: Path) -> None:

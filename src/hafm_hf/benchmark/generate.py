@@ -221,7 +221,8 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
             do_sample=True,
             temperature=TEMPERATURE,
             top_k=TOP_K,
-            max_new_tokens=steps,
+            # its last codebook, too, ends that many slots behind the first
+            max_new_tokens=steps + decoder.config.num_codebooks - 1,
             pad_token_id=decoder.config.pad_token_id,
             decoder_start_token_id=decoder.config.bos_token_id,
             num_return_sequences=1,

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ..accompaniment.modeling_accompaniment import PARTS, HAFMForVocalAccompaniment
+from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from ..configuration_hafm import CODEBOOK_PATTERNS
 from ..decoding.windows import DecodingOptions, decode_window
+from ..stages.modeling_hafm import STAGE_MODELS
 from ..stages.sampling import RandomStream
 from .generate import glide, untrained
 from .train import clock, timed, training_step
@@ -74,7 +75,7 @@ def _stage(composite: Any, name: str, pattern: str) -> Any:
     if composite is not None:
         return untrained(getattr(composite, name), pattern)
     torch.manual_seed(0)
-    return PARTS[name](PARTS[name].config_class(codebook_pattern=pattern)).eval()
+    return STAGE_MODELS[name](STAGE_MODELS[name].config_class(codebook_pattern=pattern)).eval()
 
 
 def _conditioning(stage: Any, rows: int) -> torch.Tensor:

@@ -90,7 +90,7 @@ def generate(
     try:
         wanted = [
             DecodingBenchmark(stage, model, each, wide, context, steps, repeats)
-            for each in pattern or [None]
+            for each in pattern or (None,)
             for wide in rows or [2]
         ]
     except ValueError as refusal:

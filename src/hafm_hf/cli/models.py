@@ -44,7 +44,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
 
     Returns:
         {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
-        "vocabulary", "architecture", and for the stages "position_scheme"}}}.
+        "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}}}.
 
     Raises:
         OSError: there is no such model.

@@ -18,7 +18,7 @@ def describe_part(config: PreTrainedConfig) -> dict[str, str]:
         config: the part's configuration.
 
     Returns:
-        {"rates", "vocabulary", "architecture", and for the stages "position_scheme"}.
+        {"rates", "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}.
 
     Raises:
         TypeError: for any other configuration.
@@ -37,12 +37,15 @@ def describe_part(config: PreTrainedConfig) -> dict[str, str]:
 def _describe_stage(config: HAFMStageConfig) -> dict[str, str]:
     sources = " and ".join(_vocabulary(sizes) for sizes in config.conditioning_codebook_sizes or [])
     rate = config.frame_rate * config.num_codebooks
+    pattern = f", codebook pattern {config.codebook_pattern}" if config.num_codebooks > 1 else ""
     return {
         "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
         "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",
         "architecture": f"{config.num_hidden_layers} layers × {config.hidden_size}, {config.num_attention_heads} × "
-        f"{config.head_dim} heads, position scheme {config.position_scheme}, windows of {config.window_seconds:g} s",
+        f"{config.head_dim} heads, position scheme {config.position_scheme}{pattern}, "
+        f"windows of {config.window_seconds:g} s",
         "position_scheme": config.position_scheme,
+        "codebook_pattern": config.codebook_pattern,
     }
 
 

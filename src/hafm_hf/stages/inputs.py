@@ -23,12 +23,13 @@ def check_rows(rows: int = 1, *, input_ids: torch.Tensor | None = None, **tensor
     Raises:
         ValueError: naming them and their sequences.
     """
-    counts: dict[str, float] = {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
+    # in rows: while a model is exported these are symbols, which products relate and quotients do not
+    counts = {name: tensor.shape[0] * rows for name, tensor in tensors.items() if tensor is not None}
     if input_ids is not None:
-        counts["input_ids"] = input_ids.shape[0] if rows == 1 else input_ids.shape[0] / rows
+        counts["input_ids"] = input_ids.shape[0]
     # one by one: while a model is exported they are symbols, which no set holds
     if any(count != next(iter(counts.values())) for count in counts.values()):
-        counted = ", ".join(f"{name} {count:g}" for name, count in counts.items())
+        counted = ", ".join(f"{name} {count / rows:g}" for name, count in counts.items())
         raise ValueError(
             f"The inputs have different numbers of sequences: {counted}; each sequence needs all of them."
         )
@@ -78,7 +79,7 @@ def check_targets(
     """
     codebooks = (targets - 1) % config.num_codebooks
     if codebook_pattern(config).rows > 1:
-        codebooks = torch.arange(len(input_ids), device=input_ids.device)[:, None] % config.num_codebooks
+        codebooks = torch.arange(input_ids.shape[0], device=input_ids.device)[:, None] % config.num_codebooks
     limit = _limit(config.codebook_sizes, codebooks)
     check_ids("input_ids", input_ids, limit, config.codebook_size)
     if attention_mask is not None:

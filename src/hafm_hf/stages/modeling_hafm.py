@@ -340,7 +340,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         """
         num_codebooks = self.config.num_codebooks
         if self.pattern.rows > 1:
-            ids = input_ids.unflatten(0, (-1, num_codebooks)).transpose(1, 2)
+            ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
             return self.target_embedding(ids, books).sum(dim=2) + self.segment_embedding.weight[-1]
         embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
