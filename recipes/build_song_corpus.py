@@ -1,10 +1,11 @@
 """Render a folder of MIDI songs into aligned vocals and instrumentals for training the bundled model.
 
-    python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --soundfont FluidR3_GM.sf2
+    python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --styles ballad,folk,pop,rock
 
-SONGS holds POP909's folders, VOICES a folder a voice (recorded syllables and units.tsv); fluidsynth must be installed.
-OUT/{train,validation,test}/SONG_PASS/ gets vocal.flac, instrumental.flac and labels.json. It can be killed and started
-again; one thread a worker.
+SONGS holds POP909's folders, VOICES a folder a voice (recorded syllables and units.tsv). Needed from Debian:
+fluidsynth, fluid-soundfont-gm, musescore-general-soundfont-lossless. OUT/{train,validation,test}/SONG_PASS/ gets
+vocal.flac, instrumental.flac, its stems (drums, bass, chords, colour) and labels.json, which holds the lead sheet. It
+can be killed and started again; one thread a worker.
 """
 
 import logging
@@ -19,11 +20,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks  # noqa: E402
+from hafm_tiny.songs.styles import STYLES  # noqa: E402
 
 logger = logging.getLogger("build_song_corpus")
 DEFAULT_SOUNDFONTS = [
     Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
-    Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),
+    Path("/usr/share/sounds/sf2/MuseScore_General_Full.sf2"),
 ]
 TRAINING_VOICES, TEST_VOICES = ["iona", "scott"], ["erith"]
 
@@ -35,21 +37,23 @@ def main(
     soundfont: Annotated[list[Path], typer.Option(exists=True, help="Can be repeated.")] = DEFAULT_SOUNDFONTS,
     training_voice: Annotated[list[str], typer.Option(help="For train and validation.")] = TRAINING_VOICES,
     test_voice: Annotated[list[str], typer.Option(help="For test only.")] = TEST_VOICES,
-    passes: Annotated[int, typer.Option(min=1, help="Renderings of every song, each in another key and band.")] = 1,
+    passes: Annotated[int, typer.Option(min=1, help="Renderings of every song, each in another key and style.")] = 1,
     first_pass: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items a pass.")] = None,
     validation_songs: Annotated[int, typer.Option(min=1)] = 50,
     test_songs: Annotated[int, typer.Option(min=1)] = 59,
-    trio: Annotated[bool, typer.Option(help="One dry trio for every song instead of a drawn band.")] = False,
-    stems: Annotated[bool, typer.Option(help="Write each part of the band as well.")] = False,
+    styles: Annotated[str, typer.Option(help="Drawn from, separated by commas.")] = ",".join(STYLES),
+    trio: Annotated[bool, typer.Option(help="One dry trio for every song instead of a style.")] = False,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: int = 0,
 ) -> None:
     """Render SONGS, sung by VOICES, into OUTPUT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if unknown := set(styles.split(",")) - set(STYLES):
+        raise typer.BadParameter(f"no style is called {', '.join(sorted(unknown))}; choose from {', '.join(STYLES)}.")
     options = SongCorpusOptions(
-        songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, stems=stems, seed=seed,
-        trio=trio,
+        songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, seed=seed,
+        styles=tuple(styles.split(",")), trio=trio,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
         validation_songs=validation_songs, test_songs=test_songs,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Songs in symbols become aligned audio: one folder an item, with vocal, instrumental and labels.
 
-An item is an excerpt of a song where much is sung, in a drawn key, tempo, voice and band. Everything that is drawn
-comes from (seed, pass, song), so that items do not depend on which others are rendered, in what order, or by whom.
+An item is an excerpt of a song where much is sung, in a drawn key, tempo, voice and style, with its lead sheet among
+the labels and the band's stems beside their sum. Everything that is drawn comes from (seed, pass, song), so that items
+do not depend on which others are rendered, in what order, or by whom.
 """
 
 import dataclasses
@@ -18,13 +19,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from . import band, singer, trio
+from . import singer, trio
 from .effects import equalise, room, to_level
 from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
+from .styled import StyledSong, lead_sheet, style_song
+from .styles import STYLES
 
 logger = logging.getLogger(__name__)
 
 LEAD_IN = 0.3
+LOUDEST = 0.98
 PARTIAL_SUFFIX = ".partial"
 # Range of formant factors a voice stands without sounding like a machine, and pitch (MIDI) where it is at ease.
 WARPS = {"iona": (0.84, 1.08), "scott": (0.84, 1.2), "erith": (0.92, 1.15)}
@@ -36,7 +40,8 @@ DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
 class SongCorpusOptions:
     """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
 
-    `trio` lets one dry trio accompany every song (see the module), instead of a drawn band in a drawn room.
+    `styles` are drawn from; `trio` lets one dry trio accompany every song instead (see the module). `soundfonts`:
+    those that the styles name, found by their names, or one for all; the trio plays the first.
     """
 
     songs: Path
@@ -53,7 +58,7 @@ class SongCorpusOptions:
     level_db: tuple[float, float] = (-20.0, -14.0)
     sampling_rate: int = 24000
     seed: int = 0
-    stems: bool = False
+    styles: tuple[str, ...] = tuple(STYLES)
     trio: bool = False
     syllables: int | None = None
     licence: str = "POP909 MIT"
@@ -143,37 +148,33 @@ def _render_vocal(
     return np.clip(audio + floor, -0.99, 0.99), notes, manner
 
 
-def _render_band(
-    song: Song, options: SongCorpusOptions, generator: np.random.Generator
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, object]]:
-    """The band's mix, its labels, and with `options.stems` each part as well, dry.
+def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
+    """The SoundFont that a style calls so: the only one, or the first with this in its name.
 
-    A drawn band plays in a room, at a drawn level; the trio is dry and as loud as its notes are.
+    Raises:
+        ValueError: when several are there, and none is called so.
     """
-    soundfont = options.soundfonts[int(generator.integers(len(options.soundfonts)))]
+    found = [path for path in soundfonts if len(soundfonts) == 1 or name in path.name.lower()]
+    if not found:
+        given = ", ".join(path.name for path in soundfonts)
+        raise ValueError(f"No SoundFont's name holds {name!r} ({given}); give the file with --soundfont.")
+    return found[0]
+
+
+def _render_band(song: Song, options: SongCorpusOptions, generator: np.random.Generator) -> StyledSong:
+    """A song with its band in one of the options' styles, or with the trio; turned down where it would clip."""
     if options.trio:
-        soundfont = options.soundfonts[0]
-        played, style = trio.trio_parts(song, generator)
-        arrangement: dict[str, object] = {"band": "trio"}
-        render: Callable[..., np.ndarray] = partial(band.render, synthesis_rate=options.sampling_rate)
+        parts, pattern = trio.trio_parts(song, generator)
+        stems = trio.render_trio(parts, options.soundfonts[0], song.duration, options.sampling_rate)
+        played = StyledSong(song, stems, lead_sheet(song, (), "trio") | {"pattern": pattern})
     else:
-        drawn = band.random_arrangement(generator)
-        played, style = band.parts(song, drawn, generator), drawn.style
-        arrangement = dataclasses.asdict(drawn)
-        render = band.render
-    mix = render(played, song.duration, soundfont, options.sampling_rate)
-    stems = {
-        name: render({name: part}, song.duration, soundfont, options.sampling_rate)
-        for name, part in (played.items() if options.stems else ())
-    }
-    if options.trio:
-        mix = np.clip(trio.GAIN * mix, -0.99, 0.99)
-    else:
-        if generator.random() < 0.8:
-            mix = room(mix, options.sampling_rate, generator.uniform(0.3, 1.5), generator.uniform(-22, -11), generator)
-        mix = equalise(mix, options.sampling_rate, generator, strength_db=2.0)
-        mix = to_level(mix, generator.uniform(*options.level_db))
-    return mix, stems, {"style": style, "arrangement": arrangement, "soundfont": soundfont.name}
+        name = options.styles[int(generator.integers(len(options.styles)))]
+        named = {player.soundfont for player in STYLES[name].players.values()}
+        files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
+        played = style_song(song, STYLES[name], files, options.sampling_rate, generator)
+    peak = float(np.abs(sum(played.stems.values())).max())
+    gain = min(1.0, LOUDEST / max(peak, LOUDEST))
+    return dataclasses.replace(played, stems={name: gain * stem for name, stem in played.stems.items()})
 
 
 def render_item(task: Task, options: SongCorpusOptions) -> Item:
@@ -197,20 +198,21 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
-    vocal, notes, manner = _render_vocal(song, voice, options, generator)
-    instrumental, stems, band_labels = _render_band(song, options, band_generator)
-    size = min(vocal.size, instrumental.size)
+    played = _render_band(song, options, band_generator)
+    if not played.song.melody:
+        raise SongError(f"{task.folder} has nothing to sing between its intro and its ending.")
+    vocal, notes, manner = _render_vocal(played.song, voice, options, generator)
+    size = min(vocal.size, *(stem.size for stem in played.stems.values()))
+    stems = {name: stem[:size] for name, stem in played.stems.items()}
     labels: dict[str, object] = {
         "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
-        "voice": voice.name, "transpose": semitones, "stretch": stretch, "tempo": song.tempo,
-        "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
-        **band_labels, "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
-        "beats": list(song.beats), "downbeats": list(song.downbeats),
-        "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
+        "voice": voice.name, "transpose": semitones, "stretch": stretch,
+        **played.lead_sheet, "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
+        "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
         "notes": [[note.start, note.end, note.pitch] for note in notes],
         "licence": options.licence,
     }  # fmt: skip
-    return Item(vocal[:size], instrumental[:size], stems, labels)
+    return Item(vocal[:size], np.sum(list(stems.values()), axis=0), stems, labels)
 
 
 def _rounded(value: object) -> object:

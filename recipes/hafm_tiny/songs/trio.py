@@ -1,17 +1,19 @@
 """A band that sounds the same every time: electric piano, bass and drums, every onset on the codec's grid of frames.
 
-A drawn band (`band.random_arrangement`) is what a codec or a tokenizer should hear. A small coarse stage drowns in it:
-one chord in two bands, or half a frame later, has other codec tokens throughout. Here a note has one pitch a pitch
-class, one loudness, and starts with a frame: it always gives the same samples in the same frames, and what varies is
-the music. Chords, beats and tempo are the song's, moved by at most half a frame (7 ms).
+In bands that are drawn anew for every song a small coarse stage drowns: one chord in two bands, or half a frame later,
+has other codec tokens throughout. Here a note has one pitch a pitch class, one loudness, and starts with a frame: it
+always gives the same samples in the same frames, and what varies is the music. Chords, beats and tempo are the song's,
+moved by at most half a frame (7 ms).
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from .band import Part, bars, bass_notes, chord_at, drum_notes, time_of
 from .midi_song import Note, Song
+from .synthesiser import synthesiser
 
 FRAME_RATE = 75
 ELECTRIC_PIANO, FINGERED_BASS, STANDARD_KIT = 4, 33, 0
@@ -69,3 +71,13 @@ def trio_parts(song: Song, generator: np.random.Generator) -> tuple[dict[str, Pa
     }
     parts = {name: Part(program, on_frames(notes), GAINS_DB[name]) for name, (program, notes) in played.items()}
     return parts, drums
+
+
+def render_trio(parts: dict[str, Part], soundfont: Path, seconds: float, sampling_rate: int) -> dict[str, np.ndarray]:
+    """The trio's stems, dry, float64 [seconds * sampling_rate] each."""
+    return {
+        name: GAIN
+        * 10 ** (part.gain_db / 20)
+        * synthesiser(sampling_rate).play(part.notes, part.program, soundfont, seconds, name == "drums")
+        for name, part in parts.items()
+    }

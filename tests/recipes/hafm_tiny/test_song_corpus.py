@@ -16,6 +16,7 @@ import soundfile
 pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=ImportError)
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
+from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_tiny.songs.song_corpus import (
     Item,
     SongCorpusOptions,
@@ -25,9 +26,11 @@ from hafm_tiny.songs.song_corpus import (
     split_songs,
     write_item,
 )
+from hafm_tiny.songs.styles import STEMS, STYLES
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "build_song_corpus.py"
 FILES = {"vocal.flac", "instrumental.flac", "labels.json"}
+STEM_FILES = {f"{stem}.flac" for stem in STEMS}
 
 
 @pytest.fixture()
@@ -73,7 +76,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(options: Song
     for run, workers in ((options, 1), (again, 2), (other, 1)):
         assert all(seconds > 5 for _, seconds in build_corpus(run, tasks, workers))
     assert content(options.output) == content(again.output)
-    assert len(content(options.output)) == 2 * len(FILES)
+    assert len(content(options.output)) == 2 * len(FILES | STEM_FILES)
     different = content(other.output)
     assert all(different[name] != data for name, data in content(options.output).items())
 
@@ -84,7 +87,7 @@ def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) ->
     assert len(list(build_corpus(options, chosen))) == 2
     for task, voice in zip(chosen, ("alto", "bass"), strict=True):
         folder = options.output / task.split / task.name
-        assert {path.name for path in folder.iterdir()} == FILES
+        assert {path.name for path in folder.iterdir()} == FILES | STEM_FILES
         labels = json.loads((folder / "labels.json").read_text())
         vocal, rate = soundfile.read(folder / "vocal.flac")
         instrumental, _ = soundfile.read(folder / "instrumental.flac")
@@ -93,7 +96,12 @@ def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) ->
         assert all(0 <= start < end <= labels["duration"] + 0.1 for start, end, _ in labels["notes"])
         for audio in (vocal, instrumental):
             assert np.abs(audio).max() < 0.995
-            assert -25 < 20 * np.log10(np.sqrt(np.mean(audio**2))) < -12
+            assert -30 < 20 * np.log10(np.sqrt(np.mean(audio**2))) < -12
+        stems = [soundfile.read(folder / name)[0] for name in sorted(STEM_FILES)]
+        # four roundings to 16 bits
+        assert np.abs(np.sum(stems, axis=0) - instrumental).max() < 4 / 32768
+        sheet = labelled_lead_sheet(labels)
+        assert sheet.style in STYLES and sheet.beats_per_bar == 4 and sheet.sections and sheet.chords and sheet.key
 
 
 def novelty(audio: np.ndarray, rate: int, highest: float) -> np.ndarray:
@@ -157,7 +165,7 @@ def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: Song
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     finished = sorted(path for path in options.output.glob("*/*_0"))
-    assert finished and all({file.name for file in folder.iterdir()} == FILES for folder in finished)
+    assert finished and all({file.name for file in folder.iterdir()} == FILES | STEM_FILES for folder in finished)
     before = {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished}
     subprocess.run(command, check=True, capture_output=True)
     assert len(list(options.output.glob("*/*_0"))) == 3 and not list(options.output.rglob("*.partial"))

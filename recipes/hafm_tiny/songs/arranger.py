@@ -1,0 +1,252 @@
+"""From a song, its form and a style to the notes of every player: patterns read along the bars, fills before sections.
+
+Every note starts with one of the codec's frames (strummed strings follow by half frames) and has one of a few
+loudnesses, so that the same chord in the same pattern gives the same samples. Only the variants of patterns are drawn.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .band import DRUM_NOTE, Part, bars, chord_at, time_of
+from .form import Section, steps_a_beat
+from .midi_song import Chord, Note, Song, one_voice
+from .styles import DRUMS, ENERGIES, Groove, Player, Style
+from .trio import FRAME_RATE, on_frames
+
+BAR_BEATS = 4
+REST, HOLD = ".", "_"
+# velocities against the player's own: of energies, and of softer symbols
+ENERGY_VELOCITY = {"sparse": -8, "normal": 0, "full": 8}
+SOFTER = 14
+DRUM_VELOCITY = {"X": 12, "x": 0, "o": -22}
+# a string after the other, in frames
+STRUM_FRAMES = 0.5
+STRUMMED_UP = 4
+SHORTEST_FRAMES = 3
+LEFT_HAND = 36
+LINE_RANGE = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A symbol of a pattern in time: start and end in seconds, end of what may ring, the chord."""
+
+    symbol: str
+    start: float
+    end: float
+    ring: float
+    chord: Chord
+
+
+def arrange(
+    song: Song, form: Sequence[Section], style: Style, generator: np.random.Generator
+) -> tuple[dict[str, Part], dict[str, dict[str, int]]]:
+    """What every player of a style plays.
+
+    Args:
+        song: as `form.with_form` gives it.
+        form: its sections.
+        style: who plays what.
+        generator: draws a variant of each player's patterns for each energy.
+
+    Returns:
+        parts by player, and the variants that were drawn, by player and energy.
+    """
+    parts, drawn = {}, {}
+    for name, player in style.players.items():
+        chosen = {e: int(generator.integers(len(v))) for e in ENERGIES if (v := player.patterns.get(e))}
+        notes = _PLAYED[player.role](song, form, style, player, chosen)
+        parts[name] = Part(player.program, tuple(_apart(notes, song.duration)), 0.0)
+        drawn[name] = chosen
+    return parts, drawn
+
+
+def _apart(notes: Sequence[Note], duration: float) -> Iterator[Note]:
+    """Notes, those of one pitch cut before the next one starts: MIDI ends a pitch, not a note."""
+    upcoming: dict[int, float] = {}
+    for note in sorted(notes, key=lambda n: n.start, reverse=True):
+        if note.start >= duration or upcoming.get(note.pitch, np.inf) <= note.start:
+            continue
+        end = min(note.end, upcoming.get(note.pitch, np.inf) - 1 / FRAME_RATE / 2)
+        upcoming[note.pitch] = note.start
+        yield dataclasses.replace(note, end=max(end, note.start + 1 / FRAME_RATE / 2))
+
+
+def _steps(bar: np.ndarray, number: int, pattern: str, per_beat: int) -> list[tuple[str, float, float]]:
+    """Symbols of a pattern in a bar (seconds of its beats), with start and end of their step, rests included."""
+    whole = BAR_BEATS * per_beat
+    offset = number % max(1, len(pattern) // whole) * whole
+    times = [_in_bar(bar, i / per_beat) for i in range((bar.size - 1) * per_beat + 1)]
+    symbols = (pattern[(offset + i) % len(pattern)] for i in range(len(times) - 1))
+    return list(zip(symbols, times[:-1], times[1:], strict=True))
+
+
+def _snapped(seconds: float) -> float:
+    return round(seconds * FRAME_RATE) / FRAME_RATE
+
+
+def _in_bar(bar: np.ndarray, beat: float) -> float:
+    """Seconds of a beat of a bar, on a frame; counted from the bar, so that bars of one tempo are alike."""
+    start = float(bar[0])
+    return _snapped(start) + _snapped(time_of(bar, beat) - start)
+
+
+def hits(song: Song, bar: np.ndarray, number: int, pattern: str) -> list[Hit]:
+    """A pattern's hits in a bar; one that is held over a change of chords is played again with the new one."""
+    found: list[Hit] = []
+    sounding = False
+    for symbol, start, end in _steps(bar, number, pattern, steps_a_beat(song)):
+        chord = chord_at(song, start)
+        if chord is None or symbol == REST:
+            sounding = False
+        elif symbol == HOLD and sounding and found[-1].chord is chord:
+            found[-1] = dataclasses.replace(found[-1], end=end)
+        elif symbol != HOLD or sounding:
+            ring = min(chord.end, float(bar[-1]))
+            found.append(Hit(found[-1].symbol if symbol == HOLD else symbol, start, end, max(end, ring), chord))
+            sounding = True
+    return found
+
+
+def voicing(chord: Chord, kind: str, low: int) -> list[int]:
+    """Pitches (MIDI, ascending) of a chord whose lowest note lies in the octave from `low`; see `styles.Player`."""
+    classes = chord.pitch_classes[:4]
+    root = low + (classes[0] - low) % 12
+    fifth = next((i for i in (7, 6, 8) if (classes[0] + i) % 12 in classes), 7)
+    if kind == "power":
+        return [root, root + fifth, root + 12]
+    if kind == "guitar":
+        pitches = [root]
+        for pitch in range(root + fifth, root + 29):
+            if pitch % 12 in classes and pitch - pitches[-1] > 2:  # noqa: PLR2004 - strings lie apart
+                pitches.append(pitch)
+        return pitches[:6]
+    pitches = sorted(low + (pitch_class - low) % 12 for pitch_class in classes)
+    if kind == "open" and len(pitches) > 2:  # noqa: PLR2004
+        pitches[1] += 12
+    return sorted(pitches)
+
+
+def _in_sections(song: Song, form: Sequence[Section]) -> Iterator[tuple[np.ndarray, int, Section]]:
+    """Bars (seconds of their beats), their numbers in their sections, and the sections."""
+    found = bars(song)
+    for section in form:
+        for number in range(section.first, section.end):
+            yield found[number], number - section.first, section
+
+
+def _pattern(player: Player, section: Section, chosen: dict[str, int]) -> str | Groove | None:
+    if section.energy not in chosen:
+        return None
+    return player.patterns[section.energy][chosen[section.energy]]
+
+
+def _chord_notes(hit: Hit, player: Player, energy: str) -> Iterator[Note]:
+    """The notes of one hit of a player of chords."""
+    pitches = voicing(hit.chord, player.voicing, player.low)
+    symbol, loud = hit.symbol.upper(), player.velocity + ENERGY_VELOCITY[energy]
+    velocity = loud if hit.symbol == symbol else loud - SOFTER
+    delays = [0.0] * len(pitches)
+    if symbol == "L":
+        root = hit.chord.pitch_classes[0]
+        pitches, delays = [LEFT_HAND + (root - LEFT_HAND) % 12, *pitches], [0.0, *delays]
+    elif symbol == "H":
+        pitches = pitches[1:]
+    elif symbol == "B":
+        pitches = pitches[:1]
+    elif symbol in "DU":
+        pitches = pitches if symbol == "D" else pitches[-STRUMMED_UP:][::-1]
+        delays = [i * STRUM_FRAMES / FRAME_RATE for i in range(len(pitches))]
+    elif symbol.isdigit():
+        place = int(symbol) - 1
+        # past the highest note, from the lowest again, an octave above
+        pitches = [pitches[place % len(pitches)] + 12 * (place // len(pitches))]
+    end = hit.ring if player.ring else hit.start + player.length * (hit.end - hit.start)
+    for pitch, delay in zip(pitches, delays, strict=False):
+        start = hit.start + delay
+        yield Note(start, max(_snapped(end), start + SHORTEST_FRAMES / FRAME_RATE), pitch, velocity)
+
+
+def _chords(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    notes: list[Note] = []
+    for bar, number, section in _in_sections(song, form):
+        pattern = _pattern(player, section, chosen)
+        if not isinstance(pattern, str):
+            continue
+        if section.name == "ending":
+            first = next((s for s in pattern if s not in (REST, HOLD)), "C")
+            pattern = first.upper().translate(str.maketrans("H123456", "CCCCCCC")) + HOLD * (len(pattern) - 1)
+        for hit in hits(song, bar, number, pattern):
+            notes += _chord_notes(hit, player, section.energy)
+    return notes
+
+
+def _bass(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    notes: list[Note] = []
+    for bar, number, section in _in_sections(song, form):
+        pattern = _pattern(player, section, chosen)
+        if not isinstance(pattern, str):
+            continue
+        if section.name == "ending":
+            pattern = "R" + HOLD * (len(pattern) - 1)
+        for hit in hits(song, bar, number, pattern):
+            lowest = hit.chord.bass or 0
+            interval = {"5": 7, "8": 12}.get(hit.symbol, 0)
+            # a fifth is only right over chords that have one
+            if (lowest + interval) % 12 not in {lowest, *hit.chord.pitch_classes}:
+                interval = 0
+            pitch = player.low + (lowest - player.low) % 12 + interval
+            velocity = player.velocity + ENERGY_VELOCITY[section.energy] - (0 if hit.symbol != "r" else SOFTER)
+            end = max(hit.start + player.length * (hit.end - hit.start), hit.start + SHORTEST_FRAMES / FRAME_RATE)
+            notes.append(Note(hit.start, _snapped(end), pitch, velocity))
+    return notes
+
+
+def _drums(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    notes: list[Note] = []
+    per_beat = steps_a_beat(song)
+
+    def hit(drum: str, at: float, symbol: str, section: Section) -> None:
+        velocity = player.velocity + DRUM_VELOCITY[symbol] + ENERGY_VELOCITY[section.energy] // 2
+        notes.append(Note(at, at + DRUM_NOTE, DRUMS[drum], int(np.clip(velocity, 20, 127))))
+
+    for bar, number, section in _in_sections(song, form):
+        groove = _pattern(player, section, chosen)
+        if groove is None or isinstance(groove, str):
+            continue
+        if section.name == "ending":
+            for drum in ("kick", "crash"):
+                hit(drum, _in_bar(bar, 0), "x", section)
+            continue
+        if number == 0 and section.energy == "full":
+            hit("crash", _in_bar(bar, 0), "x", section)
+        size = (bar.size - 1) * per_beat
+        fill_from = size
+        if number == section.end - section.first - 1 and section.energy != "sparse":
+            fill_from = max(0, size - len(next(iter(style.fill.values()))))
+        for drum, pattern in groove.items():
+            for i, (symbol, start, _) in enumerate(_steps(bar, number, pattern, per_beat)):
+                if symbol != REST and (i < fill_from or drum == "kick" and drum not in style.fill):
+                    hit(drum, start, symbol, section)
+        for drum, pattern in style.fill.items():
+            for i in range(fill_from, size):
+                if (symbol := pattern[i - size]) != REST:
+                    hit(drum, _in_bar(bar, i / per_beat), symbol, section)
+    return notes
+
+
+def _line(song: Song, form: Sequence[Section], style: Style, player: Player, chosen: dict[str, int]) -> list[Note]:
+    """The song's second voice, moved by octaves to where the player is at ease; silent at energies not named."""
+    found = bars(song)
+    spans = [(found[s.first][0], found[s.end - 1][-1]) for s in form if s.energy in player.patterns]
+    line = [n for n in one_voice(song.tracks.get("BRIDGE", ())) if any(a <= n.start < b - 0.1 for a, b in spans)]
+    if not line:
+        return []
+    middle = float(np.median([note.pitch for note in line]))
+    octaves = 12 * round((player.low + LINE_RANGE - middle) / 12)
+    return list(on_frames([dataclasses.replace(n, pitch=n.pitch + octaves, velocity=player.velocity) for n in line]))
+
+
+_PLAYED = {"chords": _chords, "bass": _bass, "drums": _drums, "line": _line}

@@ -1,0 +1,87 @@
+"""The form of an excerpt: an intro before the voice, sections with an energy, a last bar that ends it.
+
+The energy of a section follows the melody (high and dense is full), as choruses do, so that a listener can guess it.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from .band import bars
+from .midi_song import Note, Song
+from .styles import ENERGIES
+
+# faster than this, a step of a pattern is an eighth instead of a sixteenth, and forms count twice the bars
+FAST_TEMPO = 100.0
+INTRO_BARS, SECTION_BARS = 2, 4
+AFTER_LAST_DOWNBEAT, WHOLE_BAR = 0.15, 0.6
+# where normal and full begin among the sections of a song
+SHARES = (0.28, 0.62)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Bars [first, end) of a song: its name (intro, verse, chorus, ending) and energy (one of ENERGIES)."""
+
+    name: str
+    energy: str
+    first: int
+    end: int
+
+
+def steps_a_beat(song: Song) -> int:
+    """Steps of a pattern in a beat of this song."""
+    return 4 if song.tempo < FAST_TEMPO else 2
+
+
+def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
+    """Divide a song into an intro, sections of four bars (eight of fast songs), and its last bar as an ending."""
+    # a bar that the end cuts short is nobody's
+    found = [bar for bar in bars(song) if bar[0] + WHOLE_BAR * (bar[-1] - bar[0]) <= song.duration]
+    scale = 4 // steps_a_beat(song)
+    intro = min(INTRO_BARS * scale, len(found) // 4)
+    last = len(found) - 1
+    edges = [*range(intro, last, SECTION_BARS * scale), last]
+    # a rest of less than half a section belongs to the one before
+    if len(edges) > 2 and edges[-1] - edges[-2] < SECTION_BARS * scale / 2:  # noqa: PLR2004
+        del edges[-2]
+    spans = list(zip(edges[:-1], edges[1:], strict=True))
+    lift = [_lift(song, found[first][0], found[end][0]) + generator.normal(0, 0.5) for first, end in spans]
+    rank = (np.argsort(np.argsort(lift)) + 0.5) / len(spans)
+    levels = [ENERGIES[int(np.digitize(place, SHARES))] for place in rank]
+    names = {"sparse": "verse", "normal": "verse", "full": "chorus"}
+    start = ENERGIES[int(generator.integers(2))]
+    return (
+        *([Section("intro", start, 0, intro)] if intro else []),
+        *(Section(names[level], level, first, end) for level, (first, end) in zip(levels, spans, strict=True)),
+        Section("ending", levels[-1] if levels else "normal", last, last + 1),
+    )
+
+
+def _lift(song: Song, start: float, end: float) -> float:
+    """How much the melody lifts the song between two instants: octaves above its mean, plus notes a second."""
+    inside = [note for note in song.melody if start <= note.start < end]
+    if not inside:
+        return -1.0
+    middle = np.mean([note.pitch for note in song.melody])
+    return float(np.mean([note.pitch for note in inside]) - middle) / 6 + len(inside) / (end - start) / 3
+
+
+def with_form(song: Song, form: tuple[Section, ...]) -> Song:
+    """The song as it is sung and played in this form: no voice in the intro, one chord held in the last bar."""
+    found = bars(song)
+    begin = found[form[0].end][0] if form[0].name == "intro" else 0.0
+    last = float(found[form[-1].first][0])
+    chords = [chord for chord in song.chords if chord.start <= last + 0.05]
+    chords[-1:] = [dataclasses.replace(chord, end=song.duration) for chord in chords[-1:]]
+
+    def kept(notes: Iterable[Note], start: float) -> tuple[Note, ...]:
+        return tuple(note for note in notes if start - 0.1 <= note.start <= last + AFTER_LAST_DOWNBEAT)
+
+    return dataclasses.replace(
+        song,
+        melody=kept(song.melody, begin),
+        tracks={name: kept(notes, 0.0) for name, notes in song.tracks.items()},
+        chords=tuple(chords),
+    )

@@ -1,0 +1,81 @@
+"""A song in a style: form, notes, dry players, stems; and the lead sheet that says all that is known of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .arranger import arrange
+from .band import Part, bars
+from .form import Section, sections, with_form
+from .midi_song import Song
+from .mixer import mixed
+from .styles import Style
+from .synthesiser import synthesiser
+
+# a multiple of the codec's rate (so that frames are whole blocks of the synthesiser) with room above its highs
+OVERSAMPLING = 2
+
+
+@dataclass(frozen=True)
+class StyledSong:
+    """A song as it is played: `song` with its form's melody and chords, stems (float64 [N]) and the lead sheet."""
+
+    song: Song
+    stems: dict[str, np.ndarray]
+    lead_sheet: dict[str, object]
+
+
+def lead_sheet(song: Song, form: tuple[Section, ...], style: str) -> dict[str, object]:
+    """All that is known of a song, as labels of a corpus: seconds, Harte's chords, sections (start, end, energy)."""
+    found = bars(song)
+    beats = sorted({float(beat) for bar in found for beat in bar[:-1]})
+    return {
+        "tempo": song.tempo,
+        "beats": beats,
+        "downbeats": [float(bar[0]) for bar in found],
+        "metre": int(np.median([bar.size - 1 for bar in found])),
+        "chords": [[chord.start, chord.end, chord.label] for chord in song.chords],
+        "key": song.key,
+        "sections": [[float(found[s.first][0]), _end(song, found[s.end - 1]), s.energy] for s in form],
+        "section_names": [section.name for section in form],
+        "style": style,
+    }  # fmt: skip
+
+
+def _end(song: Song, bar: np.ndarray) -> float:
+    return float(min(bar[-1], song.duration))
+
+
+def play(
+    parts: Mapping[str, Part], style: Style, soundfonts: Mapping[str, Path], seconds: float, sampling_rate: int
+) -> dict[str, np.ndarray]:
+    """Stems (float64 [seconds * sampling_rate]) of what the players of a style play; arguments as `style_song`'s."""
+    rate = OVERSAMPLING * sampling_rate
+    dry = {}
+    for name, part in parts.items():
+        player = style.players[name]
+        dry[name] = synthesiser(rate).play(
+            part.notes, part.program, soundfonts[player.soundfont], seconds, player.role == "drums"
+        )
+    return mixed(dry, style, rate, sampling_rate)
+
+
+def style_song(
+    song: Song, style: Style, soundfonts: Mapping[str, Path], sampling_rate: int, generator: np.random.Generator
+) -> StyledSong:
+    """Arrange and render a song.
+
+    Args:
+        song: an excerpt that starts with a bar.
+        style: the band.
+        soundfonts: files by the names that the style's players use.
+        sampling_rate: of the stems, in Hz.
+        generator: draws the form's energies and the variants of patterns.
+    """
+    form = sections(song, generator)
+    formed = with_form(song, form)
+    parts, variants = arrange(formed, form, style, generator)
+    stems = play(parts, style, soundfonts, song.duration, sampling_rate)
+    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | {"variants": variants})

@@ -1,0 +1,301 @@
+"""Styles as data: who plays, on which SoundFont, in which patterns at which energy, and how it is mixed.
+
+A pattern is a string of steps: sixteenths of slow songs, eighths of fast ones (see `arranger`), a bar of four beats or
+several. `.` is a rest, `_` holds. Drums: X x o by loudness. Bass: R root, 5 fifth, 8 octave, lower case softer.
+Chords: C the whole chord, L with the root in the left hand, H its upper notes, B its lowest, 1 to 6 one note from the
+lowest upwards, D and U strummed down and up; lower case softer. Pads play chords.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ENERGIES = ("sparse", "normal", "full")
+STEMS = ("drums", "bass", "chords", "colour")
+# General MIDI's drums
+DRUMS = {
+    "kick": 36, "stick": 37, "snare": 38, "clap": 39, "low_tom": 41, "hat": 42, "pedal": 44, "mid_tom": 45,
+    "open": 46, "high_tom": 48, "crash": 49, "ride": 51, "tambourine": 54, "shaker": 82, "cabasa": 69,
+}  # fmt: skip
+Groove = Mapping[str, str]
+Curve = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """How the mixer treats one player.
+
+    Levels in dB: `gain_db`; `room_db` of the room's sound against the dry one; `drive_db` into an overdriven
+    amplifier, 0 for none. `ceiling`: amplitude towards which peaks bend, as tape bends them, 0 for none. `curve`:
+    (Hz, dB) of an equaliser, straight lines over log frequency between them.
+    """
+
+    gain_db: float = 0.0
+    room_db: float = -20.0
+    drive_db: float = 0.0
+    ceiling: float = 0.0
+    curve: Curve = ()
+
+
+@dataclass(frozen=True)
+class Player:
+    """One player: `stem` (one of STEMS), `role` (drums, bass, chords or line), and what he plays at each energy.
+
+    `patterns` of an energy are variants, of which a song draws one; where an energy is missing, he is silent. A line
+    plays the song's second voice at the energies that `patterns` name. `low` is the lowest pitch (MIDI), `voicing`
+    close, open, power or guitar; `ring` lets notes sound on until the chord changes, `length` is the share of its
+    steps that a note takes otherwise.
+    """
+
+    stem: str
+    role: str
+    program: int
+    soundfont: str
+    patterns: Mapping[str, tuple[str, ...] | tuple[Groove, ...]]
+    sound: Sound = field(default_factory=Sound)
+    low: int = 55
+    voicing: str = "close"
+    velocity: int = 84
+    ring: bool = False
+    length: float = 0.95
+
+
+@dataclass(frozen=True)
+class Style:
+    """A band: its players, the fill before a new section (two beats of a slow song), and the room."""
+
+    name: str
+    players: Mapping[str, Player]
+    fill: Groove
+    room_seconds: float
+
+
+BALLAD = Style(
+    name="ballad",
+    players={
+        "kit": Player(
+            "drums", "drums", 0, "musescore",
+            {
+                "sparse": (
+                    {"kick": "x...............", "stick": "........o.......", "ride": "o...o...o...o..."},
+                    {"pedal": "....x.......x...", "shaker": "xoxoxoxoxoxoxoxo"},
+                ),
+                "normal": (
+                    {"kick": "x.....x.x.......", "stick": "....x.......x...", "hat": "xoxoxoxoxoxoxoxo"},
+                    {"kick": "x.........x.....", "stick": "....x.......x...", "hat": "x.xox.xox.xox.xo"},
+                ),
+                "full": (
+                    {"kick": "X.....x.X.x.....", "snare": "....X.......X...", "hat": "XoxoXoxoXoxoXoxo",
+                     "tambourine": "....x.......x..."},
+                    {"kick": "X......xX.....x.", "snare": "....X.......X...", "ride": "x.xox.xox.xox.xo"},
+                ),
+            },
+            Sound(gain_db=6.0, room_db=-16.0, ceiling=0.45), velocity=92,
+        ),
+        "bass": Player(
+            "bass", "bass", 33, "fluid",
+            {
+                "sparse": ("R_______R_______",),
+                "normal": ("R_____r_R_____5_", "R_______r_R___5_"),
+                "full": ("R_____R_R___5_8_", "R___..R_R___R_5_"),
+            },
+            Sound(gain_db=1.0, room_db=-40.0), low=28, velocity=96,
+        ),
+        "piano": Player(
+            "chords", "chords", 0, "musescore",
+            {
+                "sparse": ("B_2_3_4_3_2_3_2_", "L_______c_______", "B_3_2_3_B_3_2_3_"),
+                "normal": ("L_H_c_H_B_H_c_H_", "L_2_3_4_L_2_3_4_"),
+                "full": ("L_c_C_c_L_c_C_c_", "L_.cC_c_L_.cC_cc"),
+            },
+            Sound(gain_db=5.0, room_db=-16.0), low=58, velocity=86, ring=True,
+        ),
+        "strings": Player(
+            "colour", "chords", 48, "musescore",
+            {"normal": ("C_______________",), "full": ("C_______C_______",)},
+            Sound(gain_db=-3.0, room_db=-12.0), low=60, voicing="open", velocity=78,
+        ),
+        "oboe": Player(
+            "colour", "line", 68, "fluid", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-5.0, room_db=-10.0), low=64, velocity=84,
+        ),
+    },
+    fill={"snare": "..o.x.xx", "high_tom": "....x...", "low_tom": "......x."},
+    room_seconds=1.4,
+)  # fmt: skip
+
+FOLK = Style(
+    name="folk",
+    players={
+        "kit": Player(
+            "drums", "drums", 40, "fluid",
+            {
+                "sparse": (
+                    {"kick": "o.......o.......", "shaker": "XoxoXoxoXoxoXoxo"},
+                    {"kick": "o...............", "cabasa": "x.xox.xox.xox.xo"},
+                ),
+                "normal": (
+                    {"kick": "x.......x.......", "shaker": "xooxxooxxooxxoox", "tambourine": "....x.......x..."},
+                    {"kick": "x.....x.x.......", "shaker": "x.o.x.o.x.o.x.o.", "stick": "....x.......x..."},
+                ),
+                "full": (
+                    {"kick": "X.....x.X.....x.", "snare": "....x..o.o..x...", "cabasa": "xoxoxoxoxoxoxoxo",
+                     "tambourine": "..o.x.o...o.x.o."},
+                    {"kick": "X...x...X...x...", "snare": "..o.x.o...o.x.oo", "tambourine": "....X.......X..."},
+                ),
+            },
+            Sound(gain_db=6.0, room_db=-20.0, ceiling=0.45, curve=((3000, 0), (6000, -5), (12000, -6))), velocity=92,
+        ),
+        "double_bass": Player(
+            "bass", "bass", 32, "musescore",
+            {
+                "sparse": ("R_______5_______",),
+                "normal": ("R_______5_______", "R_____r_5_______"),
+                "full": ("R___r___5___5___", "R_____R_5_____5_"),
+            },
+            Sound(gain_db=0.0, room_db=-30.0), low=28, velocity=100,
+        ),
+        "steel": Player(
+            "chords", "chords", 25, "musescore",
+            {
+                "sparse": ("B_4_3_5_C_4_3_5_", "B_3_4_5_C_5_4_3_"),
+                "normal": ("B_4_3_5_2_4_3_5_", "D___d_u_.ud_d_u_"),
+                "full": ("D_d_d_dudud_d_du", "D_duDudu.udud_du"),
+            },
+            Sound(gain_db=2.5, room_db=-20.0), low=40, voicing="guitar", velocity=90, ring=True,
+        ),
+        "nylon": Player(
+            "colour", "chords", 24, "musescore",
+            {"normal": ("2_4_3_4_2_4_3_4_",), "full": ("4_3_5_3_4_3_5_3_",)},
+            Sound(gain_db=0.0, room_db=-18.0), low=52, voicing="guitar", velocity=84, ring=True,
+        ),
+        "accordion": Player(
+            "colour", "chords", 21, "musescore",
+            {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______C_______",)},
+            Sound(gain_db=-1.5, room_db=-18.0), low=58, velocity=84,
+        ),
+        "harmonica": Player(
+            "colour", "line", 22, "fluid", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-9.0, room_db=-14.0), low=62, velocity=84,
+        ),
+    },
+    fill={"snare": "o.ox.oxx", "tambourine": "....x...", "kick": "x......."},
+    room_seconds=0.7,
+)  # fmt: skip
+
+POP = Style(
+    name="pop",
+    players={
+        "kit": Player(
+            "drums", "drums", 8, "musescore",
+            {
+                "sparse": (
+                    {"kick": "x.......x.......", "hat": "o.o.x.o.o.o.x.o.", "clap": "............x..."},
+                    {"kick": "x...x...x...x...", "shaker": "xoxoxoxoxoxoxoxo"},
+                ),
+                "normal": (
+                    {"kick": "X..x..x...x.....", "snare": "....X.......X...", "hat": "xoxoxoxoxoxoxoxo"},
+                    {"kick": "X......x..x.....", "snare": "....X.......X..o", "hat": "x.oox.oox.oox.oo"},
+                ),
+                "full": (
+                    {"kick": "X..x..X...X..x..", "snare": "....X..o.o..X...", "clap": "....X.......X...",
+                     "hat": "xoxoxo.oxoxoxo.o", "open": "......x.......x."},
+                    {"kick": "X...X...X...X...", "snare": "....X.......X.o.", "clap": "....X.......X...",
+                     "hat": "xo.oxo.oxo.oxo.o", "open": "..x...x...x...x."},
+                ),
+            },
+            Sound(gain_db=1.0, room_db=-22.0, ceiling=0.4), velocity=96,
+        ),
+        "bass": Player(
+            "bass", "bass", 38, "fluid",
+            {
+                "sparse": ("R_______________", "R_______r_______"),
+                "normal": ("R__R__R_..R_R_5_", "R__r____R__r__8_"),
+                "full": ("R_8_R_8_R_8_R_8_", "R__R_.R_8_R__R8_"),
+            },
+            Sound(gain_db=3.0, room_db=-40.0), low=28, velocity=98, length=0.85,
+        ),
+        "electric_piano": Player(
+            "chords", "chords", 5, "fluid",
+            {
+                "sparse": ("C_______c_______", "1_2_3_2_1_2_3_2_"),
+                "normal": ("C_____c_..C_____", "C__c__c_..c_C___"),
+                "full": ("C__C__C_..C_C___", "C_____C_C_____C_"),
+            },
+            Sound(gain_db=-1.0, room_db=-18.0), low=55, velocity=90, length=0.9,
+        ),
+        "clean_guitar": Player(
+            "chords", "chords", 27, "musescore",
+            {"normal": ("..h...h...h...hh", "1_3_2_3_1_3_2_3_"), "full": ("h.hhh.hhh.hhh.hh", "1.3.2.3.4.3.2.3.")},
+            Sound(gain_db=3.0, room_db=-18.0), low=57, velocity=92, length=0.5,
+        ),
+        "pad": Player(
+            "colour", "chords", 50, "fluid",
+            {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______________",)},
+            Sound(gain_db=-2.0, room_db=-16.0), low=55, voicing="open", velocity=74,
+        ),
+        "bells": Player(
+            "colour", "line", 11, "musescore", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-2.0, room_db=-12.0), low=67, velocity=88,
+        ),
+    },
+    fill={"snare": "x.xxx.XX", "high_tom": "..x.....", "low_tom": "......x."},
+    room_seconds=0.9,
+)  # fmt: skip
+
+ROCK = Style(
+    name="rock",
+    players={
+        "kit": Player(
+            "drums", "drums", 8, "fluid",
+            {
+                "sparse": (
+                    {"kick": "X.......X.......", "hat": "XxXxXxXxXxXxXxXx"},
+                    {"kick": "X.....x.X.......", "stick": "....X.......X...", "hat": "X.xxX.xxX.xxX.xx"},
+                ),
+                "normal": (
+                    {"kick": "X.....x.X.x.....", "snare": "....X.......X...", "hat": "XxXxXxXxXxXxXxXx"},
+                    {"kick": "X.x..x..X.x.....", "snare": "....X.......X...", "hat": "X.XxX.XxX.XxX.Xx"},
+                ),
+                "full": (
+                    {"kick": "X.x...x.X.x.....", "snare": "....X.......X...", "hat": "XxXxXxXxXxXxXxXx",
+                     "crash": "x..............."},
+                    {"kick": "X..x..x.X..x....", "snare": "....X..o....X.o.", "ride": "X.XxX.XxX.XxX.Xx",
+                     "open": "..x...x...x...x."},
+                ),
+            },
+            Sound(gain_db=4.0, room_db=-18.0, ceiling=0.45), velocity=104,
+        ),
+        "bass": Player(
+            "bass", "bass", 34, "fluid",
+            {
+                "sparse": ("R_______R_______", "R___r___R___r___"),
+                "normal": ("R_r_R_r_R_r_R_r_", "R_r_r_R_R_r_r_5_"),
+                "full": ("R_R_R_R_R_R_R_R_", "R_RRR_RRR_RRR_RR"),
+            },
+            Sound(gain_db=0.0, room_db=-40.0, drive_db=6.0), low=28, velocity=106, length=0.9,
+        ),
+        "guitar": Player(
+            "chords", "chords", 27, "fluid",
+            {
+                "sparse": ("C_______________", "C_______C_______"),
+                "normal": ("C_c_c_C_c_c_C_c_", "C_..C_c_C_..C_c_"),
+                "full": ("C_cCC_cCC_cCC_cC", "C_C_C_CCC_C_C_CC"),
+            },
+            Sound(gain_db=-3.0, room_db=-18.0, drive_db=30.0, curve=((1000, 0), (2500, -5), (5000, -5))), low=40,
+            voicing="power", velocity=100, length=0.8,
+        ),
+        "organ": Player(
+            "colour", "chords", 18, "musescore",
+            {"normal": ("C_______________",), "full": ("C_______C_______",)},
+            Sound(gain_db=-1.0, room_db=-16.0), low=57, velocity=84,
+        ),
+        "lead": Player(
+            "colour", "line", 27, "musescore", {"normal": (), "full": ()},
+            Sound(gain_db=-8.0, room_db=-14.0, drive_db=26.0), low=60, velocity=98,
+        ),
+    },
+    fill={"snare": "X.xxX.xx", "high_tom": "..x.....", "mid_tom": "....x.x.", "low_tom": "......xX"},
+    room_seconds=1.0,
+)  # fmt: skip
+
+STYLES = {style.name: style for style in (BALLAD, FOLK, POP, ROCK)}

@@ -1,0 +1,209 @@
+"""Styles: a band that is the same in every song, follows the song's form, and repeats what it repeats exactly."""
+
+import ctypes.util
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+from hafm_hf.lead_sheet.lead_sheet import ENERGIES as KNOWN_ENERGIES
+from hafm_hf.lead_sheet.streams import STEMS as KNOWN_STEMS
+from hafm_tiny.songs.arranger import arrange, voicing
+from hafm_tiny.songs.band import bars
+from hafm_tiny.songs.form import Section, sections, with_form
+from hafm_tiny.songs.midi_song import Chord, Note, Song, change, excerpt, read_song
+from hafm_tiny.songs.song_corpus import soundfont_of
+from hafm_tiny.songs.styled import play, style_song
+from hafm_tiny.songs.styles import DRUMS, ENERGIES, STEMS, STYLES, Style
+from hafm_tiny.songs.synthesiser import Synthesiser, synthesiser
+from hafm_tiny.songs.trio import FRAME_RATE
+
+RATE = 24000
+# 240 of the codec's frames, slow enough for sixteenths
+BAR = 3.2
+FORM = (
+    Section("intro", "normal", 0, 2),
+    Section("verse", "sparse", 2, 6),
+    Section("chorus", "full", 6, 10),
+    Section("ending", "full", 10, 11),
+)
+styles = pytest.mark.parametrize("style", STYLES.values(), ids=list(STYLES))
+
+
+@pytest.fixture(scope="module")
+def song(songs: Path) -> Song:
+    return read_song(songs / "001")
+
+
+@pytest.fixture(scope="module")
+def one_chord(song: Song) -> Song:
+    """Eleven bars of BAR seconds without a change of chord or a second voice."""
+    duration = 11 * BAR
+    return dataclasses.replace(
+        song, tracks={}, chords=(Chord(0.0, duration, "A:min"),), duration=duration,
+        beats=tuple(i * BAR / 4 for i in range(44)), downbeats=tuple(i * BAR for i in range(11)),
+    )  # fmt: skip
+
+
+def fonts(soundfont: Path, style: Style) -> dict[str, Path]:
+    return {player.soundfont: soundfont for player in style.players.values()}
+
+
+def of_bar(stem: np.ndarray, bar: int) -> np.ndarray:
+    size = round(BAR * RATE)
+    return stem[bar * size : (bar + 1) * size]
+
+
+def level(audio: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(audio**2)))
+
+
+def test_stems_and_energies_are_those_that_lead_sheets_know() -> None:
+    assert set(STEMS) < set(KNOWN_STEMS) and ENERGIES == tuple(KNOWN_ENERGIES)
+
+
+@styles
+def test_patterns_are_whole_bars_of_known_symbols(style: Style) -> None:
+    symbols = {"bass": "Rr58._", "chords": "CcLlHhBbDdUu123456._", "drums": "Xxo."}
+    for player in style.players.values():
+        for patterns in player.patterns.values():
+            for pattern in patterns:
+                assert isinstance(pattern, str) == (player.role != "drums")
+                assert player.role != "drums" or set(pattern) <= set(DRUMS)
+                for steps in [pattern] if isinstance(pattern, str) else pattern.values():
+                    assert len(steps) % 16 == 0 and set(steps) <= set(symbols[player.role])
+    assert len({len(steps) for steps in style.fill.values()}) == 1
+
+
+@styles
+def test_a_style_is_one_band_in_every_song(style: Style, songs: Path) -> None:
+    heard = []
+    for number, name in enumerate(("001", "004")):
+        song, generator = read_song(songs / name), np.random.default_rng(number)
+        form = sections(song, generator)
+        parts, _ = arrange(with_form(song, form), form, style, generator)
+        heard.append({name: part.program for name, part in parts.items()})
+    assert heard[0] == heard[1] == {name: player.program for name, player in style.players.items()}
+    assert {player.stem for player in style.players.values()} == set(STEMS)
+
+
+@styles
+def test_notes_start_with_frames_and_fit_the_chords(style: Style, song: Song) -> None:
+    played = with_form(song, FORM)
+    parts, _ = arrange(played, FORM, style, np.random.default_rng(0))
+    for name, part in parts.items():
+        starts = np.array([note.start for note in part.notes]) * 2 * FRAME_RATE
+        np.testing.assert_allclose(starts, np.round(starts), atol=1e-6, err_msg=name)
+        if style.players[name].role not in ("bass", "chords"):
+            continue
+        assert part.notes
+        for note in part.notes:
+            assert 0 < note.velocity <= 127 and note.end > note.start
+            at = note.start + 0.05
+            chord = next(c for c in reversed(played.chords) if c.start <= at)
+            assert note.pitch % 12 in chord.pitch_classes, (name, note, chord)
+
+
+@styles
+def test_what_is_repeated_gives_the_same_samples_and_energies_differ_in_level(
+    style: Style, one_chord: Song, soundfont: Path
+) -> None:
+    parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(3))
+    stems = play(parts, style, fonts(soundfont, style), one_chord.duration, RATE)
+    mix = np.sum(list(stems.values()), axis=0)
+    for name, stem in stems.items():
+        # the second and the third bar of the chorus: what sounded before them is the same, and no fill is in them
+        first, second = of_bar(stem, 7), of_bar(stem, 8)
+        assert level(first) > -60, name
+        assert level(second - first) < level(first) - 20, name
+    sparse, full = (np.concatenate([of_bar(mix, bar) for bar in range(*span)]) for span in ((3, 5), (7, 9)))
+    assert level(full) > level(sparse) + 3
+    assert np.abs(mix).max() < 1.0
+
+
+@styles
+def test_a_fill_leads_to_the_next_section_and_the_ending_is_one_chord(style: Style, one_chord: Song) -> None:
+    parts, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
+    places: dict[int, set[tuple[float, int]]] = {bar: set() for bar in range(11)}
+    for note in parts["kit"].notes:
+        bar = int((note.start + 1e-6) / BAR)
+        places[bar].add((round(note.start - BAR * bar, 2), note.pitch))
+    assert places[7] == places[8] != places[9]
+    assert {pitch for _, pitch in places[9]} >= {DRUMS[drum] for drum in style.fill}
+    for name, part in parts.items():
+        late = [note.start for note in part.notes if note.start >= 10 * BAR - 1e-6]
+        # strummed strings follow by half frames
+        assert all(start < 10 * BAR + 0.05 for start in late), name
+        assert late or not part.notes or style.players[name].role == "line"
+
+
+def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> None:
+    slow = change(song, stretch=1.25)
+    high = tuple(dataclasses.replace(n, pitch=n.pitch + (12 if 18 <= n.start < 30 else 0)) for n in slow.melody)
+    lifted = dataclasses.replace(slow, melody=high)
+    lifted_sections = []
+    for seed in range(20):
+        form = sections(lifted, np.random.default_rng(seed))
+        assert [section.first for section in form[1:]] == [section.end for section in form[:-1]]
+        assert form[0].name == "intro" and form[-1] == dataclasses.replace(form[-1], name="ending", end=16)
+        lifted_sections.append(next(section for section in form if section.first <= 6 < section.end).energy)
+        formed = with_form(lifted, form)
+        assert min(note.start for note in formed.melody) > bars(slow)[form[0].end][0] - 0.11
+        assert formed.chords[-1].end == slow.duration
+    # drawn, but not against the melody
+    assert lifted_sections.count("full") >= 15
+
+
+def test_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, soundfont: Path) -> None:
+    style = STYLES["folk"]
+    short = excerpt(song, 0.0, 12.0)
+    found = style_song(short, style, fonts(soundfont, style), RATE, np.random.default_rng(1))
+    sheet = found.lead_sheet
+    assert set(found.stems) == set(STEMS) and {stem.size for stem in found.stems.values()} == {12 * RATE}
+    assert sheet["style"] == "folk" and sheet["metre"] == 4 and sheet["key"] == found.song.key
+    spans = sheet["sections"]
+    assert isinstance(spans, list) and spans[0][0] == 0.0 and spans[-1][1] == 12.0
+    assert all(left[1] == right[0] for left, right in zip(spans[:-1], spans[1:], strict=True))
+    assert set(sheet["downbeats"]) <= set(sheet["beats"])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pitches"),
+    [("close", [55, 60, 64]), ("open", [55, 64, 72]), ("power", [60, 67, 72]), ("guitar", [60, 67, 72, 76, 79, 84])],
+)
+def test_voicings_of_a_chord(kind: str, pitches: list[int]) -> None:
+    assert voicing(Chord(0.0, 1.0, "C:maj"), kind, 55) == pitches
+
+
+def test_a_note_sounds_the_same_in_any_frame_and_only_there(soundfont: Path) -> None:
+    frames = (7, 97, 208)
+    notes = tuple(Note(at / 75, (at + 20) / 75, pitch) for at in frames for pitch in (55, 59))
+    audio = synthesiser(RATE).play(notes, 4, soundfont, 4.0, drums=False)
+    assert audio.size == 4 * RATE and not np.any(audio[: 7 * 320])
+    # FluidSynth plays the very first note a little differently
+    _, first, other = (audio[at * 320 : (at + 40) * 320] for at in frames)
+    assert level(first) > -60
+    np.testing.assert_array_equal(other, first)
+
+
+def test_what_is_no_soundfont_or_not_there_is_an_error_that_names_it(
+    soundfont: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.sf2"
+    broken.write_bytes(b"not a SoundFont")
+    with pytest.raises(ValueError, match=r"broken\.sf2 is not a SoundFont"):
+        synthesiser(RATE).play((), 0, broken, 1.0, drums=False)
+    with pytest.raises(ValueError, match="no program 77 in bank 128"):
+        synthesiser(RATE).play((), 77, soundfont, 1.0, drums=True)
+    with pytest.raises(ValueError, match="'musescore'.*--soundfont"):
+        soundfont_of("musescore", [Path("FluidR3.sf2"), Path("TimGM.sf2")])
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(
+        "hafm_tiny.songs.synthesiser._library", Synthesiser.__init__.__globals__["_library"].__wrapped__
+    )
+    with pytest.raises(RuntimeError, match="apt install fluidsynth"):
+        Synthesiser(RATE)
