@@ -28,7 +28,7 @@ from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.embedders import EmbedderOptions, make_embedder
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.evaluation.leakage import voice_leak_db
-from hafm_hf.evaluation.measuring import Job, MeasuringOptions, measure_all
+from hafm_hf.evaluation.measuring import ClipJob, MeasuringOptions, measure_all
 from hafm_hf.evaluation.protocol import ScoringOptions, make_report
 from hafm_hf.evaluation.scores import score_pair
 from hafm_hf.evaluation.timing import lag
@@ -127,7 +127,7 @@ def _song(seed: int, seconds: float) -> tuple[Samples, Samples]:
     return np.asarray(vocal, np.float32), np.asarray(0.1 * bursts + 0.05 * tones, np.float32)
 
 
-def _job(folder: Path, number: int, seconds: float) -> Job:
+def _job(folder: Path, number: int, seconds: float) -> ClipJob:
     vocal, band = _song(number, seconds)
     _, candidate = _song(number + 10_000, seconds)
     parts = {}
@@ -136,7 +136,7 @@ def _job(folder: Path, number: int, seconds: float) -> Job:
         soundfile.write(path, sound, ANALYSIS_RATE, subtype="PCM_16")
         parts[name] = Part(path)
     clip = Clip(str(number), str(number), parts["vocal"], parts["reference"])
-    return Job(clip, {"system": parts["system"]})
+    return ClipJob(clip, {"system": parts["system"]})
 
 
 def main(

@@ -10,7 +10,7 @@ from hafm_hf import plots
 from vocals import CODEC_RATE, glide
 
 pytest.importorskip("matplotlib")
-from matplotlib.image import imread  # noqa: E402
+from matplotlib.image import imread
 
 
 def test_voice_and_accompaniment_share_one_time_axis_as_long_as_the_song() -> None:

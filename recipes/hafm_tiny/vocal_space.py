@@ -100,7 +100,7 @@ def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) 
     within, between = np.zeros((width, width)), np.zeros((width, width))
     values, counts = np.unique(classes, return_counts=True)
     large = values[counts >= SMALLEST_CLASS]
-    if len(large) < 2:  # noqa: PLR2004
+    if len(large) < 2:
         raise ValueError(f"{len(large)} classes have {SMALLEST_CLASS} frames; render more songs.")
     for value in large:
         rows = features[classes == value]

@@ -146,7 +146,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__
         }
         if centroids is not None:
-            fields |= {"num_clusters": centroids.shape[-2], "separate_centroids": centroids.ndim == 3}  # noqa: PLR2004
+            fields |= {"num_clusters": centroids.shape[-2], "separate_centroids": centroids.ndim == 3}
         whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
         cut = cut_hubert_config(whole, layer)
         hubert, info = HubertModel.from_pretrained(

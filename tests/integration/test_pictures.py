@@ -15,7 +15,7 @@ from hafm_hf.cli.models import tokenize
 from vocals import file_bytes, glide
 
 pytest.importorskip("matplotlib")
-from matplotlib.image import imread  # noqa: E402
+from matplotlib.image import imread
 
 HAFM = Path(sys.executable).with_name("hafm")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"

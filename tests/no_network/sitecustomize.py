@@ -25,7 +25,7 @@ def is_here(host: str) -> bool:
         return host in NAMES
     if address.is_loopback or address.is_unspecified:
         return True
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((host, 0))

@@ -15,7 +15,7 @@ from hafm_hf.accompaniment.options import GenerationOptions
 from vocals import CODEC_RATE, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
-import songs  # noqa: E402
+import songs
 
 
 @pytest.fixture

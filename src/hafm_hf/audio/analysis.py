@@ -30,6 +30,19 @@ LIKELIEST_TEMPO = 110.0
 BEAT_TIGHTNESS = 100.0
 
 Array = NDArray[np.float64]
+# Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+KEYS = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(len(MAJOR))])
+KEYS -= KEYS.mean(axis=1, keepdims=True)
+KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
+
+
+def key_fit(profile: Array) -> Array:
+    """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
+    centred = profile - profile.mean()
+    length = float(np.linalg.norm(centred))
+    return KEYS @ centred / length if length > 1e-9 else np.zeros(len(KEYS))
 
 
 def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> Array:

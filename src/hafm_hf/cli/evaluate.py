@@ -19,7 +19,7 @@ from .request import takes_options
 
 if TYPE_CHECKING:
     from ..evaluation.datasets import Clip
-    from ..evaluation.measuring import Job, Measurement
+    from ..evaluation.measuring import ClipJob, Measurement
     from ..evaluation.seams import Seams
 
 
@@ -219,5 +219,5 @@ def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def _progress(jobs: Sequence[Job], measured: Iterator[Measurement]) -> Iterator[Measurement]:
+def _progress(jobs: Sequence[ClipJob], measured: Iterator[Measurement]) -> Iterator[Measurement]:
     yield from track(measured, description="measuring", total=len(jobs), console=stderr, transient=True)

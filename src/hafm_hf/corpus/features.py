@@ -12,12 +12,9 @@ import numpy as np
 from transformers.audio_utils import chroma_filter_bank, spectrogram, window_function
 
 from ..audio import Samples, is_silent
-from ..audio.analysis import tempo
+from ..audio.analysis import key_fit, tempo
 
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-# Krumhansl and Kessler's probe-tone ratings (1982), from the tonic upwards.
-MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
-MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 CHROMA_WINDOW_SECONDS = 0.34
 # the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
 LOUDNESS_BLOCK_SECONDS = 0.4
@@ -74,9 +71,5 @@ def chroma(samples: Samples, sampling_rate: int) -> np.ndarray:
 
 def key_of(histogram: np.ndarray) -> str:
     """The key, such as `F#:min`, whose profile a histogram of pitch classes (float [12]) correlates with best."""
-    scores = {
-        f"{PITCH_NAMES[tonic]}:{mode}": float(np.corrcoef(np.roll(profile, tonic), histogram)[0, 1])
-        for mode, profile in (("maj", MAJOR_PROFILE), ("min", MINOR_PROFILE))
-        for tonic in range(12)
-    }
-    return max(scores, key=lambda name: scores[name])
+    mode, tonic = divmod(int(key_fit(histogram).argmax()), len(PITCH_NAMES))
+    return f"{PITCH_NAMES[tonic]}:{('maj', 'min')[mode]}"

@@ -183,7 +183,7 @@ class SongRow:
 
 
 @dataclass(frozen=True)
-class Job:
+class RowWindow:
     """A window of one row."""
 
     row: int
@@ -234,7 +234,10 @@ class StageRun:
         self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
         windows = [song_windows(row.units, window, overlap) for row in rows]
         jobs = [
-            Job(row, window) for row, cut in enumerate(windows) for window in cut if not self._is_given(row, window)
+            RowWindow(row, window)
+            for row, cut in enumerate(windows)
+            for window in cut
+            if not self._is_given(row, window)
         ]
         self.batches = self._independent_batches(jobs, at_once) if independent else self._batches(jobs, at_once)
         self.done = 0
@@ -307,7 +310,7 @@ class StageRun:
         after = self.sound(new[: (known + side) * width].view(-1, width))
         return start + steadiest(before, after, known - held, side)
 
-    def _decode(self, batch: list[Job], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
+    def _decode(self, batch: list[RowWindow], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
         """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
         new_tokens = self._new_units(batch) * self.unit_tokens
         cut, known, numbers, forced, starts = [], [], [], [], []
@@ -342,7 +345,7 @@ class StageRun:
             ),
         )
 
-    def _new_units(self, batch: list[Job]) -> int:
+    def _new_units(self, batch: list[RowWindow]) -> int:
         return max(job.window.stop - job.window.start - (0 if self.independent else job.window.known) for job in batch)
 
     def _extend(self, row: SongRow, units: int) -> None:
@@ -359,16 +362,16 @@ class StageRun:
         return bool((new != FREE).all())
 
     @staticmethod
-    def _batches(jobs: list[Job], at_once: int) -> list[list[Job]]:
+    def _batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
         """Windows of different rows go together if they stand in one place; a row's own follow each other."""
-        groups: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[RowWindow]] = defaultdict(list)
         for job in jobs:
             groups[job.window.start + job.window.known, job.window.known].append(job)
         ordered = [groups[key] for key in sorted(groups)]
         return [group[i : i + at_once] for group in ordered for i in range(0, len(group), at_once)]
 
     @staticmethod
-    def _independent_batches(jobs: list[Job], at_once: int) -> list[list[Job]]:
+    def _independent_batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
         """The next windows go together; twice as many each time, so that a stream begins early and then keeps up."""
         ordered = sorted(jobs, key=lambda job: (job.window.stop, job.row))
         batches, first = [], 0

@@ -48,7 +48,7 @@ def align_songs(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, float]]:
     aligned, lags = list(clips), {}
     for song, numbers in songs.items():
         references = {number: part for number in numbers if (part := clips[number].reference) is not None}
-        if len(references) < 2:  # noqa: PLR2004 - no other clip
+        if len(references) < 2:
             continue
         curves = {number: _agreement(clips[number].vocal, part) for number, part in references.items()}
         found = []

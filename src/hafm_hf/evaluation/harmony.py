@@ -11,15 +11,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.analysis import FRAME_RATE
+from ..audio.analysis import FRAME_RATE, key_fit
 from .features import CHROMA_RATE, PITCH_CLASSES, Features
 
-# Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
-MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-KEYS = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(PITCH_CLASSES)])
-KEYS -= KEYS.mean(axis=1, keepdims=True)
-KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
 # frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next
 CHORD_FRAMES, CHORD_STEP = 16, 4
 # less than a second of singing says nothing about harmony
@@ -74,13 +68,6 @@ def key_agreement(voice: Features, candidate: Features) -> float:
     total = candidate.chroma.sum(axis=0)
     played = (candidate.chroma / np.maximum(total, 1e-12)).mean(axis=1, dtype=np.float64)
     return correlation(key_fit(sung), key_fit(played))
-
-
-def key_fit(profile: Array) -> Array:
-    """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
-    centred = profile - profile.mean()
-    length = float(np.linalg.norm(centred))
-    return KEYS @ centred / length if length > 1e-9 else np.zeros(len(KEYS))
 
 
 def chord_changes_shared(voice: Features, reference: Features, candidate: Features) -> float:

@@ -36,7 +36,7 @@ LONGEST_GAP_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
+class ClipJob:
     """One clip with what was rendered for it.
 
     Args:
@@ -106,7 +106,7 @@ class Measurer:
         """Keys of the embedders in the cache: hashing weights takes longer than embedding a clip."""
         return {name: embedder.identity for name, embedder in self.embedders.items()}
 
-    def measure(self, job: Job) -> Measurement:
+    def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
 
         Raises:
@@ -125,7 +125,7 @@ class Measurer:
         return Measurement(clip.name, clip.song, voice, measured, candidates)
 
     def _candidates(
-        self, job: Job, vocal: Sound, voice: Features, reference: Sound | None
+        self, job: ClipJob, vocal: Sound, voice: Features, reference: Sound | None
     ) -> Iterator[tuple[str, Sound]]:
         seconds = len(vocal.samples) / vocal.rate
         for system, part in job.outputs.items():
@@ -230,7 +230,7 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
 
 
 def measure_all(
-    jobs: Sequence[Job], options: MeasuringOptions, workers: int = 1, engine: str = "local", address: str = ""
+    jobs: Sequence[ClipJob], options: MeasuringOptions, workers: int = 1, engine: str = "local", address: str = ""
 ) -> Iterator[Measurement]:
     """Measures jobs, in any order, in this process, in `workers` others, or on Ray. All give the same numbers.
 
@@ -247,7 +247,7 @@ def measure_all(
     yield from run_on(engine, measure, options, jobs, workers, address)
 
 
-def measure(options: MeasuringOptions, job: Job) -> Measurement:
+def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
     """Measures one job; the embedders are loaded once a process.
 
     Raises:

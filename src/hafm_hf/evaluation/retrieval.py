@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..audio import Samples, resample
+from ..audio.analysis import key_fit
 from .datasets import Clip, Part, spread
 from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
-from .harmony import key_fit
 from .statistics import HAFMEvaluationError
 
 # instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one

@@ -15,7 +15,7 @@ from ..jobs.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
 from .generating import Rendered, RenderingOptions, render
-from .measuring import Job, Measurement, MeasuringOptions, measure_all
+from .measuring import ClipJob, Measurement, MeasuringOptions, measure_all
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BANK_SIZE, BankItem, build_bank
@@ -77,7 +77,7 @@ class _System:
 
 def evaluate(
     evaluation: Evaluation,
-    progress: Callable[[Sequence[Job], Iterator[Measurement]], Iterator[Measurement]] | None = None,
+    progress: Callable[[Sequence[ClipJob], Iterator[Measurement]], Iterator[Measurement]] | None = None,
 ) -> dict[str, Any]:
     """Renders what is missing, measures, scores, and writes report.json, report.md, report.html and clips.jsonl.
 
@@ -182,13 +182,13 @@ def _model_name(evaluation: Evaluation) -> str:
     return Path(evaluation.generation.model or "hafm-tiny").name
 
 
-def _job(clip: Clip, systems: dict[str, _System]) -> Job:
+def _job(clip: Clip, systems: dict[str, _System]) -> ClipJob:
     outputs, borders = {}, {}
     for system in systems.values():
         for candidate in system.candidates:
             outputs[candidate] = system.parts[candidate][clip.name]
             borders[candidate] = system.borders[candidate].get(clip.name, ())
-    return Job(clip, outputs, borders)
+    return ClipJob(clip, outputs, borders)
 
 
 def _heard(systems: dict[str, _System]) -> dict[str, dict[str, Part]]:

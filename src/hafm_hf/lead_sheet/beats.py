@@ -175,7 +175,7 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
 
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
-    return phase.diff() < -0.5  # noqa: PLR2004 - it falls from nearly 1 to nearly 0
+    return phase.diff() < -0.5
 
 
 def at_rate(phase: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ PROGRESS, AVERAGE, METRICS = "progress.json", "average.safetensors", "metrics.js
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Where a run stands; saved with every checkpoint.
 
     Attributes:
@@ -88,7 +88,7 @@ class RunFolder:
         found = [path.parent for path in self.path.glob(f"checkpoint-*/{PROGRESS}")]
         return sorted(path for path in found if path.suffix != ".part")
 
-    def save_checkpoint(self, progress: Progress, average: AveragedModel | None) -> None:
+    def save_checkpoint(self, progress: RunProgress, average: AveragedModel | None) -> None:
         """Saves everything that resuming needs, and drops the oldest checkpoints.
 
         Raises:
@@ -130,7 +130,7 @@ class RunFolder:
             replace_folder(temporary, folder)
         return folder
 
-    def load_checkpoint(self, named: str, average: AveragedModel | None) -> Progress | None:
+    def load_checkpoint(self, named: str, average: AveragedModel | None) -> RunProgress | None:
         """Continues from the newest checkpoint ("auto") or a named one; metrics behind it are dropped.
 
         Returns:
@@ -150,7 +150,7 @@ class RunFolder:
         self.accelerator.load_state(str(folder))
         if average is not None and (folder / AVERAGE).is_file():
             average.load_state_dict(load_file(folder / AVERAGE))
-        progress = Progress(**json.loads((folder / PROGRESS).read_text()))
+        progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
         if self.accelerator.is_main_process:
             self._drop_metrics_behind(progress.step)
         logger.info("Resumed from %s at step %d.", folder, progress.step)

@@ -26,7 +26,7 @@ def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Opt
     matrices = {
         name: parameter
         for name, parameter in trained.items()
-        if run.optimizer == "muon" and ".layers." in name and parameter.ndim == 2  # noqa: PLR2004
+        if run.optimizer == "muon" and ".layers." in name and parameter.ndim == 2
     }
     others = [parameter for name, parameter in trained.items() if name not in matrices]
     betas = (run.adam_beta1, run.adam_beta2)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from ..hub.model_card import CardFacts, load_facts, model_card
 from .arguments import DataArguments, RunArguments, StageArguments
-from .checkpoints import Progress
+from .checkpoints import RunProgress
 from .data import TokenCrops
 from .validation import Metrics
 
@@ -22,7 +22,12 @@ def source_commit() -> str:
 
 
 def training_facts(
-    stage: StageArguments, data: DataArguments, run: RunArguments, progress: Progress, crops: TokenCrops, last: Metrics
+    stage: StageArguments,
+    data: DataArguments,
+    run: RunArguments,
+    progress: RunProgress,
+    crops: TokenCrops,
+    last: Metrics,
 ) -> CardFacts:
     """What a card says about a run; facts that only people know come from `run.card_facts`.
 

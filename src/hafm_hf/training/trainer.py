@@ -23,7 +23,7 @@ from ..configuration_hafm import HAFMStageConfig
 from ..stages.codebook_patterns import codebook_pattern
 from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
-from .checkpoints import Progress, RunFolder, averaged
+from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .flops import device_peak, step_flops
 from .objective import draw_seeds, drop_history, history_dropout_rate, null_rows, swap_history
@@ -105,7 +105,7 @@ class StageTrainer:
         frames = round(crops.seconds * self.config.conditioning_frame_rate)
         self.flops = step_flops(self.config, frames, run.global_batch)
         self.peak = device_peak(self.accelerator.device, PRECISIONS[run.mixed_precision])
-        self.progress = Progress()
+        self.progress = RunProgress()
         self.skipped_in_a_row = 0
         self.last_validation: Metrics = {}
         self._began = time.monotonic()
@@ -153,7 +153,7 @@ class StageTrainer:
         """Seconds trained, over all sessions of the run."""
         return self.progress.seconds + time.monotonic() - self._began
 
-    def train(self) -> Progress:
+    def train(self) -> RunProgress:
         """Trains until `max_steps` or `max_hours`; saves checkpoints, the best and the finished stage.
 
         Raises:
@@ -341,7 +341,7 @@ class StageTrainer:
     def save_checkpoint(self) -> None:
         """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
         if self.skipped_in_a_row == 0:
-            progress = Progress(**asdict(self.progress) | {"seconds": self.seconds()})
+            progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
             self.folder.save_checkpoint(progress, self.average)
 
     def resume(self) -> None:
