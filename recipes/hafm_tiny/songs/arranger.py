@@ -120,11 +120,11 @@ def voicing(chord: Chord, kind: str, low: int) -> list[int]:
     if kind == "guitar":
         pitches = [root]
         for pitch in range(root + fifth, root + 29):
-            if pitch % 12 in classes and pitch - pitches[-1] > 2:  # noqa: PLR2004 - strings lie apart
+            if pitch % 12 in classes and pitch - pitches[-1] > 2:
                 pitches.append(pitch)
         return pitches[:6]
     pitches = sorted(low + (pitch_class - low) % 12 for pitch_class in classes)
-    if kind == "open" and len(pitches) > 2:  # noqa: PLR2004
+    if kind == "open" and len(pitches) > 2:
         pitches[1] += 12
     return sorted(pitches)
 

@@ -44,7 +44,7 @@ def sections(song: Song, generator: np.random.Generator) -> tuple[Section, ...]:
     last = len(found) - 1
     edges = [*range(intro, last, SECTION_BARS * scale), last]
     # a rest of less than half a section belongs to the one before
-    if len(edges) > 2 and edges[-1] - edges[-2] < SECTION_BARS * scale / 2:  # noqa: PLR2004
+    if len(edges) > 2 and edges[-1] - edges[-2] < SECTION_BARS * scale / 2:
         del edges[-2]
     spans = list(zip(edges[:-1], edges[1:], strict=True))
     lift = [_lift(song, found[first][0], found[end][0]) + generator.normal(0, 0.5) for first, end in spans]
