@@ -308,7 +308,8 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
     samples, rate = read_vocal(request.vocal, request.length)
     yield stages
-    load_pipeline(request.model)
+    there = load_pipeline(request.model).model.stages
+    stages.names = [stage for stage in stages.names if stage in there]
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:

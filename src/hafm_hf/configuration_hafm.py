@@ -394,7 +394,7 @@ class HAFMConfig(PreTrainedConfig):
 
     Args:
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
-            `dict`, *optional*): The parts; the paper's if not given.
+            `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
         harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that hears chords; none if not given.
     """
 
@@ -403,7 +403,7 @@ class HAFMConfig(PreTrainedConfig):
         "semantic_tokenizer_config": HAFMSemanticTokenizerConfig,
         "semantic_config": HAFMSemanticConfig,
         "coarse_config": HAFMCoarseConfig,
-        "fine_config": HAFMFineConfig,
+        "fine_config": SubConfigSpec(HAFMFineConfig, optional=True),
         # of any family that `codec_format` knows
         "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
         "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
@@ -412,7 +412,7 @@ class HAFMConfig(PreTrainedConfig):
     semantic_tokenizer_config: Any = None
     semantic_config: Any = None
     coarse_config: Any = None
-    fine_config: Any = None
+    fine_config: Any = field(default_factory=HAFMFineConfig)
     codec_config: Any = None
     harmony_config: Any = None
 
@@ -422,7 +422,9 @@ class HAFMConfig(PreTrainedConfig):
         tokenizer, codec = self.semantic_tokenizer_config, codec_format(self.codec_config)
         stages = {name: getattr(self, f"{name}_config") for name in STAGES}
         clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
-        streams = {name: (stages[name].codebook_sizes, codec.frame_rate) for name in ("coarse", "fine")}
+        stages = {name: config for name, config in stages.items() if config is not None}
+        acoustic = [name for name in stages if STAGES[name].acoustic]
+        streams = {STAGES[name].writes: (stages[name].codebook_sizes, codec.frame_rate) for name in acoustic}
         streams |= {"vocal_semantic": clusters, "instrumental_semantic": clusters}
         for name, config in stages.items():
             read, (sizes, rate) = [streams[each] for each in STAGES[name].reads], streams[STAGES[name].writes]
@@ -430,7 +432,7 @@ class HAFMConfig(PreTrainedConfig):
             _check_equal(f"{name} target", config.codebook_sizes, sizes)
             rates = (config.conditioning_frame_rate, config.frame_rate)
             _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
-        codebooks = stages["coarse"].codebook_sizes + stages["fine"].codebook_sizes
+        codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         _check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.harmony_config is not None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, EncodecModel, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, EncodecModel, pipeline, set_seed
+from transformers.utils import ModelOutput
 
 from hafm_hf import (
     HAFMCoarseForCausalLM,
@@ -23,9 +24,10 @@ from hafm_hf import (
     HAFMSemanticTokenizerConfig,
 )
 from hafm_hf.accompaniment.options import GenerationOptions
-from hafm_hf.accompaniment.saving import PARTS
+from hafm_hf.accompaniment.saving import part_classes
+from hafm_hf.cli.models import describe_model
 from hafm_hf.configuration_hafm import hubert_large_config
-from hafm_hf.hub.loading import load_strictly, write_checksums
+from hafm_hf.hub.loading import load_strictly
 from tiny_models import (
     CODES,
     tiny_codec,
@@ -225,7 +227,7 @@ def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: 
 
 def test_repository_has_a_folder_for_each_part_and_only_safetensors(composite: Composite, tmp_path: Path) -> None:
     composite.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == set(PARTS)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == set(part_classes(composite.config))
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     assert (tmp_path / "coarse" / "generation_config.json").exists()
     assert isinstance(AutoConfig.from_pretrained(tmp_path), HAFMConfig)
@@ -283,11 +285,71 @@ def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
 ) -> None:
     composite.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: torch.bfloat16})
-    dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in PARTS}
+    dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in part_classes(loaded.config)}
     assert dtypes == {
-        name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in PARTS
+        name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in dtypes
     }
     assert loaded.generate(voice(0.3), seed=1).audio[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [HAFMForVocalAccompaniment, AutoModel])
+def test_what_is_asked_of_a_configuration_is_obeyed_or_refused_by_name(
+    composite: Composite, tmp_path: Path, kind: Any
+) -> None:
+    composite.save_pretrained(tmp_path)
+
+    def attention(**asked: Any) -> list[str]:
+        return [stage.config._attn_implementation for stage in kind.from_pretrained(tmp_path, **asked).stages.values()]
+
+    assert attention() == ["sdpa"] * 3 and attention(attn_implementation="eager") == ["eager"] * 3
+    assert attention(attn_implementation={"coarse_config": "eager"}) == ["sdpa", "eager", "sdpa"]
+    with pytest.raises(ValueError, match='attn_implementation="nonsense"'):
+        kind.from_pretrained(tmp_path, attn_implementation="nonsense")
+    loaded = kind.from_pretrained(tmp_path, semantic_config={"conditioning_dropout": 0.5})
+    assert loaded.semantic.config.conditioning_dropout == loaded.config.semantic_config.conditioning_dropout == 0.5
+    config = HAFMConfig.from_pretrained(tmp_path)
+    config.coarse_config.conditioning_null = "mask_token"
+    loaded = kind.from_pretrained(tmp_path, config=config)
+    assert loaded.coarse.config.conditioning_null == "mask_token" and loaded.fine.config.conditioning_null == "zeros"
+    for asked, said in (({"semantic_config": {"num_hidden_layers": 1}}, "layers.1"), ({"colour": 1}, "'colour'")):
+        with pytest.raises((TypeError, ValueError), match=said):
+            kind.from_pretrained(tmp_path, **asked)
+
+
+def test_the_attention_asked_of_a_pipeline_is_that_of_its_stages(composite: Composite, tmp_path: Path) -> None:
+    composite.save_pretrained(tmp_path)
+    task = {"task": "vocal-accompaniment", "model": str(tmp_path)}
+    stages = pipeline(**task, model_kwargs={"attn_implementation": "eager"}).model.stages
+    assert {stage.config._attn_implementation for stage in stages.values()} == {"eager"}
+    with pytest.raises(ValueError, match="nonsense"):
+        pipeline(**task, model_kwargs={"attn_implementation": "nonsense"})
+
+
+def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_path: Path) -> None:
+    parts = {name: getattr(composite, name) for name in ("semantic_tokenizer", "semantic", "coarse", "codec")}
+    model = HAFMForVocalAccompaniment.from_parts(**parts)
+    assert list(model.stages) == ["semantic", "coarse"] and "fine" not in model.parameter_counts()
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "fine").exists()
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert loaded.config.fine_config is None
+    assert HAFMForVocalAccompaniment(loaded.config).stages.keys() == loaded.stages.keys()
+    expected = composite.generate(voice(1), seed=3, skip_fine=True)
+    for skip_fine in (False, True):
+        found = loaded.generate(voice(1), seed=3, skip_fine=skip_fine)
+        assert torch.equal(found.codes[0], expected.codes[0]) and torch.equal(found.audio[0], expected.audio[0])
+    streamed = torch.cat(list(loaded.stream(voice(1), seed=3)))
+    torch.testing.assert_close(streamed, expected.audio[0], atol=1e-5, rtol=0)
+    kept = loaded.generate(voice(1), seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])
+    assert torch.equal(kept.audio[0][:11_000], expected.audio[0][:11_000])
+    assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
+
+
+def test_the_output_is_a_model_output(composite: Composite) -> None:
+    output = composite.generate([voice(0.5), voice(0.3)], seed=1, num_samples=2)
+    assert isinstance(output, ModelOutput) and output[0] is output["audio"] is output.audio
+    assert list(output) == ["audio", "sampling_rate", "vocal_semantic", "instrumental_semantic", "codes", "borders"]
+    assert all(len(value) == 4 for name, value in output.items() if name != "sampling_rate")
 
 
 def test_loading_tells_on_request_that_nothing_was_amiss(composite: Composite, tmp_path: Path) -> None:
@@ -309,7 +371,6 @@ def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: 
     else:
         weights["heads.extra"] = torch.zeros(2)
     save_file(weights, file, metadata={"format": "pt"})
-    write_checksums(file.parent)
     with pytest.raises(ValueError, match=f"{change} keys .*heads"):
         HAFMForVocalAccompaniment.from_pretrained(tmp_path)
 

@@ -60,6 +60,16 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
     assert assemble_composite(parts, tmp_path / "empty") > 0
 
 
+def test_two_stages_make_a_composite_and_what_every_one_has_is_asked_for(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
+    two = {name: source for name, source in parts.items() if name != "fine"}
+    assemble_composite(two, tmp_path / "model")
+    assert list(HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model").stages) == ["semantic", "coarse"]
+    with pytest.raises(ValueError, match="Name every part; missing: coarse, codec."):
+        assemble_composite({**two, "coarse": "", "codec": ""}, tmp_path / "model")
+
+
 @pytest.mark.parametrize("fails", ["written", "moved"])
 def test_what_fails_leaves_the_older_composite_as_it_was(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str

@@ -8,8 +8,9 @@ import torch
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment
+from hafm_hf.codec import as_codec
 from hafm_hf.training.data import stage_streams
-from tiny_models import STAGES, tiny_composite
+from tiny_models import CODECS, STAGES, tiny_composite, tiny_semantic_tokenizer, tiny_stage
 
 
 @pytest.fixture(scope="module", params=["flat", "delay"])
@@ -134,6 +135,20 @@ def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMFo
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
     again = composite.generate(vocal, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert torch.equal(again.audio[0], new.audio[0])
+
+
+def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:
+    stages = {name: tiny_stage(name) for name in STAGES}
+    model = HAFMForVocalAccompaniment.from_parts(
+        semantic_tokenizer=tiny_semantic_tokenizer(), codec=CODECS["24 kbps"](), **stages
+    ).eval()
+    assert model.codec_format.num_codebooks == 32 and model.fine.config.num_codebooks == 4
+    old = model.generate(voice(1), seed=1).audio[0].numpy()
+    new = model.generate(voice(1), seed=2, instrumental=old, keep=[(0.0, 0.6)])
+    assert new.codes[0].shape == (8, 75)
+    assert np.abs(new.audio[0].numpy() - old)[:13_000].max() < 1e-6
+    whole = as_codec(model.codec).encode(torch.from_numpy(old)[None, None])[0]
+    assert len(whole) == 32 and torch.equal(new.codes[0][:, :45], whole[:8, :45])
 
 
 def test_an_opening_is_continued(composite: HAFMForVocalAccompaniment) -> None:

@@ -83,6 +83,8 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
     pushed = dict(hub.repositories["singers/tiny"].branches["main"])
     pushed.pop("README.md")
     saved = {str(p.relative_to(saved_again)): p.read_bytes() for p in saved_again.rglob("*") if p.is_file()}
+    sums = {name: pushed.pop(name).decode() for name in list(pushed) if name.endswith("SHA256SUMS")}
+    assert len(sums) == 5 and all(text.endswith("  model.safetensors\n") for text in sums.values())
     assert str(tiny_model) not in pushed["config.json"].decode()
     assert set(pushed) == set(saved)
     for name in saved:
@@ -113,6 +115,7 @@ def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, sav
     made = ModelCard(pushed.pop("README.md").decode())
     assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
     folder = saved_again.with_name(saved_again.name + "-fine")
+    assert pushed.pop("SHA256SUMS")
     assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -124,7 +127,7 @@ def test_saving_a_composite_hands_on_every_option_of_the_upload(hub: StandIn, sa
     for branch, tagged in (("dev", True), ("refs/pr/1", False)):
         pushed = dict(repository.branches[branch])
         assert ("choir" in ModelCard(pushed.pop("README.md").decode()).data["tags"]) is tagged
-        assert pushed == saved
+        assert {name: content for name, content in pushed.items() if not name.endswith("SHA256SUMS")} == saved
 
 
 def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> None:

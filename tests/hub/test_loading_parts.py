@@ -8,14 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hafm_hf.hub.loading import SUMS_FILE
 from tiny_models import sounds, tiny_harmony, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:
     """The model, loaded from a folder whose weights lack `names`."""
     model.save_pretrained(folder)
-    (folder / SUMS_FILE).unlink()
     file = folder / "model.safetensors"
     weights = {name: value for name, value in load_file(file).items() if name not in names}
     save_file(weights, file, metadata={"format": "pt"})

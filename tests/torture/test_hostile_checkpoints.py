@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pickle
 import random
 import resource
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import EncodecModel
+from transformers.utils import logging
 
+from accelerate import Accelerator
 from faults import Tally
 from hafm_hf import (
     HAFMCoarseForCausalLM,
@@ -39,8 +43,17 @@ PARTS: dict[str, Any] = {
 
 @pytest.fixture
 def saved(tiny_model: Path, tmp_path: Path) -> Path:
-    """A saved composite that may be harmed."""
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    """A composite with checksums, as it is published, that may be harmed."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    write_checksums(folder)
+    return folder
+
+
+def harm(file: Path, content: bytes | bytearray) -> None:
+    """Writes as a failing disk does: the time of the last change stays."""
+    times = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def refusal(part: str, folder: Path) -> str:
@@ -51,7 +64,7 @@ def refusal(part: str, folder: Path) -> str:
     return str(error)
 
 
-def test_every_part_that_is_saved_has_a_checksum_that_fits(saved: Path) -> None:
+def test_every_part_that_is_published_has_a_checksum_that_fits(saved: Path) -> None:
     for part in PARTS:
         sums = (saved / part / SUMS_FILE).read_text()
         assert sums.endswith(f"  {WEIGHTS}\n") and len(sums.splitlines()) == 1
@@ -70,7 +83,7 @@ def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, sa
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         else:
             del content[draw.randrange(len(content)) :]
-        file.write_bytes(content)
+        harm(file, content)
         try:
             check_checkpoint(PARTS[part], saved, subfolder=part)
         except ValueError as error:
@@ -80,7 +93,7 @@ def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, sa
                 tally.lose(f"{error} does not name {file}")
         else:
             tally.lose(f"{file} is not noticed")
-        file.write_bytes(whole)
+        harm(file, whole)
 
 
 @pytest.mark.fault("flipped bits without checksums", cut=40, full=1000)
@@ -208,16 +221,39 @@ def test_an_index_names_only_files_beside_it(name: str, saved: Path) -> None:
 def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
     stage = HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
     stage.save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
+    write_checksums(tmp_path / "sharded")
     shards = sorted((tmp_path / "sharded").glob("*.safetensors"))
     assert len(shards) > 2 and len((tmp_path / "sharded" / SUMS_FILE).read_text().splitlines()) == len(shards)
     load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
     content = bytearray(shards[1].read_bytes())
     content[-1] ^= 1
-    shards[1].write_bytes(content)
+    harm(shards[1], content)
     with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it is not what SHA256SUMS says"):
         load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
     write_checksums(tmp_path / "sharded")
     load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+
+
+def test_weights_that_were_saved_again_give_a_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
+    with torch.no_grad():
+        stage.heads.weight.add_(1.0)
+    Accelerator().save_model(stage, saved / "coarse")
+    logger = logging.get_logger("hafm_hf.hub.loading")
+    logger.addHandler(caplog.handler)
+    try:
+        loaded = HAFMForVocalAccompaniment.from_pretrained(saved)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert torch.equal(loaded.coarse.heads.weight, stage.heads.weight)
+    (said,) = {line for line in caplog.messages if "SHA256SUMS" in line}
+    assert str(saved / "coarse") in said and "it is stale" in said
+    # saved by the model itself, sums that are there stay right
+    stage.save_pretrained(saved / "coarse")
+    assert subprocess.run(["sha256sum", "-c", SUMS_FILE], cwd=saved / "coarse", capture_output=True).returncode == 0
+    # and none come by themselves
+    stage.save_pretrained(saved / "new")
+    assert not (saved / "new" / SUMS_FILE).exists()
 
 
 @pytest.mark.fault("code in a model's folder")

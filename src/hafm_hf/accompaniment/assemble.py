@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import fingerprint, load_strictly
+from ..hub.loading import fingerprint, load_strictly, write_checksums
 from ..stage_table import STAGES
 from .modeling_accompaniment import HAFMForVocalAccompaniment
-from .saving import OPTIONAL_PARTS, PARTS
+from .saving import PARTS, check_names
 
 # weight of what chords say where nobody has chosen one: the bundled model's
 HARMONY_GUIDANCE = 4.0
@@ -22,14 +22,14 @@ STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 def assemble_composite(
-    parts: Mapping[str, str], output: Path, stage_dtype: str = "bf16", limit_mb: float | None = None
+    parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bf16", limit_mb: float | None = None
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
     The tokenizer and the codec keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
-        parts: folder or hub id of each part, by its name in the composite; `harmony` may be missing.
+        parts: folder or hub id of each part, by its name in the composite; `fine` and `harmony` may be missing.
         output: folder of the composite; a composite that is there is replaced, anything else is not.
         stage_dtype: fp32, bf16 or fp16, how the stages are stored.
         limit_mb: the size that the composite may have.
@@ -39,20 +39,17 @@ def assemble_composite(
             each other, a composite over the limit, or an output that holds other files.
         OSError: when a part is not there.
     """
-    missing = [name for name in PARTS if not parts.get(name)]
-    if missing:
-        raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
+    sources = {name: source for name, source in parts.items() if source}
+    check_names(sources)
     if stage_dtype not in STAGE_DTYPES:
         raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
     _check_output(output)
-    loaded: dict[str, PreTrainedModel] = {
-        name: load_strictly(PARTS[name], parts[name], dtype=STAGE_DTYPES[stage_dtype]) for name in STAGES
-    }
-    loaded["semantic_tokenizer"] = load_strictly(PARTS["semantic_tokenizer"], parts["semantic_tokenizer"])
-    loaded["codec"] = load_codec(parts["codec"]).model
-    for name, kind in OPTIONAL_PARTS.items():
-        if parts.get(name):
-            loaded[name] = load_strictly(kind, parts[name])
+    loaded: dict[str, PreTrainedModel] = {}
+    for name, kind in PARTS.items():
+        options = {"dtype": STAGE_DTYPES[stage_dtype]} if name in STAGES else {}
+        if name in sources:
+            codec = name == "codec"
+            loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
     _check_tokenizers(loaded)
     config = loaded["semantic"].generation_config
     if "harmony" in loaded and not getattr(config, "harmony_guidance", 0.0):
@@ -66,6 +63,7 @@ def assemble_composite(
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
         temporary = Path(scratch) / "new"
         composite.save_pretrained(temporary)
+        write_checksums(temporary)
         # what was written can be read, strictly, before anyone relies on it
         HAFMForVocalAccompaniment.from_pretrained(temporary)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
@@ -106,7 +104,7 @@ def _replace(temporary: Path, output: Path) -> None:
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
     made = {name: fingerprint(parts[name]) for name in ("semantic_tokenizer", "codec")}
-    wanted = {f"the {stage} stage": parts[stage].config.tokenizers for stage in STAGES}
+    wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
     if "harmony" in parts and parts["harmony"].config.semantic_tokenizer:
         wanted["the harmony"] = {"semantic_tokenizer": parts["harmony"].config.semantic_tokenizer}
     for part, tokenizers in wanted.items():

@@ -6,13 +6,14 @@ a song in `song`, what is kept of an older one in `kept`, what can be asked in `
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ..audio.feature_extraction_hafm import channel_rows, mono_rows
 from ..codec import CodecStream, as_codec
@@ -22,35 +23,35 @@ from ..jobs.heartbeat import Heartbeat, Progress
 from ..jobs.threads import GenerationThreads
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..stage_table import STAGES
-from ..stages.modeling_hafm import HAFMFineForCausalLM, HAFMStageForCausalLM
+from ..stages.modeling_hafm import HAFMStageForCausalLM
 from .kept import KeptInstrumental, Span
 from .listening import ListeningMixin
 from .options import GenerationOptions
-from .saving import PARTS, CompositeSavingMixin, part_classes
+from .saving import OPTIONAL_PARTS, CompositeSavingMixin, check_names, part_classes
 from .song import SongRun, Sound
 
 Samples = torch.Tensor | np.ndarray
 
 
 @dataclass
-class HAFMAccompanimentOutput:
+class HAFMAccompanimentOutput(ModelOutput):
     """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
 
     Args:
-        sampling_rate: samples a second of `audio`.
         audio: instrumentals, float32 [N] each, [C, N] of a codec of several channels, as long as their vocal.
+        sampling_rate: samples a second of `audio`.
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
         borders: seconds at which one window of the coarse or fine stage takes over from the one before.
     """
 
-    sampling_rate: int
-    audio: list[torch.Tensor] = field(default_factory=list)
-    vocal_semantic: list[torch.Tensor] = field(default_factory=list)
-    instrumental_semantic: list[torch.Tensor] = field(default_factory=list)
-    codes: list[torch.Tensor] = field(default_factory=list)
-    borders: list[tuple[float, ...]] = field(default_factory=list)
+    audio: list[torch.Tensor]
+    sampling_rate: int = None  # type: ignore[assignment]
+    vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    codes: list[torch.Tensor] = None  # type: ignore[assignment]
+    borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
 
 
 class Generation:
@@ -65,11 +66,12 @@ class Generation:
         ValueError: for options that exclude each other.
     """
 
-    def __init__(self, model: PreTrainedModel, options: GenerationOptions, progress: Progress | None) -> None:
+    def __init__(
+        self, model: "HAFMForVocalAccompaniment", options: GenerationOptions, progress: Progress | None
+    ) -> None:
         self.num_samples, self.device = options.num_samples, model.device
         self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
-        names = [name for name in STAGES if not (options.skip_fine and name == "fine")]
-        self.stages: dict[str, HAFMStageForCausalLM] = {name: getattr(model, name) for name in names}
+        self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
         self.threads = GenerationThreads(self.stages.values(), options.threads)
         # on other devices the fast loop has not been tried
         decoding = options.decoding or ("fast" if self.device.type in ("cpu", "cuda") else "reference")
@@ -89,7 +91,7 @@ class Generation:
 class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
-    A part that hears which chords the voice asks for may be there as well (`harmony`).
+    Without a `fine` stage it plays the coarse codebooks alone. A `harmony` that estimates chords may be there as well.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
@@ -102,7 +104,6 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     input_modalities = ("audio",)
     _no_split_modules: list[str] = []
     _supports_sdpa = True
-    fine: HAFMFineForCausalLM
     codec: PreTrainedModel
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
@@ -122,18 +123,17 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
 
     @classmethod
     def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
-        """Joins a `semantic_tokenizer`, `semantic`, `coarse` and `fine` stage, a `codec`, and if given a `harmony`.
+        """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and if given `fine` and `harmony`.
 
         Raises:
             ValueError: if a part that every composite has is missing.
             StrictDataclassClassValidationError: if their vocabularies or rates do not fit each other.
         """
-        missing = [name for name in PARTS if name not in parts]
-        if missing:
-            raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
-        configs = {f"{name}_config": part.config for name, part in parts.items()}
+        check_names(parts)
+        configs: dict[str, Any] = {f"{name}_config": None for name in OPTIONAL_PARTS}
+        configs |= {f"{name}_config": part.config for name, part in parts.items()}
         # a composite's configuration sets its parts' attention too, to none at all unless it is told theirs
-        attention = {name: config._attn_implementation for name, config in configs.items()}
+        attention = {name: config._attn_implementation for name, config in configs.items() if config is not None}
         config = HAFMConfig(**configs, attn_implementation=attention)
         return cls(config, parts)
 
@@ -146,6 +146,11 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     def sampling_rate(self) -> int:  # type: ignore[override]
         """Samples a second of the codec, and so of what comes out."""
         return self.codec_format.sampling_rate
+
+    @property
+    def stages(self) -> dict[str, HAFMStageForCausalLM]:
+        """The stages by name, in the order in which they run."""
+        return {name: getattr(self, name) for name in part_classes(self.config) if name in STAGES}
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of each part, and their `total`."""
@@ -197,15 +202,16 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         rate = sampling_rate or self.sampling_rate
         with generation.computing():
             kept = self._kept(rows, rate, instrumental, keep)
-        output = HAFMAccompanimentOutput(self.sampling_rate)
+        rendered: list[dict[str, Any]] = []
         at_once = max(ROWS_AT_ONCE // generation.num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
                 song = self._song(generation, batch, rate, lead_sheet, kept)
                 song.run()
-                self._decode(song, [self._length(vocal, rate) for vocal in batch], kept, output)
-        return output
+                rendered += self._decode(song, [self._length(vocal, rate) for vocal in batch], kept)
+        lists = {name: [each[name] for each in rendered] for name in rendered[0]}
+        return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
     @torch.no_grad()
     def stream(
@@ -257,9 +263,9 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         Raises:
             ValueError: on no vocal or one that is not mono, a mask of another shape, or a lead sheet for several.
         """
-        if vocals is None:
+        rows = [] if vocals is None else mono_rows(vocals, padding_mask)
+        if not rows:
             raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
-        rows = mono_rows(vocals, padding_mask)
         if lead_sheet is not None and len(rows) != 1:
             raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
         return rows
@@ -276,7 +282,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
         audio = channel_rows(instrumental, self.codec_format.channels)
         kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate, self.sampling_rate)
-        codebooks = {name: getattr(self, name).config.num_codebooks for name in STAGES if STAGES[name].acoustic}
+        codebooks = {name: stage.config.num_codebooks for name, stage in self.stages.items() if STAGES[name].acoustic}
         units = self.units(len(rows[0]), rate)
         kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second)
         return kept
@@ -310,9 +316,10 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         """What codes of the acoustic stages sound like, by the codec's vectors."""
         sounds: dict[str, Sound] = {}
         first = 0
-        for name in (name for name, stage in STAGES.items() if stage.acoustic):
-            sounds[name] = partial(as_codec(self.codec).code_vectors, first_codebook=first)
-            first += getattr(self, name).config.num_codebooks
+        for name, stage in self.stages.items():
+            if STAGES[name].acoustic:
+                sounds[name] = partial(as_codec(self.codec).code_vectors, first_codebook=first)
+                first += stage.config.num_codebooks
         return sounds
 
     def _length(self, vocal: np.ndarray, rate: int) -> int:
@@ -320,15 +327,17 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(
-        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, output: HAFMAccompanimentOutput
-    ) -> None:
-        """Adds the rows of a finished run to the output; `lengths` are those of its vocals in samples."""
+        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None
+    ) -> Iterator[dict[str, Any]]:
+        """What the output has of each row of a finished run; `lengths` are those of its vocals in samples."""
         for row, vocal_semantic in enumerate(song.vocal_semantic):
             codes = song.codes(row)
             audio = as_codec(self.codec).decode(codes[None], lengths[row // song.num_samples])[0].float().cpu()
             audio = audio if kept is None else kept.splice(audio)
-            output.audio.append(audio[0] if len(audio) == 1 else audio)
-            output.vocal_semantic.append(vocal_semantic.cpu())
-            output.instrumental_semantic.append(song.stream("instrumental_semantic", row)[0].cpu())
-            output.codes.append(codes.cpu())
-            output.borders.append(song.borders(row))
+            yield {
+                "audio": audio[0] if len(audio) == 1 else audio,
+                "vocal_semantic": vocal_semantic.cpu(),
+                "instrumental_semantic": song.stream("instrumental_semantic", row)[0].cpu(),
+                "codes": codes.cpu(),
+                "borders": song.borders(row),
+            }

@@ -4,6 +4,7 @@ and generation settings and loads by itself with `subfolder=`.
 
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..codec import codec_class
 from ..configuration_hafm import HAFMConfig
 from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
-from ..hub.mixin import SHIM_NAME, UPLOAD_OPTIONS, HAFMHubMixin, write_repository_files
+from ..hub.mixin import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import STAGES
@@ -25,9 +26,10 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     **STAGE_MODELS,
     # its class is that of its family, by its configuration
     "codec": PreTrainedModel,
+    "harmony": HAFMHarmonyModel,
 }
-# a composite may have these too
-OPTIONAL_PARTS: dict[str, type[PreTrainedModel]] = {"harmony": HAFMHarmonyModel}
+# a composite may be without these
+OPTIONAL_PARTS = ("fine", "harmony")
 
 
 class CompositeSavingMixin(HAFMHubMixin):
@@ -46,9 +48,9 @@ class CompositeSavingMixin(HAFMHubMixin):
 
         Args:
             pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
-            kwargs: as for any `from_pretrained` (`revision`, `token`, `cache_dir`, `local_files_only` …). `dtype`
-                (`torch_dtype` before) holds for the stages and is float32 if not given or "auto", however they are
-                stored; tokenizer and codec stay in float32, so that tokens do not depend on it.
+            kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
+                `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
+                however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
 
         Returns:
             The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
@@ -62,18 +64,22 @@ class CompositeSavingMixin(HAFMHubMixin):
         source = model_source(pretrained_model_name_or_path)
         subfolder = kwargs.pop("subfolder", "")
         dtype = _stage_dtype(kwargs)
-        attention = kwargs.pop("attn_implementation", None)
         informed = kwargs.pop("output_loading_info", False)
-        for name in ("config", "use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
+        for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
-        config = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
+        stored = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
+        config, attention = _asked_config(stored, kwargs)
         parts = {}
         for name, part_class in part_classes(config).items():
             options = dict(kwargs, subfolder="/".join(filter(None, (subfolder, name))), use_safetensors=True)
             options["dtype"] = dtype if name in STAGES else torch.float32
-            if name in STAGES and attention is not None:
-                options["attn_implementation"] = attention
+            if name in attention:
+                options["attn_implementation"] = attention[name]
+            asked, own = (getattr(each, f"{name}_config") for each in (config, stored))
+            # as it is stored a part knows best
+            if own is None or asked.to_dict() != own.to_dict():
+                options["config"] = asked
             parts[name] = load_strictly(part_class, source, **options)
         model = composite.from_parts(**parts)
         model.name_or_path = str(source)
@@ -116,8 +122,7 @@ class CompositeSavingMixin(HAFMHubMixin):
             part.save_pretrained(folder / name, is_main_process=is_main_process, state_dict=weights, **kwargs)
         if not is_main_process:
             return
-        for name in part_classes(self.config):
-            write_checksums(folder / name)
+        write_checksums(folder, only_again=True)
         self._write_repository(folder)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, **upload)
@@ -126,11 +131,8 @@ class CompositeSavingMixin(HAFMHubMixin):
         """Everything of a repository that does not belong to one of the parts."""
         self.config.architectures = [type(self).__name__]
         config = _without_paths(self.config.to_dict())
-        config["auto_map"] = {
-            "AutoConfig": f"{SHIM_NAME}.HAFMConfig",
-            "AutoModel": f"{SHIM_NAME}.HAFMForVocalAccompaniment",
-        }
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_auto_map(folder, self.config, type(self))
         write_repository_files(folder)
         extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
         HAFMFeatureExtractor(**extractor).save_pretrained(folder)
@@ -149,8 +151,44 @@ class CompositeSavingMixin(HAFMHubMixin):
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
     """The parts that a composite of this configuration has, by name."""
-    there = {name: kind for name, kind in OPTIONAL_PARTS.items() if getattr(config, f"{name}_config") is not None}
-    return PARTS | there | {"codec": codec_class(config.codec_config)}
+    classes = PARTS | {"codec": codec_class(config.codec_config)}
+    return {name: kind for name, kind in classes.items() if getattr(config, f"{name}_config") is not None}
+
+
+def check_names(parts: Container[str]) -> None:
+    """Raises ValueError unless all parts that every composite has are among these."""
+    missing = [name for name in PARTS if name not in parts and name not in OPTIONAL_PARTS]
+    if missing:
+        raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
+
+
+def _asked_config(stored: HAFMConfig, kwargs: dict[str, Any]) -> tuple[HAFMConfig, dict[str, str]]:
+    """Takes what a caller of `from_pretrained` asks of the configuration out of its options.
+
+    Args:
+        stored: what the checkpoint says.
+        kwargs: `config`, `attn_implementation` and overrides such as `semantic_config={…}` are taken.
+
+    Returns:
+        The configuration that is asked for, and the attention of each stage for which one is.
+
+    Raises:
+        ValueError: attention for what is no stage.
+    """
+    given, attention = kwargs.pop("config", None), kwargs.pop("attn_implementation", None)
+    if given is not None and not isinstance(given, HAFMConfig):
+        given = HAFMConfig.from_pretrained(given)
+    overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMConfig.sub_configs}
+    config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
+    names = {f"{name}_config": name for name in STAGES}
+    if attention is None:
+        # AutoModel and pipeline() have put it into the configuration that they give
+        attention = {each: getattr(getattr(given, each, None), "_attn_implementation", None) for each in names}
+    elif not isinstance(attention, dict):
+        attention = dict.fromkeys(names, attention)
+    if unknown := sorted(set(attention) - set(names)):
+        raise ValueError(f"attn_implementation names {unknown[0]!r}; it can be of {', '.join(names)}.")
+    return config, {names[each]: value for each, value in attention.items() if value is not None}
 
 
 def _stage_dtype(options: dict[str, Any]) -> Any:
@@ -176,6 +214,6 @@ def _weights_of(part: str, state_dict: dict[str, torch.Tensor]) -> dict[str, tor
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the folders its parts were loaded from: a repository is no place for them."""
-    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
+    """A configuration without the places its parts were loaded from, and the code that they were loaded by."""
+    kept = {name: value for name, value in config.items() if name not in ("_name_or_path", "auto_map")}
     return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in kept.items()}

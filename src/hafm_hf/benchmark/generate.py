@@ -274,9 +274,9 @@ def benchmark_precision(model: str | None, seconds: float = 3.0) -> dict[str, di
     streams = {"coarse": song.codes[0][:coarse], "fine": song.codes[0][coarse:]}
     streams |= {name: getattr(song, name)[0][None] for name in ("vocal_semantic", "instrumental_semantic")}
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, kind in STAGES.items():
-        stage, tokens = getattr(composite, name), streams[kind.writes].t().flatten()[None]
-        conditioning = torch.cat([streams[each] for each in kind.reads])
+    for name, stage in composite.stages.items():
+        tokens = streams[STAGES[name].writes].t().flatten()[None]
+        conditioning = torch.cat([streams[each] for each in STAGES[name].reads])
         options = {"guidance_scale": GUIDANCE_SCALE, "temperature": TEMPERATURE}
         exact = RecordingDecoder(stage, **options)
         others = {

@@ -58,8 +58,10 @@ def assemble(
     semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id.")],
     semantic: Annotated[str, typer.Option(help="Folder or hub id.")],
     coarse: Annotated[str, typer.Option(help="Folder or hub id.")],
-    fine: Annotated[str, typer.Option(help="Folder or hub id.")],
     codec: Annotated[str, typer.Option(help="Folder or hub id.")],
+    fine: Annotated[
+        str | None, typer.Option(help="Folder or hub id; without it the coarse codebooks are all.")
+    ] = None,
     harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
     stage_dtype: Annotated[str, typer.Option(help="How the stages are stored: fp32, bf16 or fp16.")] = "bf16",
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
@@ -73,8 +75,7 @@ def assemble(
         "coarse": coarse,
         "fine": fine,
         "codec": codec,
+        "harmony": harmony,
     }
-    if harmony is not None:
-        parts["harmony"] = harmony
     size = assemble_composite(parts, out, stage_dtype, limit_mb)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)

@@ -13,7 +13,6 @@ from typing import Any
 from ..accompaniment.options import GenerationOptions
 from ..audio import write_audio
 from ..hub.loading import fingerprint
-from ..stage_table import STAGES
 from .datasets import Clip, Part
 
 logger = logging.getLogger(__name__)
@@ -96,5 +95,5 @@ def _load(options: RenderingOptions) -> Any:
 
 def _identity(model: Any) -> list[Any]:
     """What a model's music depends on beside the question: weights, and what its generation configs say."""
-    settings = [getattr(model, name).generation_config.to_dict() for name in STAGES]
+    settings = [stage.generation_config.to_dict() for stage in model.stages.values()]
     return [fingerprint(model), str(model.semantic.dtype), settings]

@@ -16,10 +16,11 @@ import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import DacConfig, EncodecConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ..configuration_hafm import check_codec_config
 
+logger = logging.get_logger(__name__)
 Model = TypeVar("Model", bound=PreTrainedModel)
 BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
 # as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
@@ -99,7 +100,8 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     """Refuses weights that cannot be those that were saved, before a model is allocated.
 
     A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
-    hold about as many of them as the configuration asks for. Says nothing where there are no weights at all:
+    hold about as many of them as the configuration asks for. In a folder of this machine a file that is newer than
+    the sums may have been saved again: that is a warning. Says nothing where there are no weights at all:
     `from_pretrained` does.
 
     Args:
@@ -125,10 +127,10 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
     if isinstance(config, EncodecConfig | DacConfig):
         check_codec_config(config)
-    sums = _read_sums(_find(source, SUMS_FILE, hub))
+    sums = _find(source, SUMS_FILE, hub)
     held = 0
     for file in files:
-        _check_sum(file, sums)
+        _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
         held += _count_finite(file)
     with torch.device("meta"):
         wanted = sum(value.numel() for value in model_class(config).state_dict().values())
@@ -138,10 +140,12 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
         )
 
 
-def write_checksums(folder: str | os.PathLike[str]) -> None:
-    """Writes SHA256SUMS of the safetensors files in `folder`."""
-    lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(Path(folder).glob("*.safetensors"))]
-    (Path(folder) / SUMS_FILE).write_text("".join(lines))
+def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
+    """Writes SHA256SUMS beside the safetensors files in `folder` and below it; `only_again`: where there is one."""
+    for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
+        if not only_again or (place / SUMS_FILE).exists():
+            lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
+            (place / SUMS_FILE).write_text("".join(lines))
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -186,10 +190,8 @@ def _weight_files(source: str | os.PathLike[str], variant: str | None, hub: dict
     return [file for file in found if file is not None]
 
 
-def _read_sums(path: Path | None) -> dict[str, str]:
-    """SHA-256 by name of file; empty without the file."""
-    if path is None:
-        return {}
+def _read_sums(path: Path) -> dict[str, str]:
+    """SHA-256 by name of file."""
     sums = {}
     for line in path.read_text(encoding="ascii", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
@@ -199,12 +201,17 @@ def _read_sums(path: Path | None) -> dict[str, str]:
     return sums
 
 
-def _check_sum(file: Path, sums: dict[str, str]) -> None:
-    if file.name in sums and _sha256(file) != sums[file.name]:
-        raise ValueError(
-            f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed "
-            "the weights yourself."
-        )
+def _check_sum(file: Path, path: Path | None, stale_is_possible: bool) -> None:
+    sums = {} if path is None else _read_sums(path)
+    if path is None or file.name not in sums or _sha256(file) == sums[file.name]:
+        return
+    if stale_is_possible and file.stat().st_mtime_ns > path.stat().st_mtime_ns:
+        logger.warning(f"{file} was written after {path}, which it does not match; delete {SUMS_FILE}, it is stale.")
+        return
+    raise ValueError(
+        f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed the "
+        "weights yourself."
+    )
 
 
 def _sha256(file: Path) -> str:

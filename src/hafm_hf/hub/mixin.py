@@ -3,6 +3,7 @@
 Off the path of the data; the models get their `push_to_hub` from here.
 """
 
+import json
 import os
 import re
 import tempfile
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
+from transformers import PreTrainedConfig
 
 from .loading import SafeLoadingMixin, write_checksums
 from .model_card import model_card
 
-# with this file in a repository, AutoConfig and AutoModel find the classes, and register the task, by importing us
+# with this file in a repository, the Auto classes find ours, and the task is registered, by importing us
 SHIM_NAME = "hafm_auto"
+SHIM = (
+    '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
+    "from hafm_hf import *  # noqa: F403\n"
+)
 # each is one line of code, so that what a repository asks its users to trust can be read at a glance
 REPOSITORY_FILES = {
-    f"{SHIM_NAME}.py": '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
-    "from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment  # noqa: F401\n",
+    f"{SHIM_NAME}.py": SHIM,
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
@@ -33,6 +38,8 @@ UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "r
 class HAFMHubMixin(SafeLoadingMixin):
     """Loading that looks at the files first; `push_to_hub` of whole folders, with a card that says what is in them."""
 
+    config: Any
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -41,7 +48,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes the model and SHA256SUMS into a folder, and uploads them with our card if asked to.
+        """Writes the model into a folder, and uploads it with our card and checksums if asked to.
 
         Args:
             save_directory: the folder.
@@ -54,7 +61,8 @@ class HAFMHubMixin(SafeLoadingMixin):
         model.save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
-        write_checksums(save_directory)
+        write_auto_map(Path(save_directory), self.config, type(self))
+        write_checksums(save_directory, only_again=True)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
@@ -96,6 +104,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         )
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
+            write_checksums(folder)
             card.save(Path(folder) / "README.md")
             return api.upload_folder(
                 repo_id=repo_id,
@@ -122,6 +131,22 @@ def renamed(card: ModelCard, repo_id: str) -> ModelCard:
     if written_for:
         card.text = re.sub(rf'(?<=[" ]){re.escape(written_for[1])}(?=["`])', lambda _: repo_id, card.text)
     return card
+
+
+def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
+    """Lets `trust_remote_code=True` find our classes where nobody has imported hafm_hf: config.json and the shim.
+
+    A class of somebody else's is none that the shim could import, and is left out.
+    """
+    if not model_class.__module__.startswith(f"{__name__.partition('.')[0]}."):
+        return
+    names = {"AutoConfig": type(config).__name__, "AutoModel": model_class.__name__}
+    if model_class.can_generate():
+        names["AutoModelForCausalLM"] = model_class.__name__
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content["auto_map"] = {auto: f"{SHIM_NAME}.{name}" for auto, name in names.items()}
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / f"{SHIM_NAME}.py").write_text(SHIM)
 
 
 def write_repository_files(folder: Path) -> None:

@@ -5,10 +5,17 @@ imports `hafm_hf` finds everything registered, in either order, and pays for tra
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from .import_hook import ImportWatcher
 
 TASK = "vocal-accompaniment"
+
+
+def _installed(kind: Any) -> Any:
+    """A class whose code comes with the package: transformers is not to copy it beside weights that are saved."""
+    kind.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
+    return kind
 
 
 def register_configurations() -> None:
@@ -25,7 +32,7 @@ def register_configurations() -> None:
         configurations.HAFMHarmonyConfig,
         configurations.HAFMConfig,
     ):
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoConfig.register(config_class.model_type, _installed(config_class), exist_ok=True)
 
 
 def register_models() -> None:
@@ -38,10 +45,10 @@ def register_models() -> None:
     from ..stages.modeling_hafm import STAGE_MODELS
 
     for stage_class in STAGE_MODELS.values():
-        AutoModel.register(stage_class.config_class, stage_class, exist_ok=True)
+        AutoModel.register(stage_class.config_class, _installed(stage_class), exist_ok=True)
         AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
     for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMHarmonyModel):
-        AutoModel.register(model_class.config_class, model_class, exist_ok=True)
+        AutoModel.register(model_class.config_class, _installed(model_class), exist_ok=True)
 
 
 def register_feature_extractor() -> None:
@@ -51,7 +58,7 @@ def register_feature_extractor() -> None:
     from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
     from ..configuration_hafm import HAFMConfig
 
-    AutoFeatureExtractor.register(HAFMConfig, HAFMFeatureExtractor, exist_ok=True)
+    AutoFeatureExtractor.register(HAFMConfig, _installed(HAFMFeatureExtractor), exist_ok=True)
 
 
 def register_task() -> None:

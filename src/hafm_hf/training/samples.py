@@ -33,6 +33,8 @@ class SongSampler:
         self.run, self.stage = run, stage
         self.vocal, self.rate = read_audio(run.sample_vocal, seconds=run.sample_seconds)
         self.composite = HAFMForVocalAccompaniment.from_pretrained(run.sample_model)
+        if stage not in self.composite.stages:
+            raise ValueError(f"{run.sample_model} has no {stage} stage; name another composite with --sample_model.")
         theirs = getattr(self.composite, stage).config
         for name in ("conditioning_codebook_sizes", "codebook_sizes", "conditioning_frame_rate", "frame_rate"):
             if getattr(config, name) != getattr(theirs, name):
