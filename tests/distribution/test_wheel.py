@@ -104,10 +104,11 @@ def test_every_command_explains_itself_with_the_core_alone(core: Environment, tm
 def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
     run = core.run("hafm", "accompany", VOCAL, "--plot", cwd=tmp_path)
     assert run.returncode == 1 and "hafm-hf[plot]" in run.stderr and not list(tmp_path.iterdir())
+    (tmp_path / "vocals.parquet").write_bytes(b"PAR1")
     for words in (
         ("evaluate", "--pairs", VOCAL.parent, "--out", "report"),
         ("prepare", VOCAL.parent, "out"),
-        ("accompany", VOCAL.parent, "--output", "songs"),
+        ("accompany", tmp_path / "vocals.parquet", "--output", "songs"),
     ):
         run = core.run("hafm", *words, cwd=tmp_path)
         assert run.returncode == 1 and len(run.stderr.splitlines()) == 1, run.stderr

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 import typer
 
-from .console import HAFMCommandError, progress_bars, report_error, stderr, stdout
+from .console import HAFMCommandError, progress_bars, report_error, require_packages, stderr, stdout
 from .request import Request, torch_device
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ def accompany_folder(
     """
     from ..batch.accompanying import WorkerOptions
     from ..batch.run import BatchOptions, accompany_all
-    from ..batch.vocals import HAFMBatchError
+    from ..batch.vocals import HAFMBatchError, is_parquet
 
+    if is_parquet(Path(source)):
+        require_packages("pyarrow")
     parameters = {key: value for key, value in request.parameters.items() if value is not None}
     seconds = parameters.pop("seconds", None)
     worker = WorkerOptions(

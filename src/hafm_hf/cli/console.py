@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +59,17 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     return HAFMCommandError(
         f"{package} is not installed; {which} {', '.join(extras)} has it: pip install 'hafm-hf[{extras[0]}]'."
     )
+
+
+def require_packages(*modules: str) -> None:
+    """Asks at the start for packages of an extra that a long run imports only at its end.
+
+    Raises:
+        ModuleNotFoundError: naming the first that is not there; `missing_package` says which extra has it.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 @contextmanager

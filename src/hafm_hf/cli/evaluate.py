@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
-from .console import HAFMCommandError, stderr, stdout
+from .console import HAFMCommandError, require_packages, stderr, stdout
 from .request import takes_options
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def evaluate(
     from ..evaluation.statistics import HAFMEvaluationError
     from ..jobs.engines import HAFMJobError
 
+    require_packages("librosa", "scipy", "matplotlib", "markupsafe")
     kinds = embedder or ["tokenizer"]
     embedders = tuple(EmbedderOptions(kind, embedder_layer, vggish_weights, vggish_pca) for kind in kinds)
     given = named_folders(outputs or [])
