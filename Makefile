@@ -15,13 +15,14 @@ DIST ?= dist
 # One thread a process: two OpenMP threads that fight over busy cores are slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-space torture audit lint format dist venv venv-dev clean
+.PHONY: help demo test test-space torture conformance audit lint format dist venv venv-dev clean
 
 help:
 	@echo "make demo   set up, then turn $(EXAMPLE) into an instrumental and a mix in $(OUT)/"
 	@echo "make test   set up, then ruff, mypy and the test suite, without the network"
 	@echo "make test-space   the tests of the Space alone; screenshots in build/test-artefacts/space"
 	@echo "make torture   faults, load and hostile input, thousands of tries; prints what was lost"
+	@echo "make conformance   transformers' own tests of models and configurations (needs the network once)"
 	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
 	@echo "make lint   ruff, mypy and import-linter only"
 	@echo "make dist   wheel and source distribution in $(DIST)/, checked by twine"
@@ -80,6 +81,11 @@ test-space: $(VENV)/.dev
 torture: $(VENV)/.dev
 	@echo "==> pytest of faults, every one as often as its marker says (under half an hour on two cores)"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m fault --torture -n 2 --dist loadfile --durations 10
+
+conformance: $(VENV)/.dev
+	@echo "==> transformers' own tests of models, from its source distribution; none of them is part of this repository"
+	@$(PIP) parameterized
+	@HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/conformance/run.py
 
 audit: $(VENV)/.core
 	@$(PIP) pip-audit

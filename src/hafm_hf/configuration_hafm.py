@@ -215,7 +215,7 @@ class HAFMStageConfig(PreTrainedConfig):
                     "multiple of 4 and the distance above half of them."
                 )
         for name in ("rms_norm_eps", "initializer_range"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+            if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
         if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
             raise ValueError(

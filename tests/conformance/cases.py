@@ -1,0 +1,248 @@
+"""transformers' tests of models, configurations and training, for every model class of HAFM.
+
+python tests/conformance/run.py
+"""
+
+import copy
+import os
+import unittest
+from typing import Any
+
+import torch
+from transformers import initialization as init
+
+from conformance.reasons import REASONS
+from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
+from hafm_hf import (
+    HAFMCoarseConfig,
+    HAFMCoarseForCausalLM,
+    HAFMConfig,
+    HAFMFineConfig,
+    HAFMFineForCausalLM,
+    HAFMHarmonyConfig,
+    HAFMHarmonyModel,
+    HAFMSemanticConfig,
+    HAFMSemanticForCausalLM,
+    HAFMSemanticTokenizer,
+    HAFMSemanticTokenizerConfig,
+)
+from hafm_hf.lead_sheet.modeling_harmony import CELLS, NOTE_NUMBERS
+from tiny_models import SIZES, VOCABULARIES, tiny_harmony, tiny_semantic_tokenizer
+
+BATCH, FRAMES = 3, 6
+
+
+class Reasoned(unittest.TestCase):
+    """Skips what cannot hold, and says why."""
+
+    def setUp(self) -> None:
+        """Looks the test up."""
+        for name, reason in REASONS.get(type(self).__name__, {}).items():
+            if self._testMethodName.startswith(name) and "HAFM_CONFORMANCE_ALL" not in os.environ:
+                self.skipTest(reason)
+
+
+class StageTester:
+    """What the mixins ask of a model's tester: a configuration and inputs."""
+
+    is_training = True
+    num_hidden_layers = SIZES["num_hidden_layers"]
+    num_attention_heads = SIZES["num_attention_heads"]
+    hidden_size = SIZES["hidden_size"]
+    batch_size = BATCH
+
+    def __init__(self, name: str, config_class: Any, model_class: Any) -> None:
+        self.name, self.config_class, self.causal_lm_class = name, config_class, model_class
+        config = self.get_config()
+        self.tokens = config.target_length(FRAMES)
+        # of the whole sequence, whose states and weights are captured
+        self.seq_length = config.num_conditioning_sources * FRAMES + self.tokens
+
+    def get_config(self) -> Any:
+        """Without dropout, so that two passes in training mode agree."""
+        return self.config_class(
+            **{**SIZES, **VOCABULARIES[self.name], "conditioning_dropout": 0.0, "initializer_range": 0.02}
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """A batch of ids."""
+        config = self.get_config()
+        generator = torch.Generator().manual_seed(1)
+        shape = (BATCH, config.num_conditioning_streams, FRAMES)
+        return config, {
+            "input_ids": torch.randint(config.vocab_size, (BATCH, self.tokens), generator=generator),
+            "conditioning_ids": torch.randint(min(config.conditioning_sizes), shape, generator=generator),
+        }
+
+
+class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
+    """A stage."""
+
+    test_resize_embeddings = False
+    additional_model_inputs = ["conditioning_ids"]
+    # of training: one sequence of all tokens that the conditioning lasts
+    training_overfit_steps = 150
+    training_overfit_learning_rate = 1e-2
+    name: str
+    config_class: Any
+    model_class: Any
+
+    def setUp(self) -> None:
+        """Makes the testers, or skips."""
+        super().setUp()
+        self._tester = StageTester(self.name, self.config_class, self.model_class)
+        self.all_model_classes = (self.model_class,)
+
+    @property
+    def model_tester(self) -> Any:
+        """The tester of this stage."""
+        return self._tester
+
+    def test_config(self) -> None:
+        """The configuration's own tests, all of them."""
+        sizes: dict[str, Any] = {**SIZES, **VOCABULARIES[self.name]}
+        ConfigTester(self, config_class=self.config_class, **sizes).run_common_tests()
+
+    def _prepare_for_class(self, inputs_dict: Any, model_class: Any, return_labels: bool = False) -> Any:
+        inputs = copy.deepcopy(inputs_dict)
+        if return_labels:
+            inputs["labels"] = inputs["input_ids"].clone()
+        return inputs
+
+    def _create_text_training_batch(self, batch_size: int, seq_length: int, vocab_size: int) -> dict[str, Any]:
+        """BOS and the beginning of a pattern for a prompt and what follows, on the same conditioning."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        length = self.model_tester.tokens
+        pattern = torch.arange(length) % (min(config.codebook_sizes) - 1) + 1
+        labels = pattern.expand(batch_size, -1).clone()
+        bos = torch.full((batch_size, 1), config.bos_token_id)
+        conditioning = inputs["conditioning_ids"][:1].expand(batch_size, -1, -1).clone()
+        return {
+            "input_ids": torch.cat([bos, labels[:, :-1]], dim=1),
+            "labels": labels,
+            "conditioning_ids": conditioning,
+        }
+
+    def _get_trainable_model_class(self) -> Any:
+        conditioning = self.model_tester.prepare_config_and_inputs_for_common()[1]["conditioning_ids"][:1]
+
+        class Conditioned(self.model_class):  # type: ignore[misc, name-defined]
+            def generate(self, inputs: torch.Tensor, **options: Any) -> Any:
+                """Generates on the conditioning of the training batch, which the mixin does not know of."""
+                return super().generate(inputs, conditioning_ids=conditioning, guidance_scale=1.0, **options)
+
+        return Conditioned
+
+
+class SemanticStageTest(StageCase, Reasoned):
+    """Vocal semantic tokens → instrumental semantic tokens."""
+
+    name, config_class, model_class = "semantic", HAFMSemanticConfig, HAFMSemanticForCausalLM
+
+
+class CoarseStageTest(StageCase, Reasoned):
+    """Semantic tokens → codebooks 1–4."""
+
+    name, config_class, model_class = "coarse", HAFMCoarseConfig, HAFMCoarseForCausalLM
+
+
+class FineStageTest(StageCase, Reasoned):
+    """Codebooks 1–4 → codebooks 5–8."""
+
+    name, config_class, model_class = "fine", HAFMFineConfig, HAFMFineForCausalLM
+
+
+class PartTester:
+    """A part that is no language model: how its configuration and its inputs are made."""
+
+    is_training = False
+    batch_size = BATCH
+
+    def __init__(self, config: Any, inputs: dict[str, torch.Tensor], **sizes: int) -> None:
+        self.config, self.inputs = config, inputs
+        vars(self).update(sizes)
+
+    def get_config(self) -> Any:
+        """The configuration, which a test may change."""
+        return copy.deepcopy(self.config)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Configuration and inputs, which a test may change."""
+        return self.get_config(), copy.deepcopy(self.inputs)
+
+
+class PartCase(ModelTesterMixin):
+    """A part."""
+
+    test_resize_embeddings = False
+    config_class: Any
+    model_class: Any
+    config_arguments: dict[str, Any]
+
+    def setUp(self) -> None:
+        """Makes the tester, or skips."""
+        super().setUp()
+        self.model_tester = self.tester()
+        self.all_model_classes = (self.model_class,)
+
+    def tester(self) -> PartTester:
+        """Of this part."""
+        raise NotImplementedError
+
+    def test_config(self) -> None:
+        """The configuration's own tests, all of them."""
+        tester = ConfigTester(
+            self, self.config_class, has_text_modality=False, common_properties=[], **self.config_arguments
+        )
+        tester.run_common_tests()
+
+
+class ClusteredTokenizer(HAFMSemanticTokenizer):
+    """A new one has centroids, without which it has no tokens."""
+
+    def __init__(self, config: HAFMSemanticTokenizerConfig) -> None:
+        super().__init__(config)
+        self._init_weights(self)
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.copy_(self.centroids, torch.linspace(-1, 1, self.centroids.numel()).view_as(self.centroids))
+
+
+class SemanticTokenizerTest(PartCase, Reasoned):
+    """Audio → semantic tokens."""
+
+    has_attentions = False
+    config_class, model_class = HAFMSemanticTokenizerConfig, ClusteredTokenizer
+    config_arguments = {"num_clusters": 7, "layer": 2, "noise_std": 0.5}
+
+    def tester(self) -> PartTester:
+        """Half a second of noise."""
+        config = tiny_semantic_tokenizer().config
+        inputs = {"input_values": 0.1 * torch.randn(BATCH, 8000, generator=torch.Generator().manual_seed(0))}
+        sizes = {"num_hidden_layers": config.layer, "hidden_size": config.hubert_config.hidden_size, "seq_length": 25}
+        return PartTester(config, inputs, **sizes)
+
+
+class HarmonyTest(PartCase, Reasoned):
+    """Notes in beats → chords."""
+
+    has_attentions = False
+    config_class, model_class = HAFMHarmonyConfig, HAFMHarmonyModel
+    config_arguments = {"num_clusters": 7, "channels": 5, "num_layers": 2}
+
+    def tester(self) -> PartTester:
+        """Eleven beats."""
+        shape = (BATCH, 11, CELLS * NOTE_NUMBERS)
+        inputs = {"cells": torch.rand(shape, generator=torch.Generator().manual_seed(0))}
+        return PartTester(tiny_harmony(dropout=0.0).config, inputs)
+
+
+class AccompanimentConfigTest(Reasoned):
+    """The composite's configuration; the composite itself has no forward pass to test."""
+
+    def test_config(self) -> None:
+        """The configuration's own tests, all of them."""
+        ConfigTester(self, HAFMConfig, has_text_modality=False, common_properties=[]).run_common_tests()
