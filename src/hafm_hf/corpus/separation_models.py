@@ -73,12 +73,10 @@ class AudioSeparator:
 
     def _choose_device(self, device: str) -> None:
         """The library takes any GPU that it sees, and the CPU without a word where onnxruntime has no CUDA."""
-        import onnxruntime
-
         if device == "cpu":
             self.library.torch_device = torch.device("cpu")
             self.library.onnx_execution_provider = ["CPUExecutionProvider"]
-        elif self.model.endswith(".onnx") and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        elif self.model.endswith(".onnx") and self.library.onnx_execution_provider != ["CUDAExecutionProvider"]:
             raise HAFMCorpusError(
                 "onnxruntime has no CUDA here; run: pip install onnxruntime-gpu, or separate on the device cpu."
             )
