@@ -55,7 +55,7 @@ class HAFMCodebookHeads(nn.Module):
             # frames are counted from the first target on, so its head comes first
             order = torch.arange(num_codebooks, device=targets.device) + targets[0]
             weight = weight.index_select(0, order % num_codebooks)
-        count = -(-length // num_codebooks)
+        count = (length + num_codebooks - 1) // num_codebooks
         frames = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length)).unflatten(1, (count, num_codebooks))
         logits = torch.einsum("btqd,qvd->btqv", frames, weight).flatten(1, 2)
         # whether a view is the whole depends on the length, for which an exported graph would then be made
