@@ -1,6 +1,7 @@
 """Train a small EnCodec-shaped codec on rendered songs.
 
     python recipes/train_codec.py --corpus CORPUS --out RUN --steps 4000 --num_filters 12
+    python recipes/train_codec.py --corpus CORPUS --out RUN --steps 20000 --num_filters 24 --stem_share 0.8
     python recipes/train_codec.py --corpus CORPUS --out RUN --codec CODEC --decoder_only true --spectral_from 0
 
 CORPUS is what recipes/build_song_corpus.py writes. RUN/state.pt is written every few minutes and at the end, and a run
@@ -49,13 +50,13 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     codec = load_or_create(model).to(run.device).train()
     config = codec.config
-    pool = run.songs("train", config.sampling_rate)
+    pool = run.songs("train", config.sampling_rate, stems=arguments.stem_share > 0)
     pool.require(arguments.crop_seconds)
     trainer = CodecTrainer(codec, pool, arguments)
     if not resume(trainer, run) and not model.codec:
         start_codec(codec, draw_batch(pool, arguments, 0).to(run.device))
     train_on_songs(trainer, arguments.steps, run, lambda out: codec.save_pretrained(out / "codec"))
-    held_out = run.songs("test", config.sampling_rate, max_hours=0.5)
+    held_out = run.songs("test", config.sampling_rate, max_hours=0.5, stems=True)
     if held_out.songs:
         figures = evaluate_codec(codec, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))

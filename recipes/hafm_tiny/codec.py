@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
+from hafm_hf.audio.analysis import log_mel
 from hafm_hf.codec import scale_invariant_sdr
 
 from .clusters import kmeans, nearest
 from .discriminator import MultiScaleDiscriminator
-from .song_pool import PCM_SCALE, SongPool
+from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 
 
@@ -29,6 +30,7 @@ class CodecTrainingArguments:
     """How a codec is trained; steps are optimiser steps, shares are of drawn crops.
 
     Below 0, `quantize_from` means a codec that is trained already: its codebooks go on from where they are.
+    `stem_share` is of the crops without the voice: one stem of the band instead of its mix.
     `emphasis_weight` is of the waveform's error after pre-emphasis; it comes in with the spectral loss.
     From step `adversarial_from` on (0: never) discriminators judge what it decodes. With `decoder_only` encoder and
     codebooks stay as they are, and with them the codes of every corpus and every stage that was trained on them.
@@ -55,6 +57,7 @@ class CodecTrainingArguments:
     start_batches: int = 64
     vocal_share: float = 0.15
     mix_share: float = 0.15
+    stem_share: float = 0.0
     decoder_only: bool = False
     seed: int = 0
 
@@ -68,13 +71,20 @@ def draw_batch(pool: SongPool, arguments: CodecTrainingArguments, step: int) -> 
         song, start = pool.draw(rng, num_samples)
         kind, gain = rng.random(), 10 ** (rng.uniform(-6, 3) / 20)
         vocal = song.vocal[start : start + num_samples] / np.float32(PCM_SCALE)
-        band = song.instrumental[start : start + num_samples] / np.float32(PCM_SCALE)
+        band = _band(song, arguments.stem_share, rng)[start : start + num_samples] / np.float32(PCM_SCALE)
         shares = (arguments.vocal_share, arguments.vocal_share + arguments.mix_share)
         crop = vocal if kind < shares[0] else (vocal + band) / 2 if kind < shares[1] else band
         # near-silence teaches nothing under a relative error, and pauses of the singer would be a third of the batch
         if np.sqrt(np.mean(crop**2)) > 3e-3:
             rows.append(crop * np.float32(gain))
     return torch.from_numpy(np.stack(rows)).unsqueeze(1)
+
+
+def _band(song: Song, stem_share: float, rng: np.random.Generator) -> np.ndarray:
+    """The song's band, or (with this probability) one of its stems, int16 [N]."""
+    if stem_share and song.stems and rng.random() < stem_share:
+        return list(song.stems.values())[int(rng.integers(len(song.stems)))]
+    return song.instrumental
 
 
 def relative_error(target: torch.Tensor, output: torch.Tensor, floor: float = 0.25) -> torch.Tensor:
@@ -372,35 +382,64 @@ class CodecTrainer:
 def evaluate_codec(
     codec: EncodecModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
-    """SI-SDR (dB, mean over instrumental clips) at each number of codebooks, and every codebook's perplexity."""
+    """How well instrumental clips are decoded again.
+
+    Returns:
+        means over clips: `si_sdr_db` at each number of codebooks, `si_sdr_db_unquantized`, `log_mel_db` (mean distance
+        of log-mel spectrograms at the most codebooks, dB), and `styles`: the same of each style alone and, where the
+        pool holds stems, of the bands whose stems were decoded apart (STYLE/stems); every codebook's `perplexity`.
+    """
     pool.require(seconds)
     rng = np.random.default_rng(0)
     num_samples = int(seconds * pool.sampling_rate)
     codec.eval()
-    device = next(codec.parameters()).device
-    ratios: dict[int, list[float]] = {depth: [] for depth in depths}
-    unquantized: list[float] = []
     counts = torch.zeros(codec.config.num_quantizers, codec.config.codebook_size)
+    found: dict[str, list[dict[str, float]]] = {}
     for _ in range(clips):
         song, start = pool.draw(rng, num_samples)
-        crop = song.instrumental[start : start + num_samples]
-        if np.abs(crop).max() < 300:
+        if np.abs(song.instrumental[start : start + num_samples]).max() < 300:  # noqa: PLR2004 - nearly silent
             continue
-        target = torch.from_numpy(crop / np.float32(PCM_SCALE)).to(device)[None, None]
-        embeddings = codec.encoder(target)
-        codes = codec.quantizer.encode(embeddings)
-        for index, row in enumerate(codes):
-            counts[index] += torch.bincount(row.flatten().cpu(), minlength=codec.config.codebook_size)
-        unquantized += scale_invariant_sdr(target[:, 0], codec.decoder(embeddings)[:, 0, :num_samples]).tolist()
-        for depth in depths:
-            output = codec.decoder(codec.quantizer.decode(codes[:depth]))[:, 0, :num_samples]
-            ratios[depth] += scale_invariant_sdr(target[:, 0], output).tolist()
+        style = str(song.labels.get("style", ""))
+        bands = {style: [song.instrumental]} | ({f"{style}/stems": list(song.stems.values())} if song.stems else {})
+        for name, band in bands.items():
+            parts = np.stack([part[start : start + num_samples] for part in band]) / np.float32(PCM_SCALE)
+            figures = _decoded_again(codec, parts, depths, counts if name == style else None)
+            found.setdefault(name, []).append(figures)
     codec.train()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     entropy = -(shares * shares.clamp_min(1e-12).log()).sum(1)
+    every = [row for name, rows in found.items() if not name.endswith("/stems") for row in rows]
     return {
-        "si_sdr_db": {depth: round(float(np.mean(values)), 2) for depth, values in ratios.items()},
-        "si_sdr_db_unquantized": round(float(np.mean(unquantized)), 2),
+        **_mean_figures(every, depths),
+        "styles": {name: _mean_figures(rows, depths) for name, rows in sorted(found.items())},
         "perplexity": [round(value, 1) for value in entropy.exp().tolist()],
-        "clips": len(unquantized),
+    }
+
+
+def _decoded_again(
+    codec: EncodecModel, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
+) -> dict[str, float]:
+    """Figures of the sum of parts (float32 [P, N]), each coded and decoded by itself; adds the codes to `counts`."""
+    device, size = next(codec.parameters()).device, parts.shape[1]
+    target = parts.sum(axis=0)
+    embeddings = codec.encoder(torch.from_numpy(parts).to(device)[:, None])
+    codes = codec.quantizer.encode(embeddings)
+    for index, row in enumerate(codes if counts is not None else ()):
+        counts[index] += torch.bincount(row.flatten().cpu(), minlength=codec.config.codebook_size)  # type: ignore[index]
+    outputs = {depth: codec.decoder(codec.quantizer.decode(codes[:depth])) for depth in depths}
+    outputs[0] = codec.decoder(embeddings)
+    sums = {depth: output[:, 0, :size].sum(dim=0, keepdim=True).cpu() for depth, output in outputs.items()}
+    wanted = torch.from_numpy(target)[None]
+    figures = {str(depth): scale_invariant_sdr(wanted, output).item() for depth, output in sums.items()}
+    mels = [log_mel(x, codec.config.sampling_rate) for x in (target, sums[max(depths)][0].numpy())]
+    return figures | {"log_mel": float(np.abs(mels[0] - mels[1]).mean())}
+
+
+def _mean_figures(rows: list[dict[str, float]], depths: tuple[int, ...]) -> dict[str, Any]:
+    means = {name: round(float(np.mean([row[name] for row in rows])), 2) for name in rows[0]} if rows else {}
+    return {
+        "si_sdr_db": {depth: means.get(str(depth)) for depth in depths},
+        "si_sdr_db_unquantized": means.get("0"),
+        "log_mel_db": means.get("log_mel"),
+        "clips": len(rows),
     }

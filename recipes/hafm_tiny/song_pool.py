@@ -7,7 +7,7 @@ rendered: `refresh` takes in the folders that were finished since.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ PCM_SCALE = 32768.0
 
 @dataclass(frozen=True)
 class Song:
-    """One rendered song: vocal and instrumental (int16 [N], mono, the pool's rate) and its labels."""
+    """One rendered song: vocal, instrumental, its stems if asked for (int16 [N], mono, the pool's rate) and labels."""
 
     name: str
     vocal: np.ndarray
     instrumental: np.ndarray
     labels: dict[str, Any]
+    stems: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -77,13 +78,19 @@ def read_mono(path: Path, sampling_rate: int) -> np.ndarray:
     return np.clip(np.round(mono * PCM_SCALE), -32768, 32767).astype(np.int16)
 
 
-def load_song(folder: Path, sampling_rate: int) -> Song:
-    """Read one song folder; both stems are cut to the shorter one's length."""
+def load_song(folder: Path, sampling_rate: int, stems: bool = False) -> Song:
+    """Read one song folder, with the stems of its band if asked for; all are cut to the shortest one's length."""
     labels = json.loads((folder / "labels.json").read_text())
     vocal = read_mono(folder / "vocal.flac", sampling_rate)
     instrumental = read_mono(folder / "instrumental.flac", sampling_rate)
-    length = min(len(vocal), len(instrumental))
-    return Song(folder.name, vocal[:length], instrumental[:length], labels)
+    band = {
+        path.stem: read_mono(path, sampling_rate)
+        for path in sorted(folder.glob("*.flac") if stems else ())
+        if path.stem not in ("vocal", "instrumental")
+    }
+    length = min(map(len, (vocal, instrumental, *band.values())))
+    cut = {name: stem[:length] for name, stem in band.items()}
+    return Song(folder.name, vocal[:length], instrumental[:length], labels, cut)
 
 
 class SongPool:
@@ -94,12 +101,16 @@ class SongPool:
         split: "train", "validation" or "test".
         sampling_rate: rate in Hz at which songs are held.
         max_hours: no further song is read once this many hours (of one stem) are held.
+        stems: hold the stems of the bands as well.
     """
 
-    def __init__(self, root: Path, split: str, sampling_rate: int, max_hours: float = 12.0) -> None:
+    def __init__(
+        self, root: Path, split: str, sampling_rate: int, max_hours: float = 12.0, stems: bool = False
+    ) -> None:
         self.folder = Path(root) / split
         self.sampling_rate = sampling_rate
         self.max_hours = max_hours
+        self.stems = stems
         self.songs: list[Song] = []
         self._seen: set[str] = set()
 
@@ -117,7 +128,7 @@ class SongPool:
                 break
             self._seen.add(folder.name)
             try:
-                self.songs.append(load_song(folder, self.sampling_rate))
+                self.songs.append(load_song(folder, self.sampling_rate, self.stems))
                 count += 1
             except (OSError, RuntimeError, json.JSONDecodeError) as error:
                 logger.warning("skipping song %s: %s", folder, error)

@@ -36,7 +36,7 @@ class SongRunArguments:
         """A GPU where there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def songs(self, split: str, sampling_rate: int, max_hours: float | None = None) -> SongPool:
+    def songs(self, split: str, sampling_rate: int, max_hours: float | None = None, stems: bool = False) -> SongPool:
         """The songs of a split that are finished, in memory.
 
         Raises:
@@ -45,7 +45,8 @@ class SongRunArguments:
         for name in ("corpus", "out"):
             if not getattr(self, name):
                 raise ValueError(f"Name the folder --{name}.")
-        pool = SongPool(Path(self.corpus), split, sampling_rate, self.max_hours if max_hours is None else max_hours)
+        hours = self.max_hours if max_hours is None else max_hours
+        pool = SongPool(Path(self.corpus), split, sampling_rate, hours, stems)
         pool.refresh()
         return pool
 

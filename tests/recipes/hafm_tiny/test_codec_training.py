@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import EncodecConfig, EncodecModel
 
@@ -166,6 +167,31 @@ def test_batches_are_a_function_of_seed_and_step(pool: SongPool) -> None:
     assert torch.equal(batch, draw_batch(pool, arguments(), 3))
     assert not torch.equal(batch, draw_batch(pool, arguments(), 4))
     assert not torch.equal(batch, draw_batch(pool, arguments(seed=1), 3))
+
+
+def test_stems_are_drawn_and_decoded_apart_where_they_are_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "one"
+    write_song(folder, RATE, seconds=2.0, seed=0)
+    band, _ = soundfile.read(folder / "instrumental.flac")
+    halves = {"drums": 0.75 * band, "bass": 0.25 * band}
+    for name, stem in halves.items():
+        soundfile.write(folder / f"{name}.flac", stem, RATE)
+    (folder / "labels.json").write_text(json.dumps({"style": "folk"}))
+    plain, pool = SongPool(tmp_path, "train", RATE), SongPool(tmp_path, "train", RATE, stems=True)
+    plain.refresh()
+    pool.refresh()
+    assert not plain.songs[0].stems and set(pool.songs[0].stems) == set(halves)
+    wanted = {"vocal_share": 0.0, "mix_share": 0.0}
+    mixes, stems = (draw_batch(pool, arguments(**wanted, stem_share=share), 0) for share in (0.0, 1.0))
+    assert torch.equal(mixes, draw_batch(plain, arguments(**wanted, stem_share=1.0), 0))
+    assert not torch.equal(mixes, stems)
+    codec = tiny_codec()
+    start_codec(codec, stems)
+    figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=3)
+    assert set(figures["styles"]) == {"folk", "folk/stems"} and figures["clips"] == 3
+    assert figures["log_mel_db"] > 0 and figures["styles"]["folk"]["si_sdr_db"] == figures["si_sdr_db"]
+    apart = figures["styles"]["folk/stems"]
+    assert apart["clips"] == 3 and apart["si_sdr_db_unquantized"] != figures["si_sdr_db_unquantized"]
 
 
 def test_learning_rate_rises_then_falls_to_its_floor() -> None:
