@@ -397,7 +397,7 @@ def evaluate_codec(
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(clips):
         song, start = pool.draw(rng, num_samples)
-        if np.abs(song.instrumental[start : start + num_samples]).max() < 300:  # noqa: PLR2004 - nearly silent
+        if np.abs(song.instrumental[start : start + num_samples]).max() < 300:
             continue
         style = str(song.labels.get("style", ""))
         bands = {style: [song.instrumental]} | ({f"{style}/stems": list(song.stems.values())} if song.stems else {})
