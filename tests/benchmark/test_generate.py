@@ -131,7 +131,8 @@ def test_the_delay_pattern_is_timed_by_slots_and_against_musicgens_codebooks(tin
 
 
 def test_patterns_are_compared_in_decoding_the_whole_path_and_training(tiny_model: Path) -> None:
-    command = f"benchmark patterns --model {tiny_model} --seconds 1 --crops 1 --repeats 1 --threads 1 --json"
+    command = f"benchmark patterns --model {tiny_model} --seconds 1 --window-seconds 2"
+    command += " --crops 1 --repeats 1 --threads 1 --json"
     result = json.loads(CliRunner().invoke(app, command.split(), catch_exceptions=False).stdout)
     assert list(result["work"]) == [
         "decode coarse", "decode fine", "decode coarse + fine", "whole path", "train coarse", "train fine",

@@ -20,7 +20,9 @@ from .train import clock, timed, training_step
 DELAYED_STAGES = ("coarse", "fine")
 
 
-def benchmark_patterns(model: str | None, seconds: float = 10.0, crops: int = 2, repeats: int = 2) -> dict[str, Any]:
+def benchmark_patterns(
+    model: str | None, seconds: float = 10.0, crops: int = 2, repeats: int = 2, window_seconds: float | None = None
+) -> dict[str, Any]:
     """Speeds in both patterns.
 
     Args:
@@ -29,13 +31,15 @@ def benchmark_patterns(model: str | None, seconds: float = 10.0, crops: int = 2,
         seconds: length of the singing for the whole path.
         crops: of a training step.
         repeats: turns.
+        window_seconds: of windows and crops of both stages; the stages' own if None.
 
     Returns:
         {"model", "threads", "clock", "work"}; for each work {"unit", "flat", "delay", "ratio"}, where more is faster.
     """
     composite = None if model is None else HAFMForVocalAccompaniment.from_pretrained(model or None)
     made = {
-        pattern: {name: _stage(composite, name, pattern) for name in DELAYED_STAGES} for pattern in CODEBOOK_PATTERNS
+        pattern: {name: _stage(composite, name, pattern, window_seconds) for name in DELAYED_STAGES}
+        for pattern in CODEBOOK_PATTERNS
     }
     runs: dict[str, dict[str, Callable[[], object]]] = {}
     for name in DELAYED_STAGES:
@@ -71,11 +75,15 @@ def _entry(unit: str, speeds: dict[str, float]) -> dict[str, Any]:
     return {"unit": unit, **speeds, "ratio": speeds["delay"] / speeds["flat"]}
 
 
-def _stage(composite: Any, name: str, pattern: str) -> Any:
+def _stage(composite: Any, name: str, pattern: str, window_seconds: float | None) -> Any:
     if composite is not None:
-        return untrained(getattr(composite, name), pattern)
-    torch.manual_seed(0)
-    return STAGE_MODELS[name](STAGE_MODELS[name].config_class(codebook_pattern=pattern)).eval()
+        stage = untrained(getattr(composite, name), pattern)
+    else:
+        torch.manual_seed(0)
+        stage = STAGE_MODELS[name](STAGE_MODELS[name].config_class(codebook_pattern=pattern)).eval()
+    if window_seconds is not None:
+        stage.config.window_seconds = stage.generation_config.window_seconds = window_seconds
+    return stage
 
 
 def _conditioning(stage: Any, rows: int) -> torch.Tensor:

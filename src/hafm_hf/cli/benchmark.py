@@ -156,6 +156,9 @@ def patterns(
         str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of singing, for the whole path; with --model only.")] = 10.0,
+    window_seconds: Annotated[
+        float | None, typer.Option(min=0.2, help="Of windows and training crops, instead of the stages' own.")
+    ] = None,
     crops: Annotated[int, typer.Option(min=1, help="Crops of a training step.")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 2,
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0 for all.")] = 0,
@@ -167,7 +170,7 @@ def patterns(
     from ..benchmark.patterns import benchmark_patterns
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    result = benchmark_patterns(model, seconds, crops, repeats)
+    result = benchmark_patterns(model, seconds, crops, repeats, window_seconds)
     if as_json:
         typer.echo(json.dumps(result))
         return
