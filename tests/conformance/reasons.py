@@ -5,13 +5,11 @@ What a test skips by itself (no GPU, no flash attention, nothing of that kind in
 
 TABLES = "the embeddings are a table a codebook, not one nn.Embedding"
 NO_EMBEDDINGS = "the model reads no ids, so it has no embeddings"
-SUMS = "SHA256SUMS beside the weights refuses others that are written over them (docs/hub.md)"
 LEFT = "a slot's place says which codebook it predicts, so padding on the left is refused"
 STAGE = {
     # those with a mask that pads on the left: in three precisions, with and without fused kernels
     **{f"test_eager_matches_sdpa_inference_{number:02d}": LEFT for number in (0, 1, 8, 9, 16, 17)},
     "test_model_get_set_embeddings": TABLES,
-    "test_model_weights_reload_no_missing_tied_weights": SUMS,
 }
 LOGITS = "the forward pass returns logits, and no other outputs"
 
@@ -21,7 +19,6 @@ REASONS: dict[str, dict[str, str]] = {
     "FineStageTest": STAGE,
     "SemanticTokenizerTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
-        "test_model_weights_reload_no_missing_tied_weights": SUMS,
         "test_internal_model_config_and_subconfig_are_same": "the network is cut, and so is the copy of its config",
         "test_capture_outputs_decorator": "long audio goes through HuBERT in chunks: no attentions of the whole",
         "test_model_outputs_equivalence": "it subtracts outputs from each other, and the mask is of booleans",
@@ -29,7 +26,6 @@ REASONS: dict[str, dict[str, str]] = {
     },
     "HarmonyTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
-        "test_model_weights_reload_no_missing_tied_weights": SUMS,
         "test_hidden_states_output": LOGITS,
         "test_model_outputs_equivalence": LOGITS,
         "test_retain_grad_hidden_states_attentions": LOGITS,
