@@ -305,7 +305,10 @@ def option_components() -> list[gr.components.Component]:
 
 
 def option_component(name: str) -> gr.components.Component:
-    """The input of an option of generation, by its row of the table; empty is what the model or chance says."""
+    """The input of an option of generation, by its row of the table.
+
+    Browsers send 0 for an empty number; so 0 leaves an option to the model, and a seed of −1 to chance.
+    """
     option = CHOICES[name]
     shown: dict[str, Any] = {"label": option.label, "info": option.help, "elem_id": name, "min_width": 140}
     if option.kind is bool:
@@ -316,7 +319,9 @@ def option_component(name: str) -> gr.components.Component:
     if option.least is not None and most is not None and not option.optional:
         return gr.Slider(option.least, most, option.default, step=1 if option.kind is int else None, **shown)
     precision = 0 if option.kind is int else None
-    return gr.Number(option.default, precision=precision, minimum=option.least, maximum=most, **shown)
+    if name == "seed":
+        return gr.Number(-1, precision=precision, minimum=-1, maximum=most, **shown)
+    return gr.Number(0, precision=precision, minimum=0, maximum=most, **shown)
 
 
 def song_components() -> list[gr.components.Component]:

@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
+from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, Option
 from hafm_hf.hub.redaction import without_secrets
 from hafm_hf.stage_table import STAGES
 
@@ -95,7 +95,7 @@ class Request:
         """
         *chosen, length, tempo = values
         given = {
-            option.name: value if value is None else option.kind(value)
+            option.name: None if _is_empty(option, value) else option.kind(value)
             for option, value in zip(CHOICES.values(), chosen, strict=True)
         }
         return cls(vocal, model, GenerationOptions.of(given=given), length, tempo)
@@ -106,6 +106,11 @@ class Request:
         if self.tempo:
             parameters["lead_sheet"] = LeadSheet(tempo=self.tempo)
         return {"seed": secrets.randbits(31), **parameters}
+
+
+def _is_empty(option: Option, value: Any) -> bool:
+    """Whether an input leaves an option to the model: an empty number comes as 0, an empty seed is −1."""
+    return value is None or (option.optional and (value < 0 if option.name == "seed" else not value))
 
 
 @dataclass

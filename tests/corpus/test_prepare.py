@@ -394,7 +394,7 @@ def test_a_file_size_limit_stops_cleanly_too(
 def test_the_corpus_may_not_lie_among_the_songs_and_songs_must_be_there(
     songs: Path, tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(HAFMCorpusError, match="put it beside the songs"):
+    with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
         prepare(options_for(songs, songs / "corpus", tokenizers))
     (tmp_path / "empty").mkdir()
     with pytest.raises(HAFMCorpusError, match="holds no tracks that the separator stems can use"):

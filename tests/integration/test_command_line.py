@@ -308,7 +308,7 @@ def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path:
         ((None, beats, None), r"beats\.txt, line 4: beats must be seconds that grow"),
         ((None, None, chords), r"chords\.lab, line 3: 'H7' is no chord"),
         ((None, tmp_path / "absent.txt", None), r"absent\.txt cannot be read \(No such file or directory\)\.$"),
-        ((None, None, EXAMPLE), r"vocal\.wav is no text file; give one with START STOP LABEL in each line\.$"),
+        ((None, None, EXAMPLE), r"vocal\.wav is no text file; give one with START STOP LABEL in it\.$"),
     ):
         with pytest.raises(typer.BadParameter, match=said):
             read_lead_sheet(*options)

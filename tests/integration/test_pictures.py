@@ -46,6 +46,7 @@ def test_a_song_gets_one_picture_that_json_names(tiny_model: Path, vocal: Path, 
         "vocal_instrumental.wav",
         "vocal_mix.wav",
         "vocal_plot.png",
+        "vocal_take.json",
     ]
 
 

@@ -71,8 +71,14 @@ def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() 
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
     assert drawn[0] == {"num_samples": 2, "top_k": 7, "skip_fine": False}
-    with pytest.raises(ValueError, match="temperature is 0.0; it must be 0.01 or more"):
-        songs.Request.of("a.wav", "m", *{**values, "temperature": 0}.values(), 0, 0)
+    # what a browser makes of empty inputs
+    empty = {**values, "seed": -1, "guidance_scale": 0, "temperature": 0, "top_k": 0}
+    assert songs.Request.of("a.wav", "m", *empty.values(), 0, 0).parameters().keys() == {
+        "num_samples", "seed", "skip_fine"
+    }  # fmt: skip
+    assert songs.Request.of("a.wav", "m", *{**empty, "seed": 0}.values(), 0, 0).parameters()["seed"] == 0
+    with pytest.raises(ValueError, match="temperature is 0.001; it must be 0.01 or more"):
+        songs.Request.of("a.wav", "m", *{**values, "temperature": 0.001}.values(), 0, 0)
 
 
 def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_path: Path) -> None:

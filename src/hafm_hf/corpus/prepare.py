@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.loading import BUNDLED_MODEL
-from ..hub.model_card import CardFacts, dataset_card, load_facts
+from ..hub.model_card import IDENTIFIER, CardFacts, dataset_card, load_facts
 from ..jobs.files import replacing, write_json
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
@@ -167,6 +167,8 @@ def _facts(options: PrepareOptions) -> CardFacts:
     """What the options tell for the card."""
     tokenizer = options.shards.tokenizer
     models = [Path(name).name if Path(name).is_dir() else name for name in _models(tokenizer)]
-    return CardFacts(
-        license=options.shards.licence or None, datasets=[options.shards.source], base_models=sorted(set(models))
-    )
+    licence = options.shards.licence
+    # other names of licences stand in the rows; a card's metadata takes the hub's identifiers
+    known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None
+    terms = [f"The tracks are under {licence}."] if known == "other" else []
+    return CardFacts(known, [options.shards.source], sorted(set(models)), attribution=terms)
