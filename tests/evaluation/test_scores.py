@@ -1,16 +1,25 @@
 """Scores of following the singer: they tell true accompaniments from others, and their readings have right answers."""
 
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import soundfile
 
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
-from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, onset_strength
+from hafm_hf.evaluation.features import (
+    FRAME_RATE,
+    Features,
+    extract,
+    librosa_lock,
+    load_librosa,
+    onset_strength,
+)
 from hafm_hf.evaluation.fools import FOOLS
 from hafm_hf.evaluation.harmony import chord_changes_shared, key_agreement, pitch_class_share
 from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
@@ -206,3 +215,13 @@ def test_beats_of_what_is_retrieved_lie_on_the_voices_wherever_it_enters(
     assert sound.shape == (12 * RATE,)
     heard = np.flatnonzero(onset_strength(sound) > 10.0) / FRAME_RATE
     assert max(np.abs(heard - beat).min() for beat in voice.beats[:2]) < smear
+
+
+def test_one_process_at_a_time_fills_the_cache_of_compiled_functions() -> None:
+    loader = threading.Thread(target=load_librosa.__wrapped__)
+    with filelock.FileLock(librosa_lock()):
+        loader.start()
+        loader.join(timeout=0.5)
+        waits = loader.is_alive()
+    loader.join(timeout=60)
+    assert waits and not loader.is_alive()

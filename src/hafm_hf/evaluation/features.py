@@ -7,11 +7,14 @@ that is a quarter tone off.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,6 +106,27 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
     )
 
 
+def librosa_lock() -> Path:
+    """The file that `load_librosa` locks, one for each user of the machine."""
+    return Path(tempfile.gettempdir()) / f"hafm_librosa_{getattr(os, 'getuid', int)()}.lock"
+
+
+@cache
+def load_librosa() -> Any:
+    """librosa, whose compiled functions one process of a machine at a time makes or reads.
+
+    Two processes that fill numba's cache together leave files that do not fit each other, and whoever calls them dies
+    of a segmentation fault (numba issue 10128): the first evaluation of a fresh installation with two workers did.
+    """
+    import librosa
+
+    with filelock.FileLock(librosa_lock()):
+        for part in ("util", "sequence", "onset", "feature", "beat", "effects"):
+            # imported, and so compiled, by its first use
+            getattr(librosa, part)
+    return librosa
+
+
 def active_level(samples: Samples, range_db: float = 40.0) -> float:
     """RMS in dBFS of the 0.1 s frames of float32 [N] that are within `range_db` of the loudest; −200 for silence."""
     size = ANALYSIS_RATE // 10
@@ -116,8 +140,7 @@ def active_level(samples: Samples, range_db: float = 40.0) -> float:
 
 def chroma(samples: Samples) -> Array:
     """Magnitude by pitch class, octaves around 500 Hz counting most: float32 [12, T_c] of float32 [N] at 16 kHz."""
-    import librosa
-
+    librosa = load_librosa()
     hop = ANALYSIS_RATE // CHROMA_RATE
     magnitude = np.abs(librosa.stft(pad_end(samples, CHROMA_WINDOW), n_fft=CHROMA_WINDOW, hop_length=hop))
     folded = (_chroma_filters() @ magnitude)[:, : 1 + len(samples) // hop]
@@ -128,15 +151,13 @@ def chroma(samples: Samples) -> Array:
 
 @cache
 def _chroma_filters() -> Array:
-    import librosa
-
+    librosa = load_librosa()
     return librosa.filters.chroma(sr=ANALYSIS_RATE, n_fft=CHROMA_WINDOW, tuning=0.0).astype(np.float32)
 
 
 def onset_strength(samples: Samples) -> Array:
     """Mean rise of 40 mel bands from frame to frame in dB, of the top 80 dB: float32 [T] of float32 [N] at 16 kHz."""
-    import librosa
-
+    librosa = load_librosa()
     hop = ANALYSIS_RATE // FRAME_RATE
     count = 1 + len(samples) // hop
     if rms_dbfs(samples) < SILENT_DBFS:
@@ -156,8 +177,7 @@ def beats(onsets: Array) -> Array:
     The tempo comes from one autocorrelation of the whole clip: librosa's own, one for each frame, takes ten times as
     long and tells true pairs from shuffled ones no better.
     """
-    import librosa
-
+    librosa = load_librosa()
     if len(onsets) < FRAME_RATE or not onsets.any():
         return np.empty(0, np.float32)
     hop = ANALYSIS_RATE // FRAME_RATE

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..audio import Samples
 from ..audio.analysis import FRAME_RATE
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, load_librosa
 
 CLICKS_PER_MINUTE = 120
 CLICK_SECONDS, CLICK_HZ = 0.05, 1000.0
@@ -60,8 +60,7 @@ def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples
 
 def semitone_high(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """The reference accompaniment a semitone high: in time, and out of key."""
-    import librosa
-
+    librosa = load_librosa()
     if reference is None:
         raise ValueError("The reference a semitone high needs a reference.")
     return np.asarray(librosa.effects.pitch_shift(reference, sr=ANALYSIS_RATE, n_steps=1), np.float32)

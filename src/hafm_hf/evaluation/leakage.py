@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import Samples
+from .features import load_librosa
 
 WINDOW, HOP = 1024, 512
 # frames of the voice that an accompaniment's frame may be made of: the same and the one before (64 ms at 16 kHz)
@@ -40,8 +41,7 @@ def voice_leak_db(voice: Samples, candidate: Samples) -> float:
 
 
 def _spectrum(samples: Samples) -> Array:
-    import librosa
-
+    librosa = load_librosa()
     return np.asarray(librosa.stft(samples, n_fft=WINDOW, hop_length=HOP), np.complex64)
 
 

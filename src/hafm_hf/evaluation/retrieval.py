@@ -16,7 +16,7 @@ import numpy as np
 from ..audio import Samples, resample
 from ..audio.analysis import key_fit
 from .datasets import Clip, Part, spread
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract, load_librosa
 from .statistics import HAFMEvaluationError
 
 # instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one
@@ -138,8 +138,7 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     Returns:
         float32 [length] at 16 kHz.
     """
-    import librosa
-
+    librosa = load_librosa()
     item, shift, rate = retrieve(bank, voice)
     samples, source_rate = item.part.read()
     sound = resample(samples, source_rate, ANALYSIS_RATE)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..audio import Samples, rms_dbfs
 from ..audio.analysis import FRAME_RATE
-from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS
+from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS, load_librosa
 from .statistics import bootstrap_mean
 
 # what is compared on both sides of a border: half a second of mean spectrum
@@ -43,8 +43,7 @@ def seam_excess_db(samples: Samples, borders: Sequence[float]) -> float:
     Returns:
         dB; NaN without borders inside the clip, without room between them, or for silence.
     """
-    import librosa
-
+    librosa = load_librosa()
     seconds = len(samples) / ANALYSIS_RATE
     at = [border for border in borders if SIDE_SECONDS <= border <= seconds - SIDE_SECONDS]
     if not at or rms_dbfs(samples) < SILENT_DBFS:
@@ -105,8 +104,7 @@ def timbre_changes(samples: Samples, borders: Sequence[float]) -> tuple[NDArray[
     Returns:
         float64 [borders inside the clip] and float64 [instants away from them]; empty for silence.
     """
-    import librosa
-
+    librosa = load_librosa()
     if rms_dbfs(samples) < SILENT_DBFS:
         return np.empty(0), np.empty(0)
     mel = librosa.feature.melspectrogram(
