@@ -12,6 +12,7 @@ goes on where it was.
 
 import json
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -20,20 +21,24 @@ import typer
 from tqdm import tqdm
 
 from hafm_hf.cli.console import report_error
+from hafm_hf.cli.prepare import SeparatorFlags, SplitFlags
+from hafm_hf.cli.request import grouped
 from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import make_separator
-from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tracks import SplitOptions
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 
 SAMPLE_FILE = "sample.npz"
 
 
+@grouped
 def main(
     audio: Annotated[Path, typer.Argument(help="Folder of songs, as for hafm prepare.")],
     tokenizer: Annotated[Path, typer.Argument(help="Folder for the semantic tokenizer.")],
     hubert: Annotated[str, typer.Option(help="Hub id or folder of a HuBERT.")],
+    separator: SeparatorFlags,
+    splits: SplitFlags,
     layer: Annotated[int, typer.Option(help="Hidden state that is clustered.")] = 9,
     clusters: Annotated[int, typer.Option(min=2)] = 500,
     frames: Annotated[
@@ -41,14 +46,6 @@ def main(
     ] = 200_000,
     max_tracks: Annotated[int, typer.Option(min=0, help="0 for all.")] = 1000,
     segment_seconds: Annotated[float, typer.Option(min=1.0)] = 12.0,
-    separator: Annotated[str, typer.Option(help="stems, audio-separator or demucs.")] = "stems",
-    vocal_channel: Annotated[str, typer.Option(help="left or right, for karaoke files.")] = "",
-    separator_model: str = "",
-    separator_model_dir: str = "",
-    split_by: Annotated[str, typer.Option(help="hash or folder, as for hafm prepare.")] = "hash",
-    validation: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
-    test: Annotated[float, typer.Option(min=0, max=1)] = 0.05,
-    artist_pattern: Annotated[str, typer.Option(help="As for hafm prepare: its first group is the artist.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     separate: Annotated[
         bool, typer.Option(help="So many clusters for vocals and for instrumentals each, not shared.")
@@ -74,11 +71,11 @@ def main(
         tracks = sample_features(
             model,
             audio,
-            make_separator(SeparatorOptions(separator, vocal_channel, separator_model, separator_model_dir, device)),
+            make_separator(separator.options(device)),
             reservoirs[0],
             reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),
-            SplitOptions(split_by, validation, test, artist_pattern),
+            SplitOptions(*astuple(splits)),
             FilterOptions(),
             progress,
             sample,

@@ -1,12 +1,13 @@
 """A lag that all clips of a song share is found by the others and taken off; the vocal stays where it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from hafm_hf.cli.evaluate import load_clips
+from hafm_hf.cli.evaluate import SetFlags, asked_set
 from hafm_hf.evaluation.alignment import align_songs
 from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
@@ -92,8 +93,9 @@ def test_songs_of_one_clip_each_cannot_be_aligned(recordings: Path) -> None:
 
 
 def test_the_report_says_that_references_were_moved(recordings: Path) -> None:
-    as_recorded, data = load_clips(None, recordings, None, None, "test", None, 5.0, None, None)
-    aligned, moved = load_clips(None, recordings, None, None, "test", None, 5.0, None, None, align_songs=True)
+    flags = SetFlags(karaoke=recordings, clip_seconds=5.0)
+    as_recorded, data = asked_set(flags).values()
+    aligned, moved = asked_set(replace(flags, align_songs=True)).values()
     assert "references aligned" not in data
     assert moved["references aligned"].startswith("3 songs, by up to 0.1")
     assert moved["lags in seconds"] == pytest.approx(LATE, abs=0.02)

@@ -95,8 +95,7 @@ def generate(
         ]
     except ValueError as refusal:
         raise typer.BadParameter(str(refusal)) from refusal
-    decoding, songs = [], []
-    everything = torch.get_num_threads()
+    decoding, songs, everything = [], [], torch.get_num_threads()
     counts: Sequence[int | None] = threads or [None]
     for count in counts:
         torch.set_num_threads(count or everything)
@@ -114,19 +113,23 @@ def generate(
     for result in decoding:
         show_decoding(result)
     for result in songs:
-        stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
-        stdout.print(
-            f"{result['seconds']:g} s of singing, {result['samples']} at once, "
-            f"{result['threads'] or 'its own'} threads: "
-            f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
-            f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
-            f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it when it was loaded",
-            markup=False,
-        )
+        show_song(result)
     for name, kinds in errors.items():
         for kind, error in kinds.items():
             apart = f"KL {error['mean_kl']:.5f} nats, logits off by at most {error['max_logit_error']:.3f}"
             stdout.print(f"{name} in {kind}: {apart}", markup=False)
+
+
+def show_song(result: dict[str, Any]) -> None:
+    """The result of `benchmark_song` as a sentence."""
+    stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
+    stdout.print(
+        f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['threads'] or 'its own'} threads: "
+        f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
+        f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
+        f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it when it was loaded",
+        markup=False,
+    )
 
 
 def show_decoding(result: dict[str, Any]) -> None:

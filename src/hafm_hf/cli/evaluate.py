@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,68 +15,80 @@ from rich.table import Table
 
 from ..accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
 from .console import HAFMCommandError, require_packages, stderr, stdout
-from .request import takes_options
+from .request import EngineFlags, grouped, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.datasets import Clip
     from ..evaluation.measuring import ClipJob, Measurement
     from ..evaluation.seams import Seams
 
 
+@dataclass
+class SetFlags:
+    """The set of clips: exactly one of `pairs`, `karaoke`, `musdb`, or `corpus` with `pairs`."""
+
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
+    ] = None
+    karaoke: Annotated[
+        Path | None, typer.Option(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
+    ] = None
+    musdb: Annotated[Path | None, typer.Option(help="MUSDB18 or MUSDB18-HQ: its test songs.", file_okay=False)] = None
+    corpus: Annotated[
+        Path | None, typer.Option(help="Token corpus: the excerpts of --split, with their audio in --pairs.")
+    ] = None
+    split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test"
+    separated_vocals: Annotated[
+        Path | None, typer.Option(help="Folder with SONG.wav, vocals separated from the mix (FAD_s).", file_okay=False)
+    ] = None
+    clip_seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="Cut songs into clips; whole songs if not given.")
+    ] = None
+    hop_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Between clip starts; --clip-seconds if not given.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None
+    align_songs: Annotated[
+        bool, typer.Option("--align-songs", help="Remove the lag of voice and reference that a song's clips share.")
+    ] = False
+
+
+@dataclass
+class ReferenceFlags:
+    """What candidates are measured with and against."""
+
+    retrieval_bank: Annotated[
+        Path | None, typer.Option(help="Folder of pairs of a training split, for the retrieval baselines.")
+    ] = None
+    bank_size: Annotated[int, typer.Option(min=0, help="Instrumentals of the bank, evenly spread; 0 for all.")] = 1000
+    bank_seconds: Annotated[float, typer.Option(min=1.0, help="Of each of them, from its beginning.")] = 40.0
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(help="tokenizer (default), vggish-original, -port, -torchvggish, -audioset, or an audio model."),
+    ] = None
+    embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None
+    vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None
+    vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None
+    baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True
+    only_baselines: Annotated[
+        bool, typer.Option("--only-baselines", help="No system: only the reference and the baselines.")
+    ] = False
+
+
+@grouped
 @takes_options(after="seed", names=[name for name in PUBLIC_OPTIONS if name not in ("seed", "num_samples")])
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report, the generated songs and the cache.")],
-    pairs: Annotated[
-        Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
-    ] = None,
-    karaoke: Annotated[
-        Path | None, typer.Option(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
-    ] = None,
-    musdb: Annotated[Path | None, typer.Option(help="MUSDB18 or MUSDB18-HQ: its test songs.", file_okay=False)] = None,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Token corpus: the excerpts of --split, with their audio in --pairs.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test",
+    clips: SetFlags,
+    references: ReferenceFlags,
+    engine: EngineFlags,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; hafm-tiny if not given.")] = None,
     outputs: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed."),
     ] = None,
-    separated_vocals: Annotated[
-        Path | None, typer.Option(help="Folder with SONG.wav, vocals separated from the mix (FAD_s).", file_okay=False)
-    ] = None,
-    retrieval_bank: Annotated[
-        Path | None, typer.Option(help="Folder of pairs of a training split, for the retrieval baselines.")
-    ] = None,
-    bank_size: Annotated[int, typer.Option(min=0, help="Instrumentals of the bank, evenly spread; 0 for all.")] = 1000,
-    bank_seconds: Annotated[float, typer.Option(min=1.0, help="Of each of them, from its beginning.")] = 40.0,
-    embedder: Annotated[
-        list[str] | None,
-        typer.Option(help="tokenizer (default), vggish-original, -port, -torchvggish, -audioset, or an audio model."),
-    ] = None,
-    embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None,
-    vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None,
-    vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None,
-    clip_seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Cut songs into clips; whole songs if not given.")
-    ] = None,
-    hop_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Between clip starts; --clip-seconds if not given.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None,
-    align_songs: Annotated[
-        bool, typer.Option("--align-songs", help="Remove the lag of voice and reference that a song's clips share.")
-    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that measure; with ray, tasks at a time.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
-    address: Annotated[str, typer.Option(help="Running Ray cluster; a new one here if not given.")] = "",
-    baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True,
-    only_baselines: Annotated[
-        bool, typer.Option("--only-baselines", help="No system: only the reference and the baselines.")
-    ] = False,
     seams: Annotated[
         bool, typer.Option("--seams", help="Only test whether the borders of windows are audible.")
     ] = False,
@@ -87,40 +99,21 @@ def evaluate(
 ) -> None:
     """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
     from ..evaluation import run
-    from ..evaluation.datasets import load_pairs
-    from ..evaluation.embedders import EmbedderOptions
     from ..evaluation.generating import RenderingOptions
-    from ..evaluation.measuring import MeasuringOptions
     from ..evaluation.protocol import ScoringOptions
     from ..evaluation.statistics import HAFMEvaluationError
     from ..jobs.engines import HAFMJobError
 
     require_packages("librosa", "scipy", "matplotlib", "markupsafe")
-    kinds = embedder or ["tokenizer"]
-    embedders = tuple(EmbedderOptions(kind, embedder_layer, vggish_weights, vggish_pca) for kind in kinds)
     given = named_folders(outputs or [])
     generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, GenerationOptions.of(given=options))
+    no_model = references.only_baselines or (given and model is None)
     try:
-        clips, data = load_clips(
-            pairs, karaoke, musdb, corpus, split, separated_vocals, clip_seconds, hop_seconds, limit, align_songs
-        )
         evaluation = run.Evaluation(
-            clips=tuple(clips),
-            out=out,
-            generation=None if only_baselines or (given and model is None) else generation,
-            outputs=given,
-            bank=() if retrieval_bank is None else tuple(load_pairs(retrieval_bank)),
-            bank_size=bank_size,
-            bank_seconds=bank_seconds,
-            measuring=MeasuringOptions(embedders=embedders, baselines=baselines),
-            scoring=ScoringOptions(seed=seed),
-            workers=workers,
-            engine=engine,
-            address=address,
-            players=players,
-            data=data,
+            **asked_set(clips), **asked_references(references), **asdict(engine), out=out, outputs=given,
+            generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,
             cache=cache,
-        )
+        )  # fmt: skip
         if seams:
             show_seams(run.evaluate_seams(evaluation), as_json)
             return
@@ -154,19 +147,24 @@ def show_seams(found: dict[str, Seams | None], as_json: bool) -> None:
     Console(highlight=False, width=None if stdout.is_terminal else 120).print(table)
 
 
-def load_clips(
-    pairs: Path | None,
-    karaoke: Path | None,
-    musdb: Path | None,
-    corpus: Path | None,
-    split: str,
-    separated_vocals: Path | None,
-    clip_seconds: float | None,
-    hop_seconds: float | None,
-    limit: int | None,
-    align_songs: bool = False,
-) -> tuple[list[Clip], dict[str, Any]]:
-    """The clips that the options name, and what the report says of them.
+def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
+    """The fields of `Evaluation` about embedders, baselines and the retrieval bank."""
+    from ..evaluation.datasets import load_pairs
+    from ..evaluation.embedders import EmbedderOptions
+    from ..evaluation.measuring import MeasuringOptions
+
+    own = (flags.embedder_layer, flags.vggish_weights, flags.vggish_pca)
+    embedders = tuple(EmbedderOptions(kind, *own) for kind in flags.embedder or ["tokenizer"])
+    return {
+        "bank": () if flags.retrieval_bank is None else tuple(load_pairs(flags.retrieval_bank)),
+        "bank_size": flags.bank_size,
+        "bank_seconds": flags.bank_seconds,
+        "measuring": MeasuringOptions(embedders=embedders, baselines=flags.baselines),
+    }
+
+
+def asked_set(flags: SetFlags) -> dict[str, Any]:
+    """The fields `clips` and `data` of `Evaluation`: the clips, and what the report says of them.
 
     Raises:
         typer.BadParameter: not exactly one set is named.
@@ -174,35 +172,36 @@ def load_clips(
     """
     from ..evaluation import alignment, datasets
 
-    named = {"pairs": pairs if corpus is None else None, "karaoke": karaoke, "musdb": musdb, "corpus": corpus}
-    chosen = [name for name, folder in named.items() if folder is not None]
-    if len(chosen) != 1:
-        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
-    if corpus is not None:
-        if pairs is None:
+    named = {name: getattr(flags, name) for name in ("pairs", "karaoke", "musdb", "corpus")}
+    if flags.corpus is not None:
+        del named["pairs"]
+        if flags.pairs is None:
             raise typer.BadParameter(
                 "a token corpus contains no audio; name the folder it was made from with --pairs."
             )
-        clips = datasets.load_corpus_split(corpus, split, pairs)
-    elif karaoke is not None:
-        clips = datasets.load_karaoke(karaoke)
-    elif musdb is not None:
-        clips = datasets.load_musdb(musdb)
+    chosen = [name for name, folder in named.items() if folder is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
+    (layout,), folder = chosen, named[chosen[0]]
+    if flags.corpus is not None and flags.pairs is not None:
+        clips = datasets.load_corpus_split(folder, flags.split, flags.pairs)
     else:
-        assert pairs is not None
-        clips = datasets.load_pairs(pairs)
-    if separated_vocals is not None:
-        clips = datasets.with_separated(clips, separated_vocals)
-    clips, lags = alignment.align_songs(clips) if align_songs else (clips, {})
-    cut = datasets.sung_clips(datasets.cut_clips(clips, clip_seconds, hop_seconds))
-    folder = named[chosen[0]]
-    assert folder is not None
-    data: dict[str, Any] = {"set": folder.name, "layout": chosen[0], "split": split if corpus is not None else None}
-    data |= {"clip seconds": clip_seconds, "hop seconds": hop_seconds, "sung clips in all": len(cut)}
+        loaders: dict[str, Any] = {
+            "karaoke": datasets.load_karaoke,
+            "musdb": datasets.load_musdb,
+            "pairs": datasets.load_pairs,
+        }
+        clips = loaders[layout](folder)
+    if flags.separated_vocals is not None:
+        clips = datasets.with_separated(clips, flags.separated_vocals)
+    clips, lags = alignment.align_songs(clips) if flags.align_songs else (clips, {})
+    cut = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
+    data = {"set": folder.name, "layout": layout, "split": flags.split if layout == "corpus" else None}
+    data |= {"clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(cut)}
     if lags:
         farthest = max(map(abs, lags.values()))
         data |= {"references aligned": f"{len(lags)} songs, by up to {farthest:.2f} s", "lags in seconds": lags}
-    return datasets.spread(cut, limit), data
+    return {"clips": tuple(datasets.spread(cut, flags.limit)), "data": data}
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .console import HAFMCommandError, progress_bars, stdout
-from .request import Device, DType
+from .request import Device, DType, EngineFlags, grouped
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
+    from ..corpus.stems import SeparatorOptions
 
 AudioFolder = Annotated[Path, typer.Argument(help="Folder of songs.", metavar="AUDIO_DIR")]
 CorpusFolder = Annotated[Path, typer.Argument(help="Folder for the corpus.", metavar="CORPUS_DIR")]
@@ -25,32 +27,69 @@ SeparatorName = Annotated[str, typer.Option(help="stems (separated already), aud
 VocalChannel = Annotated[str, typer.Option(help="left or right: where karaoke files have the voice.")]
 
 
+@dataclass
+class SeparatorFlags:
+    """How vocals and accompaniments are told apart, and which files are too long for it."""
+
+    separator: SeparatorName = "stems"
+    vocal_channel: VocalChannel = ""
+    separator_model: Annotated[str, typer.Option(help="Of audio-separator or demucs.")] = ""
+    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = ""
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0
+
+    def options(self, device: str) -> SeparatorOptions:
+        """What they say to a separator on `device`."""
+        from ..corpus.stems import SeparatorOptions
+
+        named = self.separator, self.vocal_channel, self.separator_model, self.separator_model_dir
+        return SeparatorOptions(*named, device, self.max_minutes * 60)
+
+
+@dataclass
+class TokenizerFlags:
+    """What makes the tokens."""
+
+    semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id, instead of the model's.")] = ""
+    codec: Annotated[str, typer.Option(help="Folder or hub id of an EnCodec, instead of the model's.")] = ""
+    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = ""
+    num_codebooks: Annotated[
+        int | None, typer.Option(min=1, help="Of the codec, at most; if not given, as many as the paper's.")
+    ] = None
+    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto
+    dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4
+
+
+@dataclass
+class FilterFlags:
+    """Which segments are kept."""
+
+    min_instrumental_db: Annotated[float, typer.Option(help="Drop quieter instrumentals, dB RMS.")] = -25.0
+    max_vocal_excess_db: Annotated[float, typer.Option(help="Drop vocals louder than the band by more.")] = 5.0
+    min_vocal_db: Annotated[float, typer.Option(help="Drop quieter vocals, dB RMS.")] = -50.0
+
+
+@dataclass
+class SplitFlags:
+    """How tracks are divided."""
+
+    split_by: Annotated[str, typer.Option(help="hash, or folder: train, validation, test at the top.")] = "hash"
+    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05
+    artist_pattern: Annotated[str, typer.Option(help="Regular expression; its first group is the artist.")] = ""
+
+
+@grouped
 def prepare(
     audio: AudioFolder,
     corpus: CorpusFolder,
-    separator: SeparatorName = "stems",
-    vocal_channel: VocalChannel = "",
-    separator_model: Annotated[str, typer.Option(help="Of audio-separator or demucs.")] = "",
-    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = "",
-    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = "",
-    semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id, instead of the model's.")] = "",
-    codec: Annotated[str, typer.Option(help="Folder or hub id of an EnCodec, instead of the model's.")] = "",
-    num_codebooks: Annotated[
-        int | None, typer.Option(min=1, help="Of the codec, at most; if not given, as many as the paper's.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto,
-    dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4,
+    separator: SeparatorFlags,
+    tokenizer: TokenizerFlags,
+    kept: FilterFlags,
+    splits: SplitFlags,
+    engine: EngineFlags,
     segment_seconds: Annotated[float, typer.Option(min=0.04, help="Longest segment: one row.")] = 30.0,
     min_seconds: Annotated[float, typer.Option(min=0.04, help="Shorter tracks are dropped.")] = 3.0,
-    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0,
-    min_instrumental_db: Annotated[float, typer.Option(help="Drop quieter instrumentals, dB RMS.")] = -25.0,
-    max_vocal_excess_db: Annotated[float, typer.Option(help="Drop vocals louder than the band by more.")] = 5.0,
-    min_vocal_db: Annotated[float, typer.Option(help="Drop quieter vocals, dB RMS.")] = -50.0,
-    split_by: Annotated[str, typer.Option(help="hash, or folder: train, validation, test at the top.")] = "hash",
-    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05,
-    test: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05,
-    artist_pattern: Annotated[str, typer.Option(help="Regular expression; its first group is the artist.")] = "",
     source: Annotated[str, typer.Option(help="Name of the collection; the folder's if not given.")] = "",
     licence: Annotated[str, typer.Option(help="Of tracks whose files state none.")] = "",
     facts: Annotated[str, typer.Option(help="YAML or JSON for the dataset card.")] = "",
@@ -59,38 +98,32 @@ def prepare(
         typer.Option(help="Also save the stems of kept tracks here; train/ is a bank for hafm evaluate."),
     ] = "",
     tracks_per_shard: Annotated[int, typer.Option(min=1, help="The unit of work.")] = 16,
-    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    workers: Annotated[int, typer.Option(min=0, help="Processes; with ray, 0 for as many as fit.")] = 1,
-    address: Annotated[str, typer.Option(help="Of a running Ray cluster.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The manifest's figures as JSON on stdout.")] = False,
 ) -> None:
     """Separates, filters and tokenises songs into Parquet shards; run the same command again to resume."""
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
-    from ..corpus.stems import SeparatorOptions
     from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
-    if device is Device.mps:
+    if tokenizer.device is Device.mps:
         raise typer.BadParameter("mps isn't supported here; choose auto, cpu or cuda.")
+    device, dtype = tokenizer.device.value, tokenizer.dtype.value
     with corpus_errors():
         options = PrepareOptions(
             ShardOptions(
-                audio=str(audio),
-                corpus=str(corpus),
-                separator=SeparatorOptions(
-                    separator, vocal_channel, separator_model, separator_model_dir, device.value, max_minutes * 60
-                ),
-                filter=FilterOptions(min_instrumental_db, max_vocal_excess_db, min_vocal_db),
+                audio=str(audio), corpus=str(corpus),
+                separator=separator.options(device),
+                filter=FilterOptions(**asdict(kept)),
                 tokenizer=TokenizerOptions(
-                    semantic_tokenizer, codec, model, num_codebooks or DEFAULT_CODEBOOKS, device.value,
-                    "float32" if dtype is DType.auto else dtype.value, batch_size,
+                    tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model,
+                    tokenizer.num_codebooks or DEFAULT_CODEBOOKS, device, "float32" if dtype == "auto" else dtype,
+                    tokenizer.batch_size,
                 ),
                 segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,
                 keep_audio=keep_audio,
             ),
-            SplitOptions(split_by, validation, test, artist_pattern),
-            tracks_per_shard, engine, workers, address, facts,
+            SplitOptions(*astuple(splits)), tracks_per_shard, **asdict(engine), facts=facts,
         )  # fmt: skip
     run(options, as_json)
 

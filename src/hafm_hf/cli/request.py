@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -57,6 +58,45 @@ class Request:
     plot: bool
     stream: bool
     parameters: dict[str, Any]
+
+
+@dataclass
+class EngineFlags:
+    """Who does the work of a command that works on many files (see `jobs.engines.run_on`)."""
+
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local"
+    workers: Annotated[int, typer.Option(min=0, help="Processes; with ray, 0 for as many as there is room for.")] = 1
+    address: Annotated[str, typer.Option(help="Of a running Ray cluster; a new one here if not given.")] = ""
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses stand for the options that their fields are annotated as."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in signature.parameters.values() if is_dataclass(each.annotation)
+    }
+    parameters: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        if each.name not in groups:
+            parameters.append(each)
+            continue
+        hints = get_type_hints(groups[each.name], include_extras=True)
+        parameters += [
+            each.replace(name=own.name, default=own.default, annotation=hints[own.name])
+            for own in fields(groups[each.name])
+        ]
+
+    @functools.wraps(command)
+    def run(*positional: Any, **given: Any) -> None:
+        made = {
+            name: kind(**{own.name: given.pop(own.name, own.default) for own in fields(kind)})
+            for name, kind in groups.items()
+        }
+        command(*positional, **given, **made)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
 
 
 def takes_options(after: str, names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:

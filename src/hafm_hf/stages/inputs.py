@@ -40,8 +40,8 @@ def check_conditioning(
     conditioning_ids: torch.Tensor | None,
     conditioning_mask: torch.Tensor | None = None,
     cached: bool = False,
-) -> None:
-    """Refuses conditioning (int64 [B, K, T_c]) of another shape, a mask that is not [B, T_c], and unknown ids.
+) -> torch.Tensor:
+    """The conditioning, int64 [B, K, T_c]; refuses another shape, a mask that is not [B, T_c], and unknown ids.
 
     Where it is `cached`, the ids were looked at before.
 
@@ -57,10 +57,10 @@ def check_conditioning(
         raise ValueError("conditioning_ids has no frames; a stage needs at least one.")
     if conditioning_mask is not None and conditioning_mask.shape != (batch, frames):
         raise ValueError(f"conditioning_mask has shape {tuple(conditioning_mask.shape)}, not ({batch}, {frames}).")
-    if cached:
-        return
-    limit = _limit(config.conditioning_sizes, torch.arange(streams, device=conditioning_ids.device)[:, None])
-    check_ids("conditioning_ids", conditioning_ids, limit)
+    if not cached:
+        limit = _limit(config.conditioning_sizes, torch.arange(streams, device=conditioning_ids.device)[:, None])
+        check_ids("conditioning_ids", conditioning_ids, limit)
+    return conditioning_ids
 
 
 def check_targets(

@@ -363,6 +363,10 @@ class HAFMDecoder(HAFMPreTrainedModel):
         )
 
 
+def _holds_slots(cache: Cache | None) -> bool:
+    return cache is not None and bool(cache.get_seq_length() > 0)
+
+
 class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     """A decoder with one head a target codebook; the three stages differ in their configuration only."""
 
@@ -396,82 +400,61 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Args:
             input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the
-                codebook pattern arranges it (`stages.codebook_patterns`). Under the flat pattern slot t predicts
-                target token t, of codebook t mod Q. May be left out where `labels` are given.
+                codebook pattern arranges it (`stages.codebook_patterns`). May be left out where `labels` are given.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
             conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
             attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
-            labels (int64 [B, T·Q], *optional*): target tokens frame by frame under any pattern, not shifted; −100 is
-                ignored. Without `input_ids` they are arranged in slots behind BOS here.
-            null_conditioning (bool [B], *optional*): rows that see no conditioning. In training, if not given, each
-                row is drawn with probability `config.conditioning_dropout` (classifier-free guidance).
+            labels (int64 [B, T·Q], *optional*): target tokens frame by frame, not shifted; −100 is ignored.
+            null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance). In
+                training, if not given, each row is drawn with probability `config.conditioning_dropout`.
             past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
             use_cache (`bool`, *optional*): whether to make and return a cache.
-            conditioning_is_cached (`bool`, *optional*): whether the cache holds the conditioning already; read off the
-                cache if not given.
+            conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
-            `CausalLMOutputWithPast` with `loss` (mean over codebooks of each codebook's cross-entropy, paper §3.5) and
-            `logits` (float [B·R, L, V]; columns beyond a codebook's own size mean nothing, nor do slots without a
-            frame; `pattern.tokens` puts them into the order of the labels). Of `hidden_states` the last, normalised
-            as heads read it, is of the target's slots; those before are of the conditioning's slots too.
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V]; slot by slot,
+            which `pattern.tokens` puts into the order of the labels; columns beyond a codebook's own size mean
+            nothing). The last of `hidden_states`, normalised, is of the target's slots; others of all slots.
 
         Raises:
-            ValueError: without conditioning, with the wrong number of streams, with neither ids nor labels, with ids
-                that a codebook does not have, rows that differ in number, or padding before tokens.
+            ValueError: for inputs that are missing, differ in rows, or that `stages.inputs` refuses.
         """
         if kwargs.get("inputs_embeds") is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
-        check_rows(
-            self.model.pattern.rows,
-            input_ids=input_ids,
-            labels=labels,
-            conditioning_ids=conditioning_ids,
-            conditioning_mask=conditioning_mask,
-            attention_mask=attention_mask,
-            null_conditioning=null_conditioning,
-        )
+        masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask}
+        rows = {"labels": labels, "conditioning_ids": conditioning_ids, "null_conditioning": null_conditioning}
+        check_rows(self.model.pattern.rows, input_ids=input_ids, **rows, **masks)
         input_ids = self._shifted(labels) if input_ids is None else input_ids
-        cached = conditioning_is_cached
-        if cached is None:
-            cached = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
-        check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
-        assert conditioning_ids is not None
+        cached = _holds_slots(past_key_values) if conditioning_is_cached is None else conditioning_is_cached
+        conditioning_ids = check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
         targets = self._target_indices(input_ids, conditioning_ids, past_key_values if cached else None)
         check_targets(self.config, input_ids, targets, attention_mask)
-        if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
-            rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=input_ids.device)
-            null_conditioning = torch.bernoulli(rate).bool()
+        if null_conditioning is None and self.training:
+            null_conditioning = self._drawn_null(conditioning_ids)
         outputs = self.model(
-            input_ids=input_ids,
-            conditioning_ids=conditioning_ids,
-            conditioning_mask=conditioning_mask,
-            attention_mask=attention_mask,
-            null_conditioning=null_conditioning,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            conditioning_is_cached=cached,
-            **kwargs,
-        )
+            input_ids=input_ids, conditioning_ids=conditioning_ids, null_conditioning=null_conditioning,
+            past_key_values=past_key_values, use_cache=use_cache, conditioning_is_cached=cached, **masks, **kwargs,
+        )  # fmt: skip
         hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
         # without an opening in the cache the slots start at target 0, which is known without asking the device
         first = None if cached else input_ids.shape[1] - hidden_states.shape[1]
         logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
         loss = None if labels is None else self.codebook_loss(logits, labels)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """A stage's tables follow `codebook_sizes`."""
         raise NotImplementedError(
             "A stage has a table a codebook; make one with other codebook_sizes instead of resizing its embeddings."
         )
+
+    def _drawn_null(self, conditioning_ids: torch.Tensor) -> torch.Tensor | None:
+        """Rows (bool [B]) that training shows no conditioning."""
+        if self.config.conditioning_dropout == 0:
+            return None
+        rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=conditioning_ids.device)
+        return torch.bernoulli(rate).bool()
 
     def _shifted(self, labels: torch.Tensor | None) -> torch.Tensor:
         """Labels (int64 [B, L]) right behind BOS."""
