@@ -118,4 +118,4 @@ def test_a_weight_without_a_profile_or_a_tokenizer_without_a_beat_is_refused() -
     with pytest.raises(ValueError, match="rhythm network"):
         model.song_guidance(tokens)
     del model.semantic.generation_config.beat_guidance
-    assert model.song_guidance(tokens) == {}, "a generation config of before it existed"
+    assert model.song_guidance(tokens) == {}, "a generation config that a user made"

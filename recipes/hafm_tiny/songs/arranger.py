@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from hafm_hf.lead_sheet.lead_sheet import ENERGIES
+
 from .band import DRUM_NOTE, Part, bars, chord_at, time_of
 from .form import Section, steps_a_beat
 from .midi_song import Chord, Note, Song, one_voice
-from .styles import DRUMS, ENERGIES, Groove, Player, Style
+from .styles import DRUMS, Groove, Player, Style
 from .trio import FRAME_RATE, on_frames
 
 BAR_BEATS = 4

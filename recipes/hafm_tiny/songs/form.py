@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from hafm_hf.lead_sheet.lead_sheet import ENERGIES
+
 from .band import bars
 from .midi_song import Note, Song
-from .styles import ENERGIES
 
 # faster than this, a step of a pattern is an eighth instead of a sixteenth, and forms count twice the bars
 FAST_TEMPO = 100.0

@@ -82,7 +82,7 @@ class DecodingOptions:
                     f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
                     'choose decoding="reference".'
                 )
-        # a generation config of before it existed has none
+        # a generation config that a user made lacks what only our own have
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
         own = {"weights": self.weights, "history_free_guidance": weight, "threads": self.threads}
         return {**self.sampling(stage), **own}
@@ -151,7 +151,7 @@ def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) 
 def independent_windows(stage: Any) -> bool:
     """Whether a stage's windows go side by side: `independent_windows` of its generation config.
 
-    A generation config without it is of before it existed, when the fine stage's windows did, and only they.
+    Where a user's generation config lacks it, the fine stage's windows do, and only they.
     """
     return getattr(stage.generation_config, "independent_windows", stage.config.model_type == "hafm_fine")
 
