@@ -361,6 +361,26 @@ def test_loading_tells_on_request_that_nothing_was_amiss(composite: Composite, t
         assert found.keys() == ours.keys() and not any(found.values())
 
 
+def test_parts_are_loaded_as_transformers_loads_them(composite: Composite, tmp_path: Path) -> None:
+    composite.coarse.generation_config.top_k = 7
+    composite.save_pretrained(tmp_path)
+    for name, kind in part_classes(composite.config).items():
+        dtype = torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16
+        ours = load_strictly(kind, tmp_path, subfolder=name, dtype=dtype)
+        theirs = kind.from_pretrained(tmp_path, subfolder=name, dtype=dtype)
+        tensors = [[*model.named_parameters(), *model.named_buffers()] for model in (ours, theirs)]
+        for (key, value), (other, wanted) in zip(*tensors, strict=True):
+            assert key == other and value.dtype == wanted.dtype and torch.equal(value, wanted)
+            assert value.requires_grad == wanted.requires_grad
+        assert ours.config.to_dict() == theirs.config.to_dict() and not ours.training
+        assert ours.name_or_path == theirs.name_or_path
+        if ours.can_generate():
+            assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
+        # over the file that it was read from
+        ours.save_pretrained(tmp_path / name)
+        assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
 @pytest.mark.parametrize("change", ["missing", "unexpected"])
 def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: Path, change: str) -> None:
     composite.save_pretrained(tmp_path)

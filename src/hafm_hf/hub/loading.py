@@ -16,6 +16,7 @@ import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import DacConfig, EncodecConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from ..configuration_hafm import check_codec_config
@@ -84,6 +85,8 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         OSError: the model or its weights are not there.
     """
     source = model_source(source)
+    if (loaded := _load_as_saved(model_class, source, **options)) is not None:
+        return loaded
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
@@ -94,6 +97,54 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
                 f"{_where(source, options)} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}."
             )
     return model
+
+
+def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model | None:
+    """The model of files that hold exactly its weights under its own names, each read once.
+
+    Most of what loading takes is saved so: transformers compiles the renamings of all its models, reads the
+    configuration several times, and makes a second model for what `check_checkpoint` asks.
+
+    Returns:
+        None where loading is transformers' to do or to explain: other options, names or shapes.
+
+    Raises:
+        ValueError: as `check_checkpoint`.
+    """
+    dtype, hub = options.get("dtype"), {name: options[name] for name in HUB_OPTIONS if name in options}
+    if not isinstance(dtype, torch.dtype) or set(options) - {*HUB_OPTIONS, "dtype", "use_safetensors"}:
+        return None
+    files = _weight_files(source, None, hub)
+    if not files:
+        return None
+    config = model_class.config_class.from_pretrained(source, **hub)
+    if isinstance(config, EncodecConfig | DacConfig):
+        check_codec_config(config)
+    weights = _read_weights(source, files, hub)
+    config.name_or_path = str(source)
+    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+        each.dtype = dtype
+    with torch.device("meta"), no_init_weights():
+        model = model_class(config)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if shapes != {name: value.shape for name, value in weights.items()}:
+        return None
+    if any(name not in shapes for name, _ in model.named_buffers()):
+        # buffers that no file holds are made by the constructor
+        with no_init_weights():
+            model = model_class(config)
+    for name, value in weights.items():
+        # a copy: the file may be written again, by this very model, while it is in use
+        weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        # else a composite that it becomes a part of would initialise it again
+        module._is_hf_initialized = True
+    if model.can_generate():
+        where = {"subfolder": "", "revision": "main"} | {name: hub.get(name) for name in HUB_OPTIONS if name in hub}
+        where = {name: where.get(name) for name in HUB_OPTIONS}
+        model.adjust_generation_fn(None, False, None, str(source), trust_remote_code=False, **where)
+    return model.eval()
 
 
 def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options: Any) -> None:
@@ -127,12 +178,8 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
     if isinstance(config, EncodecConfig | DacConfig):
         check_codec_config(config)
-    sums = _find(source, SUMS_FILE, hub)
-    held = 0
-    for file in files:
-        _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
-        held += _count_finite(file)
-    with torch.device("meta"):
+    held = sum(value.numel() for value in _read_weights(source, files, hub).values())
+    with torch.device("meta"), no_init_weights():
         wanted = sum(value.numel() for value in model_class(config).state_dict().values())
     if wanted > SPARE_FACTOR * held + SPARE_VALUES:
         raise ValueError(
@@ -222,16 +269,24 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _count_finite(file: Path) -> int:
-    """Values in a safetensors file, every one of them finite."""
-    count = 0
-    try:
-        with safe_open(str(file), framework="pt") as content:
-            for name in content.keys():
-                tensor = content.get_tensor(name)
-                count += tensor.numel()
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); get it again.") from error
-    return count
+def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of safetensors files, still in the files' memory maps: as they were saved, and finite."""
+    sums = _find(source, SUMS_FILE, hub)
+    weights = {}
+    for file in files:
+        _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
+        try:
+            with safe_open(str(file), framework="pt") as content:
+                found = {name: content.get_tensor(name) for name in content.keys()}
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); get it again.") from error
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
+        weights |= found
+    return weights
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # a finite sum has finite parts, and is found in one pass; that of finite parts can still overflow
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
