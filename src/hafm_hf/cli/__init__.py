@@ -21,6 +21,7 @@ from .evaluate import evaluate
 from .lead_sheet import lead_sheet
 from .models import card, convert, info, inspect_tokens
 from .prepare import prepare
+from .serve import serve
 from .training import assemble, plot_training
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,6 +49,7 @@ def hafm(
 
 for command in (
     accompany,
+    serve,
     lead_sheet,
     info,
     inspect_tokens,

@@ -1,0 +1,181 @@
+"""`hafm serve`, the real command in its own process, asked over HTTP."""
+
+import base64
+import functools
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import InferenceClient
+
+from hafm_hf.hub.endpoint import EndpointHandler
+from vocals import file_bytes, glide
+
+HAFM = Path(sys.executable).with_name("hafm")
+AUDIO = {"Content-Type": "audio/wav"}
+JSON = {"Content-Type": "application/json"}
+
+
+class Server:
+    """A `hafm serve` with room for two requests of a megabyte, and what it answers."""
+
+    def __init__(self, model: Path) -> None:
+        words = ["serve", "--model", model, "--port", 0, "--max-megabytes", 1, "--queue", 2]
+        # a shell that runs the tests in the background has told them and their children to ignore the signal
+        heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        self.process = subprocess.Popen(
+            [str(HAFM), *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            preexec_fn=heeding,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on http://127.0.0.1:"), (line, self.process.communicate())
+        self.url = line.split()[2]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        assert answer.getheader("Content-Type") == "application/json"
+        found = answer.status, json.loads(answer.read())
+        connection.close()
+        return found
+
+    def waiting(self) -> int:
+        return self.ask("GET", "/health")[1]["waiting"]
+
+    def until(self, waiting: int) -> None:
+        deadline = time.monotonic() + 120
+        while self.waiting() != waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path) -> Iterator[Server]:
+    server = Server(tiny_model)
+    yield server
+    if server.process.poll() is None:
+        server.process.kill()
+    server.process.communicate()
+
+
+def test_audio_and_json_get_what_the_endpoint_answers(server: Server, tiny_model: Path) -> None:
+    content = file_bytes(glide())
+    encoded = base64.b64encode(content).decode()
+    wanted = EndpointHandler(str(tiny_model))({"inputs": content, "parameters": {"seed": 3}})
+    body = json.dumps({"inputs": encoded, "parameters": {"seed": 3}}).encode()
+    assert server.ask("POST", "/", body, JSON) == (200, wanted)
+    status, answer = server.ask("POST", "/", content, AUDIO)
+    assert status == 200 and [each["label"] for each in answer] == ["instrumental", "mix"]
+    assert server.ask("GET", "/health") == (200, {"status": "ok", "model": str(tiny_model), "waiting": 0})
+
+
+def test_the_hubs_own_client_hears_the_song(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    (tmp_path / "vocal.wav").write_bytes(file_bytes(glide()))
+    answer = InferenceClient(model=server.url).audio_to_audio(str(tmp_path / "vocal.wav"))
+    assert [each.label for each in answer] == ["instrumental", "mix"]
+
+
+def test_two_clients_at_once_both_get_their_own_song(server: Server) -> None:
+    found: dict[float, tuple[int, Any]] = {}
+
+    def ask(seconds: float) -> None:
+        body = {"inputs": base64.b64encode(file_bytes(glide(seconds))).decode(), "parameters": {"seed": 1}}
+        found[seconds] = server.ask("POST", "/", json.dumps(body).encode(), JSON)
+
+    clients = [threading.Thread(target=ask, args=(seconds,)) for seconds in (1.0, 2.0)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert {status for status, _ in found.values()} == {200}
+    alone = {**found}
+    for seconds in found:
+        ask(seconds)
+    assert found == alone, "each song is as it is alone"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "said"),
+    [
+        ("POST", "/", b"words", AUDIO, 400, "not audio"),
+        ("POST", "/", b"{", JSON, 400, "not JSON"),
+        ("POST", "/", b"[]", JSON, 400, "must be an object"),
+        ("POST", "/", b'{"inputs": "/etc/passwd"}', JSON, 400, "base64"),
+        ("POST", "/", b'{"inputs": "", "parameters": {"progress": 1}}', JSON, 400, "progress"),
+        ("POST", "/", b'{"inputs": "", "parameters": [1]}', JSON, 400, "must be an object"),
+        ("POST", "/", b"0" * 1_000_001, AUDIO, 413, "at most 1,000,000"),
+        ("POST", "/", b"0" * 1_000_001, {"Expect": "100-continue"}, 413, "at most 1,000,000"),
+        ("POST", "/song", b"", {}, 404, "/song"),
+        ("GET", "/", b"", {}, 404, "GET /health"),
+        ("PUT", "/", b"", {}, 501, "PUT"),
+        ("GET", "/health", b"", {"Host": "evil.example:80"}, 403, "its own machine"),
+        ("POST", "/", b"", {"Origin": "https://evil.example"}, 403, "its own machine"),
+    ],
+)
+def test_what_it_cannot_use_is_refused_in_a_sentence(
+    server: Server, method: str, path: str, body: bytes, headers: dict[str, str], status: int, said: str
+) -> None:
+    found, answer = server.ask(method, path, body, headers)
+    assert found == status and list(answer) == ["error"] and said in answer["error"] and "\n" not in answer["error"]
+    assert server.ask("GET", "/health")[0] == 200
+
+
+def test_a_body_without_its_length_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 411 ")
+
+
+def test_a_full_queue_refuses_and_who_leaves_makes_room(server: Server) -> None:
+    # at 8 kHz, 50 s have less than a megabyte
+    long = file_bytes(glide(50.0, 8_000), 8_000)
+    clients = [http.client.HTTPConnection("127.0.0.1", server.port) for _ in range(2)]
+    for number, client in enumerate(clients):
+        client.request("POST", "/", long, AUDIO)
+        server.until(number + 1)
+    status, answer = server.ask("POST", "/", file_bytes(glide()), AUDIO)
+    assert status == 503 and "2 requests are waiting" in answer["error"]
+    began = time.monotonic()
+    for client in clients:
+        client.close()
+    server.until(0)
+    assert time.monotonic() - began < 10, "nobody computes on for them"
+    assert server.ask("POST", "/", file_bytes(glide()), AUDIO)[0] == 200
+
+
+def test_ctrl_c_ends_it_at_once_with_130(tiny_model: Path) -> None:
+    server = Server(tiny_model)
+    client = http.client.HTTPConnection("127.0.0.1", server.port)
+    client.request("POST", "/", file_bytes(glide(50.0, 8_000), 8_000), AUDIO)
+    server.until(1)
+    server.process.send_signal(signal.SIGINT)
+    _, said = server.process.communicate(timeout=60)
+    assert server.process.returncode == 130 and "Traceback" not in said
+
+
+def test_a_taken_port_is_told_before_a_model_is_loaded() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = [str(HAFM), "serve", "--model", "no/such-model", "--port", str(port)]
+        run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert run.returncode == 1 and f"127.0.0.1:{port}" in run.stderr and len(run.stderr.splitlines()) == 1
