@@ -272,7 +272,7 @@ def _sha256(file: Path) -> str:
 def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of safetensors files, still in the files' memory maps: as they were saved, and finite."""
     sums = _find(source, SUMS_FILE, hub)
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for file in files:
         _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
         try:
