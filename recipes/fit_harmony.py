@@ -1,4 +1,4 @@
-"""Make the part of a composite that hears which chords a vocal asks for, from songs with labels and their tokens.
+"""Make the part of a composite that estimates which chords a vocal asks for, from songs with labels and their tokens.
 
     python recipes/fit_harmony.py --tokenizer TOKENIZER --corpus CORPUS --tokens TOKENS --out RUN [--songs POP909]
     hafm assemble OUT … --harmony RUN/harmony

@@ -1,4 +1,4 @@
-"""How the part that hears chords is made: tables counted on tokens with labels, a network taught songs in symbols.
+"""How the part that estimates chords is made: tables counted on tokens with labels, a network taught songs in symbols.
 
 The network learns from notes, not from audio, so that whole songs count even where only excerpts were rendered, in
 every key; its notes are heard as wrongly in training as they are from tokens. Labels are those of

@@ -44,7 +44,7 @@ SHORTEST_COMPILED_HOURS = 0.1
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
-# of the network that hears chords, a sixth of a second each
+# of the network that estimates chords, a sixth of a second each
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
 
 

@@ -296,7 +296,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         rhythm_channels (`int`): Channels of the network (`rhythm`) that adds the place in the beat to the
             projected features; 0 for none.
         rhythm_layers (`int`): Its layers.
-        beat_line (`bool`): Whether frames lie where one line of beats through the whole vocal says (`beats`),
+        beat_line (`bool`): Whether frames lie where one beat track through the whole vocal says (`beats`),
             instead of where the network puts each of them.
     """
 
@@ -361,7 +361,7 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
 @strict
 class HAFMHarmonyConfig(PreTrainedConfig):
-    r"""The network that hears which chords a vocal asks for, an optional part of the composite.
+    r"""The network that estimates which chords a vocal asks for, an optional part of the composite.
 
     Args:
         num_clusters (`int`): Of the semantic tokenizer, for vocals and for instrumentals.
@@ -395,7 +395,7 @@ class HAFMConfig(PreTrainedConfig):
     Args:
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
-        harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that hears chords; none if not given.
+        harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
     """
 
     model_type = "hafm"
@@ -483,7 +483,7 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
     """Rates, codebooks and channels of a codec by its configuration.
 
     Stages count whole frames a second. A codec whose rate is no whole number of frames is taken to run at the next
-    rate that is, so little beside its own that nobody hears it: DAC's 44,100 Hz become 44,032.
+    rate that is, inaudibly beside its own: DAC's 44,100 Hz become 44,032.
 
     Raises:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.

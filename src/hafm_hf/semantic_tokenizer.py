@@ -207,7 +207,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
             output_features: also return the hidden states that are quantized.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
-            lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are heard.
+            lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
             output_hidden_states: also return those of every layer.
             output_attentions: refused; long audio goes through the network in chunks.
 
@@ -319,7 +319,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def vocal_space(self, features: torch.Tensor, descriptors: torch.Tensor | None = None) -> torch.Tensor:
-        """What of a vocal's features (float [..., T, D]) its centroids are compared with: float [..., T, P].
+        """The part of a vocal's features (float [..., T, D]) that centroids are compared with: float [..., T, P].
 
         The features themselves, unless the configuration has a projection. `descriptors` is `quantize`'s.
         """
@@ -344,7 +344,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         return places[vocal_tokens]
 
     def beat_phase(self, places: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
-        """Where in the beat each frame lies, by one line of beats through places float [T, 4]: float32 [T], 0 to 1.
+        """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
 
         What a lead sheet says of the beats counts instead.
 
@@ -371,7 +371,9 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         if not self.config.rhythm_channels:
             return projected
         if descriptors is None:
-            raise ValueError("This tokenizer hears the beat in descriptors of the vocal (`describe`): pass them.")
+            raise ValueError(
+                "This tokenizer estimates the beat from descriptors of the vocal: pass those of `describe`."
+            )
         rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
@@ -399,7 +401,7 @@ class HAFMSemanticTokenizer(HAFMHubMixin, PreTrainedModel):
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
             raise ValueError("This tokenizer has no beat line; tempo and beats of a lead sheet need beat_line.")
-        # the beat is heard from the whole clip, of which only the projection is kept
+        # the beat is estimated from the whole clip, of which only the projection is kept
         whole = vocal and self.config.rhythm_channels > 0
         found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
         if not found:

@@ -102,7 +102,7 @@ def test_what_fails_leaves_the_older_composite_as_it_was(
         ("coarse", "beat_guidance", "the coarse stage is guided by the beat"),
     ],
 )
-def test_stages_that_are_guided_by_what_no_part_hears_are_refused(
+def test_stages_that_are_guided_by_what_no_part_estimates_are_refused(
     parts: dict[str, str], tmp_path: Path, stage: str, weight: str, said: str
 ) -> None:
     shutil.copytree(parts[stage], tmp_path / stage)

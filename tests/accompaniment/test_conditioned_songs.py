@@ -58,7 +58,7 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), harmony=tiny_harmony())
     tokens = model.tokenize_vocal(voice(2), 24_000, 0)[0]
-    estimate = model.hear_lead_sheet(voice(2), 24_000, 0)
+    estimate = model.estimate_lead_sheet(voice(2), 24_000, 0)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords"]
     chord, beat, bar, style = model.lead_sheet_streams(tokens)["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()

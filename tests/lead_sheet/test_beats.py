@@ -1,4 +1,4 @@
-"""One line of beats through what frames say by themselves, and the profile that is read along it."""
+"""One beat track through what frames say by themselves, and the profile that is read along it."""
 
 import math
 

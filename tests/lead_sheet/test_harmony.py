@@ -1,4 +1,4 @@
-"""The part that hears chords: how notes are counted, what its tables say, its guidance in every loop, its files."""
+"""The part that estimates chords: how notes are counted, what its tables say, its guidance in every loop, files."""
 
 import json
 from pathlib import Path

@@ -149,7 +149,7 @@ def test_streaming_and_generating_are_told_the_same(
 
 
 def test_what_is_heard_can_be_told_again(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
-    heard = bundled.hear_lead_sheet(*vocal, seed=0)
+    heard = bundled.estimate_lead_sheet(*vocal, seed=0)
     assert heard.beats is not None and len(heard.beats) > 8 and len({label for *_, label in heard.chords}) > 1
     tokens = bundled.tokenize_vocal(*vocal, 0)[0]
     phase = bundled.semantic_tokenizer.beat_phase(bundled.semantic_tokenizer.beat_places(tokens))
@@ -159,7 +159,7 @@ def test_what_is_heard_can_be_told_again(bundled: HAFMForVocalAccompaniment, voc
     assert float(torch.minimum(apart, 1 - apart).max()) < 0.02
     assert heard.chords[0][0] == 0.0 and heard.chords[-1][1] == len(tokens) / 50
     assert all(before[1] == after[0] for before, after in zip(heard.chords, heard.chords[1:], strict=False))
-    again = bundled.hear_lead_sheet(*vocal, seed=0, lead_sheet=heard)
+    again = bundled.estimate_lead_sheet(*vocal, seed=0, lead_sheet=heard)
     assert again.chords == heard.chords and again.beats == pytest.approx(heard.beats, abs=0.005)
 
 

@@ -117,11 +117,11 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
 
 
 def _check_guidance(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Refuses stages that are guided by what no part hears: such a composite could not generate."""
+    """Refuses stages that are guided by what no part estimates: such a composite could not generate."""
     if getattr(parts["semantic"].generation_config, "harmony_guidance", 0.0) and "harmony" not in parts:
         raise ValueError(
-            "The semantic stage is guided by chords: name the harmony that hears them, such as that of the model it "
-            "comes from, or set harmony_guidance to 0 in its generation_config.json."
+            "The semantic stage is guided by chords: name the harmony that estimates them, such as that of the model "
+            "it comes from, or set harmony_guidance to 0 in its generation_config.json."
         )
     for name in ("semantic", "coarse"):
         weight = getattr(parts[name].generation_config, "beat_guidance", 0.0)

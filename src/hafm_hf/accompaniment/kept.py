@@ -1,4 +1,4 @@
-"""The spans of an existing instrumental to keep: as tokens for the stages, and as the audio that is heard.
+"""The spans of an existing instrumental to keep: as tokens for the stages, and as audio.
 
 Beside `song`, which generates the rest: it is handed the flat tokens, and its audio is cross-faded with what is kept.
 """
@@ -78,12 +78,12 @@ class KeptInstrumental:
         kept = torch.zeros(units, dtype=torch.bool)
         for start, stop in self.spans:
             kept[math.ceil(start * units_per_second - 1e-6) : int(stop * units_per_second + 1e-6)] = True
-        heard = torch.zeros(len(self.audio), units * self.rate // units_per_second)
-        length = min(self.audio.shape[1], heard.shape[1])
-        heard[:, :length] = self.audio[:, :length]
-        waveform = torch.from_numpy(resample(heard.mean(0).numpy(), self.rate, tokenizer.config.sampling_rate))
+        kept_audio = torch.zeros(len(self.audio), units * self.rate // units_per_second)
+        length = min(self.audio.shape[1], kept_audio.shape[1])
+        kept_audio[:, :length] = self.audio[:, :length]
+        waveform = torch.from_numpy(resample(kept_audio.mean(0).numpy(), self.rate, tokenizer.config.sampling_rate))
         semantic = tokenizer.encode(waveform.to(tokenizer.device))[None]
-        codes = as_codec(codec).encode(heard[None].to(codec.device), sum(codebooks.values()))[0]
+        codes = as_codec(codec).encode(kept_audio[None].to(codec.device), sum(codebooks.values()))[0]
         streams = zip(codebooks, codes.split(list(codebooks.values())), strict=True)
         for name, tokens in {"semantic": semantic, **dict(streams)}.items():
             flat = tokens.t().flatten().cpu()

@@ -22,7 +22,7 @@ from .song import Voice
 
 
 class ListeningMixin:
-    """What a composite hears in a vocal, by its semantic tokenizer and, if it has one, its `harmony`."""
+    """What a composite estimates of a vocal, by its semantic tokenizer and, if it has one, its `harmony`."""
 
     semantic_tokenizer: HAFMSemanticTokenizer
     semantic: HAFMSemanticForCausalLM
@@ -47,7 +47,7 @@ class ListeningMixin:
     ) -> torch.Tensor:
         """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
 
-        Tempo or beats of `lead_sheet` count instead of those that are heard.
+        Tempo or beats of `lead_sheet` count instead of those that are estimated.
 
         Raises:
             ValueError: on an empty vocal, or where the tokenizer has no beat line for the beats of a lead sheet.
@@ -113,10 +113,10 @@ class ListeningMixin:
             streams[name] = found.to(stage.device)
         return streams
 
-    def hear_lead_sheet(
+    def estimate_lead_sheet(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> LeadSheet:
-        """The beats that a vocal is heard in, and the likeliest chord of each: to be looked at, mended and given back.
+        """Estimated beats of a vocal, and the likeliest chord of each: to be looked at, mended and given back.
 
         Args:
             vocal (float32 [N]): mono.
@@ -140,7 +140,7 @@ class ListeningMixin:
         chords = None if part is None else part.chords(tokens, phase).cpu()
         if chords is not None and lead_sheet is not None:
             chords = lead_sheet.add_chords(chords, rate)
-        return LeadSheet.heard(phase, chords, rate)
+        return LeadSheet.from_estimates(phase, chords, rate)
 
     def song_guidance(
         self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
@@ -150,7 +150,7 @@ class ListeningMixin:
         Args:
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
             lead_sheet: beats and chords that are known. Where `harmony_guidance` is 0 chords get a weight of 1, those
-                that are heard between them as well.
+                that are estimated between them as well.
 
         Returns:
             By stage: "semantic" where its generation config has `beat_guidance` or `harmony_guidance`, or chords are
@@ -192,5 +192,5 @@ class ListeningMixin:
         if code_beat and not self.coarse.config.beat_parts:
             raise ValueError("beat_guidance needs beat_scores: recipes/fit_code_beats.py counts them in songs.")
         if harmony and getattr(self, "harmony", None) is None:
-            raise ValueError("Chords need a part that hears them: recipes/fit_harmony.py makes one.")
+            raise ValueError("Chords need a part that estimates them: recipes/fit_harmony.py makes one.")
         return beat, harmony, code_beat

@@ -1,7 +1,8 @@
 """The composite: vocal → semantic tokens → three stages → codec → accompaniment.
 
-It owns the parts and chains them; it spans the whole path of the data. What it hears stands in `listening`, the run of
-a song in `song`, what is kept of an older one in `kept`, what can be asked in `options`, files in `saving`.
+It owns the parts and chains them; it spans the whole path of the data. What it estimates of a vocal stands in
+`listening`, the run of a song in `song`, the spans of an older one to keep in `kept`, what can be asked in `options`,
+files in `saving`.
 """
 
 from collections.abc import Generator, Iterator, Sequence

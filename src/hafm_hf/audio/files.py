@@ -342,7 +342,7 @@ def _to_decibels(amplitude: float) -> float:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether float32 [N] without its mean, which nobody hears, lies below -70 dBFS RMS."""
+    """Whether float32 [N] without its (inaudible) mean lies below -70 dBFS RMS."""
     if not samples.size:
         return True
     power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2

@@ -63,7 +63,7 @@ def accompany(
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
     ] = None,
     tempo: Annotated[
-        float | None, typer.Option(help="Beats a minute of a take to a click, kept exactly; heard if not given.")
+        float | None, typer.Option(help="Beats a minute of a take to a click, kept exactly; estimated if not given.")
     ] = None,
     beats: Annotated[
         Path | None, typer.Option(help="File with the beats: seconds, one a line.", dir_okay=False)

@@ -1,4 +1,4 @@
-"""`hafm lead-sheet`: what a model hears of a song, in files that can be mended; and reading such files."""
+"""`hafm lead-sheet`: a model's estimate of beats and chords, in files that can be mended; and reading such files."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def lead_sheet(
 
         composite = HAFMForVocalAccompaniment.from_pretrained(model)
     try:
-        heard = composite.hear_lead_sheet(samples, rate, 0, known)
+        estimated = composite.estimate_lead_sheet(samples, rate, 0, known)
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
-        typer.echo(json.dumps(heard.to_dict()))
+        typer.echo(json.dumps(estimated.to_dict()))
         return
-    beats = list(heard.beats or ())
+    beats = list(estimated.beats or ())
     if beats:
-        heard_tempo = 60 * (len(beats) - 1) / (beats[-1] - beats[0])
-        stdout.print(f"{len(beats)} beats, {heard_tempo:.1f} a minute", markup=False)
-    if heard.chords:
-        stdout.print(f"chords: {' '.join(label for *_, label in heard.chords)}", markup=False)
-    for path in write_lead_sheet(heard, out, stem, ["lab"]):
+        estimated_tempo = 60 * (len(beats) - 1) / (beats[-1] - beats[0])
+        stdout.print(f"{len(beats)} beats, {estimated_tempo:.1f} a minute", markup=False)
+    if estimated.chords:
+        stdout.print(f"chords: {' '.join(label for *_, label in estimated.chords)}", markup=False)
+    for path in write_lead_sheet(estimated, out, stem, ["lab"]):
         stdout.print(f"wrote {path}", markup=False)
 
 

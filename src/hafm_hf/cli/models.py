@@ -87,7 +87,7 @@ def inspect_tokens(
         bool, typer.Option("--instrumental", help="The recording is an instrumental, which has centroids of its own.")
     ] = False,
 ) -> None:
-    """Draws the tokens that a model hears in a recording: semantic ones, and all codebooks of the codec."""
+    """Draws the tokens that a model makes of a recording: semantic ones, and all codebooks of the codec."""
     with plotting() as plots:
         plots.require_matplotlib()
     name = audio.source_name(sound)

@@ -230,8 +230,8 @@ class FastDecoder:
         added = guidance.added
         if self.history_free_guidance != 0.0:
             scores = self.stage.history_free_scores(conditioning_ids, mask, first, count)
-            heard = self.history_free_guidance * scores
-            added = heard if added is None else heard + added
+            weighted = self.history_free_guidance * scores
+            added = weighted if added is None else weighted + added
         self.guidance = TokenGuidance(guidance.changes, added)
 
     def _guided(self, scores: torch.Tensor, before: torch.Tensor, target: int, step: int) -> torch.Tensor:

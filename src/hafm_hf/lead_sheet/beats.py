@@ -1,7 +1,7 @@
 """The singer's beat, followed through a whole song, and what it says of the next token of the accompaniment.
 
 Inside the semantic tokenizer, behind the rhythm network, and before the semantic stage on the path of the data. Frames
-of a vocal say by themselves where in the beat they probably lie; one line of beats through all of them is surer.
+of a vocal say by themselves where in the beat they probably lie; one beat track through all of them is surer.
 It is found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
 Krebs, Böck and Widmer (2015): states are places in beats of each length, and only at a beat may the length change.
 Where one steady tempo explains nearly as much, as in a take sung to a click, the line keeps to it: a path slips half a
@@ -19,7 +19,7 @@ from torch import nn
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 BEATS_PER_MINUTE = (55.0, 185.0)
-# tempo that is likeliest before anything is heard, and the standard deviation around it in octaves
+# tempo that is likeliest without any evidence, and the standard deviation around it in octaves
 LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
 # of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
 STEADY_SHARE = 0.8
@@ -36,7 +36,7 @@ STRETCH = 500
 
 
 class HAFMBeatLine(nn.Module):
-    """Draws one line of beats through a song. It has no weights; it is a module so that hooks come between stretches.
+    """Draws one beat track through a song. It has no weights; it is a module so that hooks come between stretches.
 
     Args:
         frame_rate: in Hz.
@@ -68,40 +68,40 @@ class HAFMBeatLine(nn.Module):
         Returns:
             float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
         """
-        heard = places.detach().double().cpu().numpy()
-        if not len(heard):
+        evidence = places.detach().double().cpu().numpy()
+        if not len(evidence):
             return torch.zeros(0)
         if tempo is not None:
-            return wrapped(self._steady(heard, tempo))
-        path = self._path(heard)
-        if len(heard) > LONGEST_STEADY_SECONDS * self.frame_rate:
+            return wrapped(self._steady(evidence, tempo))
+        path = self._path(evidence)
+        if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
-        steady = self._steady(heard)
-        speaks = [float((heard * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
+        steady = self._steady(evidence)
+        speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
-    def _path(self, heard: Array) -> Array:
+    def _path(self, evidence: Array) -> Array:
         """The phases of the likeliest path, float64 [T]."""
-        fine = np.linspace(0, len(heard) - 1, (len(heard) - 1) * STATES_A_FRAME + 1)
-        evidence = np.stack([np.interp(fine, np.arange(len(heard)), column) for column in heard.T], axis=1)
+        fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
+        evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
         score, before = self.prior, []
         for start in range(0, len(evidence), STRETCH):
             score, stretch = self(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
-    def _steady(self, heard: Array, tempo: float | None = None) -> Array:
+    def _steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """The beats passed on the likeliest line of one tempo (beats a minute, any if None), float64 [T].
 
         What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
         """
-        once, twice = (heard[:, at] + 1j * heard[:, at + 1] for at in (0, 2))
+        once, twice = (evidence[:, at] + 1j * evidence[:, at + 1] for at in (0, 2))
         if tempo is not None:
             speeds = np.array([tempo / 60 / self.frame_rate])
-            turned = np.exp(-2j * np.pi * speeds * np.arange(len(heard)))
+            turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
             once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
         else:
-            size = 1 << max(SPECTRUM_PADDING * len(heard), SHORTEST_SPECTRUM).bit_length()
+            size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
             first, last = (round(each / 60 / self.frame_rate * size) for each in BEATS_PER_MINUTE)
             bins = np.arange(first, last + 1)
             speeds = bins / size
@@ -110,7 +110,7 @@ class HAFMBeatLine(nn.Module):
         turn = np.exp(-2j * np.pi * phases)[:, None]
         speaks = (once * turn + twice * turn**2).real + _tempo_prior(speeds * 60 * self.frame_rate)
         place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
-        line: Array = phases[place] + speeds[at] * np.arange(len(heard), dtype=np.float64)
+        line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
         return line
 
     def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
@@ -124,12 +124,12 @@ class HAFMBeatLine(nn.Module):
             the score at its end, and which length a beat that begins at each step follows: int16 [T, L].
         """
         score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
-        for step, heard in enumerate(evidence):
+        for step, frame in enumerate(evidence):
             arriving = self.change + score[self.last]
             before[step] = arriving.argmax(axis=1)
             score[1:] = score[:-1].copy()
             score[self.first] = arriving.max(axis=1)
-            score += heard @ self.directions
+            score += frame @ self.directions
             score -= score.max()
         return score, before
 

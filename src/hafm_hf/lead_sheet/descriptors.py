@@ -99,10 +99,10 @@ class HAFMVocalDescriptors(nn.Module):
         around = self._cut(samples, start, stop, MARGIN_FRAMES * self.hop)
         pitch = fundamental_frequency(around, self.sampling_rate)[MARGIN_FRAMES : MARGIN_FRAMES + stop - start]
         windows = np.lib.stride_tricks.sliding_window_view(self._cut(samples, start, stop, self.size // 2), self.size)
-        heard = windows[:: self.hop][: stop - start] * window_function(self.size, "hann").astype(np.float32)
+        cut = windows[:: self.hop][: stop - start] * window_function(self.size, "hann").astype(np.float32)
         filters = mel_filters(self.size, self.sampling_rate, MEL_BANDS, LOWEST_HZ).astype(np.float32)
-        power = np.abs(np.fft.rfft(heard)) ** 2 @ filters
-        return pitch.astype(np.float32), _decibels((heard**2).mean(axis=1)), _decibels(power)
+        power = np.abs(np.fft.rfft(cut)) ** 2 @ filters
+        return pitch.astype(np.float32), _decibels((cut**2).mean(axis=1)), _decibels(power)
 
     def _cut(self, samples: Samples, start: int, stop: int, margin: int) -> Samples:
         """The samples of these frames of measuring and `margin` more on both sides, with silence beyond the ends."""
@@ -117,13 +117,13 @@ def _decibels(power: Array) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """By how much each range of bands (dB, float32 [S, 40]) has risen on average, as far as it is heard at all.
+    """By how much each range of bands (dB, float32 [S, 40]) has risen on average, as far as it is audible at all.
 
     Returns:
         float32 [S, 4]; the rise is put near the middle of what it is measured between.
     """
-    heard = np.maximum(bands - reference, BAND_FLOOR_DB)
-    rise = np.maximum(heard[RISE_FRAMES:] - heard[:-RISE_FRAMES], 0.0)
+    audible = np.maximum(bands - reference, BAND_FLOOR_DB)
+    rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)
     for number, part in enumerate(FLUX_BANDS):
         flux[RISE_FRAMES - 1 : RISE_FRAMES - 1 + len(rise), number] = rise[:, part].mean(axis=1)

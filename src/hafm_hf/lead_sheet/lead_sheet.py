@@ -111,7 +111,7 @@ class LeadSheet:
             ) from error
 
     @classmethod
-    def heard(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
+    def from_estimates(cls, phase: torch.Tensor, chords: torch.Tensor | None, frame_rate: int) -> "LeadSheet":
         """The lead sheet of an estimate: the beats of a line, and the likeliest chord of every beat.
 
         Args:
@@ -171,9 +171,9 @@ class LeadSheet:
             return None
         return beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate)
 
-    def add_chords(self, heard: torch.Tensor, frame_rate: int) -> torch.Tensor:
+    def add_chords(self, estimated: torch.Tensor, frame_rate: int) -> torch.Tensor:
         """Probabilities of chords (float [T, C = 25]) with the known ones in the place of the estimate."""
-        known = heard.clone()
+        known = estimated.clone()
         for start, stop, label in self.chords:
             first, last = (max(round(second * frame_rate), 0) for second in (start, stop))
             known[first:last] = 0.0

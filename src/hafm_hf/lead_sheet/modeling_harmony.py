@@ -1,7 +1,7 @@
 """Which chords a vocal asks for, and what they say of the next token of the accompaniment.
 
 An optional part of the composite, between the semantic tokenizer and the semantic stage on the path of the data. The
-stage hears ten seconds of singing, and most of its next token is told by the one before; chords are in neither. Here
+stage reads ten seconds of singing, and most of its next token is told by the one before; chords are in neither. Here
 dilated convolutions look at a whole song, beat by beat: notes are counted in the cells of a beat (`beats` says
 where beats are), and every beat gets a distribution over chords, as in Lim, Rhyu and Lee 2017 ("Chord generation from
 symbolic melody using BLSTM networks"). How often the accompaniments of a corpus had each token in each chord makes

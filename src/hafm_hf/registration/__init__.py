@@ -19,7 +19,7 @@ def _installed(kind: Any) -> Any:
 
 
 def register_configurations() -> None:
-    """`AutoConfig` knows the composite, its semantic tokenizer, the three stages and the part that hears chords."""
+    """`AutoConfig` knows the composite, its semantic tokenizer, the three stages and the estimator of chords."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from .. import configuration_hafm as configurations

@@ -1,7 +1,7 @@
 """What a whole song says of the next tokens of its accompaniment, cut to the windows that are generated.
 
-Between the composite, which hears a vocal's beat and chords as a whole, and the loops that decode the semantic and the
-coarse stage window by window. Dimensions: B batch, T tokens of a song, n of a window, V vocabulary.
+Between the composite, which estimates a vocal's beats and chords as a whole, and the loops that decode the semantic
+and the coarse stage window by window. Dimensions: B batch, T tokens of a song, n of a window, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence

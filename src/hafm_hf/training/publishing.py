@@ -44,10 +44,10 @@ def training_facts(
     if stage.init_from and stage.init_from not in facts.base_models and not Path(stage.init_from).exists():
         facts.base_models.append(stage.init_from)
     hours = float(crops.cells.sum() * crops.info.grid) / 3600
-    heard = progress.step * run.global_batch * crops.seconds / 3600
+    trained = progress.step * run.global_batch * crops.seconds / 3600
     found = {
         "Corpus": f"{corpus}: {len(crops.corpus)} excerpts, {hours:.1f} h",
-        "Steps": f"{progress.step} of {run.global_batch} crops of {crops.seconds:g} s ({heard:.1f} h heard)",
+        "Steps": f"{progress.step} of {run.global_batch} crops of {crops.seconds:g} s ({trained:.1f} h of audio)",
         "Learning rate": f"{run.learning_rate:g}, {run.warmup_steps} steps of warm-up, cosine to "
         f"{run.final_learning_rate:g}",
         "Precision": {"no": "fp32"}.get(run.mixed_precision, run.mixed_precision),

@@ -1,4 +1,4 @@
-"""The part that hears chords learns whole songs, in the splits that they were rendered in."""
+"""The part that estimates chords learns whole songs, in the splits that they were rendered in."""
 
 from pathlib import Path
 

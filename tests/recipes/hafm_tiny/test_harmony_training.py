@@ -1,4 +1,4 @@
-"""The part that hears chords is learnt: songs in symbols, tables from tokens, the network, and the recipe."""
+"""The part that estimates chords is learnt: songs in symbols, tables from tokens, the network, and the recipe."""
 
 import json
 import subprocess

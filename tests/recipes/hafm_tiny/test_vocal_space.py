@@ -183,7 +183,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     _, tokenizer, _ = fitted
     sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
     features = tokenizer.extract_features(sound[0], noise=True, seed=3)
-    with pytest.raises(ValueError, match="hears the beat in descriptors"):
+    with pytest.raises(ValueError, match="estimates the beat from descriptors"):
         tokenizer.quantize(features, vocal=True)
     whole = tokenizer.quantize(features, vocal=True, descriptors=tokenizer.describe(sound[0]))
     assert torch.equal(tokenizer.encode(sound[0], noise=True, seed=3), whole)
@@ -194,7 +194,7 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     assert torch.equal(again.encode(sound[0], noise=True, seed=3), whole)
     chunked = HAFMSemanticTokenizer.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
     parts = chunked.extract_features(sound[0], noise=True, seed=3)
-    # the beat is heard from the whole clip even where HuBERT saw it in chunks
+    # the beat is estimated from the whole clip even where HuBERT saw it in chunks
     once = chunked.quantize(parts, vocal=True, descriptors=chunked.describe(sound[0]))
     assert torch.equal(chunked.encode(sound[0], noise=True, seed=3), once)
     assert chunked.encode(sound[0, :0], noise=True).shape == (0,)
