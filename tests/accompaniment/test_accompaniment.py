@@ -36,6 +36,7 @@ from tiny_models import (
     tiny_semantic_tokenizer,
     tiny_stage,
 )
+from vocals import CODEC_RATE
 
 Composite = HAFMForVocalAccompaniment
 
@@ -67,15 +68,15 @@ def test_song_output_has_input_length(composite: Composite, samples: int, rate: 
 def test_same_seed_same_tokens_whatever_the_batch_and_the_callers_random_state(composite: Composite) -> None:
     torch.manual_seed(11)
     state = torch.random.get_rng_state()
-    alone = composite.generate(voice(0.5), seed=4)
+    alone = composite.generate(voice(0.5), CODEC_RATE, seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(99)
     batch = torch.zeros(2, 24_000)
     batch[0], batch[1, :12_000] = torch.from_numpy(voice(1, pitch=300)), torch.from_numpy(voice(0.5))
     mask = torch.ones(2, 24_000, dtype=torch.bool)
     mask[1, 12_000:] = False
-    together = composite.generate(batch, seed=4, padding_mask=mask)
-    other = composite.generate(voice(0.5), seed=5)
+    together = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
+    other = composite.generate(voice(0.5), CODEC_RATE, seed=5)
     assert torch.equal(alone.codes[0], together.codes[1])
     assert torch.equal(alone.audio[0], together.audio[1])
     assert not torch.equal(alone.codes[0], other.codes[0])
@@ -85,16 +86,16 @@ def test_without_a_seed_the_global_generator_decides_and_nothing_else_touches_it
     drawn = []
     for seed in (7, 7, 8):
         set_seed(seed)
-        drawn.append(composite.generate(voice(0.5)).codes[0])
+        drawn.append(composite.generate(voice(0.5), CODEC_RATE).codes[0])
         state = torch.random.get_rng_state()
         set_seed(seed)
         torch.randint(2**31, ())
         assert torch.equal(torch.random.get_rng_state(), state), "one number is drawn"
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     set_seed(7)
-    streamed = torch.cat(list(composite.stream(voice(0.5))))
+    streamed = torch.cat(list(composite.stream(voice(0.5), CODEC_RATE)))
     set_seed(7)
-    torch.testing.assert_close(streamed, composite.generate(voice(0.5)).audio[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(streamed, composite.generate(voice(0.5), CODEC_RATE).audio[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("left", [0, 3_000, 12_000])
@@ -110,18 +111,18 @@ def test_padding_is_cut_off_on_either_side(composite: Composite, left: int, monk
         return tokenize(vocal, *rest)
 
     monkeypatch.setattr(composite, "tokenize_vocal", listen)
-    output = composite.generate(batch, seed=4, padding_mask=mask)
+    output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
     assert np.array_equal(heard[0], voice(0.5)) and np.array_equal(heard[1], voice(1, pitch=300))
 
 
 def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: Composite) -> None:
     vocal = torch.from_numpy(voice(0.5))
-    alone = composite.generate(vocal, seed=4).audio[0]
+    alone = composite.generate(vocal, CODEC_RATE, seed=4).audio[0]
     mask = torch.ones(12_000, dtype=torch.bool)
     stacked = vocal[None, None]
     for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None)):
-        (found,) = composite.generate(given, seed=4, padding_mask=where).audio
+        (found,) = composite.generate(given, CODEC_RATE, seed=4, padding_mask=where).audio
         assert torch.equal(found, alone)
 
 
@@ -139,7 +140,7 @@ def test_shapes_that_are_no_vocals_are_refused(
     composite: Composite, vocals: torch.Tensor, mask: torch.Tensor | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        composite.generate(vocals, padding_mask=mask)
+        composite.generate(vocals, CODEC_RATE, padding_mask=mask)
 
 
 @pytest.mark.parametrize("make", [tiny_semantic_tokenizer, tiny_rhythmic_tokenizer])
@@ -157,28 +158,28 @@ def test_tiny_tokenizers_tell_sounds_apart(make: Callable[[], HAFMSemanticTokeni
 
 def test_another_voice_gives_another_accompaniment_and_silence_neither(composite: Composite) -> None:
     vocals = [voice(0.5), voice(0.5, pitch=330.0), np.zeros(12_000, dtype=np.float32)]
-    for first, second in combinations([composite.generate(vocal, seed=4) for vocal in vocals], 2):
+    for first, second in combinations([composite.generate(vocal, CODEC_RATE, seed=4) for vocal in vocals], 2):
         for name in ("vocal_semantic", "instrumental_semantic", "codes", "audio"):
             assert not torch.equal(getattr(first, name)[0], getattr(second, name)[0]), name
 
 
 def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
-    output = composite.generate([voice(0.5), voice(0.3)], seed=1, num_samples=3)
+    output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=1, num_samples=3)
     assert [len(audio) for audio in output.audio] == [12_000] * 3 + [7_200] * 3
     assert not torch.equal(output.codes[0], output.codes[1])
     assert torch.equal(output.vocal_semantic[0], output.vocal_semantic[2])
 
 
 def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> None:
-    full = composite.generate(voice(0.5), seed=1)
-    coarse = composite.generate(voice(0.5), seed=1, skip_fine=True)
+    full = composite.generate(voice(0.5), CODEC_RATE, seed=1)
+    coarse = composite.generate(voice(0.5), CODEC_RATE, seed=1, skip_fine=True)
     assert coarse.codes[0].shape[0] == 4
     assert torch.equal(coarse.codes[0], full.codes[0][:4])
     assert not torch.equal(coarse.audio[0], full.audio[0])
 
 
 def test_codes_decode_to_the_audio(composite: Composite) -> None:
-    output = composite.generate(voice(0.5), seed=1)
+    output = composite.generate(voice(0.5), CODEC_RATE, seed=1)
     with torch.no_grad():
         decoded = composite.codec.decode(output.codes[0][None, None], [None]).audio_values[0, 0]
     torch.testing.assert_close(output.audio[0], decoded[:12_000], atol=1e-5, rtol=0)
@@ -187,7 +188,10 @@ def test_codes_decode_to_the_audio(composite: Composite) -> None:
 def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     composite.generate(
-        voice(0.9), seed=1, progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))
+        voice(0.9),
+        CODEC_RATE,
+        seed=1,
+        progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
     )
     assert list(seen) == ["semantic", "coarse", "fine"]
     for stage, counts in seen.items():
@@ -202,9 +206,9 @@ def test_guidance_temperature_and_top_k_reach_the_stages(
 ) -> None:
     # without noise the vocal's tokens are the same for every seed
     monkeypatch.setattr(composite.semantic_tokenizer.config, "noise_std", 0.0)
-    greedy = [composite.generate(voice(0.5), seed=seed, top_k=1) for seed in (1, 2)]
+    greedy = [composite.generate(voice(0.5), CODEC_RATE, seed=seed, top_k=1) for seed in (1, 2)]
     assert torch.equal(greedy[0].instrumental_semantic[0], greedy[1].instrumental_semantic[0])
-    unguided = composite.generate(voice(0.5), seed=1, top_k=1, guidance_scale=1.0)
+    unguided = composite.generate(voice(0.5), CODEC_RATE, seed=1, top_k=1, guidance_scale=1.0)
     assert not torch.equal(greedy[0].codes[0], unguided.codes[0])
 
 
@@ -221,7 +225,7 @@ def test_saved_and_loaded_composite_gives_identical_logits_and_audio(composite: 
         model.logits = model.fine(labels=labels, conditioning_ids=ids).logits
     assert torch.equal(composite.logits, loaded.logits)
     assert loaded.coarse.generation_config.window_seconds == 0.4
-    audio = [model.generate(voice(0.5), seed=2).audio[0] for model in (composite, loaded)]
+    audio = [model.generate(voice(0.5), CODEC_RATE, seed=2).audio[0] for model in (composite, loaded)]
     assert torch.equal(*audio)
 
 
@@ -289,7 +293,7 @@ def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
     assert dtypes == {
         name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in dtypes
     }
-    assert loaded.generate(voice(0.3), seed=1).audio[0].isfinite().all()
+    assert loaded.generate(voice(0.3), CODEC_RATE, seed=1).audio[0].isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [HAFMForVocalAccompaniment, AutoModel])
@@ -334,19 +338,19 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     loaded = AutoModel.from_pretrained(tmp_path)
     assert loaded.config.fine_config is None
     assert HAFMForVocalAccompaniment(loaded.config).stages.keys() == loaded.stages.keys()
-    expected = composite.generate(voice(1), seed=3, skip_fine=True)
+    expected = composite.generate(voice(1), CODEC_RATE, seed=3, skip_fine=True)
     for skip_fine in (False, True):
-        found = loaded.generate(voice(1), seed=3, skip_fine=skip_fine)
+        found = loaded.generate(voice(1), CODEC_RATE, seed=3, skip_fine=skip_fine)
         assert torch.equal(found.codes[0], expected.codes[0]) and torch.equal(found.audio[0], expected.audio[0])
-    streamed = torch.cat(list(loaded.stream(voice(1), seed=3)))
+    streamed = torch.cat(list(loaded.stream(voice(1), CODEC_RATE, seed=3)))
     torch.testing.assert_close(streamed, expected.audio[0], atol=1e-5, rtol=0)
-    kept = loaded.generate(voice(1), seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])
+    kept = loaded.generate(voice(1), CODEC_RATE, seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])
     assert torch.equal(kept.audio[0][:11_000], expected.audio[0][:11_000])
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
 
 def test_the_output_is_a_model_output(composite: Composite) -> None:
-    output = composite.generate([voice(0.5), voice(0.3)], seed=1, num_samples=2)
+    output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=1, num_samples=2)
     assert isinstance(output, ModelOutput) and output[0] is output["audio"] is output.audio
     assert list(output) == ["audio", "sampling_rate", "vocal_semantic", "instrumental_semantic", "codes", "borders"]
     assert all(len(value) == 4 for name, value in output.items() if name != "sampling_rate")
@@ -424,12 +428,12 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 )
 def test_options_out_of_range_are_refused_before_work(composite: Composite, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        composite.generate(voice(0.5), **options)
+        composite.generate(voice(0.5), CODEC_RATE, **options)
 
 
 def test_empty_vocal_is_refused(composite: Composite) -> None:
     with pytest.raises(ValueError, match="empty"):
-        composite.generate(voice(0))
+        composite.generate(voice(0), CODEC_RATE)
     with pytest.raises(ValueError, match="There is no vocal"):
         composite.generate()
 
@@ -437,7 +441,7 @@ def test_empty_vocal_is_refused(composite: Composite) -> None:
 def test_what_the_feature_extractor_returns_is_taken_by_name(composite: Composite) -> None:
     vocals = [voice(1, pitch=300), voice(1.2)]
     output = composite.generate(**HAFMFeatureExtractor()(vocals, sampling_rate=24_000), seed=4)
-    expected = composite.generate(vocals, seed=4)
+    expected = composite.generate(vocals, CODEC_RATE, seed=4)
     assert [len(audio) for audio in output.audio] == [24_000, 28_800]
     assert all(torch.equal(*pair) for pair in zip(output.codes, expected.codes, strict=True))
 

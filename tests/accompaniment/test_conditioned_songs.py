@@ -9,6 +9,7 @@ from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from tiny_models import STAGES, tiny_composite, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage
+from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
 OPTIONS: dict[str, Any] = {
@@ -42,17 +43,17 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 
     for name in STAGES:
         getattr(model, name).model.lead_sheet_embedding.register_forward_pre_hook(keep(name))
-    whole = model.generate(voice(2), seed=1, lead_sheet=SHEET)
+    whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET)
     for name in STAGES:
         rate = getattr(model, name).config.conditioning_frame_rate
         expected = lead_sheet_streams(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])
         assert torch.equal(read[name], expected[:, : read[name].shape[1]]), name
-    chunks = torch.cat(list(model.stream(voice(2), seed=1, lead_sheet=SHEET)))
+    chunks = torch.cat(list(model.stream(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET)))
     torch.testing.assert_close(chunks, whole.audio[0], atol=1e-5, rtol=0)
-    other = model.generate(voice(2), seed=1, lead_sheet=LeadSheet(style="folk"))
+    other = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=LeadSheet(style="folk"))
     assert not torch.equal(other.codes[0], whole.codes[0])
     with pytest.raises(ValueError, match="no style 'polka'; it has folk, rock"):
-        model.generate(voice(1), lead_sheet=LeadSheet(style="polka"))
+        model.generate(voice(1), CODEC_RATE, lead_sheet=LeadSheet(style="polka"))
 
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:

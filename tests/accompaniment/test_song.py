@@ -11,6 +11,7 @@ from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.codec import as_codec
 from hafm_hf.training.data import stage_streams
 from tiny_models import CODECS, STAGES, tiny_composite, tiny_semantic_tokenizer, tiny_stage
+from vocals import CODEC_RATE
 
 
 @pytest.fixture(scope="module", params=["flat", "delay"])
@@ -34,7 +35,7 @@ def test_each_stage_reads_the_streams_that_it_is_trained_on(how: dict[str, Any])
 
     for name in STAGES:
         getattr(model, name).model.conditioning_embedding.register_forward_pre_hook(reader(name))
-    output = model.generate(voice(0.8), seed=1, **how)
+    output = model.generate(voice(0.8), CODEC_RATE, seed=1, **how)
     tokens = {
         "vocal_semantic": output.vocal_semantic[0][None],
         "instrumental_semantic": output.instrumental_semantic[0][None],
@@ -62,7 +63,7 @@ def test_the_first_chunk_comes_after_one_window_of_each_stage(composite: HAFMFor
     def progress(stage: str, done: int, total: int) -> None:
         steps[stage] = done
 
-    chunks = composite.stream(voice(3), seed=3, progress=progress)
+    chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=progress)
     first = next(chunks)
     # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames a second
     slots = composite.coarse.pattern.slots
@@ -81,32 +82,32 @@ def test_coarse_windows_may_go_side_by_side(composite: HAFMForVocalAccompaniment
     def progress(stage: str, done: int, total: int) -> None:
         steps[stage] = done
 
-    after_each_other = composite.generate(vocal, seed=3, progress=progress)
+    after_each_other = composite.generate(vocal, CODEC_RATE, seed=3, progress=progress)
     # 225 frames in six windows of 45, which all but the first begin with 9 that are known
     pattern = composite.coarse.pattern
     assert steps["coarse"] == pattern.slots(45) + 5 * pattern.new_slots(9, 36)
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
-    beside = composite.generate(vocal, seed=3, progress=progress)
+    beside = composite.generate(vocal, CODEC_RATE, seed=3, progress=progress)
     assert steps["coarse"] == pattern.slots(45), "one batch of all windows"
-    own = round(composite.generate(vocal, seed=3, skip_fine=True).borders[0][0] * 75)
+    own = round(composite.generate(vocal, CODEC_RATE, seed=3, skip_fine=True).borders[0][0] * 75)
     assert 39 <= own <= 45, "0.6 s, of which the next window may replace 0.08"
     assert torch.equal(beside.codes[0][:4, :own], after_each_other.codes[0][:4, :own]), "the first window is the same"
-    chunks = list(composite.stream(vocal, seed=3))
+    chunks = list(composite.stream(vocal, CODEC_RATE, seed=3))
     torch.testing.assert_close(torch.cat(chunks), beside.audio[0], atol=1e-5, rtol=0)
-    kept = composite.generate(vocal, seed=4, instrumental=beside.audio[0].numpy(), keep=[(0.0, 1.0)])
+    kept = composite.generate(vocal, CODEC_RATE, seed=4, instrumental=beside.audio[0].numpy(), keep=[(0.0, 1.0)])
     assert torch.equal(kept.audio[0][:20_000], beside.audio[0][:20_000])
 
 
 def test_the_output_says_where_windows_meet(composite: HAFMForVocalAccompaniment, monkeypatch: Any) -> None:
     monkeypatch.setattr(composite.coarse.generation_config, "independent_windows", True)
-    output = composite.generate([voice(3), voice(1)], seed=3)
+    output = composite.generate([voice(3), voice(1)], CODEC_RATE, seed=3)
     long, short = output.borders
     # windows of 0.6 and 0.4 s that share 0.12 s and take over within the last 0.08 of it; the last is moved back
     ends = [0.6 + 0.48 * n for n in range(5)] + [0.4 + 0.28 * n for n in range(10)]
     assert list(long) == sorted(long) and 14 <= len(long) <= 5 + 10
     assert all(any(end - 0.08 - 1e-6 <= border <= end + 1e-6 for end in ends) for border in long)
     assert 0 < min(short) < max(short) < 1
-    assert set(composite.generate(voice(3), seed=3, skip_fine=True).borders[0]) < set(long)
+    assert set(composite.generate(voice(3), CODEC_RATE, seed=3, skip_fine=True).borders[0]) < set(long)
 
 
 def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVocalAccompaniment) -> None:
@@ -118,22 +119,22 @@ def test_what_progress_raises_ends_the_generation_at_once(composite: HAFMForVoca
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        composite.generate(voice(2), seed=1, progress=cancel)
+        composite.generate(voice(2), CODEC_RATE, seed=1, progress=cancel)
     assert len(calls) == 130 and calls[-1] == "coarse"
 
 
 def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMForVocalAccompaniment) -> None:
     vocal = voice(2)
-    old = composite.generate(vocal, seed=1)
+    old = composite.generate(vocal, CODEC_RATE, seed=1)
     instrumental = old.audio[0].numpy()
-    new = composite.generate(vocal, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
+    new = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert len(new.audio[0]) == len(vocal)
     kept = np.r_[0:18_000, 36_000:48_000]
     assert np.abs(new.audio[0].numpy() - instrumental)[kept].max() < 1e-6
     assert np.abs(new.audio[0].numpy() - instrumental)[20_000:32_000].max() > 1e-3
     codes = composite.codec.encode(torch.from_numpy(instrumental)[None, None], bandwidth=2.4).audio_codes[0, 0]
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
-    again = composite.generate(vocal, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
+    again = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert torch.equal(again.audio[0], new.audio[0])
 
 
@@ -143,8 +144,8 @@ def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:
         semantic_tokenizer=tiny_semantic_tokenizer(), codec=CODECS["24 kbps"](), **stages
     ).eval()
     assert model.codec_format.num_codebooks == 32 and model.fine.config.num_codebooks == 4
-    old = model.generate(voice(1), seed=1).audio[0].numpy()
-    new = model.generate(voice(1), seed=2, instrumental=old, keep=[(0.0, 0.6)])
+    old = model.generate(voice(1), CODEC_RATE, seed=1).audio[0].numpy()
+    new = model.generate(voice(1), CODEC_RATE, seed=2, instrumental=old, keep=[(0.0, 0.6)])
     assert new.codes[0].shape == (8, 75)
     assert np.abs(new.audio[0].numpy() - old)[:13_000].max() < 1e-6
     whole = as_codec(model.codec).encode(torch.from_numpy(old)[None, None])[0]
@@ -152,8 +153,8 @@ def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:
 
 
 def test_an_opening_is_continued(composite: HAFMForVocalAccompaniment) -> None:
-    opening = composite.generate(voice(0.8), seed=1).audio[0].numpy()
-    song = composite.generate(voice(2), seed=5, instrumental=opening, keep=[(0.0, 0.8)]).audio[0].numpy()
+    opening = composite.generate(voice(0.8), CODEC_RATE, seed=1).audio[0].numpy()
+    song = composite.generate(voice(2), CODEC_RATE, seed=5, instrumental=opening, keep=[(0.0, 0.8)]).audio[0].numpy()
     assert len(song) == 48_000
     assert np.abs(song[:18_000] - opening[:18_000]).max() < 1e-6
 
@@ -162,32 +163,33 @@ def test_an_opening_is_continued(composite: HAFMForVocalAccompaniment) -> None:
     "spans", [[(0.0, 0.5), (0.5, 1.0)], [(0.3, 1.0), (0.0, 0.7)], [(0.0, 0.51), (0.51, 1.0)], [(0.0, 1.0), (0.2, 0.3)]]
 )
 def test_spans_that_touch_or_overlap_are_one(composite: HAFMForVocalAccompaniment, spans: list) -> None:
-    instrumental = composite.generate(voice(2), seed=1).audio[0].numpy()
+    instrumental = composite.generate(voice(2), CODEC_RATE, seed=1).audio[0].numpy()
     together, apart = (
-        composite.generate(voice(2), seed=2, instrumental=instrumental, keep=keep) for keep in ([(0.0, 1.0)], spans)
+        composite.generate(voice(2), CODEC_RATE, seed=2, instrumental=instrumental, keep=keep)
+        for keep in ([(0.0, 1.0)], spans)
     )
     assert np.array_equal(apart.audio[0][:23_000], instrumental[:23_000])
     assert torch.equal(apart.audio[0], together.audio[0]) and torch.equal(apart.codes[0], together.codes[0])
 
 
 def test_a_span_may_end_a_little_behind_the_instrumental(composite: HAFMForVocalAccompaniment) -> None:
-    opening = composite.generate(voice(1), seed=1).audio[0].numpy()
+    opening = composite.generate(voice(1), CODEC_RATE, seed=1).audio[0].numpy()
     ends = [
-        composite.generate(voice(2), seed=5, instrumental=opening, keep=[(0.2, stop)]).audio[0]
+        composite.generate(voice(2), CODEC_RATE, seed=5, instrumental=opening, keep=[(0.2, stop)]).audio[0]
         for stop in (1.0, 1.0009)
     ]
     assert torch.equal(*ends)
     with pytest.raises(ValueError, match=r"1.0005 to 1.0009 s does not lie within the instrumental of 1.00 s"):
-        composite.generate(voice(2), instrumental=opening, keep=[(1.0005, 1.0009)])
+        composite.generate(voice(2), CODEC_RATE, instrumental=opening, keep=[(1.0005, 1.0009)])
 
 
 def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompaniment) -> None:
     old = np.zeros(24_000, dtype=np.float32)
     with pytest.raises(ValueError, match="does not lie within the instrumental of 1.00 s"):
-        composite.generate(voice(2), instrumental=old, keep=[(0.5, 1.5)])
+        composite.generate(voice(2), CODEC_RATE, instrumental=old, keep=[(0.5, 1.5)])
     with pytest.raises(ValueError, match="begins when the vocal has ended"):
-        composite.generate(voice(0.5), instrumental=old, keep=[(0.6, 0.9)])
+        composite.generate(voice(0.5), CODEC_RATE, instrumental=old, keep=[(0.6, 0.9)])
     with pytest.raises(ValueError, match="Say which spans"):
-        composite.generate(voice(2), instrumental=old)
+        composite.generate(voice(2), CODEC_RATE, instrumental=old)
     with pytest.raises(ValueError, match="2 were given"):
-        composite.generate([voice(1), voice(1)], instrumental=old, keep=[(0.0, 0.5)])
+        composite.generate([voice(1), voice(1)], CODEC_RATE, instrumental=old, keep=[(0.0, 0.5)])

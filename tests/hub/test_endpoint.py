@@ -66,10 +66,16 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": b"", "parameters": {"num_samples": 100}}, "at most 4"),
         ({"inputs": b"", "parameters": {"format": "exe"}}, "flac or wav"),
         ({"inputs": file_bytes(glide()), "parameters": {"lead_sheet": {"tempo": 92}}}, "no beat line"),
-        ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo .a number"),
+        ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo is '92'; it must be a number"),
+        ({"inputs": b"", "parameters": {"beats": "/etc/passwd"}}, "beats is '/etc/passwd'; give seconds"),
+        ({"inputs": b"", "parameters": {"tempo": 92, "chords": "/etc/passwd"}}, "'/etc/passwd' is no chord"),
+        ({"inputs": b"", "parameters": {"files": True}}, "Unknown parameter 'files'"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"mood": "calm"}}}, "lead_sheet has no .mood."),
         ({"inputs": b"", "parameters": {"lead_sheet": ["C"]}}, "a LeadSheet or a dict"),
-        ({"inputs": b"", "parameters": {"lead_sheet": {"chords": [[0, 1]]}}}, "values to unpack"),
+        (
+            {"inputs": b"", "parameters": {"lead_sheet": {"chords": [[0, 1]]}}},
+            "chords are .start s, stop s, label. each, and .0, 1. is none",
+        ),
     ],
 )
 @pytest.mark.fault("paths and addresses sent to an endpoint")

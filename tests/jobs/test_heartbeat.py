@@ -45,7 +45,7 @@ def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest
     model = tiny_composite(num_hidden_layers=1)
     vocal = torch.from_numpy(glide(1.0, CODEC_RATE))
     told: list[tuple[str, int, int]] = []
-    model.generate(vocal, seed=1, progress=lambda *report: told.append(report))
+    model.generate(vocal, CODEC_RATE, seed=1, progress=lambda *report: told.append(report))
     first = told.index(("semantic", 1, 50))
     last = told.index(("fine", 300, 300))
     assert first > 3 and set(told[:first]) == {("semantic", 0, 50)}
@@ -60,7 +60,7 @@ def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest
                 raise Stop
 
         with pytest.raises(Stop):
-            model.generate(vocal, seed=1, progress=stop)
+            model.generate(vocal, CODEC_RATE, seed=1, progress=stop)
         assert calls == moment, "nothing was computed after it"
 
 

@@ -16,6 +16,7 @@ from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.jobs import threads as threads_module
 from hafm_hf.jobs.threads import free_cores, step_threads, suitable_threads, torch_threads
 from tiny_models import tiny_composite, tiny_stage
+from vocals import CODEC_RATE
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +51,11 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(
         seen.append(torch.get_num_threads())
 
     with torch_threads(2):
-        model.generate(vocal, seed=1, threads=asked, progress=progress)
-        for _ in model.stream(vocal, seed=1, threads=asked, progress=progress):
+        model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=progress)
+        for _ in model.stream(vocal, CODEC_RATE, seed=1, threads=asked, progress=progress):
             assert torch.get_num_threads() == 2, "between the chunks too"
         with pytest.raises(TypeError):
-            model.generate(vocal, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
+            model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
         assert torch.get_num_threads() == 2
     assert set(seen) == used
 
@@ -93,9 +94,9 @@ def test_tokens_do_not_depend_on_the_threads_of_steps(monkeypatch: pytest.Monkey
         return taken[-1]
 
     with torch_threads(2):
-        alone = model.generate(vocal, seed=1, threads=1)
+        alone = model.generate(vocal, CODEC_RATE, seed=1, threads=1)
         monkeypatch.setattr(fast_loop, "step_threads", in_turn)
-        mixed = model.generate(vocal, seed=1)
+        mixed = model.generate(vocal, CODEC_RATE, seed=1)
     assert set(taken) == {1, 2}
     assert torch.equal(mixed.codes[0], alone.codes[0])
     assert torch.equal(mixed.instrumental_semantic[0], alone.instrumental_semantic[0])

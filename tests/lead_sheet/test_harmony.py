@@ -23,6 +23,7 @@ from hafm_hf.stages.sampling import RandomStream
 from hafm_tiny.harmony import chord_ratios
 from stages.test_modeling import conditioning_for
 from tiny_models import tiny_codec, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage
+from vocals import CODEC_RATE
 
 UNIT = 0.04
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
@@ -137,7 +138,7 @@ def test_a_composite_with_harmony_is_saved_loaded_and_guided(tmp_path: Path) -> 
     found = [each.generate(vocal, seed=1).instrumental_semantic[0] for each in (model, loaded)]
     assert torch.equal(*found)
     loaded.semantic.generation_config.harmony_guidance = 0.0
-    assert not torch.equal(loaded.generate(vocal, seed=1).instrumental_semantic[0], found[0])
+    assert not torch.equal(loaded.generate(vocal, CODEC_RATE, seed=1).instrumental_semantic[0], found[0])
     assert loaded.parameter_counts()["harmony"] == sum(each.numel() for each in loaded.harmony.parameters())
 
 

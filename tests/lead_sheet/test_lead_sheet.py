@@ -17,6 +17,7 @@ from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_she
 from hafm_hf.lead_sheet.modeling_harmony import NUM_CHORDS
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from tiny_models import tiny_composite
+from vocals import CODEC_RATE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
@@ -238,8 +239,8 @@ def test_streams_say_what_is_known_of_each_frame() -> None:
 def test_a_model_without_beat_line_or_harmony_says_so() -> None:
     model, samples = tiny_composite(), np.zeros(24000, np.float32)
     with pytest.raises(ValueError, match="no beat line"):
-        model.generate(samples, lead_sheet=LeadSheet(tempo=90.0))
+        model.generate(samples, CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))
     with pytest.raises(ValueError, match="fit_harmony"):
-        model.generate(samples, lead_sheet=LeadSheet(chords=[(0.0, 1.0, "C")]))
+        model.generate(samples, CODEC_RATE, lead_sheet=LeadSheet(chords=[(0.0, 1.0, "C")]))
     with pytest.raises(ValueError, match="belongs to one vocal"):
-        model.generate([samples, samples], lead_sheet=LeadSheet(tempo=90.0))
+        model.generate([samples, samples], CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))

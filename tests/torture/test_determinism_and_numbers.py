@@ -12,7 +12,7 @@ from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.decoding.fast_loop import FastDecoder
 from stages.test_modeling import conditioning_for
 from tiny_models import STAGES, tiny_composite, tiny_stage
-from vocals import glide
+from vocals import CODEC_RATE, glide
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFM
     draw = random.Random(3)
     voices = [torch.from_numpy(glide(seconds)) for seconds in (0.4, 0.52, 0.7, 1.1)]
     alone = {
-        (index, decoding): composite.generate(voice, seed=index, decoding=decoding).codes[0]
+        (index, decoding): composite.generate(voice, CODEC_RATE, seed=index, decoding=decoding).codes[0]
         for index, voice in enumerate(voices)
         for decoding in ("fast", "reference")
     }
@@ -38,7 +38,7 @@ def test_a_song_is_the_same_alone_and_in_any_batch(tally: Tally, composite: HAFM
         order = draw.choices(range(len(voices)), k=draw.randint(1, 5))
         order.insert(draw.randint(0, len(order)), seed)
         decoding = draw.choice(["fast", "reference"])
-        together = composite.generate([voices[index] for index in order], seed=seed, decoding=decoding)
+        together = composite.generate([voices[index] for index in order], CODEC_RATE, seed=seed, decoding=decoding)
         if torch.equal(together.codes[order.index(seed)], alone[seed, decoding]):
             tally.survived()
         else:

@@ -100,7 +100,7 @@ class ListeningMixin:
         reading = self.reading_stages
         if not reading:
             return {}
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        sheet = self._with_bars(vocal_semantic, lead_sheet)
         if self.semantic_tokenizer.config.beat_line and not (sheet.beats is not None and sheet.chords):
             # the estimate keeps to a tempo that is given, and says where its beats lie
             beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
@@ -135,12 +135,21 @@ class ListeningMixin:
     def _estimated(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None) -> LeadSheet:
         """Beats and chords of a vocal's tokens (int64 [T_v]), those that are known among them."""
         tokenizer, part, tokens = self.semantic_tokenizer, getattr(self, "harmony", None), vocal_semantic
-        phase = tokenizer.beat_phase(tokenizer.beat_places(tokens), lead_sheet)
+        sheet = self._with_bars(tokens, lead_sheet)
+        phase = tokenizer.beat_phase(tokenizer.beat_places(tokens), sheet)
         rate = tokenizer.config.frame_rate
-        chords = None if part is None else part.chords(tokens, phase).cpu()
-        if chords is not None and lead_sheet is not None:
-            chords = lead_sheet.add_chords(chords, rate)
+        chords = None if part is None else sheet.add_chords(part.chords(tokens, phase).cpu(), rate)
         return LeadSheet.from_estimates(phase, chords, rate)
+
+    def _with_bars(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None) -> LeadSheet:
+        """A lead sheet with the chords of its bars at their seconds, on the beats of a vocal (int64 [T_v])."""
+        sheet, tokenizer = LeadSheet() if lead_sheet is None else lead_sheet, self.semantic_tokenizer
+        if not sheet.bars:
+            return sheet
+        phase = sheet.phase(len(vocal_semantic), tokenizer.config.frame_rate)
+        if phase is None:
+            phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
+        return sheet.with_bars_placed(phase, tokenizer.config.frame_rate)
 
     def song_guidance(
         self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
@@ -160,7 +169,7 @@ class ListeningMixin:
             ValueError: there is no `beat_profile`, no `beat_scores` or no `harmony` to weigh, or the tokenizer does
                 not know the beat.
         """
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        sheet = self._with_bars(vocal_semantic, lead_sheet)
         beat, harmony, code_beat = self._guidance_weights(bool(sheet.chords))
         if not beat and not harmony and not code_beat:
             return {}

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import channel_rows, mono_rows
 from ..codec import CodecStream, as_codec
 from ..configuration_hafm import CodecFormat, HAFMConfig, codec_format
@@ -181,8 +182,8 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
 
         Args:
             vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
-            sampling_rate (Hz): of the vocals and the instrumental; the codec's if None.
-            input_values (float [B, N], *optional*): the vocals, as the feature extractor calls them.
+            sampling_rate (Hz): of the vocals and the instrumental.
+            input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
             padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
             instrumental (float [N], *optional*): accompaniment of the one vocal, of which spans are kept.
             keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from
@@ -200,7 +201,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         """
         generation = Generation(self, GenerationOptions.of(options, kwargs), progress)
         rows = self._rows(input_values if vocals is None else vocals, padding_mask, lead_sheet)
-        rate = sampling_rate or self.sampling_rate
+        rate = check_sampling_rate(self.sampling_rate if vocals is None else sampling_rate)
         with generation.computing():
             kept = self._kept(rows, rate, instrumental, keep)
         rendered: list[dict[str, Any]] = []
@@ -242,7 +243,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         generation = Generation(self, GenerationOptions.of(options, kwargs), progress)
         if generation.num_samples > 1:
             raise ValueError(f"num_samples is {generation.num_samples}; a stream is one sample.")
-        (row,), rate = self._rows(vocal, None, lead_sheet), sampling_rate or self.sampling_rate
+        (row,), rate = self._rows(vocal, None, lead_sheet), check_sampling_rate(sampling_rate)
         with generation.computing():
             song = self._song(generation, [row], rate, lead_sheet, at_once=1)
         length, done, sent = self._length(row, rate), 0, 0

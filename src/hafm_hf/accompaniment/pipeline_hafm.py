@@ -16,13 +16,14 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
-from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.known import KNOWN, known_lead_sheet
+from .inputs import as_sound, as_vocals, is_file
 from .options import PUBLIC_OPTIONS, GenerationOptions
 
 logger = logging.get_logger(__name__)
 
-# of one vocal, beside the options of generation
-SONG_PARAMETERS = ("lead_sheet", "instrumental", "keep")
+# of one vocal, beside the options of generation and what is known of the song
+SONG_PARAMETERS = ("instrumental", "keep")
 
 
 class HAFMPipeline(Pipeline):
@@ -45,19 +46,24 @@ class HAFMPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     # what those who serve strangers let them choose
-    public_parameters = (*PUBLIC_OPTIONS, "seconds", "vocal_gain_db", "instrumental_gain_db", "lead_sheet")
+    public_parameters = (*PUBLIC_OPTIONS, "seconds", "vocal_gain_db", "instrumental_gain_db", *KNOWN)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
 
         Args:
             inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
-                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands out
-                undecoded audio, "bytes"; "path" names it in errors), or a list of these.
+                with `sampling_rate`), a pair of both in either order, a dict with "array" or "raw" and "sampling_rate"
+                (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
+                with such a dict or an AudioDecoder in it, or a list of these. Of a data set or a column of one the
+                songs come one by one, as an iterator, and torchcodec is not needed.
             sampling_rate (int, Hz): rate of arrays.
             seconds (float): use only this much from the start of each vocal.
             vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
-            lead_sheet (`LeadSheet` or a dict of its fields, such as "tempo"): of the one vocal, as far as it is known.
+            lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
+            tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
+                .lab file, or one a bar: "C | Am | F | G"): parts of it by themselves, which go before.
+            files (bool): whether beats and chords may name files; not for those who serve strangers. Default True.
             instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of.
             keep (list of (start, stop) in s): those spans; the rest is generated anew.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
@@ -74,10 +80,9 @@ class HAFMPipeline(Pipeline):
             HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
         """
-        if isinstance(inputs, (list, tuple)):
-            inputs = list(inputs)
-            if not inputs:
-                return []
+        inputs = as_vocals(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def stream(
@@ -88,7 +93,8 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: lead_sheet, progress and the fields of `GenerationOptions`, as for a call, of one sample.
+            kwargs: lead_sheet, tempo, beats, chords, progress and the fields of `GenerationOptions`, as for a call, of
+                one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
@@ -99,8 +105,7 @@ class HAFMPipeline(Pipeline):
             TypeError: on another parameter.
             ValueError: as for a call.
         """
-        if kwargs.get("lead_sheet") is not None:
-            kwargs["lead_sheet"] = LeadSheet.told(kwargs["lead_sheet"])
+        kwargs["lead_sheet"] = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
         features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
         voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
         done = 0
@@ -132,12 +137,16 @@ class HAFMPipeline(Pipeline):
         vocal_gain_db: float | None = None,
         instrumental_gain_db: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        files: bool = True,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         # refused before a vocal is read
-        GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in SONG_PARAMETERS})
-        if generate_kwargs.get("lead_sheet") is not None:
-            generate_kwargs["lead_sheet"] = LeadSheet.told(generate_kwargs["lead_sheet"])
+        known = {name: generate_kwargs.pop(name, None) for name in KNOWN}
+        generate_kwargs["lead_sheet"] = known_lead_sheet(**known, files=files)
+        others = (*SONG_PARAMETERS, "lead_sheet")
+        GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in others})
+        if sampling_rate is not None:
+            audio.check_sampling_rate(sampling_rate)
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}
         forward = {"progress": progress, **generate_kwargs}
         postprocess = {"vocal_gain_db": vocal_gain_db, "instrumental_gain_db": instrumental_gain_db}
@@ -149,12 +158,10 @@ class HAFMPipeline(Pipeline):
     ) -> dict[str, torch.Tensor]:
         """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
         extractor = self.feature_extractor
-        source, rate, name = _unpack(input_, sampling_rate)
-        if _is_file(source):
+        source, rate, name = as_sound(input_, sampling_rate)
+        if is_file(source):
             limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
             source, rate = audio.read_audio(source, seconds=seconds, name=name, **limits)
-        elif rate is None:
-            raise audio.HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
         features = extractor([audio.to_mono(source, name=name)], rate, seconds=seconds, name=name)
         if audio.is_silent(features["input_values"][0].numpy()):
             logger.warning(f"{name} is silent; the instrumental follows nothing.")
@@ -165,11 +172,12 @@ class HAFMPipeline(Pipeline):
         channels, model_rate = self.model.codec_format.channels, self.feature_extractor.sampling_rate
         if channels == 1:
             return self.preprocess(input_)["input_values"][0]
-        source, rate, name = _unpack(input_, None)
-        if _is_file(source):
+        source, rate, name = as_sound(input_)
+        if is_file(source):
             source, rate = audio.read_audio(source, name=name, mono=False)
         samples = audio.with_channels(audio.to_samples(source, name=name, mono=False), channels)
-        return torch.from_numpy(audio.resample(samples, rate or model_rate, model_rate).T.copy())
+        rate = audio.check_sampling_rate(rate, name)
+        return torch.from_numpy(audio.resample(samples, rate, model_rate).T.copy())
 
     def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
         """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "vocals" and "padding_mask"."""
@@ -220,19 +228,3 @@ class HAFMPipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.feature_extractor.save_pretrained(save_directory)
-
-
-def _is_file(source: Any) -> bool:
-    """Whether a source is a path, URL, file or the bytes of one, rather than samples."""
-    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
-
-
-def _unpack(vocal: Any, sampling_rate: int | None) -> tuple[Any, int | None, str]:
-    """Source, rate and name of an input: of a dict the parts that it has, of anything else the thing itself."""
-    if not isinstance(vocal, dict):
-        source = np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal
-        return source, sampling_rate, audio.source_name(source)
-    for key in ("array", "raw", "bytes", "path"):
-        if vocal.get(key) is not None:
-            return vocal[key], vocal.get("sampling_rate", sampling_rate), audio.source_name(vocal.get("path"))
-    raise audio.HAFMAudioError('A dict needs "array" and "sampling_rate", or "bytes" or "path".')

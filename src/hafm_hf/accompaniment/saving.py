@@ -4,12 +4,14 @@ and generation settings and loads by itself with `subfolder=`.
 
 import json
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..codec import codec_class
@@ -80,7 +82,8 @@ class CompositeSavingMixin(HAFMHubMixin):
             # as it is stored a part knows best
             if own is None or asked.to_dict() != own.to_dict():
                 options["config"] = asked
-            parts[name] = load_strictly(part_class, source, **options)
+            with _without_bars(source):
+                parts[name] = load_strictly(part_class, source, **options)
         model = composite.from_parts(**parts)
         model.name_or_path = str(source)
         model.feature_extractor_config = _feature_extractor_config(source, subfolder=subfolder, **hub)
@@ -189,6 +192,19 @@ def _asked_config(stored: HAFMConfig, kwargs: dict[str, Any]) -> tuple[HAFMConfi
     if unknown := sorted(set(attention) - set(names)):
         raise ValueError(f"attn_implementation names {unknown[0]!r}; it can be of {', '.join(names)}.")
     return config, {names[each]: value for each, value in attention.items() if value is not None}
+
+
+@contextmanager
+def _without_bars(source: str | os.PathLike[str]) -> Iterator[None]:
+    """While a part is read from a folder: five bars that are full at once say nothing. Downloads keep theirs."""
+    if not os.path.isdir(source) or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _stage_dtype(options: dict[str, Any]) -> Any:

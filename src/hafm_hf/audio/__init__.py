@@ -3,7 +3,6 @@
 from .files import (
     CEILING_DBFS,
     DEFAULT_LIMITS,
-    MAX_AMPLITUDE,
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
     MIN_SAMPLING_RATE,
@@ -16,6 +15,7 @@ from .files import (
     HAFMAudioError,
     Samples,
     check_duration,
+    check_is_array,
     check_sampling_rate,
     decibels_to_gain,
     download,

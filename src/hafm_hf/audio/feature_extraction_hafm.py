@@ -63,7 +63,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech (array or tensor [N], [N, C] or [C, N], a list of N floats, or a list of arrays): one vocal, or
                 several in a list; integers are scaled by the range of their type, channels are averaged.
-            sampling_rate (int, Hz): rate of `raw_speech`; taken for the codec's own when None.
+            sampling_rate (int, Hz): rate of `raw_speech`.
             return_tensors: "pt" or "np".
             seconds: use only this much from the start.
             name: what errors call the vocal; several are numbered behind it.
@@ -73,10 +73,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             samples of the vocal).
 
         Raises:
-            HAFMAudioError: not samples, too short, too long, an unsupported rate, NaN or infinite samples.
+            HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
         """
-        rate = self.sampling_rate if sampling_rate is None else sampling_rate
-        audio.check_sampling_rate(rate, name)
+        rate = audio.check_sampling_rate(sampling_rate, name)
         vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
         names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
         prepared = [self._prepare(vocal, rate, seconds, each) for vocal, each in zip(vocals, names, strict=True)]
@@ -116,6 +115,7 @@ def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     Raises:
         ValueError: a vocal of several channels, or a mask of another shape.
     """
+    audio.check_is_array(vocals)
     vocals, masks = (
         [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
         for given in (vocals, padding_mask)

@@ -7,12 +7,15 @@ is one channel of N samples at a stated rate.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
+import reprlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -26,6 +29,8 @@ from ..jobs.files import replacing
 from . import downloads
 from .downloads import is_url
 
+# not transformers': it takes a second to import
+logger = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -35,7 +40,9 @@ MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
-MAX_AMPLITUDE = 2.0**31
+# floats may lie a little above full scale, as MP3 decoders and resamplers leave them; from there to where integers of
+# 8 bits end nobody can tell what full scale is, and what lies above are integers of so many bits
+HEADROOM, INTEGER_BITS = 2.0, (16, 24, 32)
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
 URL_MAX_BYTES = 200_000_000
@@ -217,7 +224,8 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
 
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
-            the range of their type (int16: 1/32768; unsigned ones are centred first), floats are taken as they are.
+            the range of their type (int16: 1/32768; unsigned ones are centred first). Floats are taken as they are,
+            but those that hold integers are scaled as such, with a warning.
         name: what errors call the samples.
         mono: whether channels are averaged.
 
@@ -225,13 +233,17 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         float32 [N], or [N, C] of channels that are kept.
 
     Raises:
-        HAFMAudioError: another shape, not numbers, or NaN or infinite samples.
+        HAFMAudioError: another shape, not numbers, NaN or infinite samples, or floats of an unknown full scale.
     """
+    check_is_array(samples, name)
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu()
         # numpy knows no bfloat16, and integers must keep their type, which sets their scale.
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
-    array = np.asarray(samples)
+    try:
+        array = np.asarray(samples)
+    except ValueError as error:
+        raise HAFMAudioError(f"{name} is no array of numbers ({error}); give [N] or [N, channels].") from error
     if array.ndim not in (1, 2):
         raise HAFMAudioError(f"{name} has shape {array.shape}; HAFM takes [samples] or [samples, channels].")
     if array.dtype.kind in "iu":
@@ -247,11 +259,38 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
     peak = max(float(sound.max(initial=0.0)), -float(sound.min(initial=0.0)))
     if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
-    if peak > MAX_AMPLITUDE:
-        raise HAFMAudioError(
-            f"{name} reaches {peak:.3g}, where full scale is 1; export it again, as 16-bit WAV for example."
-        )
+    if peak > HEADROOM:
+        sound = sound / np.float32(_full_scale(peak, name))
     return _without_denormals(sound)
+
+
+def check_is_array(samples: Any, name: str = "the vocal") -> None:
+    """Refuses what names or holds a file where samples are wanted, and what is nothing at all.
+
+    Raises:
+        HAFMAudioError: a text, bytes, a path, a dict or None.
+    """
+    if samples is None or isinstance(samples, (str, bytes, bytearray, os.PathLike, Mapping)):
+        raise HAFMAudioError(
+            f"{name} is {reprlib.repr(samples)}, where an array of samples is wanted; hafm_hf.audio.read_audio gives "
+            "those of a file, with their rate, and the pipeline reads files itself."
+        )
+
+
+def _full_scale(peak: float, name: str) -> float:
+    """What full scale is in floats that reach `peak`, above `HEADROOM`.
+
+    Raises:
+        HAFMAudioError: nobody can tell.
+    """
+    for bits in INTEGER_BITS:
+        if 2.0**7 < peak <= 2.0 ** (bits - 1):
+            logger.warning(
+                f"{name} reaches {peak:.6g}, where full scale is 1: it is taken for integers of {bits} bits and "
+                f"divided by {2 ** (bits - 1)}."
+            )
+            return 2.0 ** (bits - 1)
+    raise HAFMAudioError(f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its own full scale first.")
 
 
 def _without_denormals(samples: Samples) -> Samples:
@@ -265,13 +304,18 @@ def _without_denormals(samples: Samples) -> Samples:
     return samples
 
 
-def check_sampling_rate(sampling_rate: int, name: str = "the vocal") -> None:
-    """Raises HAFMAudioError unless `sampling_rate` (Hz) is one that HAFM resamples from."""
-    if not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
+def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
+    """`sampling_rate` (Hz); raises HAFMAudioError unless it is a whole one that HAFM resamples from."""
+    if sampling_rate is None:
+        raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
+    if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
+        raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
+    if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:
         raise HAFMAudioError(
             f"{name} has a sampling rate of {sampling_rate} Hz; "
             f"HAFM takes {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz."
         )
+    return int(rate)
 
 
 def check_duration(

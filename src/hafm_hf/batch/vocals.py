@@ -15,14 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .. import audio
+from ..accompaniment.inputs import COLUMN_NAMES
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, TrackError, display_name, find_audio, hash_files
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 PARQUET_SUFFIX = ".parquet"
-# what a column of sound is called where a file has several
-COLUMN_NAMES = ("vocal", "vocals", "audio")
 Stamp = list[int]
 
 

@@ -269,7 +269,7 @@ def benchmark_precision(model: str | None, seconds: float = 3.0) -> dict[str, di
     """
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
     halves = HAFMForVocalAccompaniment.from_pretrained(model or None, dtype=torch.bfloat16)
-    song = composite.generate(glide(seconds, composite.sampling_rate), seed=1)
+    song = composite.generate(glide(seconds, composite.sampling_rate), composite.sampling_rate, seed=1)
     coarse = composite.coarse.config.num_codebooks
     streams = {"coarse": song.codes[0][:coarse], "fine": song.codes[0][coarse:]}
     streams |= {name: getattr(song, name)[0][None] for name in ("vocal_semantic", "instrumental_semantic")}
@@ -329,7 +329,7 @@ def benchmark_song(
 
     vocal = glide(seconds, composite.sampling_rate)
     how: dict[str, Any] = {"decoding": decoding, "weights": weights, "num_samples": num_samples}
-    composite.generate(vocal, seed=1, threads=threads, progress=progress, **how)
+    composite.generate(vocal, composite.sampling_rate, seed=1, threads=threads, progress=progress, **how)
     finished = time.perf_counter()
     elapsed = finished - loaded
     stages = {name: ended[name] - began[name] for name in ended}

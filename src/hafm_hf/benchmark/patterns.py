@@ -110,7 +110,7 @@ def _song(composite: Any, stages: dict[str, Any], vocal: Any) -> Callable[[], ob
         for name, stage in stages.items():
             setattr(composite, name, stage)
         try:
-            return composite.generate(vocal, seed=1)
+            return composite.generate(vocal, composite.sampling_rate, seed=1)
         finally:
             for name, stage in own.items():
                 setattr(composite, name, stage)

@@ -61,7 +61,7 @@ def lead_sheet(
         stdout.print(f"wrote {path}", markup=False)
 
 
-def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None) -> LeadSheet | None:
+def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path | None) -> LeadSheet | None:
     """The lead sheet of the options of those names; None where none is given.
 
     Raises:
@@ -69,11 +69,9 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: Path | None
     """
     if tempo is None and beats is None and chords is None:
         return None
-    from ..lead_sheet import files
-    from ..lead_sheet.lead_sheet import LeadSheet
+    from ..lead_sheet.known import known_lead_sheet
 
     try:
-        known = {} if beats is None else files.read_beats(beats)
-        return LeadSheet(tempo=tempo, chords=() if chords is None else files.read_chords(chords), **known)
+        return known_lead_sheet(tempo=tempo, beats=beats, chords=chords)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

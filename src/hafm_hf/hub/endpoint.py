@@ -38,7 +38,7 @@ class EndpointHandler:
 
         Args:
             data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): the pipeline's
-                `public_parameters`, `lead_sheet` as {"tempo", "beats", "chords"}, and "format", "flac" or "wav"}.
+                `public_parameters`, of which `beats` and `chords` name no files here, and "format", "flac" or "wav"}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
@@ -58,7 +58,7 @@ class EndpointHandler:
             )
         if int(parameters.get("num_samples", 1)) > MAX_SAMPLES:
             raise ValueError(f"num_samples is {parameters['num_samples']}; an endpoint gives at most {MAX_SAMPLES}.")
-        songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters)
+        songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         return [

@@ -178,6 +178,13 @@ def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     return phase.diff() < -0.5
 
 
+def unwrapped(phase: torch.Tensor) -> torch.Tensor:
+    """Beats that have passed at places in the beat (float [T]): float64 [T], counted from that of the first frame."""
+    passed = phase.double()
+    passed[1:] += begins_beat(phase).cumsum(0)
+    return passed
+
+
 def at_rate(phase: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     """Where in the beat the frames of another rate lie.
 
@@ -190,8 +197,7 @@ def at_rate(phase: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     """
     if not len(phase):
         return phase
-    passed = phase.double()
-    passed[1:] += begins_beat(phase).cumsum(0)
+    passed = unwrapped(phase)
     middle = (np.arange(len(phase)) + 0.5) / rate
     times = (np.arange(math.ceil(len(phase) * wanted / rate)) + 0.5) / wanted
     return wrapped(np.interp(times, middle, passed.numpy()))

@@ -5,14 +5,16 @@ may give or mend any part, and the stages are conditioned on it. Dimensions: T f
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
-from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, wrapped
+from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, unwrapped, wrapped
 from .chords import chord_class, chord_index, chord_label
 
 ENERGIES = ("sparse", "normal", "full")
@@ -28,17 +30,19 @@ class LeadSheet:
         tempo: beats a minute of a take that keeps to it, sung to a click for example.
         beats: seconds of at least two beats, in order; before the first and behind the last they go on evenly.
         chords: (start s, stop s, label), in Harte's notation or a lead sheet's: "A:min7", "Am7", "Bb", "N" for none.
-            Of chords that overlap the later one counts.
+            Of chords that overlap the later one counts. Or a text, "C | Am | F | G": one chord a bar, over and over.
         beats_per_bar: 3 or 4 quarters.
         downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
         key: "A:min" or "C:maj".
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
         estimated: names of the parts that were estimated from the voice; the others were given.
+        bars: the chord of each bar, over and over, from the downbeat on; of a tempo alone from the beat nearest to the
+            start of the voice. They stand beneath `chords`.
 
     Raises:
-        ValueError: a tempo out of range or beside beats, beats out of order, a span without an end or a length, a
-            label that is no chord or key, an unknown energy, metre or part.
+        ValueError: a part of another kind, a tempo out of range or beside beats, beats out of order, a span without an
+            end or a length, a label that is no chord or key, an unknown energy, metre or part, bars without a beat.
     """
 
     tempo: float | None = None
@@ -50,12 +54,18 @@ class LeadSheet:
     sections: Sequence[Span] = ()
     style: str | Sequence[Span] | None = None
     estimated: Sequence[str] = ()
+    bars: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.chords, str):
+            written = self.chords.strip().removeprefix("|").removesuffix("|")
+            object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
+            object.__setattr__(self, "chords", ())
         for name in ("chords", "sections", "style"):
             if not isinstance(spans := getattr(self, name), str | None):
-                object.__setattr__(self, name, tuple(tuple(span) for span in spans))
+                object.__setattr__(self, name, _as_spans(name, spans))
         self._check_beats()
+        self._check_bars()
         for kind, spans in (("chord", self.chords), ("section", self.sections), ("style", self.styles)):
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
@@ -72,8 +82,18 @@ class LeadSheet:
         if unknown := sorted(set(self.estimated) - names):
             raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
 
+    def _check_bars(self) -> None:
+        if self.bars and not self.has_beats:
+            raise ValueError("Chords by the bar need to know where bars are; give a tempo or beats as well.")
+        for number, label in enumerate(self.bars, start=1):
+            if not label:
+                raise ValueError(f"Bar {number} of the chords is empty; write N where there is none.")
+            chord_class(label)
+
     def _check_beats(self) -> None:
         slowest, fastest = BEATS_PER_MINUTE
+        if self.tempo is not None and not isinstance(self.tempo, Real):
+            raise ValueError(f"tempo is {self.tempo!r}; it must be a number, of beats a minute.")
         if self.tempo is not None and not slowest <= self.tempo <= fastest:
             raise ValueError(
                 f"tempo is {self.tempo:g}; halve or double it: {slowest:g} to {fastest:g} beats a minute."
@@ -81,6 +101,8 @@ class LeadSheet:
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats say the tempo themselves; leave tempo out.")
         if self.beats is not None:
+            if isinstance(self.beats, str) or not all(isinstance(beat, Real) for beat in self.beats):
+                raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, of seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
             pairs = zip(self.beats, self.beats[1:], strict=False)
@@ -123,7 +145,8 @@ class LeadSheet:
         # a beat lies between the middles of two frames, where the phase would be 1
         before, after = phase[wraps].double(), phase[wraps + 1].double()
         beats = (wraps + 0.5 + (1 - before) / (1 - before + after)) / frame_rate
-        found = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
+        runs = [] if chords is None else _runs(chords.argmax(-1), frame_rate)
+        found = [(start, stop, chord_label(chord)) for start, stop, chord in runs]
         estimated = [name for name, there in (("beats", len(beats) > 1), ("chords", found)) if there]
         return cls(beats=beats.tolist() if len(beats) > 1 else None, chords=found, estimated=estimated)
 
@@ -160,6 +183,27 @@ class LeadSheet:
         """Styles as spans; one that holds for the whole song has none."""
         return () if self.style is None or isinstance(self.style, str) else self.style
 
+    def with_bars_placed(self, phase: torch.Tensor, frame_rate: int) -> "LeadSheet":
+        """This lead sheet with its `bars` among the `chords`.
+
+        Args:
+            phase (float [T]): where in the beat the middle of each frame of the song lies.
+            frame_rate: in Hz.
+        """
+        if not self.bars:
+            return self
+        passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
+        if passed is None:
+            passed = unwrapped(phase).numpy()
+            first = round(float(passed[0]))
+        numbers = torch.from_numpy(np.floor((passed - first) / (self.beats_per_bar or METRES[-1])))
+        chords = [
+            (start, stop, self.bars[number % len(self.bars)])
+            for start, stop, number in _runs(numbers.long(), frame_rate)
+            if number >= 0
+        ]
+        return replace(self, bars=(), chords=(*chords, *self.chords))
+
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""
         passed = self.beats_passed(frames, frame_rate)
@@ -181,11 +225,27 @@ class LeadSheet:
         return known
 
 
-def _runs(classes: torch.Tensor, frame_rate: int) -> list[Span]:
-    """Stretches of one chord (int64 [T]): start s, stop s, label."""
-    labels, counts = classes.unique_consecutive(return_counts=True)
+def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
+    """Spans of a part, each as a tuple.
+
+    Raises:
+        ValueError: one is none.
+    """
+    for span in spans if isinstance(spans, Iterable) else [spans]:
+        times = () if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 3 else span[:2]
+        if not times or not all(isinstance(second, Real) for second in times):
+            raise ValueError(
+                f"{name} are [start s, stop s, label] each, and {span!r} is none"
+                + ("; chords without times are a text, one a bar: 'C | G'." if name == "chords" else ".")
+            )
+    return tuple(tuple(span) for span in spans)
+
+
+def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int]]:
+    """Stretches of one value (int64 [T]): start s, stop s, value."""
+    found, counts = values.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0)
     return [
-        ((stop - count) / frame_rate, stop / frame_rate, chord_label(label))
-        for label, count, stop in zip(labels.tolist(), counts.tolist(), stops.tolist(), strict=True)
+        ((stop - count) / frame_rate, stop / frame_rate, value)
+        for value, count, stop in zip(found.tolist(), counts.tolist(), stops.tolist(), strict=True)
     ]

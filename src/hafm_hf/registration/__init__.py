@@ -4,6 +4,7 @@ Each function here is called when the module it names has been imported, at once
 imports `hafm_hf` finds everything registered, in either order, and pays for transformers and torch when using them.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,8 @@ def register_task() -> None:
         default={"model": (str(BUNDLED_MODEL), "main")},
         type="audio",
     )
+    # pipeline() warns of every default; this one comes with the package and does not change beneath anybody
+    logging.getLogger("transformers.pipelines").addFilter(lambda record: str(BUNDLED_MODEL) not in record.getMessage())
 
 
 REGISTRATIONS: dict[str, Callable[[], None]] = {

@@ -1,0 +1,127 @@
+"""What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.pipelines.pt_utils import KeyDataset
+
+from hafm_hf import HAFMFeatureExtractor
+from hafm_hf.audio import HAFMAudioError, to_mono
+from tiny_models import tiny_composite
+from vocals import CODEC_RATE, file_bytes, glide
+
+SIXTEEN_BIT = np.round(glide() * 32768).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def accompany(tiny_model: Path) -> Any:
+    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+    """Two rows of bytes beside columns of other things, as published data sets have them; nothing is decoded yet."""
+    sound = {"bytes": file_bytes(SIXTEEN_BIT), "path": "clip.wav"}
+    table = {"path": ["absent.wav"] * 2, "audio": [sound] * 2, "text": ["la"] * 2}
+    return datasets.Dataset.from_dict(table).cast_column("audio", datasets.Audio())
+
+
+def heard(accompany: Any, inputs: Any, **options: Any) -> list[np.ndarray]:
+    """The vocals of the songs of a call."""
+    songs = accompany(inputs, seed=1, skip_fine=True, **options)
+    return [song["vocals"] for song in ([songs] if isinstance(songs, dict) else songs)]
+
+
+def test_pairs_of_samples_and_rate_are_one_vocal_in_either_order(accompany: Any) -> None:
+    wanted = SIXTEEN_BIT / np.float32(32768)
+    pairs = [(SIXTEEN_BIT, CODEC_RATE), (CODEC_RATE, SIXTEEN_BIT), (torch.from_numpy(SIXTEEN_BIT)[None], 24_000.0)]
+    for given in (*pairs, [wanted.tolist(), np.int64(CODEC_RATE)]):
+        (found,) = heard(accompany, given)
+        assert np.array_equal(found, wanted)
+    assert len(heard(accompany, pairs[:2])) == 2
+    # a list of numbers is one vocal, not as many as it has samples
+    assert len(heard(accompany, wanted.tolist(), sampling_rate=CODEC_RATE)) == 1
+
+
+def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, rows: datasets.Dataset) -> None:
+    wanted = SIXTEEN_BIT / np.float32(32768)
+    assert importlib.util.find_spec("torchcodec") is None
+    undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
+    streamed = rows.to_iterable_dataset()
+    for given in (
+        undecoded[0],
+        undecoded[0]["audio"],
+        {"text": "la", "audio": {"array": wanted, "sampling_rate": 24_000}},
+    ):
+        assert np.array_equal(heard(accompany, given)[0], wanted)
+    for given in (rows, rows["audio"], KeyDataset(rows, "audio"), undecoded, undecoded["audio"], streamed):
+        found = heard(accompany, given)
+        assert len(found) == 2 and np.array_equal(found[1], wanted), type(given)
+
+
+def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(accompany: Any) -> None:
+    decoder = SimpleNamespace(
+        get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(glide())[None], sample_rate=CODEC_RATE)
+    )
+    assert np.array_equal(heard(accompany, {"audio": decoder})[0], glide())
+
+    def fails() -> None:
+        raise RuntimeError("Could not load libtorchcodec\nand a page more")
+
+    with pytest.raises(HAFMAudioError, match=r"by torchcodec \(Could not load libtorchcodec\); cast its column to"):
+        accompany(SimpleNamespace(get_all_samples=fails))
+
+
+def test_floats_that_hold_integers_are_scaled_with_a_warning_and_unclear_ones_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "hafm_hf.audio.files"):
+        for bits, values in ((16, SIXTEEN_BIT.astype(float)), (32, glide() * 2.0**31), (24, glide() * 2.0**23)):
+            found = to_mono(values)
+            assert np.allclose(found, glide(), atol=1e-4) and f"integers of {bits} bits" in caplog.text
+            caplog.clear()
+        # as MP3 decoders leave them
+        assert np.array_equal(to_mono(1.2 * glide(amplitude=1)), 1.2 * glide(amplitude=1)) and not caplog.text
+    with pytest.raises(HAFMAudioError, match="the vocal reaches 50, where full scale is 1; divide it by"):
+        to_mono(np.full(10, 50.0))
+
+
+@pytest.mark.parametrize(
+    ("vocal", "options", "said"),
+    [
+        (glide(), {}, "An array needs its sampling_rate; pass sampling_rate=44100"),
+        (glide(), {"sampling_rate": "44100"}, "sampling_rate is '44100'; it must be a whole number of Hz"),
+        ((glide(), 0.5), {}, "sampling_rate is 0.5; it must be a whole number"),
+        (None, {}, "the vocal is None, where an array"),
+        ([[0.1, 0.2], [0.3]], {"sampling_rate": 24_000}, "0 s long"),
+        ({"solo": {"path": "a.wav"}, "duet": {"path": "b.wav"}}, {}, "several sounds: solo, duet; give one"),
+        ({"text": "la"}, {}, 'A dict needs "array" and "sampling_rate"'),
+        (glide(), {"sampling_rate": 24_000, "seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),
+    ],
+)
+def test_what_cannot_be_a_vocal_or_an_option_is_one_sentence(
+    accompany: Any, vocal: Any, options: Any, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        accompany(vocal, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_models_and_extractors_refuse_paths_and_arrays_without_a_rate() -> None:
+    model, extractor = tiny_composite(num_hidden_layers=1), HAFMFeatureExtractor()
+    for function in (model.generate, lambda *given: next(model.stream(*given)), extractor):
+        with pytest.raises(HAFMAudioError, match="needs its sampling_rate"):
+            function(glide())
+        with pytest.raises(
+            HAFMAudioError, match=r"is 'x.wav', where an array of samples is wanted; hafm_hf.audio.read"
+        ):
+            function("x.wav", 24_000)

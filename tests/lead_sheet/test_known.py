@@ -1,0 +1,97 @@
+"""Tempo, beats and chords as people say them: one function for command line, pipeline and endpoint."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
+from hafm_hf.cli import app
+from hafm_hf.hub.endpoint import EndpointHandler
+from hafm_hf.lead_sheet.known import known_lead_sheet
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+
+
+def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "beats.txt").write_text("0.5\n1.0\n")
+    (tmp_path / "chords.lab").write_text("0 1 C\n1 2 Am\n")
+    wanted = LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")])
+    assert known_lead_sheet(beats=tmp_path / "beats.txt", chords=str(tmp_path / "chords.lab")) == wanted
+    assert known_lead_sheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")]) == wanted
+    assert known_lead_sheet(wanted, chords=[(0.0, 2.0, "G")]) == LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 2.0, "G")])
+    assert known_lead_sheet(tempo=96, chords="| C | Am |") == LeadSheet(tempo=96, bars=("C", "Am"))
+    assert known_lead_sheet(tempo=96, chords="C | Am") == LeadSheet.told({"tempo": 96, "chords": "C | Am"})
+    assert known_lead_sheet(tempo=96, chords="Am") == LeadSheet(tempo=96, bars=("Am",))
+    assert known_lead_sheet() is None
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"chords": "C | Am"}, "need to know where bars are; give a tempo or beats"),
+        ({"tempo": 96, "chords": "C | H"}, "'H' is no chord"),
+        ({"tempo": 96, "chords": "C || F"}, "Bar 2 of the chords is empty; write N"),
+        ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
+        ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),
+        ({"beats": "absent.txt", "files": False}, "beats is 'absent.txt'; give seconds"),
+        ({"tempo": "96"}, "tempo is '96'; it must be a number"),
+        ({"tempo": 96, "beats": [0.5, 1.0]}, "leave tempo out"),
+        ({"beats": ["a", "b"]}, "beats are .'a', 'b'.; they must be numbers"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(known: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        known_lead_sheet(**known)
+
+
+def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
+    sheet = LeadSheet(beats=[0.2, 0.7, 1.2], downbeat=1, beats_per_bar=3, chords="C | Am7")
+    assert sheet.with_bars_placed(torch.zeros(250), 50) == LeadSheet(
+        beats=[0.2, 0.7, 1.2],
+        downbeat=1,
+        beats_per_bar=3,
+        chords=[(0.7, 2.2, "C"), (2.2, 3.7, "Am7"), (3.7, 5.0, "C")],
+    )
+    # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
+    placed = LeadSheet(tempo=120, chords="C | F").with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
+    assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
+    # what is known by the second goes before
+    both = LeadSheet(tempo=120, chords=[(0.0, 1.0, "G")], bars=["C"]).with_bars_placed(torch.zeros(100), 50)
+    assert both.chords == ((0.0, 2.0, "C"), (0.0, 1.0, "G"))
+
+
+def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled_model: Path) -> None:
+    model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
+    vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=6 * 24_000)
+    heard = model.hear_lead_sheet(vocal, rate, 0, LeadSheet(tempo=120, chords="C | F#"))
+    changes = [start for start, _, _ in heard.chords[1:]]
+    assert {label for *_, label in heard.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
+    assert heard.beats is not None
+    assert all(np.abs(np.array(heard.beats) - change).min() < 0.03 for change in changes)
+
+
+def test_command_pipeline_and_endpoint_make_one_song_of_one_request(bundled_model: Path, tmp_path: Path) -> None:
+    vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=3 * 24_000)
+    soundfile.write(tmp_path / "v.wav", vocal, rate, subtype="FLOAT")
+    known = {"tempo": 96, "chords": "C | F#"}
+    words = ["accompany", str(tmp_path / "v.wav"), "--tempo", "96", "--chords", "C | F#", "--seed", "1", "--skip-fine"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    written = soundfile.read(tmp_path / "v_instrumental.wav", dtype="float32")[0]
+    handler = EndpointHandler(str(bundled_model))
+    options: dict[str, Any] = {"seed": 1, "skip_fine": True}
+    song, other = (handler.pipeline((vocal, rate), **options, **each) for each in (known, {}))
+    parameters = {**known, **options, "format": "wav"}
+    answer = handler({"inputs": (tmp_path / "v.wav").read_bytes(), "parameters": parameters})
+    answered = soundfile.read(io.BytesIO(base64.b64decode(answer[0]["blob"])), dtype="float32")[0]
+    assert np.array_equal(answered, written) and np.allclose(song["audio"], written, atol=1e-4)
+    assert not np.allclose(song["audio"], other["audio"], atol=1e-2)
+    streamed = np.concatenate([each["audio"] for each in handler.pipeline.stream((vocal, rate), **options, **known)])
+    assert np.allclose(streamed / np.abs(streamed).max(), song["audio"] / np.abs(song["audio"]).max(), atol=1e-3)
