@@ -117,7 +117,8 @@ def test_what_cannot_be_a_vocal_or_an_option_is_one_sentence(
 
 
 def test_models_and_extractors_refuse_paths_and_arrays_without_a_rate() -> None:
-    model, extractor = tiny_composite(num_hidden_layers=1), HAFMFeatureExtractor()
+    model: Any = tiny_composite(num_hidden_layers=1)
+    extractor = HAFMFeatureExtractor()
     for function in (model.generate, lambda *given: next(model.stream(*given)), extractor):
         with pytest.raises(HAFMAudioError, match="needs its sampling_rate"):
             function(glide())

@@ -52,7 +52,7 @@ def test_what_makes_no_sense_is_one_sentence(known: dict[str, Any], said: str) -
 
 
 def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
-    sheet = LeadSheet(beats=[0.2, 0.7, 1.2], downbeat=1, beats_per_bar=3, chords="C | Am7")
+    sheet = LeadSheet(beats=[0.2, 0.7, 1.2], downbeat=1, beats_per_bar=3, bars=["C", "Am7"])
     assert sheet.with_bars_placed(torch.zeros(250), 50) == LeadSheet(
         beats=[0.2, 0.7, 1.2],
         downbeat=1,
@@ -60,7 +60,7 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
         chords=[(0.7, 2.2, "C"), (2.2, 3.7, "Am7"), (3.7, 5.0, "C")],
     )
     # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
-    placed = LeadSheet(tempo=120, chords="C | F").with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
+    placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
     # what is known by the second goes before
     both = LeadSheet(tempo=120, chords=[(0.0, 1.0, "G")], bars=["C"]).with_bars_placed(torch.zeros(100), 50)
@@ -70,7 +70,7 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
 def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled_model: Path) -> None:
     model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=6 * 24_000)
-    heard = model.hear_lead_sheet(vocal, rate, 0, LeadSheet(tempo=120, chords="C | F#"))
+    heard = model.hear_lead_sheet(vocal, rate, 0, LeadSheet(tempo=120, bars=["C", "F#"]))
     changes = [start for start, _, _ in heard.chords[1:]]
     assert {label for *_, label in heard.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
     assert heard.beats is not None
