@@ -71,11 +71,15 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme
     assert len(fast.unique()) > 2
 
 
-@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
-def test_greedy_tokens_equal_generates(name: str, pattern: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "pattern", "frames"),
+    # the last two are 1,008 and 1,002 slots
+    [*((*each, FRAMES) for each in STAGES_AND_PATTERNS), ("coarse", "flat", 168), ("coarse", "delay", 666)],
+)
+def test_greedy_tokens_equal_generates(name: str, pattern: str, frames: int) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, position_scheme="time")
-    conditioning = conditioning_for(stage)
-    steps = stage.config.target_length(FRAMES)
+    conditioning = conditioning_for(stage, frames=frames)
+    steps = stage.config.target_length(frames)
     reference = stage.codes_of(stage.generate(conditioning_ids=conditioning, do_sample=False))
     tokens = FastDecoder(stage, 3.0).generate(conditioning, steps, None)
     assert torch.equal(tokens, reference.transpose(1, 2).flatten(1))
