@@ -63,7 +63,7 @@ class CompositeSavingMixin(HAFMHubMixin):
             OSError: if a part or its safetensors file is missing.
         """
         composite: Any = cls
-        source = model_source(pretrained_model_name_or_path)
+        source = model_source(pretrained_model_name_or_path, **kwargs)
         subfolder = kwargs.pop("subfolder", "")
         dtype = _stage_dtype(kwargs)
         informed = kwargs.pop("output_loading_info", False)

@@ -9,11 +9,14 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import constants, is_offline_mode, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import DacConfig, EncodecConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -33,6 +36,9 @@ PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
 _BLOCK = 1 << 22
+# how long the hub may take for its first answer
+HUB_SECONDS = 10.0
+_hub_answered = False
 
 
 class SafeLoadingMixin:
@@ -46,20 +52,24 @@ class SafeLoadingMixin:
         model_class: Any = super()
         source = pretrained_model_name_or_path
         if source is not None:
-            source = model_source(source)
+            source = model_source(source, **kwargs)
             check_checkpoint(cls, source, **kwargs)
             kwargs["use_safetensors"] = True
         return model_class.from_pretrained(source, *args, **kwargs)
 
 
-def model_source(source: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str | os.PathLike[str]:
     """Where a model is loaded from: the bundled one for None and for its name, otherwise what was given.
+
+    Where the hub cannot be reached, it is the folder that an earlier download left: huggingface_hub would ask five
+    times for every file, which takes minutes.
 
     Args:
         source: folder or hub id. A folder of the bundled model's name goes before it.
+        options: as for `from_pretrained`; `cache_dir`, `revision` and `local_files_only` are used.
 
     Raises:
-        FileNotFoundError: there is no such folder, and no hub id is written like that.
+        FileNotFoundError: there is no such folder, and no hub id is written like that or none that can be had.
     """
     if source is not None and os.path.isdir(source):
         return source
@@ -69,7 +79,26 @@ def model_source(source: str | os.PathLike[str] | None) -> str | os.PathLike[str
         validate_repo_id(str(source))
     except HFValidationError:
         raise FileNotFoundError(f"no such folder: {source}") from None
-    return source
+    if not options.get("local_files_only") and _hub_answers():
+        return source
+    where = {name: options[name] for name in ("cache_dir", "revision") if options.get(name) is not None}
+    try:
+        return snapshot_download(str(source), **where, local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise FileNotFoundError(
+            f"there is no folder {source}, none of that name was downloaded before, and the hub cannot be reached"
+        ) from None
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once; a yes is remembered."""
+    global _hub_answered
+    if not _hub_answered and not is_offline_mode():
+        with suppress(Exception):
+            # whatever it says, it is there
+            get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+            _hub_answered = True
+    return _hub_answered and not is_offline_mode()
 
 
 def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model:
@@ -84,7 +113,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         ValueError: naming the file or the offending keys.
         OSError: the model or its weights are not there.
     """
-    source = model_source(source)
+    source = model_source(source, **options)
     if (loaded := _load_as_saved(model_class, source, **options)) is not None:
         return loaded
     if not issubclass(model_class, SafeLoadingMixin):
