@@ -39,7 +39,7 @@ SMALLER = {
 }
 # Scripts that import from these packages take their options from there.
 OPTION_FOLDERS = {"hafm_hf.training": "src/hafm_hf/training", "hafm_tiny": "recipes/hafm_tiny"}
-PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd"}
+PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl"}
 # Blocks of these documents that are marked with nothing are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
 

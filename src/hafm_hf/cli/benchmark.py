@@ -208,3 +208,30 @@ def show_training(result: dict[str, Any]) -> None:
     share = result["model_flop_utilisation"]
     stdout.print(f"{share:.1%} of the peak of {peak['flops'] / 1e9:,.0f} GFLOP/s ({peak['source']})", markup=False)
     stdout.print(f"reading a batch takes {loading['share_of_step']:.2%} of a step", markup=False)
+
+
+@benchmark.command()
+def start(
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the singing.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Processes; the fewest seconds of each part count.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Processor time from `hafm accompany` to its first step, by part."""
+    from ..benchmark.start import benchmark_start
+
+    result = benchmark_start(model, seconds, repeats)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    table = Table(title="until the first step, one thread", title_justify="left")
+    table.add_column("part")
+    table.add_column("processor, s", justify="right")
+    for name, value in result["parts"].items():
+        table.add_row(name, f"{value:.2f}")
+    stdout.print(table)
+    stdout.print(
+        f"ours {result['ours']:.2f} s, {result['ratio']:.2f} of torch's and transformers' imports; "
+        f"{result['wall_seconds']:.1f} s by the clock",
+        markup=False,
+    )

@@ -1,0 +1,249 @@
+"""Checks and times everything on a GPU, in under ten minutes: tokens, steps, a song, training.
+
+python recipes/gpu_check.py --out gpu_check.json
+python recipes/gpu_check.py --device cpu --tiny --out check.json     # what a CPU can run, in tiny sizes
+
+Weights are random: neither speed nor the agreement of two loops depends on what they have learnt. The JSON has a key
+for each part; a part that did not run is a text that says why ("not measured: …"). Exit codes: 0 done, 1 a part failed
+or found something wrong (its key says what), 3 this machine has no such device.
+"""
+
+import json
+import math
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import EncodecConfig, HubertConfig
+
+from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
+from hafm_hf.benchmark.generate import glide, step_milliseconds, take_turns
+from hafm_hf.benchmark.train import write_random_corpus
+from hafm_hf.configuration_hafm import CODEBOOK_PATTERNS
+from hafm_hf.decoding.fast_loop import FastDecoder
+from hafm_hf.stage_table import STAGES
+from hafm_hf.stages.modeling_hafm import STAGE_MODELS
+from hafm_hf.training.arguments import parse_arguments
+from hafm_hf.training.recipe import make_trainer
+
+NO_DEVICE = 3
+GUIDANCE_SCALE = 3.0
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+TINY_HUBERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TINY_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "num_lstm_layers": 1, "target_bandwidths": [6.0]}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is run where; the sizes are the paper's unless `tiny`."""
+
+    device: torch.device
+    tiny: bool
+    rows: tuple[int, ...]
+    slots: int
+    song_seconds: float
+    training_steps: int
+    end: float
+
+    @property
+    def graphs(self) -> bool:
+        """Whether this device replays CUDA graphs."""
+        return self.device.type == "cuda"
+
+    def stage(self, name: str, pattern: str) -> Any:
+        """A stage with random weights."""
+        kind = STAGE_MODELS[name]
+        sizes: dict[str, Any] = dict(TINY) if self.tiny else {}
+        torch.manual_seed(0)
+        chosen = {"codebook_pattern": pattern} if STAGES[name].acoustic else {}
+        return kind(kind.config_class(**sizes, **chosen)).eval().to(self.device)
+
+    def wait(self) -> None:
+        """Until the device has done all that it was given."""
+        if self.graphs:
+            torch.cuda.synchronize(self.device)
+
+
+def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[[], torch.Tensor]:
+    """`decoder` over `slots` slots of `rows` rows (those of guidance among them), the likeliest codes."""
+    config, batch = stage.config, rows // 2
+    generator = torch.Generator().manual_seed(1)
+    frames = round(config.window_seconds * config.conditioning_frame_rate)
+    shape = (batch, config.num_conditioning_streams, frames)
+    conditioning = torch.randint(min(config.conditioning_sizes), shape, generator=generator).to(stage.device)
+    count = slots * stage.pattern.rows
+    return lambda: decoder.generate(conditioning, count, None)
+
+
+def check_tokens(check: Check) -> Any:
+    """Whether steps replayed as a graph give the tokens of the loop without one, for every stage and pattern."""
+    if not check.graphs:
+        return "not measured: only a GPU replays CUDA graphs"
+    found: dict[str, Any] = {}
+    for name, pattern in (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS)):
+        stage = check.stage(name, pattern)
+        eager, graph = (
+            window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, static=static))()
+            for static in (False, True)
+        )
+        differing = (eager != graph).any(0).nonzero()
+        first = int(differing[0]) if len(differing) else None
+        found[f"{name}, {pattern}"] = {"identical": first is None, "first_difference": first, "tokens": eager.numel()}
+    found["failed"] = not all(each["identical"] for each in found.values())
+    return found
+
+
+def check_steps(check: Check) -> Any:
+    """Milliseconds a step of the coarse stage by pattern, rows and loop."""
+    found: dict[str, Any] = {}
+    for pattern in CODEBOOK_PATTERNS:
+        stage = check.stage("coarse", pattern)
+        for rows in check.rows:
+            runs: dict[str, Callable[[int], Any]] = {}
+            for name, static in (("eager", False), *([("graph", True)] if check.graphs else [])):
+                # a decoder for each length, which then keeps its caches and its graph
+                lengths = {
+                    n: window(stage, rows, n, FastDecoder(stage, GUIDANCE_SCALE, static=static))
+                    for n in (1, check.slots)
+                }
+                runs[name] = lambda steps, lengths=lengths: (lengths[steps](), check.wait())
+                runs[name](1)
+            for name, turns in take_turns(runs, check.slots, 2).items():
+                value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
+                found.setdefault(f"coarse, {pattern}, {rows} rows", {})[name] = value
+    return found
+
+
+def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
+    """All parts with random weights."""
+    sizes: dict[str, Any] = dict(TINY) if check.tiny else {}
+    parts: dict[str, Any] = {}
+    for name in STAGES:
+        chosen = {"codebook_pattern": pattern} if STAGES[name].acoustic else {}
+        parts[f"{name}_config"] = STAGE_MODELS[name].config_class(**sizes, **chosen)
+    if check.tiny:
+        hubert = HubertConfig(
+            **TINY_HUBERT, conv_dim=(8,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2
+        )
+        parts["semantic_tokenizer_config"] = HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1)
+        parts["codec_config"] = EncodecConfig(**TINY_CODEC)
+    torch.manual_seed(0)
+    model = HAFMForVocalAccompaniment(HAFMConfig(**parts)).eval()
+    model.semantic_tokenizer.set_centroids(torch.randn_like(model.semantic_tokenizer.centroids))
+    return model.to(check.device)
+
+
+def check_song(check: Check, pattern: str) -> Any:
+    """The whole path once: seconds by the clock, real-time factor, and the most memory of the device."""
+    model = composite(check, pattern)
+    vocal = glide(check.song_seconds, model.sampling_rate)
+    if check.graphs:
+        torch.cuda.reset_peak_memory_stats(check.device)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if time.monotonic() > check.end:
+            raise TimeoutError(f"the time was over in the {stage} stage, at step {done} of {total}")
+
+    began = time.perf_counter()
+    song = model.generate(vocal, seed=1, progress=progress)
+    check.wait()
+    elapsed = time.perf_counter() - began
+    return {
+        "seconds": check.song_seconds,
+        "wall_seconds": elapsed,
+        "real_time_factor": elapsed / check.song_seconds,
+        "peak_gib": torch.cuda.max_memory_allocated(check.device) / 2**30 if check.graphs else None,
+        "failed": len(song.audio[0]) != len(vocal),
+    }
+
+
+def check_training(check: Check) -> Any:
+    """The training recipe's own trainer under DDP with one process; in fp16 with its scaler on a GPU, else in fp32."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in world.items()})
+    precision = "fp16" if check.graphs else "no"
+    if not check.graphs:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_corpus(Path(folder, "corpus"))
+        words = f"--stage coarse --codebook_pattern delay --corpus {folder}/corpus --output_dir {folder}/run "
+        words += f"--mixed_precision {precision} --max_steps {check.training_steps} --warmup_steps 2 --crop_seconds 5 "
+        words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
+        sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
+        trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
+        began = time.perf_counter()
+        trainer.train()
+        elapsed = time.perf_counter() - began
+        lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return {
+        "precision": precision,
+        "distributed": type(trainer.model).__name__,
+        "scale": trainer.accelerator.scaler.get_scale() if trainer.accelerator.scaler else None,
+        "losses": losses,
+        "skipped_steps": trainer.progress.skipped,
+        "steps_per_second": check.training_steps / elapsed,
+        "failed": not all(map(math.isfinite, losses)) or type(trainer.model).__name__ != "DistributedDataParallel",
+    }
+
+
+def run_part(part: Callable[[], Any], end: float) -> Any:
+    """What a part has found, or why it has not."""
+    if time.monotonic() > end:
+        return "not measured: the time was over"
+    began = time.perf_counter()
+    try:
+        found = part()
+    except TimeoutError as error:
+        return f"not measured: {error}"
+    except Exception as error:
+        return {"failed": True, "error": f"{type(error).__name__}: {error}"}
+    return found if isinstance(found, str) else {**found, "took_seconds": time.perf_counter() - began}
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="The JSON.")] = Path("gpu_check.json"),
+    device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda",
+    tiny: Annotated[bool, typer.Option("--tiny", help="Tiny sizes, to see whether it runs.")] = False,
+    minutes: Annotated[float, typer.Option(help="No part begins, and no song goes on, after so many.")] = 9.0,
+) -> None:
+    """Runs all parts and writes what they found."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
+        raise typer.Exit(NO_DEVICE)
+    end = time.monotonic() + 60 * minutes
+    sizes: Any = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
+    check = Check(torch.device(device), tiny, *sizes, end)
+    parts: dict[str, Callable[[], Any]] = {
+        "cuda_graph_tokens": lambda: check_tokens(check),
+        "steps": lambda: check_steps(check),
+        "training": lambda: check_training(check),
+        "song, delay": lambda: check_song(check, "delay"),
+        "song, flat": lambda: check_song(check, "flat"),
+    }
+    name = torch.cuda.get_device_name(check.device) if check.graphs else "CPU"
+    report: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "tiny": tiny}
+    for key, part in parts.items():
+        report[key] = run_part(part, end)
+        print(f"{key}: {json.dumps(report[key])}")
+        # at once, so that a part that ends the process leaves those before it
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    failed = any(isinstance(each, dict) and each.get("failed") for each in report.values())
+    raise typer.Exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

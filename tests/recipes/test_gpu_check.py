@@ -1,0 +1,46 @@
+"""recipes/gpu_check.py, as a process of its own, in tiny sizes on the CPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes/gpu_check.py"
+
+
+def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RECIPE), *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+
+
+def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--tiny", "--out", tmp_path / "check.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["cuda_graph_tokens"].startswith("not measured")
+    steps = {name: entry for name, entry in report["steps"].items() if name != "took_seconds"}
+    assert len(steps) == 4 and all(set(entry) == {"eager"} for entry in steps.values())
+    training = report["training"]
+    assert training["distributed"] == "DistributedDataParallel" and training["steps_per_second"] > 0
+    assert training["losses"] and all(map(math.isfinite, training["losses"]))
+    for pattern in ("flat", "delay"):
+        song = report[f"song, {pattern}"]
+        assert not song["failed"] and song["real_time_factor"] == song["wall_seconds"] / song["seconds"] > 0
+
+
+def test_without_a_gpu_it_says_so_in_a_sentence(tmp_path: Path) -> None:
+    done = run("--out", tmp_path / "check.json", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 3 and "no GPU" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "check.json").exists()
+
+
+def test_time_that_is_over_is_told(tmp_path: Path) -> None:
+    done = run("--device", "cpu", "--tiny", "--minutes", 0, "--out", tmp_path / "check.json")
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert done.returncode == 0 and report["steps"] == report["song, flat"] == "not measured: the time was over"
+    assert report["torch"] == torch.__version__
