@@ -15,8 +15,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,11 @@ class Check:
         if self.graphs:
             torch.cuda.synchronize(self.device)
 
+    def finish(self, runs: Mapping[int, Callable[[], Any]], which: int) -> None:
+        """One of several runs, until the device is done with it."""
+        runs[which]()
+        self.wait()
+
 
 def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[[], torch.Tensor]:
     """`decoder` over `slots` slots of `rows` rows (those of guidance among them), the likeliest codes."""
@@ -111,10 +117,10 @@ def check_steps(check: Check) -> Any:
             for name, static in (("eager", False), *([("graph", True)] if check.graphs else [])):
                 # a decoder for each length, which then keeps its caches and its graph
                 lengths = {
-                    n: window(stage, rows, n, FastDecoder(stage, GUIDANCE_SCALE, static=static))
-                    for n in (1, check.slots)
+                    slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, static=static))
+                    for slots in (1, check.slots)
                 }
-                runs[name] = lambda steps, lengths=lengths: (lengths[steps](), check.wait())
+                runs[name] = partial(check.finish, lengths)
                 runs[name](1)
             for name, turns in take_turns(runs, check.slots, 2).items():
                 value = step_milliseconds(turns[1], turns[check.slots], check.slots, min)
@@ -225,8 +231,8 @@ def main(
         print("This machine has no GPU that torch can use; --device cpu --tiny runs what a CPU can.", file=sys.stderr)
         raise typer.Exit(NO_DEVICE)
     end = time.monotonic() + 60 * minutes
-    sizes: Any = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
-    check = Check(torch.device(device), tiny, *sizes, end)
+    rows, slots, song_seconds, steps = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
+    check = Check(torch.device(device), tiny, rows, slots, song_seconds, steps, end)
     parts: dict[str, Callable[[], Any]] = {
         "cuda_graph_tokens": lambda: check_tokens(check),
         "steps": lambda: check_steps(check),
