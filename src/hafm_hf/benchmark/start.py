@@ -91,7 +91,8 @@ def _measure(words: list[str]) -> None:
         moments.append(time.process_time())
         made = make(*args, **kwargs)
         moments.append(time.process_time())
-        fast_loop.draw = stop
+        loop: Any = fast_loop
+        loop.draw = stop
         return made
 
     def stop(*_: Any) -> Any:
