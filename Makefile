@@ -72,7 +72,7 @@ format: $(VENV)/.dev
 
 test: lint
 	@echo "==> pytest, two processes, no hub"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-space: $(VENV)/.dev
 	@echo "==> pytest of the Space, in a real browser where there is chromium"

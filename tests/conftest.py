@@ -28,7 +28,30 @@ from faults import pytest_addoption, pytest_runtest_makereport, pytest_terminal_
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
+# The files that take longest, in that order: where two processes share the suite (--dist loadfile), a long one that
+# begins last keeps one of them waiting.
+LONGEST = (
+    "recipes/hafm_tiny/test_whole_model.py",
+    "test_processors.py",
+    "space/test_page.py",
+    "corpus/test_prepare_on_ray.py",
+    "integration/test_documents.py",
+    "integration/test_evaluate.py",
+    "integration/test_prepare.py",
+    "corpus/test_prepare.py",
+    "integration/test_train_stage.py",
+    "integration/test_command_line.py",
+    "batch/test_batch.py",
+    "lead_sheet/test_lead_sheet.py",
+)
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first."""
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

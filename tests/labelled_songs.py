@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from programs import run_program
 from tiny_models import CLUSTERS, tiny_rhythmic_tokenizer
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/fit_harmony.py"
@@ -46,4 +47,4 @@ def run_recipe(folder: Path, *further: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(RECIPE), "--tokenizer", str(tokenizer), "--corpus", str(corpus)]
     words += ["--tokens", str(tokens), "--out", str(folder / "run"), "--steps", "12", "--channels", "8"]
     words += ["--layers", "2", "--beats_a_step", "128", *further]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return run_program(words)

@@ -1,23 +1,16 @@
 """`hafm benchmark train` as a process: its ratios are of one run over one batch, and it says what they are of."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
+
+from programs import run_program
 
 HAFM = [sys.executable, "-m", "hafm_hf.cli"]
 SIZE = ["--num-hidden-layers", "2", "--hidden-size", "256", "--num-attention-heads", "4", "--crop-seconds", "6"]
 
 
 def test_the_bias_and_the_data_cost_little_and_musicgens_decoder_is_no_faster() -> None:
-    done = subprocess.run(
-        [*HAFM, "benchmark", "train", "--json", "--batch", "3", "--repeats", "6", *SIZE],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program([*HAFM, "benchmark", "train", "--json", "--batch", "3", "--repeats", "6", *SIZE])
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     assert set(result["variants"]) == {"relative_bias", "without_bias", "musicgen"}

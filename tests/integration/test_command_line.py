@@ -21,6 +21,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany import kept_span
 from hafm_hf.cli.lead_sheet import read_lead_sheet
+from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -28,13 +29,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(HAFM), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", **environment},
-    )
+    return run_program([HAFM, *arguments], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment})
 
 
 def files_in(folder: Path) -> list[str]:
@@ -334,7 +329,8 @@ def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_
 
 def test_loading_shows_no_bars(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = run_hafm("inspect-tokens", vocal, "--model", tiny_model, "--out", tmp_path / "tokens.png")
+    words = ["inspect-tokens", vocal, "--model", tiny_model, "--out", tmp_path / "tokens.png"]
+    done = subprocess.run([str(HAFM), *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
 
 

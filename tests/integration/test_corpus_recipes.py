@@ -1,7 +1,6 @@
 """Songs become token shards, parts become a composite: the recipes around training, through the command line."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from hafm_hf.corpus.tokens import read_info, shard_paths
 from hafm_hf.hub.loading import fingerprint
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.data import load_token_corpus
+from programs import run_program
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,13 +26,7 @@ SECONDS = (3.0, 2.31, 0.7)
 
 
 def run_recipe(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "recipes" / name), *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_program([sys.executable, REPOSITORY / "recipes" / name, *words])
 
 
 @pytest.fixture(scope="module")

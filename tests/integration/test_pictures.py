@@ -12,6 +12,7 @@ import pytest
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.audio import read_audio
 from hafm_hf.cli.models import tokenize
+from programs import run_program
 from vocals import file_bytes, glide
 
 pytest.importorskip("matplotlib")
@@ -22,11 +23,8 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def run_hafm(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200", **environment}
-    command = [str(HAFM), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, **settings}
-    )
+    settings = {"NO_COLOR": "1", "COLUMNS": "200", **environment}
+    return run_program([HAFM, *arguments], os.environ | settings, folder)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,9 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_done(
     blocker.write_text("import sys\nsys.modules['matplotlib'] = None\n")
     work = tmp_path / "work"
     work.mkdir()
-    done = run_hafm(work, *command, vocal, "--model", tiny_model, PYTHONPATH=str(blocker.parent))
+    words = [str(HAFM), *command, str(vocal), "--model", str(tiny_model)]
+    environment = os.environ | {"PYTHONPATH": str(blocker.parent), "COLUMNS": "200"}
+    done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == "hafm: Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'."
     assert not any(work.iterdir())

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import RECIPE, losses, read_metrics, train_here, words
+from programs import run_program
 from torture.works import ForkedWork, train
 from training.toy_corpus import toy_config, write_toy_corpus
 
@@ -147,12 +147,7 @@ def test_a_corpus_too_small_for_one_batch_is_refused_with_its_size(
 
 
 def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(RECIPE), *words(corpus, tmp_path / "run", global_batch=64)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_program([sys.executable, RECIPE, *words(corpus, tmp_path / "run", global_batch=64)])
     assert run.returncode == 1 and run.stdout == ""
     assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
     assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hafm_hf.stages.modeling_hafm import HAFMSemanticForCausalLM
-from integration.training_runs import kill_after, losses, read_metrics, start, train
+from integration.training_runs import kill_after, launch, losses, read_metrics, start, train
 from training.toy_corpus import write_toy_corpus
 
 WATCHED = {
@@ -35,14 +35,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole")
-    train(corpus, output)
+    launch(corpus, output)
     return output
 
 
 @pytest.fixture(scope="module")
 def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("two")
-    train(corpus, output, processes=2)
+    launch(corpus, output, processes=2)
     return output
 
 

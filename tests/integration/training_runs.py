@@ -2,17 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from hafm_hf.training.arguments import ARCHITECTURE
+from programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes/train_stage.py"
@@ -46,50 +47,54 @@ def words(corpus: Path, output: Path, **changes: Any) -> list[str]:
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
-def launcher(processes: int) -> list[str]:
-    """What starts the recipe: one process on the CPU, or several that talk through gloo."""
-    if processes == 1:
-        return [*LAUNCH, "--config_file", str(REPOSITORY / "recipes/accelerate/cpu.yaml"), str(RECIPE)]
-    several = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
-    return [*LAUNCH, *several, "--mixed_precision", "no", str(RECIPE)]
+def launch(corpus: Path, output: Path, processes: int = 1) -> None:
+    """Runs the recipe to its end as people start it: one process on the CPU, or several that talk through gloo."""
+    launcher = [*LAUNCH, "--config_file", str(REPOSITORY / "recipes/accelerate/cpu.yaml")]
+    if processes > 1:
+        launcher = [*LAUNCH, "--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
+        launcher += ["--mixed_precision", "no"]
+    paths = os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]])
+    run = subprocess.run(
+        [*launcher, str(RECIPE), *words(corpus, output)],
+        env={**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
-def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
-    """Starts a run; its log goes to OUTPUT/stderr.txt."""
+def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[Program]:
+    """Starts the processes of a run as the launcher does, without its time; their log goes to OUTPUT/stderr.txt."""
     output.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [*launcher(processes), *words(corpus, output, **changes)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]]),
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=(output / "stderr.txt").open("w"),
-        text=True,
-    )
+    log, environment = output / "stderr.txt", {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    log.unlink(missing_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    command = [sys.executable, RECIPE, *words(corpus, output, **changes)]
+    return [Program(command, log, log, environment | (rank if processes > 1 else {})) for rank in ranks]
 
 
 def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[dict[str, Any]]:
     """Runs the recipe to its end and returns the lines of its metrics."""
-    run = start(corpus, output, processes, **changes)
-    assert run.wait(timeout=300) == 0, (output / "stderr.txt").read_text()[-3000:]
+    runs = start(corpus, output, processes, **changes)
+    codes = [run.wait(timeout=300) for run in runs]
+    assert codes == [0] * processes, (output / "stderr.txt").read_text()[-3000:]
     return read_metrics(output)
 
 
-def kill_after(run: subprocess.Popen[str], output: Path, step: int) -> int:
+def kill_after(runs: list[Program], output: Path, step: int) -> int:
     """Kills all processes of a run once it has logged `step`; returns the last step in its metrics."""
     log, deadline = output / "metrics.jsonl", time.monotonic() + 240
     while not log.is_file() or len(log.read_text().splitlines()) <= step:
-        assert run.poll() is None, f"the run ended before it could be killed: {(output / 'stderr.txt').read_text()}"
+        ended = any(run.poll() is not None for run in runs)
+        assert not ended, f"the run ended before it could be killed: {(output / 'stderr.txt').read_text()}"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    # the launcher gives its workers sessions of their own, so that a group's signal would miss them
-    for process in psutil.Process(run.pid).children(recursive=True):
-        process.kill()
-    run.kill()
-    run.wait()
+    for run in runs:
+        run.kill()
+    for run in runs:
+        run.wait()
     return read_metrics(output)[-1]["step"]
 
 

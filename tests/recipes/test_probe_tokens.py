@@ -1,7 +1,6 @@
 """The recipe that asks what tokens know runs on a tokenizer like the bundled one, and tells it from labels."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import soundfile
 
 from labelled_songs import song_of_roots
+from programs import run_program
 from tiny_models import CLUSTERS, tiny_rhythmic_tokenizer
 
 pytest.importorskip("pyworld", reason="pyworld comes with the extra data")
@@ -41,7 +41,7 @@ def test_probes_are_fitted_and_scored_by_the_labels(tmp_path: Path) -> None:
     out = tmp_path / "probe.json"
     words = [sys.executable, str(RECIPE), "--tokenizer", str(tmp_path / "tokenizer"), "--corpus"]
     words += [str(tmp_path / "songs"), "--out", str(out), "--clips", "8", "--seconds", "5"]
-    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = run_program(words)
     assert run.returncode == 0, run.stderr
     report = json.loads(out.read_text())
     assert set(report["probes"]) == {"pitch class", "pitch", "onset", "quarter of the beat", "chord root"}

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from hafm_tiny.codec import (
 from hafm_tiny.discriminator import MultiScaleDiscriminator
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.state import cosine_learning_rate, load_state, save_state
+from programs import run_program
 from synthetic_songs import write_song
 
 RATE = 8_000
@@ -298,7 +298,7 @@ def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: P
         flags = {"corpus": tmp_path / "songs", "out": tmp_path / out, "steps": steps, "num_filters": 2}
         flags |= {"batch_size": 2, "crop_seconds": 0.2, "log_every": 1, "quantize_from": 9, **more}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        done = run_program([sys.executable, recipe, *words])
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
 

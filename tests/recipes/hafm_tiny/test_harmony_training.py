@@ -1,7 +1,6 @@
 """The part that estimates chords is learnt: songs in symbols, tables from tokens, the network, and the recipe."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from hafm_tiny.harmony import (
 )
 from hafm_tiny.targets import transposed_chords
 from labelled_songs import RECIPE, ROOT_PITCHES, run_recipe, song_of_roots
+from programs import run_program
 from tiny_models import CLUSTERS, tiny_harmony
 
 
@@ -101,5 +101,5 @@ def test_the_recipe_makes_a_part_from_songs_and_their_tokens(tmp_path: Path) -> 
 
 def test_the_recipe_says_what_is_missing(tmp_path: Path) -> None:
     words = [sys.executable, str(RECIPE), "--tokenizer", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_program(words)
     assert done.returncode == 1 and "--corpus" in done.stderr.splitlines()[-1]

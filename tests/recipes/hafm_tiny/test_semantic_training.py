@@ -1,7 +1,6 @@
 """Training the small HuBERT: targets, the constant-Q front end, steps and resuming, on synthetic songs."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from hafm_tiny.targets import (
     start_front_end,
     tiny_hubert_config,
 )
+from programs import run_program
 from synthetic_songs import tone, write_song
 
 RATE = 16_000
@@ -216,7 +216,7 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp
         flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         words += ["--crop_seconds", "1.0", "2.0", "--crop_shares", "0.5", "0.5"]
-        done = subprocess.run([sys.executable, str(recipe), *words], capture_output=True, text=True, check=False)
+        done = run_program([sys.executable, recipe, *words])
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +24,7 @@ from hafm_tiny.songs.song_corpus import (
     write_item,
 )
 from hafm_tiny.songs.styles import STEMS, STYLES
+from programs import Program, run_program
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "build_song_corpus.py"
 FILES = {"vocal.flac", "instrumental.flac", "labels.json"}
@@ -158,15 +156,15 @@ def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: Song
     command = [sys.executable, str(RECIPE), str(options.songs), str(options.voices), str(options.output)]
     command += ["--soundfont", str(options.soundfonts[0]), "--training-voice", "alto", "--test-voice", "bass"]
     command += ["--validation-songs", "2", "--test-songs", "1", "--limit", "3", "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    process = Program(command, tmp_path / "log", tmp_path / "log")
     deadline = time.monotonic() + 120
     while not list(options.output.glob("*/*_0")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
     finished = sorted(path for path in options.output.glob("*/*_0"))
     assert finished and all({file.name for file in folder.iterdir()} == FILES | STEM_FILES for folder in finished)
     before = {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished}
-    subprocess.run(command, check=True, capture_output=True)
+    assert run_program(command).returncode == 0
     assert len(list(options.output.glob("*/*_0"))) == 3 and not list(options.output.rglob("*.partial"))
     assert {folder: (folder / "vocal.flac").stat().st_mtime_ns for folder in finished} == before

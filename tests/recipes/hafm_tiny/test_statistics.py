@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hafm_hf.hub.loading import BUNDLED_MODEL
 from hafm_hf.lead_sheet.beats import beat_points
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 INFO = TokenCorpusInfo(50, 75, num_clusters=500, codebook_size=1024, num_codebooks=8)
@@ -42,7 +42,7 @@ def test_the_recipe_writes_the_profile_beside_what_was_there(tmp_path: Path) -> 
     config = model / "semantic/generation_config.json"
     before = json.loads(config.read_text())
     words = [sys.executable, str(REPOSITORY / "recipes/fit_beat_profile.py"), str(model), str(corpus)]
-    done = subprocess.run([*words, "--weight", "0.7"], capture_output=True, text=True, check=False)
+    done = run_program([*words, "--weight", "0.7"])
     assert done.returncode == 0, done.stderr[-2000:]
     after = json.loads(config.read_text())
     profile = after.pop("beat_profile")
@@ -73,7 +73,7 @@ def test_the_recipe_counts_codes_at_the_true_beats(tmp_path: Path) -> None:
         rows.append(song_of_codes(name, beats))
     write_shard(corpus / "train-00000.parquet", rows, INFO)
     words = [sys.executable, str(REPOSITORY / "recipes/fit_code_beats.py"), str(stage), str(corpus), str(songs)]
-    done = subprocess.run([*words, "--weight", "1.5"], capture_output=True, text=True, check=False)
+    done = run_program([*words, "--weight", "1.5"])
     assert done.returncode == 0, done.stderr[-2000:]
     after = HAFMCoarseForCausalLM.from_pretrained(stage, dtype="auto")
     scores = after.state_dict().pop("beat_scores").float()
@@ -84,5 +84,5 @@ def test_the_recipe_counts_codes_at_the_true_beats(tmp_path: Path) -> None:
     assert all(torch.equal(values, before[name]) for name, values in kept.items())
     shutil.rmtree(songs / "train" / "a")
     shutil.rmtree(songs / "train" / "b")
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_program(words)
     assert done.returncode != 0 and "belong together" in done.stderr

@@ -1,0 +1,195 @@
+"""Programs as people start them, forked from an interpreter that has imported their libraries already.
+
+Importing torch and transformers takes a program 4 to 9 processor seconds, which is most of a short run. Each process
+of pytest starts one server, this file run as a script; it imports the libraries once and forks for every program,
+which then runs as `__main__` to the end of its interpreter. What a test claims of imports, or of an environment that
+is read at import, needs `subprocess` itself.
+"""
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "hafm_hf.batch.run",
+    "hafm_hf.corpus.prepare",
+    "hafm_hf.evaluation.run",
+    "hafm_hf.registration.import_hook",
+    "hafm_hf.training.recipe",
+    "rich.progress",
+    "scipy.signal",
+    "sklearn.cluster",
+    "transformers.models.encodec.modeling_encodec",
+    "transformers.models.hubert.modeling_hubert",
+    "typer",
+)
+# hafm_hf.cli is not among them: a console of rich reads its environment as it is made
+# the names of variables that libraries read while they are imported begin so
+READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
+
+
+class Program:
+    """A program that runs in a session of its own, so that a signal can go to all that it starts.
+
+    Args:
+        words: [sys.executable, "-m", module, …], [sys.executable, "-c", code, …], [sys.executable, script, …] or
+            [a script of the environment, …].
+        out: file for its stdout.
+        err: file for its stderr; the same one may be named.
+        env: the whole environment; that of this process by default.
+        cwd: the folder in which it runs.
+
+    Raises:
+        ValueError: `env` differs from this process's in what libraries read at import.
+    """
+
+    def __init__(
+        self, words: list[Any], out: Path, err: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        environment = dict(os.environ if env is None else env)
+        for name in os.environ.keys() | environment.keys():
+            if name.startswith(READ_AT_IMPORT) and os.environ.get(name) != environment.get(name):
+                raise ValueError(f"{name} is read at import; start the program with subprocess.")
+        request = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
+        self.returncode: int | None = None
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(_server())
+        self._socket.sendall(json.dumps({**request, "out": str(out), "err": str(err)}).encode() + b"\n")
+        self._answers = self._socket.makefile("r")
+        self.pid = int(self._answers.readline())
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs longer.
+        """
+        if self.returncode is None:
+            if not select.select([self._socket], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            self.returncode = int(self._answers.readline())
+            self._socket.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """SIGKILL to it and all that it has started."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def run_program(
+    words: list[Any], env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 600.0
+) -> "subprocess.CompletedProcess[str]":
+    """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        program = Program(words, out, err, env, cwd)
+        try:
+            code = program.wait(timeout)
+        finally:
+            program.kill()
+        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
+
+@cache
+def _server() -> str:
+    """Starts the server and returns the address of its socket."""
+    address = tempfile.mkdtemp() + "/programs"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    number = listener.fileno()
+    log = open(f"{address}.log", "wb")
+    # as `hafm` does before it imports transformers
+    subprocess.Popen(
+        [sys.executable, __file__, str(number)], env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        pass_fds=[number], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+    )  # fmt: skip
+    return address
+
+
+def _next_request(listener: socket.socket) -> dict[str, Any]:
+    """Forks for every request until pytest has ended; returns only in the program that is to run."""
+    parent = os.getppid()
+    listener.settimeout(2.0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while os.getppid() == parent:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        if os.fork() == 0:
+            listener.close()
+            connection.setblocking(True)
+            return _waited_for(connection)
+        connection.close()
+    os._exit(0)
+
+
+def _waited_for(connection: socket.socket) -> dict[str, Any]:
+    """Forks the program, in which this returns, and waits for it, so that the server need not."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request = json.loads(connection.makefile("r").readline())
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        connection.sendall(f"{os.getpid()}\n".encode())
+        connection.close()
+        return request
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    connection.sendall(f"{code}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Turns this process into the program."""
+    for name, descriptor in (("out", 1), ("err", 2)):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.chdir(request["cwd"])
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
+    words = request["words"][request["words"][0] == sys.executable :]
+    sys.argv = words if words[0] != "-m" else words[1:]
+    if words[0] == "-c":
+        sys.path.insert(0, "")
+        namespace = {"__name__": "__main__", "__builtins__": __builtins__}
+        exec(compile(words[1], "<string>", "exec"), namespace)
+    elif words[0] == "-m":
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(words[0]).resolve().parent))
+        runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    # that of this file, which no program has
+    sys.path.pop(0)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    # what is there is not copied by the collector of each program
+    gc.collect()
+    gc.freeze()
+    _become(_next_request(socket.socket(fileno=int(sys.argv[1]))))
