@@ -223,5 +223,5 @@ def test_one_process_at_a_time_fills_the_cache_of_compiled_functions() -> None:
         loader.start()
         loader.join(timeout=0.5)
         waits = loader.is_alive()
-    loader.join(timeout=60)
+    loader.join(timeout=600)
     assert waits and not loader.is_alive()

@@ -7,6 +7,7 @@ that is a quarter tone off.
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from dataclasses import dataclass, fields
@@ -121,9 +122,9 @@ def load_librosa() -> Any:
     import librosa
 
     with filelock.FileLock(librosa_lock()):
-        for part in ("util", "sequence", "onset", "feature", "beat", "effects"):
-            # imported, and so compiled, by its first use
-            getattr(librosa, part)
+        for part in ("util", "core.pitch", "sequence", "onset", "feature", "beat", "effects"):
+            # compiled as they are imported
+            importlib.import_module(f"librosa.{part}")
     return librosa
 
 
