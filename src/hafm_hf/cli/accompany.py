@@ -29,7 +29,7 @@ from .request import (
     Request,
     check_output,
     load_pipeline,
-    open_vocal,
+    read_vocal,
     takes_options,
     vocal_name,
 )
@@ -141,7 +141,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
     failed = False
     for vocal in vocals:
         try:
-            sound, rate = audio.read_audio(open_vocal(vocal), seconds=request.parameters["seconds"])
+            sound, rate = read_vocal(vocal, request.parameters["seconds"])
         except audio.HAFMAudioError as error:
             # One bad vocal doesn't take the good ones with it, and is found before any model is loaded.
             report_error(error)

@@ -8,8 +8,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
 Command = TypeVar("Command", bound=Callable[..., None])
+Result = TypeVar("Result")
+# most files are read sooner, and a bad one is refused before anything large is imported
+AT_ONCE_SECONDS = 0.3
 # standard input or output in the place of a file or folder
 STANDARD = Path("-")
 # where an option is called otherwise than in the table
@@ -157,6 +162,37 @@ def check_output(folder: Path, files: list[Path]) -> None:
         raise typer.BadParameter(f"{nearest} is a file; name a folder with --out.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise HAFMCommandError(f"{folder} cannot be written to; choose another folder with --out.")
+
+
+def read_vocal(vocal: str, seconds: float | None) -> tuple[audio.Samples, int]:
+    """Reads a vocal, and imports what a model is made of while that takes long: an address, or an hour of MP3.
+
+    Raises:
+        HAFMAudioError: it cannot be used.
+    """
+    return beside(lambda: audio.read_audio(open_vocal(vocal), seconds=seconds), import_models)
+
+
+def beside(read: Callable[[], Result], work: Callable[[], object]) -> Result:
+    """What `read` returns or raises in a thread of its own; `work` goes on here where it is not there at once."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(read())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # a daemon, so that Ctrl-C does not wait for a slow server
+    Thread(target=run, daemon=True).start()
+    if not wait([future], AT_ONCE_SECONDS).done:
+        work()
+    return future.result()
+
+
+def import_models() -> None:
+    """Imports torch, transformers' classes and our models, most of the seconds before a first song."""
+    from ..accompaniment import pipeline_hafm  # noqa: F401
 
 
 def load_pipeline(request: Request) -> HAFMPipeline:

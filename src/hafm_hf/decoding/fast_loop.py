@@ -280,6 +280,7 @@ class FastDecoder:
             conditioning_mask=mask,
             null_conditioning=torch.arange(rows, device=known.device) >= rows // 2 if self.guided else None,
             use_cache=True,
+            target_only=True,
         )
         prefix = config.num_conditioning_sources * conditioning.shape[-1]
         slots = prefix + known.shape[1] + plan.slots

@@ -247,6 +247,7 @@ class HAFMGenerationMixin(GenerationMixin):
             conditioning_mask=conditioning_mask,
             null_conditioning=null_conditioning,
             use_cache=False,
+            target_only=True,
             logits_to_keep=count,
         ).logits
         return logits.float()

@@ -319,9 +319,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         conditioning_is_cached: bool | None = None,
+        target_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D]; arguments as in `HAFMStageForCausalLM.forward`."""
+        """Hidden states of the L target slots, float [B, L, D]; arguments as in `HAFMStageForCausalLM.forward`.
+
+        `target_only` saves the last layer the conditioning's slots, as in training; its attentions lack them then.
+        """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -350,7 +354,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         mutual = conditioning_slots if self.config.position_scheme == "time" else 0
         gradient = BiasGradient(position_bias) if self._takes_blocks(hidden_states, past_key_values) else None
         for number, layer in enumerate(self.layers):
-            if self.training and layer is self.layers[-1] and number > 0:
+            if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
             hidden_states = layer(
