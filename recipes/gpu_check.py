@@ -159,7 +159,7 @@ def check_song(check: Check, pattern: str) -> Any:
             raise TimeoutError(f"the time was over in the {stage} stage, at step {done} of {total}")
 
     began = time.perf_counter()
-    song = model.generate(vocal, seed=1, progress=progress)
+    song = model.generate(vocal, model.sampling_rate, seed=1, progress=progress)
     check.wait()
     elapsed = time.perf_counter() - began
     return {

@@ -120,6 +120,15 @@ def test_a_song_is_timed_stage_by_stage(tiny_model: Path) -> None:
     parts = sum(result["stages"].values()) + result["tokenizer_and_codec"]
     assert parts == pytest.approx(3 * result["real_time_factor"]) and result["load_seconds"] > 0
     assert result["tokens_per_second"] == pytest.approx(3 * 2.0 * (50 + 300 + 300) / result["elapsed_seconds"])
+    assert set(result["parts"]) == {"listening", "semantic", "coarse", "fine", "codec", "other"}
+    assert all(value > 0 for value in result["parts"].values()) and 0 < result["outside_kernels"] < 1
+    assert sum(result["parts"].values()) == pytest.approx(result["elapsed_seconds"], rel=0.05)
+
+
+def test_a_song_is_timed_in_another_pattern(tiny_model: Path) -> None:
+    command = f"benchmark generate --model {tiny_model} --song 1 --pattern delay --steps 16 --repeats 1 --threads 1"
+    found = CliRunner().invoke(app, command.split(), catch_exceptions=False).stdout
+    assert "1 s of singing, 1 at once, delay, 1 threads" in found and "listening" in found
 
 
 def test_the_delay_pattern_is_timed_by_slots_and_against_musicgens_codebooks(tiny_model: Path) -> None:

@@ -12,10 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
@@ -39,6 +41,8 @@ FEWEST_STEPS = 16
 BANDWIDTH_BYTES = 512 * 2**20
 # of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
 GLIDE_SECONDS = 24.0
+# of the song that is generated under torch's profiler
+PROFILED_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -303,51 +307,100 @@ def benchmark_song(
     weights: str | None = None,
     num_samples: int = 1,
     threads: int | None = None,
+    pattern: str | None = None,
 ) -> dict[str, Any]:
-    """The whole path once, from loading to sound.
+    """The whole path once, from loading to sound, and once more under torch's profiler.
 
     Args:
         model: folder or hub id; the bundled hafm-tiny if None or empty.
         seconds: length of the vocal, a glide with pauses.
         decoding, weights, num_samples, threads: as for `generate`.
+        pattern: as for `DecodingBenchmark`, of the coarse and the fine stage.
 
     Returns:
-        "seconds", "samples", "threads"; "load_seconds" (start-up after imports), "elapsed_seconds",
+        "seconds", "samples", "threads", "pattern"; "load_seconds" (start-up after imports), "elapsed_seconds",
         "real_time_factor" (a sample), "tokens_per_second" (of all stages and samples); "stages" and
         "tokenizer_and_codec", seconds a second of the vocal; "peak_gib" and "loaded_gib", the process' peak until
-        the end and until the model was loaded.
+        the end and until the model was loaded; "parts", seconds of "listening", each stage, the "codec" and "other";
+        "outside_kernels", the share of the whole outside torch's operations, at most: the profiler's own is in it.
     """
     begin = time.perf_counter()
     composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
+    if pattern is not None:
+        for name in [name for name in composite.stages if STAGES[name].acoustic]:
+            setattr(composite, name, untrained(getattr(composite, name), pattern))
     loaded, loaded_gib = time.perf_counter(), _peak_gib()
-    began: dict[str, float] = {}
-    ended: dict[str, float] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        ended[stage] = time.perf_counter()
-        began.setdefault(stage, ended[stage])
-
     vocal = glide(seconds, composite.sampling_rate)
-    how: dict[str, Any] = {"decoding": decoding, "weights": weights, "num_samples": num_samples}
-    composite.generate(vocal, composite.sampling_rate, seed=1, threads=threads, progress=progress, **how)
-    finished = time.perf_counter()
-    elapsed = finished - loaded
-    stages = {name: ended[name] - began[name] for name in ended}
+    how: dict[str, Any] = {"decoding": decoding, "weights": weights, "num_samples": num_samples, "threads": threads}
+    parts = _song_parts(composite, vocal, how)
+    finished, peak = time.perf_counter(), _peak_gib()
+    elapsed, stages = finished - loaded, {name: parts[name] for name in composite.stages}
     configs = [getattr(composite, name).config for name in stages]
     tokens = num_samples * seconds * sum(config.frame_rate * config.num_codebooks for config in configs)
     return {
         "seconds": seconds,
         "samples": num_samples,
         "threads": threads,
+        "pattern": composite.coarse.config.codebook_pattern,
         "load_seconds": loaded - begin,
         "elapsed_seconds": elapsed,
         "real_time_factor": elapsed / (seconds * num_samples),
         "tokens_per_second": tokens / elapsed,
         "stages": {name: value / seconds for name, value in stages.items()},
         "tokenizer_and_codec": (elapsed - sum(stages.values())) / seconds,
-        "peak_gib": _peak_gib(),
+        "peak_gib": peak,
         "loaded_gib": loaded_gib,
+        "parts": parts,
+        "outside_kernels": _outside_kernels(
+            composite, vocal[: round(PROFILED_SECONDS * composite.sampling_rate)], how
+        ),
     }
+
+
+def _song_parts(composite: Any, vocal: np.ndarray, how: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of the parts of a song: what the composite does itself, between its own reports."""
+    spent = {"listening": 0.0, "codec": 0.0}
+    ended: dict[str, float] = {}
+    reached: dict[str, int] = {}
+    hear, decode = composite.hear_voice, composite._decode
+
+    def listening(*given: Any) -> Any:
+        began = time.perf_counter()
+        heard = hear(*given)
+        ended["listening"] = time.perf_counter()
+        spent["listening"] += ended["listening"] - began
+        return heard
+
+    def decoding(*given: Any) -> list[Any]:
+        began = time.perf_counter()
+        decoded = list(decode(*given))
+        spent["codec"] += time.perf_counter() - began
+        return decoded
+
+    def progress(stage: str, done: int, total: int) -> None:
+        # the last report is repeated while the codec computes
+        if done > reached.get(stage, 0):
+            reached[stage], ended[stage] = done, time.perf_counter()
+
+    composite.hear_voice, composite._decode = listening, decoding
+    began = time.perf_counter()
+    try:
+        composite.generate(vocal, composite.sampling_rate, seed=1, progress=progress, **how)
+    finally:
+        del composite.hear_voice, composite._decode
+    whole = time.perf_counter() - began
+    order = ["listening", *composite.stages]
+    stages = {name: ended[name] - ended[before] for before, name in pairwise(order)}
+    return {**spent, **stages, "other": whole - sum(spent.values()) - sum(stages.values())}
+
+
+def _outside_kernels(composite: Any, vocal: np.ndarray, how: Mapping[str, Any]) -> float:
+    """The share of a song's seconds in which no operation of torch runs."""
+    began = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        composite.generate(vocal, composite.sampling_rate, seed=1, **how)
+        whole = time.perf_counter() - began
+    return 1 - sum(each.self_cpu_time_total for each in found.key_averages()) / 1e6 / whole
 
 
 def _peak_gib() -> float:

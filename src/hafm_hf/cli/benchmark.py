@@ -103,7 +103,8 @@ def generate(
         # songs first: the process' peak is theirs then, and not the peers'
         for seconds in song or []:
             for number in samples or [1]:
-                songs.append(benchmark_song(model, seconds, "fast", weights, number, asked))
+                for each in pattern or [None]:
+                    songs.append(benchmark_song(model, seconds, "fast", weights, number, asked, each))
         torch.set_num_threads(asked or 1)
         decoding += [benchmark_decoding(each) for each in wanted]
     errors = benchmark_precision(model) if precision else {}
@@ -121,15 +122,19 @@ def generate(
 
 
 def show_song(result: dict[str, Any]) -> None:
-    """The result of `benchmark_song` as a sentence."""
-    stages = ", ".join(f"{name} {value:.3f}" for name, value in result["stages"].items())
+    """The result of `benchmark_song` as a sentence, and where the time went as a table."""
     stdout.print(
-        f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['threads'] or 'its own'} threads: "
-        f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f} "
-        f"({stages}, rest {result['tokenizer_and_codec']:.3f}); loaded in {result['load_seconds']:.1f} s, "
+        f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['pattern']}, "
+        f"{result['threads'] or 'its own'} threads: "
+        f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f}; "
+        f"loaded in {result['load_seconds']:.1f} s, "
         f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it when it was loaded",
         markup=False,
     )
+    table = Table("part", "s", "share", title=f"{result['outside_kernels']:.0%} outside torch's operations, at most")
+    for name, value in result["parts"].items():
+        table.add_row(name, f"{value:.2f}", f"{value / result['elapsed_seconds']:.0%}")
+    stdout.print(table)
 
 
 def show_decoding(result: dict[str, Any]) -> None:
