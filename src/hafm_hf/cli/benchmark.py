@@ -103,7 +103,7 @@ def generate(
         # songs first: the process' peak is theirs then, and not the peers'
         for seconds in song or []:
             for number in samples or [1]:
-                for each in pattern or [None]:
+                for each in pattern or (None,):
                     songs.append(benchmark_song(model, seconds, "fast", weights, number, asked, each))
         torch.set_num_threads(asked or 1)
         decoding += [benchmark_decoding(each) for each in wanted]
