@@ -75,8 +75,10 @@ class Generation:
         self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
         self.threads = GenerationThreads(self.stages.values(), options.threads)
-        # on other devices the fast loop has not been tried
-        decoding = options.decoding or ("fast" if self.device.type in ("cpu", "cuda") else "reference")
+        # on other devices the fast loop has not been tried, and weights that are offloaded it cannot read
+        offloaded = any(hasattr(each, "_hf_hook") for stage in self.stages.values() for each in stage.modules())
+        fast = self.device.type in ("cpu", "cuda") and not offloaded
+        decoding = options.decoding or ("fast" if fast else "reference")
         chosen = {name: getattr(options, name) for name in ("guidance_scale", "temperature", "top_k", "weights")}
         self.decoding = DecodingOptions(decoding, threads=self.threads.steps, **chosen)
         self.heartbeat = Heartbeat(model, progress)

@@ -22,6 +22,7 @@ from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import STAGES
 from ..stages.modeling_hafm import STAGE_MODELS
+from .placing import place_part
 
 PARTS: dict[str, type[PreTrainedModel]] = {
     "semantic_tokenizer": HAFMSemanticTokenizer,
@@ -53,13 +54,16 @@ class CompositeSavingMixin(HAFMHubMixin):
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
                 `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
                 however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
+                `device_map` is a device, or "auto" and the like for the stages, with `max_memory` for all of them
+                together; the rest is small, and stays whole on the first device.
 
         Returns:
             The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
             missing, unexpected or misshapen: nothing, since that is refused.
 
         Raises:
-            ValueError: if a part's weights are not exactly those that its configuration asks for.
+            ValueError: if a part's weights are not exactly those that its configuration asks for, or on a device_map
+                of modules.
             OSError: if a part or its safetensors file is missing.
         """
         composite: Any = cls
@@ -72,10 +76,11 @@ class CompositeSavingMixin(HAFMHubMixin):
         hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
         stored = HAFMConfig.from_pretrained(source, subfolder=subfolder, **hub)
         config, attention = _asked_config(stored, kwargs)
-        parts = {}
+        parts: dict[str, Any] = {}
         for name, part_class in part_classes(config).items():
             options = dict(kwargs, subfolder="/".join(filter(None, (subfolder, name))), use_safetensors=True)
             options["dtype"] = dtype if name in STAGES else torch.float32
+            place_part(options, name, parts)
             if name in attention:
                 options["attn_implementation"] = attention[name]
             asked, own = (getattr(each, f"{name}_config") for each in (config, stored))

@@ -270,7 +270,13 @@ class HAFMDecoder(HAFMPreTrainedModel):
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
         if self.config.lead_sheet_streams:
             sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
-        return torch.cat([part + self.segment_embedding.weight[i] for i, part in enumerate(sources)], dim=1)
+        return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+
+    def _segment(self, number: int, device: torch.device) -> torch.Tensor:
+        """What is added to every slot of a source, or of the target behind the last one: float [D]."""
+        # through the module: its weights may be offloaded
+        segment: torch.Tensor = self.segment_embedding(torch.full((), number, device=device))
+        return segment
 
     def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
         """Streams of a lead sheet (int64 [B, T_c, K], 0 where nothing is known) → float [B, T_c, D]; 0 if null."""
@@ -289,14 +295,14 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, L, D].
         """
-        num_codebooks = self.config.num_codebooks
+        num_codebooks, last = self.config.num_codebooks, self.segment_embedding.num_embeddings - 1
         if self.pattern.rows > 1:
             ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
             books = torch.arange(num_codebooks, device=ids.device)
-            return self.target_embedding(ids, books).sum(dim=2) + self.segment_embedding.weight[-1]
+            return self.target_embedding(ids, books).sum(dim=2) + self._segment(last, ids.device)
         embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
         embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
-        return embedded + self.segment_embedding.weight[-1]
+        return embedded + self._segment(last, input_ids.device)
 
     def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
         """Relative bias of query slots (int64 [n]) on all slots, with the lowest number where they may not look."""
