@@ -216,6 +216,12 @@ def test_bundled_model_is_the_default(bundled_model: Path) -> None:
     assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
 
 
+def test_the_default_is_loaded_without_a_warning_and_without_bars(bundled_model: Path) -> None:
+    script = "import hafm_hf, transformers; transformers.pipeline('vocal-accompaniment', device='cpu')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert "No model was supplied" not in done.stderr and "Loading weights" not in done.stderr, done.stderr
+
+
 def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     vocal = {"array": glide(3.5), "sampling_rate": CODEC_RATE}
     chunks = list(accompany.stream(vocal, seed=1))

@@ -124,3 +124,10 @@ def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
     assert chords.read_text() == "0 1 C\n"
     sheet = json.loads(hafm("lead-sheet", "-", "--tempo", 120, "--json", input=voice.read_bytes()).stdout)
     assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for typed, wanted in (("acc", "accompany"), ("accompany --guid", "--guidance-scale")):
+        words = f"hafm {typed}"
+        asked = {"_HAFM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        assert CliRunner().invoke(app, [], env=asked, prog_name="hafm").output.split() == [wanted]
