@@ -64,7 +64,7 @@ def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
         ({"inputs": b"words"}, "not audio"),
         ({"inputs": b"", "parameters": {"progress": "print"}}, "progress"),
         ({"inputs": b"", "parameters": {"num_samples": 100}}, "at most 4"),
-        ({"inputs": b"", "parameters": {"format": "exe"}}, "flac or wav"),
+        ({"inputs": b"", "parameters": {"format": "exe"}}, "ask for wav or flac or mp3"),
         ({"inputs": file_bytes(glide()), "parameters": {"lead_sheet": {"tempo": 92}}}, "no beat line"),
         ({"inputs": b"", "parameters": {"lead_sheet": {"tempo": "92"}}}, "tempo is '92'; it must be a number"),
         ({"inputs": b"", "parameters": {"beats": "/etc/passwd"}}, "beats is '/etc/passwd'; give seconds"),

@@ -100,18 +100,27 @@ class ListeningMixin:
         reading = self.reading_stages
         if not reading:
             return {}
-        sheet = self._with_bars(vocal_semantic, lead_sheet)
-        if self.semantic_tokenizer.config.beat_line and not (sheet.beats is not None and sheet.chords):
-            # the estimate keeps to a tempo that is given, and says where its beats lie
-            beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
-            sheet = beats.completed_by(self._estimated(vocal_semantic, sheet))
-        streams = {}
+        sheet, streams = self.complete_lead_sheet(vocal_semantic, lead_sheet), {}
         for name, stage in reading.items():
             config, rate = stage.config, stage.config.conditioning_frame_rate
             frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
             found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
             streams[name] = found.to(stage.device)
         return streams
+
+    def complete_lead_sheet(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> LeadSheet:
+        """What is known of a song, and the model's estimate of what is not, as far as it has one.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            lead_sheet: what is known.
+        """
+        sheet = self._with_bars(vocal_semantic, lead_sheet)
+        if not self.semantic_tokenizer.config.beat_line or (sheet.beats is not None and sheet.chords):
+            return sheet
+        # the estimate keeps to a tempo that is given, and says where its beats lie
+        beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
+        return beats.completed_by(self._estimated(vocal_semantic, sheet))
 
     def estimate_lead_sheet(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None

@@ -1,4 +1,4 @@
-"""The one table of generation options: name, type, limits and help.
+"""The one table of generation options, and that of what is made of a generated band: name, type, limits and help.
 
 `HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space take
 theirs from it, so an option is added here, and where it has its effect. Nothing heavy is imported: `hafm --help` reads
@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
+Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value
 OF_EVERY_STAGE = "in every stage; each has its own value if not given"
+# loudness of the voice minus that of the band in MUSDB18's songs
+MEDIAN_BALANCE = -2.5
 KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
@@ -33,6 +37,7 @@ class Option:
         label: what a page calls it.
         least, most: its limits, inclusive.
         choices: the only values that a text may have.
+        word: a text that a number may be instead.
         internal: whether it says how the machine computes; those who serve strangers do not offer it.
     """
 
@@ -41,6 +46,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
+    word: str = ""
     internal: bool = False
     name: str = ""
     kind: type = float
@@ -57,9 +63,10 @@ class Option:
         Raises:
             ValueError: naming the option, its value and what it may be.
         """
-        if value is None and self.optional:
+        if (value is None and self.optional) or (self.word and value == self.word):
             return
         kind, described = KINDS[self.kind]
+        described += f" or {self.word!r}" if self.word else ""
         if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"{self.name} is {value!r}; it must be {described}.")
         if self.choices and value not in self.choices:
@@ -76,8 +83,30 @@ def option(default: Any, help: str, label: str, **limits: Any) -> Any:
     return field(default=default, metadata={"option": Option(help, label, default=default, **limits)})
 
 
+class _Options:
+    """Values of a table's options; None leaves a value to the model or to the song."""
+
+    def __post_init__(self) -> None:
+        for name, row in _table(type(self)).items():
+            row.check(getattr(self, name))
+
+    @classmethod
+    def of(cls: type[Options], options: Options | None = None, given: Mapping[str, Any] | None = None) -> Options:
+        """Options with those of them replaced that are given by name; None is as if it were not given.
+
+        Raises:
+            TypeError: for a name that is not in the table.
+        """
+        given = {name: value for name, value in (given or {}).items() if value is not None}
+        table = _table(cls)
+        unknown = sorted(set(given) - set(table))
+        if unknown:
+            raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(table)}.")
+        return replace(options or cls(), **given)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
-class GenerationOptions:
+class GenerationOptions(_Options):
     """What can be asked of a generation, whoever asks; None leaves a value to the model.
 
     Raises:
@@ -108,34 +137,56 @@ class GenerationOptions:
         None, "Threads of torch; if not given, what pays for a small model.", "Threads", least=1, internal=True
     )
 
-    def __post_init__(self) -> None:
-        for name, row in OPTIONS.items():
-            row.check(getattr(self, name))
 
-    @classmethod
-    def of(cls, options: GenerationOptions | None = None, given: Mapping[str, Any] | None = None) -> GenerationOptions:
-        """Options with those of them replaced that are given by name; None is as if it were not given.
+@dataclass(frozen=True)
+class MixOptions(_Options):
+    """What becomes of a generated band: how it goes with the voice, and how the song ends.
 
-        Raises:
-            TypeError: for a name that is not in the table.
-        """
-        given = {name: value for name, value in (given or {}).items() if value is not None}
-        unknown = sorted(set(given) - set(OPTIONS))
-        if unknown:
-            raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(OPTIONS)}.")
-        return replace(options or cls(), **given)
+    Raises:
+        ValueError: for a value of another type or out of range, naming the option.
+    """
+
+    vocal_gain_db: float = option(0.0, "Voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
+    instrumental_gain_db: float = option(0.0, "Band in the mix, in dB.", "Band", least=-96.0, most=48.0)
+    balance: float | str | None = option(
+        None,
+        f"Voice above the band in LU, before the gains; auto is {MEDIAN_BALANCE:g}, the median of songs.",
+        "Balance",
+        least=-30.0,
+        most=30.0,
+        word="auto",
+    )
+    loudness: float | None = option(
+        None,
+        "Of the mix in LUFS, -16 for example; peaks above -1 dBTP are limited.",
+        "Loudness",
+        least=-40.0,
+        most=-6.0,
+    )
+    tail: float = option(
+        0.0, "Seconds that the band goes on behind the voice, fading out.", "Ending", least=0.0, most=30.0
+    )
+    output_rate: int | None = option(
+        None,
+        "Samples a second of what comes out; the voice's own, or the model's if that is higher.",
+        "Sample rate",
+        least=8000,
+        most=192_000,
+    )
 
 
-def _table() -> dict[str, Option]:
-    """The rows of `GenerationOptions` by name, with the types that its fields are annotated with."""
-    hints = get_type_hints(GenerationOptions)
+@cache
+def _table(options: type[Any]) -> dict[str, Option]:
+    """The rows of a class of options by name, with the types that its fields are annotated with."""
+    hints = get_type_hints(options)
     rows = {}
-    for each in fields(GenerationOptions):
-        (kind,) = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
+    for each in fields(options):
+        kind, *_ = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
         rows[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
     return rows
 
 
-OPTIONS = _table()
+OPTIONS = _table(GenerationOptions)
+MIX_OPTIONS = _table(MixOptions)
 # what a server offers to anyone
 PUBLIC_OPTIONS = {name: row for name, row in OPTIONS.items() if not row.internal}

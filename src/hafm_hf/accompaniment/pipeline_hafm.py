@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,31 @@ from transformers.utils import logging
 
 from .. import audio
 from ..lead_sheet.known import KNOWN, known_lead_sheet
+from ..lead_sheet.lead_sheet import LeadSheet
 from .inputs import as_sound, as_vocals, is_file
-from .options import PUBLIC_OPTIONS, GenerationOptions
+from .kept import KeptInstrumental
+from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
 
 logger = logging.get_logger(__name__)
 
 # of one vocal, beside the options of generation and what is known of the song
 SONG_PARAMETERS = ("instrumental", "keep")
+
+
+@dataclass(frozen=True)
+class Take:
+    """A vocal as it was given, beside what the model reads of it; of every song of it the same.
+
+    Args:
+        samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
+        lead_sheet: of the song, told and estimated.
+        kept: an instrumental (float32 [N] or [N, C]) as it was given, its rate, and the spans (s) to keep of it.
+    """
+
+    samples: audio.Samples
+    rate: int
+    lead_sheet: LeadSheet | None = None
+    kept: tuple[audio.Samples, int, Sequence[tuple[float, float]]] | None = None
 
 
 class HAFMPipeline(Pipeline):
@@ -46,7 +65,7 @@ class HAFMPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     # what those who serve strangers let them choose
-    public_parameters = (*PUBLIC_OPTIONS, "seconds", "vocal_gain_db", "instrumental_gain_db", *KNOWN)
+    public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
@@ -59,7 +78,6 @@ class HAFMPipeline(Pipeline):
                 songs come one by one, as an iterator, and torchcodec is not needed.
             sampling_rate (int, Hz): rate of arrays.
             seconds (float): use only this much from the start of each vocal.
-            vocal_gain_db, instrumental_gain_db (float, dB): levels in the mix. Default 0.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
                 .lab file, or one a bar: "C | Am | F | G"): parts of it by themselves, which go before.
@@ -69,16 +87,21 @@ class HAFMPipeline(Pipeline):
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
                 generation.
             kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
-                left to each stage's generation config (`model.coarse.generation_config`).
+                left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
+                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
-            long as the vocal), "mix" (float32 [N]), "vocals" (float32 [N]) and "sampling_rate" (Hz) of all three.
-            "audio" and "mix" of a model with a codec of C channels are [N, C]. Nothing in them clips.
+            long as the vocal and its `tail`), "mix" and "vocals" (float32 [N], or [N, 2] of a stereo vocal) and
+            "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is higher. Of a model with a
+            codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most −1
+            dBTP, and neither it nor the instrumental begins or ends with a jump. "lead_sheet" (`LeadSheet`): of the
+            song, as far as it was given or estimated.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
+            ModuleNotFoundError: balance and loudness without pyloudnorm.
         """
         inputs = as_vocals(inputs)
         if isinstance(inputs, list) and not inputs:
@@ -93,12 +116,12 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: lead_sheet, tempo, beats, chords, progress and the fields of `GenerationOptions`, as for a call, of
-                one sample.
+            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail and the fields of `GenerationOptions`,
+                as for a call; there is one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
-            model made it), "vocals" (float32 [n], the same piece of the vocal) and "sampling_rate" (Hz) of both.
+            model made it), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz).
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -106,85 +129,106 @@ class HAFMPipeline(Pipeline):
             ValueError: as for a call.
         """
         kwargs["lead_sheet"] = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
-        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds)
-        voice, rate = features["input_values"][0].numpy(), self.feature_extractor.sampling_rate
-        done = 0
-        for chunk in self.model.stream(voice, rate, **kwargs):
-            piece = np.ascontiguousarray(chunk.numpy().T)
-            yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+        options = MixOptions.of(given={name: kwargs.pop(name, None) for name in ("output_rate", "tail")})
+        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds, tail=options.tail)
+        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], options)
+        voice, done = self._voice(features["take"], rate, options), 0
+        chunks = self.model.stream(features["input_values"][0].numpy(), model_rate, **kwargs)
+        bands = (np.ascontiguousarray(chunk.numpy().T) for chunk in chunks)
+        for band in audio.resample_pieces(bands, model_rate, rate):
+            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), options.tail)
+            if len(piece):
+                yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
             done += len(piece)
 
-    def join(self, chunks: Sequence[dict[str, Any]], **gains: float) -> dict[str, Any]:
-        """The song that a call would have returned, up to rounding.
+    def join(self, chunks: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        """The song that a call would have returned, up to rounding and without its lead sheet.
 
         Args:
             chunks: all that `stream` has yielded for a vocal.
-            gains: vocal_gain_db, instrumental_gain_db (dB), as for a call.
+            options: balance, loudness, vocal_gain_db, instrumental_gain_db, as for a call.
         """
-        generated, vocal = (
-            torch.from_numpy(np.concatenate([chunk[key] for chunk in chunks])) for key in ("audio", "vocals")
-        )
-        mask = torch.ones_like(vocal[None], dtype=torch.bool)
-        outputs = {"audio": generated.mT[None, None] if generated.ndim == 2 else generated[None, None]}
-        song = self.postprocess({**outputs, "vocals": vocal[None], "padding_mask": mask}, **gains)
-        assert isinstance(song, dict)
-        return song
+        band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
+        voice = voice[: len(band)]
+        return _song(voice, band, chunks[0]["sampling_rate"], MixOptions.of(given=options))
+
+    def _output_rate(self, take: Take, options: MixOptions) -> int:
+        """Samples a second of the songs of a take."""
+        return options.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
+
+    def _voice(self, take: Take, rate: int, options: MixOptions) -> audio.Samples:
+        """The vocal of a take at a rate in Hz, silent behind its end where the band goes on: float32 [N] or [N, 2]."""
+        voice = audio.resample(take.samples, take.rate, rate)
+        return audio.pad_end(voice, len(voice) + round(options.tail * rate))
 
     def _sanitize_parameters(
         self,
         sampling_rate: int | None = None,
         seconds: float | None = None,
-        vocal_gain_db: float | None = None,
-        instrumental_gain_db: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         files: bool = True,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        postprocess = {name: generate_kwargs.pop(name) for name in MIX_OPTIONS if name in generate_kwargs}
         # refused before a vocal is read
+        MixOptions.of(given=postprocess)
         known = {name: generate_kwargs.pop(name, None) for name in KNOWN}
         generate_kwargs["lead_sheet"] = known_lead_sheet(**known, files=files)
         others = (*SONG_PARAMETERS, "lead_sheet")
         GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in others})
         if sampling_rate is not None:
             audio.check_sampling_rate(sampling_rate)
-        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds}
+        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": postprocess.get("tail")}
         forward = {"progress": progress, **generate_kwargs}
-        postprocess = {"vocal_gain_db": vocal_gain_db, "instrumental_gain_db": instrumental_gain_db}
         given = [{k: v for k, v in each.items() if v is not None} for each in (preprocess, forward, postprocess)]
         return given[0], given[1], given[2]
 
     def preprocess(
-        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Reads one vocal: {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate."""
+        self,
+        input_: Any,
+        sampling_rate: int | None = None,
+        seconds: float | None = None,
+        tail: float = 0.0,
+    ) -> dict[str, Any]:
+        """Reads one vocal: what the model reads, with `tail` (s) of silence behind it, and the vocal as it was given.
+
+        Returns:
+            {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`).
+        """
         extractor = self.feature_extractor
+        limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+        samples, rate, name = self._read(input_, sampling_rate, seconds, **limits)
+        mono = audio.with_channels(samples, 1)
+        audio.check_duration(len(mono), rate, name, **limits)
+        features = extractor([audio.pad_end(mono, len(mono) + round(tail * rate))], rate, name=name)
+        read = features["input_values"][0].numpy()
+        if audio.is_silent(read):
+            logger.warning(f"{name} is silent; the instrumental follows nothing.")
+        # an hour of sound is not held twice
+        same = samples.ndim == 1 and rate == extractor.sampling_rate
+        return {**features, "take": Take(read[: len(mono)] if same else samples, rate)}
+
+    def _read(
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, **limits: float
+    ) -> tuple[audio.Samples, int, str]:
+        """Samples of an input (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, and its name."""
         source, rate, name = as_sound(input_, sampling_rate)
         if is_file(source):
-            limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
-            source, rate = audio.read_audio(source, seconds=seconds, name=name, **limits)
-        features = extractor([audio.to_mono(source, name=name)], rate, seconds=seconds, name=name)
-        if audio.is_silent(features["input_values"][0].numpy()):
-            logger.warning(f"{name} is silent; the instrumental follows nothing.")
-        return dict(features)
-
-    def _read_instrumental(self, input_: Any) -> torch.Tensor:
-        """An instrumental to keep parts of, at the model's rate: float32 [N], or [C, N] in its codec's channels."""
-        channels, model_rate = self.model.codec_format.channels, self.feature_extractor.sampling_rate
-        if channels == 1:
-            return self.preprocess(input_)["input_values"][0]
-        source, rate, name = as_sound(input_)
-        if is_file(source):
-            source, rate = audio.read_audio(source, name=name, mono=False)
-        samples = audio.with_channels(audio.to_samples(source, name=name, mono=False), channels)
+            source, rate = audio.read_audio(source, seconds=seconds, name=name, mono=False, **limits)
         rate = audio.check_sampling_rate(rate, name)
-        return torch.from_numpy(audio.resample(samples, rate, model_rate).T.copy())
+        samples = audio.to_samples(source, name=name, mono=False)
+        samples = samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1)
+        return samples if seconds is None else samples[: round(seconds * rate)], rate, name
 
-    def _forward(self, input_tensors: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "vocals" and "padding_mask"."""
-        vocals, mask = input_tensors["input_values"], input_tensors["padding_mask"]
-        rate = self.feature_extractor.sampling_rate
+    def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take"."""
+        vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
+        rate, kept = self.feature_extractor.sampling_rate, None
         if generate_kwargs.get("instrumental") is not None:
-            generate_kwargs["instrumental"] = self._read_instrumental(generate_kwargs["instrumental"])
+            old, old_rate, _ = self._read(generate_kwargs["instrumental"])
+            old = audio.with_channels(old, self.model.codec_format.channels)
+            generate_kwargs["instrumental"] = torch.from_numpy(audio.resample(old, old_rate, rate).T.copy())
+            kept = (old, old_rate, generate_kwargs.get("keep") or ())
         output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
         if output.sampling_rate != rate:
             raise ValueError(
@@ -192,32 +236,38 @@ class HAFMPipeline(Pipeline):
                 "save both from one composite."
             )
         samples = len(output.audio) // len(vocals)
+        told = generate_kwargs.get("lead_sheet")
+        sheets = [self.model.complete_lead_sheet(tokens, told) for tokens in output.vocal_semantic[::samples]]
+        # a batch's are a list, as its collation made it
+        if isinstance(takes, list):
+            takes = [replace(take, lead_sheet=sheet) for take, sheet in zip(takes, sheets, strict=True)]
+        else:
+            takes = replace(takes, lead_sheet=sheets[0], kept=kept)
         if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
-            return {"audio": output.audio[0][None, None], "vocals": vocals, "padding_mask": mask}
+            return {"audio": output.audio[0][None, None], "padding_mask": mask, "take": takes}
         channels = output.audio[0].shape[:-1]
         generated = vocals.new_zeros(len(vocals), samples, *channels, vocals.shape[1])
         for number, instrumental in enumerate(output.audio):
             generated[number // samples, number % samples, ..., : instrumental.shape[-1]] = instrumental
-        return {"audio": generated, "vocals": vocals, "padding_mask": mask}
+        return {"audio": generated, "padding_mask": mask, "take": takes}
 
-    def postprocess(
-        self,
-        model_outputs: dict[str, torch.Tensor],
-        vocal_gain_db: float = 0.0,
-        instrumental_gain_db: float = 0.0,
-    ) -> dict[str, Any] | list[dict[str, Any]]:
-        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed."""
-        length = int(model_outputs["padding_mask"].count_nonzero())
-        vocal = model_outputs["vocals"][0, :length].numpy()
+    def postprocess(self, model_outputs: dict[str, Any], **given: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as `MixOptions` say."""
+        take, options = model_outputs["take"], MixOptions.of(given=given)
+        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, options)
+        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate, options)
         songs = []
         for generated in model_outputs["audio"][0]:
-            # The instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again.
-            instrumental = audio.limit_peak(np.ascontiguousarray(generated[..., :length].numpy().T))
-            mix = audio.mix_audio(
-                vocal, instrumental, vocal_gain_db=vocal_gain_db, instrumental_gain_db=instrumental_gain_db
-            )
-            rate = self.feature_extractor.sampling_rate
-            songs.append({"audio": instrumental, "sampling_rate": rate, "mix": mix, "vocals": vocal})
+            band = audio.resample(np.ascontiguousarray(generated[..., :length].numpy().T), model_rate, rate)
+            band = audio.pad_end(band[: len(voice)], len(voice))
+            band = audio.fade_band(band, rate, 0, len(voice), options.tail)
+            if take.kept is not None:
+                # once more, since resampling has changed what is kept
+                sound, sound_rate, spans = take.kept
+                rows = sound.reshape(len(sound), -1).T
+                kept = KeptInstrumental(rows, sound_rate, spans, len(voice) / rate, rate)
+                band = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T)).numpy().T.reshape(band.shape)
+            songs.append(_song(voice, band, rate, options) | {"lead_sheet": take.lead_sheet})
         return songs[0] if len(songs) == 1 else songs
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -228,3 +278,17 @@ class HAFMPipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.feature_extractor.save_pretrained(save_directory)
+
+
+def _song(voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions) -> dict[str, Any]:
+    """A vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) as a song."""
+    # the instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again
+    band = audio.limit_peak(band)
+    gain = options.instrumental_gain_db
+    if options.balance is not None:
+        balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
+        gain += audio.balance_gain_db(voice, band, rate, balance)
+    mix = audio.mix_audio(voice, band, vocal_gain_db=options.vocal_gain_db, instrumental_gain_db=gain)
+    if options.loudness is not None:
+        mix = audio.to_loudness(mix, rate, options.loudness)
+    return {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}

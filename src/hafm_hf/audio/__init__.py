@@ -3,10 +3,12 @@
 from .files import (
     CEILING_DBFS,
     DEFAULT_LIMITS,
+    FILE_FORMATS,
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
     MIN_SAMPLING_RATE,
     MIN_SECONDS,
+    MP3_RATES,
     URL_MAX_BYTES,
     URL_TIMEOUT_SECONDS,
     AudioLimits,
@@ -22,11 +24,11 @@ from .files import (
     is_silent,
     is_url,
     limit_peak,
-    mix_audio,
     pad_end,
     peak_dbfs,
     read_audio,
     resample,
+    resample_pieces,
     rms_dbfs,
     source_name,
     to_mono,
@@ -35,3 +37,4 @@ from .files import (
     write_audio,
     write_stream,
 )
+from .levels import balance_gain_db, fade_band, fade_edges, loudness, mix_audio, to_loudness, true_peak_dbtp

@@ -12,7 +12,7 @@ import math
 import os
 import reprlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -43,6 +43,9 @@ CEILING_DBFS = -1.0
 # floats may lie a little above full scale, as MP3 decoders and resamplers leave them; from there to where integers of
 # 8 bits end nobody can tell what full scale is, and what lies above are integers of so many bits
 HEADROOM, INTEGER_BITS = 2.0, (16, 24, 32)
+# what is written, and how HTTP calls it
+FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
+MP3_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
 URL_MAX_BYTES = 200_000_000
@@ -350,6 +353,21 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
     return pad_end(resampled, length).astype(np.float32, copy=False)
 
 
+def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
+    """`resample` of a sound that comes piece by piece (float32 [n] or [n, C]); the last piece may be short."""
+    stream: soxr.ResampleStream | None = None
+    for piece in pieces:
+        if sampling_rate == target_rate:
+            yield piece
+            continue
+        if stream is None:
+            channels = 1 if piece.ndim == 1 else piece.shape[1]
+            stream = soxr.ResampleStream(sampling_rate, target_rate, channels, "float32", "HQ")
+        yield stream.resample_chunk(piece)
+    if stream is not None:
+        yield stream.resample_chunk(piece[:0], last=True)
+
+
 def pad_end(samples: Samples, length: int) -> Samples:
     """float32 [N] or [N, C] with silence behind it up to `length`; itself, and no copy, where it is as long."""
     missing = length - samples.shape[0]
@@ -397,41 +415,6 @@ def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
     """Turns float32 [N] down as a whole until its peak is at most `ceiling_dbfs`; quieter sound is left as it is."""
     excess = peak_dbfs(samples) - ceiling_dbfs
     return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
-
-
-def mix_audio(
-    vocal: Samples,
-    instrumental: Samples,
-    *,
-    vocal_gain_db: float = 0.0,
-    instrumental_gain_db: float = 0.0,
-    ceiling_dbfs: float = CEILING_DBFS,
-) -> Samples:
-    """Adds a vocal (float32 [N]) and an instrumental ([N] or [N, C]) of one rate after their gains in dB.
-
-    A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
-
-    Returns:
-        float32 [N] or [N, C] as the instrumental is, peak at most `ceiling_dbfs`.
-
-    Raises:
-        HAFMAudioError: the two differ in length.
-    """
-    if len(vocal) != len(instrumental):
-        raise HAFMAudioError(
-            f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
-            "bring them to one rate and length first."
-        )
-    channels = 1 if instrumental.ndim == 1 else instrumental.shape[1]
-    mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
-    gain = np.float32(decibels_to_gain(instrumental_gain_db))
-    # in place and block by block: of an hour of sound there are few copies in memory
-    for start in range(0, len(mixed), _BLOCK):
-        mixed[start : start + _BLOCK] += instrumental[start : start + _BLOCK] * gain
-    excess = peak_dbfs(mixed) - ceiling_dbfs
-    if excess > 0.0:
-        mixed *= np.float32(decibels_to_gain(-excess))
-    return mixed
 
 
 class GrowingAudio:
@@ -487,29 +470,41 @@ class GrowingAudio:
             self.path.unlink(missing_ok=True)
 
 
-def write_stream(stream: BinaryIO, samples: Samples, sampling_rate: int) -> None:
-    """Writes float32 [N] as a WAV of 16 bits to a stream that cannot be wound back, such as standard output."""
+def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: str) -> None:
+    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or MP3 of some 190 kbit/s in stereo."""
+    if file_format != "mp3":
+        soundfile.write(file, samples, sampling_rate, subtype="PCM_16", format=file_format.upper())
+        return
+    if sampling_rate not in MP3_RATES:
+        samples, sampling_rate = resample(samples, sampling_rate, MP3_RATES[-1]), MP3_RATES[-1]
+    quality: dict[str, Any] = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.2}
+    soundfile.write(file, samples, sampling_rate, format="MP3", **quality)
+
+
+def write_stream(stream: BinaryIO, samples: Samples, sampling_rate: int, file_format: str = "wav") -> None:
+    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS` to a stream that cannot be wound back."""
     whole = io.BytesIO()
-    soundfile.write(whole, samples, sampling_rate, subtype="PCM_16", format="WAV")
+    _encode(whole, samples, sampling_rate, file_format)
     stream.write(whole.getvalue())
 
 
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:
-    """Writes float32 [N] or [N, C] as 16-bit sound in the format of the file's suffix, whole or not at all.
+    """Writes float32 [N] or [N, C] in the format of the file's suffix, whole or not at all.
 
-    The file is written under a temporary name beside `path` and renamed, so that nobody ever sees half of it. PCM, not
-    float: libsndfile stamps float WAV files with the time, and equal seeds are to give equal bytes.
+    The file is written under a temporary name beside `path` and renamed, so that nobody ever sees half of it. WAV and
+    FLAC have 16 bits, not float: libsndfile stamps float WAV files with the time, and equal seeds are to give equal
+    bytes. MP3 has no rate above 48 kHz; sound of a higher one is resampled to it.
 
     Raises:
         HAFMAudioError: the folder cannot be written to, or the suffix names no format.
     """
     path = Path(path)
-    file_format = path.suffix.lstrip(".").upper()
-    if file_format not in ("WAV", "FLAC"):
-        raise HAFMAudioError(f"{path.name} names no format that HAFM writes; end it in .wav or .flac.")
+    file_format = path.suffix.lstrip(".").lower()
+    if file_format not in FILE_FORMATS:
+        raise HAFMAudioError(f"{path.name} names no format that HAFM writes; end it in .wav, .flac or .mp3.")
     try:
         with replacing(path) as file:
-            soundfile.write(file, samples, sampling_rate, subtype="PCM_16", format=file_format)
+            _encode(file, samples, sampling_rate, file_format)
     except (OSError, soundfile.LibsndfileError) as error:
         raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     return path

@@ -30,6 +30,7 @@ class WorkerOptions:
         device, dtype (str): as for `pipeline()`.
         threads (int): of torch in a worker.
         seconds (float, *optional*): use only the start of each vocal.
+        file_format (str): of the results, one of `audio.FILE_FORMATS`.
         parameters (dict): what the pipeline is called with.
     """
 
@@ -41,6 +42,7 @@ class WorkerOptions:
     dtype: str = "auto"
     threads: int = 1
     seconds: float | None = None
+    file_format: str = "wav"
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -99,7 +101,7 @@ def accompany_batch(options: WorkerOptions, batch: Batch) -> list[Outcome]:
     for key, _ in batch.members:
         try:
             source = read_vocal(Path(options.source), options.column, key)
-            samples, rate = audio.read_audio(source, seconds=options.seconds, name=_shown(options, key))
+            samples, rate = audio.read_audio(source, seconds=options.seconds, name=_shown(options, key), mono=False)
             sounds[key] = {"array": samples, "sampling_rate": rate, "path": key}
         except audio.HAFMAudioError as error:
             outcomes.append(Outcome(key, error=str(error)))
@@ -128,7 +130,7 @@ def write_songs(options: WorkerOptions, name: str, songs: Any) -> tuple[dict[str
     Raises:
         HAFMBatchError: they can't be written.
     """
-    found = files_of(Path(options.out), name, options.samples)
+    found = files_of(Path(options.out), name, options.samples, options.file_format)
     for song, paths in zip(songs if isinstance(songs, list) else [songs], found, strict=True):
         for part, path in paths.items():
             if path.exists():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..accompaniment.options import OPTIONS
+from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
 from ..hub.loading import model_source
@@ -25,8 +25,7 @@ DEFAULT_BATCH_SIZE = 8
 # where things lie is not what they hold
 NOT_CONTENT = ("source", "out", "model", "column", "parameters")
 # what it means not to name a parameter of the pipeline
-DEFAULTS = {name: option.default for name, option in OPTIONS.items() if option.default is not None}
-DEFAULTS |= {"vocal_gain_db": 0.0, "instrumental_gain_db": 0.0}
+DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
 
 Progress = Callable[[int, int, Outcome], None]
 
@@ -119,7 +118,7 @@ def make_plan(options: BatchOptions) -> tuple[BatchPlan, list[Outcome]]:
         plan.vocals.pop(outcome.key, None)
     plan.batches = [left for batch in plan.batches if (left := [key for key in batch if key in plan.vocals])]
     for key in extend_plan(plan, found, options.batch_size):
-        for paths in files_of(out, plan.names[key], options.worker.samples):
+        for paths in files_of(out, plan.names[key], options.worker.samples, options.worker.file_format):
             for path in paths.values():
                 path.unlink(missing_ok=True)
     save_plan(out, plan)
@@ -161,7 +160,7 @@ def _finished(plan: BatchPlan, worker: WorkerOptions) -> list[Outcome]:
     """Vocals all of whose files are there; each came there whole."""
     finished = []
     for key in plan.vocals:
-        files = files_of(Path(worker.out), plan.names[key], worker.samples)
+        files = files_of(Path(worker.out), plan.names[key], worker.samples, worker.file_format)
         if all(path.exists() for paths in files for path in paths.values()):
             made = tuple({part: str(path) for part, path in paths.items()} for paths in files)
             finished.append(Outcome(key, made, seed=plan.options["seed"]))

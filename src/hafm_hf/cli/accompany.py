@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import sys
@@ -10,17 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
 from .. import audio
-from ..accompaniment.options import OPTIONS
+from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..jobs.files import write_json
 from ..stage_table import STAGES
 from .accompany_many import accompany_folder, is_many, song_line
-from .console import plotting, progress_bars, report_error, stderr, stdout
+from .console import plotting, progress_bars, report_error, require_packages, stderr, stdout
 from .lead_sheet import read_lead_sheet
 from .request import (
     STANDARD,
@@ -37,8 +37,10 @@ from .request import (
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
+FileFormat = Literal["wav", "flac", "mp3"]
 
-@takes_options(after="out")
+
+@takes_options(after="out", table={**OPTIONS, **MIX_OPTIONS})
 def accompany(
     vocals: Annotated[
         list[str],
@@ -54,8 +56,7 @@ def accompany(
     ] = Path("."),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
-    vocal_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Voice in the mix, in dB.")] = 0.0,
-    instrumental_gain: Annotated[float, typer.Option(min=-96.0, max=48.0, help="Band in the mix, in dB.")] = 0.0,
+    file_format: Annotated[FileFormat, typer.Option("--format", help="Of the files with sound.")] = "wav",
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
     instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
@@ -81,7 +82,7 @@ def accompany(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
     **options: Any,
 ) -> None:
-    """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at the rate of the model's codec.
+    """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
     Where no seed is given, NAME_take.json says which was drawn. A folder or Parquet file of vocals may be stopped at
     any moment; the same command continues it.
@@ -90,9 +91,8 @@ def accompany(
     if not many and (engine, workers, address) != ("local", 1, ""):
         raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
     parameters = {**options, "seconds": seconds, "lead_sheet": read_lead_sheet(tempo, beats, chords)}
-    parameters |= {"vocal_gain_db": vocal_gain, "instrumental_gain_db": instrumental_gain}
-    parameters |= kept_instrumental(instrumental, keep or [], vocals, out)
-    request = Request(model, out, device, dtype, as_json, plot, stream, parameters)
+    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
+    request = Request(model, out, device, dtype, as_json, plot, stream, parameters, file_format)
     check_request(request, vocals, many)
     check_output(request.out, [] if many or overwrite else planned_files(request, vocals))
     if many:
@@ -116,15 +116,23 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
     taken = request.stream or request.plot or request.as_json or request.parameters["num_samples"] > 1
     if request.out == STANDARD and (many or len(vocals) > 1 or taken):
         raise typer.BadParameter("--out - is for one mix of one vocal, without --stream, --plot and --json.")
+    if request.stream and request.file_format != "wav":
+        raise typer.BadParameter(f"--stream writes WAV; leave --format {request.file_format} out.")
+    rate = request.parameters["output_rate"]
+    if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
+        raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
     if request.plot:
         with plotting() as plots:
             plots.require_matplotlib()
+    # needed at the end of minutes of generating
+    if request.parameters["balance"] is not None or request.parameters["loudness"] is not None:
+        require_packages("pyloudnorm")
 
 
 def planned_files(request: Request, vocals: list[str]) -> list[Path]:
     """The sound files that a request will write."""
     names = [name for vocal in vocals for name in song_names(vocal_name(vocal), request.parameters["num_samples"])]
-    return [request.out / f"{name}_{part}.wav" for name in names for part in ("instrumental", "mix")]
+    return [request.out / f"{name}_{part}.{request.file_format}" for name in names for part in ("instrumental", "mix")]
 
 
 def song_names(name: str, samples: int) -> list[str]:
@@ -150,9 +158,6 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             failed = True
             continue
         pipeline = pipeline or load_pipeline(request)
-        model_rate = pipeline.feature_extractor.sampling_rate
-        # here rather than in the pipeline, so that an hour of sound is not held at both rates
-        sound, rate = audio.resample(sound, rate, model_rate), model_rate
         try:
             accompany_one(
                 pipeline, request, vocal, vocal_name(vocal), {"array": sound, "sampling_rate": rate, "path": vocal}
@@ -162,7 +167,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
         if drawn and request.out != STANDARD:
-            asked = {name: request.parameters[name] for name in OPTIONS}
+            asked = {name: request.parameters[name] for name in (*OPTIONS, *MIX_OPTIONS)}
             take = {"vocal": vocal, "model": request.model, **asked}
             write_json(request.out / f"{vocal_name(vocal)}_take.json", take)
     raise typer.Exit(1 if failed else 0)
@@ -178,7 +183,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
             songs = pipeline(sound, progress=progress, **request.parameters)
     elapsed, samples = time.perf_counter() - began, request.parameters["num_samples"]
     if request.out == STANDARD:
-        audio.write_stream(sys.stdout.buffer, songs["mix"], songs["sampling_rate"])
+        audio.write_stream(sys.stdout.buffer, songs["mix"], songs["sampling_rate"], request.file_format)
         return
     songs = songs if isinstance(songs, list) else [songs]
     for number, (stem, song) in enumerate(zip(song_names(name, samples), songs, strict=True), start=1):
@@ -190,7 +195,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         }
         if request.plot:
             with plotting() as plots:
-                figure = plots.plot_song(song["vocals"], audio.with_channels(song["audio"], 1), rate, title=stem)
+                figure = plots.plot_song(
+                    *(audio.with_channels(song[key], 1) for key in ("vocals", "audio")), rate, title=stem
+                )
                 written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
         if request.as_json:
             result = song_line(vocal, number, written, rate, duration, request.parameters["seed"])
@@ -213,27 +220,27 @@ def stream_one(
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """Writes the instrumental chunk by chunk as it is generated; returns the song as the pipeline would."""
-    parameters = {key: request.parameters[key] for key in (*OPTIONS, "seconds", "lead_sheet")}
-    rate = pipeline.feature_extractor.sampling_rate
-    pieces: dict[str, list[Any]] = {"audio": [], "vocals": []}
+    asked = {key: request.parameters[key] for key in (*OPTIONS, "seconds", "lead_sheet", "output_rate", "tail")}
+    path, chunks = request.out / f"{name}_instrumental.wav", pipeline.stream(sound, progress=progress, **asked)
+    first = next(chunks)
     channels = pipeline.model.codec_format.channels
-    with audio.GrowingAudio(request.out / f"{name}_instrumental.wav", rate, channels=channels) as file:
-        for chunk in pipeline.stream(sound, progress=progress, **parameters):
-            pieces["audio"].append(file.write(chunk["audio"]))
-            pieces["vocals"].append(chunk["vocals"])
-    whole = {key: np.concatenate(parts) for key, parts in pieces.items()}
-    gains = {key: request.parameters[key] for key in ("vocal_gain_db", "instrumental_gain_db")}
-    mix = audio.mix_audio(whole["vocals"], whole["audio"], **gains)
-    return {**whole, "mix": mix, "sampling_rate": rate}
+    written: list[dict[str, Any]] = []
+    with audio.GrowingAudio(path, first["sampling_rate"], channels=channels) as file:
+        for chunk in itertools.chain([first], chunks):
+            written.append({**chunk, "audio": file.write(chunk["audio"])})
+    mixing = {key: request.parameters[key] for key in MIX_OPTIONS}
+    return pipeline.join(written, **mixing)
 
 
 def _write(request: Request, stem: str, key: str, samples: audio.Samples, rate: int) -> Path:
-    path = request.out / f"{stem}_{key}.wav"
+    path = request.out / f"{stem}_{key}.{request.file_format}"
     # a stream has written its instrumental already
     return path if request.stream and key == "instrumental" else audio.write_audio(path, samples, rate)
 
 
-def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[str], out: Path) -> dict[str, Any]:
+def kept_instrumental(
+    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str
+) -> dict[str, Any]:
     """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
 
     Raises:
@@ -245,7 +252,7 @@ def kept_instrumental(instrumental: str | None, keep: list[str], vocals: list[st
         return {}
     if instrumental is None or not keep or len(vocals) > 1:
         raise typer.BadParameter("--instrumental and --keep START:STOP belong together, and to one vocal.")
-    written = out / f"{vocal_name(vocals[0])}_instrumental.wav"
+    written = out / f"{vocal_name(vocals[0])}_instrumental.{file_format}"
     if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
         raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
     sound, rate = audio.read_audio(instrumental, mono=False)

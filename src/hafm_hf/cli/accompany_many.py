@@ -48,6 +48,7 @@ def accompany_folder(
         # one if not told: several workers on a machine would fight over its cores
         threads=parameters.get("threads", 1),
         seconds=seconds,
+        file_format=request.file_format,
         parameters=parameters,
     )
     with progress_bars(quiet=request.as_json) as bars:

@@ -75,7 +75,7 @@ class ReferenceFlags:
 
 
 @grouped
-@takes_options(after="seed", names=[name for name in PUBLIC_OPTIONS if name not in ("seed", "num_samples")])
+@takes_options("seed", {name: row for name, row in PUBLIC_OPTIONS.items() if name not in ("seed", "num_samples")})
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report, the generated songs and the cache.")],
     clips: SetFlags,

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -30,7 +30,12 @@ AT_ONCE_SECONDS = 0.3
 # standard input or output in the place of a file or folder
 STANDARD = Path("-")
 # where an option is called otherwise than in the table
-FLAGS = {"num_samples": "--samples"}
+FLAGS = {
+    "num_samples": "--samples",
+    "vocal_gain_db": "--vocal-gain",
+    "instrumental_gain_db": "--instrumental-gain",
+    "output_rate": "--sample-rate",
+}
 
 
 class Device(str, enum.Enum):
@@ -63,6 +68,7 @@ class Request:
     plot: bool
     stream: bool
     parameters: dict[str, Any]
+    file_format: str = "wav"
 
 
 @dataclass
@@ -104,19 +110,19 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def takes_options(after: str, names: Iterable[str] = OPTIONS) -> Callable[[Command], Command]:
-    """Gives a command options of generation: its `**options` come from their table.
+def takes_options(after: str, table: Mapping[str, Option] = OPTIONS) -> Callable[[Command], Command]:
+    """Gives a command the options of a table: its `**options` come from there.
 
     Args:
         after: its own parameter behind which they stand in the help.
-        names: which of the table.
+        table: the options by name.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
         place = 1 + [each.name for each in own].index(after)
-        parameters = [*own[:place], *(_parameter(OPTIONS[name]) for name in names), *own[place:]]
+        parameters = [*own[:place], *map(_parameter, table.values()), *own[place:]]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         return command
@@ -128,12 +134,28 @@ def _parameter(option: Option) -> inspect.Parameter:
     """A row of the table as typer reads it."""
     kind: Any = Literal[option.choices] if option.choices else option.kind
     limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
+    if option.word:
+        kind, limits = (
+            Any,
+            {"parser": functools.partial(_number_or_word, option), "metavar": f"[{option.word}|NUMBER]"},
+        )
     flag = FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
     kind = kind | None if option.optional else kind
     annotation = Annotated[kind, typer.Option(flag, help=option.help, **limits)]  # type: ignore[valid-type]
     return inspect.Parameter(
         option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
     )
+
+
+def _number_or_word(option: Option, text: str) -> float | str:
+    """What an option that takes a word, too, is given as; raises typer.BadParameter."""
+    try:
+        value = text if text == option.word else float(text)
+        option.check(value)
+    except ValueError as error:
+        said = str(error) if "must be between" in str(error) else f"{text!r} is neither {option.word} nor a number."
+        raise typer.BadParameter(said) from None
+    return value
 
 
 def vocal_name(vocal: str) -> str:
@@ -165,12 +187,12 @@ def check_output(folder: Path, files: list[Path]) -> None:
 
 
 def read_vocal(vocal: str, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads a vocal, and imports what a model is made of while that takes long: an address, or an hour of MP3.
+    """Reads a vocal in its own channels, and imports what a model is made of while that takes long: an address, or an hour of MP3.
 
     Raises:
         HAFMAudioError: it cannot be used.
     """
-    return beside(lambda: audio.read_audio(open_vocal(vocal), seconds=seconds), import_models)
+    return beside(lambda: audio.read_audio(open_vocal(vocal), seconds=seconds, mono=False), import_models)
 
 
 def beside(read: Callable[[], Result], work: Callable[[], object]) -> Result:

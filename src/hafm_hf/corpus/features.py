@@ -5,19 +5,16 @@ is pyloudnorm's; librosa would bring a compiler that every worker would wait for
 """
 
 import functools
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from transformers.audio_utils import chroma_filter_bank, spectrogram, window_function
 
-from ..audio import Samples, is_silent
+from ..audio import Samples, is_silent, loudness
 from ..audio.analysis import key_fit, tempo
 
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 CHROMA_WINDOW_SECONDS = 0.34
-# the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
-LOUDNESS_BLOCK_SECONDS = 0.4
 
 
 @dataclass(frozen=True)
@@ -36,23 +33,6 @@ def segment_features(samples: Samples, sampling_rate: int) -> SegmentFeatures:
     return SegmentFeatures(
         loudness(samples, sampling_rate), tempo(samples, sampling_rate), key_of(chroma(samples, sampling_rate))
     )
-
-
-def loudness(samples: Samples, sampling_rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4) of float32 [N]; NaN below 0.4 s."""
-    if len(samples) < LOUDNESS_BLOCK_SECONDS * sampling_rate:
-        return float("nan")
-    with warnings.catch_warnings():
-        # below the gate there is no loudness; it comes as -inf
-        warnings.simplefilter("ignore")
-        return float(_meter(sampling_rate).integrated_loudness(samples.astype(np.float64)))
-
-
-@functools.cache
-def _meter(sampling_rate: int):  # type: ignore[no-untyped-def]
-    import pyloudnorm
-
-    return pyloudnorm.Meter(sampling_rate)
 
 
 @functools.cache

@@ -7,17 +7,16 @@ from here; the endpoint's server finds it there by that name.
 import base64
 import binascii
 import io
+import json
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import transformers
 
-from ..audio import HAFMAudioError
+from ..audio import FILE_FORMATS, HAFMAudioError, write_stream
 
 MAX_SAMPLES = 4
-CONTENT_TYPES = {"flac": "audio/flac", "wav": "audio/wav"}
 
 
 class EndpointHandler:
@@ -38,11 +37,13 @@ class EndpointHandler:
 
         Args:
             data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): the pipeline's
-                `public_parameters`, of which `beats` and `chords` name no files here, and "format", "flac" or "wav"}.
+                `public_parameters`, of which `beats` and `chords` name no files here; "format", "flac", "wav" or "mp3";
+                and "return_lead_sheet", true or false}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
-            "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it.
+            "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it. If it is wanted, the lead sheet as JSON
+            comes behind them.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -51,25 +52,26 @@ class EndpointHandler:
         """
         parameters = dict(data.get("parameters") or {})
         encoding = str(parameters.pop("format", "flac")).lower()
+        sheet_wanted = bool(parameters.pop("return_lead_sheet", False))
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
-        if unknown or encoding not in CONTENT_TYPES:
+        if unknown or encoding not in FILE_FORMATS:
             raise ValueError(
-                f"Unknown parameter {unknown[0]!r}." if unknown else f"format is {encoding!r}; ask for flac or wav."
+                f"Unknown parameter {unknown[0]!r}."
+                if unknown
+                else f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}."
             )
         if int(parameters.get("num_samples", 1)) > MAX_SAMPLES:
             raise ValueError(f"num_samples is {parameters['num_samples']}; an endpoint gives at most {MAX_SAMPLES}.")
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
-        return [
-            {
-                "label": name + label,
-                "content-type": CONTENT_TYPES[encoding],
-                "blob": _encode(song[key], song["sampling_rate"], encoding),
-            }
+        answer = [
+            _element(name + label, FILE_FORMATS[encoding], _encoded(song[key], song["sampling_rate"], encoding))
             for song, label in zip(songs, labels, strict=True)
             for name, key in (("instrumental", "audio"), ("mix", "mix"))
         ]
+        sheet = json.dumps(songs[0]["lead_sheet"].to_dict()).encode()
+        return [*answer, _element("lead sheet", "application/json", sheet)] if sheet_wanted else answer
 
 
 def _audio_bytes(inputs: Any) -> bytes:
@@ -86,8 +88,13 @@ def _audio_bytes(inputs: Any) -> bytes:
     )
 
 
-def _encode(samples: np.ndarray, sampling_rate: int, encoding: str) -> str:
-    """float32 [N] → an audio file of 16 bits in base64."""
+def _element(label: str, content_type: str, content: bytes) -> dict[str, str]:
+    """A part of an answer."""
+    return {"label": label, "content-type": content_type, "blob": base64.b64encode(content).decode("ascii")}
+
+
+def _encoded(samples: np.ndarray, sampling_rate: int, encoding: str) -> bytes:
+    """float32 [N] or [N, C] → an audio file."""
     file = io.BytesIO()
-    soundfile.write(file, samples, sampling_rate, format=encoding.upper(), subtype="PCM_16")
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    write_stream(file, samples, sampling_rate, encoding)
+    return file.getvalue()

@@ -168,7 +168,8 @@ class LeadSheet:
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
         names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
-        names += [] if self.has_beats else ["tempo", "beats", "beats_per_bar", "downbeat"]
+        names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
+        names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
         missing = {name: getattr(estimate, name) for name in names}
         estimated = {*self.estimated, *(set(estimate.estimated) & missing.keys())}
         return replace(self, **missing, estimated=sorted(estimated))

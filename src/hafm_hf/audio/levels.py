@@ -1,0 +1,190 @@
+"""Voice and band as a finished song: their sum, its loudness and true peak, and ends without a jump.
+
+The last things that happen on the path of the data. Loudness is pyloudnorm's, which the extra `studio` brings.
+Shapes: [N] or [N, C].
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import soxr
+
+from .files import CEILING_DBFS, HAFMAudioError, Samples, decibels_to_gain, peak_dbfs, with_channels
+
+# the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
+LOUDNESS_BLOCK_SECONDS = 0.4
+# of ITU-R BS.1770-4, annex 2
+OVERSAMPLING = 4
+# the limiter's gain moves within it; of a block of samples what the resampler's filter reaches beyond it
+LIMITER_SECONDS, FILTER_SAMPLES, BLOCK = 0.04, 256, 1 << 20
+# limiting makes a mix quieter, and turning it up makes more to be limited
+LIMITER_TURNS, LOUDNESS_TOLERANCE = 6, 0.1
+LARGEST_GAIN_DB = 48.0
+# what a fade of the shortest length is to be below in its first quarter
+EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
+FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
+
+
+def loudness(samples: Samples, sampling_rate: int) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of float32 [N] or [N, C]; NaN below 0.4 s, −inf for silence."""
+    if len(samples) < LOUDNESS_BLOCK_SECONDS * sampling_rate:
+        return float("nan")
+    with warnings.catch_warnings():
+        # below the gate there is no loudness; it comes as -inf
+        warnings.simplefilter("ignore")
+        return float(_meter(sampling_rate).integrated_loudness(samples.astype(np.float64)))
+
+
+@functools.cache
+def _meter(sampling_rate: int) -> Any:
+    import pyloudnorm
+
+    return pyloudnorm.Meter(sampling_rate)
+
+
+def true_peak_dbtp(samples: Samples) -> float:
+    """Largest peak between the samples of float32 [N] or [N, C] as well, in dB below full scale; −inf for silence."""
+    peak = max((float(block.max(initial=0.0)) for block in _true_peaks(samples)), default=0.0)
+    return 20.0 * math.log10(peak) if peak > 0.0 else -math.inf
+
+
+def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
+    """Largest value at and behind each sample, of all channels: float32 [n] block by block."""
+    rows = samples.reshape(len(samples), -1)
+    for start in range(0, len(rows), BLOCK):
+        before = min(start, FILTER_SAMPLES)
+        fine = soxr.resample(rows[start - before : start + BLOCK + FILTER_SAMPLES], 1, OVERSAMPLING, quality="HQ")
+        count = min(BLOCK, len(rows) - start)
+        peaks = np.abs(fine).max(axis=1)[before * OVERSAMPLING :][: count * OVERSAMPLING]
+        between = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks))).reshape(count, OVERSAMPLING).max(axis=1)
+        yield np.maximum(between, np.abs(rows[start : start + count]).max(axis=1))
+
+
+def mix_audio(
+    vocal: Samples,
+    instrumental: Samples,
+    *,
+    vocal_gain_db: float = 0.0,
+    instrumental_gain_db: float = 0.0,
+    ceiling_dbfs: float = CEILING_DBFS,
+) -> Samples:
+    """Adds a vocal and an instrumental (float32 [N] or [N, C] each) of one rate after their gains in dB.
+
+    A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
+
+    Returns:
+        float32 [N] or [N, C] in the channels of the one that has more, true peak at most `ceiling_dbfs`.
+
+    Raises:
+        HAFMAudioError: the two differ in length.
+    """
+    if len(vocal) != len(instrumental):
+        raise HAFMAudioError(
+            f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
+            "bring them to one rate and length first."
+        )
+    channels = max(sound.size // max(len(sound), 1) for sound in (vocal, instrumental))
+    mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
+    gain = np.float32(decibels_to_gain(instrumental_gain_db))
+    # in place and block by block: of an hour of sound there are few copies in memory
+    for start in range(0, len(mixed), BLOCK):
+        mixed[start : start + BLOCK] += with_channels(instrumental[start : start + BLOCK], channels) * gain
+    excess = true_peak_dbtp(mixed) - ceiling_dbfs
+    if excess > 0.0:
+        mixed *= np.float32(decibels_to_gain(-excess))
+    return mixed
+
+
+def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float) -> float:
+    """The gain in dB after which an instrumental lies `balance` LU below its vocal, at most 48; 0 where one is silent.
+
+    Raises:
+        ModuleNotFoundError: without pyloudnorm.
+    """
+    channels = max(sound.size // max(len(sound), 1) for sound in (vocal, instrumental))
+    voice, band = (loudness(with_channels(sound, channels), sampling_rate) for sound in (vocal, instrumental))
+    gain = voice - band - balance
+    return min(gain, LARGEST_GAIN_DB) if math.isfinite(gain) else 0.0
+
+
+def to_loudness(samples: Samples, sampling_rate: int, lufs: float, ceiling_dbtp: float = CEILING_DBFS) -> Samples:
+    """A mix at a loudness in LUFS, its true peaks limited to the ceiling; silence is left as it is.
+
+    Where there is more to limit than to hear, it stays quieter than asked.
+
+    Raises:
+        ModuleNotFoundError: without pyloudnorm.
+    """
+    gain = lufs - loudness(samples, sampling_rate)
+    if not math.isfinite(gain):
+        return samples
+    mix = samples
+    for _ in range(LIMITER_TURNS):
+        mix = _limited(samples * np.float32(decibels_to_gain(gain)), sampling_rate, ceiling_dbtp)
+        missing = lufs - loudness(mix, sampling_rate)
+        if abs(missing) < LOUDNESS_TOLERANCE:
+            break
+        gain += missing
+    return mix
+
+
+def _limited(samples: Samples, sampling_rate: int, ceiling_dbtp: float) -> Samples:
+    """float32 [N] or [N, C] with a gain that goes down before each peak and comes back behind it."""
+    from scipy.ndimage import minimum_filter1d, uniform_filter1d
+
+    ceiling = decibels_to_gain(ceiling_dbtp)
+    peaks = np.concatenate(list(_true_peaks(samples)))
+    if float(peaks.max(initial=0.0)) <= ceiling:
+        return samples
+    width = 2 * round(LIMITER_SECONDS * sampling_rate / 2) + 1
+    # every value of the mean is a minimum over a window that holds the place of the mean: it is never above the need
+    gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
+    gain = uniform_filter1d(gain, width)
+    limited = samples * gain.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
+    # the gain's own movement bends the curve between samples a little
+    return limited * np.float32(decibels_to_gain(min(ceiling_dbtp - true_peak_dbtp(limited), 0.0)))
+
+
+def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: float = 0.0) -> Samples:
+    """A piece of a band with a beginning and an ending without a jump.
+
+    Args:
+        piece (float32 [n] or [n, C]): of a song; changed in place.
+        first: place of its first sample in the song.
+        total: samples of the song.
+        tail: seconds at its end that fade out.
+
+    Returns:
+        the piece: the song's first and last 5 ms are 50 dB below what they were.
+    """
+    for seconds, power, at_end in (
+        (FADE_SECONDS, FADE_POWER, False),
+        (FADE_SECONDS, FADE_POWER, True),
+        (tail, TAIL_POWER, True),
+    ):
+        length = min(round(seconds * sampling_rate), total)
+        start = total - length if at_end else 0
+        low, high = max(start, first), min(start + length, first + len(piece))
+        if low < high:
+            place = np.arange(low - start, high - start)
+            slope = np.sin(np.pi / 2 * (length - 1 - place if at_end else place) / length) ** power
+            piece[low - first : high - first] *= slope.astype(np.float32).reshape([-1] + [1] * (piece.ndim - 1))
+    return piece
+
+
+def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
+    """Sound (float32 [N] or [N, C]) faded over 20 ms at each end whose 5 ms are louder than −50 dBFS; else itself."""
+    edge, length = round(EDGE_SECONDS * sampling_rate), min(round(FADE_SECONDS * sampling_rate), len(samples))
+    loud = [peak_dbfs(part) > EDGE_DBFS for part in (samples[:edge], samples[len(samples) - edge :])]
+    if any(loud):
+        samples = samples.copy()
+    for view in [each for each, wanted in zip((samples, samples[::-1]), loud, strict=True) if wanted]:
+        slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
+        view[:length] *= slope.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
+    return samples

@@ -1,0 +1,262 @@
+"""What a person takes home: the voice's own rate and channels, balance, loudness, endings, formats; by every way."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import transformers
+from typer.testing import CliRunner, Result
+
+import hafm_hf  # noqa: F401  (registers the task)
+from hafm_hf import LeadSheet, audio
+from hafm_hf.accompaniment.options import MIX_OPTIONS, MixOptions
+from hafm_hf.cli import app
+from hafm_hf.hub.endpoint import EndpointHandler
+from vocals import CODEC_RATE, file_bytes, glide
+
+RATE = 44_100
+EDGE = RATE * 5 // 1000
+
+
+def stereo(seconds: float = 1.5, amplitude: float = 0.1) -> np.ndarray:
+    """float32 [N, 2] at 44.1 kHz: a voice that comes from silence and goes back, nearer to the left."""
+    voice = glide(seconds, RATE, amplitude)
+    swell = np.minimum(np.minimum(np.arange(len(voice)), np.arange(len(voice))[::-1]) / 4000, 1.0) ** 2
+    left = (voice * swell).astype(np.float32)
+    return np.stack([left, 0.6 * np.roll(left, 13)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def accompany(tiny_model: Path) -> Any:
+    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("voices") / "voice.wav"
+    path.write_bytes(file_bytes(stereo(), RATE, subtype="PCM_24"))
+    return path
+
+
+def hafm(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
+
+
+def assert_ends_are_quiet(samples: np.ndarray, rate: int = RATE) -> None:
+    edge = rate * 5 // 1000
+    assert max(audio.peak_dbfs(samples[:edge]), audio.peak_dbfs(samples[-edge:])) < -50.0
+
+
+def test_a_stereo_voice_keeps_its_rate_its_channels_and_every_sample(accompany: Any, voice_file: Path) -> None:
+    song = accompany(str(voice_file), seed=1, skip_fine=True, instrumental_gain_db=-96.0)
+    assert song["sampling_rate"] == RATE
+    assert song["mix"].shape == song["vocals"].shape == stereo().shape and song["audio"].shape == (len(stereo()),)
+    # as good as silent: what is left of the voice's own difference is less than −90 dBFS
+    assert audio.peak_dbfs(song["mix"] - stereo()) < -90.0
+    assert audio.peak_dbfs(song["vocals"] - stereo()) < -90.0
+    file = voice_file.parent / "written.flac"
+    audio.write_audio(file, song["mix"], RATE)
+    assert audio.peak_dbfs(audio.read_audio(file, mono=False)[0] - stereo()) < -90.0
+
+
+def test_arrays_lists_and_batches_keep_theirs_too(accompany: Any) -> None:
+    vocals = [
+        {"array": stereo(1.1), "sampling_rate": RATE},
+        {"array": glide(1.2, 8_000), "sampling_rate": 8_000},
+        {"array": np.stack([glide(1.0, 48_000)] * 6, axis=1), "sampling_rate": 48_000},
+    ]
+    for batch_size in (1, 2):
+        songs = accompany(vocals, seed=1, skip_fine=True, batch_size=batch_size)
+        assert [song["sampling_rate"] for song in songs] == [RATE, CODEC_RATE, 48_000]
+        assert [song["mix"].shape for song in songs] == [(round(1.1 * RATE), 2), (28_800,), (48_000,)]
+    (song,) = accompany(vocals[:1], seed=1, skip_fine=True, output_rate=32_000)
+    assert song["sampling_rate"] == 32_000 and song["mix"].shape == (round(1.1 * 32_000), 2)
+
+
+def test_the_band_is_that_of_the_model_at_another_rate(accompany: Any) -> None:
+    song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True)
+    generated = accompany.model.generate(stereo().mean(axis=1), RATE, seed=1, skip_fine=True).audio[0].numpy()
+    expected = audio.resample(audio.limit_peak(generated), CODEC_RATE, RATE)[: len(song["audio"])]
+    inside = slice(2 * EDGE * 4, -2 * EDGE * 4)
+    gain = float(expected[inside] @ song["audio"][inside]) / float(expected[inside] @ expected[inside])
+    assert gain == pytest.approx(1.0, abs=0.2) and np.allclose(
+        song["audio"][inside], gain * expected[inside], atol=1e-4
+    )
+    assert_ends_are_quiet(song["audio"])
+
+
+def test_a_mix_is_as_loud_as_asked_its_voice_balanced_and_its_ends_without_a_jump(bundled_model: Path) -> None:
+    pytest.importorskip("pyloudnorm")
+    pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
+    # a voice that begins and ends in the middle of a note; the band's fine codebooks are not what is listened to
+    chunks = list(pipeline.stream(glide(3.0, RATE), sampling_rate=RATE, seed=1, skip_fine=True))
+    song = pipeline.join(chunks, balance="auto", loudness=-16)
+    assert audio.loudness(song["mix"], RATE) == pytest.approx(-16.0, abs=0.5)
+    assert audio.true_peak_dbtp(song["mix"]) <= -1.0 + 1e-3
+    assert_ends_are_quiet(song["mix"])
+    inside = slice(EDGE * 4, -EDGE * 4)
+    parts = np.stack([song["vocals"][inside], song["audio"][inside]], axis=1).astype(np.float64)
+    for balance, expected in (("auto", -2.5), (6, 6.0)):
+        mix = pipeline.join(chunks, balance=balance)["mix"][inside].astype(np.float64)
+        gains = np.linalg.lstsq(parts, mix, rcond=None)[0]
+        voice, band = (audio.loudness(part.astype(np.float32), RATE) for part in (parts * gains).T)
+        assert voice - band == pytest.approx(expected, abs=0.2)
+
+
+def test_a_band_goes_on_behind_the_voice_and_fades(accompany: Any) -> None:
+    song = accompany(stereo(), sampling_rate=RATE, seed=1, skip_fine=True, tail=0.8)
+    total = len(stereo()) + round(0.8 * RATE)
+    assert song["mix"].shape == (total, 2) and song["audio"].shape == (total,)
+    assert not song["vocals"][len(stereo()) :].any()
+    levels = [audio.rms_dbfs(part) for part in np.array_split(song["audio"][len(stereo()) :], 4)]
+    assert levels == sorted(levels, reverse=True) and levels[0] - levels[3] > 12.0
+    assert_ends_are_quiet(song["mix"])
+
+
+def test_a_stream_joins_to_the_song_of_a_call(accompany: Any) -> None:
+    options = {"seed": 1, "tail": 0.5, "skip_fine": True}
+    whole = accompany(stereo(), sampling_rate=RATE, **options)
+    chunks = list(accompany.stream(stereo(), sampling_rate=RATE, **options))
+    joined = accompany.join(chunks)
+    assert joined["sampling_rate"] == RATE
+    for key in ("audio", "mix", "vocals"):
+        assert joined[key].shape == whole[key].shape and np.allclose(joined[key], whole[key], atol=1e-4), key
+
+
+def test_what_is_kept_of_an_instrumental_at_the_voices_rate_is_kept_to_the_sample(accompany: Any) -> None:
+    sound = {"array": stereo(), "sampling_rate": RATE}
+    old = accompany(sound, seed=1, skip_fine=True)["audio"]
+    again = accompany(
+        sound, seed=2, skip_fine=True, instrumental={"array": old, "sampling_rate": RATE}, keep=[(0.0, 0.7)]
+    )["audio"]
+    kept = slice(0, round(0.67 * RATE))
+    gain = float(again[kept] @ old[kept]) / float(old[kept] @ old[kept])
+    assert np.allclose(again[kept], gain * old[kept], atol=1e-6) and gain <= 1.0 + 1e-6
+    assert not np.allclose(again[RATE:], gain * old[RATE:], atol=1e-3)
+
+
+def test_a_song_brings_its_lead_sheet_told_and_estimated(bundled_model: Path) -> None:
+    pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model), device="cpu")
+    told = {"tempo": 96, "beats_per_bar": 3, "chords": [[0, 1, "F#dim"]]}
+    song = pipeline(glide(2.5), sampling_rate=CODEC_RATE, seed=1, skip_fine=True, lead_sheet=told)
+    sheet = song["lead_sheet"]
+    assert isinstance(sheet, LeadSheet) and list(sheet.chords) == [(0, 1, "F#dim")] and sheet.beats_per_bar == 3
+    assert np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002) and sheet.estimated == ["beats"]
+
+
+def test_a_model_that_hears_no_beats_hands_back_what_it_was_told(accompany: Any) -> None:
+    song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1, skip_fine=True)
+    assert song["lead_sheet"] == LeadSheet()
+
+
+def test_the_endpoint_takes_and_gives_the_same(bundled_model: Path, voice_file: Path) -> None:
+    pytest.importorskip("pyloudnorm")
+    handler = EndpointHandler(str(bundled_model))
+    parameters = {"seed": 1, "skip_fine": True, "loudness": -18, "balance": "auto", "tail": 0.5, "format": "mp3"}
+    answer = handler({"inputs": voice_file.read_bytes(), "parameters": {**parameters, "return_lead_sheet": True}})
+    assert [(each["label"], each["content-type"]) for each in answer] == [
+        ("instrumental", "audio/mpeg"),
+        ("mix", "audio/mpeg"),
+        ("lead sheet", "application/json"),
+    ]
+    mix, rate = soundfile.read(io.BytesIO(base64.b64decode(answer[1]["blob"])), dtype="float32")
+    assert rate == RATE and mix.shape[1] == 2 and len(mix) == pytest.approx(2.0 * RATE, abs=2)
+    assert audio.loudness(mix, rate) == pytest.approx(-18.0, abs=0.5)
+    assert LeadSheet.told(json.loads(base64.b64decode(answer[2]["blob"]))).beats
+    with pytest.raises(ValueError, match="loudness is 3; it must be between -40 and -6"):
+        handler({"inputs": voice_file.read_bytes(), "parameters": {"loudness": 3}})
+
+
+@pytest.mark.parametrize("file_format", ["wav", "flac", "mp3"])
+def test_the_command_writes_each_format_at_the_voices_rate(
+    tiny_model: Path, voice_file: Path, tmp_path: Path, file_format: str
+) -> None:
+    words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--out", tmp_path, "--format", file_format, "--json")
+    done = hafm("accompany", voice_file, *words, "--tail", 0.5)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["sampling_rate"] == RATE and result["seconds"] == pytest.approx(2.0)
+    for part, channels in (("instrumental", 1), ("mix", 2)):
+        info = soundfile.info(result[part])
+        assert result[part] == str(tmp_path / f"voice_{part}.{file_format}")
+        assert (info.format, info.samplerate, info.channels) == (file_format.upper(), RATE, channels)
+        assert_ends_are_quiet(audio.read_audio(result[part], mono=False)[0])
+
+
+def test_a_folder_takes_the_same_options(tiny_model: Path, voice_file: Path, tmp_path: Path) -> None:
+    words = (
+        "--model",
+        tiny_model,
+        "--skip-fine",
+        "--seed",
+        1,
+        "--format",
+        "flac",
+        "--tail",
+        0.5,
+        "--sample-rate",
+        32000,
+    )
+    done = hafm("accompany", voice_file.parent, "--out", tmp_path, *words)
+    assert done.exit_code == 0, done.output
+    info = soundfile.info(tmp_path / "voice_mix.flac")
+    assert (info.samplerate, info.channels, info.frames) == (32_000, 2, 64_000)
+    changed = hafm("accompany", voice_file.parent, "--out", tmp_path, *words[:-2])
+    assert "begun with other options" in str(changed.exception) and "output_rate" in str(changed.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--balance", "loud"), "'loud' is neither auto nor a number"),
+        (("--balance", "99"), "balance is 99.0; it must be between -30 and 30"),
+        (("--loudness", "3"), "should be less than or equal to -6"),
+        (("--tail", "-1"), "should be greater than or equal to 0"),
+        (("--format", "ogg"), "'ogg' is not one of 'wav', 'flac', 'mp3'"),
+        (("--format", "mp3", "--sample-rate", "96000"), "MP3 has no sample rate of 96000 Hz"),
+        (("--format", "mp3", "--stream"), "--stream writes WAV"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
+    done = hafm("accompany", "missing.wav", *words)
+    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voice_file: Path, tmp_path: Path) -> None:
+    program = "import sys; sys.modules['pyloudnorm'] = None; from hafm_hf.cli import main; main()"
+    words = ["accompany", str(voice_file), "--out", str(tmp_path / "out"), "--loudness", "-16"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert "pyloudnorm is not installed" in done.stderr and "pip install 'hafm-hf[" in done.stderr
+
+
+def test_options_of_the_mix_are_one_table() -> None:
+    assert list(MIX_OPTIONS) == ["vocal_gain_db", "instrumental_gain_db", "balance", "loudness", "tail", "output_rate"]
+    for row in MIX_OPTIONS.values():
+        assert row.help.endswith(".") and row.label and row.least is not None and row.most is not None
+    assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3
+    for wrong, said in (({"balance": "loud"}, "must be a number or 'auto'"), ({"tail": "2"}, "tail is '2'")):
+        with pytest.raises(ValueError, match=said):
+            MixOptions(**wrong)
+
+
+def test_a_real_clip_becomes_a_song_to_take_home(real_vocals: list[Path], bundled_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyloudnorm")
+    done = hafm(
+        "accompany", real_vocals[0], "--seconds", 4, "--out", tmp_path, "--seed", 1, "--tail", 1, "--json",
+        "--balance", "auto", "--loudness", -16, "--format", "flac",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    source = soundfile.info(real_vocals[0])
+    mix, rate = audio.read_audio(json.loads(done.stdout)["mix"], mono=False)
+    assert rate == max(source.samplerate, CODEC_RATE) and mix.size // len(mix) == source.channels
+    assert len(mix) == round(5.0 * rate)
+    assert audio.loudness(mix, rate) == pytest.approx(-16.0, abs=0.5) and audio.true_peak_dbtp(mix) <= -1.0 + 1e-3
+    assert_ends_are_quiet(mix, rate)
