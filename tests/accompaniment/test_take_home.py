@@ -148,7 +148,11 @@ def test_a_song_brings_its_lead_sheet_told_and_estimated(bundled_model: Path) ->
     song = pipeline(glide(2.5), sampling_rate=CODEC_RATE, seed=1, skip_fine=True, lead_sheet=told)
     sheet = song["lead_sheet"]
     assert isinstance(sheet, LeadSheet) and list(sheet.chords) == [(0, 1, "F#dim")] and sheet.beats_per_bar == 3
-    assert np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002) and sheet.estimated == ["beats"]
+    assert (
+        sheet.beats is not None
+        and np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002)
+        and sheet.estimated == ["beats"]
+    )
 
 
 def test_a_model_that_hears_no_beats_hands_back_what_it_was_told(accompany: Any) -> None:
@@ -244,7 +248,7 @@ def test_options_of_the_mix_are_one_table() -> None:
     assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3
     for wrong, said in (({"balance": "loud"}, "must be a number or 'auto'"), ({"tail": "2"}, "tail is '2'")):
         with pytest.raises(ValueError, match=said):
-            MixOptions(**wrong)
+            MixOptions.of(given=wrong)
 
 
 def test_a_real_clip_becomes_a_song_to_take_home(real_vocals: list[Path], bundled_model: Path, tmp_path: Path) -> None:

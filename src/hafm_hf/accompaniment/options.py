@@ -87,7 +87,7 @@ class _Options:
     """Values of a table's options; None leaves a value to the model or to the song."""
 
     def __post_init__(self) -> None:
-        for name, row in _table(type(self)).items():
+        for name, row in _table(type(self)).items():  # type: ignore[arg-type]
             row.check(getattr(self, name))
 
     @classmethod
@@ -98,7 +98,7 @@ class _Options:
             TypeError: for a name that is not in the table.
         """
         given = {name: value for name, value in (given or {}).items() if value is not None}
-        table = _table(cls)
+        table: dict[str, Option] = _table(cls)  # type: ignore[arg-type]
         unknown = sorted(set(given) - set(table))
         if unknown:
             raise TypeError(f"There is no option {unknown[0]!r}; a generation takes {', '.join(table)}.")

@@ -116,8 +116,8 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail and the fields of `GenerationOptions`,
-                as for a call; there is one sample.
+            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail and the fields of
+                `GenerationOptions`, as for a call; there is one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
@@ -209,7 +209,7 @@ class HAFMPipeline(Pipeline):
         return {**features, "take": Take(read[: len(mono)] if same else samples, rate)}
 
     def _read(
-        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, **limits: float
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, **limits: Any
     ) -> tuple[audio.Samples, int, str]:
         """Samples of an input (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, and its name."""
         source, rate, name = as_sound(input_, sampling_rate)

@@ -6,6 +6,7 @@ estimated with NumPy alone, because the libraries that do so bring a compiler wi
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import numpy as np
@@ -24,6 +25,8 @@ F0_WINDOW_SECONDS = 0.05
 F0_APERIODICITY = 0.15
 F0_FLOOR_DBFS = -50.0
 F0_FRAMES_AT_ONCE = 1000
+# frames on both sides over which a note's pitch is smoothed, and frames of the shortest note
+NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
 BEATS_PER_MINUTE = (60.0, 200.0)
 LIKELIEST_TEMPO = 110.0
 # how much a beat prefers to lie one period behind the one before over lying on a stronger onset
@@ -133,6 +136,31 @@ def _yin(frames: Array, window: int, sampling_rate: int) -> Array:
     loud = energy[:, 0] / window > 10.0 ** (F0_FLOOR_DBFS / 10.0)
     with np.errstate(divide="ignore"):
         return np.where(loud & (lag >= shortest), sampling_rate / (lag + shift), np.nan)
+
+
+def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float, int]]:
+    """The notes of a single voice: start s, stop s and MIDI pitch (69 is 440 Hz) of each that lasts 80 ms or longer.
+
+    Args:
+        samples (float32 [N], at `sampling_rate` Hz).
+    """
+    with np.errstate(invalid="ignore"):
+        pitch = 69 + 12 * np.log2(fundamental_frequency(samples, sampling_rate) / 440.0)
+    # vibrato and slides round to the note around them: the median over a sixth of a second, where there is one
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(pitch, NOTE_SMOOTHING, constant_values=np.nan), 2 * NOTE_SMOOTHING + 1
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
+    rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
+    borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
+    spans = zip(borders, borders[1:], strict=False)
+    return [
+        (first / FRAME_RATE, last / FRAME_RATE, int(rounded[first]))
+        for first, last in spans
+        if last - first >= SHORTEST_NOTE and rounded[first] >= 0
+    ]
 
 
 def beat_times(samples: Samples, sampling_rate: int) -> Array:

@@ -16,6 +16,7 @@ import typer
 from .. import audio
 from .accompany import accompany
 from .benchmark import benchmark
+from .click import click
 from .console import HAFMCommandError, first_line, missing_package, report_error
 from .evaluate import evaluate
 from .lead_sheet import lead_sheet
@@ -51,6 +52,7 @@ for command in (
     accompany,
     serve,
     lead_sheet,
+    click,
     info,
     inspect_tokens,
     prepare,

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .. import audio
-from .console import HAFMCommandError, loading, stderr, stdout
+from .console import HAFMCommandError, loading, require_packages, stderr, stdout
 from .request import check_output, open_vocal, vocal_name
 
 if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
+
+Metre = Literal["3/4", "4/4"]
+
+
+class Format(str, enum.Enum):
+    """What a lead sheet is written as (`lead_sheet.files.FORMATS`)."""
+
+    lab = "lab"
+    beats = "beats"
+    json = "json"
+    chordpro = "chordpro"
+    midi = "midi"
+    musicxml = "musicxml"
 
 
 def lead_sheet(
@@ -24,18 +38,28 @@ def lead_sheet(
     out: Annotated[Path, typer.Option(help="Folder for the files.", file_okay=False)] = Path("."),
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
     tempo: Annotated[float | None, typer.Option(help="Beats a minute, if they are known.")] = None,
+    beats: Annotated[Path | None, typer.Option(help="File with beats that are known.", dir_okay=False)] = None,
+    chords: Annotated[str | None, typer.Option(help="File with chords that are known, or one a bar.")] = None,
+    metre: Annotated[Metre | None, typer.Option(help="Estimated bars have four quarters if not given.")] = None,
+    key: Annotated[str | None, typer.Option(help="A:min, for example; that of the chords if not given.")] = None,
+    formats: Annotated[list[Format] | None, typer.Option("--format", help="lab if not given; repeatable.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The lead sheet on stdout as JSON, and no files.")] = False,
 ) -> None:
-    """Writes a model's estimate of the beats and chords of a vocal: NAME_beats.txt and NAME_chords.lab.
+    """Writes a model's estimate of the beats, bars, chords and key of a vocal: NAME_beats.txt and NAME_chords.lab.
 
-    Corrected, they go into hafm accompany with --beats and --chords.
+    Corrected, they go into hafm accompany with --beats and --chords. Other formats are for notation programs.
     """
+    from ..audio.analysis import sung_notes
+    from ..lead_sheet.bars import chart, completed
     from ..lead_sheet.files import lead_sheet_files, write_lead_sheet
 
-    known, stem = read_lead_sheet(tempo, None, None), vocal_name(vocal)
+    known, stem = read_lead_sheet(tempo, beats, chords), vocal_name(vocal)
+    wanted = [each.value for each in formats or [Format.lab]]
+    if "midi" in wanted:
+        require_packages("mido")
     if not as_json:
-        check_output(out, [] if overwrite else [out / name for name in lead_sheet_files(stem, ["lab"])])
+        check_output(out, [] if overwrite else [out / name for name in lead_sheet_files(stem, wanted)])
     samples, rate = audio.read_audio(open_vocal(vocal), seconds=seconds)
     if audio.is_silent(samples):
         shown = stem if vocal == "-" else audio.source_name(vocal)
@@ -45,19 +69,24 @@ def lead_sheet(
 
         composite = HAFMForVocalAccompaniment.from_pretrained(model)
     try:
-        estimated = composite.estimate_lead_sheet(samples, rate, 0, known)
+        # what is known goes before
+        sheet = composite.complete_lead_sheet(composite.tokenize_vocal(samples, rate, 0, known)[0], known)
+        if not sheet.has_beats:
+            raise HAFMCommandError("This model estimates no beats; give them with --tempo or --beats.")
+        seconds_long = len(samples) / rate
+        sheet = completed(sheet, seconds_long, None if metre is None else int(metre[0]), key)
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
-        typer.echo(json.dumps(estimated.to_dict()))
+        typer.echo(json.dumps(sheet.to_dict()))
         return
-    beats = list(estimated.beats or ())
-    if beats:
-        estimated_tempo = 60 * (len(beats) - 1) / (beats[-1] - beats[0])
-        stdout.print(f"{len(beats)} beats, {estimated_tempo:.1f} a minute", markup=False)
-    if estimated.chords:
-        stdout.print(f"chords: {' '.join(label for *_, label in estimated.chords)}", markup=False)
-    for path in write_lead_sheet(estimated, out, stem, ["lab"]):
+    melody = sung_notes(samples, rate) if "midi" in wanted else []
+    song = chart(sheet, seconds_long)
+    about = f"{len(song.beats)} beats, {song.tempo:.1f} a minute, {len(song.bars)} bars of {song.metre}/4"
+    stdout.print(about + (f", key {sheet.key}" if sheet.key else ""), markup=False)
+    if sheet.chords:
+        stdout.print(f"chords: {' '.join(label for *_, label in sheet.chords)}", markup=False)
+    for path in write_lead_sheet(sheet, out, stem, wanted, song, melody):
         stdout.print(f"wrote {path}", markup=False)
 
 

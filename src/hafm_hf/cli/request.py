@@ -135,10 +135,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     kind: Any = Literal[option.choices] if option.choices else option.kind
     limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
     if option.word:
-        kind, limits = (
-            Any,
-            {"parser": functools.partial(_number_or_word, option), "metavar": f"[{option.word}|NUMBER]"},
-        )
+        parser = functools.partial(_number_or_word, option)
+        kind, limits = Any, {"parser": parser, "metavar": f"[{option.word}|NUMBER]"}
     flag = FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
     kind = kind | None if option.optional else kind
     annotation = Annotated[kind, typer.Option(flag, help=option.help, **limits)]  # type: ignore[valid-type]
@@ -187,7 +185,7 @@ def check_output(folder: Path, files: list[Path]) -> None:
 
 
 def read_vocal(vocal: str, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads a vocal in its own channels, and imports what a model is made of while that takes long: an address, or an hour of MP3.
+    """Reads a vocal, its channels kept, and imports what a model is made of while that takes long, an address say.
 
     Raises:
         HAFMAudioError: it cannot be used.

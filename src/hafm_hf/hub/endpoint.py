@@ -37,8 +37,8 @@ class EndpointHandler:
 
         Args:
             data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): the pipeline's
-                `public_parameters`, of which `beats` and `chords` name no files here; "format", "flac", "wav" or "mp3";
-                and "return_lead_sheet", true or false}.
+                `public_parameters`, of which `beats` and `chords` name no files here; "format": "flac", "wav" or
+                "mp3"; and "return_lead_sheet": true or false}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",

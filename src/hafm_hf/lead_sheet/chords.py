@@ -15,6 +15,10 @@ NOTE_NAMES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 # as they are usually written, above a major and above a minor third
 MAJOR_ROOTS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 MINOR_ROOTS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
+INTERVALS = {
+    "maj": (0, 4, 7), "min": (0, 3, 7), "7": (0, 4, 7, 10), "maj7": (0, 4, 7, 11), "min7": (0, 3, 7, 10),
+    "sus4": (0, 5, 7), "dim": (0, 3, 6),
+}  # fmt: skip
 SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
 # root, Harte's colon, quality; a bass behind a stroke changes nothing
@@ -46,11 +50,8 @@ def chord_index(label: str) -> int:
     Raises:
         ValueError: the label is no chord.
     """
-    parsed = _parsed(label)
-    if parsed is None:
-        return 0
-    root, quality = parsed
-    return 1 + root + PITCH_CLASSES * QUALITIES.index(_nearest_quality(quality))
+    found = root_and_quality(label)
+    return 0 if found is None else 1 + found[0] + PITCH_CLASSES * QUALITIES.index(found[1])
 
 
 def chord_label(chord: int) -> str:
@@ -61,6 +62,22 @@ def chord_label(chord: int) -> str:
     name = QUALITIES[quality]
     roots = MINOR_ROOTS if name in ("min", "min7", "dim") else MAJOR_ROOTS
     return roots[root] + SUFFIXES[name]
+
+
+def root_and_quality(label: str) -> tuple[int, str] | None:
+    """Pitch class of a label's root and the nearest of `QUALITIES`; None for no chord.
+
+    Raises:
+        ValueError: the label is no chord.
+    """
+    parsed = _parsed(label)
+    return None if parsed is None else (parsed[0], _nearest_quality(parsed[1]))
+
+
+def pitch_classes(label: str) -> tuple[int, ...]:
+    """Pitch classes of a chord's notes, the root first; empty for no chord."""
+    found = root_and_quality(label)
+    return () if found is None else tuple((found[0] + step) % PITCH_CLASSES for step in INTERVALS[found[1]])
 
 
 def _parsed(label: str) -> tuple[int, str] | None:

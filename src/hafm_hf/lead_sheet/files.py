@@ -1,4 +1,5 @@
-"""Lead sheets as files that a person can mend: one JSON, or a file of beats and one of chords (.lab).
+"""Lead sheets as files that a person can mend: one JSON, or a file of beats and one of chords (.lab). Musicians'
+formats are written, too (`export`), and not read.
 
 A file of beats has the seconds of one first in each line, then if it is known its number in the bar; one of chords has
 start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or commas;
@@ -7,16 +8,27 @@ empty lines and those that begin with # are left out.
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..jobs.files import replacing
+from . import export
+from .bars import Chart
 from .lead_sheet import METRES, LeadSheet, Span
 
 T = TypeVar("T")
 # what is written, and behind which name
-FORMATS = {"lab": ("_beats.txt", "_chords.lab"), "json": ("_lead_sheet.json",)}
+FORMATS = {
+    "lab": ("_beats.txt", "_chords.lab"),
+    "beats": ("_beats.txt",),
+    "json": ("_lead_sheet.json",),
+    "chordpro": ("_chords.cho",),
+    "midi": ("_lead_sheet.mid",),
+    "musicxml": ("_lead_sheet.musicxml",),
+}
+# those that are counted out in bars
+IN_BARS = ("chordpro", "midi", "musicxml")
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
@@ -72,38 +84,65 @@ def read_chords(path: str | Path) -> list[Span]:
     return _read(Path(path), 3, "START STOP LABEL", parse, check)
 
 
-def lead_sheet_files(name: str, formats: Iterable[str] = FORMATS) -> list[str]:
+def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
     """What the files of a song's lead sheet are called."""
-    return [name + suffix for each in formats for suffix in FORMATS[each]]
+    return list(dict.fromkeys(name + suffix for each in formats for suffix in FORMATS[each]))
 
 
-def write_lead_sheet(sheet: LeadSheet, folder: str | Path, name: str, formats: Iterable[str] = FORMATS) -> list[Path]:
+def write_lead_sheet(
+    sheet: LeadSheet,
+    folder: str | Path,
+    name: str,
+    formats: Iterable[str] = ("lab", "json"),
+    chart: Chart | None = None,
+    melody: Sequence[export.Note] = (),
+) -> list[Path]:
     """Writes what is known into NAME_lead_sheet.json, and beats and chords into NAME_beats.txt and NAME_chords.lab.
 
     Args:
         sheet: what to write.
         folder: made where it is missing.
         name: of the song.
-        formats: "json" for the one, "lab" for the two.
+        formats: "json" for the one, "lab" for the two, "beats" for the first of them; with a `chart` "chordpro",
+            "midi" and "musicxml" as well.
+        chart: the song in bars.
+        melody: (start s, stop s, MIDI pitch) of the notes sung, for "midi".
 
     Returns:
         the files; of a part that is not known there is none.
+
+    Raises:
+        ModuleNotFoundError: "midi" without mido.
     """
-    metre = sheet.beats_per_bar
-    numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
-    beats = zip(sheet.beats or (), numbers, strict=False)
-    contents = {
-        "_beats.txt": "".join(f"{second:.3f}{number}\n" for second, number in beats),
+    contents: dict[str, str | bytes] = {
+        "_beats.txt": _beat_lines(sheet),
         "_chords.lab": "".join(f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords),
         "_lead_sheet.json": json.dumps(sheet.to_dict(), indent=1) + "\n",
     }
+    formats = list(formats)
+    if chart is not None and set(formats).intersection(IN_BARS):
+        contents["_chords.cho"] = export.to_chordpro(chart, name)
+        contents["_lead_sheet.musicxml"] = export.to_musicxml(chart, name)
+        contents["_lead_sheet.mid"] = export.to_midi(chart, melody) if "midi" in formats else b""
     written = []
     for file in lead_sheet_files(name, formats):
-        if content := contents[file.removeprefix(name)]:
+        if content := contents.get(file.removeprefix(name)):
             with replacing(Path(folder) / file) as stream:
-                stream.write(content.encode())
+                stream.write(content if isinstance(content, bytes) else content.encode())
             written.append(Path(folder) / file)
     return written
+
+
+def write_beats(sheet: LeadSheet, path: str | Path) -> None:
+    """Writes the beats of a lead sheet into a file, with their numbers in the bar where bars are known."""
+    with replacing(path) as stream:
+        stream.write(_beat_lines(sheet).encode())
+
+
+def _beat_lines(sheet: LeadSheet) -> str:
+    metre = sheet.beats_per_bar
+    numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
+    return "".join(f"{second:.3f}{number}\n" for second, number in zip(sheet.beats or (), numbers, strict=False))
 
 
 def _read(

@@ -1,0 +1,161 @@
+"""A lead sheet counted out in bars: what musicians' formats (charts, MIDI, MusicXML) are written from.
+
+Beside the path of the data. Places are quarters from the beginning of the sheet, which is the beginning of the song.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..audio.analysis import KEYS, key_fit
+from .beats import beats_passed
+from .chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES, pitch_classes
+from .lead_sheet import LeadSheet
+
+# of a song of which nothing is known
+USUAL_TEMPO, USUAL_METRE = 120.0, 4
+# of a beat: chords of a chart change on it
+GRID = 0.5
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar: its number (0 is a pickup), where it begins and how long it is in quarters, and the chords that begin in
+    it or go on into it, each with its place in quarters from the bar's beginning."""
+
+    number: int
+    start: int
+    length: int
+    chords: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A song in bars.
+
+    Args:
+        sheet: with beats through the whole song, metre, downbeat and, where there are chords, key.
+        lead_in: quarters before the first beat; they last as long as the sound before it.
+        bars: from the beginning to the end.
+    """
+
+    sheet: LeadSheet
+    lead_in: int
+    bars: Sequence[Bar]
+
+    @property
+    def beats(self) -> Sequence[float]:
+        """Seconds of the beats."""
+        return self.sheet.beats or ()
+
+    @property
+    def metre(self) -> int:
+        """Quarters of a bar."""
+        return self.sheet.beats_per_bar or USUAL_METRE
+
+    @property
+    def tempo(self) -> float:
+        """Beats a minute, the median."""
+        return float(60 / np.median(np.diff(self.beats)))
+
+    def quarters(self, second: float) -> float:
+        """The place of an instant."""
+        first = self.beats[0]
+        if second < first and self.lead_in:
+            return max(second / first, 0.0) * self.lead_in
+        return self.lead_in + float(beats_passed(self.beats, np.array([second]))[0])
+
+
+def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: str | None = None) -> LeadSheet:
+    """A lead sheet with beats through a song of so many seconds, bars and key, estimated where they are not known.
+
+    Bars begin where most chords change; the key is the one that the chords fit best (Krumhansl and Kessler 1982).
+
+    Args:
+        sheet: what is known; without tempo and beats it gets 120 beats a minute.
+        seconds: length of the song.
+        metre: 3 or 4, where it is known.
+        key: "A:min", where it is known.
+
+    Raises:
+        ValueError: another metre, or no key.
+    """
+    period = 60 / (sheet.tempo or USUAL_TEMPO)
+    known = [0.0, period] if sheet.beats is None else list(sheet.beats)
+    before = int(max(known[0], 0.0) / (known[1] - known[0]) + 1e-6)
+    first = [known[0] - number * (known[1] - known[0]) for number in range(before, 0, -1)]
+    after = max(int((seconds - known[-1]) / (known[-1] - known[-2]) + 1e-6), 0)
+    last = [known[-1] + number * (known[-1] - known[-2]) for number in range(1, after + 1)]
+    beats, estimated = [*first, *known, *last], set(sheet.estimated)
+    whole = replace(sheet, tempo=None, beats=beats)
+    if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):
+        estimated |= set() if metre else {"beats_per_bar"}
+        metre = metre or USUAL_METRE
+        whole = replace(whole, beats_per_bar=metre, downbeat=_likeliest_downbeat(whole, metre))
+    else:
+        whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
+    if key or whole.key is None:
+        estimated |= set() if key or not whole.chords else {"key"}
+        whole = replace(whole, key=key or _likeliest_key(whole))
+    return replace(whole, estimated=sorted(estimated))
+
+
+def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
+    """Which of the first beats most chords begin on, in every bar."""
+    starts = np.array([start for (start, *_), before in zip(sheet.chords[1:], sheet.chords, strict=False)])
+    if not len(starts) or sheet.beats is None:
+        return 0
+    places = np.round(beats_passed(sheet.beats, starts)).astype(int) % metre
+    return int(np.bincount(places, minlength=metre).argmax())
+
+
+def _likeliest_key(sheet: LeadSheet) -> str | None:
+    """The key of the chords, by how long their notes last; None without chords."""
+    profile = np.zeros(PITCH_CLASSES)
+    for start, stop, label in sheet.chords:
+        profile[list(pitch_classes(label))] += stop - start
+    if not profile.any():
+        return None
+    minor, tonic = divmod(int(key_fit(profile).argmax()), len(KEYS) // 2)
+    return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{'min' if minor else 'maj'}"
+
+
+def chart(sheet: LeadSheet, seconds: float) -> Chart:
+    """A completed lead sheet of a song of so many seconds, counted out in bars.
+
+    A chord begins on the half of a beat that is nearest to where it begins in seconds; of two that meet there the
+    later one counts.
+    """
+    sheet = sheet if sheet.beats and sheet.beats_per_bar else completed(sheet, seconds)
+    beats, metre = sheet.beats or (), sheet.beats_per_bar or USUAL_METRE
+    period = beats[1] - beats[0]
+    # what sounds before the first beat fills quarters of its own, unless it is nothing
+    lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0
+    empty = Chart(sheet, lead_in, ())
+    changes: dict[float, str] = {}
+    for start, stop, label in sheet.chords:
+        place, end = (round(empty.quarters(second) / GRID) * GRID for second in (start, stop))
+        if end > place:
+            changes[place] = label
+            changes.setdefault(end, "N")
+    labels = ["N", *(label for _, label in sorted(changes.items()))]
+    changes = {
+        place: label
+        for place, label, before in zip(sorted(changes), labels[1:], labels, strict=False)
+        if label != before
+    }
+    length = max(math.ceil(max([empty.quarters(seconds) - GRID / 2, *changes], default=0.0)), 1)
+    pickup = (lead_in + sheet.downbeat) % metre
+    starts = [*([0] if pickup else []), *range(pickup, length, metre)]
+    bars = []
+    for number, start in enumerate(starts, start=0 if pickup else 1):
+        size = pickup if pickup and start == 0 else metre
+        inside = {place - start: label for place, label in sorted(changes.items()) if start <= place < start + size}
+        running = [label for place, label in sorted(changes.items()) if place <= start]
+        inside.setdefault(0.0, running[-1] if running else "N")
+        bars.append(Bar(number, start, size, tuple(sorted(inside.items()))))
+    return Chart(sheet, lead_in, bars)

@@ -1,0 +1,228 @@
+"""Lead sheets in bars and in musicians' formats, opened by those formats' own readers; and click tracks."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from hafm_hf import LeadSheet, audio
+from hafm_hf.audio.analysis import sung_notes
+from hafm_hf.cli import app
+from hafm_hf.lead_sheet.bars import chart, completed
+from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
+from hafm_hf.lead_sheet.export import FIFTHS, to_chordpro, to_midi, to_musicxml
+from hafm_hf.lead_sheet.files import read_beats, read_chords
+
+RATE = 44_100
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+# an uneven singer with a pickup of a beat and a half
+BEATS = [0.8, 1.32, 1.8, 2.3, 2.82, 3.3, 3.8, 4.3, 4.82]
+SHEET = LeadSheet(
+    beats=BEATS, beats_per_bar=3, downbeat=1, key="Bb:maj",
+    chords=[(0.0, 1.32, "Bb"), (1.32, 2.82, "Gm7"), (2.82, 4.05, "C#dim"), (4.05, 4.3, "F:7"), (4.3, 5.2, "N")],
+)  # fmt: skip
+
+
+def hafm(*words: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
+
+
+def said(result: Result) -> str:
+    return " ".join(result.output.replace("│", " ").split())
+
+
+def test_bars_follow_beats_metre_and_downbeat_and_hold_the_chords() -> None:
+    bars = chart(completed(SHEET, 5.2), 5.2).bars
+    # one and a half beats before the first become two quarters, and the pickup is as long as a bar: bar 1
+    assert [(bar.number, bar.start, bar.length) for bar in bars] == [(1, 0, 3), (2, 3, 3), (3, 6, 3), (4, 9, 3)]
+    assert [bar.chords for bar in bars] == [
+        ((0.0, "Bb"),),
+        ((0.0, "Gm7"),),
+        ((0.0, "C#dim"), (2.5, "F:7")),
+        ((0.0, "N"),),
+    ]
+
+
+def test_what_is_not_known_of_bars_and_key_is_estimated_from_the_chords() -> None:
+    chords = [
+        (0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(("Am", "F", "C", "G", "Am", "Dm", "E7", "Am"))
+    ]
+    sheet = completed(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
+    assert sheet.beats is not None and len(sheet.beats) == 34 and sheet.beats[-1] == pytest.approx(16.5)
+    assert (sheet.beats_per_bar, sheet.downbeat, sheet.key) == (4, 1, "A:min")
+    assert set(sheet.estimated) == {"beats_per_bar", "key"}
+    told = completed(LeadSheet(tempo=120, chords=chords), 16.5, metre=3, key="C:maj")
+    assert (told.beats_per_bar, told.key, told.estimated) == (3, "C:maj", [])
+    shifted = completed(LeadSheet(beats=[2.1, 2.6], beats_per_bar=4, downbeat=1), 4.0)
+    # four beats before the first that is told; the downbeat is the same instant
+    assert shifted.beats is not None and shifted.beats[0] == pytest.approx(0.1)
+    assert shifted.beats[shifted.downbeat] == pytest.approx(0.6)
+    assert chart(completed(LeadSheet(), 3.0), 3.0).tempo == 120
+    with pytest.raises(ValueError, match="write C:maj"):
+        completed(SHEET, 5.2, key="C:dim")
+
+
+def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
+    pretty_midi = pytest.importorskip("pretty_midi")
+    pytest.importorskip("mido")
+    song = chart(completed(SHEET, 5.2), 5.2)
+    melody = [(0.4, 0.9, 62), (1.32, 1.8, 67)]
+    midi = pretty_midi.PrettyMIDI(io.BytesIO(to_midi(song, melody)))
+    tracks = {track.name: track for track in midi.instruments}
+    assert list(tracks) == ["Chords", "Beats", "Melody"] and tracks["Beats"].is_drum
+    assert [note.start for note in tracks["Beats"].notes] == pytest.approx(list(song.beats), abs=0.002)
+    beats = midi.get_beats()
+    assert all(np.abs(beats - second).min() < 0.002 for second in BEATS)
+    assert all(np.abs(midi.get_downbeats() - second).min() < 0.002 for second in (1.32, 2.82, 4.3))
+    accents = [note.start for note in tracks["Beats"].notes if note.pitch == 76]
+    assert accents == pytest.approx([1.32, 2.82, 4.3], abs=0.002)
+    for start, stop, label in SHEET.chords:
+        notes = {note.pitch % 12 for note in tracks["Chords"].notes if abs(note.start - start) < 0.005}
+        assert notes == set(pitch_classes(label))
+        assert all(abs(note.end - stop) < 0.005 for note in tracks["Chords"].notes if abs(note.start - start) < 0.005)
+    assert [event.text for event in midi.text_events] == [label for *_, label in SHEET.chords]
+    assert [(round(n.start, 2), round(n.end, 2), n.pitch) for n in tracks["Melody"].notes] == melody
+    assert midi.key_signature_changes[0].key_number == 10 and midi.time_signature_changes[-1].numerator == 3
+
+
+def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
+    music21 = pytest.importorskip("music21")
+    song = chart(completed(SHEET, 5.2), 5.2)
+    score = music21.converter.parse(to_musicxml(song, "a <song> & more").decode(), format="musicxml")
+    measures = list(score.parts[0].getElementsByClass("Measure"))
+    assert [(each.number, each.duration.quarterLength) for each in measures] == [(n, 3.0) for n in (1, 2, 3, 4)]
+    chords = list(score.recurse().getElementsByClass("Harmony"))
+    places = [(each.getOffsetInHierarchy(score), set(each.pitchClasses)) for each in chords]
+    assert places == [
+        (bar.start + place, set(pitch_classes(label))) for bar in song.bars for place, label in bar.chords
+    ]
+    (key,) = score.recurse().getElementsByClass("KeySignature")
+    (time,) = score.recurse().getElementsByClass("TimeSignature")
+    assert (key.sharps, time.ratioString) == (-2, "3/4")
+    assert score.metadata.title == "a <song> & more"
+
+
+def test_every_chord_and_key_survives_musicxml() -> None:
+    music21 = pytest.importorskip("music21")
+    labels = [chord_label(number) for number in range(1, 1 + 12 * len(QUALITIES))]
+    chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
+    song = chart(completed(LeadSheet(tempo=120, chords=chords), 168.0), 168.0)
+    score = music21.converter.parse(to_musicxml(song, "all").decode(), format="musicxml")
+    found = [set(each.pitchClasses) for each in score.recurse().getElementsByClass("Harmony")]
+    # the last bar begins where the song ends
+    assert found[: len(labels)] == [set(pitch_classes(label)) for label in labels]
+    for root in FIFTHS:
+        for mode, minor in (("maj", False), ("min", True)):
+            if minor and root in ("Db", "Gb", "Cb"):
+                continue
+            sheet = completed(LeadSheet(tempo=120, key=f"{root}:{mode}"), 2.0)
+            (key,) = (
+                music21.converter.parse(to_musicxml(chart(sheet, 2.0), "x").decode(), format="musicxml")
+                .recurse()
+                .getElementsByClass("KeySignature")
+            )
+            tonic = key.asKey("minor" if minor else "major").tonic.name
+            assert tonic == root.replace("b", "-")
+
+
+def test_a_chord_chart_has_a_cell_a_beat() -> None:
+    text = to_chordpro(chart(completed(SHEET, 5.2), 5.2), "song")
+    assert text.splitlines() == [
+        "{title: song}",
+        "{tempo: 120}",
+        "{time: 3/4}",
+        "{key: Bb}",
+        "",
+        "{start_of_grid: 4x3}",
+        "| Bb . . | Gm7 . . | C#dim . F:7 | N.C. . . |",
+        "{end_of_grid}",
+    ]
+
+
+def test_a_sung_melody_becomes_its_notes() -> None:
+    time = np.arange(round(0.6 * RATE)) / RATE
+    notes = [60, 64, 67]
+    vibrato = 0.3 * np.sin(2 * np.pi * 5.5 * time)
+    sound = np.concatenate(
+        [0.3 * np.sin(2 * np.pi * np.cumsum(440 * 2 ** ((note + vibrato - 69) / 12)) / RATE) for note in notes]
+        + [np.zeros(RATE // 2)]
+    ).astype(np.float32)
+    found = sung_notes(sound, RATE)
+    assert [pitch for *_, pitch in found] == notes
+    assert [start for start, *_ in found] == pytest.approx([0.0, 0.6, 1.2], abs=0.1)
+    assert found[-1][1] == pytest.approx(1.8, abs=0.1)
+    assert sung_notes(np.zeros(RATE, np.float32), RATE) == []
+
+
+def test_the_command_writes_every_format_with_what_was_told(bundled_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mido")
+    (tmp_path / "told.lab").write_text("0 2.5 Dm7\n2.5 5 G7\n")
+    formats = [word for name in ("lab", "json", "chordpro", "midi", "musicxml") for word in ("--format", name)]
+    words = ("lead-sheet", EXAMPLE, "--seconds", 5, "--tempo", 96, "--chords", tmp_path / "told.lab", *formats)
+    done = hafm(*words, "--metre", "3/4", "--key", "D:min", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "bars of 3/4, key D:min" in done.output and "chords: Dm7 G7" in done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "vocal_beats.txt", "vocal_chords.cho", "vocal_chords.lab", "vocal_lead_sheet.json", "vocal_lead_sheet.mid",
+        "vocal_lead_sheet.musicxml",
+    ]  # fmt: skip
+    beats = read_beats(tmp_path / "out" / "vocal_beats.txt")
+    assert beats["beats_per_bar"] == 3 and np.allclose(np.diff(beats["beats"]), 60 / 96, atol=0.002)
+    assert read_chords(tmp_path / "out" / "vocal_chords.lab") == [(0.0, 2.5, "Dm7"), (2.5, 5.0, "G7")]
+    sheet = LeadSheet.told(json.loads((tmp_path / "out" / "vocal_lead_sheet.json").read_text()))
+    assert sheet.key == "D:min" and "chords" not in sheet.estimated
+    pretty_midi = pytest.importorskip("pretty_midi")
+    midi = pretty_midi.PrettyMIDI(str(tmp_path / "out" / "vocal_lead_sheet.mid"))
+    melody = next(track for track in midi.instruments if track.name == "Melody")
+    assert len(melody.notes) > 3 and all(40 <= note.pitch <= 84 for note in melody.notes)
+
+
+def test_without_mido_the_sentence_names_an_extra_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mido", None)
+    done = hafm("lead-sheet", EXAMPLE, "--format", "midi", "--out", tmp_path / "out")
+    assert isinstance(done.exception, ModuleNotFoundError) and done.exception.name == "mido"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("metre", "beats_of_a_bar"), [("4/4", 4), ("3/4", 3)])
+def test_a_click_track_has_its_beats_where_its_file_says(tmp_path: Path, metre: str, beats_of_a_bar: int) -> None:
+    track, beats = tmp_path / "click.wav", tmp_path / "beats.txt"
+    done = hafm("click", 96, track, "--bars", 4, "--metre", metre, "--count-in", 2, "--beats", beats)
+    assert done.exit_code == 0, done.output
+    samples, rate = audio.read_audio(track)
+    known = read_beats(beats)
+    assert known["beats_per_bar"] == beats_of_a_bar and known["downbeat"] == 0
+    assert known["beats"] == pytest.approx([n * 60 / 96 for n in range(6 * beats_of_a_bar)], abs=0.001)
+    assert len(samples) == round(6 * beats_of_a_bar * 60 / 96 * rate)
+    # where sound begins after silence, and how loud it is there
+    loud = np.abs(samples) > 0.01
+    onsets = [n for n in np.flatnonzero(loud) if not loud[max(n - rate // 10, 0) : n].any()]
+    assert np.array(onsets) / rate == pytest.approx(known["beats"], abs=0.001)
+    peaks = [float(np.abs(samples[n : n + rate // 20]).max()) for n in onsets]
+    assert all((peak > 0.45) == (number % beats_of_a_bar == 0) for number, peak in enumerate(peaks))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((300, "c.wav"), "tempo is 300; halve or double it"),
+        ((96, "c.wav", "--metre", "5/4"), "'5/4' is not one of"),
+        ((96, "c.wav", "--bars", 0), "greater than or equal to 1"),
+    ],
+)
+def test_clicks_that_nobody_sings_to_are_refused(words: tuple[Any, ...], message: str, tmp_path: Path) -> None:
+    done = hafm("click", *words)
+    assert done.exit_code == 2 and message in said(done)
+
+
+def test_an_earlier_click_track_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "c.wav").write_bytes(b"mine")
+    done = hafm("click", 96, tmp_path / "c.wav")
+    assert done.exit_code == 2 and "add --overwrite" in said(done) and (tmp_path / "c.wav").read_bytes() == b"mine"
