@@ -1,6 +1,7 @@
 """Engines of the preparation, the evaluation and `hafm accompany FOLDER`: what each does with jobs."""
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -21,6 +22,16 @@ def test_where_nothing_is_left_to_do_nothing_is_started(engine: str, workers: in
 
 def test_there_are_never_more_processes_than_jobs() -> None:
     assert sorted(run_on("local", double, None, [1], workers=2)) == [2]
+
+
+def parent(options: Any, job: int) -> int:
+    return os.getppid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+def test_workers_are_forked_from_one_server_that_has_imported_what_they_need() -> None:
+    servers = {*run_on("local", parent, None, range(4), workers=2), *run_on("local", parent, None, [0, 1], workers=2)}
+    assert len(servers) == 1 and os.getpid() not in servers
 
 
 def gpu(options: Any, job: int) -> tuple[int, str]:

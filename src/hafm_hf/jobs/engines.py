@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -63,8 +64,10 @@ def run_on(
 
 
 def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    # spawned: a forked process would share torch's threads and CUDA's context
-    context = multiprocessing.get_context("spawn")
+    # a fork of this process would share torch's threads and CUDA's context; one of a server that has imported what
+    # `make` needs, and done nothing else, spares each worker these seconds and shares their memory
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload([make.__module__])
     numbers = context.Value("i", 0)
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(numbers, visible_gpus())
@@ -123,7 +126,7 @@ def _run_on_ray(
     if started:
         try:
             _knock(address)
-            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
             raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
