@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,6 +18,7 @@ import separate
 from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
 from little_band import RATE, song
+from programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HAFM = [sys.executable, "-m", "hafm_hf.cli"]
@@ -113,13 +111,14 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:
     options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
-    command = [*HAFM, "evaluate", *map(str, options), "--out", str(tmp_path), "--players", "2"]
-    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [*HAFM, "evaluate", *options, "--out", tmp_path, "--players", 2]
+    log = tmp_path.with_suffix(".log")
+    killed = Program(command, log, log)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("cache/features/*.npz"))) < 12:
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
+    killed.kill()
     killed.wait()
     assert not (tmp_path / "report.json").exists()
     code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--workers", 2)

@@ -21,12 +21,13 @@ from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from process_groups import group_lives
+from programs import Program, run_program
 
 COMMAND = [sys.executable, "-m", "hafm_hf.cli", "prepare"]
 
 
 def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, check=False)
+    return run_program([*COMMAND, *words])
 
 
 def shards(corpus: Path) -> dict[str, str]:
@@ -84,10 +85,7 @@ def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
     words = [tmp_path / "songs", tmp_path / "killed", "--vocal-channel", "right", "--tracks-per-shard", 1]
     words += ["--semantic-tokenizer", tokenizers["semantic_tokenizer"], "--codec", tokenizers["codec"]]
     words += ["--workers", 2]
-    killed = subprocess.Popen(
-        [*COMMAND, *map(str, words)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    killed = Program([*COMMAND, *words], tmp_path / "log", tmp_path / "log")
     reports = tmp_path / "killed/reports"
     deadline = time.monotonic() + 120
     while not list(reports.glob("*.json")) and killed.poll() is None and time.monotonic() < deadline:
