@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from hafm_hf import HAFMFineForCausalLM
 from hafm_hf.conversion.convert import STAGE_MODELS, HAFMConversionError, convert, expected_slots, save_converted
 from hafm_hf.conversion.structure import key_words, match_structure
+from programs import run_program
 from tiny_models import tiny_stage
 
 LAYERS = 3
@@ -289,7 +289,7 @@ def test_command_prints_every_match_and_writes_stages_that_load(tmp_path: Path) 
     models = write_originals(tmp_path / "original", SHORT)
     mapping = write_mapping(tmp_path)
     command = [sys.executable, "-m", "hafm_hf.cli", "convert", str(tmp_path / "original"), str(tmp_path / "out")]
-    result = subprocess.run([*command, "--mapping", str(mapping)], capture_output=True, text=True, timeout=600)
+    result = run_program([*command, "--mapping", mapping])
     assert result.returncode == 0, result.stderr
     for key in original_state("fine", SHORT, models["fine"].state_dict()):
         assert key in result.stdout
@@ -299,6 +299,6 @@ def test_command_prints_every_match_and_writes_stages_that_load(tmp_path: Path) 
     with torch.no_grad():
         logits = loaded(input_ids=ids, conditioning_ids=conditioning).logits
         assert torch.equal(logits, models["fine"](input_ids=ids, conditioning_ids=conditioning).logits)
-    refused = subprocess.run([*command, "--mapping", str(mapping)], capture_output=True, text=True, timeout=600)
+    refused = run_program([*command, "--mapping", mapping])
     assert refused.returncode == 1 and "exists" in refused.stderr and "Traceback" not in refused.stderr
     assert json.loads((tmp_path / "out" / "fine" / "config.json").read_text())["model_type"] == "hafm_fine"

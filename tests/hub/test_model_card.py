@@ -1,7 +1,6 @@
 """Cards say what is known, in the form that the hub reads, and nothing else."""
 
 import math
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub import ModelCard
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.hub.mixin import renamed
 from hafm_hf.hub.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
+from programs import run_program
 from tiny_models import tiny_composite, tiny_stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def test_command_writes_the_card_of_a_saved_model(tiny_model: Path, tmp_path: Pa
     facts = tmp_path / "facts.yaml"
     facts.write_text(yaml.safe_dump(FACTS))
     command = [sys.executable, "-m", "hafm_hf.cli", "card", str(folder), "--facts", str(facts), "--repo-id", "org/me"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    result = run_program(command)
     assert result.returncode == 0, result.stderr
     card = ModelCard.load(folder / "README.md")
     assert card.data.to_dict()["model-index"][0]["name"] == "me" and "org/me" in card.text
