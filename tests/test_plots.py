@@ -39,6 +39,16 @@ def test_silence_is_drawn_without_pitch_and_beats() -> None:
     assert len(figure.axes[3].collections[0].get_paths()) == 0
 
 
+def test_beats_bars_and_chords_are_drawn_over_the_voice_where_they_are() -> None:
+    beats, chords = [0.0, 0.5, 1.0, 1.5], [(0.0, 1.0, "Am"), (1.0, 1.5, "F#dim")]
+    figure = plots.plot_song(glide(1.5), glide(1.5), CODEC_RATE, beats=beats, downbeats=[0.5], chords=chords)
+    voice = figure.axes[0]
+    drawn = [[np.asarray(path.vertices)[0, 0] for path in lines.get_paths()] for lines in voice.collections[-2:]]
+    assert drawn == [beats, [0.5]]
+    assert [(text.get_position()[0], text.get_text().strip()) for text in voice.texts] == [(0.0, "Am"), (1.0, "F#dim")]
+    assert "chords" in voice.get_title(loc="left")
+
+
 def test_streams_of_two_rates_line_up_in_seconds() -> None:
     tokens = np.random.default_rng(0).integers(0, 9, (8, 150))
     figure = plots.plot_tokens({"semantic": (tokens[0, :100], 50), "acoustic": (tokens, 75)})

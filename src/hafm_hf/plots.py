@@ -39,12 +39,22 @@ def require_matplotlib() -> None:
         raise HAFMPlotError("Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'.")
 
 
-def plot_song(vocal: Samples, instrumental: Samples, sampling_rate: int, title: str = "") -> Figure:
+def plot_song(
+    vocal: Samples,
+    instrumental: Samples,
+    sampling_rate: int,
+    title: str = "",
+    beats: Sequence[float] = (),
+    downbeats: Sequence[float] = (),
+    chords: Sequence[tuple[float, float, str]] = (),
+) -> Figure:
     """Voice and accompaniment on one time axis: waveforms, log-mel, pitch of the voice, beats of the band.
 
     Args:
         vocal, instrumental (float32 [N] each, at `sampling_rate` Hz).
         title: stands above the picture.
+        beats, downbeats: seconds of the song's beats and of those that begin a bar, drawn over the voice.
+        chords: (start s, stop s, label), written above it.
 
     Raises:
         HAFMPlotError: without matplotlib.
@@ -56,10 +66,12 @@ def plot_song(vocal: Samples, instrumental: Samples, sampling_rate: int, title: 
         _draw_waveform(waveform, samples, sampling_rate, colour)
         _caption(waveform, name)
         _draw_log_mel(spectrum, samples, sampling_rate)
+    if len(beats) or chords:
+        _draw_lead_sheet(axes[0], beats, downbeats, chords)
     pitch = analysis.fundamental_frequency(vocal, sampling_rate)
     _draw_pitch(axes[1], pitch, sampling_rate)
-    beats = analysis.beat_times(instrumental, sampling_rate)
-    axes[3].vlines(beats, 0.0, 0.2, BEAT, transform=axes[3].get_xaxis_transform(), linewidth=1.2)
+    played = analysis.beat_times(instrumental, sampling_rate)
+    axes[3].vlines(played, 0.0, 0.2, BEAT, transform=axes[3].get_xaxis_transform(), linewidth=1.2)
     _caption(axes[1], "voice: log-mel, and pitch (white line)")
     _caption(axes[3], "accompaniment: log-mel, and beats (white ticks)")
     axes[3].set_xlabel("seconds")
@@ -214,6 +226,21 @@ def _draw_waveform(axis: Axes, samples: Samples, sampling_rate: int, colour: str
     axis.fill_between(edges / sampling_rate, low, high, color=colour, linewidth=0.5)
     axis.set_ylim(-1.0, 1.0)
     axis.set_yticks([-1, 0, 1])
+
+
+def _draw_lead_sheet(
+    axis: Axes, beats: Sequence[float], downbeats: Sequence[float], chords: Sequence[tuple[float, float, str]]
+) -> None:
+    """Beats as ticks, bars as lines, and the name of each chord where it begins, over a waveform."""
+    across = axis.get_xaxis_transform()
+    axis.vlines(beats, 0.0, 0.15, INK, transform=across, linewidth=1.0)
+    axis.vlines(downbeats, 0.0, 1.0, INK, transform=across, linewidth=1.2)
+    for start, _, label in chords:
+        axis.text(
+            start, 0.97, f" {label}", transform=across, va="top", color=INK, fontsize="small", clip_on=True,
+            parse_math=False,
+        )  # fmt: skip
+    _caption(axis, "voice, with beats (ticks), bars (lines) and chords of its lead sheet")
 
 
 def _draw_log_mel(axis: Axes, samples: Samples, sampling_rate: int) -> None:

@@ -194,11 +194,7 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
             for key, entry in (("instrumental", "audio"), ("mix", "mix"))
         }
         if request.plot:
-            with plotting() as plots:
-                figure = plots.plot_song(
-                    *(audio.with_channels(song[key], 1) for key in ("vocals", "audio")), rate, title=stem
-                )
-                written["plot"] = str(plots.write_plot(request.out / f"{stem}_plot.png", figure))
+            written["plot"] = str(plot_one(request.out / f"{stem}_plot.png", song, stem))
         if request.as_json:
             result = song_line(vocal, number, written, rate, duration, request.parameters["seed"])
             timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (duration * samples)}
@@ -210,6 +206,21 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
         factor = elapsed / (duration * samples)
         seed = request.parameters["seed"]
         stdout.print(f"{duration:.1f} s in {elapsed:.1f} s, real-time factor {factor:.2f}, seed {seed}", markup=False)
+
+
+def plot_one(path: Path, song: dict[str, Any], title: str) -> Path:
+    """Draws a song, with beats, bars and chords where its lead sheet has any."""
+    from ..lead_sheet.bars import completed
+
+    sheet, rate = song.get("lead_sheet"), song["sampling_rate"]
+    sounds = [audio.with_channels(song[key], 1) for key in ("vocals", "audio")]
+    known: dict[str, Any] = {}
+    if sheet is not None and sheet.has_beats:
+        sheet = completed(sheet, len(sounds[0]) / rate)
+        known = {"beats": sheet.beats, "downbeats": sheet.downbeats, "chords": sheet.chords}
+    with plotting() as plots:
+        drawn: Path = plots.write_plot(path, plots.plot_song(*sounds, rate, title=title, **known))
+    return drawn
 
 
 def stream_one(

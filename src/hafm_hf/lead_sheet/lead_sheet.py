@@ -180,6 +180,12 @@ class LeadSheet:
         return self.tempo is not None or self.beats is not None
 
     @property
+    def downbeats(self) -> Sequence[float]:
+        """Seconds of the beats that begin a bar, where bars are known."""
+        metre = self.beats_per_bar
+        return () if metre is None else [b for n, b in enumerate(self.beats or ()) if (n - self.downbeat) % metre == 0]
+
+    @property
     def styles(self) -> Sequence[Span]:
         """Styles as spans; one that holds for the whole song has none."""
         return () if self.style is None or isinstance(self.style, str) else self.style
