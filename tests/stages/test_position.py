@@ -1,5 +1,6 @@
 """Relative positions: T5's buckets, alignment of 50 Hz with 75 Hz, and the gradient of the bias."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hafm_hf.stages.position import (
     sum_by_index,
     sum_by_product,
     token_layout,
+    visible,
 )
 from tiny_models import SIZES, VOCABULARIES, tiny_stage
 
@@ -115,3 +117,17 @@ def test_index_scheme_starts_as_the_paper_says() -> None:
     stage = tiny_stage("coarse", initializer_range=0.02)
     assert stage.model.relative_attention_bias.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert tiny_stage("coarse", position_scheme="time").model.relative_attention_bias.weight.min() < -10
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_bias_is_right_where_the_target_is_no_multiple_of_the_conditioning() -> None:
+    # as long as the garbage that a slot without a source would read is seldom what it should be
+    config = coarse_config(position_scheme="time", codebook_pattern="delay")
+    bias = RelativeAttentionBias(config)
+    torch.nn.init.normal_(bias.weight)
+
+    def whole() -> torch.Tensor:
+        layout = token_layout(config, 400, 603)
+        return bias(layout, layout, visible(config, layout, layout))
+
+    assert torch.equal(torch.compile(whole)(), whole())
