@@ -166,11 +166,8 @@ def test_pieces_that_are_heard_are_the_mix_and_change_no_file(offered: str, voic
     heard = np.concatenate(pieces)
     assert audio.peak_dbfs(heard) <= audio.CEILING_DBFS + 0.01
     if band_db == 0.0:
-        # hardly anything clips, so hardly anything is turned down, of the whole song by what lies between samples, too
-        for piece, part in zip(pieces, np.split(whole, np.cumsum([len(each) for each in pieces])[:-1]), strict=True):
-            gain = float(piece @ part) / float(piece @ piece)
-            assert 0.998 < gain < 1.0 + 1e-3
-            np.testing.assert_allclose(gain * piece, part, atol=2 / 2**15)
+        # nothing clips, so nothing is turned down; four files of 16 bits lie between, each rounded and 1/32768 smaller
+        np.testing.assert_allclose(heard, whole, atol=3.01 / 2**15)
     vocal, rate = songs.read_vocal(wanted.vocal, wanted.length)
     sound = {"array": vocal, "sampling_rate": rate}
     quiet = songs.load_pipeline(offered)(sound, **wanted.parameters())
