@@ -1,29 +1,24 @@
 """From a vocal to songs: what the Space does for its page and for its endpoint, without either.
 
-The path: read the vocal, generate songs, write the files of a job, mix them again whenever the balance changes.
+The path: read the vocal, generate songs, or the selected bars of one, and hand them to takes.py, which writes them.
 """
 
 from __future__ import annotations
 
-import atexit
 import io
-import os
 import queue
 import re
 import secrets
 import shutil
-import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyloudnorm
 import soundfile
 import torch
 import transformers
@@ -32,6 +27,7 @@ from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it 
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, Option
 from hafm_hf.hub.redaction import without_secrets
 from hafm_hf.stage_table import STAGES
+from takes import Job, Remake, setting, write_job
 
 try:
     import spaces
@@ -41,34 +37,24 @@ except ImportError:  # not on ZeroGPU
 logger = transformers.utils.logging.get_logger("hafm_space")
 
 
-def setting(name: str, default: str) -> str:
-    """The environment variable HAFM_SPACE_NAME."""
-    return os.environ.get(f"HAFM_SPACE_{name}", default)
-
-
 BUNDLED = "hafm-tiny (bundled)"
 MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
-KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # What the list offers beside hub ids; the first is chosen. Only these may be folders of this machine.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-FORMATS = ("wav", "flac")
 # The options of generation that a person has, by what they are called here
 CHOICES = {"variations" if name == "num_samples" else name: option for name, option in PUBLIC_OPTIONS.items()}
 # How often a run looks whether it is still wanted.
 REPORT_SECONDS = 0.05
 # Gradio encodes sound that is heard meanwhile with it.
 CAN_STREAM = shutil.which("ffmpeg") is not None
-# Everything that this process writes lies below, uploads too; what is older than KEEP_SECONDS is removed.
-JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
-os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
-atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
 # A seed makes a song only while nobody else draws random numbers, so songs are made one after another.
 GENERATING = threading.Lock()
-
-
-Levels = dict[str, tuple[float, float]]
+# Seconds a token of each stage by model, as last seen: what the remaining time is estimated by.
+PACE: dict[str, dict[str, float]] = {}
+# Of a token of each stage next to the others', measured with hafm-tiny.
+RELATIVE_PACE = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
 
 
 class Cancelled(Exception):
@@ -78,13 +64,15 @@ class Cancelled(Exception):
 @dataclass
 class Request:
     """What the page or the endpoint asks for; 0 is the whole vocal for `length` (s), and for `tempo` (beats a minute)
-    the one that is estimated."""
+    the one that is estimated, or that of the lead sheet."""
 
     vocal: str | None
     model: str
     options: GenerationOptions
     length: float = 0.0
     tempo: float = 0.0
+    lead_sheet: LeadSheet | None = None
+    remake: Remake | None = None
 
     @classmethod
     def of(cls, vocal: str | None, model: str, *values: Any) -> Request:
@@ -103,8 +91,13 @@ class Request:
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a seed that is not given is drawn here."""
         parameters = {name: value for name, value in asdict(self.options).items() if value is not None}
-        if self.tempo:
-            parameters["lead_sheet"] = LeadSheet(tempo=self.tempo)
+        known = self.lead_sheet or LeadSheet()
+        if self.tempo and not known.has_beats:
+            known = replace(known, tempo=self.tempo)
+        if known != LeadSheet():
+            parameters["lead_sheet"] = known
+        if self.remake is not None:
+            parameters |= self.remake.parameters()
         return {"seed": secrets.randbits(31), **parameters}
 
 
@@ -114,51 +107,43 @@ def _is_empty(option: Option, value: Any) -> bool:
 
 
 @dataclass
-class Job:
-    """The songs made of one vocal: files in `folder`, which disappears when the job expires."""
-
-    folder: Path
-    name: str
-    variations: int
-    seed: int
-    seconds: float
-
-    def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
-        """Name of a file, as it will be called on the person's own machine."""
-        number = f"_{variation}" if variation and self.variations > 1 else ""
-        return self.folder / f"{self.name}{number}_{part}.{suffix}"
-
-    def read(self, part: str, variation: int | None = None) -> tuple[audio.Samples, int]:
-        """The vocal or an instrumental: float32 [N] and its rate in Hz.
-
-        Raises:
-            HAFMAudioError: when the job has expired.
-        """
-        path = self.path(part, "wav", variation)
-        if not path.exists():
-            raise audio.HAFMAudioError("These songs have been removed from the server; generate them again.")
-        return audio.read_audio(path, min_seconds=0.0)
-
-
-@dataclass
 class Stages:
-    """How far each stage is, and since when: what the bars show."""
+    """How far each stage is, and since when: what the bars show.
+
+    Args:
+        names: of the stages, in their order.
+        totals: tokens of each stage, as far as they are known before it begins.
+        pace: seconds a token of each stage, of an earlier run of the same model.
+    """
 
     names: list[str]
     done: dict[str, tuple[int, int]] = field(default_factory=dict)
     began: dict[str, tuple[float, int]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Notes that `done` of `total` tokens of a stage exist."""
-        self.began.setdefault(stage, (time.monotonic(), done))
-        self.done[stage] = (done, total)
+        now = time.monotonic()
+        since, first = self.began.setdefault(stage, (now, done))
+        self.done[stage], self.totals[stage] = (done, total), total
+        if done > first:
+            self.pace[stage] = (now - since) / (done - first)
 
-    def remaining(self, stage: str) -> float | None:
-        """Seconds until a stage is done if it goes on at its mean speed; None before there is one."""
-        if stage not in self.done:
-            return None
-        (done, total), (since, first) = self.done[stage], self.began[stage]
-        return (time.monotonic() - since) / (done - first) * (total - done) if done > first else None
+    def remaining(self) -> float | None:
+        """Seconds until all stages are done if each goes on at its mean speed; None before there is one.
+
+        A stage that has never been seen is as fast, next to the one that runs, as in hafm-tiny.
+        """
+        running = [name for name in self.names if name in self.done][-1:]
+        usual = {name: self.pace[name] / RELATIVE_PACE[name] for name in running if name in self.pace}
+        seconds = 0.0
+        for name in self.names:
+            if name not in self.totals or (name not in self.pace and not usual):
+                return None
+            pace = self.pace.get(name) or RELATIVE_PACE[name] * usual[running[0]]
+            seconds += pace * (self.totals[name] - self.done.get(name, (0, 0))[0])
+        return seconds
 
 
 class LiveMix:
@@ -260,8 +245,9 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
             with GENERATING:
                 sound = {"array": samples, "sampling_rate": rate}
                 pipeline = load_pipeline(model)
-                if parameters["num_samples"] > 1:
-                    songs = pipeline(sound, progress=progress, **parameters)
+                if parameters["num_samples"] > 1 or "keep" in parameters:
+                    made = pipeline(sound, progress=progress, **parameters)
+                    songs = made if isinstance(made, list) else [made]
                 else:
                     asked = {name: value for name, value in parameters.items() if name != "num_samples"}
                     pieces = []
@@ -311,10 +297,13 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     """
     began = time.monotonic()
     stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
+    stages.pace = PACE.setdefault(request.model, {})
     samples, rate = read_vocal(request.vocal, request.length)
     yield stages
     there = load_pipeline(request.model).model.stages
     stages.names = [stage for stage in stages.names if stage in there]
+    frames = {stage: there[stage].config.frame_rate * there[stage].config.num_codebooks for stage in stages.names}
+    stages.totals = {stage: round(len(samples) / rate * each) for stage, each in frames.items()}
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
@@ -327,75 +316,7 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
             yield stages
             if live is not None:
                 yield from (live.add(piece) for piece in found if isinstance(piece, dict))
+    if request.remake is not None:
+        songs = [request.remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    yield write_job(songs, name, parameters["seed"], time.monotonic() - began)
-
-
-def sweep(folder: Path, age: float) -> None:
-    """Removes files below a folder that have been there, untouched, for `age` seconds, and folders left empty."""
-    oldest = time.time() - age
-    for place, _, names in os.walk(folder, topdown=False):
-        for path in [*(Path(place, name) for name in names), Path(place)]:
-            with suppress(OSError):  # gone already, or not empty
-                if path.stat().st_ctime > oldest or path == folder:
-                    continue
-                path.unlink() if path.is_file() else path.rmdir()
-
-
-def keep_sweeping() -> None:
-    """Starts the thread that sweeps JOBS as long as the process lives.
-
-    Gradio's own `delete_cache` (6.31) left 449 files behind after 500 requests; by its code, it ends for good when a
-    file is added while it counts.
-    """
-
-    def run() -> None:
-        while True:
-            time.sleep(min(max(KEEP_SECONDS / 4, 1.0), 60.0))
-            sweep(JOBS, KEEP_SECONDS)
-
-    threading.Thread(target=run, name="sweep", daemon=True).start()
-
-
-def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float) -> Job:
-    """Writes vocal, instrumentals and the zip of these stems, which `sweep` removes in time."""
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds)
-    rate = songs[0]["sampling_rate"]
-    stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
-    for number, song in enumerate(songs, start=1):
-        for suffix in FORMATS:
-            path = audio.write_audio(job.path("instrumental", suffix, number), song["audio"], rate)
-            stems += [path] if suffix == "wav" else []
-    with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in stems:
-            archive.write(path, path.name)
-    return job
-
-
-def mix_job(job: Job, variation: int, band_db: float) -> tuple[Path, Levels]:
-    """Mixes stems that exist already: writes the mix as WAV and FLAC, and measures it.
-
-    Args:
-        band_db (dB): level of the instrumental in the mix.
-
-    Returns:
-        the WAV's path, and the levels of voice, instrumental and mix.
-
-    Raises:
-        HAFMAudioError: when the job has expired.
-    """
-    vocal, rate = job.read("vocal")
-    instrumental, _ = job.read("instrumental", variation)
-    mix = audio.mix_audio(vocal, instrumental, instrumental_gain_db=band_db)
-    for suffix in FORMATS:
-        audio.write_audio(job.path("mix", suffix, variation), mix, rate)
-    levels = {"Voice": vocal, "Instrumental": instrumental, "Mix": mix}
-    return job.path("mix", "wav", variation), measure(levels, rate)
-
-
-def measure(sounds: dict[str, audio.Samples], rate: int) -> Levels:
-    """Integrated loudness (ITU-R BS.1770, LUFS) and peak (dBFS) of sounds of at least 0.4 s; -inf for silence."""
-    meter = pyloudnorm.Meter(rate)
-    return {
-        name: (float(meter.integrated_loudness(samples)), audio.peak_dbfs(samples)) for name, samples in sounds.items()
-    }
+    yield write_job(songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal))

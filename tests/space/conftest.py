@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from space.serving import MAX_SECONDS, Space, served
+from space.serving import BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, Space, served
 from vocals import file_bytes, glide
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,37 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(voices: Path) -> "Iterator[Browser]":
+    """Chromium that hears song.wav, again and again, when it listens to the microphone."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
+    flags = [*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={voices / 'song.wav'}"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=flags, timeout=1000 * PATIENCE_SECONDS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def options() -> dict[str, object]:
+    """Of the browser's window; tests parametrise it."""
+    return {}
+
+
+@pytest.fixture
+def page(
+    browser: "Browser", space: Space, options: dict[str, object], request: pytest.FixtureRequest
+) -> "Iterator[Page]":
+    """The page of the tiny model, of which a screenshot is kept."""
+    from space.browsing import keep_screenshot, open_page
+
+    page = open_page(browser, space, **options)
+    yield page
+    keep_screenshot(page, request.node.name)
+    page.context.close()

@@ -5,6 +5,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vocals import CODEC_RATE, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
 import songs
+import takes
 
 
 @pytest.fixture
@@ -34,26 +36,27 @@ def generating() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if "(work)" in thread.name]
 
 
-def test_a_full_scale_sine_measures_minus_three_lufs_and_silence_minus_infinity() -> None:
+def test_a_full_scale_sine_measures_minus_three_lufs_and_silence_nothing() -> None:
     # the reference of ITU-R BS.1770: 997 Hz at full scale in one channel is -3.01 LKFS
     sine = np.sin(2 * np.pi * 997.0 * np.arange(4 * 48_000) / 48_000).astype(np.float32)
-    levels = songs.measure({"sine": sine, "quiet": sine / np.float32(10), "silence": np.zeros_like(sine)}, 48_000)
-    assert levels["sine"][0] == pytest.approx(-3.01, abs=0.05) and levels["sine"][1] == pytest.approx(0.0, abs=0.01)
-    assert levels["quiet"][0] == pytest.approx(-23.01, abs=0.05)
-    assert levels["silence"] == (-np.inf, -np.inf)
+    levels = takes.measure({"sine": sine, "quiet": sine / np.float32(10), "silence": np.zeros_like(sine)}, 48_000)
+    assert levels["sine"] == pytest.approx(-3.01, abs=0.05) and levels["quiet"] == pytest.approx(-23.01, abs=0.05)
+    assert levels["silence"] is None
 
 
-def test_remaining_time_is_that_of_the_mean_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_time_is_that_of_all_stages_at_the_mean_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    stages = songs.Stages(["semantic", "coarse"])
-    assert stages.remaining("semantic") is None
+    stages = songs.Stages(["semantic", "coarse"], totals={"semantic": 110, "coarse": 300}, pace={"coarse": 0.1})
+    assert stages.remaining() is None
     stages.update("semantic", 10, 110)
-    assert stages.remaining("semantic") is None
+    assert stages.remaining() is None
     now = 104.0
     stages.update("semantic", 30, 110)
-    assert stages.remaining("semantic") == pytest.approx(16.0)
-    assert stages.remaining("coarse") is None
+    assert stages.remaining() == pytest.approx(80 * 0.2 + 300 * 0.1)
+    # a stage that nobody has seen yet: a token of the first costs as much as three of the second
+    unseen = songs.Stages(["semantic", "coarse"], stages.done, stages.began, stages.totals, {"semantic": 0.2})
+    assert unseen.remaining() == pytest.approx(80 * 0.2 + 300 * 0.2 / 3)
 
 
 def test_reports_come_together_up_to_a_result() -> None:
@@ -89,26 +92,24 @@ def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_p
 
 def test_progress_comes_stage_by_stage_and_ends_in_files(offered: str, voices: Path) -> None:
     *steps, job = songs.make_job(request(voices / "song.wav", offered, num_samples=2, length=1))
-    assert isinstance(job, songs.Job)
+    assert isinstance(job, takes.Job)
     last = steps[-1]
     assert isinstance(last, songs.Stages)
     assert last.names == ["semantic", "coarse"] and last.done == {"semantic": (50, 50), "coarse": (300, 300)}
     assert sorted(path.name for path in job.folder.iterdir()) == [
-        "song_1_instrumental.flac",
         "song_1_instrumental.wav",
-        "song_2_instrumental.flac",
         "song_2_instrumental.wav",
         "song_stems.zip",
         "song_vocal.wav",
     ]
-    mix, levels = songs.mix_job(job, 2, -6.0)
-    assert mix.name == "song_2_mix.wav" and set(levels) == {"Voice", "Instrumental", "Mix"}
+    mix = takes.mix_job(job, 2, takes.Channel(), takes.Channel(-6.0))
+    assert mix.name == "song_2_mix.wav" and [set(each) for each in job.loudness] == [{"voice", "band"}] * 2
     with zipfile.ZipFile(job.path("stems", "zip")) as stems:
         assert stems.testzip() is None
 
 
 def test_closing_stops_the_stage_that_runs_and_leaves_no_file(offered: str, voices: Path) -> None:
-    before = set(songs.JOBS.iterdir())
+    before = set(takes.JOBS.iterdir())
     steps = songs.make_job(request(voices / "patience.wav", offered))
     for step in steps:
         assert isinstance(step, songs.Stages)
@@ -120,13 +121,60 @@ def test_closing_stops_the_stage_that_runs_and_leaves_no_file(offered: str, voic
     worker.join(timeout=30)
     done, total = step.done["semantic"]
     assert not worker.is_alive() and done < total
-    assert set(songs.JOBS.iterdir()) == before
+    assert set(takes.JOBS.iterdir()) == before
+
+
+def test_selected_seconds_are_made_anew_and_all_other_samples_stay(offered: str, voices: Path) -> None:
+    wanted = request(voices / "patience.wav", offered, length=6)
+    *_, old = songs.make_job(wanted)
+    assert isinstance(old, takes.Job)
+    *_, new = songs.make_job(replace(wanted, remake=takes.Remake(old, 1, 2.0, 3.5)))
+    assert isinstance(new, takes.Job) and (new.seed, new.source) == (1, old.source)
+    (before, rate), (after, _) = old.read("instrumental", 1), new.read("instrumental", 1)
+    changed = np.flatnonzero(before != after) / rate
+    assert len(changed) > 0.5 * 1.5 * rate and changed.min() >= 2.0 and changed.max() < 3.5
+    # no jump at the joins
+    edges = np.abs(np.diff(after))[[round(2.0 * rate) - 1, round(3.5 * rate) - 1]]
+    assert edges.max() <= 2 * np.abs(np.diff(before)).max()
+    for start, stop in ((0.0, 6.0), (-1.0, 9.0), (7.0, 8.0)):
+        with pytest.raises(ValueError, match="the whole song"):
+            list(songs.make_job(replace(wanted, remake=takes.Remake(old, 1, start, stop))))
+
+
+def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
+    sound = glide(0.5)
+    np.testing.assert_array_equal(takes.Channel().place(sound), sound)
+    assert not takes.Channel(muted=True).place(sound).any()
+    right = takes.Channel(pan=1.0).place(sound)
+    np.testing.assert_allclose(right, np.stack([0 * sound, 2**0.5 * sound], axis=1), atol=1e-6)
+    np.testing.assert_allclose(takes.Channel(pan=1e-9).place(sound)[:, 0], sound, atol=1e-6)
+    sent = {"db": 1000, "pan": -7, "muted": 1, "solo": True}
+    assert takes.Channel.of(sent) == takes.Channel(24.0, -1.0, True)
+    odds: list[object] = [None, [], {"db": "loud", "pan": float("nan")}]
+    for odd in odds:
+        assert takes.Channel.of(odd) == takes.Channel()
+
+
+@pytest.mark.fault("paths and addresses sent to a Space")
+def test_only_files_of_a_take_are_written(offered: str, voices: Path) -> None:
+    *_, job = songs.make_job(request(voices / "song.wav", offered, length=1))
+    assert isinstance(job, takes.Job)
+    middle = takes.Channel()
+    assert takes.write_file(job, 1, "instrumental", "flac", middle, middle).name == "song_instrumental.flac"
+    for part, suffix in (("../../x", "wav"), ("mix", "../wav"), ("vocal", "py"), (None, None)):
+        with pytest.raises(ValueError, match="There is no"):
+            takes.write_file(job, 1, part, suffix, middle, middle)
+    with pytest.raises(ValueError, match="generate them again"):
+        takes.find([job], "../../etc/1")
 
 
 def test_an_expired_job_says_what_to_do(tmp_path: Path) -> None:
-    job = songs.Job(tmp_path / "gone", "song", 1, 1, 1.0)
+    job = takes.Job(tmp_path / "gone", "song", 1, 1, 1.0, "song.wav", [])
     with pytest.raises(audio.HAFMAudioError, match="generate them again"):
-        songs.mix_job(job, 1, 0.0)
+        takes.mix_job(job, 1, takes.Channel(), takes.Channel())
+    with pytest.raises(audio.HAFMAudioError, match="generate them again"):
+        takes.find([job], "gone/1")
+    assert takes.shelf([job]) == []
 
 
 def test_length_makes_a_long_vocal_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +206,9 @@ def test_a_folder_that_looks_like_a_hub_id_is_not_loaded(tmp_path: Path, monkeyp
 def test_pieces_that_are_heard_are_the_mix_and_change_no_file(offered: str, voices: Path, band_db: float) -> None:
     wanted = request(voices / "patience.wav", offered, length=6)
     *steps, job = songs.make_job(wanted, songs.LiveMix(band_db))
-    assert isinstance(job, songs.Job)
+    assert isinstance(job, takes.Job)
     pieces = [audio.read_audio(step, min_seconds=0.0)[0] for step in steps if isinstance(step, bytes)]
-    whole, rate = audio.read_audio(songs.mix_job(job, 1, band_db)[0])
+    whole, rate = audio.read_audio(takes.mix_job(job, 1, takes.Channel(), takes.Channel(band_db)))
     assert sum(map(len, pieces)) == len(whole) == 6 * rate
     assert len(pieces) > 1
     heard = np.concatenate(pieces)

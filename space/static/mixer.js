@@ -1,0 +1,206 @@
+// Take home: voice and band of every take through Web Audio, with level, mute, solo and place; nothing is generated.
+//
+// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, voice, band}, and
+// files of it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
+
+import { Transport, load, startBuffer } from "./sound.js";
+
+// in songs the voice lies below its band by so many LU (the median of MUSDB18)
+const USUAL_LU = 2.5;
+const CHANNELS = { voice: "Voice", band: "Band" };
+
+const strip = (name, title) => `
+  <fieldset class="channel" data-channel="${name}">
+    <legend>${title}</legend>
+    <label class="wide">Level <input type="range" data-set="db" min="-24" max="12" step="0.5" value="0" aria-label="${title}, level in dB"></label>
+    <output>0 dB</output>
+    <button type="button" data-do="muted" aria-pressed="false" aria-label="Mute ${title.toLowerCase()}">Mute</button>
+    <button type="button" data-do="solo" aria-pressed="false" aria-label="Solo ${title.toLowerCase()}">Solo</button>
+    <label class="wide">Left–right <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, left to right"></label>
+  </fieldset>`;
+
+const TEMPLATE = `
+  <div class="takes" role="radiogroup" aria-label="Takes"></div>
+  <div class="row">
+    <button type="button" class="strong" data-do="play">Play</button>
+    <label class="wide">Position <input type="range" data-set="position" min="0" step="0.1" value="0"></label>
+    <span class="clock" aria-hidden="true"></span>
+    <button type="button" data-do="seed">Use this seed</button>
+  </div>
+  <div class="channels">${Object.entries(CHANNELS).map(([name, title]) => strip(name, title)).join("")}</div>
+  <div class="row"><button type="button" data-do="balance">Balance voice and band</button><span class="hint loudness"></span></div>
+  <div class="row" role="group" aria-label="Download">
+    <label>Format <select data-set="format" aria-label="Format"></select></label>
+    <button type="button" class="strong" data-do="file" data-file="mix">Download mix</button>
+    <button type="button" data-do="file" data-file="instrumental">Download band</button>
+    <button type="button" data-do="file" data-file="stems">Download stems (zip)</button>
+  </div>
+  <p class="wrong" role="alert"></p>`;
+
+export function mount(element, props, watch, trigger) {
+  const mixer = new Mixer(element.querySelector(".hafm-mixer"), props, trigger);
+  watch("value", () => mixer.show());
+  mixer.show();
+}
+
+class Mixer {
+  constructor(root, props, trigger) {
+    Object.assign(this, { root, props, trigger, takes: [], chosen: null, transport: new Transport() });
+    this.channels = Object.fromEntries(Object.keys(CHANNELS).map((name) => [name, { db: 0, pan: 0, muted: false, solo: false }]));
+    root.innerHTML = TEMPLATE;
+    this.find = (selector) => root.querySelector(selector);
+    root.addEventListener("click", (event) => this.clicked(event));
+    root.addEventListener("input", (event) => this.changed(event));
+  }
+
+  /** What Python has sent. */
+  show() {
+    const { takes = [], chosen, formats = [] } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const fresh = takes.length && chosen !== this.chosen;
+    const first = !this.takes.length;
+    [this.takes, this.chosen] = [takes, chosen ?? takes.at(-1)?.id ?? null];
+    const select = this.find("[data-set=format]");
+    if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
+    if (!this.chosen) { this.transport.stop(); return; }
+    if (first) this.balance();
+    this.draw();
+    if (!fresh) return;
+    this.transport.stop();
+    this.transport.began = 0;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    setTimeout(() => this.root.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "center" }), 100);
+    this.follow();
+  }
+
+  get take() { return this.takes.find(({ id }) => id === this.chosen); }
+
+  /** What Python mixes by: solo is the others' silence. */
+  send(ask) {
+    const solo = Object.values(this.channels).some((channel) => channel.solo);
+    const heard = Object.entries(this.channels).map(([name, { db, pan, muted, solo: alone }]) =>
+      [name, { db, pan, muted: muted || (solo && !alone) }]);
+    this.props.value = { ...this.props.value, chosen: this.chosen, ...Object.fromEntries(heard), ask: ask ?? null };
+    this.settle();
+    if (ask) this.trigger("submit");
+  }
+
+  draw() {
+    const { take } = this;
+    const list = this.find(".takes");
+    const focused = list.contains(document.activeElement);
+    list.replaceChildren(...this.takes.map((each) => {
+      const label = document.createElement("label");
+      const radio = Object.assign(document.createElement("input"), { type: "radio", name: "hafm-take", value: each.id, checked: each.id === this.chosen });
+      const variation = each.variation ? `, variation ${each.variation}` : "";
+      label.append(radio, `${each.name}${variation} (seed ${each.seed})`);
+      return label;
+    }));
+    if (focused) list.querySelector(":checked")?.focus();
+    this.find("[data-set=position]").max = String(take.seconds);
+    for (const [name, channel] of Object.entries(this.channels)) {
+      const part = this.find(`[data-channel=${name}]`);
+      part.querySelector("[data-set=db]").value = String(channel.db);
+      part.querySelector("[data-set=pan]").value = String(channel.pan);
+      part.querySelector("[data-set=pan]").setAttribute("aria-valuetext", place(channel.pan));
+      part.querySelector("output").textContent = `${channel.db > 0 ? "+" : ""}${channel.db} dB`;
+      for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
+    }
+    this.find(".loudness").textContent = this.loudness();
+  }
+
+  /** How loud voice and band are to each other, in words. */
+  loudness() {
+    const { voice, band } = this.take.loudness;
+    if (voice === null || band === null) return "Voice or band is silent.";
+    const apart = Math.round((voice + this.channels.voice.db - band - this.channels.band.db) * 10) / 10;
+    const how = apart === 0 ? "as loud as the band" : `${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band`;
+    return `The voice is ${how}; in most songs it is ${USUAL_LU} dB quieter.`;
+  }
+
+  balance() {
+    const { voice, band } = this.take.loudness;
+    if (voice === null || band === null) return;
+    const wanted = voice + this.channels.voice.db - band + USUAL_LU;
+    this.channels.band.db = Math.min(Math.max(Math.round(wanted * 2) / 2, -24), 12);
+    this.send();
+  }
+
+  clicked(event) {
+    const button = event.target.closest("button");
+    if (!button) return;
+    this.find(".wrong").textContent = "";
+    const name = button.dataset.do;
+    const channel = this.channels[button.closest("[data-channel]")?.dataset.channel];
+    if (channel) channel[name] = !channel[name];
+    if (name === "play") this.transport.playing ? this.transport.stop() : this.play(this.transport.began);
+    else if (name === "balance") this.balance();
+    else if (name === "seed") this.send({ seed: this.take.seed });
+    else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value });
+    else this.send();
+    this.draw();
+  }
+
+  changed(event) {
+    const { target } = event;
+    const { set } = target.dataset;
+    const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
+    if (channel) channel[set] = Number(target.value);
+    else if (target.type === "radio") this.chosen = target.value;
+    else if (set === "position") { this.seek(Number(target.value)); return; }
+    else return;
+    this.send();
+    this.draw();
+    // from A to B without losing the place
+    if (target.type === "radio" && this.transport.playing) this.play(this.transport.position);
+  }
+
+  seek(second) {
+    if (this.transport.playing) this.play(second);
+    else { this.transport.began = second; this.follow(); }
+  }
+
+  async play(from) {
+    const { take } = this;
+    let buffers;
+    try { buffers = await Promise.all(Object.keys(CHANNELS).map((name) => load(take[name]))); }
+    catch (error) { this.find(".wrong").textContent = error.message; return; }
+    const start = from >= take.seconds - 0.1 ? 0 : from;
+    await this.transport.play(start, take.seconds, (out, zero) => {
+      const ctx = out.context;
+      this.nodes = {};
+      for (const [at, name] of Object.keys(CHANNELS).entries()) {
+        const [gain, panner] = [new GainNode(ctx), new StereoPannerNode(ctx)];
+        gain.connect(panner).connect(out);
+        this.nodes[name] = { gain, panner };
+        startBuffer(gain, buffers[at], zero, start);
+      }
+      this.settle();
+    }, () => { this.find("[data-do=play]").textContent = "Play"; });
+    this.find("[data-do=play]").textContent = "Stop";
+    this.follow();
+  }
+
+  /** What is heard follows what is set. */
+  settle() {
+    if (!this.transport.playing || !this.nodes) return;
+    for (const [name, { gain, panner }] of Object.entries(this.nodes)) {
+      const { db, pan, muted } = this.props.value[name] ?? this.channels[name];
+      // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
+      gain.gain.setTargetAtTime(muted ? 0 : Math.SQRT2 * 10 ** (db / 20), gain.context.currentTime, 0.01);
+      panner.pan.setTargetAtTime(pan, gain.context.currentTime, 0.01);
+    }
+  }
+
+  follow() {
+    const { position } = this.transport;
+    const range = this.find("[data-set=position]");
+    range.value = String(position);
+    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
+    this.find(".clock").textContent = `${clock(position)} / ${clock(this.take?.seconds ?? 0)}`;
+    cancelAnimationFrame(this.frame);
+    if (this.transport.playing) this.frame = requestAnimationFrame(() => this.follow());
+  }
+}
+
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+const place = (pan) => (pan === 0 ? "middle" : `${Math.round(Math.abs(pan) * 100)} % ${pan < 0 ? "left" : "right"}`);

@@ -1,0 +1,272 @@
+// Record to a click: a take whose beats are known, because the page itself has played them.
+//
+// Clicks and recording share the clock of one AudioContext. What is sung on a click arrives later by the latency of
+// loudspeaker and microphone together: the browser's estimate, or measured by claps. The take is cut so that its first
+// beat lies half a beat after its start.
+
+import { click, context } from "./sound.js";
+
+const TEMPO = { least: 55, most: 185, usual: 96 };
+const CLAPS = 10;
+// clicks are scheduled so far in advance, and looked after so often (s)
+const AHEAD = 0.6;
+const TICK = 0.1;
+// a clap counts if it lies so near to the others (s)
+const NEAR = 0.04;
+// envelope of claps, frames a second
+const ENVELOPE = 1000;
+
+const TEMPLATE = `
+  <details>
+    <summary>Record to a click (the surest way to a band on the beat)</summary>
+    <p class="hint">Put on headphones. After one bar of count-in you are recorded, and the band will play on these beats.</p>
+    <div class="row">
+      <label>Tempo <input type="number" data-set="tempo" min="${TEMPO.least}" max="${TEMPO.most}" value="${TEMPO.usual}"></label>
+      <label>Metre of the take <select data-set="metre" aria-label="Metre of the take"><option value="3">3/4</option><option value="4" selected>4/4</option></select></label>
+      <button type="button" class="strong" data-do="record">Record to the click</button>
+      <span class="lamp" aria-hidden="true"></span>
+      <meter min="0" max="1" value="0" aria-label="Level of the microphone"></meter>
+    </div>
+    <div class="row">
+      <label>Latency, ms <input type="number" data-set="latency" min="-200" max="900" step="1" placeholder="auto"></label>
+      <button type="button" data-do="measure">Measure it by claps</button>
+      <span class="exact"></span>
+    </div>
+    <p class="told" role="status"></p>
+    <p class="wrong" role="alert"></p>
+  </details>`;
+
+export function mount(element, props, watch, trigger, upload) {
+  new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
+}
+
+class Recorder {
+  constructor(root, props, trigger, upload) {
+    Object.assign(this, { root, props, trigger, upload, chunks: [], running: null });
+    root.innerHTML = TEMPLATE;
+    this.find = (selector) => root.querySelector(selector);
+    root.addEventListener("click", (event) => {
+      const name = event.target.closest("button")?.dataset.do;
+      if (name) this.act(name);
+    });
+    this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
+    this.limit = Number(this.props.limit) || 120;
+    this.sayExact("The browser's estimate is used, which may be 50 ms wrong; measured, it is within a few ms.");
+  }
+
+  number(name) { return Number(this.find(`[data-set=${name}]`).value); }
+  get period() { return 60 / Math.min(Math.max(this.number("tempo") || TEMPO.usual, TEMPO.least), TEMPO.most); }
+  get metre() { return this.number("metre"); }
+  say(text) { const told = this.find(".told"); if (told.textContent !== text) told.textContent = text; }
+  sayExact(text) { this.find(".exact").textContent = text; }
+
+  async act(name) {
+    this.find(".wrong").textContent = "";
+    try {
+      if (this.running) await this.finish();
+      else {
+        await this.open();
+        if (name === "record") this.record();
+        else this.measure();
+      }
+    } catch (error) {
+      this.stopClicks();
+      const refused = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
+      this.find(".wrong").textContent = refused;
+    }
+  }
+
+  /** The microphone as it is: no processing that would move or swallow notes. */
+  async open() {
+    const ctx = context();
+    await ctx.resume();
+    if (this.stream) return;
+    if (!navigator.mediaDevices) throw new Error("This browser gives no microphone to pages without https.");
+    const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
+    this.loaded ??= ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
+    await this.loaded;
+    this.source = ctx.createMediaStreamSource(this.stream);
+    this.node = new AudioWorkletNode(ctx, "hafm-take", { numberOfOutputs: 1, channelCount: 1, channelCountMode: "explicit" });
+    this.node.port.onmessage = ({ data }) => this.take(data);
+    // nothing is heard of it, but what leads nowhere is not computed
+    const mute = new GainNode(ctx, { gain: 0 });
+    this.source.connect(this.node).connect(mute).connect(ctx.destination);
+  }
+
+  close() {
+    this.stopClicks();
+    this.node?.disconnect();
+    this.source?.disconnect();
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = this.node = this.source = null;
+    this.find("meter").value = 0;
+  }
+
+  take({ frame, samples }) {
+    this.find("meter").value = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
+    if (this.running) this.chunks.push([frame, samples]);
+  }
+
+  /** Clicks on whole beats of the context's clock, from now on; `bar` of them count in. */
+  startClicks(kind, count) {
+    const ctx = context();
+    const { period, metre } = this;
+    const first = Math.ceil((ctx.currentTime + 0.3) / period);
+    this.chunks = [];
+    this.out = new GainNode(ctx, { gain: 1 });
+    this.out.connect(ctx.destination);
+    this.running = { kind, period, metre, first, next: first, count };
+    this.timer = setInterval(() => this.tick(), TICK * 1000);
+    this.find(`[data-do=${kind === "take" ? "record" : "measure"}]`).textContent = "Stop";
+    this.find(`[data-do=${kind === "take" ? "measure" : "record"}]`).disabled = true;
+    this.tick();
+  }
+
+  tick() {
+    const run = this.running;
+    const now = context().currentTime;
+    while (run.next * run.period < now + AHEAD && run.next - run.first < run.count) {
+      click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
+      run.next += 1;
+    }
+    const beat = Math.floor(now / run.period) - run.first;
+    this.lamp(beat, run);
+    if (run.kind === "claps") {
+      this.say(`Clap with the clicks: ${Math.min(Math.max(beat + 1, 0), run.count)} of ${run.count}`);
+      if (now > (run.first + run.count + 0.5) * run.period) this.finish();
+    } else if (beat < run.metre) this.say(`Count-in: ${Math.max(beat + 1, 1)}`);
+    else {
+      this.say(`Recording: bar ${Math.floor(beat / run.metre)}`);
+      if (now - (run.first + run.metre) * run.period > this.limit - 1) this.finish();
+    }
+  }
+
+  lamp(beat, run) {
+    const lamp = this.find(".lamp");
+    lamp.textContent = beat < 0 ? "" : String((beat % run.metre) + 1);
+    lamp.classList.toggle("recording", run.kind === "take" && beat >= run.metre);
+  }
+
+  stopClicks() {
+    clearInterval(this.timer);
+    this.out?.disconnect();
+    this.out = this.running = null;
+    this.lamp(-1, { metre: 4 });
+    for (const [name, text] of [["record", "Record to the click"], ["measure", "Measure it by claps"]]) {
+      const button = this.find(`[data-do=${name}]`);
+      [button.textContent, button.disabled] = [text, false];
+    }
+  }
+
+  record() { this.startClicks("take", Infinity); }
+  measure() { this.startClicks("claps", CLAPS); }
+
+  async finish() {
+    const run = this.running;
+    const chunks = this.chunks;
+    this.stopClicks();
+    if (run.kind === "claps") this.settle(run, chunks);
+    else await this.keep(run, chunks);
+  }
+
+  /** Seconds from the context's clock to what arrives: as it stands in the field, or the browser's estimate. */
+  latency() {
+    if (this.find("[data-set=latency]").value !== "") return this.number("latency") / 1000;
+    const ctx = context();
+    const input = this.stream?.getAudioTracks()[0].getSettings().latency ?? 0;
+    return (ctx.baseLatency || 0) + (ctx.outputLatency || 0) + input;
+  }
+
+  /** The latency by the claps that were recorded. */
+  settle(run, chunks) {
+    const times = Array.from({ length: run.count }, (_, at) => (run.first + at) * run.period);
+    const found = clapLatency(joined(chunks), chunks[0]?.[0] ?? 0, context().sampleRate, times, run.period);
+    if (!found) {
+      this.say("");
+      throw new Error(`Fewer than half of the ${run.count} claps were heard in time; clap louder, on every click.`);
+    }
+    const [latency, spread] = [found.latency, found.spread].map((seconds) => Math.round(seconds * 1000));
+    this.find("[data-set=latency]").value = String(latency);
+    this.sayExact(`Measured by ${found.count} claps: ${latency} ms, ± ${Math.max(spread, 1)} ms.`);
+    this.say("Measured; now record to the click.");
+  }
+
+  /** Cuts the take to the beats, and hands it to the page. */
+  async keep(run, chunks) {
+    const { sampleRate } = context();
+    const latency = this.latency();
+    const lead = run.period / 2;
+    const start = Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
+    const whole = joined(chunks);
+    const samples = whole.subarray(Math.max(start - (chunks[0]?.[0] ?? 0), 0));
+    const seconds = samples.length / sampleRate;
+    this.close();
+    if (seconds < 1) throw new Error("There was no time to sing: stop after the count-in, not before.");
+    const tempo = 60 / run.period;
+    const beats = [];
+    for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
+    this.say("Sending the take …");
+    const name = `take_${Math.round(tempo)}_bpm_${new Date().toISOString().slice(11, 19).replaceAll(":", "")}.wav`;
+    const file = new File([wavFile(samples, sampleRate)], name, { type: "audio/wav" });
+    const { path } = await this.upload(file);
+    this.props.value = { path, beats, beats_per_bar: run.metre, downbeat: 0, latency };
+    this.say(`Recorded ${seconds.toFixed(1)} s; the beats are those of the click.`);
+    this.trigger("submit");
+  }
+}
+
+const joined = (chunks) => {
+  const whole = new Float32Array(chunks.reduce((length, [, samples]) => length + samples.length, 0));
+  let at = 0;
+  for (const [, samples] of chunks) { whole.set(samples, at); at += samples.length; }
+  return whole;
+};
+
+const median = (values) => [...values].sort((one, other) => one - other)[Math.floor(values.length / 2)];
+
+/**
+ * How much later claps arrive than the clicks that they answer.
+ *
+ * samples: from frame `frame` of the clock on; times: of the clicks in seconds of the clock, `period` apart. Returns
+ * latency and spread (median distance from it) in seconds and the number of claps, or null where they say nothing.
+ */
+export function clapLatency(samples, frame, rate, times, period) {
+  const hop = Math.round(rate / ENVELOPE);
+  const envelope = new Float32Array(Math.floor(samples.length / hop));
+  for (let at = 0; at < envelope.length; at += 1) {
+    for (let next = at * hop; next < (at + 1) * hop; next += 1) envelope[at] = Math.max(envelope[at], Math.abs(samples[next]));
+  }
+  const offsets = [];
+  for (const time of times) {
+    const first = Math.round((time * rate - frame) / hop);
+    const window = envelope.subarray(Math.max(first, 0), first + Math.round((period * rate) / hop));
+    const peak = window.reduce((most, value) => Math.max(most, value), 0);
+    if (first < 0 || peak < 0.02 || peak < 3 * median(window)) continue;
+    offsets.push((window.findIndex((value) => value > peak / 2) * hop) / rate);
+  }
+  if (offsets.length < times.length / 2) return null;
+  // on the circle of a beat, since a clap may fall before its click
+  const turn = (2 * Math.PI) / period;
+  const [x, y] = [Math.cos, Math.sin].map((part) => offsets.reduce((sum, each) => sum + part(each * turn), 0));
+  const mean = Math.atan2(y, x) / turn;
+  const around = offsets.map((each) => mean + ((((each - mean) / period + 1.5) % 1) - 0.5) * period);
+  const middle = median(around);
+  const near = around.filter((each) => Math.abs(each - middle) < NEAR);
+  if (near.length < times.length / 2) return null;
+  const latency = middle < -period / 4 ? middle + period : middle;
+  return { latency, spread: median(near.map((each) => Math.abs(each - middle))), count: near.length };
+}
+
+/** Mono samples as the bytes of a WAV file of 16 bits. */
+function wavFile(samples, rate) {
+  const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  const text = (at, letters) => [...letters].forEach((letter, place) => bytes.setUint8(at + place, letter.charCodeAt(0)));
+  const [size, plain] = [2 * samples.length, 16];
+  text(0, "RIFF"); bytes.setUint32(4, 36 + size, true); text(8, "WAVEfmt ");
+  bytes.setUint32(16, plain, true); bytes.setUint16(20, 1, true); bytes.setUint16(22, 1, true);
+  bytes.setUint32(24, rate, true); bytes.setUint32(28, 2 * rate, true); bytes.setUint16(32, 2, true); bytes.setUint16(34, plain, true);
+  text(36, "data"); bytes.setUint32(40, size, true);
+  samples.forEach((sample, at) => bytes.setInt16(44 + 2 * at, Math.round(Math.max(-1, Math.min(sample, 1)) * 32767), true));
+  return bytes.buffer;
+}

@@ -1,0 +1,257 @@
+// Lead sheets as plain objects, as `LeadSheet.to_dict` writes them: what can be done to them, and how chords are
+// spelled and sound. Nothing here knows of the page; every function returns a new sheet.
+
+const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
+const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
+const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
+const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/\S+)?$/;
+const NONE = ["", "N", "N.C.", "NC", "X"];
+// of the keys on these tonics, which are written with flats
+const FLAT_KEYS = { maj: [5, 10, 3, 8, 1, 6], min: [2, 7, 0, 5, 10, 3] };
+const SCALES = { maj: [0, 2, 4, 5, 7, 9, 11], min: [0, 2, 3, 5, 7, 8, 10] };
+const TRIADS = { maj: ["", "m", "m", "", "", "m", "dim"], min: ["m", "dim", "", "m", "m", "", ""] };
+// taps that lie closer to one tempo than this are taken for a steady one
+const STEADY_SECONDS = 0.06;
+
+/** Pitch class and quality of a label, null for no chord; throws for what is no chord. */
+export function parseChord(label) {
+  const written = label.trim();
+  if (NONE.includes(written)) return null;
+  const found = CHORD.exec(written);
+  if (!found) throw new Error(`“${label}” is no chord; write Am7, Bb, F#dim or N, for example.`);
+  const [, letter, signs, quality, bass] = found;
+  const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
+  return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
+}
+
+/** The notes of a chord as MIDI numbers: a bass note, then the chord around middle C; none of no chord. */
+export function chordNotes(label) {
+  const chord = parseChord(label);
+  if (!chord) return [];
+  const { root, quality } = chord;
+  const minor = /^(min|m(?!aj)|dim|hdim|[-−]|°|o|ø)/.test(quality);
+  let third = minor ? 3 : 4;
+  if (/sus4/.test(quality)) third = 5;
+  else if (/sus2/.test(quality)) third = 2;
+  const fifth = /dim|°|ø|b5/.test(quality) ? 6 : /aug|\+|#5/.test(quality) ? 8 : 7;
+  const intervals = [0, third, fifth];
+  if (/maj7|M7|Δ/.test(quality)) intervals.push(11);
+  else if (/dim7|°7/.test(quality)) intervals.push(9);
+  else if (/7|9|11|13/.test(quality)) intervals.push(10);
+  const low = 36 + root;
+  return [low, ...intervals.map((interval) => 55 + ((root + interval - 55 + 120) % 12))];
+}
+
+function keyParts(key) {
+  const [tonic, mode] = (key || "C:maj").split(":");
+  return { tonic: parseChord(tonic).root, mode: mode === "min" ? "min" : "maj" };
+}
+
+function noteName(pitch, key, quality = "") {
+  const { tonic, mode } = keyParts(key);
+  const foreign = !SCALES[mode].includes((pitch - tonic + 12) % 12);
+  // outside of the key a diminished chord leads upwards: F#dim in F
+  return (FLAT_KEYS[mode].includes(tonic) && !(foreign && quality.startsWith("dim")) ? FLATS : SHARPS)[pitch];
+}
+
+/** A label as a lead sheet in this key has it: “A:min7” in F is “Am7”, “A#” is “Bb”. */
+export function spell(label, key) {
+  const chord = parseChord(label);
+  if (!chord) return "N";
+  const quality = chord.quality.replace(/^min/, "m").replace(/^maj$/, "");
+  return noteName(chord.root, key, quality) + quality + chord.bass;
+}
+
+/** For people: ♯ and ♭ instead of # and b, a dash for no chord. */
+export function pretty(label) {
+  if (NONE.includes(label)) return "–";
+  return label.replace(/^([A-G])b/, "$1♭").replace(/^([A-G])#/, "$1♯").replace(/b5/, "♭5");
+}
+
+/** The chords that a song in this key is likeliest to have, spelled. */
+export function likelyChords(key) {
+  const { tonic, mode } = keyParts(key);
+  const chords = SCALES[mode].map((step, at) => noteName((tonic + step) % 12, key) + TRIADS[mode][at]);
+  return [...chords, noteName((tonic + 7) % 12, key) + "7"];
+}
+
+/** All keys as “C:maj”, the majors first. */
+export function allKeys() {
+  const majors = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map((tonic) => noteName(tonic, `${SHARPS[tonic]}:maj`) + ":maj");
+  return [...majors, ...SHARPS.map((tonic) => noteName(parseChord(tonic).root, `${tonic}:min`) + ":min")];
+}
+
+export const sameKey = (one, other) =>
+  keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
+
+const told = (sheet, ...names) => ({
+  ...sheet,
+  estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)),
+});
+
+export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
+export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
+
+/** Which beat of its bar a beat is, from 0. */
+export function beatInBar(sheet, index) {
+  const metre = metreOf(sheet);
+  return (((index - (sheet.downbeat ?? 0)) % metre) + metre) % metre;
+}
+
+/** The bars of a song of so many seconds: number (0 for an upbeat), start, stop in seconds. */
+export function barsOf(sheet, seconds) {
+  const beats = (sheet.beats ?? []).filter((beat) => beat < seconds - 0.02);
+  const first = (sheet.beats ?? []).findIndex((beat, index) => beat > -0.05 && beatInBar(sheet, index) === 0);
+  const starts = beats.map((beat, index) => [beat, index]).filter(([, index]) => beatInBar(sheet, index) === 0);
+  const bars = starts.map(([beat, index], at) => ({
+    number: Math.floor((index - first) / metreOf(sheet)) + 1,
+    start: Math.max(beat, 0),
+    stop: Math.min(starts[at + 1]?.[0] ?? seconds, seconds),
+  }));
+  if (bars.length && bars[0].start > 0.02) bars.unshift({ number: bars[0].number - 1, start: 0, stop: bars[0].start });
+  return bars.filter(({ start, stop }) => stop - start > 0.02);
+}
+
+/** Where a second lies: “bar 3, beat 2”. */
+export function placeOf(sheet, seconds, second) {
+  const bar = barsOf(sheet, seconds).findLast(({ start }) => start <= second + 0.02);
+  if (!bar) return `${second.toFixed(1)} s`;
+  const beat = (sheet.beats ?? []).filter((each) => each > bar.start - 0.02 && each <= second + 0.02).length;
+  return bar.number < 1 ? "the upbeat" : `bar ${bar.number}, beat ${Math.max(beat, 1)}`;
+}
+
+/** The chords from start to end, without gaps: what is not known is “N”, bar by bar. */
+export function filledChords(sheet, seconds) {
+  const known = [...(sheet.chords ?? [])].sort((one, other) => one[0] - other[0]);
+  const bars = barsOf(sheet, seconds);
+  const filled = [];
+  let at = 0;
+  const fill = (until) => {
+    for (const { stop } of [...bars, { stop: seconds }]) {
+      const end = Math.min(stop, until);
+      if (end > at + 0.02) { filled.push([at, end, "N"]); at = end; }
+    }
+  };
+  for (const [start, stop, label] of known) {
+    fill(Math.min(start, seconds));
+    const end = Math.min(stop, seconds);
+    if (end > at) { filled.push([at, end, label]); at = end; }
+  }
+  fill(seconds);
+  return filled;
+}
+
+/** One chord from start to stop (s), the others around it. */
+export function setChord(sheet, start, stop, label) {
+  parseChord(label);
+  const chords = [];
+  for (const [from, to, each] of sheet.chords ?? []) {
+    if (from < start) chords.push([from, Math.min(to, start), each]);
+    if (to > stop) chords.push([Math.max(from, stop), to, each]);
+  }
+  chords.push([start, stop, label.trim() || "N"]);
+  return told({ ...sheet, chords: joined(chords) }, "chords");
+}
+
+function joined(chords) {
+  const sorted = chords.filter(([start, stop]) => stop - start > 0.01).sort((one, other) => one[0] - other[0]);
+  const result = [];
+  for (const [start, stop, label] of sorted) {
+    const last = result.at(-1);
+    if (last && last[2] === label && start - last[1] < 0.01) last[1] = stop;
+    else result.push([start, stop, label]);
+  }
+  return result;
+}
+
+export function doubleTempo(sheet) {
+  const beats = sheet.beats.flatMap((beat, at) =>
+    at + 1 < sheet.beats.length ? [beat, (beat + sheet.beats[at + 1]) / 2] : [beat]);
+  return told({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
+}
+
+export function halfTempo(sheet) {
+  const downbeat = sheet.downbeat ?? 0;
+  const beats = sheet.beats.filter((_, index) => (index - downbeat) % 2 === 0);
+  return told({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
+}
+
+/** Every beat later by half the distance to the next; the chords go with them. */
+export function shiftHalfBeat(sheet, seconds) {
+  const { beats } = sheet;
+  const half = (at) => (beats[Math.min(at + 1, beats.length - 1)] - beats[Math.min(at, beats.length - 2)]) / 2;
+  const moved = beats.map((beat, at) => beat + half(at));
+  const first = beats[0] - half(0);
+  const before = first >= 0 ? [first] : [];
+  const chords = (sheet.chords ?? []).map(([start, stop, label]) => {
+    const at = Math.max(beats.findLastIndex((beat) => beat <= start + 0.02), 0);
+    return [start <= 0.01 ? 0 : start + half(at), Math.min(stop + half(at), seconds), label];
+  });
+  return told({ ...sheet, beats: [...before, ...moved].filter((beat) => beat <= seconds),
+    downbeat: (sheet.downbeat ?? 0) + before.length, chords: joined(chords) }, "beats");
+}
+
+/** Every beat and chord later by so many seconds (earlier below 0). */
+export function nudge(sheet, by, seconds) {
+  const beats = sheet.beats.map((beat) => beat + by);
+  const chords = (sheet.chords ?? []).map(([start, stop, label]) =>
+    [start <= 0.01 ? 0 : start + by, stop >= seconds - 0.01 ? stop : stop + by, label]);
+  return told({ ...sheet, beats, chords: joined(chords) }, "beats");
+}
+
+/** Beats by taps (s, at least four): steady ones become one tempo, and they go on to both ends of the song. */
+export function tappedBeats(sheet, taps, seconds) {
+  const gaps = taps.slice(1).map((tap, at) => tap - taps[at]).sort((one, other) => one - other);
+  const usual = gaps[Math.floor(gaps.length / 2)];
+  const places = [0];
+  for (const [at, tap] of taps.slice(1).entries()) {
+    places.push(places.at(-1) + Math.max(Math.round((tap - taps[at]) / usual), 1));
+  }
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const [middle, centre] = [mean(places), mean(taps)];
+  const slope = places.reduce((sum, place, at) => sum + (place - middle) * (taps[at] - centre), 0)
+    / places.reduce((sum, place) => sum + (place - middle) ** 2, 0);
+  const start = centre - slope * middle;
+  const spread = Math.sqrt(mean(places.map((place, at) => (taps[at] - start - slope * place) ** 2)));
+  const known = spread < STEADY_SECONDS ? places.map((place) => start + slope * place) : taps;
+  return snapChords(told({ ...sheet, ...evenly(known, slope, seconds) }, "beats"), seconds);
+}
+
+function evenly(known, gap, seconds) {
+  const beats = [...known];
+  let added = 0;
+  while (beats[0] - gap >= 0) { beats.unshift(beats[0] - gap); added += 1; }
+  // what was tapped first begins a bar
+  while (beats.at(-1) + gap <= seconds) beats.push(beats.at(-1) + gap);
+  return { beats, downbeat: added };
+}
+
+/** Chords that change on the nearest beats. */
+export function snapChords(sheet, seconds) {
+  const edges = [0, ...(sheet.beats ?? []).filter((beat) => beat > 0 && beat < seconds), seconds];
+  const nearest = (second) => edges.reduce((best, edge) => Math.abs(edge - second) < Math.abs(best - second) ? edge : best);
+  return { ...sheet, chords: joined((sheet.chords ?? []).map(([start, stop, label]) => [nearest(start), nearest(stop), label])) };
+}
+
+export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
+export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
+
+/** The beat nearest to a second begins a bar. */
+export function setDownbeat(sheet, second) {
+  const distances = sheet.beats.map((beat) => Math.abs(beat - second));
+  return told({ ...sheet, downbeat: distances.indexOf(Math.min(...distances)) }, "beats_per_bar");
+}
+
+/** A lead sheet of a file's text; throws where it is none. */
+export function readSheet(text) {
+  let sheet;
+  try { sheet = JSON.parse(text); } catch { throw new Error("This file is no lead sheet: it is not JSON."); }
+  const numbers = (values) => Array.isArray(values) && values.every(Number.isFinite);
+  if (sheet === null || typeof sheet !== "object" || Array.isArray(sheet)) throw new Error("This file is no lead sheet.");
+  if (sheet.beats !== undefined && !numbers(sheet.beats)) throw new Error("The beats of this lead sheet are no seconds.");
+  for (const [start, stop, label] of sheet.chords ?? []) {
+    if (!numbers([start, stop]) || start >= stop) throw new Error("A chord of this lead sheet has no length.");
+    parseChord(label);
+  }
+  return sheet;
+}

@@ -1,0 +1,273 @@
+"""Takes: the files of what was generated, mixed as a person wants them, and their selected bars made anew.
+
+Behind songs.py on the path of the data, which generates; below everything else of the Space, since it says where files
+lie.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyloudnorm
+import soundfile
+
+from hafm_hf import audio
+
+
+def setting(name: str, default: str) -> str:
+    """The environment variable HAFM_SPACE_NAME."""
+    return os.environ.get(f"HAFM_SPACE_{name}", default)
+
+
+KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
+FORMATS = ("wav", "flac")
+# Everything that this process writes lies below, uploads too; what is older than KEEP_SECONDS is removed.
+JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
+os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
+atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
+# What a channel's level may be, in dB.
+LEVELS_DB = (-60.0, 24.0)
+# Shorter pieces of an old take are not worth keeping: the model would go on from nothing.
+LEAST_KEPT_SECONDS = 0.2
+PASTE_FADE_SECONDS = 0.02
+EXPIRED = "These songs have been removed from the server; generate them again."
+
+
+@dataclass
+class Job:
+    """The songs made of one vocal: files in `folder`, which disappears when the job expires.
+
+    Args:
+        name: what the files are called after.
+        variations: how many songs there are.
+        seed: that made them.
+        seconds: that it took.
+        source: the vocal's file.
+        loudness: of "voice" and "band" of each variation in LUFS; None for silence.
+        number: of the takes of a person.
+    """
+
+    folder: Path
+    name: str
+    variations: int
+    seed: int
+    seconds: float
+    source: str
+    loudness: list[dict[str, float | None]]
+    number: int = 1
+
+    def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
+        """Name of a file, as it will be called on the person's own machine."""
+        number = f"_{variation}" if variation and self.variations > 1 else ""
+        return self.folder / f"{self.name}{number}_{part}.{suffix}"
+
+    def read(self, part: str, variation: int | None = None) -> tuple[audio.Samples, int]:
+        """The vocal or an instrumental: float32 [N] and its rate in Hz.
+
+        Raises:
+            HAFMAudioError: when the job has expired.
+        """
+        path = self.path(part, "wav", variation)
+        if not path.exists():
+            raise audio.HAFMAudioError(EXPIRED)
+        return audio.read_audio(path, min_seconds=0.0, mono=False)
+
+
+def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float, source: str) -> Job:
+    """Writes vocal, instrumentals and the zip of these stems, which `sweep` removes in time."""
+    rate = songs[0]["sampling_rate"]
+    loudness = [measure({"voice": song["vocals"], "band": song["audio"]}, rate) for song in songs]
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds, source, loudness)
+    stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
+    for number, song in enumerate(songs, start=1):
+        stems.append(audio.write_audio(job.path("instrumental", "wav", number), song["audio"], rate))
+    with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in stems:
+            archive.write(path, path.name)
+    return job
+
+
+@dataclass(frozen=True)
+class Channel:
+    """How voice or band goes into a mix.
+
+    Args:
+        db: level in dB.
+        pan: −1 left to 1 right, with equal power; 0 leaves a sound as it is.
+        muted: not heard at all.
+    """
+
+    db: float = 0.0
+    pan: float = 0.0
+    muted: bool = False
+
+    @classmethod
+    def of(cls, asked: Any) -> Channel:
+        """A channel as the mixer sends it, within its limits; what it lacks is as usual."""
+        asked = asked if isinstance(asked, dict) else {}
+        db, pan = (_number(asked.get(name)) for name in ("db", "pan"))
+        return cls(min(max(db, LEVELS_DB[0]), LEVELS_DB[1]), min(max(pan, -1.0), 1.0), bool(asked.get("muted")))
+
+    def place(self, samples: audio.Samples) -> audio.Samples:
+        """Samples (float32 [N] or [N, 2]) with level and place: [N, 2] where the place is not the middle."""
+        loud = samples * np.float32(0.0 if self.muted else audio.decibels_to_gain(self.db))
+        if not self.pan:
+            return loud
+        angle = (self.pan + 1) * math.pi / 4
+        # the middle keeps its level, as without a pan
+        sides = np.float32(math.sqrt(2)) * np.array([math.cos(angle), math.sin(angle)], dtype=np.float32)
+        return audio.with_channels(loud, 2) * sides
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def mix_job(job: Job, variation: int, voice: Channel, band: Channel, suffix: str = "wav") -> Path:
+    """Mixes voice and band, which exist already, into a file of one of `FORMATS`.
+
+    Raises:
+        HAFMAudioError: when the job has expired.
+    """
+    vocal, rate = job.read("vocal")
+    instrumental, _ = job.read("instrumental", variation)
+    mix = audio.mix_audio(voice.place(vocal), band.place(instrumental))
+    return audio.write_audio(job.path("mix", suffix, variation), mix, rate)
+
+
+def write_file(job: Job, variation: int, part: Any, suffix: Any, voice: Channel, band: Channel) -> Path:
+    """What a person takes home: "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip.
+
+    Raises:
+        ValueError: there is no such file, or it has expired.
+    """
+    if part == "stems" and job.path("stems", "zip").exists():
+        return job.path("stems", "zip")
+    if part not in ("mix", "instrumental") or suffix not in FORMATS:
+        raise ValueError(f"There is no {part!r} as {suffix!r}; files are {', '.join(FORMATS)}.")
+    if part == "mix":
+        return mix_job(job, variation, voice, band, suffix)
+    path = job.path("instrumental", suffix, variation)
+    return path if path.exists() else audio.write_audio(path, *job.read("instrumental", variation))
+
+
+@dataclass(frozen=True)
+class Remake:
+    """Some seconds of a take, made anew: the rest stays as it is, to the sample.
+
+    Args:
+        job, variation: whose band.
+        start, stop: seconds of it.
+
+    Raises:
+        ValueError: nothing would be left of the old take, or nothing made anew.
+    """
+
+    job: Job
+    variation: int
+    start: float
+    stop: float
+
+    def parameters(self) -> dict[str, Any]:
+        """What the pipeline needs in order to keep the rest."""
+        band, rate = self.job.read("instrumental", self.variation)
+        seconds = len(band) / rate
+        around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
+        keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
+        if not keep or self.start >= min(self.stop, seconds):
+            raise ValueError("The selected bars are the whole song; generate it anew instead.")
+        return {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep, "num_samples": 1}
+
+    def paste(self, song: dict[str, Any]) -> dict[str, Any]:
+        """The old take with the selected seconds of a new song, cross-faded within them."""
+        vocal, rate = self.job.read("vocal")
+        old, _ = self.job.read("instrumental", self.variation)
+        new = audio.resample(song["audio"], song["sampling_rate"], rate)
+        first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
+        fade = min(round(PASTE_FADE_SECONDS * rate), (last - first) // 2)
+        gain = np.ones(last - first, dtype=np.float32)
+        slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
+        gain[:fade] *= slope if first > 0 else 1
+        gain[len(gain) - fade :] *= slope[::-1] if last < len(old) else 1
+        gain = gain if old.ndim == 1 else gain[:, None]
+        band = old.copy()
+        band[first:last] = gain * new[first:last] + (1 - gain) * old[first:last]
+        return {**song, "audio": band, "vocals": vocal, "sampling_rate": rate}
+
+
+def measure(sounds: dict[str, audio.Samples], rate: int) -> dict[str, float | None]:
+    """Integrated loudness (ITU-R BS.1770, LUFS) of sounds of at least 0.4 s; None for silence."""
+    meter = pyloudnorm.Meter(rate)
+    found = {name: float(meter.integrated_loudness(samples)) for name, samples in sounds.items()}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
+    """What the mixer shows of takes that still exist, the oldest first."""
+    return [
+        {
+            "id": f"{job.folder.name}/{variation}",
+            "name": f"Take {job.number}",
+            "seed": job.seed,
+            "variation": variation if job.variations > 1 else 0,
+            "seconds": soundfile.info(job.path("vocal", "wav")).duration,
+            "voice": str(job.path("vocal", "wav")),
+            "band": str(job.path("instrumental", "wav", variation)),
+            "loudness": job.loudness[variation - 1],
+        }
+        for job in jobs
+        for variation in range(1, job.variations + 1)
+        if job.path("vocal", "wav").exists() and job.path("instrumental", "wav", variation).exists()
+    ]
+
+
+def find(jobs: list[Job], take: Any) -> tuple[Job, int]:
+    """The job and variation of a take's "id".
+
+    Raises:
+        HAFMAudioError: it is none of these, or has expired.
+    """
+    for job in jobs:
+        for variation in range(1, job.variations + 1):
+            if take == f"{job.folder.name}/{variation}":
+                job.read("instrumental", variation)
+                return job, variation
+    raise audio.HAFMAudioError(EXPIRED)
+
+
+def sweep(folder: Path, age: float) -> None:
+    """Removes files below a folder that have been there, untouched, for `age` seconds, and folders left empty."""
+    oldest = time.time() - age
+    for place, _, names in os.walk(folder, topdown=False):
+        for path in [*(Path(place, name) for name in names), Path(place)]:
+            with suppress(OSError):  # gone already, or not empty
+                if path.stat().st_ctime > oldest or path == folder:
+                    continue
+                path.unlink() if path.is_file() else path.rmdir()
+
+
+def keep_sweeping() -> None:
+    """Starts the thread that sweeps JOBS as long as the process lives.
+
+    Gradio's own `delete_cache` (6.31) left 449 files behind after 500 requests; by its code, it ends for good when a
+    file is added while it counts.
+    """
+
+    def run() -> None:
+        while True:
+            time.sleep(min(max(KEEP_SECONDS / 4, 1.0), 60.0))
+            sweep(JOBS, KEEP_SECONDS)
+
+    threading.Thread(target=run, name="sweep", daemon=True).start()

@@ -1,0 +1,74 @@
+"""What the tests of the page do in a browser: open it, give it a voice, generate, download, keep a picture.
+
+Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFACTS` names another folder).
+"""
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from space.serving import ARTEFACTS, CHROMIUM, PATIENCE_SECONDS, Space
+
+pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+if CHROMIUM is None:
+    pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
+
+PHONE = {"width": 360, "height": 740}
+
+
+def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
+    context = browser.new_context(permissions=["microphone"], **options)  # type: ignore[arg-type]
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
+    page = context.new_page()
+    page.goto(space.url)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    return page
+
+
+def keep_screenshot(page: "Page", name: str) -> None:
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w-]+", "_", name).strip("_")
+    page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+def upload(page: "Page", path: Path) -> None:
+    voice = page.locator("#vocal")
+    voice.get_by_label("Upload file").click()
+    voice.locator("input[type=file]").set_input_files(path)
+    expect(voice.get_by_role("button", name="Clear")).to_be_visible()
+
+
+def skip_fine(page: "Page") -> None:
+    page.get_by_role("button", name="More options").click()
+    page.get_by_label("Quick sketch").check()
+
+
+def generate(page: "Page") -> None:
+    page.get_by_role("button", name="Generate").click()
+
+
+def announced(page: "Page") -> "Locator":
+    # beside it Gradio keeps a status of its own, out of sight
+    return page.locator("#announced .prose")
+
+
+def downloaded(page: "Page", button: str) -> Path:
+    """What a button downloads; a click that falls into the moment in which its link changes leads nowhere."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with page.expect_download(timeout=10_000) as download:
+                page.get_by_role("button", name=button).click()
+            break
+        except PlaywrightTimeout:
+            assert time.monotonic() < deadline, f"{button} downloads nothing"
+    return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))

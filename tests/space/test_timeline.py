@@ -1,0 +1,199 @@
+"""What was heard, and mended: the timeline on the page, by mouse and by keyboard; and what is generated from it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import listening
+from hafm_hf import LeadSheet
+from hafm_hf.lead_sheet.files import read_lead_sheet
+from space.browsing import announced, downloaded, expect, generate, keep_screenshot, open_page, skip_fine, upload
+from space.serving import Space, served
+
+gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+
+
+@pytest.fixture(scope="module")
+def studio(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A Space with the bundled model, which hears beats and chords."""
+    with served(bundled_model, tmp_path_factory.mktemp("studio")) as space:
+        yield space
+
+
+@pytest.fixture
+def heard(browser: "Browser", studio: Space, request: pytest.FixtureRequest) -> "Iterator[Page]":
+    """The page after the example has been listened to: 96 beats a minute, F major."""
+    page = open_page(browser, studio)
+    upload(page, EXAMPLE)
+    expect(summary(page)).to_contain_text("beats a minute (estimated), chords (estimated), F major")
+    yield page
+    keep_screenshot(page, request.node.name)
+    page.context.close()
+
+
+def summary(page: "Page") -> "Locator":
+    return page.locator("#timeline .summary")
+
+
+def press(page: "Page", *names: str) -> None:
+    for name in names:
+        page.locator("#timeline").get_by_role("button", name=name, exact=True).click()
+
+
+def chords(page: "Page") -> list[str]:
+    return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()
+
+
+def saved(page: "Page") -> LeadSheet:
+    return read_lead_sheet(downloaded(page, "Save lead sheet"))
+
+
+def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_path: Path) -> None:
+    estimate = saved(heard)
+    assert estimate.beats is not None and estimate.key == "F:maj"
+    assert set(estimate.estimated) == {"beats", "beats_per_bar", "chords", "key"}
+    # sung to 96 beats a minute from 0.2 s on; the beats cover the song
+    nearest = np.abs(np.subtract.outer(0.2 + 0.625 * np.arange(17), estimate.beats)).min(axis=1)
+    assert nearest.max() < 0.03
+    press(heard, "Bar 2")
+    heard.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
+    expect(heard.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
+    heard.get_by_label("Chord", exact=True).fill("H7")
+    press(heard, "Set")
+    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("“H7” is no chord")
+    heard.get_by_label("Chord", exact=True).fill("F#dim")
+    press(heard, "Set")
+    assert "F♯dim" in chords(heard)
+    expect(summary(heard)).to_contain_text("(estimated), chords (told)")
+    mended = saved(heard)
+    assert (mended.chords[-3][2], mended.beats) == ("F#dim", estimate.beats)
+    np.testing.assert_allclose(mended.chords[-3][:2], (estimate.beats[4], estimate.beats[12]), atol=1e-6)
+    press(heard, "Undo")
+    assert saved(heard) == estimate
+    press(heard, "Redo")
+    press(heard, "Double tempo")
+    expect(summary(heard)).to_contain_text("191.9 beats a minute (told)")
+    keep_screenshot(heard, "timeline mended")
+    press(heard, "Undo", "Undo")
+    assert saved(heard) == estimate
+    (tmp_path / "mended.json").write_text(json.dumps(mended.to_dict()))
+    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "mended.json")
+    expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
+    assert saved(heard) == mended
+    (tmp_path / "no_sheet.json").write_text("[1, 2]")
+    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "no_sheet.json")
+    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is no lead sheet")
+
+
+def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> None:
+    play = heard.locator("#timeline [data-do=play]")
+    play.focus()
+    heard.keyboard.press("Enter")
+    expect(play).to_have_text("Stop")
+    heard.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
+    heard.keyboard.press("Enter")
+    expect(play).to_have_text("Play")
+    bar = heard.locator("#timeline .bars").get_by_role("button", name="Bar 1", exact=True)
+    bar.focus()
+    for key in ("ArrowRight", "Enter", "Shift+ArrowRight"):
+        heard.keyboard.press(key)
+    expect(heard.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
+    chord = heard.get_by_label("Chord", exact=True)
+    chord.focus()
+    chord.fill("Bbm")
+    heard.keyboard.press("Enter")
+    assert "B♭m" in chords(heard)
+    heard.keyboard.press("Tab")
+    expect(heard.locator("#timeline").get_by_role("button", name="Set", exact=True)).to_be_focused()
+    heard.locator("#timeline [data-do=tap]").focus()
+    for _ in range(7):
+        heard.keyboard.press("Enter")
+        heard.wait_for_timeout(500)
+    heard.keyboard.press("Tab")
+    heard.keyboard.press("Enter")
+    expect(summary(heard)).to_contain_text("beats a minute (told)")
+    beats = saved(heard).beats
+    assert beats is not None and 60 * (len(beats) - 1) / (beats[-1] - beats[0]) == pytest.approx(119, abs=12)
+    heard.get_by_label("Metre", exact=True).select_option("3/4")
+    heard.get_by_label("Key", exact=True).select_option("D minor")
+    sheet = saved(heard)
+    assert (sheet.beats_per_bar, sheet.key) == (3, "D:min") and sheet.estimated == []
+
+
+def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", studio: Space, tmp_path: Path) -> None:
+    press(heard, "Bar 2")
+    heard.get_by_label("Chord", exact=True).fill("F#dim")
+    press(heard, "Set", "Half a beat later")
+    sheet = downloaded(heard, "Save lead sheet")
+    skip_fine(heard)
+    heard.get_by_label("Seed").fill("3")
+    generate(heard)
+    expect(announced(heard)).to_contain_text("Done")
+    client = gradio_client.Client(studio.url, verbose=False, download_files=tmp_path)
+    options: dict[str, Any] = {"seed": 3, "skip_fine": True, "api_name": "/accompany"}
+    voice = gradio_client.handle_file(str(EXAMPLE))
+    told = client.predict(voice, lead_sheet=json.loads(sheet.read_text()), **options)
+    assert downloaded(heard, "Download band").read_bytes() == Path(told[1]).read_bytes()
+    heard_again = client.predict(voice, **options)
+    assert Path(heard_again[1]).read_bytes() != Path(told[1]).read_bytes()
+
+
+def test_an_estimate_is_completed_to_both_ends_and_in_the_key_that_is_sung() -> None:
+    heard = LeadSheet(
+        beats=[1.3, 1.9, 2.5], chords=[(0.0, 1.86, "C"), (1.86, 4.1, "G")], estimated=["beats", "chords"]
+    )
+    pitch = np.array([60.0, 64.1, 67.0, np.nan, 65.0, 67.1, 71.0, 72.0, 60.0])
+    sheet = listening.completed(heard, pitch, 4.2)
+    np.testing.assert_allclose(np.asarray(sheet.beats), [0.1, 0.7, 1.3, 1.9, 2.5, 3.1, 3.7])
+    assert sheet.chords == ((0.0, pytest.approx(1.9), "C"), (pytest.approx(1.9), 4.2, "G"))
+    assert (sheet.key, sheet.beats_per_bar, sheet.downbeat) == ("C:maj", 4, 2)
+    silent = listening.completed(LeadSheet(), np.full(9, np.nan), 3.0)
+    assert silent.beats is None and silent.key is None and silent.estimated == ["beats_per_bar"]
+
+
+def test_only_a_timeline_of_the_voice_itself_counts() -> None:
+    sheet = {"beats": [0.0, 0.5], "estimated": ["beats"]}
+    assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": sheet}, "a.wav") == LeadSheet.told(sheet)
+    assert listening.lead_sheet_of({"vocal": "b.wav", "sheet": sheet}, "a.wav") is None
+    assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": {"key": "C:maj"}}, "a.wav") is None
+    with pytest.raises(ValueError, match="no 'tones'"):
+        listening.lead_sheet_of({"vocal": "a.wav", "sheet": {"tones": 1}}, "a.wav")
+
+
+@pytest.mark.fault("paths and addresses sent to a Space")
+def test_a_file_that_the_browser_did_not_upload_is_not_read(tmp_path: Path) -> None:
+    mine = listening.JOBS / "gradio" / "take.wav"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"RIFF")
+    assert listening.uploaded(str(mine)) == mine.resolve()
+    (tmp_path / "secret.wav").write_bytes(b"RIFF")
+    (mine.parent / "link.wav").symlink_to(tmp_path / "secret.wav")
+    for path in ("/etc/passwd", str(mine.parent / ".." / ".." / "other"), str(mine.parent / "link.wav"), None):
+        with pytest.raises(ValueError, match="record it again"):
+            listening.uploaded(path)
+
+
+def test_chords_are_spelled_in_the_key_and_sound_as_written(page: "Page") -> None:
+    module = json.dumps(f"gradio_api/file={Path(listening.__file__).parent / 'static' / 'sheet.js'}")
+    spelled = page.evaluate(
+        f"""async ([labels, sounding]) => {{
+            const {{ spell, chordNotes }} = await import(new URL({module}, document.baseURI));
+            return [labels.map(each => spell(...each)), sounding.map(each => chordNotes(each).map(note => note % 12))];
+        }}""",
+        [
+            [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#dim", "F:maj"], ["N", "C:maj"]],
+            ["C", "Am7", "Gmaj7", "F#dim", "Dsus4", "N"],
+        ],
+    )
+    assert spelled[0] == ["Bb", "C#m7", "F#dim", "N"]
+    # the bass, then root, third, fifth and seventh
+    assert spelled[1] == [[0, 0, 4, 7], [9, 9, 0, 4, 7], [7, 7, 11, 2, 6], [6, 6, 9, 0], [2, 2, 7, 9], []]
