@@ -34,6 +34,7 @@ from songs import (  # before gradio, which reads once where temporary files go
 import gradio as gr
 
 from hafm_hf import LeadSheet
+from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.hub.redaction import without_secrets
 from listening import lead_sheet_of, listen, uploaded
 from parts import (
@@ -186,13 +187,9 @@ def finished(job: Job, jobs: list[Job], mixer: Values | None) -> list[Any]:
     jobs = [*jobs, replace(job, number=number)][-MOST_JOBS:]
     said = announcement(f"Done in {job.seconds:.0f} s; seed {job.seed} makes the same again.")
     chosen = f"{job.folder.name}/1"
-    value = {**(mixer or {}), "takes": shelf(jobs), "chosen": chosen, "formats": FORMATS, "ask": None}
+    value = {**(mixer or {}), "takes": shelf(jobs), "chosen": chosen, "ask": None}
+    value |= {"formats": FORMATS, "usual": MEDIAN_BALANCE}
     return [said, *IDLE, UNHEARD, "", "", gr.update(visible=True), jobs, value]
-
-
-def channels(mixer: Values) -> tuple[Channel, Channel]:
-    """Voice and band as the mixer has them."""
-    return Channel.of(mixer.get("voice")), Channel.of(mixer.get("band"))
 
 
 def answer(jobs: list[Job], mixer: Values) -> list[Any]:
@@ -202,14 +199,15 @@ def answer(jobs: list[Job], mixer: Values) -> list[Any]:
         job, variation = find(jobs, mixer.get("chosen"))
         if "seed" in ask:
             return ["", job.seed]
-        return [str(write_file(job, variation, ask.get("file"), ask.get("format"), *channels(mixer))), gr.skip()]
+        return [str(write_file(job, variation, mixer)), gr.skip()]
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
 DOWNLOAD = """path => {
     if (!path) return;
-    const href = new URL('gradio_api/file=' + encodeURI(path), document.baseURI).href;
+    // a mix of another balance has the same name, and is not to come from the browser's cache
+    const href = new URL('gradio_api/file=' + encodeURI(path) + '?' + Date.now(), document.baseURI).href;
     Object.assign(document.createElement('a'), { href, download: path.split('/').at(-1) }).click();
 }"""
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from hafm_hf import LeadSheet, audio
-from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, key_fit
-from hafm_hf.lead_sheet.chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES
+from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency
+from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from songs import load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
@@ -23,8 +24,6 @@ PITCH_RATE = 8_000
 # values of the pitch line a second
 LINE_RATE = 25
 A4_HZ, A4_MIDI = 440.0, 69
-# until somebody says otherwise; the model estimates no bars
-USUAL_METRE = 4
 
 
 def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet) -> dict[str, Any]:
@@ -43,25 +42,24 @@ def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet
         ValueError: a voice, model or tempo that cannot be used.
     """
     samples, rate = read_vocal(vocal, length)
-    seconds, pitch = len(samples) / rate, pitch_line(samples, rate)
-    heard = hear(model, samples, rate, known)
+    samples = audio.with_channels(samples, 1)
+    sheet = hear(model, samples, rate, known)
+    if sheet.has_beats:
+        sheet = on_the_beat(completed(sheet, len(samples) / rate), len(samples) / rate)
     if known.has_beats:
-        heard = replace(heard, estimated=[name for name in heard.estimated if name != "beats"])
-    if known.beats is not None:
-        # of the estimate only the chords: what is known to the sample stays so
-        heard = known.completed_by(replace(heard, beats=None))
-    sheet = completed(heard, pitch, seconds)
-    line = [None if np.isnan(note) else round(float(note), 2) for note in pitch]
-    return {"vocal": vocal, "seconds": seconds, "pitch": line, "sheet": sheet.to_dict()}
+        sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
+    pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
+    return {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "sheet": sheet.to_dict()}
 
 
 @on_gpu
 def hear(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
-    """The model's estimate; nothing is estimated by a model that knows no beats."""
+    """What is known, and the model's estimate of the rest; nothing is estimated by a model that knows no beats."""
     composite = load_pipeline(model).model
     if not composite.semantic_tokenizer.config.beat_line:
         return known
-    return composite.hear_lead_sheet(samples, rate, 0, known)
+    tokens = composite.tokenize_vocal(samples, rate, 0, known)[0]
+    return composite.complete_lead_sheet(tokens, known)
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
@@ -70,39 +68,16 @@ def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
     return A4_MIDI + PITCH_CLASSES * np.log2(pitch / A4_HZ)
 
 
-def completed(heard: LeadSheet, pitch: np.ndarray, seconds: float) -> LeadSheet:
-    """An estimate with beats up to both ends of the voice, chords that change on them, a metre and the sung key."""
-    key, guess = sung_key(pitch), heard.beats_per_bar is None
-    sheet = replace(
-        heard,
-        key=key,
-        beats_per_bar=heard.beats_per_bar or USUAL_METRE,
-        estimated=sorted({*heard.estimated, *(["key"] if key else []), *(["beats_per_bar"] if guess else [])}),
-    )
-    if heard.beats is None:
-        return sheet
-    beats = np.asarray(heard.beats)
-    first, last = beats[1] - beats[0], beats[-1] - beats[-2]
-    before = beats[0] - first * np.arange(int(beats[0] / first), 0, -1)
-    behind = beats[-1] + last * np.arange(1, int(max(seconds - beats[-1], 0.0) / last) + 1)
-    beats = np.concatenate([before, beats, behind])
+def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
+    """A lead sheet whose chords change on its beats, or where the song begins and ends."""
+    beats = np.asarray(sheet.beats)
     edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
     chords = []
-    for *span, label in heard.chords:
+    for *span, label in sheet.chords:
         start, stop = (float(edges[np.abs(edges - edge).argmin()]) for edge in span)
         if start < stop:
             chords.append((start, stop, label))
-    return replace(sheet, beats=beats.tolist(), chords=chords, downbeat=heard.downbeat + len(before))
-
-
-def sung_key(pitch: np.ndarray) -> str | None:
-    """The key in which a line of MIDI numbers (float64 [T], NaN where nothing is sung) lies; None without notes."""
-    notes = pitch[~np.isnan(pitch)]
-    if not len(notes):
-        return None
-    classes = np.bincount(np.round(notes).astype(int) % PITCH_CLASSES, minlength=PITCH_CLASSES)
-    mode, tonic = divmod(int(key_fit(classes.astype(np.float64)).argmax()), PITCH_CLASSES)
-    return f"{(MINOR_ROOTS if mode else MAJOR_ROOTS)[tonic]}:{'min' if mode else 'maj'}"
+    return replace(sheet, chords=chords)
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 import transformers
@@ -159,10 +160,9 @@ class LiveMix:
         self.band_db, self.gain = band_db, 1.0
 
     def add(self, piece: dict[str, Any]) -> bytes:
-        """The next piece ("audio" and "vocals", float32 [n] at "sampling_rate") as the bytes of a WAV file."""
-        mix = self.gain * (
-            piece["vocals"] + audio.decibels_to_gain(self.band_db) * audio.with_channels(piece["audio"], 1)
-        )
+        """The next piece ("audio" and "vocals", float32 [n] or [n, C] at "sampling_rate"), mono, as a WAV file."""
+        voice, band = (audio.with_channels(piece[name], 1) for name in ("vocals", "audio"))
+        mix = np.float32(self.gain) * (voice + np.float32(audio.decibels_to_gain(self.band_db)) * band)
         limited = audio.limit_peak(mix)
         self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
         buffer = io.BytesIO()
@@ -178,7 +178,7 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
         length: use only this many seconds from the start; all if None or 0.
 
     Returns:
-        samples (float32 [N]) and their rate in Hz.
+        samples (float32 [N] or [N, C]) and their rate in Hz.
 
     Raises:
         HAFMAudioError: no file, not audio, too short, too long, silent.
@@ -189,7 +189,7 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
     limit = MAX_SECONDS + 1.0
     wanted = min(length or limit, limit)
     # a Path is never taken for a URL: strangers don't make this server fetch things
-    samples, rate = audio.read_audio(Path(path), seconds=wanted, max_seconds=limit)
+    samples, rate = audio.read_audio(Path(path), seconds=wanted, max_seconds=limit, mono=False)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyloudnorm
 import soundfile
 
 from hafm_hf import audio
+from hafm_hf.accompaniment.options import MixOptions
 
 
 def setting(name: str, default: str) -> str:
@@ -32,7 +32,7 @@ def setting(name: str, default: str) -> str:
 
 
 KEEP_SECONDS = float(setting("KEEP_SECONDS", "3600"))
-FORMATS = ("wav", "flac")
+FORMATS = tuple(audio.FILE_FORMATS)
 # Everything that this process writes lies below, uploads too; what is older than KEEP_SECONDS is removed.
 JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
@@ -135,8 +135,10 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
-def mix_job(job: Job, variation: int, voice: Channel, band: Channel, suffix: str = "wav") -> Path:
-    """Mixes voice and band, which exist already, into a file of one of `FORMATS`.
+def mix_job(
+    job: Job, variation: int, voice: Channel, band: Channel, suffix: str = "wav", lufs: float | None = None
+) -> Path:
+    """Mixes voice and band, which exist already, into a file of one of `FORMATS`, at a loudness if one is given.
 
     Raises:
         HAFMAudioError: when the job has expired.
@@ -144,21 +146,28 @@ def mix_job(job: Job, variation: int, voice: Channel, band: Channel, suffix: str
     vocal, rate = job.read("vocal")
     instrumental, _ = job.read("instrumental", variation)
     mix = audio.mix_audio(voice.place(vocal), band.place(instrumental))
-    return audio.write_audio(job.path("mix", suffix, variation), mix, rate)
+    mix = mix if lufs is None else audio.to_loudness(mix, rate, lufs)
+    return audio.write_audio(job.path("mix", suffix, variation), audio.fade_edges(mix, rate), rate)
 
 
-def write_file(job: Job, variation: int, part: Any, suffix: Any, voice: Channel, band: Channel) -> Path:
-    """What a person takes home: "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip.
+def write_file(job: Job, variation: int, mixer: dict[str, Any]) -> Path:
+    """What a person takes home, as the mixer asks for it by {"file", "format"}.
+
+    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip; the mix with its channels and "loudness" (LUFS).
 
     Raises:
         ValueError: there is no such file, or it has expired.
     """
+    ask = mixer.get("ask") or {}
+    part, suffix = ask.get("file"), ask.get("format")
     if part == "stems" and job.path("stems", "zip").exists():
         return job.path("stems", "zip")
     if part not in ("mix", "instrumental") or suffix not in FORMATS:
         raise ValueError(f"There is no {part!r} as {suffix!r}; files are {', '.join(FORMATS)}.")
     if part == "mix":
-        return mix_job(job, variation, voice, band, suffix)
+        options = MixOptions.of(given={"loudness": mixer.get("loudness")})
+        channels = Channel.of(mixer.get("voice")), Channel.of(mixer.get("band"))
+        return mix_job(job, variation, *channels, suffix, options.loudness)
     path = job.path("instrumental", suffix, variation)
     return path if path.exists() else audio.write_audio(path, *job.read("instrumental", variation))
 
@@ -201,16 +210,17 @@ class Remake:
         slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
         gain[:fade] *= slope if first > 0 else 1
         gain[len(gain) - fade :] *= slope[::-1] if last < len(old) else 1
-        gain = gain if old.ndim == 1 else gain[:, None]
+        old, new = (sound if sound.ndim == 2 else sound[:, None] for sound in (old, new))
+        gain = gain[:, None]
         band = old.copy()
         band[first:last] = gain * new[first:last] + (1 - gain) * old[first:last]
+        band = band if band.shape[1] > 1 else band[:, 0]
         return {**song, "audio": band, "vocals": vocal, "sampling_rate": rate}
 
 
 def measure(sounds: dict[str, audio.Samples], rate: int) -> dict[str, float | None]:
-    """Integrated loudness (ITU-R BS.1770, LUFS) of sounds of at least 0.4 s; None for silence."""
-    meter = pyloudnorm.Meter(rate)
-    found = {name: float(meter.integrated_loudness(samples)) for name, samples in sounds.items()}
+    """Loudness of sounds in LUFS; None for silence, and for less than 0.4 s."""
+    found = {name: audio.loudness(samples, rate) for name, samples in sounds.items()}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 

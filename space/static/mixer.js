@@ -5,8 +5,6 @@
 
 import { Transport, load, startBuffer } from "./sound.js";
 
-// in songs the voice lies below its band by so many LU (the median of MUSDB18)
-const USUAL_LU = 2.5;
 const CHANNELS = { voice: "Voice", band: "Band" };
 
 const strip = (name, title) => `
@@ -31,6 +29,10 @@ const TEMPLATE = `
   <div class="row"><button type="button" data-do="balance">Balance voice and band</button><span class="hint loudness"></span></div>
   <div class="row" role="group" aria-label="Download">
     <label>Format <select data-set="format" aria-label="Format"></select></label>
+    <label>Loudness <select data-set="loudness" aria-label="Loudness">
+      <option value="">as mixed</option><option value="-14">−14 LUFS (streaming)</option>
+      <option value="-16">−16 LUFS (podcasts)</option><option value="-23">−23 LUFS (radio)</option>
+    </select></label>
     <button type="button" class="strong" data-do="file" data-file="mix">Download mix</button>
     <button type="button" data-do="file" data-file="instrumental">Download band</button>
     <button type="button" data-do="file" data-file="stems">Download stems (zip)</button>
@@ -55,9 +57,10 @@ class Mixer {
 
   /** What Python has sent. */
   show() {
-    const { takes = [], chosen, formats = [] } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const { takes = [], chosen, formats = [], usual = 0 } = JSON.parse(JSON.stringify(this.props.value || {}));
     const fresh = takes.length && chosen !== this.chosen;
     const first = !this.takes.length;
+    this.usual = usual;
     [this.takes, this.chosen] = [takes, chosen ?? takes.at(-1)?.id ?? null];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
@@ -79,7 +82,8 @@ class Mixer {
     const solo = Object.values(this.channels).some((channel) => channel.solo);
     const heard = Object.entries(this.channels).map(([name, { db, pan, muted, solo: alone }]) =>
       [name, { db, pan, muted: muted || (solo && !alone) }]);
-    this.props.value = { ...this.props.value, chosen: this.chosen, ...Object.fromEntries(heard), ask: ask ?? null };
+    const loudness = Number(this.find("[data-set=loudness]").value) || null;
+    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, ...Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
   }
@@ -114,13 +118,13 @@ class Mixer {
     if (voice === null || band === null) return "Voice or band is silent.";
     const apart = Math.round((voice + this.channels.voice.db - band - this.channels.band.db) * 10) / 10;
     const how = apart === 0 ? "as loud as the band" : `${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band`;
-    return `The voice is ${how}; in most songs it is ${USUAL_LU} dB quieter.`;
+    return `The voice is ${how}; in most songs it is ${-this.usual} dB quieter.`;
   }
 
   balance() {
     const { voice, band } = this.take.loudness;
     if (voice === null || band === null) return;
-    const wanted = voice + this.channels.voice.db - band + USUAL_LU;
+    const wanted = voice + this.channels.voice.db - band - this.usual;
     this.channels.band.db = Math.min(Math.max(Math.round(wanted * 2) / 2, -24), 12);
     this.send();
   }

@@ -13,6 +13,8 @@ const AHEAD = 0.6;
 const TICK = 0.1;
 // a clap counts if it lies so near to the others (s)
 const NEAR = 0.04;
+// measurements that are the same (ms)
+const SAME_MS = 8;
 // envelope of claps, frames a second
 const ENVELOPE = 1000;
 
@@ -100,6 +102,7 @@ class Recorder {
     this.source?.disconnect();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.node = this.source = null;
+    this.before = undefined;
     this.find("meter").value = 0;
   }
 
@@ -188,8 +191,12 @@ class Recorder {
     }
     const [latency, spread] = [found.latency, found.spread].map((seconds) => Math.round(seconds * 1000));
     this.find("[data-set=latency]").value = String(latency);
+    // a microphone that has just been opened may take a while until its delay stays the same
+    const apart = this.before === undefined ? Infinity : Math.abs(latency - this.before);
+    this.before = latency;
+    const sure = apart <= Math.max(2 * spread, SAME_MS);
     this.sayExact(`Measured by ${found.count} claps: ${latency} ms, ± ${Math.max(spread, 1)} ms.`);
-    this.say("Measured; now record to the click.");
+    this.say(sure ? "Measured as before; now record to the click." : "Measured; measure once more to be sure.");
   }
 
   /** Cuts the take to the beats, and hands it to the page. */

@@ -54,26 +54,35 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
         "song_1_instrumental.wav",
     ]
     mix, rate = audio.read_audio(mixes["wav"])
-    assert (len(mix), rate) == (28_800, 24_000) and not audio.is_silent(mix)
+    # at the voice's own rate
+    assert (len(mix), rate) == (round(1.2 * 44_100), 44_100) and not audio.is_silent(mix)
     # libsndfile rounds to 16 bits in one format and truncates in the other
     np.testing.assert_allclose(mix, audio.read_audio(mixes["flac"])[0], atol=1.01 / 2**15)
     with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
         assert stems.namelist() == ["song_vocal.wav", "song_1_instrumental.wav", "song_2_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist()[:2])
-    np.testing.assert_allclose(mix, audio.mix_audio(vocal, band), atol=2 / 2**15)
+    inner = slice(rate // 20, -rate // 20)
+    # but for its ends, which are faded
+    np.testing.assert_allclose(mix[inner], audio.mix_audio(vocal, band)[inner], atol=2 / 2**15)
 
     level.fill("-24")
     quiet, _ = audio.read_audio(downloaded(page, "Download mix"))
-    np.testing.assert_allclose(quiet, audio.mix_audio(vocal, band, instrumental_gain_db=-24), atol=2 / 2**15)
+    wanted = audio.mix_audio(vocal, band, instrumental_gain_db=-24)
+    np.testing.assert_allclose(quiet[inner], wanted[inner], atol=2 / 2**15)
     page.get_by_role("button", name="Mute band").click()
     alone, _ = audio.read_audio(downloaded(page, "Download mix"))
-    np.testing.assert_allclose(alone, vocal, atol=2 / 2**15)
+    np.testing.assert_allclose(alone[inner], vocal[inner], atol=2 / 2**15)
     page.get_by_role("button", name="Mute band").click()
     page.get_by_role("button", name="Solo band").click()
     level.fill("0")
     page.get_by_label("Band, left to right").fill("-1")
     left, _ = audio.read_audio(downloaded(page, "Download mix"), mono=False)
-    assert audio.rms_dbfs(left[:, 1]) < -90 and audio.rms_dbfs(left[:, 0] - band * 2**0.5) < -60
+    assert audio.rms_dbfs(left[:, 1]) < -90
+    assert np.corrcoef(left[inner, 0], band[inner])[0, 1] > 0.999
+    page.get_by_label("Band, left to right").fill("0")
+    page.get_by_role("button", name="Solo band").click()
+    page.get_by_label("Loudness").select_option("-23")
+    assert audio.loudness(*audio.read_audio(downloaded(page, "Download mix"))) == pytest.approx(-23, abs=0.5)
     assert announced(page).inner_text().startswith("Done")
     page.locator("#mixer").get_by_role("radio", name="variation 2").check()
     assert downloaded(page, "Download band").name == "song_2_instrumental.wav"
@@ -209,7 +218,7 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     skip_fine(page)
     generate(page)
     expect(announced(page)).to_contain_text("Done")
-    assert soundfile.info(downloaded(page, "Download band")).frames == 24_000
+    assert soundfile.info(downloaded(page, "Download band")).duration == 1.0
     # what the microphone was given, not silence
     expect(page.locator("#mixer .loudness")).to_contain_text("The voice is")
 

@@ -22,7 +22,7 @@ pytest.importorskip("gradio_client", reason="needs the extra `space`")
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-RATE, TEMPO, BEATS = 48_000, 90, 24
+RATE, TEMPO, BEATS = 48_000, 90, 120
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
@@ -71,8 +71,12 @@ def test_the_beats_of_a_take_to_the_click_are_known(singer: "Browser", space: Sp
     recorder = page.locator("#recorder")
     recorder.get_by_text("Record to a click").click()
     recorder.get_by_label("Tempo").fill(str(TEMPO))
-    recorder.get_by_role("button", name="Measure it by claps").click()
-    expect(recorder.locator(".told")).to_have_text("Measured; now record to the click.")
+    for _ in range(6):
+        recorder.get_by_role("button", name="Measure it by claps").click()
+        expect(recorder.locator(".told")).to_contain_text("Clap with the clicks")
+        expect(recorder.locator(".told")).to_contain_text("Measured")
+        if "as before" in recorder.locator(".told").inner_text():
+            break
     exact = recorder.locator(".exact").inner_text()
     recorder.get_by_role("button", name="Record to the click").click()
     expect(recorder.locator(".told")).to_have_text("Recording: bar 3")
@@ -122,5 +126,6 @@ def test_claps_are_found_around_the_circle_of_a_beat_and_silence_says_nothing(si
     )
     *found, silent = measured
     np.testing.assert_allclose([each["latency"] for each in found], [-0.05, 0.003, 0.12, 0.3], atol=0.006)
-    assert all(each["count"] == 10 and each["spread"] < 0.009 for each in found) and silent is None
+    # the last of the claps that fall before their clicks lies in no beat
+    assert all(each["count"] >= 9 and each["spread"] < 0.009 for each in found) and silent is None
     page.context.close()

@@ -36,14 +36,6 @@ def generating() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if "(work)" in thread.name]
 
 
-def test_a_full_scale_sine_measures_minus_three_lufs_and_silence_nothing() -> None:
-    # the reference of ITU-R BS.1770: 997 Hz at full scale in one channel is -3.01 LKFS
-    sine = np.sin(2 * np.pi * 997.0 * np.arange(4 * 48_000) / 48_000).astype(np.float32)
-    levels = takes.measure({"sine": sine, "quiet": sine / np.float32(10), "silence": np.zeros_like(sine)}, 48_000)
-    assert levels["sine"] == pytest.approx(-3.01, abs=0.05) and levels["quiet"] == pytest.approx(-23.01, abs=0.05)
-    assert levels["silence"] is None
-
-
 def test_remaining_time_is_that_of_all_stages_at_the_mean_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -159,11 +151,13 @@ def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
 def test_only_files_of_a_take_are_written(offered: str, voices: Path) -> None:
     *_, job = songs.make_job(request(voices / "song.wav", offered, length=1))
     assert isinstance(job, takes.Job)
-    middle = takes.Channel()
-    assert takes.write_file(job, 1, "instrumental", "flac", middle, middle).name == "song_instrumental.flac"
+    asked = {"ask": {"file": "instrumental", "format": "flac"}}
+    assert takes.write_file(job, 1, asked).name == "song_instrumental.flac"
     for part, suffix in (("../../x", "wav"), ("mix", "../wav"), ("vocal", "py"), (None, None)):
         with pytest.raises(ValueError, match="There is no"):
-            takes.write_file(job, 1, part, suffix, middle, middle)
+            takes.write_file(job, 1, {"ask": {"file": part, "format": suffix}})
+    with pytest.raises(ValueError, match="loudness is 3"):
+        takes.write_file(job, 1, {"ask": {"file": "mix", "format": "wav"}, "loudness": 3})
     with pytest.raises(ValueError, match="generate them again"):
         takes.find([job], "../../etc/1")
 
@@ -215,7 +209,9 @@ def test_pieces_that_are_heard_are_the_mix_and_change_no_file(offered: str, voic
     assert audio.peak_dbfs(heard) <= audio.CEILING_DBFS + 0.01
     if band_db == 0.0:
         # nothing clips, so nothing is turned down; four files of 16 bits lie between, each rounded and 1/32768 smaller
-        np.testing.assert_allclose(heard, whole, atol=3.01 / 2**15)
+        # the mix fades in and out
+        inner = slice(rate // 20, -rate // 20)
+        np.testing.assert_allclose(heard[inner], whole[inner], atol=3.01 / 2**15)
     vocal, rate = songs.read_vocal(wanted.vocal, wanted.length)
     sound = {"array": vocal, "sampling_rate": rate}
     quiet = songs.load_pipeline(offered)(sound, **wanted.parameters())

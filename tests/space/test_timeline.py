@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import listening
-from hafm_hf import LeadSheet
+from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from space.browsing import announced, downloaded, expect, generate, keep_screenshot, open_page, skip_fine, upload
 from space.serving import Space, served
@@ -147,17 +147,22 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", studio: Space, tm
     assert Path(heard_again[1]).read_bytes() != Path(told[1]).read_bytes()
 
 
-def test_an_estimate_is_completed_to_both_ends_and_in_the_key_that_is_sung() -> None:
-    heard = LeadSheet(
-        beats=[1.3, 1.9, 2.5], chords=[(0.0, 1.86, "C"), (1.86, 4.1, "G")], estimated=["beats", "chords"]
+def test_chords_change_on_the_beats() -> None:
+    sheet = LeadSheet(
+        beats=[0.1, 0.7, 1.3, 1.9, 2.5, 3.1], chords=[(0.0, 1.86, "C"), (1.86, 1.94, "F"), (1.94, 3.0, "G")]
     )
-    pitch = np.array([60.0, 64.1, 67.0, np.nan, 65.0, 67.1, 71.0, 72.0, 60.0])
-    sheet = listening.completed(heard, pitch, 4.2)
-    np.testing.assert_allclose(np.asarray(sheet.beats), [0.1, 0.7, 1.3, 1.9, 2.5, 3.1, 3.7])
-    assert sheet.chords == ((0.0, pytest.approx(1.9), "C"), (pytest.approx(1.9), 4.2, "G"))
-    assert (sheet.key, sheet.beats_per_bar, sheet.downbeat) == ("C:maj", 4, 2)
-    silent = listening.completed(LeadSheet(), np.full(9, np.nan), 3.0)
-    assert silent.beats is None and silent.key is None and silent.estimated == ["beats_per_bar"]
+    assert listening.on_the_beat(sheet, 3.2).chords == ((0.0, 1.9, "C"), (1.9, 3.1, "G"))
+
+
+def test_a_stereo_voice_is_listened_to_and_its_pitch_is_drawn(bundled_model: Path, tmp_path: Path) -> None:
+    voice, rate = audio.read_audio(EXAMPLE)
+    path = audio.write_audio(tmp_path / "stereo.wav", np.stack([voice, 0 * voice], axis=1), rate)
+    heard = listening.listen(str(path), "hafm-tiny", 4.0, LeadSheet(tempo=96))
+    assert heard["seconds"] == 4.0 and "beats" not in heard["sheet"]["estimated"]
+    np.testing.assert_allclose(np.diff(heard["sheet"]["beats"]), 0.625, atol=0.02)
+    notes = [note for note in heard["pitch"] if note is not None]
+    # A4 is the first note
+    assert len(heard["pitch"]) == pytest.approx(100, abs=1) and abs(np.median(notes[:10]) - 69) < 1
 
 
 def test_only_a_timeline_of_the_voice_itself_counts() -> None:
