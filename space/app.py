@@ -36,7 +36,7 @@ import gradio as gr
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.hub.redaction import without_secrets
-from listening import lead_sheet_of, listen, uploaded
+from listening import lead_sheet_of, listen, told, uploaded, write_sheet
 from parts import (
     EXAMPLES,
     INTRODUCTION,
@@ -101,7 +101,7 @@ def take_recording(recorded: Values) -> list[Any]:
     try:
         path = uploaded(recorded.get("path"))
         known = {name: recorded.get(name) for name in ("beats", "beats_per_bar", "downbeat")}
-        return [str(path), {"name": path.name, "sheet": LeadSheet.told(known)}]
+        return [str(path), {"name": path.name, "sheet": told(known)}]
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
@@ -155,7 +155,7 @@ def run(ticket: str, jobs: list[Job], mixer: Values | None, request: Callable[[]
     After Cancel, `ticket` is in CANCELLED, and nothing more is generated, shown or heard.
     """
     keep, still = [gr.skip()] * 3, [gr.skip()] * 5
-    told, shown, heard = "", -math.inf, False
+    spoken, shown, heard = "", -math.inf, False
     try:
         # Gradio takes a run that yields nothing for one that empties every component
         yield [*still, *[gr.skip()] * 3, *keep]
@@ -170,10 +170,10 @@ def run(ticket: str, jobs: list[Job], mixer: Values | None, request: Callable[[]
                     yield [*still, gr.update(visible=True), *[gr.skip()] * 2, *keep]
                 heard = True
                 yield [*still, step, *[gr.skip()] * 2, *keep]
-            elif time.monotonic() - shown >= SHOW_SECONDS or phase(step) != told:
+            elif time.monotonic() - shown >= SHOW_SECONDS or phase(step) != spoken:
                 # What is set again is spoken again.
-                said = gr.skip() if phase(step) == told else announcement(phase(step))
-                told, shown = phase(step), time.monotonic()
+                said = gr.skip() if phase(step) == spoken else announcement(phase(step))
+                spoken, shown = phase(step), time.monotonic()
                 yield [*still, gr.skip(), said, progress_bars(step), *keep]
     except Exception as error:
         yield [announcement(explain(error), "alert"), *IDLE, UNHEARD, "", "", *keep]
@@ -204,6 +204,14 @@ def answer(jobs: list[Job], mixer: Values) -> list[Any]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def save_sheet(timeline: Values, vocal: str | None) -> str:
+    """The path of a lead sheet that the timeline asks for."""
+    try:
+        return str(write_sheet(timeline, vocal))
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
 DOWNLOAD = """path => {
     if (!path) return;
     // a mix of another balance has the same name, and is not to come from the browser's cache
@@ -224,7 +232,7 @@ def accompany(vocal: str, model: str, *values: Any) -> tuple[str, str, str, Valu
     try:
         request = Request.of(vocal, model, *options)
         if lead_sheet:
-            request = replace(request, lead_sheet=LeadSheet.told(lead_sheet))
+            request = replace(request, lead_sheet=told(lead_sheet))
         *_, job = make_job(request)
         assert isinstance(job, Job)
         mix = mix_job(job, 1, Channel(), Channel(band_db or 0.0))
@@ -290,6 +298,10 @@ def connect_listening(page: Page) -> None:
     for changed in (page.vocal.change, page.listen.click):  # type: ignore[attr-defined]
         changed(**listening, api_visibility="private")
     page.recorder.submit(take_recording, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
+    asked = page.timeline.submit(  # type: ignore[attr-defined]
+        save_sheet, [page.timeline, page.vocal], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
+    )
+    asked.success(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_generating(page: Page) -> None:
@@ -315,10 +327,10 @@ def connect_generating(page: Page) -> None:
 def connect_endpoint(page: Page) -> None:
     """`/accompany`, behind components that nobody sees."""
     hidden, report = gr.Button(visible=False), gr.JSON(label="Report", visible=False)
-    told, band_db = gr.JSON(label="Lead sheet", visible=False), gr.Number(0, label="Band, dB", visible=False)
+    sheet, band_db = gr.JSON(label="Lead sheet", visible=False), gr.Number(0, label="Band, dB", visible=False)
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
-    hidden.click(accompany, [*page.inputs(), told, band_db], outputs, api_name="accompany", **ONE_AT_A_TIME)
+    hidden.click(accompany, [*page.inputs(), sheet, band_db], outputs, api_name="accompany", **ONE_AT_A_TIME)
 
 
 def build_page() -> gr.Blocks:

@@ -56,20 +56,22 @@ const TEMPLATE = `
       <button data-do="undo">Undo</button>
       <button data-do="redo">Redo</button>
       <button data-do="save">Save lead sheet</button>
+      <select data-set="format" aria-label="Format of the lead sheet"><option value="json">JSON</option>
+        <option value="chordpro">ChordPro</option><option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
       <button data-do="load">Load lead sheet</button>
       <input type="file" accept=".json,application/json" aria-label="Lead sheet file" hidden>
     </div>
   </div>`;
 
-export function mount(element, props, watch) {
-  const timeline = new Timeline(element.querySelector(".hafm-timeline"), props);
+export function mount(element, props, watch, trigger) {
+  const timeline = new Timeline(element.querySelector(".hafm-timeline"), props, trigger);
   watch("value", () => timeline.show());
   timeline.show();
 }
 
 class Timeline {
-  constructor(root, props) {
-    Object.assign(this, { root, props, past: [], future: [], selection: null, taps: null, transport: new Transport() });
+  constructor(root, props, trigger) {
+    Object.assign(this, { root, props, trigger, past: [], future: [], selection: null, taps: null, transport: new Transport() });
     root.innerHTML = TEMPLATE;
     this.find = (selector) => root.querySelector(selector);
     root.addEventListener("click", (event) => this.clicked(event));
@@ -119,7 +121,6 @@ class Timeline {
   send() {
     const selection = this.selection && [this.selection.start, this.selection.stop];
     this.props.value = { ...this.value, sheet: this.sheet, selection };
-    document.dispatchEvent(new CustomEvent("hafm-selection", { detail: this.selection }));
   }
 
   refuse(error) { this.find(".wrong").textContent = error ? error.message ?? String(error) : ""; }
@@ -447,6 +448,12 @@ class Timeline {
   }
 
   save() {
+    const format = this.find("[data-set=format]").value;
+    if (format !== "json") {
+      this.props.value = { ...this.props.value, ask: { format } };
+      this.trigger("submit");
+      return;
+    }
     const text = JSON.stringify(this.sheet, null, 1) + "\n";
     const link = Object.assign(document.createElement("a"), {
       href: URL.createObjectURL(new Blob([text], { type: "application/json" })),

@@ -23,6 +23,7 @@ if CHROMIUM is None:
     pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
 
 PHONE = {"width": 360, "height": 740}
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
@@ -72,3 +73,16 @@ def downloaded(page: "Page", button: str) -> Path:
         except PlaywrightTimeout:
             assert time.monotonic() < deadline, f"{button} downloads nothing"
     return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
+
+
+def summary(page: "Page") -> "Locator":
+    return page.locator("#timeline .summary")
+
+
+def press(page: "Page", *names: str) -> None:
+    for name in names:
+        page.locator("#timeline").get_by_role("button", name=name, exact=True).click()
+
+
+def chords(page: "Page") -> list[str]:
+    return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()

@@ -69,3 +69,25 @@ def page(
     yield page
     keep_screenshot(page, request.node.name)
     page.context.close()
+
+
+@pytest.fixture(scope="session")
+def studio(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A Space with the bundled model, which hears beats and chords."""
+    with served(bundled_model, tmp_path_factory.mktemp("studio")) as space:
+        yield space
+
+
+@pytest.fixture
+def heard(
+    browser: "Browser", studio: Space, options: dict[str, object], request: pytest.FixtureRequest
+) -> "Iterator[Page]":
+    """The page after the example has been listened to: 96 beats a minute, F major."""
+    from space.browsing import EXAMPLE, expect, keep_screenshot, open_page, summary, upload
+
+    page = open_page(browser, studio, **options)
+    upload(page, EXAMPLE)
+    expect(summary(page)).to_contain_text("beats a minute (estimated), chords (estimated), F major")
+    yield page
+    keep_screenshot(page, request.node.name)
+    page.context.close()

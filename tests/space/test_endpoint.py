@@ -80,6 +80,17 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(client: Any, voices: Pat
         accompany(client, voices / name)
 
 
+def test_refusals_leave_no_traceback_in_the_log(space: Space, client: Any, voices: Path) -> None:
+    before = (space.temporary / "log.txt").read_text()
+    sheets: list[Any] = [{"tones": 1}, {"beats": [0.0, 1e-6]}, [1]]
+    for sheet in sheets:
+        with pytest.raises(gradio_client.exceptions.AppError, match="lead_sheet|0.1 s apart"):
+            accompany(client, voices / "song.wav", lead_sheet=sheet)
+    with pytest.raises(gradio_client.exceptions.AppError, match="is silent"):
+        accompany(client, voices / "silent.wav")
+    assert "Traceback" not in (space.temporary / "log.txt").read_text()[len(before) :]
+
+
 @pytest.mark.fault("paths and addresses sent to a Space")
 @pytest.mark.parametrize("model", ["/etc", "../models/tiny", "nobody/nothing"])
 def test_no_folder_of_the_machine_can_be_named_as_model(client: Any, voices: Path, model: str) -> None:

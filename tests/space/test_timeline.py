@@ -1,7 +1,6 @@
 """What was heard, and mended: the timeline on the page, by mouse and by keyboard; and what is generated from it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,46 +10,24 @@ import pytest
 import listening
 from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.files import read_lead_sheet
-from space.browsing import announced, downloaded, expect, generate, keep_screenshot, open_page, skip_fine, upload
-from space.serving import Space, served
+from space.browsing import (
+    EXAMPLE,
+    announced,
+    chords,
+    downloaded,
+    expect,
+    generate,
+    keep_screenshot,
+    press,
+    skip_fine,
+    summary,
+)
+from space.serving import Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
-
-
-@pytest.fixture(scope="module")
-def studio(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space with the bundled model, which hears beats and chords."""
-    with served(bundled_model, tmp_path_factory.mktemp("studio")) as space:
-        yield space
-
-
-@pytest.fixture
-def heard(browser: "Browser", studio: Space, request: pytest.FixtureRequest) -> "Iterator[Page]":
-    """The page after the example has been listened to: 96 beats a minute, F major."""
-    page = open_page(browser, studio)
-    upload(page, EXAMPLE)
-    expect(summary(page)).to_contain_text("beats a minute (estimated), chords (estimated), F major")
-    yield page
-    keep_screenshot(page, request.node.name)
-    page.context.close()
-
-
-def summary(page: "Page") -> "Locator":
-    return page.locator("#timeline .summary")
-
-
-def press(page: "Page", *names: str) -> None:
-    for name in names:
-        page.locator("#timeline").get_by_role("button", name=name, exact=True).click()
-
-
-def chords(page: "Page") -> list[str]:
-    return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()
+    from playwright.sync_api import Page
 
 
 def saved(page: "Page") -> LeadSheet:
@@ -94,6 +71,14 @@ def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_pat
     (tmp_path / "no_sheet.json").write_text("[1, 2]")
     heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "no_sheet.json")
     expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is no lead sheet")
+
+
+def test_lead_sheets_are_saved_for_musicians(heard: "Page", tmp_path: Path) -> None:
+    kinds = {"chordpro": "{key: F}", "musicxml": "<fifths>-1</fifths>", "midi": "MThd"}
+    for kind, content in kinds.items():
+        heard.get_by_label("Format of the lead sheet").select_option(kind)
+        path = downloaded(heard, "Save lead sheet")
+        assert path.name.startswith("vocal") and content.encode() in path.read_bytes()
 
 
 def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> None:
@@ -172,8 +157,9 @@ def test_only_a_timeline_of_the_voice_itself_counts() -> None:
     assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": sheet}, "a.wav") == LeadSheet.told(sheet)
     assert listening.lead_sheet_of({"vocal": "b.wav", "sheet": sheet}, "a.wav") is None
     assert listening.lead_sheet_of({"vocal": "a.wav", "sheet": {"key": "C:maj"}}, "a.wav") is None
-    with pytest.raises(ValueError, match="no 'tones'"):
-        listening.lead_sheet_of({"vocal": "a.wav", "sheet": {"tones": 1}}, "a.wav")
+    for sent, message in (({"tones": 1}, "no 'tones'"), ({"beats": [0.0, 1e-9]}, "0.1 s apart")):
+        with pytest.raises(ValueError, match=message):
+            listening.lead_sheet_of({"vocal": "a.wav", "sheet": sent}, "a.wav")
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")

@@ -1,0 +1,155 @@
+"""From a voice to what is taken home: in three clicks, by keyboard alone, for screen readers; and bars made anew."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from hafm_hf import audio
+from space.browsing import (
+    announced,
+    downloaded,
+    expect,
+    generate,
+    keep_screenshot,
+    open_page,
+    press,
+    skip_fine,
+    summary,
+)
+from space.serving import PATIENCE_SECONDS, Space
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """axe-core in the version of package.json, fetched by npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm, which fetches axe-core; install Debian's package of that name")
+    folder = Path(shutil.copy(HERE / "package.json", tmp_path_factory.mktemp("axe"))).parent
+    command = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
+    done = subprocess.run(command, cwd=folder, timeout=PATIENCE_SECONDS, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch axe-core: {done.stderr.strip()[-200:]}")
+    return folder / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def findings(page: "Page", axe: Path) -> list[str]:
+    """What axe-core calls serious or critical: rule and the elements that it found."""
+    page.add_script_tag(path=axe)
+    found: list[dict[str, Any]] = page.evaluate("() => axe.run().then(result => result.violations)")
+    return [
+        f"{each['id']}: {[node['html'][:150] for node in each['nodes']]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def of_ours(found: list[str]) -> list[str]:
+    """Findings in the elements of static/; Gradio's own are Gradio's."""
+    return [each for each in found if "data-" in each or "hafm" in each]
+
+
+def tab_to(page: "Page", name: str) -> None:
+    """Presses Tab until the control of this name has the focus."""
+    names = []
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
+        if names[-1] == name:
+            return
+    pytest.fail(f"Tab never reaches {name!r}: {names}")
+
+
+def shares(samples: np.ndarray, rate: int) -> np.ndarray:
+    """How much of a sound's energy between 60 and 2000 Hz lies in each pitch class: float64 [12]."""
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
+    hertz = np.fft.rfftfreq(len(samples), 1 / rate)
+    inside = (hertz > 60) & (hertz < 2000)
+    classes = np.round(69 + 12 * np.log2(hertz[inside] / 440)).astype(int) % 12
+    found = np.bincount(classes, power[inside], minlength=12)
+    return found / found.sum()
+
+
+def test_a_finished_song_is_one_click_away_and_ones_own_three(browser: "Browser", space: Space) -> None:
+    page = open_page(browser, space)
+    song = page.get_by_label("A finished song")
+    assert song.evaluate("song => song.play().then(() => song.duration)") > 9
+    song.evaluate("song => song.pause()")
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    # while it is still listened to
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
+    expect(page.locator("#mixer")).to_be_in_viewport()
+    page.locator("#mixer").get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_function("document.querySelector('#mixer [data-set=position]').value > 0.3")
+    keep_screenshot(page, "first song")
+    page.context.close()
+
+
+@pytest.mark.parametrize("options", [{"color_scheme": scheme} for scheme in ("light", "dark")], ids=["light", "dark"])
+def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path, options: dict[str, object]) -> None:
+    tab_to(page, "Vocal")
+    page.keyboard.press("Enter")
+    expect(summary(page)).to_contain_text("Heard")
+    tab_to(page, "Generate")
+    page.keyboard.press("Enter")
+    expect(announced(page)).to_contain_text("Done")
+    tab_to(page, "Mute band")
+    page.keyboard.press("Space")
+    tab_to(page, "Download mix")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    mix, _ = audio.read_audio(download.value.path())
+    voice, rate = audio.read_audio(HERE.parents[1] / "examples" / "vocal.wav")
+    # nothing of the band is left; the voice, whose peaks are high, is turned down as a whole
+    inner = slice(rate // 20, -rate // 20)
+    gain = np.dot(mix[inner], voice[inner]) / np.dot(voice[inner], voice[inner])
+    assert 0.9 < gain <= 1 and audio.rms_dbfs(mix[inner] - np.float32(gain) * voice[inner]) < -80
+    assert of_ours(findings(page, axe)) == []
+
+
+def test_selected_bars_are_made_anew_with_their_chord_and_all_other_samples_stay(heard: "Page") -> None:
+    skip_fine(heard)
+    heard.get_by_label("Seed").fill("3")
+    generate(heard)
+    expect(announced(heard)).to_contain_text("Done")
+    before, rate = audio.read_audio(downloaded(heard, "Download band"))
+    press(heard, "Bar 2")
+    heard.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
+    start, stop = heard.evaluate(
+        """() => {
+            const bars = [...document.querySelectorAll('#timeline .bars li:has([aria-pressed=true])')];
+            return [Number(bars[0].dataset.start), Number(bars.at(-1).dataset.stop)];
+        }"""
+    )
+    heard.get_by_label("Chord", exact=True).fill("F#m")
+    press(heard, "Set")
+    heard.get_by_role("button", name="Make the selected bars anew").click()
+    expect(heard.locator("#mixer").get_by_role("radio", name="Take 2")).to_be_checked()
+    after, _ = audio.read_audio(downloaded(heard, "Download band"))
+    changed = np.flatnonzero(before != after) / rate
+    assert stop - start > 4 and len(changed) > rate
+    assert start - 1 / rate <= changed.min() and changed.max() < stop + 1 / rate
+    inside = slice(round((start + 0.3) * rate), round((stop - 0.3) * rate))
+    # F#, A and C#: of the song in F only the A
+    old, new = (shares(band[inside], rate)[[6, 9, 1]].sum() for band in (before, after))
+    print(f"F#, A and C#: {old:.2f} of the energy before, {new:.2f} after")
+    assert new > old + 0.2
+
+
+def test_bars_are_made_anew_only_where_some_are_selected(page: "Page", voices: Path) -> None:
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    skip_fine(page)
+    page.get_by_label("Length").fill("1")
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
+    page.get_by_role("button", name="Make the selected bars anew").click()
+    expect(announced(page)).to_have_text("Select the bars in the timeline first; then they are made anew.")
