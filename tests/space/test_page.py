@@ -45,9 +45,9 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
 
     mixes = {}
     for suffix in ("wav", "flac"):
-        page.get_by_label("Format").select_option(suffix)
+        page.get_by_label("Format", exact=True).select_option(suffix)
         mixes[suffix] = downloaded(page, "Download mix")
-    page.get_by_label("Format").select_option("wav")
+    page.get_by_label("Format", exact=True).select_option("wav")
     assert [path.name for path in (*mixes.values(), downloaded(page, "Download band"))] == [
         "song_1_mix.wav",
         "song_1_mix.flac",

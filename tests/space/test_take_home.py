@@ -52,11 +52,6 @@ def findings(page: "Page", axe: Path) -> list[str]:
     ]
 
 
-def of_ours(found: list[str]) -> list[str]:
-    """Findings in the elements of static/; Gradio's own are Gradio's."""
-    return [each for each in found if "data-" in each or "hafm" in each]
-
-
 def tab_to(page: "Page", name: str) -> None:
     """Presses Tab until the control of this name has the focus."""
     names = []
@@ -113,7 +108,7 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path
     inner = slice(rate // 20, -rate // 20)
     gain = np.dot(mix[inner], voice[inner]) / np.dot(voice[inner], voice[inner])
     assert 0.9 < gain <= 1 and audio.rms_dbfs(mix[inner] - np.float32(gain) * voice[inner]) < -80
-    assert of_ours(findings(page, axe)) == []
+    assert findings(page, axe) == []
 
 
 def test_selected_bars_are_made_anew_with_their_chord_and_all_other_samples_stay(heard: "Page") -> None:
