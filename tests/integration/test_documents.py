@@ -38,7 +38,11 @@ SMALLER = {
     "evaluate": "--clip-seconds 1 --limit 2 --skip-fine --no-baselines",
 }
 # Scripts that import from these packages take their options from there.
-OPTION_FOLDERS = {"hafm_hf.training": "src/hafm_hf/training", "hafm_tiny": "recipes/hafm_tiny"}
+OPTION_FILES = {
+    "hafm_hf.training": "src/hafm_hf/training/*.py",
+    "hafm_hf.cli.prepare": "src/hafm_hf/cli/prepare.py",
+    "hafm_tiny": "recipes/hafm_tiny/*.py",
+}
 PROGRAMS = {"hafm", "make", "pip", "python", "accelerate", "hf", "git", "cd", "curl"}
 # Blocks of these documents that are marked with nothing are run.
 RUN = ("README.md", "docs/architecture.md", "docs/evaluation.md")
@@ -184,9 +188,9 @@ def options_of(script: Path) -> set[str]:
         elif isinstance(node, ast.arg):
             names.add(node.arg)
     imported = [module for module, _ in imported_names(script.read_text())]
-    for package, folder in OPTION_FOLDERS.items():
+    for package, files in OPTION_FILES.items():
         if any(module.startswith(package) for module in imported):
-            names |= set().union(*map(options_of, (REPOSITORY / folder).glob("*.py")))
+            names |= set().union(*map(options_of, REPOSITORY.glob(files)))
     return names
 
 
