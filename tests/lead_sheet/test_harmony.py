@@ -135,7 +135,7 @@ def test_a_composite_with_harmony_is_saved_loaded_and_guided(tmp_path: Path) -> 
     assert isinstance(loaded.config.harmony_config, HAFMHarmonyConfig)
     assert isinstance(HAFMHarmonyModel.from_pretrained(tmp_path, subfolder="harmony"), HAFMHarmonyModel)
     vocal = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    found = [each.generate(vocal, seed=1).instrumental_semantic[0] for each in (model, loaded)]
+    found = [each.generate(vocal, each.sampling_rate, seed=1).instrumental_semantic[0] for each in (model, loaded)]
     assert torch.equal(*found)
     loaded.semantic.generation_config.harmony_guidance = 0.0
     assert not torch.equal(loaded.generate(vocal, CODEC_RATE, seed=1).instrumental_semantic[0], found[0])

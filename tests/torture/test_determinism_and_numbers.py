@@ -85,7 +85,7 @@ def test_half_precision_stays_finite(
 
     monkeypatch.setattr(FastDecoder, "limited", watched)
     seconds = tally.tries
-    audio = halves.generate(torch.from_numpy(glide(seconds)), seed=1, decoding="fast").audio[0]
+    audio = halves.generate(torch.from_numpy(glide(seconds)), halves.sampling_rate, seed=1, decoding="fast").audio[0]
     assert len(finite) > 100 * seconds and all(finite)
     for second in audio.split(24_000):
         tally.survived() if bool(second.isfinite().all()) else tally.lose(f"{dtype}")

@@ -215,8 +215,9 @@ class HAFMPipeline(Pipeline):
         source, rate, name = as_sound(input_, sampling_rate)
         if is_file(source):
             source, rate = audio.read_audio(source, seconds=seconds, name=name, mono=False, **limits)
-        rate = audio.check_sampling_rate(rate, name)
+        # what is no sound is refused before it is asked for a rate
         samples = audio.to_samples(source, name=name, mono=False)
+        rate = audio.check_sampling_rate(rate, name)
         samples = samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1)
         return samples if seconds is None else samples[: round(seconds * rate)], rate, name
 

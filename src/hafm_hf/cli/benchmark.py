@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from math import inf
 from typing import Annotated, Any
 
@@ -101,10 +102,8 @@ def generate(
         torch.set_num_threads(count or everything)
         asked = None if count is None else torch.get_num_threads()
         # songs first: the process' peak is theirs then, and not the peers'
-        for seconds in song or []:
-            for number in samples or [1]:
-                for each in pattern or (None,):
-                    songs.append(benchmark_song(model, seconds, "fast", weights, number, asked, each))
+        for seconds, number, kind in product(song or [], samples or [1], pattern or (None,)):
+            songs.append(benchmark_song(model, seconds, "fast", weights, number, asked, kind))
         torch.set_num_threads(asked or 1)
         decoding += [benchmark_decoding(each) for each in wanted]
     errors = benchmark_precision(model) if precision else {}

@@ -52,7 +52,7 @@ def lead_sheet(
     """
     from ..audio.analysis import sung_notes
     from ..lead_sheet.bars import chart, completed
-    from ..lead_sheet.files import lead_sheet_files, write_lead_sheet
+    from ..lead_sheet.files import IN_BARS, lead_sheet_files, write_lead_sheet
 
     known, stem = read_lead_sheet(tempo, beats, chords), vocal_name(vocal)
     wanted = [each.value for each in formats or [Format.lab]]
@@ -71,19 +71,21 @@ def lead_sheet(
     try:
         # what is known goes before
         sheet = composite.complete_lead_sheet(composite.tokenize_vocal(samples, rate, 0, known)[0], known)
-        if not sheet.has_beats:
-            raise HAFMCommandError("This model estimates no beats; give them with --tempo or --beats.")
         seconds_long = len(samples) / rate
-        sheet = completed(sheet, seconds_long, None if metre is None else int(metre[0]), key)
+        if sheet.has_beats:
+            sheet = completed(sheet, seconds_long, None if metre is None else int(metre[0]), key)
+        elif set(wanted).intersection(IN_BARS):
+            raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
         typer.echo(json.dumps(sheet.to_dict()))
         return
     melody = sung_notes(samples, rate) if "midi" in wanted else []
-    song = chart(sheet, seconds_long)
-    about = f"{len(song.beats)} beats, {song.tempo:.1f} a minute, {len(song.bars)} bars of {song.metre}/4"
-    stdout.print(about + (f", key {sheet.key}" if sheet.key else ""), markup=False)
+    song = chart(sheet, seconds_long) if sheet.has_beats else None
+    if song is not None:
+        about = f"{len(song.beats)} beats, {song.tempo:.1f} a minute, {len(song.bars)} bars of {song.metre}/4"
+        stdout.print(about + (f", key {sheet.key}" if sheet.key else ""), markup=False)
     if sheet.chords:
         stdout.print(f"chords: {' '.join(label for *_, label in sheet.chords)}", markup=False)
     for path in write_lead_sheet(sheet, out, stem, wanted, song, melody):
