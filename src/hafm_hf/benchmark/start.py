@@ -40,7 +40,7 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
     from .generate import glide
 
     with tempfile.TemporaryDirectory() as folder:
-        vocal = write_audio(Path(folder) / "vocal.wav", glide(seconds, 24_000), 24_000)
+        vocal = write_audio(Path(folder) / "vocal.wav", glide(seconds, 44_100), 44_100)
         words = ["accompany", str(vocal), "--out", folder, "--seed", "1", *(["--model", model] if model else [])]
         runs = [_measured(words) for _ in range(repeats)]
     parts = {name: min(run["parts"][name] for run in runs) for name in PARTS}
