@@ -225,8 +225,9 @@ def accompany(vocal: str, model: str, *values: Any) -> tuple[str, str, str, Valu
 
     An option that is left out is the model's own, or drawn if it is the seed; 0 for length (s) takes the whole vocal,
     and 0 for tempo (beats a minute) the one that is estimated; lead_sheet says more of what is known, as
-    {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}. Returns the first variation's mix (WAV), its instrumental (WAV),
-    a zip of all stems, and {"seed", "seconds", "variations", "model"}.
+    {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}. For tail (s) the band goes on behind the voice, fading out.
+    Returns the first variation's mix (WAV), its instrumental (WAV), a zip of all stems, and {"seed", "seconds",
+    "variations", "model"}.
     """
     *options, lead_sheet, band_db = values
     try:
@@ -246,7 +247,7 @@ def parameters_of_endpoint() -> list[inspect.Parameter]:
     """Names and defaults of the inputs of `accompany`, which the endpoint tells its callers."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     defaults = {"model": OFFERED[0], **{name: each.default for name, each in CHOICES.items()}}
-    defaults |= {"length": 0, "tempo": 0, "lead_sheet": None, "band_db": 0}
+    defaults |= {"length": 0, "tempo": 0, "tail": 0, "lead_sheet": None, "band_db": 0}
     return [inspect.Parameter("vocal", kind), *(inspect.Parameter(k, kind, default=v) for k, v in defaults.items())]
 
 
@@ -282,7 +283,7 @@ class Page:
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
         chosen = [self.options[name] for name in CHOICES]
-        return [self.vocal, self.options["model"], *chosen, self.options["length"], self.tempo]
+        return [self.vocal, self.options["model"], *chosen, self.options["length"], self.tempo, self.options["tail"]]
 
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from hafm_hf.accompaniment.options import MIX_OPTIONS
 from songs import CHOICES, MAX_SECONDS, OFFERED, Stages
 
 BESIDE = Path(__file__).parent
@@ -105,6 +106,11 @@ def option_components() -> dict[str, gr.components.Component]:
         found: dict[str, gr.components.Component] = {"variations": option_component("variations")}
         found["length"] = gr.Number(
             0, label="Length", minimum=0, info="Seconds from the start of the voice; 0 for all", elem_id="length"
+        )
+        ending = MIX_OPTIONS["tail"]
+        about = "Seconds that the band goes on behind the voice, fading out"
+        found["tail"] = gr.Number(
+            0, label=ending.label, minimum=ending.least, maximum=ending.most, info=about, elem_id="tail"
         )
     with gr.Accordion("More options", open=False), gr.Row():
         found["model"] = gr.Dropdown(

@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, Option
+from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions, Option
 from hafm_hf.hub.redaction import without_secrets
 from hafm_hf.stage_table import STAGES
 from takes import Job, Remake, setting, write_job
@@ -65,29 +65,30 @@ class Cancelled(Exception):
 @dataclass
 class Request:
     """What the page or the endpoint asks for; 0 is the whole vocal for `length` (s), and for `tempo` (beats a minute)
-    the one that is estimated, or that of the lead sheet."""
+    the one that is estimated, or that of the lead sheet. For `tail` (s) the band goes on behind the voice."""
 
     vocal: str | None
     model: str
     options: GenerationOptions
     length: float = 0.0
     tempo: float = 0.0
+    tail: float = 0.0
     lead_sheet: LeadSheet | None = None
     remake: Remake | None = None
 
     @classmethod
     def of(cls, vocal: str | None, model: str, *values: Any) -> Request:
-        """A request by the values of CHOICES, then length and tempo.
+        """A request by the values of CHOICES, then length, tempo and tail.
 
         Raises:
             ValueError: an option out of range.
         """
-        *chosen, length, tempo = values
+        *chosen, length, tempo, tail = values
         given = {
             option.name: None if _is_empty(option, value) else option.kind(value)
             for option, value in zip(CHOICES.values(), chosen, strict=True)
         }
-        return cls(vocal, model, GenerationOptions.of(given=given), length, tempo)
+        return cls(vocal, model, GenerationOptions.of(given=given), length, tempo, MixOptions(tail=tail or 0.0).tail)
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a seed that is not given is drawn here."""
@@ -97,6 +98,8 @@ class Request:
             known = replace(known, tempo=self.tempo)
         if known != LeadSheet():
             parameters["lead_sheet"] = known
+        if self.tail:
+            parameters["tail"] = self.tail
         if self.remake is not None:
             parameters |= self.remake.parameters()
         return {"seed": secrets.randbits(31), **parameters}
@@ -303,7 +306,7 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     there = load_pipeline(request.model).model.stages
     stages.names = [stage for stage in stages.names if stage in there]
     frames = {stage: there[stage].config.frame_rate * there[stage].config.num_codebooks for stage in stages.names}
-    stages.totals = {stage: round(len(samples) / rate * each) for stage, each in frames.items()}
+    stages.totals = {stage: round((len(samples) / rate + request.tail) * each) for stage, each in frames.items()}
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
@@ -319,4 +322,6 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     if request.remake is not None:
         songs = [request.remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    yield write_job(songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal))
+    yield write_job(
+        songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal), parameters.get("tail", 0.0)
+    )

@@ -56,6 +56,7 @@ class Job:
         seconds: that it took.
         source: the vocal's file.
         loudness: of "voice" and "band" of each variation in LUFS; None for silence.
+        tail: seconds for which the band goes on behind the voice.
         number: of the takes of a person.
     """
 
@@ -66,6 +67,7 @@ class Job:
     seconds: float
     source: str
     loudness: list[dict[str, float | None]]
+    tail: float = 0.0
     number: int = 1
 
     def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
@@ -85,11 +87,13 @@ class Job:
         return audio.read_audio(path, min_seconds=0.0, mono=False)
 
 
-def write_job(songs: list[dict[str, Any]], name: str, seed: int, seconds: float, source: str) -> Job:
+def write_job(
+    songs: list[dict[str, Any]], name: str, seed: int, seconds: float, source: str, tail: float = 0.0
+) -> Job:
     """Writes vocal, instrumentals and the zip of these stems, which `sweep` removes in time."""
     rate = songs[0]["sampling_rate"]
     loudness = [measure({"voice": song["vocals"], "band": song["audio"]}, rate) for song in songs]
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds, source, loudness)
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds, source, loudness, tail)
     stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
     for number, song in enumerate(songs, start=1):
         stems.append(audio.write_audio(job.path("instrumental", "wav", number), song["audio"], rate))
@@ -197,7 +201,8 @@ class Remake:
         keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
         if not keep or self.start >= min(self.stop, seconds):
             raise ValueError("The selected bars are the whole song; generate it anew instead.")
-        return {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep, "num_samples": 1}
+        old = {"array": band, "sampling_rate": rate}
+        return {"instrumental": old, "keep": keep, "num_samples": 1, "tail": self.job.tail}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
         """The old take with the selected seconds of a new song, cross-faded within them."""

@@ -61,19 +61,19 @@ def test_reports_come_together_up_to_a_result() -> None:
 
 def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() -> None:
     values = {**{name: row.default for name, row in songs.CHOICES.items()}, "variations": 2.0, "top_k": 7}
-    asked = songs.Request.of("a.wav", "m", *values.values(), 1.5, 0)
+    asked = songs.Request.of("a.wav", "m", *values.values(), 1.5, 0, 0)
     assert (asked.vocal, asked.model, asked.length, asked.tempo) == ("a.wav", "m", 1.5, 0)
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
     assert drawn[0] == {"num_samples": 2, "top_k": 7, "skip_fine": False}
     # what a browser makes of empty inputs
     empty = {**values, "seed": -1, "guidance_scale": 0, "temperature": 0, "top_k": 0}
-    assert songs.Request.of("a.wav", "m", *empty.values(), 0, 0).parameters().keys() == {
+    assert songs.Request.of("a.wav", "m", *empty.values(), 0, 0, 0).parameters().keys() == {
         "num_samples", "seed", "skip_fine"
     }  # fmt: skip
-    assert songs.Request.of("a.wav", "m", *{**empty, "seed": 0}.values(), 0, 0).parameters()["seed"] == 0
+    assert songs.Request.of("a.wav", "m", *{**empty, "seed": 0}.values(), 0, 0, 0).parameters()["seed"] == 0
     with pytest.raises(ValueError, match="temperature is 0.001; it must be 0.01 or more"):
-        songs.Request.of("a.wav", "m", *{**values, "temperature": 0.001}.values(), 0, 0)
+        songs.Request.of("a.wav", "m", *{**values, "temperature": 0.001}.values(), 0, 0, 0)
 
 
 def test_a_tempo_is_known_to_the_model_and_one_that_no_line_has_is_refused(tmp_path: Path) -> None:
@@ -131,6 +131,21 @@ def test_selected_seconds_are_made_anew_and_all_other_samples_stay(offered: str,
     for start, stop in ((0.0, 6.0), (-1.0, 9.0), (7.0, 8.0)):
         with pytest.raises(ValueError, match="the whole song"):
             list(songs.make_job(replace(wanted, remake=takes.Remake(old, 1, start, stop))))
+
+
+def test_a_band_that_goes_on_behind_the_voice_is_made_anew_in_parts_too(offered: str, voices: Path) -> None:
+    wanted = replace(request(voices / "patience.wav", offered, length=3), tail=1.0)
+    *_, old = songs.make_job(wanted)
+    assert isinstance(old, takes.Job)
+    (before, rate), (voice, _) = old.read("instrumental", 1), old.read("vocal")
+    assert len(before) == len(voice) == 4 * rate and not voice[3 * rate :].any()
+    *_, new = songs.make_job(replace(wanted, tail=0.0, remake=takes.Remake(old, 1, 1.0, 2.0)))
+    assert isinstance(new, takes.Job) and new.tail == 1.0
+    changed = np.flatnonzero(before != new.read("instrumental", 1)[0]) / rate
+    assert changed.min() >= 1.0 and changed.max() < 2.0
+    values = {name: row.default for name, row in songs.CHOICES.items()}.values()
+    with pytest.raises(ValueError, match="tail is 99"):
+        songs.Request.of("a.wav", "m", *values, 0, 0, 99.0)
 
 
 def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
