@@ -47,19 +47,20 @@ function keyParts(key) {
   return { tonic: parseChord(tonic).root, mode: mode === "min" ? "min" : "maj" };
 }
 
-function noteName(pitch, key, quality = "") {
+function noteName(pitch, key) {
   const { tonic, mode } = keyParts(key);
-  const foreign = !SCALES[mode].includes((pitch - tonic + 12) % 12);
-  // outside of the key a diminished chord leads upwards: F#dim in F
-  return (FLAT_KEYS[mode].includes(tonic) && !(foreign && quality.startsWith("dim")) ? FLATS : SHARPS)[pitch];
+  return (FLAT_KEYS[mode].includes(tonic) ? FLATS : SHARPS)[pitch];
 }
 
-/** A label as a lead sheet in this key has it: “A:min7” in F is “Am7”, “A#” is “Bb”. */
+/** A label as a lead sheet in this key has it: “A:min7” in F is “Am7”, “A#” is “Bb”; a foreign root stays as written. */
 export function spell(label, key) {
   const chord = parseChord(label);
   if (!chord) return "N";
   const quality = chord.quality.replace(/^min/, "m").replace(/^maj$/, "");
-  return noteName(chord.root, key, quality) + quality + chord.bass;
+  const { tonic, mode } = keyParts(key);
+  const own = SCALES[mode].includes((chord.root - tonic + 12) % 12);
+  const root = own ? noteName(chord.root, key) : /^[A-G][#b♯♭]*/.exec(label.trim())[0];
+  return root + quality + chord.bass;
 }
 
 /** For people: ♯ and ♭ instead of # and b, a dash for no chord. */

@@ -183,10 +183,10 @@ def test_chords_are_spelled_in_the_key_and_sound_as_written(page: "Page") -> Non
             return [labels.map(each => spell(...each)), sounding.map(each => chordNotes(each).map(note => note % 12))];
         }}""",
         [
-            [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#dim", "F:maj"], ["N", "C:maj"]],
+            [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]],
             ["C", "Am7", "Gmaj7", "F#dim", "Dsus4", "N"],
         ],
     )
-    assert spelled[0] == ["Bb", "C#m7", "F#dim", "N"]
+    assert spelled[0] == ["Bb", "C#m7", "F#m", "N"]
     # the bass, then root, third, fifth and seventh
     assert spelled[1] == [[0, 0, 4, 7], [9, 9, 0, 4, 7], [7, 7, 11, 2, 6], [6, 6, 9, 0], [2, 2, 7, 9], []]
