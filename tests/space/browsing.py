@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 if CHROMIUM is None:
     pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
 
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 PHONE = {"width": 360, "height": 740}
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 

@@ -40,9 +40,8 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(voices: Path) -> "Iterator[Browser]":
     """Chromium that hears song.wav, again and again, when it listens to the microphone."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import sync_playwright
 
-    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     flags = [*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={voices / 'song.wav'}"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
