@@ -96,7 +96,7 @@ def main(
     decoder = load_codec(codec)
     corpus, info = load_token_corpus(str(tokens), split)
     by_track: dict[str, Clip] = {
-        clip.name.partition("@")[0]: clip for clip in load_corpus_split(tokens, split, songs / split)
+        clip.name.partition("@")[0].rsplit("__")[-1]: clip for clip in load_corpus_split(tokens, split, songs / split)
     }
     report: dict[str, Any] = {}
     for folder in stages:
