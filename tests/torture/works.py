@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sys
 import threading
@@ -66,6 +67,8 @@ def _quietly(log: Path, function: Callable[..., object], *arguments: Any) -> Non
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after
     tqdm.set_lock(threading.RLock())
+    # the server of the process that this one is forked from is no child of this one, which may not wait for it
+    multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
     function(*arguments)
 
 
