@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import transformers
 
@@ -169,7 +168,7 @@ class LiveMix:
         limited = audio.limit_peak(mix)
         self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
         buffer = io.BytesIO()
-        soundfile.write(buffer, limited, piece["sampling_rate"], format="WAV", subtype="PCM_16")
+        audio.write_stream(buffer, limited, piece["sampling_rate"])
         return buffer.getvalue()
 
 

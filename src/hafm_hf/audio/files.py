@@ -454,7 +454,7 @@ class GrowingAudio:
             self.gain *= self.ceiling / peak
         written: Samples = (samples * self.gain).astype(np.float32)
         try:
-            self.file.write(written)
+            self.file.write(to_integers(written))
             # the header is brought up to date with every chunk, for those who listen meanwhile
             self.file.flush()
         except (OSError, soundfile.LibsndfileError) as error:
@@ -470,10 +470,22 @@ class GrowingAudio:
             self.path.unlink(missing_ok=True)
 
 
+def to_integers(samples: Samples) -> NDArray[np.int16]:
+    """Float32 [N] or [N, C] as integers of 16 bits that are read back within half a step.
+
+    libsndfile multiplies floats by 32767 and divides by 32768 when it reads them, so that sound becomes a little
+    quieter with every file that it goes through.
+    """
+    limits = np.iinfo(np.int16)
+    scaled = samples * np.float32(-limits.min)
+    # in place: an hour is a third of a gigabyte
+    return scaled.round(out=scaled).clip(limits.min, limits.max, out=scaled).astype(np.int16)
+
+
 def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: str) -> None:
     """Writes float32 [N] or [N, C] in one of `FILE_FORMATS`: 16 bits, or MP3 of some 190 kbit/s in stereo."""
     if file_format != "mp3":
-        soundfile.write(file, samples, sampling_rate, subtype="PCM_16", format=file_format.upper())
+        soundfile.write(file, to_integers(samples), sampling_rate, subtype="PCM_16", format=file_format.upper())
         return
     if sampling_rate not in MP3_RATES:
         samples, sampling_rate = resample(samples, sampling_rate, MP3_RATES[-1]), MP3_RATES[-1]
