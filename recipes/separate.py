@@ -4,8 +4,9 @@ python recipes/separate.py SONGS STEMS --separator audio-separator --device cuda
 python recipes/separate.py MUSDB18 SEPARATED --musdb --separator audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
-killed run goes on where it was. With --musdb, the mixtures of MUSDB18's test songs are separated: SEPARATED is what
-`hafm evaluate --musdb MUSDB18 --separated-vocals SEPARATED` wants for FAD_s.
+killed run goes on where it was. With --stems, demucs writes drums.flac, bass.flac and chords.flac as well. With
+--musdb, the mixtures of MUSDB18's test songs are separated: SEPARATED is what `hafm evaluate --musdb MUSDB18
+--separated-vocals SEPARATED` wants for FAD_s.
 """
 
 import functools
@@ -72,11 +73,14 @@ def main(
     separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = "",
     musdb: Annotated[bool, typer.Option("--musdb", help="SONGS is MUSDB18 or MUSDB18-HQ: its test songs.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
+    parts: Annotated[bool, typer.Option("--stems", help="Also the parts of the band; demucs has them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers take the GPUs in turn.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Separates what has no stems yet."""
-    options = SeparatorOptions(separator, "", separator_model, separator_model_dir, device, max_minutes * 60)
+    options = SeparatorOptions(
+        separator, "", separator_model, separator_model_dir, device, max_minutes * 60, stems=parts
+    )
     if musdb:
         found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
     else:

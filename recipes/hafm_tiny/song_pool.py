@@ -52,7 +52,7 @@ def load_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
 def labelled_rows(
     tokens: str | Path, labels: Mapping[str, dict[str, Any]], columns: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The excerpts of a token corpus's training shards whose songs have labels.
+    """The excerpts of the mixes of a token corpus's training shards whose songs have labels.
 
     Args:
         tokens: folder of token shards.
@@ -63,9 +63,10 @@ def labelled_rows(
         the row and its song's labels.
     """
     for shard in shard_paths(tokens, "train"):
-        for row in parquet.read_table(shard, columns=["track", "start", *columns]).to_pylist():
+        there = {"stem"} & set(parquet.read_schema(shard).names)
+        for row in parquet.read_table(shard, columns=["track", "start", *columns, *there]).to_pylist():
             name = Path(row["track"]).name
-            if name in labels:
+            if name in labels and not row.get("stem"):
                 yield row, labels[name]
 
 

@@ -36,13 +36,16 @@ class SeparatorFlags:
     separator_model: Annotated[str, typer.Option(help="Of audio-separator or demucs.")] = ""
     separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = ""
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0
+    stems: Annotated[
+        bool, typer.Option("--stems", help="Rows for drums, bass, chords and colour, too, where songs have them.")
+    ] = False
 
     def options(self, device: str) -> SeparatorOptions:
         """What they say to a separator on `device`."""
         from ..corpus.stems import SeparatorOptions
 
         named = self.separator, self.vocal_channel, self.separator_model, self.separator_model_dir
-        return SeparatorOptions(*named, device, self.max_minutes * 60)
+        return SeparatorOptions(*named, device, self.max_minutes * 60, stems=self.stems)
 
 
 @dataclass

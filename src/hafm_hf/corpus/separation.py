@@ -15,10 +15,19 @@ import numpy as np
 
 from ..audio import Samples, with_channels
 from .reading import decode
-from .stems import LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, Separator, SeparatorOptions, Stems, align, require
+from .stems import (
+    LABELS_FILE,
+    LONGEST_DIFFERENCE_SECONDS,
+    STEM_OF_PART,
+    Separator,
+    SeparatorOptions,
+    Stems,
+    align,
+    require,
+)
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
-# how stems are called, by role; MUSDB18 adds drums, bass and other up
+# how stems are called, by role; those of MUSDB18, drums, bass and other, add up to the band
 VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
 INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_vocals", "karaoke", "backing")
 BAND_NAMES = ("drums", "bass", "other")
@@ -51,8 +60,9 @@ class StemsSeparator:
         """Pairs and stem folders first; what is left are stereo files, where a vocal channel is named."""
         families: dict[str, dict[str, str]] = defaultdict(dict)
         singles = []
+        roles = ROLES | {name: name for name in STEM_OF_PART} if self.options.stems else ROLES
         for path in paths:
-            role = stem_role(path)
+            role = stem_role(path, roles)
             if role is None or role[1] in families[role[0]]:
                 singles.append(path)
             else:
@@ -61,7 +71,9 @@ class StemsSeparator:
         for name, files in families.items():
             kept = chosen_stems(files)
             if kept is not None:
-                groupings.append(Grouping(display_name(name or "."), kept))
+                wanted = files.keys() & STEM_OF_PART.keys() - kept.keys() if self.options.stems else ()
+                parts = {role: files[role] for role in sorted(wanted)}
+                groupings.append(Grouping(display_name(name or "."), kept, parts))
             elif files:
                 missing = "a vocal" if "vocal" not in files else "an instrumental"
                 detail = f"{', '.join(sorted(files))} without {missing}"
@@ -76,13 +88,18 @@ class StemsSeparator:
             elif os.path.dirname(path) not in stem_folders:
                 detail = "name a vocal channel, or a separator for mixes"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
+        if self.options.stems and groupings and not any(map(_has_parts, groupings)):
+            raise HAFMCorpusError(
+                f"No song has stems (files called {', '.join(STEM_OF_PART)}) beside its accompaniment; leave --stems "
+                "out, or take mixes apart with the separator demucs."
+            )
         return groupings, drops
 
     def separate(self, files: Mapping[str, Path]) -> Stems:
-        """Reads and aligns what there is; the parts of a band are added up."""
+        """Reads and aligns what there is; the parts of a band are added up where it has no file of its own."""
         if "stem_mp4" in files:
             require("stempeg", "stempeg")
-            return read_stem_mp4(files["stem_mp4"], self.options.max_seconds, self.options.channels)
+            return read_stem_mp4(files["stem_mp4"], self.options)
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
@@ -91,25 +108,31 @@ class StemsSeparator:
             return align(samples[:, vocal], rate, samples[:, 1 - vocal], rate, channels=self.options.channels)
         labels = read_labels(files["vocal"])
         vocal_sound, vocal_rate = decode(files["vocal"], self.options.max_seconds)
-        parts = [decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"]
-        band, band_rate = add_up(parts, self.options.channels)
-        return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
+        sounds = {role: decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"}
+        whole = [sounds["instrumental"]] if "instrumental" in sounds else [sounds[role] for role in sorted(BAND_NAMES)]
+        band, band_rate = add_up(whole, self.options.channels)
+        parts = [(role, *sounds[role]) for role in sounds if role in STEM_OF_PART and self.options.stems]
+        return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels, parts)
 
 
 CHANNELS = ("left", "right")
 
 
-def stem_role(path: str) -> tuple[str, str] | None:
+def _has_parts(grouping: Grouping) -> bool:
+    return bool((grouping.files.keys() | grouping.parts.keys()) & {*STEM_OF_PART, "stem_mp4"})
+
+
+def stem_role(path: str, roles: Mapping[str, str] = ROLES) -> tuple[str, str] | None:
     """The track (its path without the role) and the role of a stem, None for files that are not called like one."""
     folder, file = os.path.split(path)
     stem = os.path.splitext(file)[0]
     lower = stem.lower()
-    if lower in ROLES:
-        return folder, ROLES[lower]
+    if lower in roles:
+        return folder, roles[lower]
     # no_vocals ends in vocals, so the longest name counts
-    for name in sorted(ROLES, key=len, reverse=True):
+    for name in sorted(roles, key=len, reverse=True):
         if lower.endswith(name) and lower[-len(name) - 1] in "_-. ":
-            return os.path.join(folder, stem[: -len(name) - 1]), ROLES[name]
+            return os.path.join(folder, stem[: -len(name) - 1]), roles[name]
     return None
 
 
@@ -145,7 +168,7 @@ def read_labels(stem: Path) -> dict[str, Any]:
     return labels if isinstance(labels, dict) else {}
 
 
-def read_stem_mp4(path: Path, max_seconds: float, channels: int = 1) -> Stems:
+def read_stem_mp4(path: Path, options: SeparatorOptions) -> Stems:
     """The stems of a .stem.mp4 as MUSDB18 has them: mixture, drums, bass, other, vocals.
 
     Raises:
@@ -161,8 +184,8 @@ def read_stem_mp4(path: Path, max_seconds: float, channels: int = 1) -> Stems:
     except Exception as error:
         raise TrackError(Reason.NOT_DECODABLE, str(error)[:200]) from error
     seconds = info.duration(0)
-    if seconds > max_seconds:
-        raise TrackError(Reason.TOO_LONG, f"{seconds:.0f} s, at most {max_seconds:.0f}")
+    if seconds > options.max_seconds:
+        raise TrackError(Reason.TOO_LONG, f"{seconds:.0f} s, at most {options.max_seconds:.0f}")
     try:
         stems, rate = stempeg.read_stems(os.fspath(path), dtype=np.float32, always_3d=True)
     except Exception as error:
@@ -171,8 +194,9 @@ def read_stem_mp4(path: Path, max_seconds: float, channels: int = 1) -> Stems:
     if len(stems) != len(STEM_MP4_STREAMS):
         raise TrackError(Reason.NO_STEMS, f"{len(stems)} streams; expected {', '.join(STEM_MP4_STREAMS)}")
     streams = dict(zip(STEM_MP4_STREAMS, stems, strict=True))
-    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES], channels)
-    return align(streams["vocals"], int(rate), band, int(rate), channels=channels)
+    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES], options.channels)
+    parts = [(name, streams[name], int(rate)) for name in BAND_NAMES if options.stems]
+    return align(streams["vocals"], int(rate), band, int(rate), channels=options.channels, parts=parts)
 
 
 def _audio_separator(options: SeparatorOptions) -> Separator:

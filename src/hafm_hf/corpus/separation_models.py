@@ -17,7 +17,7 @@ import torch
 
 from ..audio import Samples, with_channels
 from .reading import decode
-from .stems import SeparatorOptions, Stems, align, group_mixes, require
+from .stems import STEM_OF_PART, SeparatorOptions, Stems, align, group_mixes, require
 from .tracks import HAFMCorpusError, Reason, TrackError
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
@@ -39,6 +39,8 @@ class AudioSeparator:
     """
 
     def __init__(self, options: SeparatorOptions) -> None:
+        if options.stems:
+            raise HAFMCorpusError("audio-separator tells vocals and accompaniments apart only; take demucs for stems.")
         require("audio_separator", "audio-separator")
         require("onnxruntime", "audio-separator")
         from audio_separator.separator import Separator as Library
@@ -144,6 +146,7 @@ class DemucsSeparator:
             raise HAFMCorpusError(f"The demucs model gives {', '.join(sources)} and no vocals; choose another one.")
         band = sum(sound for name, sound in sources.items() if name != "vocals")
         own_rate = self.library.samplerate
-        return align(
-            sources["vocals"].cpu().numpy().T, own_rate, band.cpu().numpy().T, own_rate, channels=self.options.channels
-        )
+        vocal, band = (sound.cpu().numpy().T for sound in (sources["vocals"], band))
+        named = STEM_OF_PART.keys() & sources.keys() if self.options.stems else ()
+        parts = [(name, sources[name].cpu().numpy().T, own_rate) for name in sorted(named)]
+        return align(vocal, own_rate, band, own_rate, channels=self.options.channels, parts=parts)

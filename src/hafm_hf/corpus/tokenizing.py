@@ -120,16 +120,26 @@ class Tokenizers:
             voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
             mono = [with_channels(band, 1) for band in instrumentals[part]]
             bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
-            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             streams = (
                 self.semantic.encode_batch(voices, list(seeds[part])),
                 self.semantic.encode_batch(bands),
-                self.codec.encode(sounds.mT if sounds.ndim == 3 else sounds[:, None], self.info.num_codebooks),
+                self._codes(instrumentals[part], sampling_rate, seconds),
             )
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
             ):
                 yield SegmentTokens(vocal, instrumental, acoustic)
+
+    @torch.inference_mode()
+    def encode_sounds(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> Iterator[np.ndarray]:
+        """Codes (int16 [Q, T_a] each) of sounds of `seconds`, as of `encode`'s instrumentals, batch by batch."""
+        for begin in range(0, len(sounds), self.options.batch_size):
+            part = sounds[begin : begin + self.options.batch_size]
+            yield from self._codes(part, sampling_rate, seconds).cpu().numpy().astype(np.int16)
+
+    def _codes(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> torch.Tensor:
+        batch = self._batch(sounds, sampling_rate, self.codec.format.sampling_rate, seconds)
+        return self.codec.encode(batch.mT if batch.ndim == 3 else batch[:, None], self.info.num_codebooks)
 
     @torch.inference_mode()
     def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:

@@ -267,7 +267,9 @@ def load_corpus_split(corpus: Path, split: str, audio: Path) -> list[Clip]:
     by_track = {name.rsplit("__", 1)[-1]: clip for name, clip in pairs.items()} | pairs
     clips = []
     for shard in shards:
-        for row in pq.read_table(shard, columns=["track", "start", "duration"]).to_pylist():
+        # the stems of an excerpt have rows of their own
+        places = pq.read_table(shard, columns=["track", "start", "duration"]).to_pylist()
+        for row in {(row["track"], row["start"]): row for row in places}.values():
             track = _flat(row["track"])
             clip = by_track.get(track, by_track.get(track.rsplit("__", 1)[-1]))
             if clip is None:

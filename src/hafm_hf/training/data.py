@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
+from ..lead_sheet.streams import STEMS
 from ..stage_table import stage_of
 from .lead_sheets import CropStreams, LeadSheetNoise
 
@@ -157,6 +158,27 @@ def _can_be_read(path: Path, thoroughly: bool) -> bool:
     return True
 
 
+def rows_of_stems(corpus: datasets.Dataset, config: HAFMStageConfig, stems: Sequence[str] = ()) -> datasets.Dataset:
+    """The rows that a stage learns (see `TokenCrops`).
+
+    Raises:
+        ValueError: an unknown stem, one that the stage isn't told of, or no row of them.
+    """
+    if unknown := [stem for stem in stems if stem not in STEMS]:
+        raise ValueError(f"There is no stem {unknown[0]!r}; choose from {', '.join(STEMS)}.")
+    told = "stem" in config.lead_sheet_streams and stage_streams(config).target.column == "acoustic"
+    if len(set(stems)) > 1 and not told:
+        raise ValueError(f"The stage isn't told which of {', '.join(stems)} it plays; add stem to lead_sheet_streams.")
+    wanted = set(stems or (STEMS if told else STEMS[:1]))
+    if "stem" not in corpus.column_names or wanted == set(STEMS):
+        return corpus
+    found = [name or STEMS[0] for name in np.asarray(corpus.with_format(None)["stem"])]
+    rows = [row for row, name in enumerate(found) if name in wanted]
+    if not rows:
+        raise ValueError(f"The corpus has no rows of {', '.join(sorted(wanted))}; it has {', '.join(set(found))}.")
+    return corpus if len(rows) == len(found) else corpus.select(rows)
+
+
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
     """One column of one row as int16 [Q, T], without a copy through Python lists."""
     values = corpus[row].column(column).combine_chunks()
@@ -186,10 +208,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         seed (int): sample n is a function of (seed, n).
         strangers (bool): samples hold the targets of a crop of another track too.
         noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
+        stems (sequence, *optional*): of `lead_sheet.streams.STEMS`, those to learn. All that the corpus has if not
+            given, but the mix alone for a stage that isn't told the stem or writes semantic tokens.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` are
-            asked of a single track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop or of the stems, the stage's vocabularies are not the corpus's,
+            `strangers` are asked of a single track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -201,8 +225,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
         strangers: bool = False,
         noise: LeadSheetNoise | None = None,
+        stems: Sequence[str] = (),
     ) -> None:
         check_vocabularies(config, info)
+        corpus = rows_of_stems(corpus, config, stems)
         names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
         self.lead_sheets = CropStreams(names, config.styles, rate, noise) if names else None
         if names and "lead_sheet" not in corpus.column_names:

@@ -68,11 +68,12 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
         run.lead_sheet_octave,
         run.lead_sheet_wrong_chords,
     )
-    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, run.seed, run.history_swap > 0, noise)
+    seed, swaps = run.seed, run.history_swap > 0
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise, data.stems)
     validation = None
     if data.validation_split != "none":
         held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)
-        validation = TokenCrops(held_out, held_out_info, model.config, data.crop_seconds)
+        validation = TokenCrops(held_out, held_out_info, model.config, data.crop_seconds, stems=data.stems)
     sampler = SongSampler(run, stage.stage, model.config) if run.sample_steps else None
     trainer = StageTrainer(model, crops, validation, data, run, sampler)
     if trainer.accelerator.is_main_process:
@@ -81,7 +82,7 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
             "%d processes × %d crops × %d accumulation steps; peak %.1f TFLOP/s (%s)",
             stage.stage,
             sum(p.numel() for p in model.parameters()) / 1e6,
-            len(corpus),
+            len(crops.corpus),
             crops.cells.sum() * float(info.grid) / 3600,
             unigram_entropy(validation or crops, model.config),
             trainer.accelerator.num_processes,
