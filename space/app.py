@@ -36,7 +36,7 @@ import gradio as gr
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.hub.redaction import without_secrets
-from listening import lead_sheet_of, listen, told, uploaded, write_sheet
+from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import (
     EXAMPLES,
     INTRODUCTION,
@@ -101,7 +101,7 @@ def take_recording(recorded: Values) -> list[Any]:
     try:
         path = uploaded(recorded.get("path"))
         known = {name: recorded.get(name) for name in ("beats", "beats_per_bar", "downbeat")}
-        return [str(path), {"name": path.name, "sheet": told(known)}]
+        return [str(path), {"name": path.name, "sheet": LeadSheet.told(known or {})}]
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
@@ -233,7 +233,7 @@ def accompany(vocal: str, model: str, *values: Any) -> tuple[str, str, str, Valu
     try:
         request = Request.of(vocal, model, *options)
         if lead_sheet:
-            request = replace(request, lead_sheet=told(lead_sheet))
+            request = replace(request, lead_sheet=LeadSheet.told(lead_sheet or {}))
         *_, job = make_job(request)
         assert isinstance(job, Job)
         mix = mix_job(job, 1, Channel(), Channel(band_db or 0.0))

@@ -17,7 +17,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
-from hafm_hf.lead_sheet.files import write_lead_sheet
+from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from songs import load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
@@ -26,9 +26,6 @@ PITCH_RATE = 8_000
 # values of the pitch line a second
 LINE_RATE = 25
 A4_HZ, A4_MIDI = 440.0, 69
-LEAST_BEAT_SECONDS = 0.1
-# what is written here; JSON the browser writes itself
-SHEET_FORMATS = ("chordpro", "midi", "musicxml")
 
 
 def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet) -> dict[str, Any]:
@@ -85,18 +82,6 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
     return replace(sheet, chords=chords)
 
 
-def told(parts: Any) -> LeadSheet:
-    """A lead sheet as the browser sends it.
-
-    Raises:
-        ValueError: it makes no sense, or its beats follow each other faster than anybody sings.
-    """
-    sheet = LeadSheet.told(parts or {})
-    if sheet.beats is not None and np.diff(sheet.beats).min() < LEAST_BEAT_SECONDS:
-        raise ValueError(f"These beats lie less than {LEAST_BEAT_SECONDS} s apart; halve the tempo.")
-    return sheet
-
-
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:
     """The lead sheet that a timeline shows of this vocal; None where it shows another one, or nothing that is known.
 
@@ -105,18 +90,18 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
     """
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
-    sheet = told(timeline.get("sheet"))
+    sheet = LeadSheet.told(timeline.get("sheet") or {})
     return sheet if sheet.has_beats or sheet.chords else None
 
 
 def write_sheet(timeline: dict[str, Any], vocal: str | None) -> Path:
-    """The lead sheet of this vocal as the timeline asks for it by {"format"}: one of `SHEET_FORMATS`.
+    """The lead sheet of this vocal in a format that is counted out in bars, as the timeline asks by {"format"}.
 
     Raises:
         ValueError: there is nothing to write, or no such format.
     """
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, vocal)
-    if sheet is None or kind not in SHEET_FORMATS:
+    if sheet is None or kind not in IN_BARS:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
     samples, rate = read_vocal(vocal, None)
     melody = sung_notes(audio.with_channels(samples, 1), rate) if kind == "midi" else []

@@ -244,3 +244,10 @@ def test_a_model_without_beat_line_or_harmony_says_so() -> None:
         model.generate(samples, CODEC_RATE, lead_sheet=LeadSheet(chords=[(0.0, 1.0, "C")]))
     with pytest.raises(ValueError, match="belongs to one vocal"):
         model.generate([samples, samples], CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))
+
+
+def test_two_taps_of_one_beat_are_refused_by_name() -> None:
+    # such a pair made a chart of a three-minute song thousands of bars long
+    with pytest.raises(ValueError, match=r"At 1\.00 s beats lie less than 0\.1 s apart"):
+        LeadSheet(beats=[0.5, 1.0, 1.0004, 1.5])
+    assert LeadSheet(beats=[0.5, 0.65]).has_beats

@@ -74,7 +74,7 @@ def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_pat
 
 
 def test_lead_sheets_are_saved_for_musicians(heard: "Page", tmp_path: Path) -> None:
-    kinds = {"chordpro": "{key: F}", "musicxml": "<fifths>-1</fifths>", "midi": "MThd"}
+    kinds = {"chordpro": "{key: F}", "musicxml": "<fifths>-1</fifths>", "midi": "MThd", "pdf": "%PDF", "png": "PNG"}
     for kind, content in kinds.items():
         heard.get_by_label("Format of the lead sheet").select_option(kind)
         path = downloaded(heard, "Save lead sheet")

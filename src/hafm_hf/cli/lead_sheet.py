@@ -28,6 +28,8 @@ class Format(str, enum.Enum):
     chordpro = "chordpro"
     midi = "midi"
     musicxml = "musicxml"
+    pdf = "pdf"
+    png = "png"
 
 
 def lead_sheet(
@@ -56,8 +58,7 @@ def lead_sheet(
 
     known, stem = read_lead_sheet(tempo, beats, chords), vocal_name(vocal)
     wanted = [each.value for each in formats or [Format.lab]]
-    if "midi" in wanted:
-        require_packages("mido")
+    require_packages(*(IN_BARS[each] for each in wanted if IN_BARS.get(each)))
     if not as_json:
         check_output(out, [] if overwrite else [out / name for name in lead_sheet_files(stem, wanted)])
     samples, rate = audio.read_audio(open_vocal(vocal), seconds=seconds)

@@ -38,17 +38,21 @@ Note = tuple[float, float, int]
 def to_chordpro(chart: Chart, title: str) -> str:
     """A chord chart in ChordPro's grid: a cell a beat, four bars a line; chords on half a beat share a cell."""
     head = [f"{{title: {title}}}", f"{{tempo: {chart.tempo:.0f}}}", f"{{time: {chart.metre}/4}}"]
-    head += [f"{{key: {_key_name(chart)}}}"] if chart.sheet.key else []
-    bars = [" ".join(_cells(bar)) for bar in chart.bars]
-    first = 1 if chart.bars[0].number == 0 else 0
-    rows = [bars[:first]] if first else []
-    rows += [bars[at : at + BARS_A_LINE] for at in range(first, len(bars), BARS_A_LINE)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    head += [f"{{key: {key_name(chart)}}}"] if chart.sheet.key else []
+    lines = [f"| {' | '.join(' '.join(_cells(bar)) for bar in row)} |" for row in lines_of_bars(chart)]
     shape = f"{{start_of_grid: {BARS_A_LINE}x{chart.metre}}}"
     return "\n".join([*head, "", shape, *lines, "{end_of_grid}", ""])
 
 
-def _key_name(chart: Chart) -> str:
+def lines_of_bars(chart: Chart) -> list[Sequence[Bar]]:
+    """Four bars a line; a pickup has one of its own."""
+    first = 1 if chart.bars[0].number == 0 else 0
+    rest = [chart.bars[at : at + BARS_A_LINE] for at in range(first, len(chart.bars), BARS_A_LINE)]
+    return [chart.bars[:1], *rest] if first else rest
+
+
+def key_name(chart: Chart) -> str:
+    """The key as a chord is called, "Bbm"; empty where it is not known."""
     root, _, mode = (chart.sheet.key or "").partition(":")
     return root + ("m" if mode == "min" else "")
 
@@ -199,8 +203,8 @@ def _conductor(chart: Chart) -> list[Event]:
     # of the pickup, if there is one, and of what follows
     for bar in chart.bars[: 2 - chart.bars[0].number]:
         events.append((bar.start, 0, (True, "time_signature", {"numerator": bar.length, "denominator": 4})))
-    if chart.sheet.key and _key_name(chart) in MIDI_KEYS:
-        events.append((0, 0, (True, "key_signature", {"key": _key_name(chart)})))
+    if chart.sheet.key and key_name(chart) in MIDI_KEYS:
+        events.append((0, 0, (True, "key_signature", {"key": key_name(chart)})))
     return events
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..jobs.files import replacing
-from . import export
+from . import engraving, export
 from .bars import Chart
 from .lead_sheet import METRES, LeadSheet, Span
 
@@ -26,9 +26,11 @@ FORMATS = {
     "chordpro": ("_chords.cho",),
     "midi": ("_lead_sheet.mid",),
     "musicxml": ("_lead_sheet.musicxml",),
+    "pdf": ("_chart.pdf",),
+    "png": ("_chart.png",),
 }
-# those that are counted out in bars
-IN_BARS = ("chordpro", "midi", "musicxml")
+# those that are counted out in bars, and what of an extra each needs
+IN_BARS = {"chordpro": "", "midi": "mido", "musicxml": "", "pdf": "matplotlib", "png": "matplotlib"}
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
@@ -104,7 +106,7 @@ def write_lead_sheet(
         folder: made where it is missing.
         name: of the song.
         formats: "json" for the one, "lab" for the two, "beats" for the first of them; with a `chart` "chordpro",
-            "midi" and "musicxml" as well.
+            "midi", "musicxml", "pdf" and "png" as well.
         chart: the song in bars.
         melody: (start s, stop s, MIDI pitch) of the notes sung, for "midi".
 
@@ -113,20 +115,24 @@ def write_lead_sheet(
 
     Raises:
         ModuleNotFoundError: "midi" without mido.
+        HAFMPlotError: "pdf" or "png" without matplotlib.
     """
-    contents: dict[str, str | bytes] = {
-        "_beats.txt": _beat_lines(sheet),
-        "_chords.lab": "".join(f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords),
-        "_lead_sheet.json": json.dumps(sheet.to_dict(), indent=1) + "\n",
+    contents: dict[str, Callable[[], str | bytes]] = {
+        "_beats.txt": lambda: _beat_lines(sheet),
+        "_chords.lab": lambda: "".join(f"{start:.3f}\t{stop:.3f}\t{label}\n" for start, stop, label in sheet.chords),
+        "_lead_sheet.json": lambda: json.dumps(sheet.to_dict(), indent=1) + "\n",
     }
-    formats = list(formats)
-    if chart is not None and set(formats).intersection(IN_BARS):
-        contents["_chords.cho"] = export.to_chordpro(chart, name)
-        contents["_lead_sheet.musicxml"] = export.to_musicxml(chart, name)
-        contents["_lead_sheet.mid"] = export.to_midi(chart, melody) if "midi" in formats else b""
+    if chart is not None:
+        contents |= {
+            "_chords.cho": lambda: export.to_chordpro(chart, name),
+            "_lead_sheet.musicxml": lambda: export.to_musicxml(chart, name),
+            "_lead_sheet.mid": lambda: export.to_midi(chart, melody),
+            "_chart.pdf": lambda: engraving.to_page(chart, name, "pdf"),
+            "_chart.png": lambda: engraving.to_page(chart, name, "png"),
+        }
     written = []
     for file in lead_sheet_files(name, formats):
-        if content := contents.get(file.removeprefix(name)):
+        if content := contents.get(file.removeprefix(name), str)():
             with replacing(Path(folder) / file) as stream:
                 stream.write(content if isinstance(content, bytes) else content.encode())
             written.append(Path(folder) / file)

@@ -19,6 +19,8 @@ from .chords import chord_class, chord_index, chord_label
 
 ENERGIES = ("sparse", "normal", "full")
 METRES = (3, 4)
+# two taps that are nearer are one
+LEAST_BEAT_SECONDS = 0.1
 Span = tuple[float, float, str]
 
 
@@ -105,9 +107,13 @@ class LeadSheet:
                 raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, of seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
-            pairs = zip(self.beats, self.beats[1:], strict=False)
+            pairs = list(zip(self.beats, self.beats[1:], strict=False))
             if not all(0 < after - before < math.inf for before, after in pairs):
                 raise ValueError("beats must be seconds that grow from one to the next.")
+            near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
+            if near:
+                apart = f"{LEAST_BEAT_SECONDS:g} s apart"
+                raise ValueError(f"At {near[0]:.2f} s beats lie less than {apart}; halve the tempo or leave one out.")
         if self.beats_per_bar is not None and self.beats_per_bar not in METRES:
             raise ValueError(f"beats_per_bar is {self.beats_per_bar}; it must be 3 or 4.")
 
