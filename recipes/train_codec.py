@@ -30,6 +30,7 @@ class CodecArguments:
 
     num_filters: int = 12
     codec: str = field(default="", metadata={"help": "start from this codec: a folder or hub id"})
+    figures: bool = field(default=True, metadata={"help": "measure it on the test songs at the end"})
 
 
 def load_or_create(arguments: CodecArguments) -> EncodecModel:
@@ -56,8 +57,8 @@ def main() -> None:
     if not resume(trainer, run) and not model.codec:
         start_codec(codec, draw_batch(pool, arguments, 0).to(run.device))
     train_on_songs(trainer, arguments.steps, run, lambda out: codec.save_pretrained(out / "codec"))
-    held_out = run.songs("test", config.sampling_rate, max_hours=0.5, stems=True)
-    if held_out.songs:
+    held_out = run.songs("test", config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
+    if held_out and held_out.songs:
         figures = evaluate_codec(codec, held_out)
         Path(run.out, "figures.json").write_text(json.dumps(figures, indent=2))
 

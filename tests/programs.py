@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sitecustomize import PROGRAMS
+
 LIBRARIES = (
     "accelerate",
     "datasets",
@@ -39,6 +41,7 @@ LIBRARIES = (
 # hafm_hf.cli is not among them: a console of rich reads its environment as it is made
 # the names of variables that libraries read while they are imported begin so
 READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
+READ_WHEN_USED = {"HF_TOKEN"}
 
 
 class Program:
@@ -61,7 +64,9 @@ class Program:
     ) -> None:
         environment = dict(os.environ if env is None else env)
         for name in os.environ.keys() | environment.keys():
-            if name.startswith(READ_AT_IMPORT) and os.environ.get(name) != environment.get(name):
+            if name in READ_WHEN_USED or not name.startswith(READ_AT_IMPORT):
+                continue
+            if os.environ.get(name) != environment.get(name):
                 raise ValueError(f"{name} is read at import; start the program with subprocess.")
         request = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
         self.returncode: int | None = None
@@ -98,9 +103,21 @@ class Program:
 
 
 def run_program(
-    words: list[Any], env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 600.0
+    words: list[Any],
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 600.0,
+    scripts_too: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`."""
+    """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`.
+
+    Args:
+        words, env, cwd: as of `Program`.
+        timeout: seconds.
+        scripts_too: whether Python scripts that the program starts are forked from the server as well.
+    """
+    if scripts_too:
+        env = {**(env or os.environ), PROGRAMS: _server()}
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         program = Program(words, out, err, env, cwd)
@@ -169,6 +186,8 @@ def _become(request: dict[str, Any]) -> None:
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(request["env"])
+    # TMPDIR may be another one
+    tempfile.tempdir = None
     sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
     words = request["words"][request["words"][0] == sys.executable :]
     sys.argv = words if words[0] != "-m" else words[1:]

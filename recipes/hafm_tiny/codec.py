@@ -8,6 +8,7 @@ the losses that hear drums are ramped in last: of the spectrum, and of the wavef
 alone is bass and chords; cymbals are forty decibels below them, and a codec that has no reason to keep them doesn't.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -395,7 +396,8 @@ def evaluate_codec(
     codec.eval()
     counts = torch.zeros(codec.config.num_quantizers, codec.config.codebook_size)
     found: dict[str, list[dict[str, float]]] = {}
-    for _ in range(clips):
+    # no more than the songs hold, or a short pool would be measured again and again
+    for _ in range(min(clips, math.ceil(sum(song.num_samples for song in pool.songs) / num_samples))):
         song, start = pool.draw(rng, num_samples)
         if np.abs(song.instrumental[start : start + num_samples]).max() < 300:
             continue

@@ -217,6 +217,7 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         trial = options.out / f"{part}_trial"
         words = [recipe, "--corpus", options.corpus, "--out", trial, "--steps", CALIBRATION_STEPS, *sizes]
         words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
+        words += ["--figures", "false"] if part == "codec" else []
         _run(f"{part}_trial", [str(word) for word in words], options)
         # the last line: the first has the start in it
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]

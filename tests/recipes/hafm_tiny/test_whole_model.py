@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
@@ -15,6 +15,7 @@ from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompanime
 from hafm_hf.audio import read_audio
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
 from hafm_tiny.whole_model import NEEDS, WholeModelOptions, part_commands
+from programs import run_program
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
@@ -27,6 +28,20 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
         test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), trio=True,
     )  # fmt: skip
     assert all(seconds > 20 for _, seconds in build_corpus(options, list_tasks(options, 0)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipes, whose stages learn from a quarter of the crops and are validated on a twelfth."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for path in RECIPES.iterdir():
+        if path.name != "configs":
+            (folder / path.name).symlink_to(path)
+    (folder / "configs/tiny").mkdir(parents=True)
+    for path in (RECIPES / "configs/tiny").iterdir():
+        config = yaml.safe_load(path.read_text()) | {"global_batch": 4, "validation_crops": 4, "validation_batch": 4}
+        (folder / "configs/tiny" / path.name).write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -51,11 +66,11 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
 
 
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
-    corpus: Path, tmp_path: Path
+    corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
     words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20]
-    command = [sys.executable, str(RECIPES / "train_tiny.py"), *map(str, words)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
+    run = run_program(command, scripts_too=True)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() == str(tmp_path / "out/model")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "out/model")
@@ -63,11 +78,12 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     vocal = next((corpus / "test").glob("*/vocal.flac"))
     samples, rate = read_audio(vocal, seconds=1.2)
     assert len(model.generate(samples, rate, seed=1).audio[0]) == round(1.2 * model.sampling_rate)
+    assert json.loads((tmp_path / "out/codec/figures.json").read_text())["clips"] > 1
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
     assert min(steps.values()) >= 16
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = run_program(command, scripts_too=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
-    other = subprocess.run([*command, "--preset", "small"], capture_output=True, text=True, check=False)
+    other = run_program([*command, "--preset", "small"])
     assert other.returncode == 1 and "begun with other options" in other.stderr
