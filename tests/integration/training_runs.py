@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from hafm_hf.training.arguments import ARCHITECTURE
-from programs import Program
+from programs import Program, run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes/train_stage.py"
@@ -54,11 +53,8 @@ def launch(corpus: Path, output: Path, processes: int = 1) -> None:
         launcher = [*LAUNCH, "--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
         launcher += ["--mixed_precision", "no"]
     paths = os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]])
-    run = subprocess.run(
-        [*launcher, str(RECIPE), *words(corpus, output)],
-        env={**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
+    run = run_program([*launcher, RECIPE, *words(corpus, output)], environment, timeout=300, scripts_too=True)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
