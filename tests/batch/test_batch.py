@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ from hafm_hf.batch.vocals import HAFMBatchError, Vocal
 from hafm_hf.cli import app
 from hafm_hf.corpus.plan import locked
 from process_groups import group_lives
+from programs import Program, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -82,11 +82,11 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     wanted = contents(quiet_run[0])
     words = ["accompany", vocals, "--output", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--workers", 2, "--batch-size", 2])]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as run:
-        deadline = time.monotonic() + 300
-        while not contents(tmp_path) and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(run.pid, signal.SIGKILL)
+    run = Program(command, Path(os.devnull), Path(os.devnull))
+    deadline = time.monotonic() + 300
+    while not contents(tmp_path) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGKILL)
     there = contents(tmp_path)
     assert there and there.items() <= wanted.items()
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in there}
@@ -225,7 +225,7 @@ def test_the_command_ends_with_1_and_says_what_was_left_out(
     for wrong in (["--stream"], [str(vocals / "a.wav")], ["--output", "."]):
         assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
     assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    done = run_program(command, {**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 1
     assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == f"4 vocals accompanied in {quiet_run[0]}, 1 left out\n"

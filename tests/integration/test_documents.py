@@ -19,6 +19,7 @@ import typer.main
 from commands import run_command
 from hafm_hf.cli import app
 from hafm_hf.corpus.tracks import SplitOptions, choose_split, hash_files
+from programs import run_program
 from readme import REPOSITORY, Block, blocks, imported_names
 from vocals import file_bytes, glide
 
@@ -246,6 +247,11 @@ def run(words: list[str], folder: Path) -> None:
     assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
 
 
+def run_python(code: str, folder: Path) -> None:
+    done = run_program([sys.executable, "-c", code], cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 SECTIONS = list(dict.fromkeys(b.section for b in ALL if b.document == "README.md" and b.runs and b.language != "yaml"))
 
 
@@ -253,7 +259,7 @@ SECTIONS = list(dict.fromkeys(b.section for b in ALL if b.document == "README.md
 def test_the_commands_of_readme_do_what_it_says(workspace: Path, section: str) -> None:
     for block in [each for each in ALL if each.document == "README.md" and each.section == section and each.runs]:
         if block.language == "python":
-            run([sys.executable, "-c", block.text], workspace)
+            run_python(block.text, workspace)
             continue
         for words in block.commands:
             run(words, workspace)
@@ -266,4 +272,4 @@ def test_the_examples_of_the_documents_run(workspace: Path) -> None:
     assert {block.document for block in examples} == set(RUN[1:])
     # one process, since importing costs more than what they do; each in a namespace of its own
     lines = [f"exec(compile({block.text!r}, {label(block)!r}, 'exec'), {{}})" for block in examples]
-    run([sys.executable, "-c", "\n".join(lines)], workspace)
+    run_python("\n".join(lines), workspace)
