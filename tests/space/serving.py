@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -42,7 +43,7 @@ class Space:
 
     url: str
     temporary: Path
-    process: subprocess.Popen
+    process: Program
 
 
 @contextmanager
@@ -61,16 +62,15 @@ def served(model: Path, temporary: Path, **settings: str) -> Iterator[Space]:
         "TMPDIR": str(temporary),
         **settings,
     }
-    command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
-    with (temporary / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT)
-        space = Space(f"http://127.0.0.1:{port}", temporary, process)
-        try:
-            wait_until_served(space)
-            yield space
-        finally:
-            process.kill()
-            process.wait()
+    command, log = [sys.executable, REPOSITORY / "space" / "app.py"], temporary / "log.txt"
+    process = Program(command, log, log, {**os.environ, **settings})
+    space = Space(f"http://127.0.0.1:{port}", temporary, process)
+    try:
+        wait_until_served(space)
+        yield space
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_until_served(space: Space) -> None:

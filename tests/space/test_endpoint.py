@@ -1,5 +1,7 @@
 """`/accompany`, called over the network as a program would; and what the process leaves on the disk."""
 
+import os
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -112,6 +114,6 @@ def test_songs_expire_and_a_process_that_is_told_to_stop_leaves_no_file(
             time.sleep(0.1)
         assert not list(folder.iterdir()), "songs, uploads and their folders"
         accompany(client, voices / "song.wav", length=1.0)
-        space.process.terminate()
+        os.kill(space.process.pid, signal.SIGTERM)
         assert space.process.wait(PATIENCE_SECONDS) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads", "log.txt"]
