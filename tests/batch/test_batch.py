@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import transformers
 
 pytest.importorskip("pyarrow", reason="needs the extra `data`")
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
+from hafm_hf import audio
 from hafm_hf.batch.accompanying import Outcome, WorkerOptions
 from hafm_hf.batch.plan import BatchPlan, extend_plan, load_plan
 from hafm_hf.batch.run import BatchOptions, accompany_all
@@ -175,6 +177,38 @@ def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: P
     after = contents(tmp_path / "out")
     assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
     assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
+
+
+def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tmp_path: Path) -> None:
+    vocals = tmp_path / "vocals"
+    vocals.mkdir()
+    sound = file_bytes(glide(1.5))
+    for name in ("one", "two", "bad"):
+        (vocals / f"{name}.wav").write_bytes(sound)
+    (vocals / "one_beats.txt").write_text("0.2\n0.7\n1.2\n")
+    (vocals / "one_chords.lab").write_text("0 1.5 Gm\n")
+    (vocals / "bad_chords.lab").write_text("0 1.5 Gm\n1 H\n")
+    asked = options(vocals, tmp_path / "out", bundled_model, batch_size=8)
+    asked = replace(asked, worker=replace(asked.worker, parameters={"seed": 3, "skip_fine": True, "tempo": 100.0}))
+    outcomes = {outcome.key: outcome for outcome in accompany_all(asked)}
+    assert "bad_chords.lab, line 2" in outcomes["bad.wav"].error
+    assert not outcomes["one.wav"].error and not outcomes["two.wav"].error
+    made = contents(tmp_path / "out")
+
+    # what the pipeline is told in words, it gets from files
+    pipeline = transformers.pipeline("vocal-accompaniment", model=str(bundled_model))
+    told = {"beats": [0.2, 0.7, 1.2], "chords": [(0.0, 1.5, "Gm")]}
+    for name, known in (("one", told), ("two", {"tempo": 100.0})):
+        song = pipeline(str(vocals / f"{name}.wav"), seed=3, skip_fine=True, **known)
+        wanted = audio.write_audio(tmp_path / f"{name}.wav", song["audio"], song["sampling_rate"]).read_bytes()
+        assert made[f"{name}_instrumental.wav"] == wanted
+    assert made["one_instrumental.wav"] != made["two_instrumental.wav"]
+
+    (vocals / "one_chords.lab").unlink()
+    (vocals / "bad_chords.lab").unlink()
+    assert not any(outcome.error for outcome in accompany_all(asked))
+    again = contents(tmp_path / "out")
+    assert again["two_mix.wav"] == made["two_mix.wav"] and again["one_mix.wav"] != made["one_mix.wav"]
 
 
 def test_other_options_another_run_and_results_among_the_vocals_are_refused(

@@ -14,7 +14,7 @@ from .. import audio
 from ..hub.loading import model_source
 from ..jobs.threads import torch_threads
 from .plan import files_of
-from .vocals import HAFMBatchError, read_vocal
+from .vocals import HAFMBatchError, own_lead_sheet, read_vocal
 
 logger = logging.get_logger(__name__)
 
@@ -97,20 +97,23 @@ def accompany_batch(options: WorkerOptions, batch: Batch) -> list[Outcome]:
     Raises:
         HAFMBatchError: the results can't be written.
     """
-    outcomes, sounds = [], {}
+    outcomes, sounds, parameters = [], {}, dict(options.parameters)
     for key, _ in batch.members:
         try:
             source = read_vocal(Path(options.source), options.column, key)
             samples, rate = audio.read_audio(source, seconds=options.seconds, name=_shown(options, key), mono=False)
+            if own := own_lead_sheet(Path(options.source), key, parameters.get("tempo")):
+                # it is alone in its batch
+                parameters |= {"lead_sheet": own, "tempo": None}
             sounds[key] = {"array": samples, "sampling_rate": rate, "path": key}
-        except audio.HAFMAudioError as error:
+        except ValueError as error:
             outcomes.append(Outcome(key, error=str(error)))
     if not sounds:
         return outcomes
     try:
         with torch_threads(options.threads):
             pipeline = worker_pipeline(options.model, options.device, options.dtype)
-            songs = pipeline(list(sounds.values()), batch_size=len(sounds), **options.parameters)
+            songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters)
     except Exception as error:
         logger.warning("a batch failed", exc_info=error)
         said = (str(error).splitlines() or [""])[0].rstrip(".")

@@ -98,7 +98,9 @@ def extend_plan(plan: BatchPlan, found: Sequence[Vocal], batch_size: int) -> lis
     for vocal in new:
         together = sum(each.seconds for each in batch) + vocal.seconds
         short = batch and vocal.seconds < LEAST_SHARE * batch[0].seconds
-        if batch and (len(batch) == batch_size or short or together > LONGEST_BATCH_SECONDS):
+        # one that has a lead sheet of its own goes alone
+        apart = batch and (vocal.lead_sheet or batch[0].lead_sheet)
+        if batch and (len(batch) == batch_size or short or apart or together > LONGEST_BATCH_SECONDS):
             plan.batches.append([each.key for each in batch])
             batch = []
         batch.append(vocal)

@@ -2,6 +2,9 @@
 
 A Parquet file has a column of sound as `datasets` writes it, a struct of `bytes` and `path`. Every vocal is decoded
 once when it is found, so that bad ones are known before anything is generated.
+
+What is known of a song may lie beside its vocal: NAME_lead_sheet.json, NAME_beats.txt and NAME_chords.lab, as
+`hafm lead-sheet` writes them.
 """
 
 from __future__ import annotations
@@ -10,18 +13,22 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .. import audio
 from ..accompaniment.inputs import COLUMN_NAMES
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, TrackError, display_name, find_audio, hash_files
+from ..lead_sheet.files import FORMATS, read_lead_sheet
+from ..lead_sheet.known import known_lead_sheet
+from ..lead_sheet.lead_sheet import LeadSheet
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 PARQUET_SUFFIX = ".parquet"
+SHEET, BEATS, CHORDS = FORMATS["json"] + FORMATS["lab"]
 Stamp = list[int]
 
 
@@ -37,8 +44,9 @@ class Vocal:
         key (str): its path below the folder, or its row in the Parquet file.
         name (str): its path below the folder without suffix; of a row the name of the file that it was.
         seconds (float): how long it is, or what is used of it.
-        content_hash (str): SHA-256 of its bytes.
-        stamp (list): size in bytes and modification time in ns of its file, to know an unchanged one again.
+        content_hash (str): SHA-256 of its bytes, and of its lead sheet's.
+        stamp (list): size in bytes and modification time in ns of its files, to know unchanged ones again.
+        lead_sheet (bool): whether there are files of its lead sheet beside it.
     """
 
     key: str
@@ -46,6 +54,7 @@ class Vocal:
     seconds: float
     content_hash: str
     stamp: Stamp
+    lead_sheet: bool = False
 
 
 def is_parquet(source: Path) -> bool:
@@ -94,6 +103,35 @@ def read_vocal(source: Path, column: str, key: str) -> str | bytes:
     raise audio.HAFMAudioError(f"{source.name} has no row {key} any more.")
 
 
+def own_lead_sheet(source: Path, key: str, tempo: float | None = None) -> LeadSheet | None:
+    """What the files beside a vocal of a folder know of its song; None where there are none.
+
+    Args:
+        source: the folder.
+        key: of the vocal.
+        tempo: of all songs; beats of a song's own go before.
+
+    Raises:
+        ValueError: naming the file, and its line.
+    """
+    sheet, beats, chords = (source / file if file else None for file in _sheet_files(source, key).values())
+    if is_parquet(source) or (sheet, beats, chords) == (None, None, None):
+        return None
+    known = LeadSheet() if sheet is None else read_lead_sheet(sheet)
+    if beats is not None:
+        # what the whole has is another count of beats
+        known = replace(known, tempo=None, beats_per_bar=None, downbeat=0)
+    own = known_lead_sheet(known, beats=beats, chords=None if chords is None else str(chords))
+    assert own is not None
+    return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
+
+
+def _sheet_files(source: Path, key: str) -> dict[str, str]:
+    """Files of a vocal's lead sheet, by what stands behind its name; empty where there is none."""
+    name = os.path.splitext(key)[0]
+    return {suffix: name + suffix if (source / (name + suffix)).is_file() else "" for suffix in (SHEET, BEATS, CHORDS)}
+
+
 def sound_column(file: pq.ParquetFile, wanted: str) -> str:
     """The column of sound.
 
@@ -130,12 +168,14 @@ def _find_files(source: Path, seconds: float | None, known: dict[str, Vocal]) ->
 
     def look(key: str) -> Vocal | tuple[str, str]:
         try:
-            stamp = stamp_of(source / key)
+            files = {"vocal": key, **{suffix: file for suffix, file in _sheet_files(source, key).items() if file}}
+            stamp = [part for file in files.values() for part in stamp_of(source / file)]
             if key in known and known[key].stamp == stamp:
                 return known[key]
             length = _length(str(source / key), seconds, display_name(key))
-            return Vocal(key, os.path.splitext(key)[0], length, hash_files(source, {"vocal": key}), stamp)
-        except (audio.HAFMAudioError, TrackError) as error:
+            told = own_lead_sheet(source, key) is not None
+            return Vocal(key, os.path.splitext(key)[0], length, hash_files(source, files), stamp, told)
+        except (ValueError, TrackError) as error:
             return key, str(error)
         except OSError as error:
             return key, f"{display_name(key)} can't be read: {error.strerror}."

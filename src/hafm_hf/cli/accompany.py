@@ -90,7 +90,14 @@ def accompany(
     many = any(is_many(vocal) for vocal in vocals)
     if not many and (engine, workers, address) != ("local", 1, ""):
         raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
-    parameters = {**options, "seconds": seconds, "lead_sheet": read_lead_sheet(tempo, beats, chords)}
+    if (beats or chords) and (many or len(vocals) > 1):
+        raise typer.BadParameter(
+            "--beats and --chords belong to one vocal; in a folder lay NAME_beats.txt and NAME_chords.lab beside each."
+        )
+    sheet = read_lead_sheet(tempo, beats, chords)
+    # a folder's plan holds nothing but names and numbers
+    known = {"tempo": tempo} if many else {"lead_sheet": sheet}
+    parameters = {**options, "seconds": seconds, **known}
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
     request = Request(model, out, device, dtype, as_json, plot, stream, parameters, file_format)
     check_request(request, vocals, many)
@@ -106,8 +113,6 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
     kept = "keep" in request.parameters
     if many and (len(vocals) > 1 or request.stream or request.plot or kept or request.out == Path(".")):
         raise typer.BadParameter("a folder goes alone, with --output, and without --stream, --plot, --instrumental.")
-    if request.parameters["lead_sheet"] is not None and (many or len(vocals) > 1):
-        raise typer.BadParameter("--tempo, --beats and --chords belong to one vocal.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; give them two runs with different --out.")
