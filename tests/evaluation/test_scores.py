@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from hafm_hf.audio.librosa_loading import librosa_lock, load_librosa
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.evaluation.features import (
     FRAME_RATE,
     Features,
     extract,
-    librosa_lock,
-    load_librosa,
     onset_strength,
 )
 from hafm_hf.evaluation.fools import FOOLS

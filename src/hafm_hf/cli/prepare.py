@@ -96,6 +96,8 @@ def prepare(
     source: Annotated[str, typer.Option(help="Name of the collection; the folder's if not given.")] = "",
     licence: Annotated[str, typer.Option(help="Of tracks whose files state none.")] = "",
     facts: Annotated[str, typer.Option(help="YAML or JSON for the dataset card.")] = "",
+    lead_sheet: Annotated[str, typer.Option(help="labels (of labels.json), estimate (of the band), none.")] = "labels",
+    style_from: Annotated[str, typer.Option(help="folder, or a column of AUDIO_DIR/metadata.csv.")] = "",
     keep_audio: Annotated[
         str,
         typer.Option(help="Also save the stems of kept tracks here; train/ is a bank for hafm evaluate."),
@@ -124,7 +126,7 @@ def prepare(
                     tokenizer.batch_size,
                 ),
                 segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,
-                keep_audio=keep_audio,
+                lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
             ),
             SplitOptions(*astuple(splits)), tracks_per_shard, **asdict(engine), facts=facts,
         )  # fmt: skip

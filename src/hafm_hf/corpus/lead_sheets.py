@@ -1,10 +1,18 @@
-"""Lead sheets of a corpus: from the labels that lie beside the stems of a song."""
+"""Lead sheets of a corpus: from the labels that lie beside a song's stems, or estimated from its accompaniment."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
+from ..audio import with_channels
+from ..lead_sheet.bars import bars_from_downbeats
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.transcription import Transcriber
+from .stems import Stems
+from .tracks import Reason, TrackError
 
-from ..lead_sheet.lead_sheet import METRES, LeadSheet
+# what a song's lead sheet is
+LABELS, ESTIMATE, NONE = "labels", "estimate", "none"
+SOURCES = (LABELS, ESTIMATE, NONE)
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
@@ -14,11 +22,29 @@ def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
         ValueError: they make no sense.
     """
     known = {name: labels[name] for name in ("beats", "chords", "key", "sections", "style") if labels.get(name)}
-    downbeats = labels.get("downbeats")
-    if known.get("beats") and isinstance(downbeats, Sequence) and len(downbeats) > 1:
-        beats = np.asarray(known["beats"])
-        places = np.abs(beats[:, None] - np.asarray(downbeats)[None]).argmin(axis=0)
-        metre = int(np.median(np.diff(places)))
-        if metre in METRES:
-            known |= {"beats_per_bar": metre, "downbeat": int(places[0])}
+    beats, downbeats = known.get("beats"), labels.get("downbeats")
+    if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):
+        known |= bars_from_downbeats(beats, downbeats)
     return LeadSheet.told(known)
+
+
+def told_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
+    """The lead sheet of a song's labels; `style` where they say none.
+
+    Raises:
+        TrackError: the labels make no sense.
+    """
+    try:
+        return styled(labelled_lead_sheet(labels), style)
+    except ValueError as error:
+        raise TrackError(Reason.BAD_LABELS, str(error)) from error
+
+
+def estimated_lead_sheet(transcriber: Transcriber, stems: Stems, style: str) -> LeadSheet:
+    """The lead sheet of a song's accompaniment, with its style."""
+    return styled(transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate), style)
+
+
+def styled(sheet: LeadSheet, style: str) -> LeadSheet:
+    """A lead sheet with a style where it has none."""
+    return sheet if sheet.style or not style else replace(sheet, style=style)

@@ -13,12 +13,14 @@ from typing import Any
 from ..hub.loading import BUNDLED_MODEL
 from ..hub.model_card import IDENTIFIER, CardFacts, dataset_card, load_facts
 from ..jobs.files import replacing, write_json
+from ..lead_sheet.transcription import find_beat_tracker
+from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .separation_models import torch_device
 from .shards import ShardOptions, ShardResult, run_jobs, shard_maker
 from .tokenizing import TokenizerOptions
-from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks
+from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
 DEFAULT_TRACKS_PER_SHARD = 16
 # what may differ between two runs into one corpus: where things lie and who does the work
@@ -93,6 +95,7 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
         corpus=str(Path(shards.corpus).resolve()),
         keep_audio=str(Path(shards.keep_audio).resolve()) if shards.keep_audio else "",
         source=shards.source or display_name(audio.name),
+        beats=shards.beats or (find_beat_tracker() if shards.lead_sheet == ESTIMATE else ""),
         # a worker without a GPU must not make what one with a GPU began
         separator=dataclasses.replace(shards.separator, device=torch_device(shards.separator.device)),
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
@@ -124,7 +127,7 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
             f"files, {len(drops)} that can't be used); name the right folder or another separator."
         )
     tracks, unidentified = identify_tracks(audio, groupings, plan.tracks, options.splits)
-    extend_plan(plan, tracks, options.tracks_per_shard)
+    extend_plan(plan, read_styles(audio, options.shards.style_from, tracks), options.tracks_per_shard)
     save_plan(corpus, plan)
     return plan, [*drops, *ungrouped, *unidentified], others
 

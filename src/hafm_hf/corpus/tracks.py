@@ -5,6 +5,7 @@ its bytes; what can't become a track is a `Drop` with its reason. Paths are rela
 are no UTF-8 as Python's surrogate escapes; what people and Parquet see is `display_name`.
 """
 
+import csv
 import enum
 import errno
 import hashlib
@@ -13,13 +14,14 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import soundfile
 
 SPLITS = ("train", "validation", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".mp4", ".aac", ".wma", ".w64")
+METADATA_FILE = "metadata.csv"
 HASH_BLOCK_BYTES = 1 << 20
 SCAN_THREADS = 8
 
@@ -43,6 +45,7 @@ class Reason(str, enum.Enum):
     DAMAGED = "damaged"
     BIT_DEPTH = "unusual bit depth"
     NOT_FINITE = "NaN or infinite samples"
+    BAD_LABELS = "labels that make no sense"
     LENGTHS_DIFFER = "stems of different lengths"
     TOO_LONG = "too long"
     TOO_SHORT = "too short"
@@ -91,6 +94,7 @@ class Track:
         content_hash (str): SHA-256 over the bytes of its files.
         split, artist, licence (str): the last two empty where nothing is known.
         stamps (list): size in bytes and modification time in ns of each file, to know unchanged ones again.
+        style (str): of the band, where somebody says it (`read_styles`).
         parts (dict), parts_hash (str): of the further files of its band's parts; both empty where there are none.
     """
 
@@ -103,6 +107,7 @@ class Track:
     stamps: list[list[int]] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
     parts_hash: str = ""
+    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,39 @@ def read_tags(path: Path) -> dict[str, str]:
         return {}
     tags = {key: found.get(key, "").strip() for key in ("artist", "license", "copyright")}
     return {"artist": tags["artist"], "license": tags["license"] or tags["copyright"]}
+
+
+def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]:
+    """Tracks with the style that `source` says, those that have one as they are.
+
+    Args:
+        root: audio folder.
+        source: `folder`, for the name of the folder that a song (its file, or its folder of stems) lies in, or a
+            column of ROOT/metadata.csv, whose `file_name` has paths of files or names of tracks; empty for no styles.
+
+    Raises:
+        HAFMCorpusError: there is no such file or column.
+    """
+    if not source:
+        return list(tracks)
+    named: dict[str, str] = {}
+    if source != "folder":
+        try:
+            with open(root / METADATA_FILE, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError) as error:
+            raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read, which styles are to come from.") from error
+        if not rows or not {"file_name", source} <= rows[0].keys():
+            raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.")
+        named = {row["file_name"]: (row[source] or "").strip() for row in rows}
+
+    def style(track: Track) -> str:
+        if source == "folder":
+            parent = track.name.rpartition("/")[0].rpartition("/")[2]
+            return "" if parent in SPLITS else parent
+        return next((named[key] for key in (track.name, *track.files.values()) if key in named), "")
+
+    return [track if track.style else replace(track, style=display_name(style(track))) for track in tracks]
 
 
 def choose_split(track: str, artist: str, content_hash: str, options: SplitOptions) -> str:

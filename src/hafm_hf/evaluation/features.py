@@ -7,20 +7,17 @@ that is a quarter tone off.
 
 from __future__ import annotations
 
-import importlib
-import os
-import tempfile
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.analysis import FRAME_RATE, fundamental_frequency
+from ..audio.librosa_loading import load_librosa
 
 # Cached features of another version are not used.
 FEATURES_VERSION = 2
@@ -105,27 +102,6 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
         beats=beats(onsets),
         pitch=pitch.astype(np.float32),
     )
-
-
-def librosa_lock() -> Path:
-    """The file that `load_librosa` locks, one for each user of the machine."""
-    return Path(tempfile.gettempdir()) / f"hafm_librosa_{getattr(os, 'getuid', int)()}.lock"
-
-
-@cache
-def load_librosa() -> Any:
-    """librosa, whose compiled functions one process of a machine at a time makes or reads.
-
-    Two processes that fill numba's cache together leave files that do not fit each other, and whoever calls them dies
-    of a segmentation fault (numba issue 10128): the first evaluation of a fresh installation with two workers did.
-    """
-    import librosa
-
-    with filelock.FileLock(librosa_lock()):
-        for part in ("util", "core.pitch", "sequence", "onset", "feature", "beat", "effects"):
-            # compiled as they are imported
-            importlib.import_module(f"librosa.{part}")
-    return librosa
 
 
 def active_level(samples: Samples, range_db: float = 40.0) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..audio import Samples
 from ..audio.analysis import FRAME_RATE
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, load_librosa
+from ..audio.librosa_loading import load_librosa
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features
 
 CLICKS_PER_MINUTE = 120
 CLICK_SECONDS, CLICK_HZ = 0.05, 1000.0

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import Samples
-from .features import load_librosa
+from ..audio.librosa_loading import load_librosa
 
 WINDOW, HOP = 1024, 512
 # frames of the voice that an accompaniment's frame may be made of: the same and the one before (64 ms at 16 kHz)

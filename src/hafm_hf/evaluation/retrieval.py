@@ -15,8 +15,9 @@ import numpy as np
 
 from ..audio import Samples, resample
 from ..audio.analysis import key_fit
+from ..audio.librosa_loading import load_librosa
 from .datasets import Clip, Part, spread
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract, load_librosa
+from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
 from .statistics import HAFMEvaluationError
 
 # instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..audio import Samples, rms_dbfs
 from ..audio.analysis import FRAME_RATE
-from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS, load_librosa
+from ..audio.librosa_loading import load_librosa
+from .features import ANALYSIS_RATE, ONSET_BANDS, ONSET_WINDOW, SILENT_DBFS
 from .statistics import bootstrap_mean
 
 # what is compared on both sides of a border: half a second of mean spectrum

@@ -14,12 +14,13 @@ import numpy as np
 from ..audio.analysis import KEYS, key_fit
 from .beats import beats_passed
 from .chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES, pitch_classes
-from .lead_sheet import LeadSheet
+from .lead_sheet import METRES, LeadSheet
 
 # of a song of which nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4
 # of a beat: chords of a chart change on it
 GRID = 0.5
+Instants = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,18 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
         estimated |= set() if key or not whole.chords else {"key"}
         whole = replace(whole, key=key or _likeliest_key(whole))
     return replace(whole, estimated=sorted(estimated))
+
+
+def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
+    """`beats_per_bar` and `downbeat` of a lead sheet, of the seconds of its beats and of those that begin a bar.
+
+    Empty where there are fewer than two of the latter, or bars of neither 3 nor 4 beats.
+    """
+    if len(beats) < 2 or len(downbeats) < 2:
+        return {}
+    places = np.abs(np.asarray(beats)[:, None] - np.asarray(downbeats)[None]).argmin(axis=0)
+    metre = int(np.median(np.diff(places)))
+    return {"beats_per_bar": metre, "downbeat": int(places[0])} if metre in METRES else {}
 
 
 def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
