@@ -3,7 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from hafm_hf.corpus.features import PITCH_NAMES
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 
 CHORDS = ((0, 4, 7), (9, 0, 4), (5, 9, 0), (7, 11, 2))
 BEAT = 0.5
@@ -20,14 +22,24 @@ def tone(semitone: float, seconds: float, harmonics: int = 4) -> NDArray[np.floa
 
 def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0) -> tuple[Samples, Samples]:
     """A voice and its band (float32 [N] each, at 16 kHz): chords on irregular beats, and their tones sung."""
+    return told_song(seed, seconds, transpose, tempo)[:2]
+
+
+def told_song(
+    seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.0
+) -> tuple[Samples, Samples, LeadSheet]:
+    """The same with its lead sheet: beats, and a chord a beat."""
     generator = np.random.default_rng(seed)
     key = int(generator.integers(12)) + transpose
     size = round(seconds * RATE)
     voice, band = np.zeros(size + 4 * RATE), np.zeros(size + 4 * RATE)
     at, beat = 0.2, 0
+    beats, labels = [], []
     order = generator.permutation(4)
     while at < seconds - 0.6:
         chord = [(pitch + key) % 12 for pitch in CHORDS[order[beat // 2 % 4]]]
+        beats.append(at)
+        labels.append(f"{PITCH_NAMES[chord[0]]}:{'min' if (chord[1] - chord[0]) % 12 == 3 else 'maj'}")
         start = round(at * RATE)
         for pitch in chord:
             sound = tone(pitch - 12, BEAT / tempo)
@@ -41,4 +53,5 @@ def song(seed: int, seconds: float = 12.0, transpose: int = 0, tempo: float = 1.
         # beats of unequal length, so that a lag of one beat is no match
         at += BEAT / tempo * generator.choice([0.8, 1.0, 1.2])
         beat += 1
-    return voice[:size].astype(np.float32), band[:size].astype(np.float32)
+    chords = tuple(zip(beats, [*beats[1:], at], labels, strict=True))
+    return voice[:size].astype(np.float32), band[:size].astype(np.float32), LeadSheet(beats=beats, chords=chords)

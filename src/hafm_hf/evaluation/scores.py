@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .features import Features
 from .harmony import chord_changes_shared, chroma_correlation, key_agreement, pitch_class_share
 from .timing import beat_agreement, onset_agreement, onsets_shared
+from .told import chord_agreement, told_beats, told_chords
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,38 @@ SCORES = (
         True,
         False,
         "a drone on the tonic chord, the voice itself",
+    ),
+    Score(
+        "chord_majmin",
+        lambda voice, reference, candidate: chord_agreement("majmin", reference, candidate),
+        "harmony",
+        True,
+        True,
+        "a drone on the tonic chord",
+    ),
+    Score(
+        "chord_root",
+        lambda voice, reference, candidate: chord_agreement("root", reference, candidate),
+        "harmony",
+        True,
+        True,
+        "a drone on the tonic",
+    ),
+    Score(
+        "told_beats",
+        lambda voice, reference, candidate: told_beats(voice, candidate),
+        "time",
+        False,
+        True,
+        "clicks at the song's own beats, the reference in another key",
+    ),
+    Score(
+        "told_chords",
+        lambda voice, reference, candidate: told_chords(voice, candidate),
+        "harmony",
+        False,
+        True,
+        "a drone on the tonic chord",
     ),
 )
 SCORE_NAMES = tuple(score.name for score in SCORES)

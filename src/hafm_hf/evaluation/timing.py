@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,11 @@ def beat_agreement(reference: Features, candidate: Features) -> float:
         the score; NaN where the reference has no beats.
     """
     seconds = min(reference.seconds, candidate.seconds)
-    wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
+    return beat_f_measure(*(each.beats[each.beats < seconds] for each in (reference, candidate)))
+
+
+def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
+    """F-measure of beats (seconds, [K] each), ± 70 ms; NaN where none are wanted."""
     if not len(wanted):
         return math.nan
     if not len(played):
