@@ -200,6 +200,22 @@ export function nudge(sheet, by, seconds) {
   return told({ ...sheet, beats, chords: joined(chords) }, "beats");
 }
 
+/** The beat that is nearest to an instant. */
+export function nearestBeat(sheet, second) {
+  const distances = (sheet.beats ?? []).map((beat) => Math.abs(beat - second));
+  return distances.indexOf(Math.min(...distances));
+}
+
+/** One beat elsewhere, no nearer to its neighbours than a tenth of a second; chords that change on it go with it. */
+export function moveBeat(sheet, index, second, seconds) {
+  const [before, old, after] = [sheet.beats[index - 1] ?? -Infinity, sheet.beats[index], sheet.beats[index + 1] ?? Infinity];
+  const place = Math.min(Math.max(second, before + 0.1, 0), after - 0.1, seconds);
+  const beats = sheet.beats.with(index, place);
+  const moved = (edge) => (Math.abs(edge - old) < 0.02 ? place : edge);
+  const chords = (sheet.chords ?? []).map(([start, stop, label]) => [moved(start), moved(stop), label]);
+  return told({ ...sheet, beats, chords }, "beats");
+}
+
 /** Beats by taps (s, at least four): steady ones become one tempo, and they go on to both ends of the song. */
 export function tappedBeats(sheet, taps, seconds) {
   const gaps = taps.slice(1).map((tap, at) => tap - taps[at]).sort((one, other) => one - other);
@@ -239,8 +255,7 @@ export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
 /** The beat nearest to a second begins a bar. */
 export function setDownbeat(sheet, second) {
-  const distances = sheet.beats.map((beat) => Math.abs(beat - second));
-  return told({ ...sheet, downbeat: distances.indexOf(Math.min(...distances)) }, "beats_per_bar");
+  return told({ ...sheet, downbeat: nearestBeat(sheet, second) }, "beats_per_bar");
 }
 
 /** A lead sheet of a file's text; throws where it is none. */

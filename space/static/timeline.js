@@ -4,14 +4,15 @@
 // person changes is written back into it, and what is generated next goes by it.
 
 import {
-  allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, nudge, parseChord, placeOf,
-  pretty, readSheet, sameKey, setChord, setDownbeat, setKey, setMetre, shiftHalfBeat, spell, tappedBeats, tempoOf,
+  allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat, nudge,
+  parseChord, placeOf, pretty, readSheet, sameKey, setChord, setDownbeat, setKey, setMetre, shiftHalfBeat, spell, tappedBeats, tempoOf,
 } from "./sheet.js";
 import { Transport, context, load, startBuffer, startSheet } from "./sound.js";
 
 const PIXELS_A_SECOND = 56;
 const NUDGE_SECONDS = 0.01;
 const LEAST_TAPS = 4;
+const GRAB_PIXELS = 5;
 const HEIGHT = 120;
 
 const EMPTY = "When there is a voice, its beats and chords appear here.";
@@ -25,11 +26,12 @@ const TEMPLATE = `
       <label><input type="checkbox" data-hear="voice" checked> Voice</label>
       <label><input type="checkbox" data-hear="clicks" checked> Metronome</label>
       <label><input type="checkbox" data-hear="chords" checked> Plain chords</label>
-      <label class="wide">Position <input type="range" data-set="position" min="0" step="0.1" value="0"></label>
+      <label class="wide">Position <input type="range" data-set="position" min="0" step="0.1" value="0"
+        aria-description="Alt and an arrow key move the nearest beat by 10 ms"></label>
     </div>
     <div class="strip"><div class="lane">
       <ol class="bars" aria-label="Bars"></ol>
-      <canvas aria-hidden="true"></canvas>
+      <canvas aria-hidden="true" title="Drag a beat to move it"></canvas>
       <ol class="chords" aria-label="Chords"></ol>
       <div class="head" aria-hidden="true"></div>
     </div></div>
@@ -79,7 +81,11 @@ class Timeline {
     root.addEventListener("change", (event) => this.changed(event));
     root.addEventListener("keydown", (event) => this.pressed(event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
-    this.find("canvas").addEventListener("click", (event) => this.seek(event.offsetX / this.scale));
+    this.find("canvas").addEventListener("pointerdown", (event) => this.grab(event));
+    this.find("canvas").addEventListener("pointermove", ({ target, offsetX }) => {
+      target.style.cursor = this.beatUnder(offsetX) < 0 ? "" : "ew-resize";
+    });
+    this.find("canvas").addEventListener("click", (event) => this.dragged || this.seek(event.offsetX / this.scale));
     new ResizeObserver(() => this.value && this.draw()).observe(this.find(".strip"));
   }
 
@@ -362,6 +368,9 @@ class Timeline {
     } else if (event.target.dataset.do === "tap" && (event.key === " " || event.key === "Enter")) {
       event.preventDefault();
       if (!event.repeat) this.tap(event);
+    } else if (event.target.dataset.set === "position" && event.altKey && step) {
+      event.preventDefault();
+      this.nudgeBeat(step * NUDGE_SECONDS);
     } else if (item && step) {
       event.preventDefault();
       const next = step > 0 ? item.nextElementSibling : item.previousElementSibling;
@@ -387,6 +396,45 @@ class Timeline {
   putChord(label) {
     if (!this.selection) return;
     this.tryTo(() => this.edit(setChord(this.sheet, this.selection.start, this.selection.stop, parseChord(label) ? label.trim() : "N")));
+  }
+
+  /** The beat that is drawn at a place of the canvas; -1 where there is none. */
+  beatUnder(x) {
+    const at = nearestBeat(this.sheet, x / this.scale);
+    return at >= 0 && Math.abs(this.sheet.beats[at] * this.scale - x) <= GRAB_PIXELS ? at : -1;
+  }
+
+  /** A beat under the mouse is dragged, and dropped where the button is let go; a finger scrolls. */
+  grab(event) {
+    const canvas = event.currentTarget;
+    const [at, before] = [this.beatUnder(event.offsetX), this.sheet];
+    this.dragged = false;
+    if (at < 0 || event.pointerType === "touch") return;
+    const listening = new AbortController();
+    const on = (name, act) => canvas.addEventListener(name, act, { signal: listening.signal });
+    canvas.setPointerCapture(event.pointerId);
+    on("pointermove", ({ offsetX }) => {
+      this.dragged ||= offsetX !== event.offsetX;
+      this.sheet = moveBeat(before, at, before.beats[at] + (offsetX - event.offsetX) / this.scale, this.value.seconds);
+      this.draw();
+    });
+    on("pointercancel", () => { listening.abort(); this.sheet = before; this.draw(); });
+    on("pointerup", () => {
+      listening.abort();
+      const dropped = this.sheet;
+      this.sheet = before;
+      if (this.dragged) this.edit(dropped);
+    });
+  }
+
+  /** The keyboard's way to drag: the beat nearest to the playhead. */
+  nudgeBeat(by) {
+    const at = nearestBeat(this.sheet, this.transport.position);
+    if (at < 0) return;
+    const { seconds } = this.value;
+    const moved = moveBeat(this.sheet, at, this.sheet.beats[at] + by, seconds);
+    this.edit(moved);
+    if (!this.transport.playing) this.seek(moved.beats[at]);
   }
 
   seek(second) {

@@ -73,6 +73,36 @@ def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_pat
     expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is no lead sheet")
 
 
+def test_a_beat_is_dragged_and_moved_by_the_keyboard(heard: "Page") -> None:
+    estimate = saved(heard)
+    assert estimate.beats is not None
+    canvas = heard.locator("#timeline canvas")
+    canvas.scroll_into_view_if_needed()
+    box, seconds = canvas.bounding_box(), 10.4
+    assert box is not None
+    scale = box["width"] / seconds
+    index = next(n for n, (_, stop, _) in enumerate(estimate.chords) if 1.0 < stop < 6.0)
+    edge = estimate.chords[index][1]
+    beat = int(np.abs(np.subtract(estimate.beats, edge)).argmin())
+    x, y = box["x"] + estimate.beats[beat] * scale, box["y"] + box["height"] / 2
+    heard.mouse.move(x, y)
+    heard.mouse.down()
+    heard.mouse.move(x + 0.08 * scale, y, steps=4)
+    heard.mouse.up()
+    moved = saved(heard)
+    assert moved.beats is not None and "beats" not in moved.estimated
+    by = np.subtract(moved.beats, estimate.beats)
+    assert abs(by[beat] - 0.08) < 1.5 / scale and np.count_nonzero(by) == 1
+    # the chord that changes on it goes with it
+    assert moved.chords[index][1] == moved.chords[index + 1][0] == pytest.approx(moved.beats[beat])
+    heard.get_by_label("Position").focus()
+    heard.keyboard.press("Alt+ArrowRight")
+    again = saved(heard)
+    assert np.abs(np.subtract(again.beats or [], moved.beats)).sum() == pytest.approx(0.01, abs=1e-6)
+    press(heard, "Undo", "Undo")
+    assert saved(heard) == estimate
+
+
 def test_lead_sheets_are_saved_for_musicians(heard: "Page", tmp_path: Path) -> None:
     kinds = {"chordpro": "{key: F}", "musicxml": "<fifths>-1</fifths>", "midi": "MThd", "pdf": "%PDF", "png": "PNG"}
     for kind, content in kinds.items():
