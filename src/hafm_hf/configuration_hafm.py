@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .stage_table import STAGES
+from .stage_table import STAGES, STREAMS
 
 POSITION_SCHEMES = ("index", "time")
 CODEBOOK_PATTERNS = ("flat", "delay")
@@ -39,8 +39,8 @@ class HAFMStageConfig(PreTrainedConfig):
             summed to one vector a frame; sources follow each other in the sequence.
         lead_sheet_streams (`dict[str, int]`):
             Streams of a lead sheet that the stage is conditioned on, and how many values each has, 0 for what is not
-            known (`lead_sheet.streams`); they are embedded and added to the slots of the last source. The paper's
-            stages have none.
+            known (`lead_sheet.streams`); they are embedded and added to the slots of the last source, in the order of
+            `stage_table.STREAMS` however they are given: files forget it. The paper's stages have none.
         styles (`list[str]`):
             Names of the styles that the stream `style` counts, from 1.
         codebook_sizes (`list[int]`):
@@ -114,6 +114,9 @@ class HAFMStageConfig(PreTrainedConfig):
             self.intermediate_size = (2 * 4 * self.hidden_size) // 3
         if self.bos_token_id is None:
             self.bos_token_id = self.codebook_size
+        places = {name: place for place, name in enumerate(STREAMS)}
+        ordered = sorted(self.lead_sheet_streams, key=lambda name: (places.get(name, len(places)), name))
+        self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -396,6 +399,8 @@ class HAFMConfig(PreTrainedConfig):
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
         harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
+        plays_stems (`bool`): Whether a band is played as stems, a row each, whose sum it is, where nothing else is
+            asked for; needs a coarse stage with the stream `stem`.
     """
 
     model_type = "hafm"
@@ -415,6 +420,7 @@ class HAFMConfig(PreTrainedConfig):
     fine_config: Any = field(default_factory=HAFMFineConfig)
     codec_config: Any = None
     harmony_config: Any = None
+    plays_stems: bool = False
 
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
@@ -435,6 +441,8 @@ class HAFMConfig(PreTrainedConfig):
         codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         _check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
+        if self.plays_stems and "stem" not in self.coarse_config.lead_sheet_streams:
+            raise ValueError("plays_stems needs a coarse stage that is told which: one with the stream `stem`.")
         if self.harmony_config is not None:
             _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
             if not tokenizer.rhythm_channels:

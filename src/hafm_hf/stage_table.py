@@ -1,4 +1,4 @@
-"""The one table of the stages: their order, and the streams of tokens that they read and write.
+"""The one table of the stages: their order, and the streams of tokens that they read and write; and the stems.
 
 Below everything else on the path of the data, and without an import: `configuration_hafm` has the configurations,
 `stages.modeling_hafm.STAGE_MODELS` the models, under the same names.
@@ -6,6 +6,12 @@ Below everything else on the path of the data, and without an import: `configura
 
 from dataclasses import dataclass
 
+# what a coarse or fine stage with the stream `stem` may be asked to play: the whole band, or a part of it by itself
+STEMS = ("mix", "drums", "bass", "chords", "colour")
+# what a stage may be told of a lead sheet and of what to play, in the order in which it embeds them
+STREAMS = ("chord", "beat", "bar", "energy", "style", "stem")
+# how much a band plays in a section of a song
+ENERGIES = ("sparse", "normal", "full")
 # streams of tokens, and the part of the composite that makes them of audio
 STREAM_TOKENIZERS = {
     "vocal_semantic": "semantic_tokenizer",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from hafm_hf import stage_table
 from hafm_hf.configuration_hafm import HAFMStageConfig
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.training.validation import conditioning_groups
@@ -62,6 +63,16 @@ def test_generation_and_checkpoints_carry_the_streams(pattern: str, tmp_path: Pa
     assert torch.equal(*codes)
     with pytest.raises(ValueError, match=r"needs \[B, 4, T_c\]"):
         stage.generate(conditioning_ids=ids[:, :2])
+
+
+def test_streams_are_embedded_in_one_order_whatever_a_file_makes_of_them(tmp_path: Path) -> None:
+    given = {name: STREAM_SIZES[name] for name in ("stem", "energy", "bar", "chord")}
+    stage = tiny_stage("semantic", lead_sheet_streams=given)
+    assert list(stage.config.lead_sheet_streams) == ["chord", "bar", "energy", "stem"]
+    stage.save_pretrained(tmp_path)
+    again = type(stage).from_pretrained(tmp_path)
+    assert list(again.config.lead_sheet_streams) == list(stage.config.lead_sheet_streams)
+    assert list(STREAM_SIZES) == list(stage_table.STREAMS)
 
 
 def test_what_only_a_stream_tells_is_learnt_from_it_and_not_from_the_voice() -> None:

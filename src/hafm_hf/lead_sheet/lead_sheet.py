@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..stage_table import ENERGIES as ENERGIES
 from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, unwrapped, wrapped
 from .chords import chord_class, chord_index, chord_label
 
-ENERGIES = ("sparse", "normal", "full")
 METRES = (3, 4)
 # two taps that are nearer are one
 LEAST_BEAT_SECONDS = 0.1

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..stage_table import STEMS as STEMS
 from .chords import NUM_CHORD_CLASSES, chord_index
 from .lead_sheet import ENERGIES, METRES, LeadSheet, Span
 
 UNKNOWN = 0
 # equal parts of a beat; thirds and quarters of it begin with one
 BEAT_PARTS = 12
-# what a stage may be asked to play by itself
-STEMS = ("mix", "drums", "bass", "chords", "colour")
 # with the names of a model's styles in the place of these, which are only counted
 MAX_STYLES = 15
 STREAM_SIZES = {
@@ -66,13 +65,21 @@ def lead_sheet_streams(
         elif name == "style":
             _fill(row, _style_spans(sheet, styles, frames / frame_rate), frame_rate)
         elif name == "stem" and stem is not None:
-            row[:] = 1 + _place(stem, STEMS, "stem")
+            row[:] = 1 + place_of(stem, STEMS, "stem")
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_PARTS).astype(np.int64).clip(0, BEAT_PARTS - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
             before = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
             row[:] = 1 + before + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar
     return torch.from_numpy(streams)
+
+
+def with_stem(streams: torch.Tensor, names: Sequence[str], stem: str) -> torch.Tensor:
+    """Streams (int64 [S, T]) of `names` that ask for another stem, where there is a stream for it."""
+    if "stem" not in names:
+        return streams
+    rows = torch.tensor([name == "stem" for name in names], device=streams.device)
+    return streams.masked_fill(rows[:, None], 1 + place_of(stem, STEMS, "stem"))
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
@@ -82,10 +89,11 @@ def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate
 
 def _style_spans(sheet: LeadSheet, styles: Sequence[str], seconds: float) -> list[tuple[float, float, int]]:
     spans: Sequence[Span] = [(0.0, seconds, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
-    return [(start, stop, 1 + _place(name, styles, "style")) for start, stop, name in spans]
+    return [(start, stop, 1 + place_of(name, styles, "style")) for start, stop, name in spans]
 
 
-def _place(name: str, known: Sequence[str], kind: str) -> int:
+def place_of(name: str, known: Sequence[str], kind: str) -> int:
+    """Where a style or stem (`kind`) stands among those that a model knows; raises ValueError if it does not."""
     if name not in known:
         raise ValueError(f"This model has no {kind} {name!r}; it has {', '.join(known) or 'none'}.")
     return list(known).index(name)
