@@ -43,8 +43,12 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # What the list offers beside hub ids; the first is chosen. Only these may be folders of this machine.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# The options of generation that a person has, by what they are called here
-CHOICES = {"variations" if name == "num_samples" else name: option for name, option in PUBLIC_OPTIONS.items()}
+# The options of generation that a person has of every model, by what they are called here
+CHOICES = {
+    "variations" if name == "num_samples" else name: option
+    for name, option in PUBLIC_OPTIONS.items()
+    if not option.streams
+}
 # How often a run looks whether it is still wanted.
 REPORT_SECONDS = 0.05
 # Gradio encodes sound that is heard meanwhile with it.

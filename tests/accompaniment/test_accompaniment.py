@@ -352,7 +352,8 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
 def test_the_output_is_a_model_output(composite: Composite) -> None:
     output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=1, num_samples=2)
     assert isinstance(output, ModelOutput) and output[0] is output["audio"] is output.audio
-    assert list(output) == ["audio", "sampling_rate", "vocal_semantic", "instrumental_semantic", "codes", "borders"]
+    names = "audio sampling_rate vocal_semantic instrumental_semantic codes borders lead_sheets"
+    assert list(output) == names.split()
     assert all(len(value) == 4 for name, value in output.items() if name != "sampling_rate")
 
 

@@ -242,7 +242,8 @@ def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voic
 
 
 def test_options_of_the_mix_are_one_table() -> None:
-    assert list(MIX_OPTIONS) == ["vocal_gain_db", "instrumental_gain_db", "balance", "loudness", "tail", "output_rate"]
+    names = "vocal_gain_db instrumental_gain_db balance loudness stem_gain_db stem_pan tail output_rate"
+    assert list(MIX_OPTIONS) == names.split()
     for row in MIX_OPTIONS.values():
         assert row.help.endswith(".") and row.label and row.least is not None and row.most is not None
     assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3

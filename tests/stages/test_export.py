@@ -49,11 +49,19 @@ class Step(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme", "pattern"),
-    [("semantic", "time", "flat"), ("coarse", "time", "flat"), ("fine", "index", "flat"), ("coarse", "time", "delay")],
+    ("name", "scheme", "pattern", "streams"),
+    [
+        ("semantic", "time", "flat", {}),
+        ("coarse", "time", "flat", {"chord": 17, "stem": 14}),
+        ("fine", "index", "flat", {}),
+        ("coarse", "time", "delay", {}),
+    ],
 )
-def test_exported_stage_gives_the_same_logits_at_other_lengths_and_rows(name: str, scheme: str, pattern: str) -> None:
-    stage = tiny_stage(name, position_scheme=scheme, codebook_pattern=pattern, num_hidden_layers=1)
+def test_exported_stage_gives_the_same_logits_at_other_lengths_and_rows(
+    name: str, scheme: str, pattern: str, streams: dict[str, int]
+) -> None:
+    how = {"position_scheme": scheme, "codebook_pattern": pattern, "lead_sheet_streams": streams}
+    stage = tiny_stage(name, num_hidden_layers=1, **how)
     ids, conditioning = inputs(stage, targets_for(stage)), conditioning_for(stage)
     both = ({0: ANY, 1: ANY}, {0: ANY, 2: ANY})
     if stage.pattern.rows > 1:

@@ -25,15 +25,16 @@ class KeptInstrumental:
     """Spans of an existing instrumental, on the grid of a song's units.
 
     Args:
-        audio (float32 [C, N]): the instrumental in the codec's channels; it may end before the vocal does.
+        audio (float32 [P, C, N]): P stems of the instrumental, or the whole as one, in the codec's channels; it may
+            end before the vocal does.
         rate (Hz): of it.
         spans: what to keep, as (start, stop) in seconds.
         vocal_seconds: length of the vocal.
         output_rate (Hz): of what is generated.
 
     Attributes:
-        flat (dict[str, int64 [n]]): flat tokens of a stage's target by the stage's name, −1 where they are to be
-            generated; empty before `tokenize`.
+        flat (dict[str, list of int64 [n]]): flat tokens of a stage's target by the stage's name, for each stem that it
+            plays, −1 where they are to be generated; empty before `tokenize`.
 
     Raises:
         ValueError: if nothing is to be kept, or a span does not lie within the instrumental.
@@ -42,7 +43,7 @@ class KeptInstrumental:
     def __init__(
         self, audio: np.ndarray, rate: int, spans: Sequence[Span], vocal_seconds: float, output_rate: int
     ) -> None:
-        seconds = audio.shape[1] / rate
+        seconds = audio.shape[2] / rate
         if not spans:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:
@@ -54,8 +55,9 @@ class KeptInstrumental:
                 raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
         self.rate = output_rate
-        self.audio = torch.from_numpy(np.stack([resample(channel, rate, self.rate) for channel in audio]))
-        self.flat: dict[str, torch.Tensor] = {}
+        channels = [resample(channel, rate, self.rate) for part in audio for channel in part]
+        self.audio = torch.from_numpy(np.stack(channels)).unflatten(0, audio.shape[:2])
+        self.flat: dict[str, list[torch.Tensor]] = {}
 
     def tokenize(
         self,
@@ -78,21 +80,26 @@ class KeptInstrumental:
         kept = torch.zeros(units, dtype=torch.bool)
         for start, stop in self.spans:
             kept[math.ceil(start * units_per_second - 1e-6) : int(stop * units_per_second + 1e-6)] = True
-        kept_audio = torch.zeros(len(self.audio), units * self.rate // units_per_second)
-        length = min(self.audio.shape[1], kept_audio.shape[1])
-        kept_audio[:, :length] = self.audio[:, :length]
-        waveform = torch.from_numpy(resample(kept_audio.mean(0).numpy(), self.rate, tokenizer.config.sampling_rate))
-        semantic = tokenizer.encode(waveform.to(tokenizer.device))[None]
-        codes = as_codec(codec).encode(kept_audio[None].to(codec.device), sum(codebooks.values()))[0]
-        streams = zip(codebooks, codes.split(list(codebooks.values())), strict=True)
-        for name, tokens in {"semantic": semantic, **dict(streams)}.items():
-            flat = tokens.t().flatten().cpu()
-            self.flat[name] = torch.where(kept.repeat_interleave(len(flat) // units), flat, FREE)
+        kept_audio = torch.zeros(*self.audio.shape[:2], units * self.rate // units_per_second)
+        length = min(self.audio.shape[2], kept_audio.shape[2])
+        kept_audio[..., :length] = self.audio[..., :length]
+        whole = kept_audio.sum(0).mean(0).numpy()
+        waveform = torch.from_numpy(resample(whole, self.rate, tokenizer.config.sampling_rate))
+        streams = {"semantic": [tokenizer.encode(waveform.to(tokenizer.device))[None]]}
+        streams |= {name: [] for name in codebooks}
+        for part in kept_audio:
+            codes = as_codec(codec).encode(part[None].to(codec.device), sum(codebooks.values()))[0]
+            for name, tokens in zip(codebooks, codes.split(list(codebooks.values())), strict=True):
+                streams[name].append(tokens)
+        for name, parts in streams.items():
+            flat = torch.stack([tokens.t().flatten().cpu() for tokens in parts])
+            known = torch.where(kept.repeat_interleave(flat.shape[1] // units), flat, FREE)
+            self.flat[name] = list(known)
 
-    def splice(self, generated: torch.Tensor) -> torch.Tensor:
-        """The generated audio (float32 [C, N]) with what is kept as it was, cross-faded at the joins."""
-        result = generated.clone()
-        length = min(result.shape[1], self.audio.shape[1])
+    def splice(self, generated: torch.Tensor, part: int = 0) -> torch.Tensor:
+        """The generated audio (float32 [C, N]) of a stem with what is kept as it was, cross-faded at the joins."""
+        result, audio = generated.clone(), self.audio[part]
+        length = min(result.shape[1], audio.shape[1])
         for start, stop in self.spans:
             first, last = round(start * self.rate), min(round(stop * self.rate), length)
             fade = min(round(CROSS_FADE_SECONDS * self.rate), (last - first) // 2)
@@ -102,7 +109,7 @@ class KeptInstrumental:
                 gain[:fade] = slope
             if last < result.shape[1]:
                 gain[len(gain) - fade :] = slope.flip(0)
-            result[:, first:last] = gain * self.audio[:, first:last] + (1 - gain) * result[:, first:last]
+            result[:, first:last] = gain * audio[:, first:last] + (1 - gain) * result[:, first:last]
         return result
 
 

@@ -5,19 +5,22 @@ The first thing that the composite does on the path of the data, before `song`.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..audio import pad_end, resample
 from ..lead_sheet.beats import at_rate, profile_at
+from ..lead_sheet.energy import sections_by_loudness
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
-from ..lead_sheet.streams import lead_sheet_streams
+from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stage_table import STAGES
+from ..stage_table import ENERGIES, STAGES, STEMS
 from ..stages.guidance import SongGuidance
 from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM, HAFMStageForCausalLM
+from .options import OPTIONS, GenerationOptions
 from .song import Voice
 
 
@@ -71,14 +74,53 @@ class ListeningMixin:
         """
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
         if self.reading_stages:
-            return Voice(tokens, lead_sheet=self.lead_sheet_streams(tokens, lead_sheet))
-        return Voice(tokens, self.song_guidance(tokens, lead_sheet))
+            sheet = self.complete_lead_sheet(tokens, lead_sheet)
+            return Voice(tokens, streams=self._streams(len(tokens), sheet), lead_sheet=sheet)
+        return Voice(tokens, self.song_guidance(tokens, lead_sheet), lead_sheet=lead_sheet)
 
     @property
     def reading_stages(self) -> dict[str, HAFMStageForCausalLM]:
         """The stages that are conditioned on a lead sheet, by name."""
         stages = {name: getattr(self, name, None) for name in STAGES}
         return {name: stage for name, stage in stages.items() if stage is not None and stage.config.lead_sheet_streams}
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The stems that the model can play apart; none where its coarse stage is not told which."""
+        return STEMS[1:] if "stem" in self.coarse.config.lead_sheet_streams else ()
+
+    def check_streams(self, options: GenerationOptions) -> None:
+        """Refuses options that say what no stage of the model reads.
+
+        Raises:
+            ValueError: naming the option, or the styles that there are.
+        """
+        configs = [stage.config for stage in self.reading_stages.values()]
+        known = {stream for config in configs for stream in config.lead_sheet_streams}
+        known = known if self.stems else known - {"stem"}
+        for name, row in OPTIONS.items():
+            value = getattr(options, name)
+            if row.streams and value not in (None, False) and known.isdisjoint(row.streams):
+                read = ", ".join(row.streams)
+                raise ValueError(f"{name} is {value!r}, but this model is not told of {read}; leave {name} out.")
+        for config in configs:
+            if options.style is not None and "style" in config.lead_sheet_streams:
+                place_of(options.style, config.styles, "style")
+
+    def asked_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None, options: GenerationOptions
+    ) -> LeadSheet | None:
+        """The lead sheet of a mono vocal (float32 [N]) with the style and the energy that the options ask for."""
+        changes: dict[str, Any] = {} if options.style is None else {"style": options.style}
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        estimated = {*sheet.estimated} - changes.keys()
+        if options.energy in ENERGIES:
+            changes["sections"] = [(0.0, len(vocal) / sampling_rate, options.energy)]
+            estimated -= {"sections"}
+        elif options.energy is not None and not sheet.sections:
+            changes["sections"] = sections_by_loudness(vocal, sampling_rate)
+            estimated |= {"sections"}
+        return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet
 
     def lead_sheet_streams(
         self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
@@ -92,19 +134,22 @@ class ListeningMixin:
             lead_sheet: what is known.
 
         Returns:
-            int64 [S, T_c] by the name of the stage.
+            int64 [S, T_c] by the name of the stage; where it plays stems, of the mix.
 
         Raises:
             ValueError: a style that the model does not have.
         """
-        reading = self.reading_stages
-        if not reading:
+        if not self.reading_stages:
             return {}
-        sheet, streams = self.complete_lead_sheet(vocal_semantic, lead_sheet), {}
-        for name, stage in reading.items():
+        return self._streams(len(vocal_semantic), self.complete_lead_sheet(vocal_semantic, lead_sheet))
+
+    def _streams(self, tokens: int, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+        """The streams of a lead sheet over so many tokens of a vocal, by the name of the stage."""
+        streams = {}
+        for name, stage in self.reading_stages.items():
             config, rate = stage.config, stage.config.conditioning_frame_rate
-            frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
-            found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
+            frames = tokens * rate // self.semantic_tokenizer.config.frame_rate
+            found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles, STEMS[0])
             streams[name] = found.to(stage.device)
         return streams
 

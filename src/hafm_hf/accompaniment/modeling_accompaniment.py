@@ -5,10 +5,10 @@ It owns the parts and chains them; it spans the whole path of the data. What it 
 files in `saving`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..audio import check_sampling_rate
+from ..audio import check_sampling_rate, pad_end
 from ..audio.feature_extraction_hafm import channel_rows, mono_rows
 from ..codec import CodecStream, as_codec
 from ..configuration_hafm import CodecFormat, HAFMConfig, codec_format
@@ -24,7 +24,7 @@ from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions
 from ..jobs.heartbeat import Heartbeat, Progress
 from ..jobs.threads import GenerationThreads
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..stage_table import STAGES
+from ..stage_table import STAGES, STEMS
 from ..stages.modeling_hafm import HAFMStageForCausalLM
 from .kept import KeptInstrumental, Span
 from .listening import ListeningMixin
@@ -45,7 +45,10 @@ class HAFMAccompanimentOutput(ModelOutput):
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
+            Of a band of stems [P, Q, T_a].
         borders: seconds at which one window of the coarse or fine stage takes over from the one before.
+        lead_sheets: `LeadSheet` of each as the stages were told it; None where nothing was.
+        stems: by name (float32 [N] or [C, N]) of each band that was played so; their sum is its `audio`.
     """
 
     audio: list[torch.Tensor]
@@ -54,6 +57,8 @@ class HAFMAccompanimentOutput(ModelOutput):
     instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
     codes: list[torch.Tensor] = None  # type: ignore[assignment]
     borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
+    lead_sheets: list[LeadSheet | None] = None  # type: ignore[assignment]
+    stems: list[dict[str, torch.Tensor]] | None = None
 
 
 class Generation:
@@ -65,12 +70,15 @@ class Generation:
         progress: as for `generate`.
 
     Raises:
-        ValueError: for options that exclude each other.
+        ValueError: for options that exclude each other, or that the model cannot obey.
     """
 
     def __init__(
         self, model: "HAFMForVocalAccompaniment", options: GenerationOptions, progress: Progress | None
     ) -> None:
+        model.check_streams(options)
+        self.options = options
+        self.stems: tuple[str, ...] = STEMS[:1]
         self.num_samples, self.device = options.num_samples, model.device
         self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
@@ -79,7 +87,8 @@ class Generation:
         offloaded = any(hasattr(each, "_hf_hook") for stage in self.stages.values() for each in stage.modules())
         fast = self.device.type in ("cpu", "cuda") and not offloaded
         decoding = options.decoding or ("fast" if fast else "reference")
-        chosen = {name: getattr(options, name) for name in ("guidance_scale", "temperature", "top_k", "weights")}
+        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "weights")
+        chosen = {name: getattr(options, name) for name in names}
         self.decoding = DecodingOptions(decoding, threads=self.threads.steps, **chosen)
         self.heartbeat = Heartbeat(model, progress)
 
@@ -169,7 +178,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         *,
         input_values: Samples | None = None,
         padding_mask: torch.Tensor | None = None,
-        instrumental: Samples | None = None,
+        instrumental: Samples | Mapping[str, Samples] | None = None,
         keep: Sequence[Span] = (),
         lead_sheet: LeadSheet | None = None,
         options: GenerationOptions | None = None,
@@ -187,7 +196,8 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             sampling_rate (Hz): of the vocals and the instrumental.
             input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
             padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
-            instrumental (float [N], *optional*): accompaniment of the one vocal, of which spans are kept.
+            instrumental (float [N], *optional*): accompaniment of the one vocal, of which spans are kept; its stems by
+                name where the band is to be played so.
             keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from
                 their tokens, and joins them by a short cross-fade.
             lead_sheet: tempo, beats or chords of the one vocal, as far as they are known.
@@ -204,10 +214,11 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         generation = Generation(self, GenerationOptions.of(options, kwargs), progress)
         rows = self._rows(input_values if vocals is None else vocals, padding_mask, lead_sheet)
         rate = check_sampling_rate(self.sampling_rate if vocals is None else sampling_rate)
+        generation.stems = self.played(generation.options, instrumental)
         with generation.computing():
             kept = self._kept(rows, rate, instrumental, keep)
         rendered: list[dict[str, Any]] = []
-        at_once = max(ROWS_AT_ONCE // generation.num_samples, 1)
+        at_once = max(ROWS_AT_ONCE // (generation.num_samples * len(generation.stems)), 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
@@ -237,7 +248,8 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             sampling_rate (Hz), lead_sheet, options, progress, kwargs: as for `generate`; there is one sample.
 
         Yields:
-            float32 [n] at the codec's rate, [C, n] of several channels, on the CPU.
+            float32 [n] at the codec's rate, [C, n] of several channels, on the CPU; with `stems=True` [S, n] or
+                [S, C, n] in the order of `stems`, whose sum over S is the band.
 
         Raises:
             ValueError: as for `generate`.
@@ -246,20 +258,22 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         if generation.num_samples > 1:
             raise ValueError(f"num_samples is {generation.num_samples}; a stream is one sample.")
         (row,), rate = self._rows(vocal, None, lead_sheet), check_sampling_rate(sampling_rate)
+        generation.stems = self.played(generation.options)
         with generation.computing():
-            song = self._song(generation, [row], rate, lead_sheet, at_once=1)
+            song = self._song(generation, [row], rate, lead_sheet, at_once=len(generation.stems))
         length, done, sent = self._length(row, rate), 0, 0
         codec = CodecStream(as_codec(self.codec))
         while sent < length:
-            audio = torch.zeros(1, 0)
+            audio = torch.zeros(1, 1, 0)
             with generation.computing():
                 codes = song.advance()
-                if codes.shape[1] > done:
-                    new = codec.decode(codes[None, :, done:], last=song.finished)
-                    audio = new[0, :, : length - sent].float().cpu()
-            done, sent = codes.shape[1], sent + audio.shape[1]
-            if audio.shape[1]:
-                yield audio[0] if len(audio) == 1 else audio
+                if codes.shape[2] > done:
+                    new = codec.decode(codes[:, :, done:], last=song.finished)
+                    audio = new[..., : length - sent].float().cpu()
+            done, sent = codes.shape[2], sent + audio.shape[2]
+            if audio.shape[2]:
+                stems = audio[:, 0] if audio.shape[1] == 1 else audio
+                yield stems if generation.options.stems else stems.sum(0)
 
     def _rows(self, vocals: Any, padding_mask: Any, lead_sheet: LeadSheet | None) -> list[np.ndarray]:
         """The vocals without their padding, float32 [N] each.
@@ -274,8 +288,39 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
         return rows
 
+    def played(
+        self, options: GenerationOptions, instrumental: Samples | Mapping[str, Samples] | None = None
+    ) -> tuple[str, ...]:
+        """What the acoustic stages are to play, a row each: the stems, or the mix as one.
+
+        Where the options leave it open it is as the instrumental is given of which spans are kept, and without one as
+        `config.plays_stems` says.
+
+        Raises:
+            ValueError: the instrumental is given otherwise, or a stem of it is missing.
+        """
+        given = None if instrumental is None else isinstance(instrumental, Mapping)
+        wanted = self.config.plays_stems if given is None else given
+        wanted = wanted if options.stems is None else options.stems
+        stems = self.stems if wanted else STEMS[:1]
+        if not stems:
+            raise ValueError("This model plays no stems apart; give the instrumental as one.")
+        if given is not None and given != wanted:
+            raise ValueError(
+                "A band of stems keeps spans of stems: give instrumental as {'drums': …, 'bass': …, …}."
+                if wanted
+                else "stems is False, and the instrumental is given by stems; give it as one."
+            )
+        if isinstance(instrumental, Mapping) and set(instrumental) != set(stems):
+            raise ValueError(f"The instrumental has {', '.join(instrumental)}; it needs {', '.join(stems)}.")
+        return stems
+
     def _kept(
-        self, rows: list[np.ndarray], rate: int, instrumental: Samples | None, keep: Sequence[Span]
+        self,
+        rows: list[np.ndarray],
+        rate: int,
+        instrumental: Samples | Mapping[str, Samples] | None,
+        keep: Sequence[Span],
     ) -> KeptInstrumental | None:
         """What is kept of an instrumental, if there is one; raises ValueError where that cannot be."""
         if instrumental is None:
@@ -284,7 +329,9 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             return None
         if len(rows) != 1:
             raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
-        audio = channel_rows(instrumental, self.codec_format.channels)
+        given = [instrumental[stem] for stem in self.stems] if isinstance(instrumental, Mapping) else [instrumental]
+        parts = [channel_rows(each, self.codec_format.channels) for each in given]
+        audio = np.stack([pad_end(part.T, max(each.shape[1] for each in parts)).T for part in parts])
         kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate, self.sampling_rate)
         codebooks = {name: stage.config.num_codebooks for name, stage in self.stages.items() if STAGES[name].acoustic}
         units = self.units(len(rows[0]), rate)
@@ -308,12 +355,15 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             generation.decoding,
             generation.seed,
             generation.num_samples,
+            generation.stems,
             self._sounds(),
             None if kept is None else kept.flat,
             generation.heartbeat.report,
             at_once,
         )
-        song.listen([self.hear_voice(vocal, rate, generation.seed, lead_sheet) for vocal in vocals])
+        sheets = [self.asked_lead_sheet(vocal, rate, lead_sheet, generation.options) for vocal in vocals]
+        heard = zip(vocals, sheets, strict=True)
+        song.listen([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in heard])
         return song
 
     def _sounds(self) -> dict[str, Sound]:
@@ -333,15 +383,25 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     def _decode(
         self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None
     ) -> Iterator[dict[str, Any]]:
-        """What the output has of each row of a finished run; `lengths` are those of its vocals in samples."""
-        for row, vocal_semantic in enumerate(song.vocal_semantic):
-            codes = song.codes(row)
-            audio = as_codec(self.codec).decode(codes[None], lengths[row // song.num_samples])[0].float().cpu()
-            audio = audio if kept is None else kept.splice(audio)
-            yield {
-                "audio": audio[0] if len(audio) == 1 else audio,
-                "vocal_semantic": vocal_semantic.cpu(),
-                "instrumental_semantic": song.stream("instrumental_semantic", row)[0].cpu(),
-                "codes": codes.cpu(),
-                "borders": song.borders(row),
+        """What the output has of each song of a finished run; `lengths` are those of its vocals in samples."""
+        for number, voice in enumerate(song.voices):
+            codes, stems = song.codes(number), {}
+            for part, stem in enumerate(song.stems):
+                audio = as_codec(self.codec).decode(codes[part : part + 1], lengths[number // song.num_samples])[0]
+                audio = audio.float().cpu()
+                stems[stem] = _channels(audio if kept is None else kept.splice(audio, part))
+            apart = len(stems) > 1
+            rendered = {
+                "audio": reduce(torch.add, stems.values()),
+                "vocal_semantic": voice.tokens.cpu(),
+                "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
+                "codes": (codes if apart else codes[0]).cpu(),
+                "borders": song.borders(number),
+                "lead_sheets": voice.lead_sheet,
             }
+            yield rendered | ({"stems": stems} if apart else {})
+
+
+def _channels(audio: torch.Tensor) -> torch.Tensor:
+    """Audio (float32 [C, N]) as it is handed out: [N] of one channel."""
+    return audio[0] if len(audio) == 1 else audio

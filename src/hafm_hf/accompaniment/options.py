@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..stage_table import ENERGIES, STEMS, STREAMS
 
 Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value
@@ -25,6 +27,7 @@ KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
     str: (str, "a text"),
+    dict: (Mapping, f"numbers by {', '.join(STEMS[1:])}"),
 }
 
 
@@ -36,9 +39,10 @@ class Option:
         help: what it does, in a sentence.
         label: what a page calls it.
         least, most: its limits, inclusive.
-        choices: the only values that a text may have.
+        choices: the only values that a text may have, or names in a dict of numbers.
         word: a text that a number may be instead.
         internal: whether it says how the machine computes; those who serve strangers do not offer it.
+        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); pages do not offer it.
     """
 
     help: str
@@ -48,6 +52,7 @@ class Option:
     choices: tuple[str, ...] = ()
     word: str = ""
     internal: bool = False
+    streams: tuple[str, ...] = ()
     name: str = ""
     kind: type = float
     default: Any = None
@@ -69,8 +74,12 @@ class Option:
         described += f" or {self.word!r}" if self.word else ""
         if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"{self.name} is {value!r}; it must be {described}.")
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
+        for chosen in value if self.kind is dict else [value]:
+            if self.choices and chosen not in self.choices:
+                raise ValueError(f"{self.name} is {chosen!r}; choose {' or '.join(map(repr, self.choices))}.")
+        if self.kind is dict:
+            for name, number in value.items():
+                replace(self, name=f"{self.name}[{name!r}]", kind=float, default=0.0, choices=()).check(number)
         least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
         # a NaN lies nowhere
         if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
@@ -122,6 +131,29 @@ class GenerationOptions(_Options):
     top_k: int | None = option(
         None, f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0
     )
+    lead_sheet_guidance: float | None = option(
+        None,
+        "How strictly to follow chords, beats, energy and style; as the voice if not given.",
+        "Lead sheet guidance",
+        least=0.0,
+        streams=tuple(name for name in STREAMS if name != "stem"),
+    )
+    style: str | None = option(
+        None, "Of the band, by a name that the model knows; its own choice if not given.", "Style", streams=("style",)
+    )
+    energy: str | None = option(
+        None,
+        "Of the band; auto: the lead sheet's sections, or those by the loudness of the voice.",
+        "Energy",
+        choices=("auto", *ENERGIES),
+        streams=("energy",),
+    )
+    stems: bool | None = option(
+        None,
+        "Play drums, bass, chords and colour apart, and give each; as the model's config says if not given.",
+        "Stems",
+        streams=("stem",),
+    )
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
         None,
@@ -163,6 +195,17 @@ class MixOptions(_Options):
         least=-40.0,
         most=-6.0,
     )
+    stem_gain_db: dict[str, float] | None = option(
+        None, "Stems in the band, in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS[1:]
+    )
+    stem_pan: dict[str, float] | None = option(
+        None,
+        "Stems from -1, left, to 1, right: chords=-0.3,colour=0.3.",
+        "Places",
+        least=-1.0,
+        most=1.0,
+        choices=STEMS[1:],
+    )
     tail: float = option(
         0.0, "Seconds that the band goes on behind the voice, fading out.", "Ending", least=0.0, most=30.0
     )
@@ -182,7 +225,7 @@ def _table(options: type[Any]) -> dict[str, Option]:
     rows = {}
     for each in fields(options):
         kind, *_ = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
-        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
+        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=get_origin(kind) or kind)
     return rows
 
 

@@ -7,8 +7,9 @@ it: reading, the limits of length, mixing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers.utils import logging
 from .. import audio
 from ..lead_sheet.known import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
+from ..stage_table import STEMS
 from .inputs import as_sound, as_vocals, is_file
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
@@ -36,13 +38,14 @@ class Take:
     Args:
         samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
         lead_sheet: of the song, told and estimated.
-        kept: an instrumental (float32 [N] or [N, C]) as it was given, its rate, and the spans (s) to keep of it.
+        kept: an instrumental as it was given, each of its stems or the whole (float32 [N] or [N, C]) with its rate,
+            and the spans (s) to keep of it.
     """
 
     samples: audio.Samples
     rate: int
     lead_sheet: LeadSheet | None = None
-    kept: tuple[audio.Samples, int, Sequence[tuple[float, float]]] | None = None
+    kept: tuple[list[tuple[audio.Samples, int]], Sequence[tuple[float, float]]] | None = None
 
 
 class HAFMPipeline(Pipeline):
@@ -82,13 +85,15 @@ class HAFMPipeline(Pipeline):
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
                 .lab file, or one a bar: "C | Am | F | G"): parts of it by themselves, which go before.
             files (bool): whether beats and chords may name files; not for those who serve strangers. Default True.
-            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of.
+            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of; or a dict of its
+                stems, each given so.
             keep (list of (start, stop) in s): those spans; the rest is generated anew.
             progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
                 generation.
             kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
                 left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
-                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`).
+                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`,
+                `stem_gain_db={"drums": -3}`, `stem_pan`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
@@ -96,7 +101,8 @@ class HAFMPipeline(Pipeline):
             "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is higher. Of a model with a
             codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most −1
             dBTP, and neither it nor the instrumental begins or ends with a jump. "lead_sheet" (`LeadSheet`): of the
-            song, as far as it was given or estimated.
+            song, as far as it was given or estimated. With `stems=True` or an option of them "stems" is a dict of
+            drums, bass, chords and colour, whose sum is "audio".
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
@@ -121,7 +127,8 @@ class HAFMPipeline(Pipeline):
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
-            model made it), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz).
+            model made it), "vocals" (float32 [n] or [n, 2], the same piece of the vocal) and "sampling_rate" (Hz);
+            with `stems=True` "stems", too.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -134,11 +141,18 @@ class HAFMPipeline(Pipeline):
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], options)
         voice, done = self._voice(features["take"], rate, options), 0
         chunks = self.model.stream(features["input_values"][0].numpy(), model_rate, **kwargs)
-        bands = (np.ascontiguousarray(chunk.numpy().T) for chunk in chunks)
+        apart = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", None))
+        # of stems all channels side by side
+        bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
         for band in audio.resample_pieces(bands, model_rate, rate):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), options.tail)
+            song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+            if apart:
+                parts = np.split(piece, len(STEMS) - 1, axis=1)
+                stems = dict(zip(STEMS[1:], [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
+                song |= {"audio": reduce(np.add, stems.values()), "stems": stems}
             if len(piece):
-                yield {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
+                yield song
             done += len(piece)
 
     def join(self, chunks: Sequence[dict[str, Any]], **options: Any) -> dict[str, Any]:
@@ -146,11 +160,12 @@ class HAFMPipeline(Pipeline):
 
         Args:
             chunks: all that `stream` has yielded for a vocal.
-            options: balance, loudness, vocal_gain_db, instrumental_gain_db, as for a call.
+            options: balance, loudness and the gains, as for a call.
         """
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
-        voice = voice[: len(band)]
-        return _song(voice, band, chunks[0]["sampling_rate"], MixOptions.of(given=options))
+        names = chunks[0].get("stems", ())
+        stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
+        return _song(voice[: len(band)], band, chunks[0]["sampling_rate"], MixOptions.of(given=options), stems)
 
     def _output_rate(self, take: Take, options: MixOptions) -> int:
         """Samples a second of the songs of a take."""
@@ -176,6 +191,8 @@ class HAFMPipeline(Pipeline):
         generate_kwargs["lead_sheet"] = known_lead_sheet(**known, files=files)
         others = (*SONG_PARAMETERS, "lead_sheet")
         GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in others})
+        if any(postprocess.get(name) is not None for name in ("stem_gain_db", "stem_pan")):
+            generate_kwargs["apart"] = True
         if sampling_rate is not None:
             audio.check_sampling_rate(sampling_rate)
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": postprocess.get("tail")}
@@ -222,14 +239,18 @@ class HAFMPipeline(Pipeline):
         return samples if seconds is None else samples[: round(seconds * rate)], rate, name
 
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
-        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take"."""
+        """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take".
+
+        Where stems are asked for, mixed or kept: "stems" as well, [B, K, S, N] or [B, K, S, C, N].
+        """
         vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
-        rate, kept = self.feature_extractor.sampling_rate, None
-        if generate_kwargs.get("instrumental") is not None:
-            old, old_rate, _ = self._read(generate_kwargs["instrumental"])
-            old = audio.with_channels(old, self.model.codec_format.channels)
-            generate_kwargs["instrumental"] = torch.from_numpy(audio.resample(old, old_rate, rate).T.copy())
-            kept = (old, old_rate, generate_kwargs.get("keep") or ())
+        rate, kept, apart = self.feature_extractor.sampling_rate, None, generate_kwargs.pop("apart", False)
+        if apart and not self.model.stems:
+            raise ValueError("This model plays no stems apart; leave stem_gain_db and stem_pan out.")
+        if apart:
+            generate_kwargs["stems"] = True
+        if (old := generate_kwargs.get("instrumental")) is not None:
+            kept, generate_kwargs["instrumental"] = self._kept(old, generate_kwargs.get("keep") or (), rate)
         output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
         if output.sampling_rate != rate:
             raise ValueError(
@@ -237,38 +258,44 @@ class HAFMPipeline(Pipeline):
                 "save both from one composite."
             )
         samples = len(output.audio) // len(vocals)
-        told = generate_kwargs.get("lead_sheet")
-        sheets = [self.model.complete_lead_sheet(tokens, told) for tokens in output.vocal_semantic[::samples]]
+        heard = zip(output.vocal_semantic[::samples], output.lead_sheets[::samples], strict=True)
+        sheets = [self.model.complete_lead_sheet(tokens, told) for tokens, told in heard]
         # a batch's are a list, as its collation made it
         if isinstance(takes, list):
             takes = [replace(take, lead_sheet=sheet) for take, sheet in zip(takes, sheets, strict=True)]
         else:
             takes = replace(takes, lead_sheet=sheets[0], kept=kept)
-        if len(output.audio) == 1 and output.audio[0].shape == vocals[0].shape:
-            return {"audio": output.audio[0][None, None], "padding_mask": mask, "take": takes}
-        channels = output.audio[0].shape[:-1]
-        generated = vocals.new_zeros(len(vocals), samples, *channels, vocals.shape[1])
-        for number, instrumental in enumerate(output.audio):
-            generated[number // samples, number % samples, ..., : instrumental.shape[-1]] = instrumental
-        return {"audio": generated, "padding_mask": mask, "take": takes}
+        made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask, "take": takes}
+        if apart or generate_kwargs.get("stems") or isinstance(old, Mapping) and _are_stems(old):
+            parts = [torch.stack(list(stems.values())) for stems in output.stems]
+            made["stems"] = _padded(parts, len(vocals), vocals.shape[1])
+        return made
+
+    def _kept(
+        self, old: Any, keep: Sequence[tuple[float, float]], rate: int
+    ) -> tuple[tuple[list[tuple[audio.Samples, int]], Sequence[tuple[float, float]]], Any]:
+        """An instrumental or its stems as they were given, and as the model takes them."""
+        stems = isinstance(old, Mapping) and _are_stems(old)
+        read = [self._read(each)[:2] for each in (old.values() if stems else [old])]
+        sounds = [(audio.with_channels(sound, self.model.codec_format.channels), own) for sound, own in read]
+        told = [torch.from_numpy(audio.resample(sound, own, rate).T.copy()) for sound, own in sounds]
+        return (sounds, keep), dict(zip(old, told, strict=True)) if stems else told[0]
 
     def postprocess(self, model_outputs: dict[str, Any], **given: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as `MixOptions` say."""
         take, options = model_outputs["take"], MixOptions.of(given=given)
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, options)
         length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate, options)
-        songs = []
-        for generated in model_outputs["audio"][0]:
-            band = audio.resample(np.ascontiguousarray(generated[..., :length].numpy().T), model_rate, rate)
-            band = audio.pad_end(band[: len(voice)], len(voice))
-            band = audio.fade_band(band, rate, 0, len(voice), options.tail)
-            if take.kept is not None:
-                # once more, since resampling has changed what is kept
-                sound, sound_rate, spans = take.kept
-                rows = sound.reshape(len(sound), -1).T
-                kept = KeptInstrumental(rows, sound_rate, spans, len(voice) / rate, rate)
-                band = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T)).numpy().T.reshape(band.shape)
-            songs.append(_song(voice, band, rate, options) | {"lead_sheet": take.lead_sheet})
+        apart, songs = "stems" in model_outputs, []
+        for generated in model_outputs["stems" if apart else "audio"][0]:
+            bands = []
+            for part, sound in enumerate(generated if apart else [generated]):
+                band = audio.resample(np.ascontiguousarray(sound[..., :length].numpy().T), model_rate, rate)
+                band = audio.pad_end(band[: len(voice)], len(voice))
+                band = audio.fade_band(band, rate, 0, len(voice), options.tail)
+                bands.append(band if take.kept is None else _spliced(band, take.kept, part, rate))
+            stems = dict(zip(STEMS[1:], bands, strict=True)) if apart else {}
+            songs.append(_song(voice, reduce(np.add, bands), rate, options, stems) | {"lead_sheet": take.lead_sheet})
         return songs[0] if len(songs) == 1 else songs
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
@@ -281,10 +308,43 @@ class HAFMPipeline(Pipeline):
         self.feature_extractor.save_pretrained(save_directory)
 
 
-def _song(voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions) -> dict[str, Any]:
-    """A vocal and a band (float32 [N] or [N, C] each, at `rate` Hz) as a song."""
+def _are_stems(given: Mapping[str, Any]) -> bool:
+    return bool(given) and set(given) <= set(STEMS)
+
+
+def _padded(rows: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:
+    """Rows ([…, n ≤ N] each, samples innermost) as one tensor [B, K, …, N]; no copy of a single one as long."""
+    if len(rows) == 1 and rows[0].shape[-1] == length:
+        return rows[0][None, None]
+    made = rows[0].new_zeros(len(rows), *rows[0].shape[:-1], length)
+    for row, sound in zip(made, rows, strict=True):
+        row[..., : sound.shape[-1]] = sound
+    return made.unflatten(0, (vocals, -1))
+
+
+def _spliced(band: audio.Samples, kept: tuple[Any, Any], part: int, rate: int) -> audio.Samples:
+    """A band or stem (float32 [N] or [N, C]) with what is kept once more, since resampling has changed it."""
+    sounds, spans = kept
+    sound, sound_rate = sounds[part]
+    rows = sound.reshape(1, len(sound), -1).transpose(0, 2, 1)
+    found = KeptInstrumental(rows, sound_rate, spans, len(band) / rate, rate)
+    spliced: audio.Samples = found.splice(torch.from_numpy(band.reshape(len(band), -1).T)).numpy().T
+    return spliced.reshape(band.shape)
+
+
+def _song(
+    voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
+) -> dict[str, Any]:
+    """A vocal and a band (float32 [N] or [N, C] each, at `rate` Hz), and its stems if there are any, as a song."""
+    if stems and (options.stem_gain_db or options.stem_pan):
+        stems = audio.mix_stems(stems, options.stem_gain_db or {}, options.stem_pan or {})
+        band = reduce(np.add, stems.values())
     # the instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again
-    band = audio.limit_peak(band)
+    limited = audio.limit_peak(band)
+    if stems and limited is not band:
+        turned_down = np.abs(limited).max() / np.abs(band).max()
+        stems = {name: stem * turned_down for name, stem in stems.items()}
+    band = limited
     gain = options.instrumental_gain_db
     if options.balance is not None:
         balance = MEDIAN_BALANCE if isinstance(options.balance, str) else options.balance
@@ -292,4 +352,5 @@ def _song(voice: audio.Samples, band: audio.Samples, rate: int, options: MixOpti
     mix = audio.mix_audio(voice, band, vocal_gain_db=options.vocal_gain_db, instrumental_gain_db=gain)
     if options.loudness is not None:
         mix = audio.to_loudness(mix, rate, options.loudness)
-    return {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
+    song = {"audio": band, "mix": audio.fade_edges(mix, rate), "vocals": voice, "sampling_rate": rate}
+    return song | ({"stems": stems} if stems else {})

@@ -90,6 +90,7 @@ class CompositeSavingMixin(HAFMHubMixin):
             with _without_bars(source):
                 parts[name] = load_strictly(part_class, source, **options)
         model = composite.from_parts(**parts)
+        model.config.plays_stems = config.plays_stems
         model.name_or_path = str(source)
         model.feature_extractor_config = _feature_extractor_config(source, subfolder=subfolder, **hub)
         # strict loading leaves nothing of these to tell
@@ -186,7 +187,8 @@ def _asked_config(stored: HAFMConfig, kwargs: dict[str, Any]) -> tuple[HAFMConfi
     given, attention = kwargs.pop("config", None), kwargs.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):
         given = HAFMConfig.from_pretrained(given)
-    overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMConfig.sub_configs}
+    own = (*HAFMConfig.sub_configs, "plays_stems")
+    overrides = {name: kwargs.pop(name) for name in own if name in kwargs}
     config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
     names = {f"{name}_config": name for name in STAGES}
     if attention is None:

@@ -11,7 +11,9 @@ import torch
 
 from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 from ..jobs.heartbeat import Progress
-from ..stage_table import STAGES
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.streams import with_stem
+from ..stage_table import STAGES, STEMS
 from ..stages.guidance import SongGuidance
 from ..stages.modeling_hafm import HAFMStageForCausalLM
 from ..stages.sampling import RandomStream
@@ -27,16 +29,20 @@ class Voice:
     Args:
         tokens (int64 [T_v]): vocal semantic tokens, of the whole song.
         guidance: what the song says of the tokens to come, by the name of the stage that is guided.
-        lead_sheet: streams of the song's lead sheet (int64 [S, T_c]), by the name of the stage that reads them.
+        streams: of the song's lead sheet (int64 [S, T_c]), by the name of the stage that reads them.
+        lead_sheet: of the song, as far as it is known.
     """
 
     tokens: torch.Tensor
     guidance: Mapping[str, SongGuidance] = field(default_factory=dict)
-    lead_sheet: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    lead_sheet: LeadSheet | None = None
 
 
 class SongRun:
-    """The stages' way through the songs of a batch; every (vocal, sample) is a row, samples innermost.
+    """The stages' way through the songs of a batch; every (vocal, sample) is a song, samples innermost.
+
+    A song is one row of the semantic stage, whose tokens are those of the whole band, and a row a stem of the others.
 
     Args:
         stages: the stages to run, by name and in their order.
@@ -44,9 +50,10 @@ class SongRun:
         units_per_second: see above.
         options: how to decode.
         seed: of every row's random numbers.
-        num_samples: rows a vocal.
+        num_samples: songs a vocal.
+        stems: what the acoustic stages play, of `STEMS`.
         sounds: what codes of a stage sound like, by its name; without it windows join where one of them ends.
-        kept: flat tokens of a stage that are given (int64 [n], −1 elsewhere), by its name.
+        kept: flat tokens of a stage that are given (int64 [n] a row of a song, −1 elsewhere), by its name.
         progress: called with (stage, steps done, steps in all).
         at_once: rows that are generated side by side, at first where a stage's windows are independent.
     """
@@ -59,20 +66,26 @@ class SongRun:
         options: DecodingOptions,
         seed: int = 0,
         num_samples: int = 1,
+        stems: Sequence[str] = STEMS[:1],
         sounds: Mapping[str, Sound] | None = None,
-        kept: Mapping[str, torch.Tensor] | None = None,
+        kept: Mapping[str, Sequence[torch.Tensor]] | None = None,
         progress: Progress | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
-        self.num_samples = num_samples
+        self.num_samples, self.stems = num_samples, tuple(stems)
         self.runs: dict[str, StageRun] = {}
-        self.vocal_semantic: list[torch.Tensor] = []
-        self.lead_sheets: list[Mapping[str, torch.Tensor]] = []
+        self.voices: list[Voice] = []
         for number, (name, stage) in enumerate(stages.items()):
+            given = (kept or {}).get(name)
             rows = [
-                SongRow(length, RandomStream(seed, number, sample), (kept or {}).get(name))
+                SongRow(
+                    length,
+                    RandomStream(seed, number, sample, STEMS.index(stem)),
+                    None if given is None else given[place],
+                )
                 for length in units
                 for sample in range(num_samples)
+                for place, stem in enumerate(self.played(name))
             ]
             sound = (sounds or {}).get(name)
             run = StageRun(
@@ -87,12 +100,15 @@ class SongRun:
 
     def listen(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
-        self.vocal_semantic = [voice.tokens for voice in voices for _ in range(self.num_samples)]
-        self.lead_sheets = [voice.lead_sheet for voice in voices for _ in range(self.num_samples)]
-        for number, voice in enumerate(voices):
+        self.voices = [voice for voice in voices for _ in range(self.num_samples)]
+        for song, voice in enumerate(self.voices):
             for name, guidance in voice.guidance.items():
-                for row in self.runs[name].rows[number * self.num_samples : (number + 1) * self.num_samples]:
-                    row.guidance = guidance
+                for part in range(len(self.played(name))):
+                    self.runs[name].rows[self._row(name, song, part)].guidance = guidance
+
+    def played(self, name: str) -> tuple[str, ...]:
+        """What a stage plays, a row each."""
+        return self.stems if STAGES[name].acoustic else STEMS[:1]
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""
@@ -103,7 +119,7 @@ class SongRun:
         """Takes the latest stage that can go on a batch of windows further.
 
         Returns:
-            The codes of the first row that are final, int64 [Q, T].
+            The codes of the first song that are final, int64 [P, Q, T].
         """
         for name in reversed(self.runs):
             stage = self.runs[name]
@@ -117,24 +133,36 @@ class SongRun:
         """Whether every stage has reached the end of its songs."""
         return all(run.needs is None for run in self.runs.values())
 
-    def codes(self, row: int) -> torch.Tensor:
-        """The codec's codes of a row so far: int64 [Q, T_a]."""
-        return _together([run.codes(row) for run in self._acoustic()])
+    def codes(self, song: int) -> torch.Tensor:
+        """The codec's codes of a song so far, as far as all P of its stems are there: int64 [P, Q, T_a]."""
+        streams = [STAGES[name].writes for name in self._acoustic()]
+        found = [_together([self.stream(each, song, part) for each in streams]) for part in range(len(self.stems))]
+        length = min(codes.shape[1] for codes in found)
+        return torch.stack([codes[:, :length] for codes in found])
 
-    def stream(self, name: str, row: int) -> torch.Tensor:
-        """What there is of a stream of tokens of a row so far: int64 [Q, T]."""
+    def stream(self, name: str, song: int, part: int = 0) -> torch.Tensor:
+        """What there is of a stream of tokens of a song, of one of the stems where it has them: int64 [Q, T]."""
         if name == "vocal_semantic":
-            return self.vocal_semantic[row][None]
-        (run,) = [run for stage, run in self.runs.items() if STAGES[stage].writes == name]
-        return run.codes(row)
+            return self.voices[song].tokens[None]
+        (stage,) = [stage for stage in self.runs if STAGES[stage].writes == name]
+        return self.runs[stage].codes(self._row(stage, song, part))
 
-    def borders(self, row: int) -> tuple[float, ...]:
+    def borders(self, song: int) -> tuple[float, ...]:
         """Seconds at which a window of an acoustic stage takes over from the one before."""
-        runs = self._acoustic()
-        return tuple(sorted({frame / run.stage.config.frame_rate for run in runs for frame in run.rows[row].borders}))
+        found: set[float] = set()
+        for name in self._acoustic():
+            rows = [self.runs[name].rows[self._row(name, song, part)] for part in range(len(self.stems))]
+            rate = self.runs[name].stage.config.frame_rate
+            found |= {frame / rate for row in rows for frame in row.borders}
+        return tuple(sorted(found))
 
-    def _acoustic(self) -> list[StageRun]:
-        return [run for name, run in self.runs.items() if STAGES[name].acoustic]
+    def _acoustic(self) -> list[str]:
+        return [name for name in self.runs if STAGES[name].acoustic]
+
+    def _row(self, name: str, song: int, part: int) -> int:
+        """The row of a stage that plays a song's stem, or its whole band where it knows nothing else."""
+        parts = len(self.played(name))
+        return song * parts + min(part, parts - 1)
 
     def _units_before(self, name: str) -> int:
         """Units that the stage before has finished; all of the song for the first."""
@@ -147,9 +175,13 @@ class SongRun:
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
         conditioning = []
-        for row, known in enumerate(self.lead_sheets):
-            streams = [self.stream(each, row) for each in STAGES[name].reads]
-            conditioning.append(_together([*streams, *([known[name]] if name in known else [])]))
+        names = list(self.runs[name].stage.config.lead_sheet_streams)
+        for song, voice in enumerate(self.voices):
+            for part, stem in enumerate(self.played(name)):
+                streams = [self.stream(each, song, part) for each in STAGES[name].reads]
+                if name in voice.streams:
+                    streams.append(with_stem(voice.streams[name], names, stem))
+                conditioning.append(_together(streams))
         return conditioning
 
 

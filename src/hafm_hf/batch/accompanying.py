@@ -13,7 +13,8 @@ from transformers.utils import logging
 from .. import audio
 from ..hub.loading import model_source
 from ..jobs.threads import torch_threads
-from .plan import files_of
+from ..stage_table import STEMS
+from .plan import PARTS, files_of
 from .vocals import HAFMBatchError, own_lead_sheet, read_vocal
 
 logger = logging.get_logger(__name__)
@@ -49,6 +50,11 @@ class WorkerOptions:
     def samples(self) -> int:
         """Instrumentals a vocal."""
         return self.parameters.get("num_samples") or 1
+
+    def files_of(self, name: str) -> list[dict[str, Path]]:
+        """Path of each part of each sample of a vocal whose files are called so."""
+        parts = (*PARTS, *(STEMS[1:] if self.parameters.get("stems") else ()))
+        return files_of(Path(self.out), name, self.samples, self.file_format, parts)
 
 
 @dataclass(frozen=True)
@@ -133,13 +139,14 @@ def write_songs(options: WorkerOptions, name: str, songs: Any) -> tuple[dict[str
     Raises:
         HAFMBatchError: they can't be written.
     """
-    found = files_of(Path(options.out), name, options.samples, options.file_format)
+    found = options.files_of(name)
     for song, paths in zip(songs if isinstance(songs, list) else [songs], found, strict=True):
+        sounds = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
         for part, path in paths.items():
             if path.exists():
                 continue
             try:
-                audio.write_audio(path, song["audio" if part == "instrumental" else part], song["sampling_rate"])
+                audio.write_audio(path, sounds[part], song["sampling_rate"])
             except audio.HAFMAudioError as error:
                 raise HAFMBatchError(
                     f"{str(error).rstrip('.')}; what is finished is kept, run the same command again."

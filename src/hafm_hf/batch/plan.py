@@ -109,10 +109,12 @@ def extend_plan(plan: BatchPlan, found: Sequence[Vocal], batch_size: int) -> lis
     return changed
 
 
-def files_of(out: Path, name: str, samples: int, file_format: str) -> list[dict[str, Path]]:
+def files_of(
+    out: Path, name: str, samples: int, file_format: str, parts: Sequence[str] = PARTS
+) -> list[dict[str, Path]]:
     """Path of each part of each sample of a vocal."""
-    stems = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
-    return [{part: out / f"{stem}_{part}.{file_format}" for part in PARTS} for stem in stems]
+    songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
+    return [{part: out / f"{song}_{part}.{file_format}" for part in parts} for song in songs]
 
 
 def _free_name(vocal: Vocal, taken: set[str]) -> str:

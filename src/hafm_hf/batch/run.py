@@ -18,7 +18,7 @@ from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
 from ..hub.loading import model_source
 from ..jobs.engines import HAFMJobError, run_on
 from .accompanying import Batch, Outcome, WorkerOptions, accompany_batch
-from .plan import BatchPlan, check_same_options, extend_plan, files_of, load_plan, save_plan
+from .plan import BatchPlan, check_same_options, extend_plan, load_plan, save_plan
 from .vocals import HAFMBatchError, Vocal, find_vocals, is_parquet
 
 DEFAULT_BATCH_SIZE = 8
@@ -118,7 +118,7 @@ def make_plan(options: BatchOptions) -> tuple[BatchPlan, list[Outcome]]:
         plan.vocals.pop(outcome.key, None)
     plan.batches = [left for batch in plan.batches if (left := [key for key in batch if key in plan.vocals])]
     for key in extend_plan(plan, found, options.batch_size):
-        for paths in files_of(out, plan.names[key], options.worker.samples, options.worker.file_format):
+        for paths in options.worker.files_of(plan.names[key]):
             for path in paths.values():
                 path.unlink(missing_ok=True)
     save_plan(out, plan)
@@ -160,7 +160,7 @@ def _finished(plan: BatchPlan, worker: WorkerOptions) -> list[Outcome]:
     """Vocals all of whose files are there; each came there whole."""
     finished = []
     for key in plan.vocals:
-        files = files_of(Path(worker.out), plan.names[key], worker.samples, worker.file_format)
+        files = worker.files_of(plan.names[key])
         if all(path.exists() for paths in files for path in paths.values()):
             made = tuple({part: str(path) for part, path in paths.items()} for paths in files)
             finished.append(Outcome(key, made, seed=plan.options["seed"]))

@@ -18,9 +18,9 @@ import typer
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..jobs.files import write_json
-from ..stage_table import STAGES
+from ..stage_table import STAGES, STEMS
 from .accompany_many import accompany_folder, is_many, song_line
-from .console import plotting, progress_bars, report_error, require_packages, stderr, stdout
+from .console import HAFMCommandError, plotting, progress_bars, report_error, require_packages, stderr, stdout
 from .lead_sheet import read_lead_sheet
 from .request import (
     STANDARD,
@@ -59,7 +59,10 @@ def accompany(
     file_format: Annotated[FileFormat, typer.Option("--format", help="Of the files with sound.")] = "wav",
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
-    instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
+    instrumental: Annotated[
+        str | None,
+        typer.Option(help="An accompaniment of the vocal, to keep parts of; with --stems those beside it."),
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
     ] = None,
@@ -98,7 +101,7 @@ def accompany(
     # a folder's plan holds nothing but names and numbers
     known = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {**options, "seconds": seconds, **known}
-    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
+    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format, bool(parameters["stems"]))
     request = Request(model, out, device, dtype, as_json, plot, stream, parameters, file_format)
     check_request(request, vocals, many)
     check_output(request.out, [] if many or overwrite else planned_files(request, vocals))
@@ -123,6 +126,8 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
         raise typer.BadParameter("--out - is for one mix of one vocal, without --stream, --plot and --json.")
     if request.stream and request.file_format != "wav":
         raise typer.BadParameter(f"--stream writes WAV; leave --format {request.file_format} out.")
+    if request.stream and (request.parameters["stem_gain_db"] or request.parameters["stem_pan"]):
+        raise typer.BadParameter("--stream writes the band as it is played; leave --stem-gain and --stem-pan out.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
@@ -137,7 +142,8 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
 def planned_files(request: Request, vocals: list[str]) -> list[Path]:
     """The sound files that a request will write."""
     names = [name for vocal in vocals for name in song_names(vocal_name(vocal), request.parameters["num_samples"])]
-    return [request.out / f"{name}_{part}.{request.file_format}" for name in names for part in ("instrumental", "mix")]
+    parts = ("instrumental", "mix", *(STEMS[1:] if request.parameters["stems"] else ()))
+    return [request.out / f"{name}_{part}.{request.file_format}" for name in names for part in parts]
 
 
 def song_names(name: str, samples: int) -> list[str]:
@@ -162,7 +168,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
                 typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
             failed = True
             continue
-        pipeline = pipeline or load_pipeline(request)
+        pipeline = pipeline or _loaded(request)
         try:
             accompany_one(
                 pipeline, request, vocal, vocal_name(vocal), {"array": sound, "sampling_rate": rate, "path": vocal}
@@ -176,6 +182,18 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             take = {"vocal": vocal, "model": request.model, **asked}
             write_json(request.out / f"{vocal_name(vocal)}_take.json", take)
     raise typer.Exit(1 if failed else 0)
+
+
+def _loaded(request: Request) -> HAFMPipeline:
+    """The pipeline of a request; raises HAFMCommandError where its model cannot do what is asked for."""
+    from ..accompaniment.options import GenerationOptions
+
+    pipeline = load_pipeline(request)
+    try:
+        pipeline.model.check_streams(GenerationOptions.of(given={key: request.parameters[key] for key in OPTIONS}))
+    except ValueError as error:
+        raise HAFMCommandError(str(error)) from error
+    return pipeline
 
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: str, sound: dict[str, Any]) -> None:
@@ -194,10 +212,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, name: st
     for number, (stem, song) in enumerate(zip(song_names(name, samples), songs, strict=True), start=1):
         rate = song["sampling_rate"]
         duration = song["audio"].shape[0] / rate
-        written = {
-            key: str(_write(request, stem, key, song[entry], rate))
-            for key, entry in (("instrumental", "audio"), ("mix", "mix"))
-        }
+        parts = {"instrumental": song["audio"], "mix": song["mix"]}
+        parts |= song["stems"] if request.parameters["stems"] else {}
+        written = {key: str(_write(request, stem, key, sound, rate)) for key, sound in parts.items()}
         if request.plot:
             written["plot"] = str(plot_one(request.out / f"{stem}_plot.png", song, stem))
         if request.as_json:
@@ -255,9 +272,11 @@ def _write(request: Request, stem: str, key: str, samples: audio.Samples, rate: 
 
 
 def kept_instrumental(
-    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str
+    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str, stems: bool = False
 ) -> dict[str, Any]:
     """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
+
+    With `stems` the files beside the instrumental that the same command has written.
 
     Raises:
         typer.BadParameter: if one is there without the other, for several vocals, if a span is none of the
@@ -271,9 +290,16 @@ def kept_instrumental(
     written = out / f"{vocal_name(vocals[0])}_instrumental.{file_format}"
     if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
         raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
-    sound, rate = audio.read_audio(instrumental, mono=False)
+    name, whole, suffix = instrumental.rpartition("_instrumental")
+    if stems and not whole:
+        raise typer.BadParameter(f"with --stems --instrumental is NAME_instrumental.wav beside its stems, not {name}.")
+    files = {stem: f"{name}_{stem}{suffix}" for stem in STEMS[1:]} if stems else {"": instrumental}
+    sounds = {}
+    for stem, file in files.items():
+        sound, rate = audio.read_audio(file, mono=False)
+        sounds[stem] = {"array": sound, "sampling_rate": rate, "path": file}
     spans = [kept_span(text, len(sound) / rate) for text in keep]
-    return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
+    return {"instrumental": sounds if stems else sounds[""], "keep": spans}
 
 
 def kept_span(text: str, seconds: float) -> tuple[float, float]:

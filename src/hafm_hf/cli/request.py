@@ -34,6 +34,7 @@ FLAGS = {
     "num_samples": "--samples",
     "vocal_gain_db": "--vocal-gain",
     "instrumental_gain_db": "--instrumental-gain",
+    "stem_gain_db": "--stem-gain",
     "output_rate": "--sample-rate",
 }
 
@@ -137,6 +138,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.word:
         parser = functools.partial(_number_or_word, option)
         kind, limits = Any, {"parser": parser, "metavar": f"[{option.word}|NUMBER]"}
+    elif option.kind is dict:
+        kind, limits = Any, {"parser": functools.partial(_numbers_by_name, option), "metavar": "NAME=NUMBER,…"}
     flag = FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
     kind = kind | None if option.optional else kind
     annotation = Annotated[kind, typer.Option(flag, help=option.help, **limits)]  # type: ignore[valid-type]
@@ -153,6 +156,20 @@ def _number_or_word(option: Option, text: str) -> float | str:
     except ValueError as error:
         said = str(error) if "must be between" in str(error) else f"{text!r} is neither {option.word} nor a number."
         raise typer.BadParameter(said) from None
+    return value
+
+
+def _numbers_by_name(option: Option, text: str) -> dict[str, float]:
+    """An option of numbers by name as it is written, drums=-3,bass=2; raises typer.BadParameter."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        value = {name.strip(): float(number) for name, number in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not of the kind drums=-3,bass=2.") from None
+    try:
+        option.check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     return value
 
 

@@ -34,7 +34,7 @@ class Decoder(Protocol):
     stage: Any
     pattern: CodebookPattern
     rows: int
-    guided: bool
+    times: int
     temperature: float
     top_k: int
     layers: list[Any]
@@ -69,7 +69,7 @@ class StaticLoop:
         self.decoder, self.sampled = decoder, sampled
         cache = self.cache = decoder.layers[0].cache
         heads, slots = cache.shape[2:4]
-        codes = (decoder.rows // 2 if decoder.guided else decoder.rows) * decoder.pattern.rows
+        codes = decoder.rows // decoder.times * decoder.pattern.rows
         counter = torch.zeros(1, dtype=torch.long, device=cache.device)
         self.slot, self.place = counter, counter.clone()
         self.token = counter.new_zeros(codes)

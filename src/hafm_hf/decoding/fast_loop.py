@@ -5,7 +5,7 @@ values lie in buffers made once, norm weights are folded into the matrices behin
 number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
 (`stage.generate`) stays the reference; tests compare the two.
 
-Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B under
+Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B or 3B under
 guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
 """
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..jobs.threads import step_threads, torch_threads
 from ..stages.codebook_patterns import SlotPlan, codebook_pattern
-from ..stages.guidance import TokenGuidance
+from ..stages.guidance import ConditioningGuidance, TokenGuidance
 from ..stages.position import TokenLayout, token_layout
 from ..stages.sampling import draw, force, hold_back
 from .cuda_graph import BLOCK, StaticLoop
@@ -121,6 +121,7 @@ class FastDecoder:
         weights: "int8" for matrices of 8 bits, None for the stage's precision.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
         threads: the most of the steps, taken while cores are free; None for torch's own number.
+        lead_sheet_guidance: μ of `guidance.ConditioningGuidance`; None for λ.
         static: whether steps stay at fixed addresses, for a GPU to replay (`cuda_graph`); None: on a GPU.
     """
 
@@ -133,14 +134,17 @@ class FastDecoder:
         weights: str | None = None,
         history_free_guidance: float = 0.0,
         threads: int | None = None,
+        lead_sheet_guidance: float | None = None,
         static: bool | None = None,
     ) -> None:
         check_plain_modules(stage)
         self.stage, self.config = stage, stage.config
         self.pattern = codebook_pattern(stage.config)
-        self.guidance_scale, self.temperature, self.top_k = guidance_scale, temperature, top_k
+        self.temperature, self.top_k = temperature, top_k
         self.weights = weights
-        self.guided = guidance_scale != 1.0
+        self.conditioning = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
+        # rows of the step that each row of the batch has
+        self.times = len(self.conditioning.kinds)
         self.history_free_guidance = history_free_guidance
         self.guidance = TokenGuidance()
         self.rows = 0
@@ -248,15 +252,13 @@ class FastDecoder:
             self.loop = StaticLoop(self, bias_rows, sampled)
         return self.loop
 
-    def _double(self, rows: torch.Tensor | None) -> torch.Tensor | None:
-        return torch.cat([rows, rows]) if self.guided and rows is not None else rows
-
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
         """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
-        if not self.guided:
-            return states
-        conditional, unconditional = states.chunk(2)
-        return torch.lerp(unconditional, conditional, self.guidance_scale)
+        if self.times != 2:
+            return self.conditioning.combine(states)
+        # one kernel
+        above, below = states.chunk(2)
+        return torch.lerp(below, above, self.conditioning.scales[0])
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
         """Scores (float [B·C, V]) of slot `target` without columns beyond its codebook."""
@@ -270,15 +272,15 @@ class FastDecoder:
         """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
         config, model, known = self.config, self.stage.model, plan.known
         bos = known.new_full((len(known), 1), config.codebook_size)
-        input_ids = self._double(torch.cat([bos, known], dim=1))
-        conditioning, mask = self._double(conditioning_ids), self._double(mask)
-        assert conditioning is not None and input_ids is not None
+        input_ids = self.conditioning.repeat(torch.cat([bos, known], dim=1))
+        conditioning, null = self.conditioning.conditioning(config, conditioning_ids)
+        mask = None if mask is None else self.conditioning.repeat(mask)
         rows = len(conditioning)
         outputs = model(
             input_ids=input_ids,
             conditioning_ids=conditioning,
             conditioning_mask=mask,
-            null_conditioning=torch.arange(rows, device=known.device) >= rows // 2 if self.guided else None,
+            null_conditioning=null,
             use_cache=True,
             target_only=True,
         )
@@ -315,7 +317,7 @@ class FastDecoder:
             self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
             heads = heads.flatten(0, 1)[None]
         self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
-        batch = self.rows // 2 if self.guided else self.rows
+        batch = self.rows // self.times
         self.heads = [packed_linear(head, batch, self.weights) for head in heads]
         books = torch.arange(self.pattern.rows, device=heads.device)
         # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
@@ -353,7 +355,7 @@ class FastDecoder:
         x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
         if self.pattern.rows > 1:
             x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
-        x = torch.cat([x, x]) if self.guided else x
+        x = self.conditioning.repeat(x)
         for layer, (keys, values) in zip(self.layers, views, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self._scores(self._guide(self.norm(x)), kind)

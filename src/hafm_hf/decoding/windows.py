@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from ..stages.generation_hafm import TokenProgress, song_processors
-from ..stages.guidance import SongGuidance, TokenGuidance, window_guidance
+from ..stages.guidance import SongGuidance, TokenGuidance, lead_sheet_rows, window_guidance
 from ..stages.sampling import FREE, RandomStream, StreamSampling
 from .fast_loop import FastDecoder
 
@@ -41,7 +41,8 @@ class DecodingOptions:
 
     Args:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
-        guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
+        guidance_scale, temperature, top_k, lead_sheet_guidance: instead of the stage's generation config, where not
+            None; the last for stages that read a lead sheet.
         weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
         threads: the most of the fast loop's steps, taken while cores are free; None for torch's own number.
 
@@ -55,6 +56,7 @@ class DecodingOptions:
     top_k: int | None = None
     weights: str | None = None
     threads: int | None = None
+    lead_sheet_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.decoding != "fast":
@@ -63,10 +65,14 @@ class DecodingOptions:
             )
 
     def sampling(self, stage: Any) -> dict[str, Any]:
-        """guidance_scale, temperature and top_k for a stage; the likeliest token where it does not sample."""
-        names = ("guidance_scale", "temperature", "top_k")
+        """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
+        names = ["guidance_scale", "temperature", "top_k"]
+        names += ["lead_sheet_guidance"] if any(lead_sheet_rows(stage.config)) else []
         own = {name: getattr(self, name) for name in names}
-        chosen = {name: getattr(stage.generation_config, name) if own[name] is None else own[name] for name in names}
+        # the last is in a generation config where somebody has set it
+        chosen = {
+            name: getattr(stage.generation_config, name, None) if own[name] is None else own[name] for name in names
+        }
         return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
     def decoder(self, stage: Any) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class EndpointHandler:
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
-            "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it. If it is wanted, the lead sheet as JSON
-            comes behind them.
+            "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it. With stems drums, bass, chords and colour
+            follow them. If it is wanted, the lead sheet as JSON comes behind all.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -66,9 +66,13 @@ class EndpointHandler:
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
-            _element(name + label, FILE_FORMATS[encoding], _encoded(song[key], song["sampling_rate"], encoding))
+            _element(name + label, FILE_FORMATS[encoding], _encoded(sound, song["sampling_rate"], encoding))
             for song, label in zip(songs, labels, strict=True)
-            for name, key in (("instrumental", "audio"), ("mix", "mix"))
+            for name, sound in {
+                "instrumental": song["audio"],
+                "mix": song["mix"],
+                **(song["stems"] if parameters.get("stems") else {}),
+            }.items()
         ]
         sheet = json.dumps(songs[0]["lead_sheet"].to_dict()).encode()
         return [*answer, _element("lead sheet", "application/json", sheet)] if sheet_wanted else answer

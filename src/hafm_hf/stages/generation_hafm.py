@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from .codebook_patterns import CodebookPattern, codebook_pattern
-from .guidance import TokenGuidance
+from .guidance import ConditioningGuidance, TokenGuidance, combine, lead_sheet_rows
 from .inputs import check_conditioning, check_rows
 from .sampling import hold_back, split_off_sampling
 
@@ -32,26 +32,31 @@ OVERLAP = 0.2
 class ClassifierFreeGuidance(LogitsProcessor):
     """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
 
-    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning.
+    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning. With
+    `lead_sheet_guidance` there is a third of rows between the two, and ℓ as in `guidance.ConditioningGuidance`.
 
     Args:
         guidance_scale (`float`): λ.
+        lead_sheet_guidance (`float`, *optional*): μ.
     """
 
-    def __init__(self, guidance_scale: float) -> None:
-        if not 0 <= guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
+    def __init__(self, guidance_scale: float, lead_sheet_guidance: float | None = None) -> None:
+        scales = {"guidance_scale": guidance_scale, "lead_sheet_guidance": lead_sheet_guidance}
+        for name, scale in scales.items():
+            if scale is not None and not 0 <= scale < float("inf"):
+                raise ValueError(f"{name} is {scale}; it must be 0 or more (1 means no guidance).")
         self.guidance_scale = guidance_scale
+        self.scales = [guidance_scale] if lead_sheet_guidance is None else [lead_sheet_guidance, guidance_scale]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [2B, V], conditional rows first) → float [B, V]."""
-        if scores.shape[0] != 2 * input_ids.shape[0]:
+        """scores (float [2B or 3B, V], conditional rows first) → float [B, V]."""
+        times, word = len(self.scales) + 1, ("twice", "three times")[len(self.scales) - 1]
+        if scores.shape[0] != times * input_ids.shape[0]:
             raise ValueError(
-                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs twice as "
-                "many, the conditional ones first."
+                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs {word} "
+                "as many, the conditional ones first."
             )
-        conditional, unconditional = scores.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        return combine(scores, self.scales)
 
 
 class AddedScores(LogitsProcessor):
@@ -150,7 +155,8 @@ class HAFMGenerationMixin(GenerationMixin):
 
     `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
     lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
-    conditional rows first, then the same rows with their conditioning nulled.
+    conditional rows first, then the same rows with their conditioning nulled. With `lead_sheet_guidance` other than it
+    there are rows between the two, with the voice and a lead sheet of which nothing is known.
 
     A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
     MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back.
@@ -177,6 +183,7 @@ class HAFMGenerationMixin(GenerationMixin):
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
         `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
         part of the beat (`training.beat_profile`): what the composite makes `BeatGuidance` of, for the semantic stage.
+        `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`guidance.ConditioningGuidance`).
         `harmony_guidance` weighs what the chords of a composite's `harmony` say of the semantic tokens.
         """
         return GenerationConfig(
@@ -260,7 +267,13 @@ class HAFMGenerationMixin(GenerationMixin):
         if conditioning_ids is None:
             raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
-        if config.num_beams not in (None, 1) and (scale != 1.0 or self.pattern.rows > 1):
+        # a generation config knows it where somebody has set it
+        weight = model_kwargs.get("lead_sheet_guidance", getattr(config, "lead_sheet_guidance", None))
+        if weight is not None and not any(lead_sheet_rows(self.config)):
+            raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
+        config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
+        guided = len(ConditioningGuidance(scale, weight).kinds) > 1
+        if config.num_beams not in (None, 1) and (guided or self.pattern.rows > 1):
             raise ValueError(
                 "Beam search goes neither with guidance nor with the delay pattern; set num_beams=1, or for a stage "
                 "of the flat pattern guidance_scale=1."
@@ -316,7 +329,7 @@ class HAFMGenerationMixin(GenerationMixin):
                 "A stage's tokens are not drafted by an assistant model or by early layers; leave assistant_model "
                 "out, or set prompt_lookup_num_tokens."
             )
-        if generation_config.guidance_scale not in (None, 1.0) or self.pattern.rows > 1:
+        if len(_guidance(generation_config).kinds) > 1 or self.pattern.rows > 1:
             raise ValueError(
                 "prompt_lookup_num_tokens goes neither with guidance nor with the delay pattern; set guidance_scale=1."
             )
@@ -361,8 +374,8 @@ class HAFMGenerationMixin(GenerationMixin):
         )
         generation_config.guidance_scale = scale
         ours = LogitsProcessorList()
-        if scale != 1.0:
-            ours.append(ClassifierFreeGuidance(scale))
+        if scales := _guidance(generation_config).scales:
+            ours.append(ClassifierFreeGuidance(*reversed(scales)))
         weight = getattr(generation_config, "history_free_guidance", 0.0)
         if weight != 0.0:
             known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
@@ -383,10 +396,11 @@ class HAFMGenerationMixin(GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         guidance_scale: float = 1.0,
+        lead_sheet_guidance: float | None = None,
         target_frames: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Doubles the rows for guidance and says whether the cache holds the conditioning already.
+        """Repeats the rows for guidance and says whether the cache holds the conditioning already.
 
         Under the delay pattern what was drawn for slots without a frame gives way to BOS: behind `target_frames`, by
         default as many as the conditioning or this call lasts, and behind the end of a row's conditioning.
@@ -420,17 +434,23 @@ class HAFMGenerationMixin(GenerationMixin):
         )
         inputs["conditioning_is_cached"] = past_key_values is not None and (not is_first_iteration or past > 0)
         inputs["logits_to_keep"] = 1
-        if guidance_scale != 1.0:
-            rows = len(inputs["conditioning_ids"])
-            for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
+        guidance = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
+        if guidance.scales:
+            for name in ("input_ids", "conditioning_mask"):
                 if inputs.get(name) is not None:
-                    inputs[name] = torch.cat([inputs[name], inputs[name]])
-            inputs["null_conditioning"] = torch.arange(2 * rows, device=input_ids.device) >= rows
+                    inputs[name] = guidance.repeat(inputs[name])
+            ids = inputs["conditioning_ids"]
+            inputs["conditioning_ids"], inputs["null_conditioning"] = guidance.conditioning(self.config, ids)
         if past and past_key_values.layers[0].keys.shape[0] != len(inputs["conditioning_ids"]):  # type: ignore[union-attr]
-            raise ValueError("past_key_values have another number of rows; guidance doubles them, so keep its scale.")
+            raise ValueError("past_key_values have another number of rows; guidance repeats them, so keep its scale.")
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs
+
+
+def _guidance(config: GenerationConfig) -> ConditioningGuidance:
+    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+    return ConditioningGuidance(scale, getattr(config, "lead_sheet_guidance", None))
 
 
 class TokenProgress(StoppingCriteria):

@@ -1,8 +1,8 @@
 """Drawing tokens: a stream of random numbers for each row, and the choice that a number makes among the scores.
 
-Between the stages and the loops that decode them. A number belongs to (seed, stage, sample, flat position in the song)
-and to nothing else, so a row's tokens do not depend on its neighbours in the batch, on how the song is cut into
-windows, on the order in which windows are generated, or on which loop generates them.
+Between the stages and the loops that decode them. A number belongs to (seed, stage, sample, stem, flat position in
+the song) and to nothing else, so a row's tokens do not depend on its neighbours in the batch, on how the song is cut
+into windows, on the order in which windows are generated, or on which loop generates them.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,18 @@ class RandomStream:
         seed: of the whole generation.
         stage: number of the stage on the path of the data.
         sample: number of the accompaniment, for one vocal.
+        stem: number of the stem; 0 for the whole band.
     """
 
     seed: int
     stage: int = 0
     sample: int = 0
+    stem: int = 0
 
     def uniforms(self, start: int, count: int) -> torch.Tensor:
         """Numbers of the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
         first, skipped = divmod(start, NUMBERS_PER_COUNT)
-        key = np.array([self.seed % 2**64, self.stage << 32 | self.sample], dtype=np.uint64)
+        key = np.array([self.seed % 2**64, self.stem << 40 | self.stage << 32 | self.sample], dtype=np.uint64)
         generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
         raw = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
         return torch.from_numpy(((raw + np.uint64(1)) * 2.0**-BITS).astype(np.float32))
