@@ -170,7 +170,7 @@ def test_what_no_stage_reads_is_refused_in_a_sentence_and_changes_nothing_else()
 
 
 def test_style_and_energy_become_parts_of_the_lead_sheet() -> None:
-    model = band()
+    model: Any = band()
     output = model.generate([voice(0.6), voice(0.4)], CODEC_RATE, seed=1, style="rock", energy="full", skip_fine=True)
     assert [sheet.style for sheet in output.lead_sheets] == ["rock", "rock"]
     assert [sheet.sections for sheet in output.lead_sheets] == [((0.0, 0.6, "full"),), ((0.0, 0.4, "full"),)]
@@ -212,6 +212,8 @@ def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any) -> None:
     ratio = {name: np.abs(placed["stems"][name][:, 0]).max() / np.abs(song["stems"][name]).max() for name in NAMES}
     assert ratio["drums"] / ratio["chords"] == pytest.approx(10 ** (-6 / 20), rel=1e-3)
     assert ratio["bass"] / ratio["chords"] == pytest.approx(2**0.5, rel=1e-3)
+    with pytest.raises(ValueError, match="leave them out where the mix is played"):
+        accompany(vocal, stems=False, stem_pan={"bass": 1.0})
     both = accompany([vocal, {**vocal, "array": voice(1.2)}], seed=1, stems=True, style="folk", batch_size=2)
     assert np.allclose(both[0]["stems"]["colour"], song["stems"]["colour"], atol=1e-5)
     pieces = list(accompany.stream(vocal, seed=1, stems=True, style="folk", output_rate=32_000))
@@ -244,6 +246,14 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     kept = soundfile.read(tmp_path / "again" / "v_bass.wav", dtype="float32")[0]
     assert_alike(kept, sounds["bass"], 1e-3)
+    many = tmp_path / "voices"
+    many.mkdir()
+    (many / "v.wav").write_bytes(vocal.read_bytes())
+    done = hafm("accompany", many, *words, "--out", tmp_path / "many", "--stems", "--style", "rock")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (tmp_path / "many").glob("v_*")} == {
+        f"v_{part}.wav" for part in ("instrumental", "mix", *NAMES)
+    }
     parameters = {"seed": 1, "skip_fine": True, "stems": True, "style": "rock", "format": "wav"}
     answer = EndpointHandler(str(folder))({"inputs": vocal.read_bytes(), "parameters": parameters})
     assert [each["label"] for each in answer] == ["instrumental", "mix", *NAMES]

@@ -60,7 +60,7 @@ class Step(torch.nn.Module):
 def test_exported_stage_gives_the_same_logits_at_other_lengths_and_rows(
     name: str, scheme: str, pattern: str, streams: dict[str, int]
 ) -> None:
-    how = {"position_scheme": scheme, "codebook_pattern": pattern, "lead_sheet_streams": streams}
+    how: dict[str, Any] = {"position_scheme": scheme, "codebook_pattern": pattern, "lead_sheet_streams": streams}
     stage = tiny_stage(name, num_hidden_layers=1, **how)
     ids, conditioning = inputs(stage, targets_for(stage)), conditioning_for(stage)
     both = ({0: ANY, 1: ANY}, {0: ANY, 2: ANY})

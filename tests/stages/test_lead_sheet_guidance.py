@@ -19,7 +19,7 @@ VOICE, SHEET = 2.0, 3.5
 
 def reading(pattern: str = "flat", **options: Any) -> Any:
     streams = {name: STREAM_SIZES[name] for name in ("chord", "stem", "energy")}
-    how = {"position_scheme": "time", "codebook_pattern": pattern, "num_hidden_layers": 1}
+    how: dict[str, Any] = {"position_scheme": "time", "codebook_pattern": pattern, "num_hidden_layers": 1}
     return tiny_stage("coarse", lead_sheet_streams=streams, **how, **options)
 
 
@@ -61,7 +61,7 @@ def test_both_loops_choose_the_same_tokens(pattern: str) -> None:
     uniforms = torch.rand(len(conditioning), steps, generator=torch.Generator().manual_seed(1)).clamp(min=1e-6)
     known = torch.empty(len(conditioning), 0, dtype=torch.long)
     mask = torch.arange(FRAMES) < torch.tensor([FRAMES] * (len(conditioning) - 1) + [FRAMES - 2])[:, None]
-    drawn = {}
+    drawn: dict[Any, torch.Tensor] = {}
     for scales in ((VOICE, SHEET), (1.0, SHEET), (VOICE, 0.0), (VOICE, VOICE), (VOICE, None)):
         for top_k in (1, 7):
             fast, reference = (

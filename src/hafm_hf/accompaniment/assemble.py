@@ -22,7 +22,11 @@ STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 def assemble_composite(
-    parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bf16", limit_mb: float | None = None
+    parts: Mapping[str, str | None],
+    output: Path,
+    stage_dtype: str = "bf16",
+    limit_mb: float | None = None,
+    plays_stems: bool = False,
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
@@ -33,6 +37,7 @@ def assemble_composite(
         output: folder of the composite; a composite that is there is replaced, anything else is not.
         stage_dtype: fp32, bf16 or fp16, how the stages are stored.
         limit_mb: the size that the composite may have.
+        plays_stems: as `HAFMConfig` has it.
 
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
@@ -57,6 +62,8 @@ def assemble_composite(
     _check_guidance(loaded)
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
+        composite.config.plays_stems = plays_stems
+        composite.config.validate()
     except StrictDataclassClassValidationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -245,10 +245,10 @@ class HAFMPipeline(Pipeline):
         """
         vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
         rate, kept, apart = self.feature_extractor.sampling_rate, None, generate_kwargs.pop("apart", False)
-        if apart and not self.model.stems:
-            raise ValueError("This model plays no stems apart; leave stem_gain_db and stem_pan out.")
-        if apart:
-            generate_kwargs["stems"] = True
+        if apart and (not self.model.stems or not generate_kwargs.setdefault("stems", True)):
+            raise ValueError(
+                "stem_gain_db and stem_pan are for bands of stems; leave them out where the mix is played."
+            )
         if (old := generate_kwargs.get("instrumental")) is not None:
             kept, generate_kwargs["instrumental"] = self._kept(old, generate_kwargs.get("keep") or (), rate)
         output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)

@@ -59,10 +59,7 @@ def accompany(
     file_format: Annotated[FileFormat, typer.Option("--format", help="Of the files with sound.")] = "wav",
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision of the weights.")] = DType.auto,
-    instrumental: Annotated[
-        str | None,
-        typer.Option(help="An accompaniment of the vocal, to keep parts of; with --stems those beside it."),
-    ] = None,
+    instrumental: Annotated[str | None, typer.Option(help="An accompaniment of the vocal, to keep parts of.")] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="START:STOP in s of --instrumental, 0:12.5 or 20:; repeatable.")
     ] = None,

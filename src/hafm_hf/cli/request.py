@@ -141,6 +141,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     elif option.kind is dict:
         kind, limits = Any, {"parser": functools.partial(_numbers_by_name, option), "metavar": "NAME=NUMBER,…"}
     flag = FLAGS.get(option.name, f"--{option.name.replace('_', '-')}")
+    if option.kind is bool and option.optional:
+        # left out it is the model's own
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
     kind = kind | None if option.optional else kind
     annotation = Annotated[kind, typer.Option(flag, help=option.help, **limits)]  # type: ignore[valid-type]
     return inspect.Parameter(

@@ -65,6 +65,10 @@ def assemble(
     harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
     stage_dtype: Annotated[str, typer.Option(help="How the stages are stored: fp32, bf16 or fp16.")] = "bf16",
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
+    plays_stems: Annotated[
+        bool,
+        typer.Option("--plays-stems", help="Bands are stems unless asked otherwise; the mix as one if not given."),
+    ] = False,
 ) -> None:
     """Joins a semantic tokenizer, three stages and a codec into one model that `--model` takes."""
     from ..accompaniment.assemble import assemble_composite
@@ -77,5 +81,5 @@ def assemble(
         "codec": codec,
         "harmony": harmony,
     }
-    size = assemble_composite(parts, out, stage_dtype, limit_mb)
+    size = assemble_composite(parts, out, stage_dtype, limit_mb, plays_stems)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)
