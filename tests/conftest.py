@@ -32,16 +32,18 @@ SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared"
 # begins last keeps one of them waiting.
 LONGEST = (
     "recipes/hafm_tiny/test_whole_model.py",
-    "test_processors.py",
-    "space/test_page.py",
-    "corpus/test_prepare_on_ray.py",
     "integration/test_documents.py",
+    "space/test_page.py",
+    "test_processors.py",
+    "batch/test_batch.py",
+    "corpus/test_prepare_on_ray.py",
     "integration/test_evaluate.py",
+    "space/test_timeline.py",
+    "space/test_recorder.py",
     "integration/test_prepare.py",
     "corpus/test_prepare.py",
-    "integration/test_train_stage.py",
     "integration/test_command_line.py",
-    "batch/test_batch.py",
+    "integration/test_train_stage.py",
     "lead_sheet/test_lead_sheet.py",
 )
 

@@ -188,6 +188,8 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     # TMPDIR may be another one
     tempfile.tempdir = None
+    # a shell that runs the tests in the background has told them and their children to ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
     words = request["words"][request["words"][0] == sys.executable :]
     sys.argv = words if words[0] != "-m" else words[1:]

@@ -1,13 +1,11 @@
 """`hafm serve`, the real command in its own process, asked over HTTP."""
 
 import base64
-import functools
 import http.client
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +17,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from hafm_hf.hub.endpoint import EndpointHandler
+from programs import Program, run_program
 from vocals import file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -29,21 +28,15 @@ JSON = {"Content-Type": "application/json"}
 class Server:
     """A `hafm serve` with room for two requests of a megabyte, and what it answers."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, folder: Path) -> None:
         words = ["serve", "--model", model, "--port", 0, "--max-megabytes", 1, "--queue", 2]
-        # a shell that runs the tests in the background has told them and their children to ignore the signal
-        heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        self.process = subprocess.Popen(
-            [str(HAFM), *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            preexec_fn=heeding,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on http://127.0.0.1:"), (line, self.process.communicate())
+        out, self.log = folder / "out", folder / "log"
+        self.process = Program([HAFM, *words], out, self.log)
+        while not (out.exists() and out.read_text().endswith("\n")):
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+        line = out.read_text()
+        assert line.startswith("listening on http://127.0.0.1:"), (line, self.log.read_text())
         self.url = line.split()[2]
         self.port = int(self.url.rpartition(":")[2])
 
@@ -67,12 +60,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[Server]:
-    server = Server(tiny_model)
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tiny_model, tmp_path_factory.mktemp("server"))
     yield server
-    if server.process.poll() is None:
-        server.process.kill()
-    server.process.communicate()
+    server.process.kill()
 
 
 def test_audio_and_json_get_what_the_endpoint_answers(server: Server, tiny_model: Path) -> None:
@@ -161,14 +152,13 @@ def test_a_full_queue_refuses_and_who_leaves_makes_room(server: Server) -> None:
     assert server.ask("POST", "/", file_bytes(glide()), AUDIO)[0] == 200
 
 
-def test_ctrl_c_ends_it_at_once_with_130(tiny_model: Path) -> None:
-    server = Server(tiny_model)
+def test_ctrl_c_ends_it_at_once_with_130(tiny_model: Path, tmp_path: Path) -> None:
+    server = Server(tiny_model, tmp_path)
     client = http.client.HTTPConnection("127.0.0.1", server.port)
     client.request("POST", "/", file_bytes(glide(50.0, 8_000), 8_000), AUDIO)
     server.until(1)
-    server.process.send_signal(signal.SIGINT)
-    _, said = server.process.communicate(timeout=60)
-    assert server.process.returncode == 130 and "Traceback" not in said
+    os.kill(server.process.pid, signal.SIGINT)
+    assert server.process.wait(timeout=60) == 130 and "Traceback" not in server.log.read_text()
 
 
 def test_a_taken_port_is_told_before_a_model_is_loaded() -> None:
@@ -176,6 +166,5 @@ def test_a_taken_port_is_told_before_a_model_is_loaded() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        words = [str(HAFM), "serve", "--model", "no/such-model", "--port", str(port)]
-        run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        run = run_program([HAFM, "serve", "--model", "no/such-model", "--port", port])
     assert run.returncode == 1 and f"127.0.0.1:{port}" in run.stderr and len(run.stderr.splitlines()) == 1

@@ -1,6 +1,5 @@
 """The real `hafm` command, in its own process: results, refusals and exit codes."""
 
-import functools
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany import kept_span
 from hafm_hf.cli.lead_sheet import read_lead_sheet
-from programs import run_program
+from programs import Program, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -358,22 +357,20 @@ def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, t
     (tmp_path / "patience.wav").write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
     out = tmp_path / "out"
     words = ["accompany", tmp_path / "patience.wav", "--model", tiny_model, "--out", out, "--stream"]
-    # a shell that runs the tests in the background has told them to ignore the signal, and their children with them
-    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    run = subprocess.Popen([str(HAFM), *map(str, words)], stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
+    log = tmp_path / "log"
+    run = Program([HAFM, *words], log, log)
     deadline = time.monotonic() + 1800
     # the file is there before the first step, and grows with the first chunk
     while not any(path.stat().st_size > 1000 for path in out.glob("*.wav")):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     used = processor_seconds(run.pid)
-    run.send_signal(signal.SIGINT)
+    os.kill(run.pid, signal.SIGINT)
     # the generation has ended when its file is gone; torch and Python take their time to end after it
     while files_in(out):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     used = processor_seconds(run.pid) - used
-    _, said = run.communicate()
-    assert run.returncode in (1, 130) and "Traceback" not in said
+    assert run.wait() in (1, 130) and "Traceback" not in log.read_text()
     assert files_in(out) == []
     assert used < 0.25, "a tenth of a second, and what passes until this is seen"

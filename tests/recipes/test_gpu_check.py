@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from programs import run_program
+
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/gpu_check.py"
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    return run_program([sys.executable, RECIPE, *words], {**os.environ, **environment})
 
 
 def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
