@@ -132,14 +132,19 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     heard.keyboard.press("Tab")
     expect(heard.locator("#timeline").get_by_role("button", name="Set", exact=True)).to_be_focused()
     heard.locator("#timeline [data-do=tap]").focus()
+    # when they arrive, on a busy machine
+    heard.evaluate("window.taps = []; addEventListener('keydown', (event) => taps.push(event.timeStamp / 1000), true)")
     for _ in range(7):
         heard.keyboard.press("Enter")
         heard.wait_for_timeout(500)
+    taps = heard.evaluate("taps")
     heard.keyboard.press("Tab")
     heard.keyboard.press("Enter")
     expect(summary(heard)).to_contain_text("beats a minute (told)")
     beats = saved(heard).beats
-    assert beats is not None and 60 * (len(beats) - 1) / (beats[-1] - beats[0]) == pytest.approx(119, abs=12)
+    assert beats is not None and 60 * (len(beats) - 1) / (beats[-1] - beats[0]) == pytest.approx(
+        60 * 6 / (taps[-1] - taps[0]), abs=6
+    )
     heard.get_by_label("Metre", exact=True).select_option("3/4")
     heard.get_by_label("Key", exact=True).select_option("D minor")
     sheet = saved(heard)
