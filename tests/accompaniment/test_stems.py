@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet, audio
+from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
-from hafm_hf.lead_sheet.energy import sections_by_loudness
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.stage_table import STEMS
 from hafm_hf.stages.sampling import RandomStream
@@ -183,17 +183,9 @@ def test_style_and_energy_become_parts_of_the_lead_sheet() -> None:
         voice(0.6), CODEC_RATE, seed=1, energy="auto", lead_sheet=named, skip_fine=True
     ).lead_sheets
     assert kept == named
-
-
-def test_sections_follow_the_loudness_of_the_voice() -> None:
-    gains = np.repeat([0.05, 0.3, 0.3, 1.0], 16 * 1000).astype(np.float32)
-    vocal = 0.3 * gains * np.sin(np.arange(len(gains))).astype(np.float32)
-    found = sections_by_loudness(vocal, 1000)
-    assert [energy for *_, energy in found] == ["sparse", "normal", "full"]
-    assert found[0][0] == 0.0 and found[-1][1] == 64.0
-    assert all(before[1] == after[0] for before, after in zip(found, found[1:], strict=False))
-    assert abs(found[1][0] - 16) <= 4 and abs(found[2][0] - 48) <= 4
-    assert sections_by_loudness(np.zeros(1500, dtype=np.float32), 1000) == [(0.0, 1.5, "normal")]
+    swelling = np.concatenate([0.05 * voice(8), voice(8)]).astype(np.float32)
+    sheet = model.asked_lead_sheet(swelling, CODEC_RATE, None, GenerationOptions(energy="auto"))
+    assert [(round(start), energy) for start, _, energy in sheet.sections] == [(0, "sparse"), (8, "full")]
 
 
 def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any) -> None:

@@ -12,10 +12,10 @@ import torch
 
 from ..audio import pad_end, resample
 from ..lead_sheet.beats import at_rate, profile_at
-from ..lead_sheet.energy import sections_by_loudness
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..lead_sheet.streams import lead_sheet_streams, place_of
+from ..lead_sheet.transcription import energies
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import ENERGIES, STAGES, STEMS
 from ..stages.guidance import SongGuidance
@@ -118,7 +118,7 @@ class ListeningMixin:
             changes["sections"] = [(0.0, len(vocal) / sampling_rate, options.energy)]
             estimated -= {"sections"}
         elif options.energy is not None and not sheet.sections:
-            changes["sections"] = sections_by_loudness(vocal, sampling_rate)
+            changes["sections"] = energies(vocal, sampling_rate, sheet.downbeats)
             estimated |= {"sections"}
         return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet
 

@@ -37,6 +37,7 @@ from .request import (
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
+ONE_VOCAL = "--beats and --chords belong to one vocal; in a folder lay NAME_beats.txt and NAME_chords.lab beside each."
 FileFormat = Literal["wav", "flac", "mp3"]
 
 
@@ -50,10 +51,7 @@ def accompany(
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "--output", help="Folder for the results; - writes the mix to standard output."),
-    ] = Path("."),
+    out: Annotated[Path, typer.Option("--out", "--output", help="Folder; - writes the mix to stdout.")] = Path("."),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start of each vocal.")] = None,
     file_format: Annotated[FileFormat, typer.Option("--format", help="Of the files with sound.")] = "wav",
@@ -91,13 +89,10 @@ def accompany(
     if not many and (engine, workers, address) != ("local", 1, ""):
         raise typer.BadParameter("--engine, --workers and --address go with a folder or a Parquet file of vocals.")
     if (beats or chords) and (many or len(vocals) > 1):
-        raise typer.BadParameter(
-            "--beats and --chords belong to one vocal; in a folder lay NAME_beats.txt and NAME_chords.lab beside each."
-        )
+        raise typer.BadParameter(ONE_VOCAL)
     sheet = read_lead_sheet(tempo, beats, chords)
     # a folder's plan holds nothing but names and numbers
-    known = {"tempo": tempo} if many else {"lead_sheet": sheet}
-    parameters = {**options, "seconds": seconds, **known}
+    parameters = {**options, "seconds": seconds, **({"tempo": tempo} if many else {"lead_sheet": sheet})}
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format, bool(parameters["stems"]))
     request = Request(model, out, device, dtype, as_json, plot, stream, parameters, file_format)
     check_request(request, vocals, many)
