@@ -76,6 +76,7 @@ def test_training_reduces_the_error_before_and_after_quantizing(pool: SongPool) 
     figures = evaluate_codec(codec, pool, depths=(2, 1), seconds=1.0, clips=6)
     assert figures["si_sdr_db"][2] > figures["si_sdr_db"][1]
     assert all(1.0 < perplexity <= 32 for perplexity in figures["perplexity"])
+    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "as many as the songs hold"
 
 
 def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> None:
