@@ -1,4 +1,5 @@
-"""docs/training.md, "HAFM-Base from A to Z": every command, in its order, at tiny sizes and with two processes."""
+"""docs/training.md, "HAFM-Base from A to Z": every command, in its order, at tiny sizes and with two processes; of the
+same with streams and stems the separation, the preparation and the coarse stage."""
 
 import json
 from pathlib import Path
@@ -10,16 +11,17 @@ import torch
 from transformers import HubertModel
 
 from commands import run_command, upload
-from corpus.karaoke import RATE, save_demucs, sing
+from corpus.karaoke import RATE, save_demucs, save_tokenizers, sing
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.corpus.tracks import SplitOptions, choose_split
+from hafm_hf.lead_sheet.transcription import can_recognise_chords
 from hub_stand_in import TOKEN, stand_in
 from little_band import song
 from readme import REPOSITORY, blocks
 from tiny_models import tiny_codec, tiny_semantic_tokenizer
 from training.toy_corpus import SIZES
 
-SECTION = "HAFM-Base from A to Z"
+SECTION, STREAMS = "HAFM-Base from A to Z", "The same with lead sheets, styles and stems"
 STAGE = "--crop_seconds 1 --max_steps 2 --global_batch 3 --warmup_steps 1 --mixed_precision no --dataloader_workers 0 "
 STAGE += "--validation_crops 2 --validation_batch 2 " + " ".join(f"--{name} {value}" for name, value in SIZES.items())
 # what makes each program small, put behind its words; the last of two equal options counts
@@ -87,3 +89,25 @@ def test_every_command_from_songs_to_a_published_model_works_in_its_order(worksp
     files = hub.repositories["ORG/HAFM-Base"].files("main") or {}
     assert {"README.md", "coarse/model.safetensors", "hafm_auto.py"} <= set(files)
     assert "license: cc-by-4.0" in files["README.md"].decode()
+
+
+def test_a_stage_with_streams_learns_stems_from_mixes(workspace: Path) -> None:
+    (block,) = [each for each in blocks("docs/training.md") if each.section == STREAMS and each.language == "bash"]
+    save_tokenizers(workspace)
+    (workspace / "semantic_tokenizer").rename(workspace / "TOKENIZER")
+    songs = sorted((workspace / "FMA").glob("*/song.wav"))
+    names = [f"{song.parent.name}/song.wav,{('Rock', 'Folk')[number % 2]}" for number, song in enumerate(songs)]
+    for words in block.commands:
+        if any("semantic.yaml" in word or "fine.yaml" in word for word in words):
+            # the same options as the coarse stage's
+            continue
+        program = next((word for word in words if word in SMALLER), words[1])
+        if program == "prepare":
+            (workspace / "STEMS" / "metadata.csv").write_text("\n".join(["file_name,genre", *names]))
+            words = [*words, *([] if can_recognise_chords() else ["--lead-sheet", "none"])]
+        run_command([*words, *SMALLER[program].split()], workspace, processes=1)
+    manifest = json.loads((workspace / "CORPUS/manifest.json").read_text())
+    assert manifest["stems"]["drums"] == manifest["stems"]["mix"] > 0
+    config = json.loads((workspace / "runs/coarse/final/config.json").read_text())
+    assert set(config["lead_sheet_streams"]) == {"chord", "beat", "bar", "energy", "style", "stem"}
+    assert config["styles"] == ["Rock", "Pop", "Folk"]
