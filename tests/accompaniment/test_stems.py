@@ -238,6 +238,10 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     kept = soundfile.read(tmp_path / "again" / "v_bass.wav", dtype="float32")[0]
     assert_alike(kept, sounds["bass"], 1e-3)
+    done = hafm("accompany", vocal, *words, "--out", tmp_path / "stream", "--stems", "--stream")
+    assert done.exit_code == 0, done.output
+    stream = {part: soundfile.read(tmp_path / "stream" / f"v_{part}.wav")[0] for part in (*NAMES, "instrumental")}
+    assert np.allclose(sum(stream[name] for name in NAMES), stream["instrumental"], atol=1e-3)
     many = tmp_path / "voices"
     many.mkdir()
     (many / "v.wav").write_bytes(vocal.read_bytes())

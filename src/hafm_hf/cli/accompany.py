@@ -252,7 +252,10 @@ def stream_one(
     written: list[dict[str, Any]] = []
     with audio.GrowingAudio(path, first["sampling_rate"], channels=channels) as file:
         for chunk in itertools.chain([first], chunks):
-            written.append({**chunk, "audio": file.write(chunk["audio"])})
+            chunk["audio"] = file.write(chunk["audio"])
+            # turned down as the band is, whose sum they are
+            stems = {key: stem * file.gain for key, stem in chunk.get("stems", {}).items()}
+            written.append(chunk | ({"stems": stems} if stems else {}))
     mixing = {key: request.parameters[key] for key in MIX_OPTIONS}
     return pipeline.join(written, **mixing)
 
