@@ -61,10 +61,11 @@ class LeadSheetNoise:
         ]
         return replace(sheet, **changes)  # type: ignore[arg-type]
 
-    def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        """Streams (int64 [S, T]) with some or all of them unknown."""
+    def omit(self, streams: torch.Tensor, names: Sequence[str], generator: np.random.Generator) -> torch.Tensor:
+        """Streams (int64 [S, T]) with some or all of them unknown; which stem to play is always told."""
         every, *each = generator.random(1 + len(streams))
         omitted = (np.array(each) < self.drop) | (every < self.drop_all)
+        omitted &= np.array([name != "stem" for name in names])
         return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
 
 
@@ -104,7 +105,7 @@ class CropStreams:
         streams = lead_sheet_streams(
             sheet.moved(-start), self.names, frames, self.frame_rate, self.styles, stem or "mix"
         )
-        return streams if generator is None or self.noise is None else self.noise.omit(streams, generator)
+        return streams if generator is None or self.noise is None else self.noise.omit(streams, self.names, generator)
 
 
 @functools.lru_cache(SHEETS_KEPT)
