@@ -22,8 +22,8 @@ EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-d
 # Folders that an extra is needed for; all others must do with the core when they are imported.
 FOLDERS = {"corpus": "data", "batch": "data", "training": "train", "evaluation": "eval", "benchmark": "eval"}
 
-# Trackers that accelerate can be told to use; no extra brings them.
-OWN_CHOICE = {"wandb"}
+# No extra brings them: a tracker that accelerate can be told to use; a beat tracker that fetches its weights itself.
+OWN_CHOICE = {"wandb", "beat-this"}
 
 installed = lru_cache(packages_distributions)
 

@@ -172,7 +172,7 @@ def test_batches_are_a_function_of_seed_and_step(pool: SongPool) -> None:
 
 def test_stems_are_drawn_and_decoded_apart_where_they_are_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "one"
-    write_song(folder, RATE, seconds=2.0, seed=0)
+    write_song(folder, RATE, seconds=3.2, seed=0)
     band, _ = soundfile.read(folder / "instrumental.flac")
     halves = {"drums": 0.75 * band, "bass": 0.25 * band}
     for name, stem in halves.items():
