@@ -145,10 +145,10 @@ def test_a_checkpoint_says_whether_it_plays_stems(tmp_path: Path) -> None:
 def test_what_no_stage_reads_is_refused_in_a_sentence_and_changes_nothing_else() -> None:
     plain, reading = band(plain=True), band()
     for asked, said in (
-        ({"stems": True}, "stems is True, but this model is not told of stem; leave stems out"),
-        ({"style": "folk"}, "style is 'folk', but this model is not told of style"),
-        ({"energy": "auto"}, "energy is 'auto', but this model is not told of energy"),
-        ({"lead_sheet_guidance": 2.0}, "is 2.0, but this model is not told of chord, beat, bar, energy, style"),
+        ({"stems": True}, "stems is True, but this model knows nothing of stem; leave stems out"),
+        ({"style": "folk"}, "style is 'folk', but this model knows nothing of style"),
+        ({"energy": "auto"}, "energy is 'auto', but this model knows nothing of energy"),
+        ({"lead_sheet_guidance": 2.0}, "is 2.0, but this model knows nothing of chord, beat, bar, energy, style"),
     ):
         with pytest.raises(ValueError, match=said):
             plain.generate(voice(0.4), CODEC_RATE, **asked)
@@ -273,5 +273,5 @@ def test_wrong_values_are_refused_before_anything_is_read(words: tuple[str, ...]
 
 def test_a_command_refuses_a_model_without_stems_in_a_sentence(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     done = hafm("accompany", folder.parent / "v.wav", "--model", tiny_model, "--out", tmp_path, "--stems")
-    assert "stems is True, but this model is not told of stem; leave stems out." in str(done.exception)
+    assert "stems is True, but this model knows nothing of stem; leave stems out." in str(done.exception)
     assert type(done.exception).__name__ == "HAFMCommandError" and not list(tmp_path.iterdir())

@@ -102,7 +102,7 @@ class ListeningMixin:
             value = getattr(options, name)
             if row.streams and value not in (None, False) and known.isdisjoint(row.streams):
                 read = ", ".join(row.streams)
-                raise ValueError(f"{name} is {value!r}, but this model is not told of {read}; leave {name} out.")
+                raise ValueError(f"{name} is {value!r}, but this model knows nothing of {read}; leave {name} out.")
         for config in configs:
             if options.style is not None and "style" in config.lead_sheet_streams:
                 place_of(options.style, config.styles, "style")
