@@ -214,10 +214,12 @@ def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any) -> None:
     kept = accompany(
         vocal,
         seed=2,
-        instrumental={name: (stem, CODEC_RATE) for name, stem in song["stems"].items()},
+        # in any order
+        instrumental={name: (stem, CODEC_RATE) for name, stem in reversed(song["stems"].items())},
         keep=[(0.0, 0.5)],
     )
-    assert_alike(kept["stems"]["drums"], song["stems"]["drums"], 1e-5)
+    for name in NAMES:
+        assert_alike(kept["stems"][name], song["stems"][name], 1e-5)
 
 
 def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
@@ -230,18 +232,18 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     written = json.loads(done.stdout)
     sounds = {name: soundfile.read(written[name], dtype="float32")[0] for name in (*NAMES, "instrumental")}
     assert written["drums"].endswith("v_drums.wav")
-    assert np.allclose(sum(sounds[name] for name in NAMES), sounds["instrumental"], atol=1e-3)
+    assert np.allclose(sum(sounds[name] for name in NAMES), sounds["instrumental"], atol=3 / 2**15)
     again = hafm(
         "accompany", vocal, *words, "--out", tmp_path / "again", "--stems", "--keep", "0:0.5",
         "--instrumental", tmp_path / "v_instrumental.wav",
     )  # fmt: skip
     assert again.exit_code == 0, again.output
     kept = soundfile.read(tmp_path / "again" / "v_bass.wav", dtype="float32")[0]
-    assert_alike(kept, sounds["bass"], 1e-3)
+    assert_alike(kept, sounds["bass"], 2 / 2**15)
     done = hafm("accompany", vocal, *words, "--out", tmp_path / "stream", "--stems", "--stream")
     assert done.exit_code == 0, done.output
     stream = {part: soundfile.read(tmp_path / "stream" / f"v_{part}.wav")[0] for part in (*NAMES, "instrumental")}
-    assert np.allclose(sum(stream[name] for name in NAMES), stream["instrumental"], atol=1e-3)
+    assert np.allclose(sum(stream[name] for name in NAMES), stream["instrumental"], atol=3 / 2**15)
     many = tmp_path / "voices"
     many.mkdir()
     (many / "v.wav").write_bytes(vocal.read_bytes())

@@ -22,7 +22,7 @@ import soundfile
 import torch
 import tqdm.auto
 
-from corpus.karaoke import RATE, karaoke, save_tokenizers, write_karaoke
+from corpus.karaoke import RATE, karaoke, write_karaoke
 from hafm_hf import HAFMSemanticTokenizer
 from hafm_hf.audio import resample
 from hafm_hf.codec import load_codec
@@ -34,11 +34,6 @@ from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_pairs
 from hafm_hf.training.data import load_token_corpus
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from corpus.karaoke import RATE, save_tokenizers, sing
+from corpus.karaoke import RATE, sing
 from corpus.test_prepare import options_for
 from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.stems import SeparatorOptions
@@ -20,11 +20,6 @@ from hafm_hf.lead_sheet.transcription import can_recognise_chords
 
 BEATS = [0.3 + 0.5 * number for number in range(8)]
 LABELS = {"beats": BEATS, "downbeats": BEATS[::4], "chords": [[0.3, 2.3, "C:maj"]], "sections": [[0.0, 4.0, "full"]]}
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture

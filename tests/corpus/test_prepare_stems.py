@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from corpus.karaoke import RATE, save_tokenizers, sing
+from corpus.karaoke import RATE, sing
 from corpus.test_prepare import digests, options_for
 from hafm_hf.audio import resample
 from hafm_hf.codec import load_codec
@@ -49,11 +49,6 @@ def write_songs(folder: Path) -> None:
         (folder / f"song{number}").mkdir(parents=True)
         for name, sound in sounds.items():
             soundfile.write(folder / f"song{number}" / f"{name}.wav", sound, RATE, subtype="FLOAT")
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import torch
 
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.evaluation.features import extract
+from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.beats import beat_points
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
@@ -251,3 +252,6 @@ def test_two_taps_of_one_beat_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"At 1\.00 s beats lie less than 0\.1 s apart"):
         LeadSheet(beats=[0.5, 1.0, 1.0004, 1.5])
     assert LeadSheet(beats=[0.5, 0.65]).has_beats
+    # an estimate is not for its reader to mend, and its chart stays a page
+    estimate = LeadSheet(beats=[0.5, 0.5004, 1.0], estimated=["beats"])
+    assert len(completed(estimate, 3.0).beats or ()) < 20

@@ -271,6 +271,8 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     assert octaves == pytest.approx([0.1, 0.1], abs=0.025)
     wrong = [now != told for sheet in disturbed for now, told in zip(sheet.chords, SHEET.chords, strict=True)]
     assert np.mean(wrong) == pytest.approx(0.4 * 24 / 25, abs=0.04)
+    fast = LeadSheet(beats=np.arange(0.0, 3.0, 0.15).tolist())
+    assert all(noise.disturb(fast, generator).has_beats for generator in generators)
     streams = lead_sheet_streams(SHEET, list(STREAMS), 80, 50, stem="drums")
     left_out = torch.stack(
         [~noise.omit(streams, list(STREAMS), generator).any(dim=1) for generator in generators]

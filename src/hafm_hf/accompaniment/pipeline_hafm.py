@@ -274,12 +274,12 @@ class HAFMPipeline(Pipeline):
     def _kept(
         self, old: Any, keep: Sequence[tuple[float, float]], rate: int
     ) -> tuple[tuple[list[tuple[audio.Samples, int]], Sequence[tuple[float, float]]], Any]:
-        """An instrumental or its stems as they were given, and as the model takes them."""
-        stems = isinstance(old, Mapping) and _are_stems(old)
-        read = [self._read(each)[:2] for each in (old.values() if stems else [old])]
+        """An instrumental or its stems as they were given, in the order of `STEMS`, and as the model takes them."""
+        stems = [stem for stem in STEMS if stem in old] if isinstance(old, Mapping) and _are_stems(old) else []
+        read = [self._read(each)[:2] for each in ([old[stem] for stem in stems] or [old])]
         sounds = [(audio.with_channels(sound, self.model.codec_format.channels), own) for sound, own in read]
         told = [torch.from_numpy(audio.resample(sound, own, rate).T.copy()) for sound, own in sounds]
-        return (sounds, keep), dict(zip(old, told, strict=True)) if stems else told[0]
+        return (sounds, keep), dict(zip(stems, told, strict=True)) if stems else told[0]
 
     def postprocess(self, model_outputs: dict[str, Any], **given: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as `MixOptions` say."""

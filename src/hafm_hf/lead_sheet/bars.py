@@ -14,7 +14,7 @@ import numpy as np
 from ..audio.analysis import KEYS, key_fit
 from .beats import beats_passed
 from .chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES, pitch_classes
-from .lead_sheet import METRES, LeadSheet
+from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet
 
 # of a song of which nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4
@@ -87,10 +87,11 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     """
     period = 60 / (sheet.tempo or USUAL_TEMPO)
     known = [0.0, period] if sheet.beats is None else list(sheet.beats)
-    before = int(max(known[0], 0.0) / (known[1] - known[0]) + 1e-6)
-    first = [known[0] - number * (known[1] - known[0]) for number in range(before, 0, -1)]
-    after = max(int((seconds - known[-1]) / (known[-1] - known[-2]) + 1e-6), 0)
-    last = [known[-1] + number * (known[-1] - known[-2]) for number in range(1, after + 1)]
+    opening, closing = (max(known[at + 1] - known[at], LEAST_BEAT_SECONDS) for at in (0, -2))
+    before = int(max(known[0], 0.0) / opening + 1e-6)
+    first = [known[0] - number * opening for number in range(before, 0, -1)]
+    after = max(int((seconds - known[-1]) / closing + 1e-6), 0)
+    last = [known[-1] + number * closing for number in range(1, after + 1)]
     beats, estimated = [*first, *known, *last], set(sheet.estimated)
     whole = replace(sheet, tempo=None, beats=beats)
     if sheet.beats_per_bar is None or metre not in (None, sheet.beats_per_bar):

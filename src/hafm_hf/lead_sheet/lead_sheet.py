@@ -111,7 +111,8 @@ class LeadSheet:
             if not all(0 < after - before < math.inf for before, after in pairs):
                 raise ValueError("beats must be seconds that grow from one to the next.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
-            if near:
+            # what is estimated needs no mending by whoever asked for it
+            if near and "beats" not in self.estimated:
                 apart = f"{LEAST_BEAT_SECONDS:g} s apart"
                 raise ValueError(f"At {near[0]:.2f} s beats lie less than {apart}; halve the tempo or leave one out.")
         if self.beats_per_bar is not None and self.beats_per_bar not in METRES:

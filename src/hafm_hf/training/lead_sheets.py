@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..lead_sheet.chords import chord_label
-from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams
 
 # lead sheets that are kept as they were read
@@ -50,7 +50,9 @@ class LeadSheetNoise:
             # the number of the beat in the bar is lost with the beat
             changes["beats_per_bar"] = None
             places = np.arange(len(beats))
-            beats = beats[::2] if which < 0.5 else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
+            # nobody takes beats for half of them that are twice as fast as beats can be
+            halved = which < 0.5 or np.diff(beats).min() < 2 * LEAST_BEAT_SECONDS
+            beats = beats[::2] if halved else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
         if len(beats):
             changes["beats"] = beats.tolist()
         wrong = generator.random(len(sheet.chords)) < self.chord
