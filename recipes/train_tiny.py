@@ -2,12 +2,14 @@
 
     python recipes/build_song_corpus.py POP909 VOICES CORPUS --trio --workers 2
     python recipes/train_tiny.py CORPUS OUT --hours 2 --workers 2
+    python recipes/train_tiny.py BANDS OUT --hours 30 --workers 2 --stems
     hafm accompany vocal.wav --model OUT/model
 
 Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, their joining and where in the beat an
 accompaniment changes, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes
-on. A GPU is used where there is one; --preset small is for it. hafm-tiny itself has had more than this: Muon, a second
-run of its codec, averages of weights (MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
+on. With --stems the stages are told lead sheet and style, and play one stem at a time; BANDS is rendered without
+--trio. A GPU is used where there is one; --preset small is for it. hafm-tiny itself has had more than this: Muon, a
+second run of its codec, averages of weights (MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
 """
 
 from pathlib import Path
@@ -26,9 +28,12 @@ def main(
     preset: Annotated[str, typer.Option(help="tiny or small.")] = "tiny",
     workers: Annotated[int, typer.Option(min=1, help="Parts side by side, a core each.")] = 1,
     clusters: Annotated[int, typer.Option(min=2, help="Of the k-means, for voice and band each.")] = 500,
+    stems: Annotated[
+        bool, typer.Option("--stems", help="Told lead sheet and style, it plays one stem at a time.")
+    ] = False,
 ) -> None:
     """Trains a whole model on CORPUS into OUT."""
-    options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters)
+    options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters, stems)
     typer.echo(train_whole_model(options))
 
 

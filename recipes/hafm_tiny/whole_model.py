@@ -38,6 +38,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "model": ("code_beats", "semantic", "fine", "harmony"),
     "beat_profile": ("model",),
 }
+# what bends the tokens of stages that aren't told the lead sheet
+BENDING = ("code_beats", "beat_profile")
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, then with the losses that hear drums (see training.codec)
@@ -46,6 +48,19 @@ QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of the network that estimates chords, a sixth of a second each
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
+# of a model that plays stems: what its stages are told, how often it is wrong or missing, and their windows in the
+# delay pattern, whose seconds are a quarter as many slots
+STREAMS = {
+    "semantic": ("chord", "beat", "bar", "energy", "style"),
+    "coarse": ("chord", "beat", "bar", "energy", "style", "stem"),
+    "fine": ("style", "stem"),
+}
+NOISE = (
+    "--lead_sheet_dropout", 0.15, "--lead_sheet_dropout_all", 0.1, "--lead_sheet_half_beat", 0.05,
+    "--lead_sheet_octave", 0.05, "--lead_sheet_wrong_chords", 0.05,
+)  # fmt: skip
+STEMS_ALONE = ("--stem_share", 1.0, "--vocal_share", 0.02, "--mix_share", 0.02)
+DELAY = {"coarse": (4.0, 8), "fine": (2.0, 12)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,7 @@ class WholeModelOptions:
         preset (str): tiny or small.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
+        stems (bool): for songs of bands with stems: one stem at a time, told lead sheet and style.
     """
 
     corpus: Path
@@ -87,6 +103,7 @@ class WholeModelOptions:
     preset: str = "tiny"
     workers: int = 1
     clusters: int = 500
+    stems: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what can't be trained before anything is measured."""
@@ -99,6 +116,22 @@ class WholeModelOptions:
                 raise ValueError(
                     f"{self.corpus / split} holds no songs; render some with recipes/build_song_corpus.py."
                 )
+        if self.stems and not any((self.corpus / "train").glob("*/colour.flac")):
+            raise ValueError(f"The songs of {self.corpus} have no stems of a band: render them without --trio.")
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """What each part of this model waits for, in an order in which they can be made."""
+        if not self.stems:
+            return NEEDS
+        kept = {name: needed for name, needed in NEEDS.items() if name not in BENDING}
+        return kept | {"model": ("coarse", "semantic", "fine", "harmony")}
+
+    @property
+    def styles(self) -> list[str]:
+        """Of the songs, sorted."""
+        labels = (json.loads(path.read_text()) for path in (self.corpus / "train").glob("*/labels.json"))
+        return sorted({str(each["style"]) for each in labels if each.get("style")})
 
 
 def train_whole_model(options: WholeModelOptions) -> Path:
@@ -118,7 +151,7 @@ def train_whole_model(options: WholeModelOptions) -> Path:
             running: dict[Future[None], str] = {}
             while len(done) < len(commands):
                 for name in commands:
-                    if name not in done and name not in running.values() and done.issuperset(NEEDS[name]):
+                    if name not in done and name not in running.values() and done.issuperset(options.needs[name]):
                         running[pool.submit(_run, name, commands[name], options)] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -153,6 +186,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         "tokens": [
             "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
+            *(["--stems"] if options.stems else []),
         ],
         "harmony": [
             "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
@@ -163,6 +197,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
+            *(["--plays-stems"] if options.stems else []),
         ],
         "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
     }  # fmt: skip
@@ -180,7 +215,19 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-    return {name: [str(word) for word in commands[name]] for name in NEEDS}
+        if options.stems:
+            commands[stage] += _told_words(stage, options.styles)
+    return {name: [str(word) for word in commands[name]] for name in options.needs}
+
+
+def _told_words(stage: str, styles: Sequence[str]) -> list[object]:
+    """Words for a stage that is told the lead sheet, and in the delay pattern where it has several codebooks."""
+    words: list[object] = ["--optimizer", "muon", "--lead_sheet_streams", *STREAMS[stage], "--styles", *styles, *NOISE]
+    if stage in DELAY:
+        seconds, crops = DELAY[stage]
+        words += ["--codebook_pattern", "delay", "--crop_seconds", seconds]
+        words += ["--global_batch", crops, "--validation_batch", crops]
+    return words
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
@@ -188,7 +235,7 @@ def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
     preset = PRESETS[options.preset]
     width, layers = preset.hubert
     return {
-        "codec": ("train_codec.py", ["--num_filters", preset.filters]),
+        "codec": ("train_codec.py", ["--num_filters", preset.filters, *(STEMS_ALONE if options.stems else [])]),
         "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
     }
 

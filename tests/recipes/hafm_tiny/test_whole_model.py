@@ -25,7 +25,7 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("rendered")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=(soundfont,), output=folder, training_voices=("alto",),
-        test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), trio=True,
+        test_voices=("bass",), validation_songs=3, test_songs=1, seconds=(22.0, 23.0), styles=("folk", "pop"),
     )  # fmt: skip
     assert all(seconds > 20 for _, seconds in build_corpus(options, list_tasks(options, 0)))
     return folder
@@ -58,17 +58,37 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
 
+def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_their_tokens(
+    corpus: Path, tmp_path: Path
+) -> None:
+    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, stems=True)
+    commands = part_commands(options, {"codec": 1000, "hubert": 500})
+    assert set(NEEDS) - set(commands) == {"code_beats", "beat_profile"}
+    assert set(options.styles) <= {"folk", "pop"} and options.styles
+    for stage, stem in (("semantic", False), ("coarse", True), ("fine", True)):
+        words = commands[stage]
+        streams = words[words.index("--lead_sheet_streams") + 1 : words.index("--styles")]
+        assert ("stem" in streams) == stem and "style" in streams
+        assert ("delay" in words) == stem, "one codebook has no pattern"
+    assert "--stems" in commands["tokens"] and "--plays-stems" in commands["model"]
+
+
 def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no preset 'huge'; choose one of tiny, small\."):
         WholeModelOptions(corpus, tmp_path, RECIPES, preset="huge")
     with pytest.raises(ValueError, match="holds no songs"):
         WholeModelOptions(tmp_path, tmp_path, RECIPES)
+    for split in ("train", "validation"):
+        (tmp_path / split / "song").mkdir(parents=True)
+        (tmp_path / split / "song/labels.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"have no stems of a band: render them without --trio\."):
+        WholeModelOptions(tmp_path, tmp_path, RECIPES, stems=True)
 
 
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
     corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
-    words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20]
+    words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20, "--stems"]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
     run = run_program(command, scripts_too=True)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -77,7 +97,9 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     assert model.semantic_tokenizer.config.separate_centroids
     vocal = next((corpus / "test").glob("*/vocal.flac"))
     samples, rate = read_audio(vocal, seconds=1.2)
-    assert len(model.generate(samples, rate, seed=1).audio[0]) == round(1.2 * model.sampling_rate)
+    played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
+    assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
+    assert list(played.stems[0]) == ["drums", "bass", "chords", "colour"]
     assert json.loads((tmp_path / "out/codec/figures.json").read_text())["clips"] > 1
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
     assert min(steps.values()) >= 16
