@@ -103,3 +103,24 @@ def test_a_generation_config_from_before_it_existed_has_none() -> None:
     del stage.generation_config.history_free_guidance
     assert DecodingOptions().decoder(stage)["history_free_guidance"] == 0.0
     assert stage.generate(conditioning_ids=conditioning_for(stage)).shape[1] > 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_conditioning_goes_through_the_layers_once(scale: float) -> None:
+    stage = listening_stage("coarse", codebook_pattern="delay")
+    batch, frames = 2, 16
+    conditioning, count = conditioning_for(stage, batch=batch, frames=frames), stage.config.target_length(frames)
+    decoder = FastDecoder(stage, scale, history_free_guidance=WEIGHT)
+    computed: list[int] = []
+    # it takes no stage with hooks
+    handle = stage.model.layers[0].register_forward_pre_hook(
+        lambda layer, inputs: computed.append(inputs[0].shape[0] * inputs[0].shape[1])
+    )
+    decoder.generate(conditioning, count, None)
+    handle.remove()
+    before = stage.config.num_conditioning_sources * frames
+    targets = stage.pattern.slots(count // stage.config.num_codebooks)
+    # the opening of all rows; the targets of each row and of one without conditioning, whose own slots are in the
+    # opening only where guidance has such rows
+    opening = (1 if scale == 1.0 else 2) * batch * (before + 1)
+    assert sum(computed) == opening + (batch + 1) * targets + (before if scale == 1.0 else 0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
 
 from ..jobs.threads import step_threads, torch_threads
 from ..stages.codebook_patterns import SlotPlan, codebook_pattern
@@ -191,8 +192,8 @@ class FastDecoder:
             uniforms = uniforms.to(conditioning_ids.device)
         frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
         plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
-        self._hear(conditioning_ids, conditioning_mask, plan.known.shape[1], plan.slots, guidance)
-        scores = self._prefill(conditioning_ids, conditioning_mask, plan)
+        scores, opened = self._prefill(conditioning_ids, conditioning_mask, plan)
+        self._hear(conditioning_ids, conditioning_mask, plan, guidance, opened)
         with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
             slots = self._continue(scores, plan, report)
         if self.pattern.rows == 1:
@@ -225,15 +226,19 @@ class FastDecoder:
         self,
         conditioning_ids: torch.Tensor,
         mask: torch.Tensor | None,
-        first: int,
-        count: int,
+        plan: SlotPlan,
         guidance: TokenGuidance | None,
+        opened: Cache,
     ) -> None:
-        """What guides the slots to come: their songs, and what the conditioning says of them by itself."""
+        """What guides the slots to come: their songs, and what the conditioning says of them by itself.
+
+        `opened` holds the conditioning's keys and values, of all rows.
+        """
         guidance = TokenGuidance() if guidance is None else guidance.to(conditioning_ids.device)
         added = guidance.added
         if self.history_free_guidance != 0.0:
-            scores = self.stage.history_free_scores(conditioning_ids, mask, first, count)
+            first = plan.known.shape[1]
+            scores = self.stage.history_free_scores(conditioning_ids, mask, first, plan.slots, opened)
             weighted = self.history_free_guidance * scores
             added = weighted if added is None else weighted + added
         self.guidance = TokenGuidance(guidance.changes, added)
@@ -268,8 +273,13 @@ class FastDecoder:
             return scores if size == scores.shape[-1] else scores[:, :size]
         return scores if min(sizes) == scores.shape[-1] else scores.masked_fill(self.beyond, -float("inf"))
 
-    def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
-        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
+    def _prefill(
+        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan
+    ) -> tuple[torch.Tensor, Cache]:
+        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward.
+
+        The second result holds their keys and values.
+        """
         config, model, known = self.config, self.stage.model, plan.known
         bos = known.new_full((len(known), 1), config.codebook_size)
         input_ids = self.conditioning.repeat(torch.cat([bos, known], dim=1))
@@ -293,7 +303,7 @@ class FastDecoder:
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
         states = self._guide(outputs.last_hidden_state[:, -1].float())
-        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame)
+        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame), outputs.past_key_values
 
     def _prepare(self, rows: int, slots: int) -> None:
         """Layers with room for `slots`, tables and heads as the loop wants them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
@@ -208,7 +208,12 @@ class HAFMGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def history_free_scores(
-        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        opened: Cache | None = None,
     ) -> torch.Tensor:
         """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
 
@@ -217,47 +222,61 @@ class HAFMGenerationMixin(GenerationMixin):
         Args:
             conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
             first, count: slots [first, first + count).
+            opened: keys and values of the same conditioning, which are the same whatever the history: B rows and, if
+                there are more, B last ones without conditioning. They are not computed again then.
 
         Returns:
             float32 [B·R, count, V].
         """
         rows = len(conditioning_ids)
+        there = 0 if opened is None else opened.layers[0].keys.shape[0]
         # rows of one length are the same without their conditioning
         others = rows if conditioning_mask is not None else 1
-        ids = torch.cat([conditioning_ids, conditioning_ids[:others]])
-        mask = None if conditioning_mask is None else conditioning_mask.repeat(2, 1)
-        null = torch.arange(len(ids), device=ids.device) >= rows
-        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
-        size = 1 if ids.device.type == "cpu" else len(ids)
-        found = [
-            self._history_free_rows(ids[part], None if mask is None else mask[part], null[part], first + count, count)
-            for part in torch.arange(len(ids), device=ids.device).split(size)
-        ]
-        scores = torch.cat(found).unflatten(0, (-1, self.pattern.rows))
-        conditional, unconditional = scores.split([rows, others])
+        conditional = self._history_free(conditioning_ids, conditioning_mask, False, first + count, count, opened, 0)
+        if there <= rows:
+            opened = None
+        unconditional = self._history_free(
+            conditioning_ids[:others], conditioning_mask, True, first + count, count, opened, there - rows
+        )
         return (conditional - unconditional).flatten(0, 1)
 
-    def _history_free_rows(
+    def _history_free(
         self,
         conditioning_ids: torch.Tensor,
         conditioning_mask: torch.Tensor | None,
-        null_conditioning: torch.Tensor,
+        null: bool,
         length: int,
         count: int,
+        opened: Cache | None,
+        first_row: int,
     ) -> torch.Tensor:
-        """Scores, float32 [B·R, count, V], of the last of `length` slots, with conditioning or the null embedding."""
-        rows = len(conditioning_ids) * self.pattern.rows
-        hidden = conditioning_ids.new_full((rows, length), self.config.codebook_size)
-        logits: torch.Tensor = self.forward(  # type: ignore[attr-defined]
-            input_ids=hidden,
-            conditioning_ids=conditioning_ids,
-            conditioning_mask=conditioning_mask,
-            null_conditioning=null_conditioning,
-            use_cache=False,
-            target_only=True,
-            logits_to_keep=count,
-        ).logits
-        return logits.float()
+        """Scores (float32 [B, R, count, V]) of the last of `length` slots, with conditioning or the null embedding.
+
+        Row b of the conditioning is row `first_row` + b of `opened`.
+        """
+        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
+        size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
+        found = []
+        for begin in range(0, len(conditioning_ids), size):
+            part, cache = slice(begin, begin + size), None
+            ids = conditioning_ids[part]
+            if opened is not None:
+                cache, slots = DynamicCache(config=self.config), self.config.num_conditioning_sources * ids.shape[-1]
+                for number, layer in enumerate(opened.layers):
+                    held = slice(first_row + begin, first_row + begin + len(ids))
+                    cache.update(layer.keys[held, :, :slots], layer.values[held, :, :slots], number)
+            outputs = self.forward(  # type: ignore[attr-defined]
+                input_ids=ids.new_full((len(ids) * self.pattern.rows, length), self.config.codebook_size),
+                conditioning_ids=ids,
+                conditioning_mask=None if conditioning_mask is None else conditioning_mask[part],
+                null_conditioning=torch.full((len(ids),), null, device=ids.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                target_only=True,
+                logits_to_keep=count,
+            )
+            found.append(outputs.logits.float().unflatten(0, (-1, self.pattern.rows)))
+        return torch.cat(found)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
