@@ -41,8 +41,10 @@ from parts import (
     EXAMPLES,
     INTRODUCTION,
     LIVE_REGIONS,
+    NEEDING_STREAMS,
     STATIC,
     announcement,
+    band_choices,
     finished_song,
     option_components,
     phase,
@@ -204,10 +206,10 @@ def answer(jobs: list[Job], mixer: Values) -> list[Any]:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def save_sheet(timeline: Values, vocal: str | None) -> str:
-    """The path of a lead sheet that the timeline asks for."""
+def save_sheet(timeline: Values, *inputs: Any) -> str:
+    """The path of a lead sheet that the timeline asks for, with the style and energy that are chosen."""
     try:
-        return str(write_sheet(timeline, vocal))
+        return str(write_sheet(timeline, Request.of(*inputs)))
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
@@ -300,9 +302,16 @@ def connect_listening(page: Page) -> None:
         changed(**listening, api_visibility="private")
     page.recorder.submit(take_recording, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
     asked = page.timeline.submit(  # type: ignore[attr-defined]
-        save_sheet, [page.timeline, page.vocal], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
+        save_sheet, [page.timeline, *page.inputs()], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
     )
     asked.success(None, page.file, None, js=DOWNLOAD)
+
+
+def connect_band(page: Page, blocks: gr.Blocks) -> None:
+    """What the chosen model can be asked for."""
+    model, needing = page.options["model"], [page.options[name] for name in NEEDING_STREAMS]
+    for event in (blocks.load, model.change):  # type: ignore[attr-defined]
+        event(lambda name: list(band_choices(name).values()), model, needing, queue=False, **QUIET)
 
 
 def connect_generating(page: Page) -> None:
@@ -331,7 +340,10 @@ def connect_endpoint(page: Page) -> None:
     sheet, band_db = gr.JSON(label="Lead sheet", visible=False), gr.Number(0, label="Band, dB", visible=False)
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
-    hidden.click(accompany, [*page.inputs(), sheet, band_db], outputs, api_name="accompany", **ONE_AT_A_TIME)
+    # a radio button takes nothing but what it shows
+    style, shown = gr.Textbox(visible=False, label="Style"), page.options["style"]
+    inputs = [style if each is shown else each for each in page.inputs()]
+    hidden.click(accompany, [*inputs, sheet, band_db], outputs, api_name="accompany", **ONE_AT_A_TIME)
 
 
 def build_page() -> gr.Blocks:
@@ -369,6 +381,7 @@ def build_page() -> gr.Blocks:
         page = Page(vocal, recorder, tempo, listen_again, timeline, options, generate, cancel, ticket, announced,
                     progress, phase_shown, bars, live, results, mixer, remake, file)  # fmt: skip
         connect_listening(page)
+        connect_band(page, blocks)
         connect_generating(page)
         connect_endpoint(page)
         blocks.load(None, js=LIVE_REGIONS)

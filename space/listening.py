@@ -18,7 +18,8 @@ from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
-from songs import load_pipeline, on_gpu, read_vocal
+from hafm_hf.stage_table import ENERGIES
+from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
 # pitch is found at it in a fraction of the time, and as exactly as a line on a screen needs
@@ -37,8 +38,9 @@ def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet
         known: tempo or beats, as far as they are known.
 
     Returns:
-        "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung) and "sheet", whose
-        beats and chords cover the voice from start to end; without beats where the model hears none.
+        "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
+        the model can play, and "sheet", whose beats and chords cover the voice from start to end; without beats where
+        the model hears none.
 
     Raises:
         ValueError: a voice, model or tempo that cannot be used.
@@ -51,7 +53,9 @@ def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet
     if known.has_beats:
         sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
     pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
-    return {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "sheet": sheet.to_dict()}
+    energies = ENERGIES if "energy" in load_pipeline(model).model.known_streams else ()
+    found = {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "energies": energies}
+    return found | {"sheet": sheet.to_dict()}
 
 
 @on_gpu
@@ -91,22 +95,25 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
     sheet = LeadSheet.told(timeline.get("sheet") or {})
-    return sheet if sheet.has_beats or sheet.chords else None
+    return sheet if sheet.has_beats or sheet.chords or sheet.sections or sheet.style else None
 
 
-def write_sheet(timeline: dict[str, Any], vocal: str | None) -> Path:
-    """The lead sheet of this vocal in a format that is counted out in bars, as the timeline asks by {"format"}.
+def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
+    """The lead sheet that a generation would go by, in the format that the timeline asks for by {"format"}.
 
     Raises:
         ValueError: there is nothing to write, or no such format.
     """
-    kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, vocal)
-    if sheet is None or kind not in IN_BARS:
+    kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
+    samples, rate = read_vocal(request.vocal, request.length)
+    samples = audio.with_channels(samples, 1)
+    sheet = load_pipeline(request.model).model.asked_lead_sheet(samples, rate, sheet, request.options)
+    if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
-    samples, rate = read_vocal(vocal, None)
-    melody = sung_notes(audio.with_channels(samples, 1), rate) if kind == "midi" else []
-    folder, song = Path(tempfile.mkdtemp(dir=JOBS)), chart(sheet, len(samples) / rate)
-    (path,) = write_lead_sheet(sheet, folder, Path(str(vocal)).stem, [kind], song, melody)
+    melody = sung_notes(samples, rate) if kind == "midi" else []
+    song = chart(sheet, len(samples) / rate) if kind in IN_BARS else None
+    folder = Path(tempfile.mkdtemp(dir=JOBS))
+    (path,) = write_lead_sheet(sheet, folder, Path(str(request.vocal)).stem, [kind], song, melody)
     return path
 
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from hafm_hf.accompaniment.options import MIX_OPTIONS
-from songs import CHOICES, MAX_SECONDS, OFFERED, Stages
+from songs import CHOICES, MAX_SECONDS, OFFERED, Stages, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
 EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
+# Options that some models cannot be asked for.
+NEEDING_STREAMS = [name for name, option in CHOICES.items() if option.streams]
 # Of an option, less than its table allows.
 MOST = {"variations": 4}
 # Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader listens to.
@@ -34,7 +37,15 @@ OPTION_WORDS = {
     "temperature": ("Daring", "How far from the obvious it plays, around 1; 0: as usual"),
     "top_k": ("Palette", "Among how many likely sounds it chooses; 0: as usual"),
     "skip_fine": ("Quick sketch", "Faster, with a rougher sound"),
+    "lead_sheet_guidance": ("Obedience", "How strictly it keeps to chords, beats and sections, 1 to 5; 0: as usual"),
+    "style": ("Style", "Who plays"),
+    "energy": ("Energy", "How much they play; sections of their own are set in the timeline, over selected bars"),
+    "stems": ("Instruments apart", "Drums, bass, chords and colour each with a channel of the mixer; takes longer"),
 }
+# What is chosen of an option that is left to the model or the lead sheet, and of energy left to the voice.
+AS_IT_COMES, CHOICE_WORDS = ("As it comes", ""), {"auto": "As the voice"}
+# What stands above the numbers, where the model can be asked for it.
+CARDS = ("style", "energy", "stems")
 
 
 # Words
@@ -102,6 +113,7 @@ def voice_components() -> gr.Audio:
 
 def option_components() -> dict[str, gr.components.Component]:
     """The inputs of the band by name: model, the options of generation, length."""
+    band = {name: option_component(name) for name in CARDS}
     with gr.Row():
         found: dict[str, gr.components.Component] = {"variations": option_component("variations")}
         found["length"] = gr.Number(
@@ -121,8 +133,23 @@ def option_components() -> dict[str, gr.components.Component]:
             info="From the list, or a hub id: org/name",
             elem_id="model",
         )
-        found |= {name: option_component(name) for name in CHOICES if name not in found}
-    return found
+        found |= {name: option_component(name) for name in CHOICES if name not in {**found, **band}}
+    return found | band
+
+
+def band_choices(model: str) -> dict[str, Any]:
+    """Updates of the inputs that need a model which reads something: shown where it does, with what it knows."""
+    try:
+        composite = load_pipeline(model).model
+    except ValueError:
+        # it is said when something is generated
+        return dict.fromkeys(NEEDING_STREAMS, gr.update(visible=False))
+    updates = {
+        name: {"visible": not composite.known_streams.isdisjoint(CHOICES[name].streams)} for name in NEEDING_STREAMS
+    }
+    updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
+    updates["stems"] |= {"value": bool(composite.config.plays_stems)}
+    return {name: gr.update(**update) for name, update in updates.items()}
 
 
 def option_component(name: str) -> gr.components.Component:
@@ -133,10 +160,11 @@ def option_component(name: str) -> gr.components.Component:
     option = CHOICES[name]
     label, info = OPTION_WORDS.get(name, (option.label, option.help))
     shown: dict[str, Any] = {"label": label, "info": info, "elem_id": name, "min_width": 140}
+    shown["visible"] = name not in NEEDING_STREAMS
     if option.kind is bool:
         return gr.Checkbox(option.default, **shown)
     if option.kind is str:
-        return gr.Dropdown(list(option.choices), value=option.default, **shown)
+        return gr.Radio(radio_choices(option.choices), value=option.default or "", **shown)
     most = MOST.get(name, option.most)
     if option.least is not None and most is not None and not option.optional:
         return gr.Slider(option.least, most, option.default, step=1 if option.kind is int else None, **shown)
@@ -144,6 +172,11 @@ def option_component(name: str) -> gr.components.Component:
     if name == "seed":
         return gr.Number(-1, precision=precision, minimum=-1, maximum=most, **shown)
     return gr.Number(0, precision=precision, minimum=0, maximum=most, **shown)
+
+
+def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
+    """Choices of an option with their words, the first of which leaves it open."""
+    return [AS_IT_COMES, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
 def studio_part(name: str) -> gr.HTML:

@@ -43,12 +43,8 @@ GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
 # What the list offers beside hub ids; the first is chosen. Only these may be folders of this machine.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# The options of generation that a person has of every model, by what they are called here
-CHOICES = {
-    "variations" if name == "num_samples" else name: option
-    for name, option in PUBLIC_OPTIONS.items()
-    if not option.streams
-}
+# The options of generation by what they are called here; those with `streams` are for models that read them
+CHOICES = {"variations" if name == "num_samples" else name: option for name, option in PUBLIC_OPTIONS.items()}
 # How often a run looks whether it is still wanted.
 REPORT_SECONDS = 0.05
 # Gradio encodes sound that is heard meanwhile with it.
@@ -110,7 +106,8 @@ class Request:
 
 def _is_empty(option: Option, value: Any) -> bool:
     """Whether an input leaves an option to the model: an empty number comes as 0, an empty seed is −1."""
-    return value is None or (option.optional and (value < 0 if option.name == "seed" else not value))
+    left = option.optional and option.kind is not bool
+    return value is None or (left and (value < 0 if option.name == "seed" else not value))
 
 
 @dataclass

@@ -14,8 +14,10 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,9 @@ class Job:
         seed: that made them.
         seconds: that it took.
         source: the vocal's file.
-        loudness: of "voice" and "band" of each variation in LUFS; None for silence.
+        loudness: of each variation in LUFS, by channel of the mixer; None for silence.
         tail: seconds for which the band goes on behind the voice.
+        stems: names of those that were played apart.
         number: of the takes of a person.
     """
 
@@ -68,7 +71,13 @@ class Job:
     source: str
     loudness: list[dict[str, float | None]]
     tail: float = 0.0
+    stems: tuple[str, ...] = ()
     number: int = 1
+
+    @property
+    def band(self) -> dict[str, str]:
+        """The band's channels in the mixer, and what the file of each is called by."""
+        return {stem: stem for stem in self.stems} or {"band": "instrumental"}
 
     def path(self, part: str, suffix: str, variation: int | None = None) -> Path:
         """Name of a file, as it will be called on the person's own machine."""
@@ -76,7 +85,7 @@ class Job:
         return self.folder / f"{self.name}{number}_{part}.{suffix}"
 
     def read(self, part: str, variation: int | None = None) -> tuple[audio.Samples, int]:
-        """The vocal or an instrumental: float32 [N] and its rate in Hz.
+        """The vocal, an instrumental or a stem: float32 [N] and its rate in Hz.
 
         Raises:
             HAFMAudioError: when the job has expired.
@@ -90,15 +99,20 @@ class Job:
 def write_job(
     songs: list[dict[str, Any]], name: str, seed: int, seconds: float, source: str, tail: float = 0.0
 ) -> Job:
-    """Writes vocal, instrumentals and the zip of these stems, which `sweep` removes in time."""
-    rate = songs[0]["sampling_rate"]
-    loudness = [measure({"voice": song["vocals"], "band": song["audio"]}, rate) for song in songs]
-    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), name, len(songs), seed, seconds, source, loudness, tail)
-    stems = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
-    for number, song in enumerate(songs, start=1):
-        stems.append(audio.write_audio(job.path("instrumental", "wav", number), song["audio"], rate))
+    """Writes vocal, instrumentals, their stems and the zip of all of these, which `sweep` removes in time."""
+    rate, parts = songs[0]["sampling_rate"], [song.get("stems", {}) for song in songs]
+    loudness = [
+        measure({"voice": song["vocals"], **(stems or {"band": song["audio"]})}, rate)
+        for song, stems in zip(songs, parts, strict=True)
+    ]
+    folder = Path(tempfile.mkdtemp(dir=JOBS))
+    job = Job(folder, name, len(songs), seed, seconds, source, loudness, tail, tuple(parts[0]))
+    files = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
+    for number, (song, stems) in enumerate(zip(songs, parts, strict=True), start=1):
+        for part, sound in {"instrumental": song["audio"], **stems}.items():
+            files.append(audio.write_audio(job.path(part, "wav", number), sound, rate))
     with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in stems:
+        for path in files:
             archive.write(path, path.name)
     return job
 
@@ -140,16 +154,31 @@ def _number(value: Any) -> float:
 
 
 def mix_job(
-    job: Job, variation: int, voice: Channel, band: Channel, suffix: str = "wav", lufs: float | None = None
+    job: Job,
+    variation: int,
+    voice: Channel,
+    band: Channel | Mapping[str, Channel],
+    suffix: str = "wav",
+    lufs: float | None = None,
 ) -> Path:
     """Mixes voice and band, which exist already, into a file of one of `FORMATS`, at a loudness if one is given.
+
+    Args:
+        job, variation: whose.
+        voice: its channel.
+        band: one channel for all of it, or one for each of `Job.band`.
+        suffix: of the file.
+        lufs: loudness of the mix.
 
     Raises:
         HAFMAudioError: when the job has expired.
     """
     vocal, rate = job.read("vocal")
-    instrumental, _ = job.read("instrumental", variation)
-    mix = audio.mix_audio(voice.place(vocal), band.place(instrumental))
+    channels = {"instrumental": band} if isinstance(band, Channel) else {job.band[name]: band[name] for name in band}
+    placed = [channel.place(job.read(part, variation)[0]) for part, channel in channels.items()]
+    wide = max(sound.ndim for sound in placed)
+    instrumental = reduce(np.add, [audio.with_channels(sound, 2) if wide > 1 else sound for sound in placed])
+    mix = audio.mix_audio(voice.place(vocal), instrumental)
     mix = mix if lufs is None else audio.to_loudness(mix, rate, lufs)
     return audio.write_audio(job.path("mix", suffix, variation), audio.fade_edges(mix, rate), rate)
 
@@ -157,7 +186,7 @@ def mix_job(
 def write_file(job: Job, variation: int, mixer: dict[str, Any]) -> Path:
     """What a person takes home, as the mixer asks for it by {"file", "format"}.
 
-    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip; the mix with its channels and "loudness" (LUFS).
+    "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip; the mix with its "channels" and "loudness" (LUFS).
 
     Raises:
         ValueError: there is no such file, or it has expired.
@@ -170,8 +199,9 @@ def write_file(job: Job, variation: int, mixer: dict[str, Any]) -> Path:
         raise ValueError(f"There is no {part!r} as {suffix!r}; files are {', '.join(FORMATS)}.")
     if part == "mix":
         options = MixOptions.of(given={"loudness": mixer.get("loudness")})
-        channels = Channel.of(mixer.get("voice")), Channel.of(mixer.get("band"))
-        return mix_job(job, variation, *channels, suffix, options.loudness)
+        sent = mixer.get("channels") if isinstance(mixer.get("channels"), dict) else {}
+        band = {name: Channel.of(sent.get(name)) for name in job.band}
+        return mix_job(job, variation, Channel.of(sent.get("voice")), band, suffix, options.loudness)
     path = job.path("instrumental", suffix, variation)
     return path if path.exists() else audio.write_audio(path, *job.read("instrumental", variation))
 
@@ -195,20 +225,29 @@ class Remake:
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline needs in order to keep the rest."""
-        band, rate = self.job.read("instrumental", self.variation)
+        old = {}
+        for name, part in self.job.band.items():
+            band, rate = self.job.read(part, self.variation)
+            old[name] = {"array": band, "sampling_rate": rate}
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
         keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
         if not keep or self.start >= min(self.stop, seconds):
             raise ValueError("The selected bars are the whole song; generate it anew instead.")
-        old = {"array": band, "sampling_rate": rate}
-        return {"instrumental": old, "keep": keep, "num_samples": 1, "tail": self.job.tail}
+        known = {"instrumental": old if self.job.stems else old["band"], "keep": keep}
+        return {**known, "stems": bool(self.job.stems), "num_samples": 1, "tail": self.job.tail}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
         """The old take with the selected seconds of a new song, cross-faded within them."""
         vocal, rate = self.job.read("vocal")
-        old, _ = self.job.read("instrumental", self.variation)
-        new = audio.resample(song["audio"], song["sampling_rate"], rate)
+        stems = {stem: self._pasted(stem, song["stems"][stem], song["sampling_rate"]) for stem in self.job.stems}
+        band = self._pasted("instrumental", song["audio"], song["sampling_rate"])
+        return {**song, "audio": band, "stems": stems, "vocals": vocal, "sampling_rate": rate}
+
+    def _pasted(self, part: str, sound: audio.Samples, sound_rate: int) -> audio.Samples:
+        """A file of the old take with the selected seconds of a new sound (float32 [N] or [N, C])."""
+        old, rate = self.job.read(part, self.variation)
+        new = audio.resample(sound, sound_rate, rate)
         first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
         fade = min(round(PASTE_FADE_SECONDS * rate), (last - first) // 2)
         gain = np.ones(last - first, dtype=np.float32)
@@ -219,8 +258,7 @@ class Remake:
         gain = gain[:, None]
         band = old.copy()
         band[first:last] = gain * new[first:last] + (1 - gain) * old[first:last]
-        band = band if band.shape[1] > 1 else band[:, 0]
-        return {**song, "audio": band, "vocals": vocal, "sampling_rate": rate}
+        return band if band.shape[1] > 1 else band[:, 0]
 
 
 def measure(sounds: dict[str, audio.Samples], rate: int) -> dict[str, float | None]:
@@ -239,7 +277,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "variation": variation if job.variations > 1 else 0,
             "seconds": soundfile.info(job.path("vocal", "wav")).duration,
             "voice": str(job.path("vocal", "wav")),
-            "band": str(job.path("instrumental", "wav", variation)),
+            "band": {name: str(job.path(part, "wav", variation)) for name, part in job.band.items()},
             "loudness": job.loudness[variation - 1],
         }
         for job in jobs

@@ -20,6 +20,7 @@ from hafm_hf import (
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
 )
+from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from vocals import glide
 
 CLUSTERS = 13
@@ -164,3 +165,23 @@ def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
     return HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(seed), codec=tiny_codec(seed), **stages
     ).eval()
+
+
+def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> HAFMForVocalAccompaniment:
+    """A composite whose acoustic stages play stems, with windows short enough that songs have several.
+
+    Args:
+        pattern: of the codebooks.
+        plain: without streams of a lead sheet.
+        parts: in the place of the usual semantic tokenizer and codec.
+    """
+    known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style", "stem")}
+    stages: dict[str, Any] = {}
+    for name, window in (("semantic", 0.48), ("coarse", 0.4), ("fine", 0.32)):
+        how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
+        streams = {} if plain else {key: known[key] for key in known if key != "stem" or name != "semantic"}
+        how |= {"lead_sheet_streams": streams, "styles": ["folk", "rock"]}
+        stages[name] = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **how)
+        stages[name].generation_config.update(window_seconds=window, overlap_seconds=0.08)
+    usual = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
+    return HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()

@@ -1,11 +1,12 @@
-// Take home: voice and band of every take through Web Audio, with level, mute, solo and place; nothing is generated.
+// Take home: voice and band of every take, or its stems, through Web Audio, with level, mute, solo and place; nothing
+// is generated.
 //
-// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, voice, band}, and
+// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, channels}, and
 // files of it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
 
 import { Transport, load, startBuffer } from "./sound.js";
 
-const CHANNELS = { voice: "Voice", band: "Band" };
+const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
 const strip = (name, title) => `
   <fieldset class="channel" data-channel="${name}">
@@ -17,6 +18,8 @@ const strip = (name, title) => `
     <label class="wide">Left–right <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, left to right"></label>
   </fieldset>`;
 
+const USUAL = { db: 0, pan: 0, muted: false, solo: false };
+
 const TEMPLATE = `
   <div class="takes" role="radiogroup" aria-label="Takes"></div>
   <div class="row">
@@ -25,7 +28,7 @@ const TEMPLATE = `
     <span class="clock" aria-hidden="true"></span>
     <button type="button" data-do="seed">Use this seed</button>
   </div>
-  <div class="channels">${Object.entries(CHANNELS).map(([name, title]) => strip(name, title)).join("")}</div>
+  <div class="channels"></div>
   <div class="row"><button type="button" data-do="balance">Balance voice and band</button><span class="hint loudness"></span></div>
   <div class="row" role="group" aria-label="Download">
     <label>Format <select data-set="format" aria-label="Format"></select></label>
@@ -48,7 +51,7 @@ export function mount(element, props, watch, trigger) {
 class Mixer {
   constructor(root, props, trigger) {
     Object.assign(this, { root, props, trigger, takes: [], chosen: null, transport: new Transport() });
-    this.channels = Object.fromEntries(Object.keys(CHANNELS).map((name) => [name, { db: 0, pan: 0, muted: false, solo: false }]));
+    this.channels = { voice: { ...USUAL } };
     root.innerHTML = TEMPLATE;
     this.find = (selector) => root.querySelector(selector);
     root.addEventListener("click", (event) => this.clicked(event));
@@ -66,6 +69,7 @@ class Mixer {
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (!this.chosen) { this.transport.stop(); return; }
     if (first) this.balance();
+    else if (fresh) this.send();
     this.draw();
     if (!fresh) return;
     this.transport.stop();
@@ -77,13 +81,22 @@ class Mixer {
 
   get take() { return this.takes.find(({ id }) => id === this.chosen); }
 
+  /** The channels of the take that is chosen, by name: the voice, and the band or its stems. */
+  get heard() {
+    const names = ["voice", ...Object.keys(this.take.band)];
+    // stems begin as loud as the band was
+    const [, before] = Object.entries(this.channels).find(([name]) => name !== "voice") ?? [null, USUAL];
+    for (const name of names) this.channels[name] ??= { ...USUAL, db: before.db };
+    return Object.fromEntries(names.map((name) => [name, this.channels[name]]));
+  }
+
   /** What Python mixes by: solo is the others' silence. */
   send(ask) {
-    const solo = Object.values(this.channels).some((channel) => channel.solo);
-    const heard = Object.entries(this.channels).map(([name, { db, pan, muted, solo: alone }]) =>
+    const solo = Object.values(this.heard).some((channel) => channel.solo);
+    const heard = Object.entries(this.heard).map(([name, { db, pan, muted, solo: alone }]) =>
       [name, { db, pan, muted: muted || (solo && !alone) }]);
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
-    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, ...Object.fromEntries(heard), ask: ask ?? null };
+    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, channels: Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
   }
@@ -101,7 +114,13 @@ class Mixer {
     }));
     if (focused) list.querySelector(":checked")?.focus();
     this.find("[data-set=position]").max = String(take.seconds);
-    for (const [name, channel] of Object.entries(this.channels)) {
+    const strips = this.find(".channels");
+    const names = Object.keys(this.heard);
+    if (strips.dataset.names !== names.join()) {
+      strips.innerHTML = names.map((name) => strip(name, titled(name))).join("");
+      strips.dataset.names = names.join();
+    }
+    for (const [name, channel] of Object.entries(this.heard)) {
       const part = this.find(`[data-channel=${name}]`);
       part.querySelector("[data-set=db]").value = String(channel.db);
       part.querySelector("[data-set=pan]").value = String(channel.pan);
@@ -114,18 +133,28 @@ class Mixer {
 
   /** How loud voice and band are to each other, in words. */
   loudness() {
-    const { voice, band } = this.take.loudness;
-    if (voice === null || band === null) return "Voice or band is silent.";
-    const apart = Math.round((voice + this.channels.voice.db - band - this.channels.band.db) * 10) / 10;
+    const above = this.above();
+    if (above === null) return "Voice or band is silent.";
+    const apart = Math.round(above * 10) / 10;
     const how = apart === 0 ? "as loud as the band" : `${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band`;
     return `The voice is ${how}; in most songs it is ${-this.usual} dB quieter.`;
   }
 
+  /** How far the voice lies above the band (dB), whose stems add up as sounds that know nothing of each other do. */
+  above() {
+    const { voice: alone, ...band } = this.take.loudness;
+    const powers = Object.entries(band).filter(([, loudness]) => loudness !== null)
+      .map(([name, loudness]) => 10 ** ((loudness + this.heard[name].db) / 10));
+    if (alone === null || !powers.length) return null;
+    return alone + this.heard.voice.db - 10 * Math.log10(powers.reduce((sum, power) => sum + power, 0));
+  }
+
   balance() {
-    const { voice, band } = this.take.loudness;
-    if (voice === null || band === null) return;
-    const wanted = voice + this.channels.voice.db - band - this.usual;
-    this.channels.band.db = Math.min(Math.max(Math.round(wanted * 2) / 2, -24), 12);
+    const { voice, ...band } = this.heard;
+    const more = this.above() - this.usual;
+    for (const channel of Object.values(this.above() === null ? {} : band)) {
+      channel.db = Math.min(Math.max(Math.round((channel.db + more) * 2) / 2, -24), 12);
+    }
     this.send();
   }
 
@@ -166,13 +195,14 @@ class Mixer {
   async play(from) {
     const { take } = this;
     let buffers;
-    try { buffers = await Promise.all(Object.keys(CHANNELS).map((name) => load(take[name]))); }
+    const files = { voice: take.voice, ...take.band };
+    try { buffers = await Promise.all(Object.values(files).map(load)); }
     catch (error) { this.find(".wrong").textContent = error.message; return; }
     const start = from >= take.seconds - 0.1 ? 0 : from;
     await this.transport.play(start, take.seconds, (out, zero) => {
       const ctx = out.context;
       this.nodes = {};
-      for (const [at, name] of Object.keys(CHANNELS).entries()) {
+      for (const [at, name] of Object.keys(files).entries()) {
         const [gain, panner] = [new GainNode(ctx), new StereoPannerNode(ctx)];
         gain.connect(panner).connect(out);
         this.nodes[name] = { gain, panner };
@@ -188,7 +218,7 @@ class Mixer {
   settle() {
     if (!this.transport.playing || !this.nodes) return;
     for (const [name, { gain, panner }] of Object.entries(this.nodes)) {
-      const { db, pan, muted } = this.props.value[name] ?? this.channels[name];
+      const { db, pan, muted } = this.props.value.channels?.[name] ?? this.channels[name];
       // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
       gain.gain.setTargetAtTime(muted ? 0 : Math.SQRT2 * 10 ** (db / 20), gain.context.currentTime, 0.01);
       panner.pan.setTargetAtTime(pan, gain.context.currentTime, 0.01);

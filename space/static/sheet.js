@@ -145,17 +145,37 @@ export function filledChords(sheet, seconds) {
 /** One chord from start to stop (s), the others around it. */
 export function setChord(sheet, start, stop, label) {
   parseChord(label);
-  const chords = [];
-  for (const [from, to, each] of sheet.chords ?? []) {
-    if (from < start) chords.push([from, Math.min(to, start), each]);
-    if (to > stop) chords.push([Math.max(from, stop), to, each]);
-  }
-  chords.push([start, stop, label.trim() || "N"]);
-  return told({ ...sheet, chords: joined(chords) }, "chords");
+  return told({ ...sheet, chords: spread(sheet.chords, start, stop, label.trim() || "N") }, "chords");
 }
 
-function joined(chords) {
-  const sorted = chords.filter(([start, stop]) => stop - start > 0.01).sort((one, other) => one[0] - other[0]);
+/** A section's name and energy from start to stop (s), either of which may be empty, the others around it. */
+export function setSection(sheet, start, stop, name, energy) {
+  const [form, sections] = [spread(sheet.form, start, stop, name), spread(sheet.sections, start, stop, energy)];
+  return told({ ...sheet, form, sections }, "sections");
+}
+
+/** The sections of a song: {start, stop, name, energy}, of which one may be empty. */
+export function sectionsOf({ form = [], sections = [] }) {
+  const edges = [...new Set([...form, ...sections].flatMap(([start, stop]) => [start, stop]))].sort((one, other) => one - other);
+  const at = (spans, start) => spans.find(([from, to]) => from <= start && to > start)?.[2] ?? "";
+  return edges.slice(1).map((stop, place) => {
+    const start = edges[place];
+    return { start, stop, name: at(form, start), energy: at(sections, start) };
+  }).filter(({ name, energy }) => name || energy);
+}
+
+/** Spans with one more from start to stop (s), cut around it; without a label there is nothing then. */
+function spread(spans, start, stop, label) {
+  const found = label ? [[start, stop, label]] : [];
+  for (const [from, to, each] of spans ?? []) {
+    if (from < start) found.push([from, Math.min(to, start), each]);
+    if (to > stop) found.push([Math.max(from, stop), to, each]);
+  }
+  return joined(found);
+}
+
+function joined(spans) {
+  const sorted = spans.filter(([start, stop]) => stop - start > 0.01).sort((one, other) => one[0] - other[0]);
   const result = [];
   for (const [start, stop, label] of sorted) {
     const last = result.at(-1);
@@ -265,9 +285,11 @@ export function readSheet(text) {
   const numbers = (values) => Array.isArray(values) && values.every(Number.isFinite);
   if (sheet === null || typeof sheet !== "object" || Array.isArray(sheet)) throw new Error("This file is no lead sheet.");
   if (sheet.beats !== undefined && !numbers(sheet.beats)) throw new Error("The beats of this lead sheet are no seconds.");
-  for (const [start, stop, label] of sheet.chords ?? []) {
-    if (!numbers([start, stop]) || start >= stop) throw new Error("A chord of this lead sheet has no length.");
-    parseChord(label);
+  for (const [kind, name] of [["chords", "chord"], ["sections", "section"], ["form", "section"]]) {
+    for (const [start, stop, label] of sheet[kind] ?? []) {
+      if (!numbers([start, stop]) || start >= stop) throw new Error(`A ${name} of this lead sheet has no length.`);
+      if (name === "chord") parseChord(label);
+    }
   }
   return sheet;
 }

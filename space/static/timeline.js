@@ -5,7 +5,8 @@
 
 import {
   allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat, nudge,
-  parseChord, placeOf, pretty, readSheet, sameKey, setChord, setDownbeat, setKey, setMetre, shiftHalfBeat, spell, tappedBeats, tempoOf,
+  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, shiftHalfBeat,
+  spell, tappedBeats, tempoOf,
 } from "./sheet.js";
 import { Transport, context, load, startBuffer, startSheet } from "./sound.js";
 
@@ -30,6 +31,7 @@ const TEMPLATE = `
         aria-description="Alt and an arrow key move the nearest beat by 10 ms"></label>
     </div>
     <div class="strip"><div class="lane">
+      <ol class="sections" aria-label="Sections"></ol>
       <ol class="bars" aria-label="Bars"></ol>
       <canvas aria-hidden="true" title="Drag a beat to move it"></canvas>
       <ol class="chords" aria-label="Chords"></ol>
@@ -40,6 +42,11 @@ const TEMPLATE = `
       <label>Chord <input type="text" data-set="chord" size="7" autocomplete="off" spellcheck="false"></label>
       <button data-do="chord">Set</button>
       <span class="likely" role="group" aria-label="Likely chords"></span>
+    </div>
+    <div class="row" role="group" aria-label="Section of the selected bars">
+      <label>Section <input type="text" data-set="section" size="9" maxlength="40" placeholder="Verse" autocomplete="off"></label>
+      <label class="energies">Energy <select data-set="energy" aria-label="Energy of the section"></select></label>
+      <button data-do="section">Set section</button>
     </div>
     <p class="wrong" role="alert"></p>
     <div class="row" role="group" aria-label="Mend the beats">
@@ -140,6 +147,7 @@ class Timeline {
     this.scale = width / seconds;
     this.find(".lane").style.width = `${width}px`;
     this.drawSummary();
+    this.drawSections();
     this.drawBars();
     this.drawChords();
     this.drawCanvas(width);
@@ -153,6 +161,7 @@ class Timeline {
     const how = (name) => ((sheet.estimated ?? []).includes(name) ? "estimated" : "told");
     const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats a minute (${how("beats")})` : "no beats yet: tap along"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
+    if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
     if (sheet.key) parts.push(`${pretty(sheet.key.split(":")[0])} ${sheet.key.endsWith("min") ? "minor" : "major"} (${how("key")})`);
     this.write(".summary", `Heard: ${parts.join(", ")}. Generating goes by what is shown here.`);
     for (const name of ["half", "double", "shift", "earlier", "later", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
@@ -170,6 +179,17 @@ class Timeline {
 
   /** Sets a text only where it changes: what is set again is spoken again. */
   write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
+
+  drawSections() {
+    const sections = sectionsOf(this.sheet);
+    this.find(".sections").hidden = !sections.length;
+    this.fillList(".sections", sections, ({ start, stop, name, energy }, button) => {
+      button.textContent = [name, energy].filter(Boolean).join(", ");
+      button.title = button.textContent;
+      button.setAttribute("aria-label", `${button.textContent}, from ${placeOf(this.sheet, this.value.seconds, start)}`);
+      button.setAttribute("aria-pressed", String(this.isSelected(start, stop)));
+    });
+  }
 
   drawBars() {
     this.fillList(".bars", barsOf(this.sheet, this.value.seconds), ({ number, start, stop }, button) => {
@@ -302,6 +322,23 @@ class Timeline {
       group.dataset.key = String(sheet.key);
     }
     for (const button of group.children) button.disabled = !selection;
+    this.drawSectionEditor();
+  }
+
+  drawSectionEditor() {
+    const { selection, sheet, value } = this;
+    const { name = "", energy = "" } = sectionsOf(sheet).find(({ stop }) => selection && stop > selection.start + 0.02) ?? {};
+    const [text, select] = [this.find("[data-set=section]"), this.find("[data-set=energy]")];
+    const energies = ["", ...(value.energies ?? [])];
+    if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "as it comes", each)));
+    // what has been typed for these bars stays until it is set
+    if (this.editing?.selection !== selection || this.editing.sheet !== sheet) {
+      [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
+      this.editing = { selection, sheet };
+    }
+    // a model that cannot play it is not asked
+    this.find(".energies").hidden = energies.length === 1;
+    for (const control of [text, select, this.find("[data-do=section]")]) control.disabled = !selection;
   }
 
   selectionName() {
@@ -334,6 +371,7 @@ class Timeline {
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
     else if (name === "play") this.transport.playing ? this.transport.stop() : this.play(this.transport.began);
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
+    else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
     else if (name === "save") this.save();
     else if (name === "load") this.find("input[type=file]").click();
@@ -365,6 +403,9 @@ class Timeline {
     if (event.target.dataset.set === "chord" && event.key === "Enter") {
       event.preventDefault();
       this.putChord(event.target.value);
+    } else if (event.target.dataset.set === "section" && event.key === "Enter") {
+      event.preventDefault();
+      this.putSection();
     } else if (event.target.dataset.do === "tap" && (event.key === " " || event.key === "Enter")) {
       event.preventDefault();
       if (!event.repeat) this.tap(event);
@@ -396,6 +437,13 @@ class Timeline {
   putChord(label) {
     if (!this.selection) return;
     this.tryTo(() => this.edit(setChord(this.sheet, this.selection.start, this.selection.stop, parseChord(label) ? label.trim() : "N")));
+  }
+
+  putSection() {
+    if (!this.selection) return;
+    const { start, stop } = this.selection;
+    const [name, energy] = ["section", "energy"].map((each) => this.find(`[data-set=${each}]`).value.trim());
+    this.tryTo(() => this.edit(setSection(this.sheet, start, stop, name, energy)));
   }
 
   /** The beat that is drawn at a place of the canvas; -1 where there is none. */
@@ -497,19 +545,8 @@ class Timeline {
   }
 
   save() {
-    const format = this.find("[data-set=format]").value;
-    if (format !== "json") {
-      this.props.value = { ...this.props.value, ask: { format } };
-      this.trigger("submit");
-      return;
-    }
-    const text = JSON.stringify(this.sheet, null, 1) + "\n";
-    const link = Object.assign(document.createElement("a"), {
-      href: URL.createObjectURL(new Blob([text], { type: "application/json" })),
-      download: `${this.value.vocal.split("/").at(-1).replace(/\.\w+$/, "")}_lead_sheet.json`,
-    });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    this.props.value = { ...this.props.value, ask: { format: this.find("[data-set=format]").value } };
+    this.trigger("submit");
   }
 
   async open(input) {

@@ -19,38 +19,24 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet, audio
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
-from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.stage_table import STEMS
 from hafm_hf.stages.sampling import RandomStream
-from tiny_models import STAGES, tiny_composite, tiny_stage
+from tiny_models import STAGES, tiny_band
 from vocals import CODEC_RATE, file_bytes
 
 NAMES = list(STEMS[1:])
-STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style", "stem")}
 SHEET = LeadSheet(chords=[(0.0, 0.2, "C"), (0.2, 2.0, "Am7")])
-
-
-def band(pattern: str = "flat", plain: bool = False) -> HAFMForVocalAccompaniment:
-    """A composite whose acoustic stages play stems, with windows short enough that songs have several."""
-    parts = {part: getattr(tiny_composite(), part) for part in ("semantic_tokenizer", "codec")}
-    for name, window in (("semantic", 0.48), ("coarse", 0.4), ("fine", 0.32)):
-        how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
-        streams = {} if plain else {key: STREAMS[key] for key in STREAMS if key != "stem" or name != "semantic"}
-        how |= {"lead_sheet_streams": streams, "styles": ["folk", "rock"]}
-        parts[name] = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **how)
-        parts[name].generation_config.update(window_seconds=window, overlap_seconds=0.08)
-    return HAFMForVocalAccompaniment.from_parts(**parts).eval()
 
 
 @pytest.fixture(scope="module", params=["flat", "delay"])
 def model(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
-    return band(request.param)
+    return tiny_band(request.param)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("band") / "model"
-    band("delay").save_pretrained(path)
+    tiny_band("delay").save_pretrained(path)
     (path.parent / "v.wav").write_bytes(file_bytes(voice(1), CODEC_RATE))
     return path
 
@@ -126,7 +112,7 @@ def test_spans_of_stems_are_kept_as_they_were(model: Any) -> None:
 
 
 def test_a_checkpoint_says_whether_it_plays_stems(tmp_path: Path) -> None:
-    model = band()
+    model = tiny_band()
     model.config.plays_stems = True
     model.save_pretrained(tmp_path)
     again = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
@@ -143,7 +129,7 @@ def test_a_checkpoint_says_whether_it_plays_stems(tmp_path: Path) -> None:
 
 
 def test_what_no_stage_reads_is_refused_in_a_sentence_and_changes_nothing_else() -> None:
-    plain, reading = band(plain=True), band()
+    plain, reading = tiny_band(plain=True), tiny_band()
     for asked, said in (
         ({"stems": True}, "stems is True, but this model knows nothing of stem; leave stems out"),
         ({"style": "folk"}, "style is 'folk', but this model knows nothing of style"),
@@ -170,7 +156,7 @@ def test_what_no_stage_reads_is_refused_in_a_sentence_and_changes_nothing_else()
 
 
 def test_style_and_energy_become_parts_of_the_lead_sheet() -> None:
-    model: Any = band()
+    model: Any = tiny_band()
     output = model.generate([voice(0.6), voice(0.4)], CODEC_RATE, seed=1, style="rock", energy="full", skip_fine=True)
     assert [sheet.style for sheet in output.lead_sheets] == ["rock", "rock"]
     assert [sheet.sections for sheet in output.lead_sheets] == [((0.0, 0.6, "full"),), ((0.0, 0.4, "full"),)]

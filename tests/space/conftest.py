@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from space.serving import BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, Space, served
+from tiny_models import tiny_band, tiny_rhythmic_tokenizer
 from vocals import file_bytes, glide
 
 if TYPE_CHECKING:
@@ -14,9 +15,17 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def space(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space that offers the tiny model and takes vocals of `MAX_SECONDS`."""
-    with served(tiny_model, tmp_path_factory.mktemp("space")) as space:
+def band_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny composite that estimates beats and plays styles, energies and stems."""
+    folder = tmp_path_factory.mktemp("models") / "band"
+    tiny_band("delay", semantic_tokenizer=tiny_rhythmic_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def space(tiny_model: Path, band_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A Space that offers the tiny model, then the band, and takes vocals of `MAX_SECONDS`."""
+    with served(tiny_model, tmp_path_factory.mktemp("space"), HAFM_SPACE_MODELS=f"{tiny_model},{band_model}") as space:
         yield space
 
 

@@ -58,7 +58,7 @@ class Client:
         sound = file_bytes(self.voice, RATE)
         self.path = HTTP.post(f"{url}/gradio_api/upload", files={"files": (self.name, sound)}).json()[0]
         vocal = {"path": self.path, "meta": {"_type": "gradio.FileData"}}
-        data = [vocal, model, 1, 7, 0, 0, 0, True, 0, 0, 0, None, 0]
+        data = [vocal, model, 1, 7, 0, 0, 0, 0, "", "", None, True, 0, 0, 0, None, 0]
         asked = {"data": data, "fn_index": function, "session_hash": f"client{self.number}"}
         assert "event_id" in HTTP.post(f"{url}/gradio_api/queue/join", json=asked).json()
 
@@ -181,7 +181,7 @@ def test_neither_files_nor_neighbours_of_the_server_can_be_named(path: str, spac
     client = Client(200)
     for name in ("path", "url"):
         vocal = {"path": path, "url": path if name == "url" else None, "meta": {"_type": "gradio.FileData"}}
-        data = [vocal, str(tiny_model), 1, 7, 0, 0, 0, True, 0, 0, 0, None, 0]
+        data = [vocal, str(tiny_model), 1, 7, 0, 0, 0, 0, "", "", None, True, 0, 0, 0, None, 0]
         asked = {"data": data, "fn_index": function, "session_hash": "client200"}
         answer = HTTP.post(f"{space.url}/gradio_api/queue/join", json=asked)
         if answer.status_code != httpx.codes.OK:

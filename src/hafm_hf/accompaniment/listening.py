@@ -89,15 +89,27 @@ class ListeningMixin:
         """The stems that the model can play apart; none where its coarse stage is not told which."""
         return STEMS[1:] if "stem" in self.coarse.config.lead_sheet_streams else ()
 
+    @property
+    def known_streams(self) -> set[str]:
+        """What the stages are told, of `STREAMS`."""
+        known = {stream for stage in self.reading_stages.values() for stream in stage.config.lead_sheet_streams}
+        return known if self.stems else known - {"stem"}
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Names of the styles that the model can play."""
+        configs = [
+            stage.config for stage in self.reading_stages.values() if "style" in stage.config.lead_sheet_streams
+        ]
+        return tuple(configs[0].styles) if configs else ()
+
     def check_streams(self, options: GenerationOptions) -> None:
         """Refuses options that say what no stage of the model reads.
 
         Raises:
             ValueError: naming the option, or the styles that there are.
         """
-        configs = [stage.config for stage in self.reading_stages.values()]
-        known = {stream for config in configs for stream in config.lead_sheet_streams}
-        known = known if self.stems else known - {"stem"}
+        configs, known = [stage.config for stage in self.reading_stages.values()], self.known_streams
         for name, row in OPTIONS.items():
             value = getattr(options, name)
             if row.streams and value not in (None, False) and known.isdisjoint(row.streams):

@@ -42,7 +42,7 @@ class Option:
         choices: the only values that a text may have, or names in a dict of numbers.
         word: a text that a number may be instead.
         internal: whether it says how the machine computes; those who serve strangers do not offer it.
-        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); pages do not offer it.
+        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`).
     """
 
     help: str

@@ -38,6 +38,7 @@ class LeadSheet:
         key: "A:min" or "C:maj".
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
+        form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
         estimated: names of the parts that were estimated from the voice; the others were given.
         bars: the chord of each bar, over and over, from the downbeat on; of a tempo alone from the beat nearest to the
             start of the voice. They stand beneath `chords`.
@@ -55,6 +56,7 @@ class LeadSheet:
     key: str | None = None
     sections: Sequence[Span] = ()
     style: str | Sequence[Span] | None = None
+    form: Sequence[Span] = ()
     estimated: Sequence[str] = ()
     bars: Sequence[str] = ()
 
@@ -63,12 +65,13 @@ class LeadSheet:
             written = self.chords.strip().removeprefix("|").removesuffix("|")
             object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
             object.__setattr__(self, "chords", ())
-        for name in ("chords", "sections", "style"):
+        for name in ("chords", "sections", "style", "form"):
             if not isinstance(spans := getattr(self, name), str | None):
                 object.__setattr__(self, name, _as_spans(name, spans))
         self._check_beats()
         self._check_bars()
-        for kind, spans in (("chord", self.chords), ("section", self.sections), ("style", self.styles)):
+        kinds = {"chord": self.chords, "section": self.sections, "style": self.styles, "form": self.form}
+        for kind, spans in kinds.items():
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
                     span = f"from {start:g} to {stop:g} s"
@@ -166,8 +169,8 @@ class LeadSheet:
         """The lead sheet of a song that begins so many seconds later."""
         spans: dict[str, Any] = {
             name: [(start + seconds, stop + seconds, label) for start, stop, label in value]
-            for name, value in (("chords", self.chords), ("sections", self.sections), ("style", self.styles))
-            if value
+            for name in ("chords", "sections", "style", "form")
+            if (value := self.styles if name == "style" else getattr(self, name))
         }
         beats = None if self.beats is None else [beat + seconds for beat in self.beats]
         return replace(self, beats=beats, **spans)
