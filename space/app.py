@@ -26,6 +26,7 @@ from songs import (  # before gradio, which reads once where temporary files go
     OFFERED,
     LiveMix,
     Request,
+    load_pipeline,
     logger,
     make_job,
 )
@@ -34,14 +35,16 @@ from songs import (  # before gradio, which reads once where temporary files go
 import gradio as gr
 
 from hafm_hf import LeadSheet
-from hafm_hf.accompaniment.options import MEDIAN_BALANCE
+from hafm_hf.accompaniment.options import MEDIAN_BALANCE, GenerationOptions
 from hafm_hf.hub.redaction import without_secrets
+from links import known_of, read_link, write_link
 from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import (
     EXAMPLES,
     INTRODUCTION,
     LIVE_REGIONS,
     NEEDING_STREAMS,
+    PAGE_OPTIONS,
     STATIC,
     announcement,
     band_choices,
@@ -84,16 +87,18 @@ def explain(error: Exception) -> str:
     return f"Something went wrong on the server ({type(error).__name__}); try again, or with a shorter vocal."
 
 
-def show_heard(vocal: str | None, model: str, length: float, tempo: float, take: Values | None) -> Values | None:
+def show_heard(
+    vocal: str | None, model: str, length: float, tempo: float, take: Values | None, linked: LeadSheet
+) -> Values | None:
     """The value of the timeline: what is heard in a voice, or {"wrong": why nothing is}; None without a voice.
 
-    Of a take to the click the beats are known.
+    Of a take to the click the beats are known; a link may have told more.
     """
     if vocal is None:
         return None
     try:
         recorded = take is not None and Path(vocal).name == take["name"]
-        return listen(vocal, model, length, take["sheet"] if take and recorded else LeadSheet(tempo=tempo or None))
+        return listen(vocal, model, length, known_of(take["sheet"] if take and recorded else None, tempo, linked))
     except Exception as error:
         return {"wrong": explain(error)}
 
@@ -214,6 +219,41 @@ def save_sheet(timeline: Values, *inputs: Any) -> str:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def restore(query: str) -> list[Any]:
+    """The page as the query of its address has it: [announced, linked, tempo, options …]."""
+    inputs: Values = {}
+    said, linked = "", LeadSheet()
+    try:
+        inputs, known = read_link(query)
+        asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})
+        if asked != GenerationOptions():
+            load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
+        linked = known
+    except ValueError as error:
+        said, inputs = announcement(explain(error), "alert"), {}
+    updates: Values = {"tempo": gr.update(), **dict.fromkeys(PAGE_OPTIONS, gr.update())}
+    updates |= band_choices(inputs.get("model", OFFERED[0]))
+    for name, value in inputs.items():
+        updates[name] = {**updates[name], "value": value}
+    return [said, linked, *updates.values()]
+
+
+def link_to(timeline: Values | None, mixer: Values | None, *inputs: Any) -> list[str]:
+    """The button that copies a link: [link, announced]."""
+    try:
+        takes = {take["id"]: take["seed"] for take in (mixer or {}).get("takes", [])}
+        query = write_link(timeline, takes.get((mixer or {}).get("chosen")), Request.of(*inputs))
+    except ValueError as error:
+        return ["", announcement(explain(error), "alert")]
+    return [query, announcement("The link to these settings is copied, and stands in the address bar.")]
+
+
+# The clipboard may be forbidden; the address bar is not.
+COPY = """query => {
+    if (!query) return;
+    history.replaceState(null, '', location.pathname + query);
+    navigator.clipboard?.writeText(location.href).catch(() => {});
+}"""
 DOWNLOAD = """path => {
     if (!path) return;
     // a mix of another balance has the same name, and is not to come from the browser's cache
@@ -281,6 +321,9 @@ class Page:
     mixer: gr.HTML
     remake: gr.Button
     file: gr.Textbox
+    copy: gr.Button
+    link: gr.Textbox
+    linked: gr.State
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
@@ -295,7 +338,7 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "gene
 def connect_listening(page: Page) -> None:
     """A new voice is listened to; a take to the click brings its beats."""
     take = gr.State(None)
-    inputs = [page.vocal, page.options["model"], page.options["length"], page.tempo, take]
+    inputs = [page.vocal, page.options["model"], page.options["length"], page.tempo, take, page.linked]
     listening: dict[str, Any] = {"fn": show_heard, "inputs": inputs, "outputs": page.timeline}
     listening |= {"concurrency_limit": 2, "concurrency_id": "listen", "trigger_mode": "always_last"}
     for changed in (page.vocal.change, page.listen.click):  # type: ignore[attr-defined]
@@ -307,11 +350,17 @@ def connect_listening(page: Page) -> None:
     asked.success(None, page.file, None, js=DOWNLOAD)
 
 
-def connect_band(page: Page, blocks: gr.Blocks) -> None:
-    """What the chosen model can be asked for."""
-    model, needing = page.options["model"], [page.options[name] for name in NEEDING_STREAMS]
-    for event in (blocks.load, model.change):  # type: ignore[attr-defined]
-        event(lambda name: list(band_choices(name).values()), model, needing, queue=False, **QUIET)
+def connect_settings(page: Page, blocks: gr.Blocks) -> None:
+    """What the chosen model can be asked for, and links to all that is chosen."""
+    quick, model = {"queue": False, **QUIET}, page.options["model"]
+    needing = [page.options[name] for name in NEEDING_STREAMS]
+    model.input(lambda name: list(band_choices(name).values()), model, needing, **quick)  # type: ignore[attr-defined]
+    restored = [page.announced, page.linked, page.tempo, *(page.options[name] for name in PAGE_OPTIONS)]
+    blocks.load(restore, page.link, restored, js="() => location.search", **quick)
+    copied = page.copy.click(
+        link_to, [page.timeline, page.mixer, *page.inputs()], [page.link, page.announced], **quick
+    )
+    copied.success(None, page.link, None, js=COPY)
 
 
 def connect_generating(page: Page) -> None:
@@ -365,6 +414,7 @@ def build_page() -> gr.Blocks:
         with gr.Row():
             generate = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
             cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
+            copy = gr.Button("Copy a link to these settings", elem_id="copy", min_width=120)
         ticket = gr.Textbox(visible="hidden", label="Ticket")
         announced = gr.HTML(elem_id="announced", min_height=0)
         with gr.Column(visible="hidden", elem_id="progress") as progress:
@@ -377,11 +427,13 @@ def build_page() -> gr.Blocks:
             gr.Markdown("## 4 · Take home")
             mixer = studio_part("mixer")
             remake = gr.Button("Make the selected bars anew", elem_id="remake")
-        file = gr.Textbox(visible="hidden", label="File")
+        file, link = (gr.Textbox(visible="hidden", label=label) for label in ("File", "Link"))
+        linked = gr.State(LeadSheet())
         page = Page(vocal, recorder, tempo, listen_again, timeline, options, generate, cancel, ticket, announced,
-                    progress, phase_shown, bars, live, results, mixer, remake, file)  # fmt: skip
+                    progress, phase_shown, bars, live, results, mixer, remake, file, copy,
+                    link, linked)  # fmt: skip
         connect_listening(page)
-        connect_band(page, blocks)
+        connect_settings(page, blocks)
         connect_generating(page)
         connect_endpoint(page)
         blocks.load(None, js=LIVE_REGIONS)

@@ -14,6 +14,7 @@ from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import MIX_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.lead_sheet.bars import chart
 from listening import lead_sheet_of
+from parts import MOST
 from songs import CHOICES, MAX_SECONDS, OFFERED, Request
 
 # More bars are no short text any more, and no longer value is looked at.
@@ -40,7 +41,9 @@ def write_link(timeline: dict[str, Any] | None, seed: int | None, request: Reque
     known["seed"] = seed if known["seed"] is None else known["seed"]
     usual = {name: option.default for name, option in CHOICES.items()} | {"model": OFFERED[0]}
     kept = {name: value for name, value in known.items() if value not in (None, "") and value != usual.get(name, 0)}
-    return "?" + urlencode({name: int(value) if isinstance(value, bool) else value for name, value in kept.items()})
+    # no 120.0, and 1 for True
+    whole = {name: int(value) for name, value in kept.items() if not isinstance(value, str) and value == int(value)}
+    return "?" + urlencode({**kept, **whole})
 
 
 def _told(timeline: dict[str, Any] | None, vocal: str | None) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def _told(timeline: dict[str, Any] | None, vocal: str | None) -> dict[str, Any]:
     sheet = lead_sheet_of(timeline, vocal)
     if sheet is None or timeline is None:
         return {}
-    told = {"metre": sheet.beats_per_bar, "key": sheet.key, "tempo": None, "chords": None}
+    told: dict[str, Any] = {"metre": sheet.beats_per_bar, "key": sheet.key, "tempo": None, "chords": None}
     beats, bars = sheet.beats or (), chart(sheet, float(timeline["seconds"])).bars
     if len(beats) > 1:
         told["tempo"] = round(60 * (len(beats) - 1) / (beats[-1] - beats[0]), 2)
@@ -122,7 +125,7 @@ def _number(name: str, text: str, kind: type) -> Any:
     except ValueError:
         raise ValueError(f"{name} is {text!r}; it must be a number.") from None
     # a NaN lies nowhere
-    if not abs(number) < MOST_WHOLE:
+    if not abs(number) < MOST_WHOLE or number > MOST.get(name, number):
         raise ValueError(f"{name} is {text!r}; such a number is not taken.")
     return number
 

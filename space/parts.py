@@ -21,6 +21,8 @@ STATIC = BESIDE / "static"
 EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
 # Options that some models cannot be asked for.
 NEEDING_STREAMS = [name for name, option in CHOICES.items() if option.streams]
+# Inputs of the band in the order of its updates.
+PAGE_OPTIONS = ["model", "length", "tail", *CHOICES]
 # Of an option, less than its table allows.
 MOST = {"variations": 4}
 # Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader listens to.
@@ -144,7 +146,7 @@ def band_choices(model: str) -> dict[str, Any]:
     except ValueError:
         # it is said when something is generated
         return dict.fromkeys(NEEDING_STREAMS, gr.update(visible=False))
-    updates = {
+    updates: dict[str, dict[str, Any]] = {
         name: {"visible": not composite.known_streams.isdisjoint(CHOICES[name].streams)} for name in NEEDING_STREAMS
     }
     updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}

@@ -199,7 +199,8 @@ def write_file(job: Job, variation: int, mixer: dict[str, Any]) -> Path:
         raise ValueError(f"There is no {part!r} as {suffix!r}; files are {', '.join(FORMATS)}.")
     if part == "mix":
         options = MixOptions.of(given={"loudness": mixer.get("loudness")})
-        sent = mixer.get("channels") if isinstance(mixer.get("channels"), dict) else {}
+        sent = mixer.get("channels")
+        sent = sent if isinstance(sent, dict) else {}
         band = {name: Channel.of(sent.get(name)) for name in job.band}
         return mix_job(job, variation, Channel.of(sent.get("voice")), band, suffix, options.loudness)
     path = job.path("instrumental", suffix, variation)

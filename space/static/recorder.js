@@ -23,7 +23,7 @@ const TEMPLATE = `
     <summary>Record to a click (the surest way to a band on the beat)</summary>
     <p class="hint">Put on headphones. After one bar of count-in you are recorded, and the band will play on these beats.</p>
     <div class="row">
-      <label>Tempo <input type="number" data-set="tempo" min="${TEMPO.least}" max="${TEMPO.most}" value="${TEMPO.usual}"></label>
+      <label>Tempo <input type="number" data-set="tempo" min="${TEMPO.least}" max="${TEMPO.most}" step="any" value="${TEMPO.usual}"></label>
       <label>Metre of the take <select data-set="metre" aria-label="Metre of the take"><option value="3">3/4</option><option value="4" selected>4/4</option></select></label>
       <button type="button" class="strong" data-do="record">Record to the click</button>
       <span class="lamp" aria-hidden="true"></span>
@@ -52,6 +52,13 @@ class Recorder {
       if (name) this.act(name);
     });
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
+    const linked = new URLSearchParams(location.search);
+    for (const name of ["tempo", "metre"]) {
+      const [input, usual] = [this.find(`[data-set=${name}]`), this.number(name)];
+      input.value = linked.get(name);
+      // what the field does not take
+      if (!input.value || !input.checkValidity()) input.value = String(usual);
+    }
     this.limit = Number(this.props.limit) || 120;
     this.sayExact("The browser's estimate is used, which may be 50 ms wrong; measured, it is within a few ms.");
   }

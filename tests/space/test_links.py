@@ -1,0 +1,114 @@
+"""Links to the settings: there and back again, on the page and off it, and what a link may not say."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import links
+import songs
+from hafm_hf import LeadSheet
+from hafm_hf.accompaniment.options import GenerationOptions
+from space.browsing import announced, expect, keep_screenshot, open_page, press, summary, upload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from space.serving import Space
+
+SHEET: dict[str, Any] = {
+    "beats": [0.25 + 0.5 * number for number in range(16)], "beats_per_bar": 4, "key": "A:min",
+    "chords": [[0.25, 2.25, "Am"], [2.25, 4.25, "F#dim"], [4.25, 8.25, "G"]],
+}  # fmt: skip
+TIMELINE: dict[str, Any] = {"vocal": "a.wav", "seconds": 8.25, "sheet": SHEET}
+OPTIONS: dict[str, Any] = {"num_samples": 2, "seed": 7, "temperature": 0.9, "skip_fine": True}
+OPTIONS |= {"style": "folk", "energy": "full", "stems": False}
+
+
+def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:
+    request = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions(**OPTIONS), 4.0, 0.0, 2.0)
+    query = links.write_link(TIMELINE, 9, request)
+    inputs, known = links.read_link(query)
+    named = {"variations" if name == "num_samples" else name: value for name, value in OPTIONS.items()}
+    assert inputs == {**named, "length": 4.0, "tail": 2.0, "tempo": 120.0}
+    assert known == LeadSheet(tempo=120.0, beats_per_bar=4, key="A:min", bars=("Am", "F#dim", "G", "G"))
+    # what is estimated follows from the voice again; a seed that was drawn is that of the take
+    estimated = {**TIMELINE, "sheet": {**SHEET, "estimated": ["beats", "chords", "key", "beats_per_bar"]}}
+    plain = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions())
+    assert links.write_link(estimated, 9, plain) == "?seed=9"
+    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == ({"seed": 9, "tempo": 0}, LeadSheet())
+    # two chords in a bar have no short text
+    crowded = {**SHEET, "chords": [[0.25, 1.25, "Am"], [1.25, 8.25, "G"]]}
+    assert "chords" not in links.write_link({**TIMELINE, "sheet": crowded}, None, plain)
+    take = LeadSheet(beats=(0.3, 0.9), beats_per_bar=3)
+    assert links.known_of(take, 0, known) == LeadSheet(
+        beats=(0.3, 0.9), beats_per_bar=3, key="A:min", bars=("Am", "F#dim", "G", "G")
+    )
+    assert links.known_of(None, 0, known) == LeadSheet(beats_per_bar=4, key="A:min")
+
+
+@pytest.mark.fault("paths and addresses sent to a Space")
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
+        ("?tempo=nan", "tempo is 'nan'; such a number is not taken"),
+        ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
+        ("?metre=5", "beats_per_bar is 5; it must be 3 or 4"),
+        ("?key=H:dur", "'H:dur' is no chord"),
+        ("?chords=C|G", "need to know where bars are"),
+        ("?tempo=96&chords=C|../../etc/passwd", "passwd"),
+        ("?tempo=96&chords=" + "C|" * 40, "chords has 40 bars; a link takes 32"),
+        ("?tempo=96&chords=" + "C" * 500, "chords is longer than 400 characters"),
+        ("?seed=-1", "seed is -1; it must be 0 or more"),
+        ("?seed=99999999999999999999", "such a number is not taken"),
+        ("?seed=1.5", "seed is '1.5'; it must be a number"),
+        ("?variations=64", "such a number is not taken"),
+        ("?energy=loud", "energy is 'loud'; choose 'auto'"),
+        ("?stems=yes", "stems is 'yes'; it must be 1 or 0"),
+        ("?tail=99", "tail is 99.0; it must be between 0 and 30"),
+        ("?length=-3", "length is -3; it must be between 0"),
+        ("?model=nobody/nothing", "model is none that this page offers"),
+        ("?" + "&".join("seed=1" for _ in range(60)), "The link has too many parts"),
+    ],
+)
+def test_a_link_that_makes_no_sense_is_refused_in_one_sentence(query: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        links.read_link(query)
+    assert "not used" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_page_is_opened_as_its_link_has_it(
+    page: "Page", browser: "Browser", space: "Space", band_model: Path, voices: Path
+) -> None:
+    page.goto(f"{space.url}/?style=rock")
+    expect(announced(page)).to_contain_text("this model knows nothing of style")
+    model = page.evaluate("model => encodeURIComponent(model)", str(band_model))
+    page.goto(f"{space.url}/?model={model}&style=rock&energy=full&stems=1&seed=5&tempo=120&metre=3&key=A:min&length=4")
+    expect(page.get_by_role("radio", name="rock")).to_be_checked()
+    expect(page.locator("#tempo input")).to_have_value("120")
+    upload(page, voices / "patience.wav")
+    expect(summary(page)).to_contain_text("120 beats a minute (told), A minor (told)")
+    assert page.get_by_label("Metre", exact=True).input_value() == "3"
+    press(page, "Bar 1")
+    page.get_by_role("radio", name="sparse").check()
+    page.get_by_role("button", name="Copy a link").click()
+    expect(announced(page)).to_contain_text("The link to these settings is copied")
+    page.wait_for_function("location.search.includes('energy=sparse')")
+    address = page.evaluate("location.href")
+    another = open_page(browser, space)
+    another.goto(address)
+    for name in ("rock", "sparse"):
+        expect(another.get_by_role("radio", name=name)).to_be_checked()
+    expect(another.get_by_label("Instruments apart")).to_be_checked()
+    recorder = another.locator("#recorder")
+    recorder.get_by_text("Record to a click").click()
+    expect(recorder.get_by_label("Tempo")).to_have_value("120")
+    expect(recorder.get_by_label("Metre of the take")).to_have_value("3")
+    another.get_by_role("button", name="More options").click()
+    expect(another.get_by_label("Seed")).to_have_value("5")
+    keep_screenshot(another, "opened by a link")
+    another.goto(f"{space.url}/?tempo={json.dumps('<img src=x onerror=alert(1)>')}")
+    expect(another.get_by_role("alert")).to_contain_text("The settings of this link are not used: tempo is")
+    another.context.close()
