@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
 
 ENGINES = ("local", "ray")
@@ -56,7 +57,7 @@ def run_on(
     if not jobs:
         return
     if engine == "ray":
-        yield from _run_on_ray(_RayTask(make, options), jobs, workers, address, threads, gpus)
+        yield from _run_on_ray(make, options, jobs, workers, address, threads, gpus)
     elif workers <= 1:
         yield from (make(options, job) for job in jobs)
     else:
@@ -115,11 +116,10 @@ def _end_with_parent() -> None:
 
 
 def _run_on_ray(
-    task: "_RayTask", jobs: Sequence[Any], workers: int, address: str, threads: int, gpus: int
+    make: Make, options: Any, jobs: Sequence[Any], workers: int, address: str, threads: int, gpus: int
 ) -> Iterator[Any]:
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise HAFMJobError('Ray is not installed; run: pip install "hafm-hf[ray]".') from error
     started = not ray.is_initialized()
@@ -131,7 +131,7 @@ def _run_on_ray(
             reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
             raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
     try:
-        yield from _map_on_ray(ray, task, jobs, workers, threads, gpus)
+        yield from _map_on_ray(ray, make, options, jobs, workers, threads, gpus)
     finally:
         if started:
             ray.shutdown()
@@ -145,38 +145,28 @@ def _knock(address: str) -> None:
 
 
 def _map_on_ray(
-    ray: Any, task: "_RayTask", jobs: Sequence[Any], workers: int, threads: int, gpus: int
+    ray: Any, make: Make, options: Any, jobs: Sequence[Any], workers: int, threads: int, gpus: int
 ) -> Iterator[Any]:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # a node that goes away is not an error of the job: its shards are made elsewhere, to the same bytes
-    context.actor_task_retry_on_errors = False
-    packed = [{"job": pickle.dumps(job)} for job in jobs]
-    data = ray.data.from_items(packed, override_num_blocks=len(packed))
-    made = data.map(
-        task,
-        num_cpus=threads,
-        num_gpus=gpus or None,
-        compute=ray.data.TaskPoolStrategy(size=workers or None),
-        max_retries=-1,
-    )
+    def perform(job: bytes) -> bytes:
+        return pickle.dumps(make(options, pickle.loads(job)))
+
+    # a node that goes away is not an error of the job: its shards are made elsewhere, to the same bytes; and a worker
+    # that has a GPU would end after each job, with the model that it has loaded
+    task = ray.remote(
+        num_cpus=threads, num_gpus=gpus, max_retries=-1, max_calls=0, scheduling_strategy="SPREAD"
+    )(perform)  # fmt: skip
+    left = iter(jobs)
+    running = [task.remote(pickle.dumps(job)) for job in islice(left, workers or len(jobs))]
     try:
-        for row in made.iter_rows():
-            yield pickle.loads(row["result"])
+        while running:
+            (done,), running = ray.wait(running)
+            running += [task.remote(pickle.dumps(job)) for job in islice(left, 1)]
+            yield pickle.loads(ray.get(done))
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, ValueError) else None
         raise cause or HAFMJobError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
     except ray.exceptions.RayError as error:
         raise HAFMJobError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
-
-
-class _RayTask:
-    """Does the job of a row."""
-
-    def __init__(self, make: Make, options: Any) -> None:
-        self.make, self.options = make, options
-        self.__name__ = make.__name__
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": pickle.dumps(self.make(self.options, pickle.loads(row["job"])))}
+    finally:
+        for one in running:
+            ray.cancel(one)
