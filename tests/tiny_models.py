@@ -52,6 +52,11 @@ def tiny_stage(name: str, seed: int = 0, **options: Any) -> Any:
     return model_class(config_class(**{**SIZES, **VOCABULARIES[name], **options})).eval()
 
 
+def placed(how: str) -> dict[str, Any]:
+    """Options of a stage whose conditioning has slots of its own ("index", "time"), or none ("sum")."""
+    return {"position_scheme": "time", "conditioning_fusion": "sum"} if how == "sum" else {"position_scheme": how}
+
+
 def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
     """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
     hubert = HubertConfig(

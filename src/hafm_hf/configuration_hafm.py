@@ -18,6 +18,7 @@ from .stage_table import STAGES, STREAMS
 POSITION_SCHEMES = ("index", "time")
 CODEBOOK_PATTERNS = ("flat", "delay")
 CONDITIONING_NULLS = ("zeros", "mask_token")
+CONDITIONING_FUSIONS = ("prepend", "sum")
 MAX_LAYERS = 1024
 MAX_WIDTH = 65_536
 MAX_STREAMS = 64
@@ -64,6 +65,11 @@ class HAFMStageConfig(PreTrainedConfig):
             Distance, in tokens, from which on one bucket holds everything; the paper takes the training length.
         time_attention_num_buckets (`int`): Buckets of the signed bias on time (scheme `"time"` only).
         time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
+        conditioning_fusion (`str`):
+            `"prepend"`: the conditioning's frames are slots before the target (the paper). `"sum"`: they are added to
+            the target's slots that sound with them (`stages.conditioning`), which makes sequences less than half as
+            long. Weights of the one are not weights of the other.
+        conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
         conditioning_null (`str`):
             What unconditional rows see: `"zeros"` in place of the conditioning's embeddings (paper, §3.5) or the
             `"mask_token"` of each codebook (§3.4).
@@ -96,6 +102,8 @@ class HAFMStageConfig(PreTrainedConfig):
     relative_attention_max_distance: int = 1000
     time_attention_num_buckets: int = 64
     time_attention_max_distance: int = 500
+    conditioning_fusion: str = "prepend"
+    conditioning_context: int = 15
     conditioning_null: str = "zeros"
     conditioning_dropout: float = 0.1
     attention_dropout: float = 0.0
@@ -168,6 +176,15 @@ class HAFMStageConfig(PreTrainedConfig):
         """K, the number of conditioning streams: tokens over all sources, and those of a lead sheet."""
         return len(self.conditioning_sizes)
 
+    def conditioning_slots(self, conditioning_frames: int) -> int:
+        """Slots before the target that hold this many frames of conditioning: none where it is added to the target."""
+        return self.num_prepended_sources * conditioning_frames
+
+    @property
+    def num_prepended_sources(self) -> int:
+        """The number of conditioning sources that have slots of their own before the target."""
+        return 0 if self.conditioning_fusion == "sum" else self.num_conditioning_sources
+
     def to_diff_dict(self) -> dict[str, Any]:
         """What is saved: all that departs from the defaults, and the codebook pattern in any case."""
         return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
@@ -204,6 +221,11 @@ class HAFMStageConfig(PreTrainedConfig):
             raise ValueError(f"position_scheme is {self.position_scheme!r}; choose one of {POSITION_SCHEMES}.")
         if self.codebook_pattern not in CODEBOOK_PATTERNS:
             raise ValueError(f"codebook_pattern is {self.codebook_pattern!r}; choose one of {CODEBOOK_PATTERNS}.")
+        if self.conditioning_fusion not in CONDITIONING_FUSIONS:
+            raise ValueError(
+                f"conditioning_fusion is {self.conditioning_fusion!r}; choose one of {CONDITIONING_FUSIONS}."
+            )
+        _check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         if self.conditioning_null not in CONDITIONING_NULLS:
             raise ValueError(f"conditioning_null is {self.conditioning_null!r}; choose one of {CONDITIONING_NULLS}.")
         for name in ("conditioning_dropout", "attention_dropout"):

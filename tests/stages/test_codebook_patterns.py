@@ -268,7 +268,7 @@ def test_a_checkpoint_says_its_pattern_and_is_loaded_with_no_other(tmp_path: Pat
         assert torch.equal(loaded(**arguments).logits, stage(**arguments).logits)
         wrong = loaded.config.__class__.from_pretrained(tmp_path / pattern, codebook_pattern=other)
         for options in ({"codebook_pattern": other}, {"config": wrong}):
-            with pytest.raises(ValueError, match=f"trained with the codebook pattern '{pattern}'"):
+            with pytest.raises(ValueError, match=f"trained with codebook_pattern '{pattern}'"):
                 HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern, **options)
 
 

@@ -182,8 +182,10 @@ def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], A
     config: HAFMStageConfig = stage.config
     batch = options.rows // 2
     generator = torch.Generator().manual_seed(1)
-    sources = config.num_conditioning_sources
-    frames = max(min(options.context // sources, round(config.window_seconds * config.conditioning_frame_rate)), 1)
+    sources = config.num_prepended_sources
+    frames = max(
+        min(options.context // max(sources, 1), round(config.window_seconds * config.conditioning_frame_rate)), 1
+    )
     known_count = max(options.context - sources * frames - 1, 0)
     conditioning = torch.randint(
         min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator

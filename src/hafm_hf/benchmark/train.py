@@ -165,7 +165,7 @@ def training_steps(
         device=device,
     )
     labels = torch.randint(config.codebook_size, (rows, config.target_length(frames)), device=device)
-    before = config.num_conditioning_sources * frames
+    before = config.conditioning_slots(frames)
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
     whole = torch.randint(config.codebook_size, (rows, before + labels.shape[1]), device=device)

@@ -149,6 +149,8 @@ class FastDecoder:
         self.history_free_guidance = history_free_guidance
         self.guidance = TokenGuidance()
         self.rows = 0
+        # what each slot is told, [L, R, D], where the conditioning has no slots of its own
+        self.told: torch.Tensor | None = None
         self.threads = threads
         self.static = stage.device.type == "cuda" if static is None else static
         self.loop: StaticLoop | None = None
@@ -294,7 +296,7 @@ class FastDecoder:
             use_cache=True,
             target_only=True,
         )
-        prefix = config.num_conditioning_sources * conditioning.shape[-1]
+        prefix = config.conditioning_slots(conditioning.shape[-1])
         slots = prefix + known.shape[1] + plan.slots
         self._prepare(rows, slots)
         for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
@@ -302,8 +304,18 @@ class FastDecoder:
         self._lay_out(
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
+        if config.conditioning_fusion == "sum":
+            self._tell(model.conditioning_of(torch.arange(slots, device=known.device), conditioning, null, mask))
         states = self._guide(outputs.last_hidden_state[:, -1].float())
         return self._scores(states, known.shape[1] % self.pattern.slots_per_frame), outputs.past_key_values
+
+    def _tell(self, told: torch.Tensor) -> None:
+        """Keeps what each slot is told (float [R, L, D]), in the same place as before where that is as large."""
+        told = told.float().transpose(0, 1)
+        if self.told is None or self.told.shape != told.shape:
+            self.told = told.contiguous()
+        else:
+            self.told.copy_(told)
 
     def _prepare(self, rows: int, slots: int) -> None:
         """Layers with room for `slots`, tables and heads as the loop wants them."""
@@ -366,6 +378,8 @@ class FastDecoder:
         if self.pattern.rows > 1:
             x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
         x = self.conditioning.repeat(x)
+        if self.told is not None:
+            x = x + (self.told[slot] if isinstance(slot, int) else self.told.index_select(0, slot)[0])
         for layer, (keys, values) in zip(self.layers, views, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self._scores(self._guide(self.norm(x)), kind)

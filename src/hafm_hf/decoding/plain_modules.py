@@ -25,7 +25,10 @@ PLAIN = {
     modeling_hafm.HAFMGatedFeedForward,
 }
 # these the fast loop runs as they are
-RUN = {"model.conditioning_embedding", "model.lead_sheet_embedding", "model.relative_attention_bias"}
+RUN = {
+    "model.conditioning_embedding", "model.lead_sheet_embedding", "model.conditioning_mixer",
+    "model.conditioning_mixer.around", "model.relative_attention_bias",
+}  # fmt: skip
 # leaves its hooks in a model that was once asked for hidden states; they change nothing
 CAPTURE = "transformers.utils.output_capturing"
 

@@ -38,6 +38,7 @@ def _describe_stage(config: HAFMStageConfig) -> dict[str, str]:
     sources = " and ".join(_vocabulary(sizes) for sizes in config.conditioning_codebook_sizes or [])
     rate = config.frame_rate * config.num_codebooks
     pattern = f", codebook pattern {config.codebook_pattern}" if config.num_codebooks > 1 else ""
+    pattern += ", conditioning added to the target's slots" if config.conditioning_fusion == "sum" else ""
     return {
         "rates": f"{config.conditioning_frame_rate} → {config.frame_rate} frames/s ({rate} tokens/s)",
         "vocabulary": f"{sources} → {_vocabulary(config.codebook_sizes or [])}",

@@ -32,6 +32,7 @@ from ..hub.mixin import HAFMHubMixin
 from ..stage_table import stage_of
 from .codebook_patterns import codebook_pattern
 from .codebook_tables import HAFMCodebookEmbedding, HAFMCodebookHeads
+from .conditioning import HAFMConditioningMixer, at_slots
 from .generation_hafm import HAFMGenerationMixin
 from .inputs import check_conditioning, check_rows, check_targets
 from .kernels import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
@@ -40,6 +41,8 @@ from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
 IGNORE_INDEX = -100
 # inner widths that are a multiple of this keep vector and tensor units busy: 8 numbers in half, 16 in full precision
 KERNEL_WIDTH = 16
+# what a checkpoint's weights have been trained for, and what they are for where its configuration says nothing
+FIXED = {"codebook_pattern": "flat", "conditioning_fusion": "prepend"}
 
 
 def eager_attention_forward(
@@ -182,24 +185,25 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As of any model, but refuses to load a checkpoint with another codebook pattern than its own.
+        """As of any model, but refuses to load a checkpoint with another codebook pattern or fusion than its own.
 
         Raises:
-            ValueError: for another pattern, whose weights have the same shapes and would play noise.
+            ValueError: for another one, with which its weights would play noise.
         """
         given = kwargs.get("config")
         if isinstance(given, (str, os.PathLike)):
             given = cls.config_class.from_pretrained(given)
-        asked = kwargs.get("codebook_pattern", getattr(given, "codebook_pattern", None))
-        if asked is not None and pretrained_model_name_or_path is not None:
+        asked = {name: kwargs.get(name, getattr(given, name, None)) for name in FIXED}
+        if pretrained_model_name_or_path is not None and any(asked.values()):
             hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
             stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            own = stored.get("codebook_pattern", "flat")
-            if asked != own:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} has been trained with the codebook pattern {own!r} and cannot "
-                    f"be loaded with {asked!r}: leave codebook_pattern out, or train a stage with it."
-                )
+            for name, value in asked.items():
+                own = stored.get(name, FIXED[name])
+                if value is not None and value != own:
+                    raise ValueError(
+                        f"{pretrained_model_name_or_path} has been trained with {name} {own!r} and cannot be loaded "
+                        f"with {value!r}: leave {name} out, or train a stage with it."
+                    )
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
@@ -208,6 +212,8 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
         tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
         if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
             init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.Conv1d):
+            init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
         elif module is self:
@@ -237,7 +243,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
         if self.pattern.rows == 1:
             # says which codebook a slot predicts; where each predicts all there is nothing to say
             self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
-        self.segment_embedding = nn.Embedding(config.num_conditioning_sources + 1, config.hidden_size)
+        self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
+        if config.conditioning_fusion == "sum":
+            self.conditioning_mixer = HAFMConditioningMixer(config)
         self.relative_attention_bias = RelativeAttentionBias(config)
         self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -245,7 +253,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         self.post_init()
 
     def embed_conditioning(self, conditioning_ids: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
-        """Embeds the conditioning; the streams of one source are summed, sources follow each other.
+        """Embeds the conditioning; the streams of one source are summed, sources follow each other or are summed, too.
 
         Args:
             conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the streams of a lead sheet if the stage
@@ -254,7 +262,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
                 embedding stays: it says what a slot is, not what the singer sang.
 
         Returns:
-            float [B, S · T_c, D].
+            float [B, S · T_c, D]; [B, T_c, D] where it is added to the target.
         """
         tokens = self.config.num_token_streams
         streams = torch.arange(conditioning_ids.shape[1], device=conditioning_ids.device)
@@ -270,7 +278,29 @@ class HAFMDecoder(HAFMPreTrainedModel):
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
         if self.config.lead_sheet_streams:
             sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
+        if self.config.conditioning_fusion == "sum":
+            return torch.stack(sources).sum(dim=0)
         return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+
+    def conditioning_of(
+        self,
+        targets: torch.Tensor,
+        conditioning_ids: torch.Tensor,
+        null: torch.Tensor | None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What is added to slots of the target where the conditioning has none of its own.
+
+        Args:
+            targets (int64 [L]): the numbers of the slots.
+            conditioning_ids, null, mask: as in `embed_conditioning` and `forward`.
+
+        Returns:
+            float [B, L, D].
+        """
+        frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)
+        places = self.pattern.frame_of(targets) * self.config.conditioning_frame_rate // self.config.frame_rate
+        return at_slots(frames, places, mask)
 
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
         """What is added to every slot of a source, or of the target behind the last one: float [D]."""
@@ -340,12 +370,16 @@ class HAFMDecoder(HAFMPreTrainedModel):
             past = past.clone()
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
-        conditioning_slots = self.config.num_conditioning_sources * conditioning_ids.shape[-1]
+        conditioning_slots = self.config.conditioning_slots(conditioning_ids.shape[-1])
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
         query = torch.arange(new_slots, device=input_ids.device) + past
-        hidden_states = self.embed_target(input_ids, query[-input_ids.shape[1] :] - conditioning_slots)
-        if not conditioning_is_cached:
+        targets = query[-input_ids.shape[1] :] - conditioning_slots
+        hidden_states = self.embed_target(input_ids, targets)
+        if self.config.conditioning_fusion == "sum":
+            told = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
+            hidden_states = hidden_states + told
+        elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)
         layout = token_layout(
@@ -479,7 +513,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
         if cache is None:
             return targets
-        return targets + cache.get_seq_length() - self.config.num_conditioning_sources * conditioning_ids.shape[-1]
+        return targets + cache.get_seq_length() - self.config.conditioning_slots(conditioning_ids.shape[-1])
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).

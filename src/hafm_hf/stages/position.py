@@ -78,7 +78,9 @@ def token_layout(
     Returns:
         The layout of all S · T_c + target_slots slots.
     """
-    sources = config.num_conditioning_sources
+    sources = config.num_prepended_sources
+    if not sources:
+        conditioning_frames, conditioning_mask = 0, None
     cond_frame = torch.arange(conditioning_frames, device=device)[None]
     if conditioning_mask is not None:
         # the target begins with the row's first frame, which padding may stand before
@@ -112,7 +114,7 @@ def visible(config: HAFMStageConfig, query: TokenLayout, key: TokenLayout) -> to
     """
     seen = key.slot[None, :] <= query.slot[:, None]
     if config.position_scheme == "time":
-        target = config.num_conditioning_sources
+        target = config.num_prepended_sources
         seen = seen | ((query.source < target)[:, None] & (key.source < target)[None, :])
     return seen[None] & key.valid[:, None, :]
 
@@ -149,7 +151,7 @@ class RelativeAttentionBias(nn.Module):
         self.config = config
         rows = self._causal_rows = config.relative_attention_num_buckets
         if config.position_scheme == "time":
-            rows += config.num_conditioning_sources * config.time_attention_num_buckets
+            rows += config.num_prepended_sources * config.time_attention_num_buckets
         self.weight = nn.Parameter(torch.empty(rows, config.num_attention_heads))
 
     def locality(self) -> torch.Tensor:
@@ -163,7 +165,7 @@ class RelativeAttentionBias(nn.Module):
         per_frame = codebook_pattern(config).slots_per_frame * config.frame_rate / config.conditioning_frame_rate
         target = _bucket_starts(config.relative_attention_num_buckets, config.relative_attention_max_distance)
         half = _bucket_starts(config.time_attention_num_buckets // 2, config.time_attention_max_distance)
-        apart = torch.cat([target / per_frame, *[half] * (2 * config.num_conditioning_sources)])
+        apart = torch.cat([target / per_frame, *[half] * (2 * config.num_prepended_sources)])
         steepness = torch.linspace(LOCALITY, 0.0, config.num_attention_heads)
         return -steepness * torch.log2(1 + apart)[:, None]
 
@@ -182,7 +184,7 @@ class RelativeAttentionBias(nn.Module):
         table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_rows
         apart = query.frame[:, :, None] - key.frame[:, None, :]
         time = table[apart.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
-        return torch.where(key.source == config.num_conditioning_sources, sequence, time)
+        return torch.where(key.source == config.num_prepended_sources, sequence, time)
 
     def forward(self, query: TokenLayout, key: TokenLayout, seen: torch.Tensor | None = None) -> torch.Tensor:
         """Bias of each head for each pair: float [1 or B, H, n_query, n_key].

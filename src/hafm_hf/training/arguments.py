@@ -18,7 +18,7 @@ from ..stages.modeling_hafm import STAGE_MODELS
 
 # what the weights of a stage fix, and what may change when its training goes on
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_null")
+ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion", "conditioning_null")
 STREAMS = ("lead_sheet_streams", "styles")
 DROPOUTS = ("conditioning_dropout", "attention_dropout")
 COARSE_CODEBOOKS = 4
@@ -48,6 +48,9 @@ class StageArguments:
         default=None, metadata={"help": "flat (the paper: a code a step) or delay (a frame a step; coarse and fine)"}
     )
     position_scheme: str | None = field(default=None, metadata={"help": "index (the paper) or time"})
+    conditioning_fusion: str | None = field(
+        default=None, metadata={"help": "prepend (the paper: slots of its own) or sum (added to the target's slots)"}
+    )
     lead_sheet_streams: list[str] = field(
         default_factory=list,
         metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"},
@@ -221,7 +224,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     ]
     conditioning_frames = round(crop_seconds * rates[0])
     pattern = PATTERNS[wanted](len(target))
-    sequence = len(conditioning) * conditioning_frames + pattern.slots(round(crop_seconds * rates[1]))
+    prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
+    sequence = prepended + pattern.slots(round(crop_seconds * rates[1]))
     known = {name: getattr(info, name) for name in kind.tokenizers if getattr(info, name)}
     return STAGE_MODELS[kind.name].config_class(
         conditioning_codebook_sizes=conditioning,

@@ -45,7 +45,7 @@ def step_flops(config: HAFMStageConfig, conditioning_frames: int, rows: int) -> 
         rows: crops in the step.
     """
     width, inner = config.hidden_size, config.num_attention_heads * config.head_dim
-    conditioning = config.num_conditioning_sources * conditioning_frames
+    conditioning = config.conditioning_slots(conditioning_frames)
     tokens = config.target_length(conditioning_frames)
     target = codebook_pattern(config).slots(tokens // config.num_codebooks)
     slots = conditioning + target
@@ -58,6 +58,8 @@ def step_flops(config: HAFMStageConfig, conditioning_frames: int, rows: int) -> 
     products = layers * (slots * (projections + rest) + 2 * pairs * inner)
     products += slots * projections + target * rest + 2 * target_pairs * inner
     products += tokens * width * config.codebook_size
+    if config.conditioning_fusion == "sum":
+        products += conditioning_frames * width * (2 * width + 2 * config.conditioning_context + 1)
     return 2.0 * BACKWARD_AND_FORWARD * rows * products
 
 
