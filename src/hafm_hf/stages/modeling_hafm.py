@@ -522,17 +522,30 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             logits (float [B·R, L, V]): of all slots from the first on.
             labels (int64 [B, T·Q]): target tokens; −100 is ignored. Where nothing else is there, the loss is 0.
         """
-        num_codebooks = self.config.num_codebooks
-        total, counted = logits.new_zeros((), dtype=torch.float32), labels.new_zeros(())
-        for codebook, size in enumerate(self.config.codebook_sizes):
-            wanted = labels[:, codebook::num_codebooks].flatten()
-            scores = self.model.pattern.codebook(logits, codebook)[..., :size].float().flatten(0, 1)
-            count = (wanted != IGNORE_INDEX).sum()
+        pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
+        wanted = pattern.arrange(labels, IGNORE_INDEX)
+        scores = self._without_other_columns(logits.float(), labels.shape[1])
+        # of all slots at once: each slice of the scores would have a gradient as large as all of them
+        nats = F.cross_entropy(
+            scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        ).view_as(wanted)
+        total, counted = nats.new_zeros(()), labels.new_zeros(())
+        for codebook in range(num_codebooks):
+            count = (labels[:, codebook::num_codebooks] != IGNORE_INDEX).sum()
             # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
-            nats = F.cross_entropy(scores, wanted, ignore_index=IGNORE_INDEX, reduction="sum")
-            total = total + nats / count.clamp(min=1)
+            total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
             counted = counted + (count > 0)
         return total / counted.clamp(min=1)
+
+    def _without_other_columns(self, logits: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Logits (float [B·R, L, V]) of all slots of so many tokens, −inf in columns that a slot's codebook lacks."""
+        sizes, pattern = self.config.codebook_sizes, self.model.pattern
+        if min(sizes) == logits.shape[-1]:
+            return logits
+        codebooks = torch.arange(tokens, device=logits.device) % len(sizes)
+        limits = torch.tensor(sizes, device=logits.device)[pattern.arrange(codebooks[None], 0)]
+        beyond = torch.arange(logits.shape[-1], device=logits.device) >= limits[..., None]
+        return logits.unflatten(0, (-1, pattern.rows)).masked_fill(beyond, -float("inf")).flatten(0, 1)
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
