@@ -162,7 +162,9 @@ class Timeline {
     const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats a minute (${how("beats")})` : "no beats yet: tap along"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
     if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
-    if (sheet.key) parts.push(`${pretty(sheet.key.split(":")[0])} ${sheet.key.endsWith("min") ? "minor" : "major"} (${how("key")})`);
+    // spelled as its chords are
+    const [tonic, mode] = (sheet.key ? allKeys().find((key) => sameKey(key, sheet.key)) : "").split(":");
+    if (tonic) parts.push(`${pretty(tonic)} ${mode === "min" ? "minor" : "major"} (${how("key")})`);
     this.write(".summary", `Heard: ${parts.join(", ")}. Generating goes by what is shown here.`);
     for (const name of ["half", "double", "shift", "earlier", "later", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
     this.find("[data-do=undo]").disabled = !this.past.length;

@@ -87,3 +87,21 @@ def press(page: "Page", *names: str) -> None:
 
 def chords(page: "Page") -> list[str]:
     return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()
+
+
+def tab_to(page: "Page", name: str, key: str = "Tab") -> None:
+    """Presses Tab until the control whose name begins so has the focus."""
+    names: list[str] = []
+    for _ in range(120):
+        page.keyboard.press(key)
+        names.append(
+            page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    return (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || "").trim();
+                }"""
+            )
+        )
+        if names[-1].startswith(name):
+            return
+    pytest.fail(f"{key} never reaches {name!r}: {names}")

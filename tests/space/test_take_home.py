@@ -19,6 +19,7 @@ from space.browsing import (
     press,
     skip_fine,
     summary,
+    tab_to,
 )
 from space.serving import PATIENCE_SECONDS, Space
 
@@ -50,17 +51,6 @@ def findings(page: "Page", axe: Path) -> list[str]:
         for each in found
         if each["impact"] in ("serious", "critical")
     ]
-
-
-def tab_to(page: "Page", name: str) -> None:
-    """Presses Tab until the control of this name has the focus."""
-    names = []
-    for _ in range(120):
-        page.keyboard.press("Tab")
-        names.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
-        if names[-1] == name:
-            return
-    pytest.fail(f"Tab never reaches {name!r}: {names}")
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:
