@@ -30,9 +30,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def plain(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    return train_here(monkeypatch, corpus, tmp_path / "plain", **QUICK)
+@pytest.fixture(scope="module")
+def plain(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        return train_here(patch, corpus, tmp_path_factory.mktemp("plain"), **QUICK)
 
 
 @pytest.mark.parametrize(
