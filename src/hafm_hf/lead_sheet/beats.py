@@ -124,13 +124,17 @@ class HAFMBeatLine(nn.Module):
             the score at its end, and which length a beat that begins at each step follows: int16 [T, L].
         """
         score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
+        # a step writes into the other of two rows: few passes over all states
+        following, lengths = np.empty_like(score), np.arange(len(self.first))
         for step, frame in enumerate(evidence):
             arriving = self.change + score[self.last]
-            before[step] = arriving.argmax(axis=1)
-            score[1:] = score[:-1].copy()
-            score[self.first] = arriving.max(axis=1)
-            score += frame @ self.directions
-            score -= score.max()
+            best = arriving.argmax(axis=1)
+            before[step] = best
+            speaks = frame @ self.directions
+            np.add(score[:-1], speaks[1:], out=following[1:])
+            following[self.first] = arriving[lengths, best] + speaks[self.first]
+            following -= following.max()
+            score, following = following, score
         return score, before
 
     def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
