@@ -1,11 +1,16 @@
-"""Make the example vocal that lies in the repository: four bars of the project's own, sung by a voice of syllables.
+"""Make the example vocals that lie in the repository: tunes of the project's own, sung by a voice of syllables.
 
     python recipes/make_example_vocal.py VOICES/iona examples/vocal.wav
+    python recipes/make_example_vocal.py examples/vocal.wav examples/low_ballad.flac --tune low_ballad
+    python recipes/make_example_vocal.py examples/vocal.wav examples/quick_refrain.flac --tune quick_refrain
 
-Needs pyworld. The tune was written for this file: F major, 96 beats a minute, over the chords F, Dm, Bb, C and F.
+Needs pyworld. The tunes were written for these files. Where the voice is a sound file, its syllables are those of the
+first tune as it is sung there.
 """
 
 import logging
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,48 +23,97 @@ from hafm_tiny.songs.midi_song import Note
 from hafm_tiny.songs.singer import Manner, load_voice, sing, sung_notes
 
 logger = logging.getLogger("make_example_vocal")
-BEATS_PER_MINUTE = 96
 LEAD_IN = 0.2
-SECONDS = 10.4
 LEVEL_DB = -18.0
-# (MIDI pitch or None for a rest, length in beats)
-MELODY: tuple[tuple[int | None, float], ...] = (
-    (69, 1), (72, 0.5), (69, 0.5), (67, 1), (65, 1),
-    (69, 1.5), (67, 0.5), (65, 1), (62, 0.5), (None, 0.5),
-    (62, 0.5), (65, 0.5), (67, 0.5), (69, 0.5), (70, 1), (69, 1),
-    (67, 1), (64, 0.5), (67, 0.5), (65, 2),
-)  # fmt: skip
+# of a syllable that is cut from a song: until its vowel begins, and until it may be stretched (ms)
+VOWEL_MS, FIXED_MS = 60, 120
+Melody = tuple[tuple[int | None, float], ...]
 MANNER = Manner(
     note_error=4, drift=4, vibrato_depth=25, portamento=0.07, scoop=60, onset_jitter=0.006, melisma=0.1,
     dynamics_db=1.5, breathiness=0.1, breath_db=-32,
 )  # fmt: skip
 
 
-def melody() -> list[Note]:
-    """The tune as notes in seconds."""
-    notes, beat = [], 0.0
-    for pitch, beats in MELODY:
-        if pitch is not None:
-            start, end = (LEAD_IN + at * 60 / BEATS_PER_MINUTE for at in (beat, beat + beats))
-            notes.append(Note(start, end, pitch))
-        beat += beats
-    return notes
+@dataclass(frozen=True)
+class Tune:
+    """A melody of (MIDI pitch or None for a rest, length in beats) at so many beats a minute, and how it is sung."""
+
+    tempo: float
+    melody: Melody
+    manner: Manner = field(default=MANNER)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole take."""
+        return LEAD_IN + 0.2 + sum(beats for _, beats in self.melody) * 60 / self.tempo
+
+    @property
+    def notes(self) -> list[Note]:
+        """In seconds."""
+        notes, beat = [], 0.0
+        for pitch, beats in self.melody:
+            if pitch is not None:
+                start, end = (LEAD_IN + at * 60 / self.tempo for at in (beat, beat + beats))
+                notes.append(Note(start, end, pitch))
+            beat += beats
+        return notes
+
+
+TUNES = {
+    # F major over F, Dm, Bb, C and F
+    "vocal": Tune(96, (
+        (69, 1), (72, 0.5), (69, 0.5), (67, 1), (65, 1),
+        (69, 1.5), (67, 0.5), (65, 1), (62, 0.5), (None, 0.5),
+        (62, 0.5), (65, 0.5), (67, 0.5), (69, 0.5), (70, 1), (69, 1),
+        (67, 1), (64, 0.5), (67, 0.5), (65, 2),
+    )),
+    # A minor over Am, F, C, G and Am, slow and in a lower voice
+    "low_ballad": Tune(88, (
+        (57, 1), (60, 0.5), (57, 0.5), (64, 1), (60, 1),
+        (60, 1.5), (57, 0.5), (53, 1.5), (None, 0.5),
+        (55, 1), (60, 0.5), (55, 0.5), (64, 1), (60, 1),
+        (59, 1), (62, 0.5), (59, 0.5), (57, 2),
+    ), replace(MANNER, formant=0.88)),
+    # G major over G, Em, C, D and G, quick
+    "quick_refrain": Tune(116, (
+        (67, 0.5), (71, 0.5), (74, 1), (71, 0.5), (67, 0.5), (69, 1),
+        (71, 1), (67, 0.5), (64, 0.5), (67, 1.5), (None, 0.5),
+        (72, 0.5), (71, 0.5), (72, 1), (76, 1), (72, 1),
+        (74, 0.5), (72, 0.5), (71, 0.5), (69, 0.5), (67, 2),
+    )),
+}  # fmt: skip
+
+
+def cut(song: Path, folder: Path) -> Path:
+    """Cuts the first tune, as it is sung in a file, into the syllables of a voice."""
+    audio, rate = soundfile.read(song)
+    rows = []
+    for number, note in enumerate(TUNES["vocal"].notes):
+        name = f"u{number:03}.flac"
+        soundfile.write(folder / name, audio[round(note.start * rate) : round(note.end * rate)], rate)
+        rows.append(f"{name}\tn{number}\t{FIXED_MS}\t{VOWEL_MS}\n")
+    (folder / "units.tsv").write_text("".join(rows))
+    return folder
 
 
 def main(
-    voice: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with syllables and units.tsv.")],
-    output: Annotated[Path, typer.Argument(dir_okay=False, help="WAV file to write.")],
+    voice: Annotated[Path, typer.Argument(exists=True, help="Folder with syllables and units.tsv, or vocal.wav.")],
+    output: Annotated[Path, typer.Argument(dir_okay=False, help="Sound file to write.")],
+    tune: str = "vocal",
     seed: int = 7,
 ) -> None:
-    """Sing the tune with VOICE into OUTPUT."""
+    """Sing a tune with VOICE into OUTPUT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    generator = np.random.default_rng(seed)
-    singer = load_voice(voice)
-    notes = sung_notes(melody(), MANNER, generator)
-    audio = sing(singer, notes, SECONDS, MANNER, seed)
+    if tune not in TUNES:
+        raise typer.BadParameter(f"There is no tune {tune}; choose from {', '.join(TUNES)}.")
+    generator, chosen = np.random.default_rng(seed), TUNES[tune]
+    with tempfile.TemporaryDirectory() as folder:
+        singer = load_voice(voice if voice.is_dir() else cut(voice, Path(folder)))
+    notes = sung_notes(chosen.notes, chosen.manner, generator)
+    audio = sing(singer, notes, chosen.seconds, chosen.manner, seed)
     audio = room(audio, singer.sampling_rate, seconds=0.35, wet_db=-16, generator=generator)
     soundfile.write(output, to_level(audio, LEVEL_DB), singer.sampling_rate, subtype="PCM_16")
-    logger.info("%s: %.1f s at %d Hz", output, SECONDS, singer.sampling_rate)
+    logger.info("%s: %.1f s at %d Hz", output, chosen.seconds, singer.sampling_rate)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from parts import (
     STATIC,
     announcement,
     band_choices,
-    finished_song,
+    finished_songs,
     option_components,
     phase,
     progress_bars,
@@ -399,8 +399,8 @@ def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
     with gr.Blocks(title="HAFM: sing, and get a band") as blocks:
         gr.Markdown(INTRODUCTION)
-        if player := finished_song():
-            gr.HTML(player, min_height=0)
+        if players := finished_songs():
+            gr.HTML(players, min_height=0)
         gr.Markdown("## 1 · Sing")
         vocal, recorder = voice_components(), studio_part("recorder")
         gr.Markdown("## 2 · What was heard")

@@ -18,7 +18,12 @@ from songs import CHOICES, MAX_SECONDS, OFFERED, Stages, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
-EXAMPLES = [path for folder in (BESIDE, BESIDE.parent) for path in sorted((folder / "examples").glob("*.wav"))]
+EXAMPLES = [
+    path
+    for folder in (BESIDE, BESIDE.parent)
+    for kind in ("*.wav", "*.flac")
+    for path in sorted((folder / "examples").glob(kind))
+]
 # Options that some models cannot be asked for.
 NEEDING_STREAMS = [name for name, option in CHOICES.items() if option.streams]
 # Inputs of the band in the order of its updates.
@@ -83,15 +88,21 @@ def phase(stages: Stages) -> str:
     return f"{STAGE_WORDS[running[-1]]} …"
 
 
-def finished_song() -> str:
-    """HTML of a player of the finished song that lies beside the example voices; empty where there is none."""
-    songs = [path.with_name("accompanied.ogg") for path in EXAMPLES if path.with_name("accompanied.ogg").exists()]
-    if not songs:
-        return ""
-    player = (
-        f"<audio controls preload='metadata' src='gradio_api/file={songs[0]}' aria-label='A finished song'></audio>"
+def voice_name(path: Path) -> str:
+    """What the page calls an example voice."""
+    return path.stem.replace("_", " ").capitalize()
+
+
+def finished_songs() -> str:
+    """HTML of players of the finished songs that lie beside the example voices; empty where there is none."""
+    songs = {path: path.with_name(f"{path.stem}_accompanied.ogg") for path in EXAMPLES}
+    players = "".join(
+        f"<label>{voice_name(voice)} <audio controls preload='metadata' src='gradio_api/file={song}' "
+        f"aria-label='Finished song: {voice_name(voice)}'></audio></label>"
+        for voice, song in songs.items()
+        if song.exists()
     )
-    return f"<div class='hafm-finished'><strong>Hear what comes out:</strong>{player}</div>"
+    return players and f"<div class='hafm-finished'><strong>Hear what comes out:</strong>{players}</div>"
 
 
 # Components
@@ -107,7 +118,7 @@ def voice_components() -> gr.Audio:
         buttons=["download"],
     )
     if EXAMPLES:
-        labels = [path.stem.replace("_", " ").capitalize() for path in EXAMPLES]
+        labels = [voice_name(path) for path in EXAMPLES]
         voices = [[str(path)] for path in EXAMPLES]
         gr.Examples(voices, [vocal], label="Example voices", example_labels=labels, preload=False)
     return vocal
