@@ -5,10 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.generating import RenderingOptions, render
+from hafm_hf.evaluation.statistics import HAFMEvaluationError
+from tiny_models import tiny_composite
 
 RATE = 24_000
 
@@ -31,3 +35,30 @@ def test_what_is_there_is_not_made_again_unless_the_model_plays_otherwise(tiny_m
     config.write_text(json.dumps(json.loads(config.read_text()) | {"history_free_guidance": 1.5}))
     second = rendered()
     assert second != first and len(soundfile.read(second)[0]) == RATE // 2
+
+
+def test_a_model_is_told_what_is_known_of_a_clip_and_no_more(tmp_path: Path) -> None:
+    vocal, labels = tmp_path / "vocal.wav", tmp_path / "labels.json"
+    soundfile.write(vocal, 0.3 * np.sin(np.arange(2 * RATE) * 0.06), RATE)
+    known = {"beats": [0.1, 0.7, 1.3, 1.9], "chords": [[0.1, 1.3, "C:maj"], [1.3, 2.5, "A:min"]], "key": "C:maj"}
+    labels.write_text(json.dumps(known))
+    tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": 86}).save_pretrained(tmp_path / "model")
+    model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    clip = Clip("song", "song", Part(vocal, start=0.5), labels=labels)
+
+    def played(*told: str) -> np.ndarray:
+        (seed,) = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), told=told))
+        return soundfile.read(seed.parts["song"].path)[0]
+
+    samples, rate = clip.vocal.read()
+    sheet = RenderingOptions(told=("chords",)).sheet_of(clip)
+    assert sheet is not None and sheet.beats is None
+    # from the start of the clip
+    assert [label for *_, label in sheet.chords] == ["C:maj", "A:min"] and sheet.chords[1][0] == pytest.approx(0.8)
+    expected = model.generate(samples, rate, seed=0, lead_sheet=sheet).audio[0].numpy()
+    assert played("chords") == pytest.approx(expected, abs=1e-4)
+    assert not np.allclose(played(), expected, atol=1e-4)
+    with pytest.raises(HAFMEvaluationError, match=r"does not tell 'chord'; choose from beats, chords, key"):
+        RenderingOptions(told=("chord",))
+    with pytest.raises(HAFMEvaluationError, match=r"song has no labels\.json to tell"):
+        RenderingOptions(told=("beats",)).sheet_of(Clip("song", "song", Part(vocal)))

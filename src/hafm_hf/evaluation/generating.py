@@ -13,10 +13,17 @@ from typing import Any
 from ..accompaniment.options import GenerationOptions
 from ..audio import write_audio
 from ..hub.loading import fingerprint
+from ..lead_sheet.lead_sheet import LeadSheet
 from .datasets import Clip, Part
+from .statistics import HAFMEvaluationError
 
 logger = logging.getLogger(__name__)
 KEY_DIGITS = 16
+# what a model may be told of a song, and the fields of its lead sheet that say so
+TOLD = {
+    "beats": ("beats", "beats_per_bar", "downbeat"), "chords": ("chords",), "key": ("key",), "energy": ("sections",),
+    "style": ("style",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,40 @@ class RenderingOptions:
         seeds: one accompaniment a clip and seed.
         device: as torch names it.
         options: the rest.
+        told: what it is told of a clip's own lead sheet, among `TOLD`.
+
+    Raises:
+        HAFMEvaluationError: a lead sheet has no such part.
     """
 
     model: str | None = None
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
     options: GenerationOptions = GenerationOptions()
+    told: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.told) - set(TOLD):
+            raise HAFMEvaluationError(f"A lead sheet does not tell {min(unknown)!r}; choose from {', '.join(TOLD)}.")
 
     @property
     def asked(self) -> dict[str, Any]:
         """The options that are not left to the model, by name."""
-        return {name: value for name, value in asdict(self.options).items() if value is not None}
+        given = {name: value for name, value in asdict(self.options).items() if value is not None}
+        return given | ({"told": self.told} if self.told else {})
+
+    def sheet_of(self, clip: Clip) -> LeadSheet | None:
+        """What the model is told of a clip; nothing, unless asked.
+
+        Raises:
+            HAFMEvaluationError: nothing is known of it.
+        """
+        if not self.told:
+            return None
+        known = clip.told()
+        if known is None:
+            raise HAFMEvaluationError(f"{clip.name} has no labels.json to tell; leave --told out.")
+        return LeadSheet(**{name: getattr(known, name) for part in self.told for name in TOLD[part]})
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,9 @@ def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role:
 
     Returns:
         one entry a seed.
+
+    Raises:
+        HAFMEvaluationError: the model is to be told of a clip of which nothing is known.
     """
     from tqdm import tqdm
 
@@ -72,12 +105,14 @@ def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role:
         for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
             sound = clip.parts()[role]
             samples, rate = sound.read()
-            described = json.dumps([identity, options.asked, seed, rate], sort_keys=True).encode()
+            sheet = options.sheet_of(clip)
+            known = [] if sheet is None else [asdict(sheet)]
+            described = json.dumps([identity, options.asked, seed, rate, *known], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
             beside = path.with_suffix(".borders.json")
             if not (path.exists() and beside.exists()):
-                song = model.generate(samples, rate, options=options.options, seed=seed)
+                song = model.generate(samples, rate, options=options.options, lead_sheet=sheet, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 beside.write_text(json.dumps(song.borders[0]))
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
