@@ -66,7 +66,7 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@echo "==> mypy"
-	@$(BIN)/mypy --num-workers 2
+	@$(BIN)/mypy
 	@echo "==> import-linter"
 	@PYTHONPATH=recipes $(BIN)/lint-imports --no-cache
 
