@@ -221,11 +221,11 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
 
 
 def _told_words(stage: str, styles: Sequence[str]) -> list[object]:
-    """Words for a stage that is told the lead sheet, and in the delay pattern where it has several codebooks."""
+    """Words for a stage that is told the lead sheet, and plays frame by frame where it has several codebooks."""
     words: list[object] = ["--optimizer", "muon", "--lead_sheet_streams", *STREAMS[stage], "--styles", *styles, *NOISE]
     if stage in DELAY:
         seconds, crops = DELAY[stage]
-        words += ["--codebook_pattern", "delay", "--crop_seconds", seconds]
+        words += ["--codebook_pattern", "delay", "--conditioning_fusion", "sum", "--crop_seconds", seconds]
         words += ["--global_batch", crops, "--validation_batch", crops]
     return words
 

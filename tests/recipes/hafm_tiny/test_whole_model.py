@@ -70,6 +70,7 @@ def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_
         streams = words[words.index("--lead_sheet_streams") + 1 : words.index("--styles")]
         assert ("stem" in streams) == stem and "style" in streams
         assert ("delay" in words) == stem, "one codebook has no pattern"
+        assert ("sum" in words) == stem
     assert "--stems" in commands["tokens"] and "--plays-stems" in commands["model"]
 
 
