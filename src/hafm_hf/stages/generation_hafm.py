@@ -260,8 +260,10 @@ class HAFMGenerationMixin(GenerationMixin):
         for begin in range(0, len(conditioning_ids), size):
             part, cache = slice(begin, begin + size), None
             ids = conditioning_ids[part]
-            if opened is not None:
-                cache, slots = DynamicCache(config=self.config), self.config.num_conditioning_sources * ids.shape[-1]
+            # conditioning that is added to the target has no slots of its own
+            slots = self.config.conditioning_slots(ids.shape[-1])
+            if opened is not None and slots:
+                cache = DynamicCache(config=self.config)
                 for number, layer in enumerate(opened.layers):
                     held = slice(first_row + begin, first_row + begin + len(ids))
                     cache.update(layer.keys[held, :, :slots], layer.values[held, :, :slots], number)
