@@ -148,8 +148,10 @@ def test_patterns_are_compared_in_decoding_the_whole_path_and_training(tiny_mode
     ]  # fmt: skip
     for entry in result["work"].values():
         assert entry["ratio"] == pytest.approx(entry["delay"] / entry["flat"])
+        assert entry["sum_ratio"] == pytest.approx(entry["sum"] / entry["flat"])
     # a quarter of the steps: even beside other work this is told
-    assert result["work"]["decode coarse + fine"]["ratio"] > 1.5
+    both = result["work"]["decode coarse + fine"]
+    assert both["ratio"] > 1.5 and both["sum_ratio"] > 1.5
 
 
 @pytest.mark.processor

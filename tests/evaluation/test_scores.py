@@ -63,6 +63,17 @@ def test_chords_are_scored_by_the_time_that_they_agree(measured: list) -> None:
     assert math.isnan(unasked["chord_majmin"])
 
 
+def test_an_onset_stands_where_it_sounds() -> None:
+    clicks, ticks = np.zeros(6 * RATE, np.float32), np.arange(1, 11) / 2
+    for tick in ticks:
+        clicks[round(tick * RATE) :][:200] = np.sin(np.arange(200)) * np.exp(-np.arange(200) / 40)
+    curve = onset_strength(clicks)
+    for tick in ticks:
+        around = round((tick - 0.2) * FRAME_RATE)
+        assert abs((around + np.argmax(curve[around:][: round(0.4 * FRAME_RATE)])) / FRAME_RATE - tick) <= 0.02
+    assert np.abs(extract(clicks).beats[:, None] - ticks).min(axis=1).max() <= 0.03
+
+
 def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:
     voice, band = measured[0]
     beats = np.array(voice.told.beats)

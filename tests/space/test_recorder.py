@@ -128,15 +128,10 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     beats, found = np.array(sheet.beats), ticks_of(voice, rate)
     late = nearest(beats, found)
     assert len(found) >= 10 and np.abs(late).max() < 0.03
-    # the onset curve is late by itself, for every sound alike
-    ticks = np.zeros(8 * RATE, np.float32)
-    for at in range(1, 11):
-        ticks[at * RATE // 2 :][: RATE // 50] = tick()
-    delay = np.median(nearest(onsets_of(ticks, RATE), np.arange(1, 11) / 2))
-    inside, onsets = beats[beats < len(band) / rate - 0.1], onsets_of(band, rate) - delay
+    inside, onsets = beats[beats < len(band) / rate - 0.1], onsets_of(band, rate)
     on, beside = (np.mean(np.abs(nearest(onsets, inside + by)) < 0.04) for by in (0.0, 0.12))
     print(f"{exact} Beats against ticks: {1000 * np.abs(late).max():.1f} ms at most. Onsets of the band: {on:.2f} of "
-          f"{len(inside)} beats, {beside:.2f} 120 ms late; delay of the curve {1000 * delay:.0f} ms")  # fmt: skip
+          f"{len(inside)} beats, {beside:.2f} 120 ms late")  # fmt: skip
     assert on >= 0.9 and beside < 0.5
     page.context.close()
 

@@ -10,7 +10,7 @@ from hafm_hf.decoding.fast_loop import FastDecoder
 from hafm_hf.decoding.windows import DecodingOptions, decode_window
 from hafm_hf.stages.generation_hafm import HistoryFreeGuidance
 from stages.test_modeling import FRAMES, conditioning_for
-from tiny_models import STAGES, tiny_stage
+from tiny_models import STAGES, placed, tiny_stage
 
 UNIT = 0.04
 WEIGHT = 2.5
@@ -18,7 +18,7 @@ WEIGHT = 2.5
 
 def listening_stage(name: str, **options: Any) -> Any:
     """A stage whose conditioning says something, so that its weight matters."""
-    stage = tiny_stage(name, position_scheme="time", initializer_range=0.2, **options)
+    stage = tiny_stage(name, **{**placed("time"), "initializer_range": 0.2, **options})
     stage.generation_config.history_free_guidance = WEIGHT
     return stage
 
@@ -47,8 +47,9 @@ def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: fl
 
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_both_loops_equal_the_formula(name: str, scale: float) -> None:
-    stage = listening_stage(name)
+@pytest.mark.parametrize("scheme", ["time", "sum"])
+def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> None:
+    stage = listening_stage(name, **placed(scheme))
     conditioning = conditioning_for(stage, batch=2)
     steps = min(stage.config.target_length(FRAMES), 24)
     expected = guided_by_hand(stage, conditioning, steps, scale)

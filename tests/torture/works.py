@@ -65,8 +65,13 @@ def _quietly(log: Path, function: Callable[..., object], *arguments: Any) -> Non
     os.dup2(descriptor, 2)
     # pytest has put its own in their place
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-    # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after
-    tqdm.set_lock(threading.RLock())
+    # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after; a
+    # class of bars that was used in threads keeps the lock by itself
+    lock: Any = threading.RLock()
+    classes: list[Any] = [tqdm]
+    for each in classes:
+        each.set_lock(lock)
+        classes += each.__subclasses__()
     # the server of the process that this one is forked from is no child of this one, which may not wait for it
     multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
     function(*arguments)

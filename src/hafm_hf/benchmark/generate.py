@@ -165,11 +165,15 @@ def _stage(options: DecodingBenchmark) -> Any:
     return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
 
 
-def untrained(stage: Any, pattern: str) -> Any:
-    """A stage with random weights of another one's size, rates and generation, in a codebook pattern."""
+def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
+    """A stage with random weights of another one's size, rates and generation, in a codebook pattern.
+
+    `fusion` of the conditioning is the other one's if None.
+    """
     kept = {name: value for name, value in stage.config.to_dict().items() if name not in ("beat_parts", "dtype")}
+    changed = {"codebook_pattern": pattern} | ({} if fusion is None else {"conditioning_fusion": fusion})
     torch.manual_seed(0)
-    made = type(stage)(type(stage.config)(**{**kept, "codebook_pattern": pattern})).eval()
+    made = type(stage)(type(stage.config)(**kept | changed)).eval()
     made.generation_config = copy.deepcopy(stage.generation_config)
     if stage.config.model_type != "hafm_semantic":
         # of which a stage without tables of the beat knows nothing

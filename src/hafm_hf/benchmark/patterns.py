@@ -1,7 +1,8 @@
 """What the delay pattern saves: decoding, the whole path and training, against the flat pattern in the same run.
 
-Both patterns have random weights, which take as long as trained ones. They go by turns, and each counts with its
-fastest turn, so that what else the machine does falls on both alike.
+And what is saved if the conditioning is added to the delayed target's slots, in the whole path to the semantic stage's
+as well. All have random weights, which take as long as trained ones. They go by turns, and each counts with its
+fastest turn, so that what else the machine does falls on all alike.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 
 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from ..configuration_hafm import CODEBOOK_PATTERNS
 from ..decoding.windows import DecodingOptions, decode_window
 from ..stages.modeling_hafm import STAGE_MODELS
 from ..stages.sampling import RandomStream
@@ -18,6 +18,8 @@ from .generate import glide, untrained
 from .train import clock, timed, training_step
 
 DELAYED_STAGES = ("coarse", "fine")
+# codebook pattern and fusion of the conditioning
+WAYS = {"flat": ("flat", "prepend"), "delay": ("delay", "prepend"), "sum": ("delay", "sum")}
 
 
 def benchmark_patterns(
@@ -34,19 +36,22 @@ def benchmark_patterns(
         window_seconds: of windows and crops of both stages; the stages' own if None.
 
     Returns:
-        {"model", "threads", "clock", "work"}; for each work {"unit", "flat", "delay", "ratio"}, where more is faster.
+        {"model", "threads", "clock", "work"}; for each work {"unit", "flat", "delay", "sum", "ratio", "sum_ratio"},
+            where more is faster and the ratios are to flat.
     """
     composite = None if model is None else HAFMForVocalAccompaniment.from_pretrained(model or None)
     made = {
-        pattern: {name: _stage(composite, name, pattern, window_seconds) for name in DELAYED_STAGES}
-        for pattern in CODEBOOK_PATTERNS
+        way: {name: _stage(composite, name, how, window_seconds) for name in DELAYED_STAGES}
+        for way, how in WAYS.items()
     }
     runs: dict[str, dict[str, Callable[[], object]]] = {}
     for name in DELAYED_STAGES:
         runs[name] = {pattern: _window(stages[name]) for pattern, stages in made.items()}
     if composite is not None:
         song = glide(seconds, composite.sampling_rate)
-        runs["song"] = {pattern: _song(composite, stages, song) for pattern, stages in made.items()}
+        added = {"semantic": untrained(composite.semantic, "flat", "sum")}
+        playing = made | {"sum": made["sum"] | added}
+        runs["song"] = {way: _song(composite, stages, song) for way, stages in playing.items()}
     for name in DELAYED_STAGES:
         runs[f"train {name}"] = {pattern: _training(stages[name], crops) for pattern, stages in made.items()}
     taken = {work: _fastest(variants, repeats) for work, variants in runs.items()}
@@ -72,15 +77,18 @@ def benchmark_patterns(
 
 
 def _entry(unit: str, speeds: dict[str, float]) -> dict[str, Any]:
-    return {"unit": unit, **speeds, "ratio": speeds["delay"] / speeds["flat"]}
+    ratios = {"ratio": speeds["delay"] / speeds["flat"], "sum_ratio": speeds["sum"] / speeds["flat"]}
+    return {"unit": unit, **speeds, **ratios}
 
 
-def _stage(composite: Any, name: str, pattern: str, window_seconds: float | None) -> Any:
+def _stage(composite: Any, name: str, how: tuple[str, str], window_seconds: float | None) -> Any:
     if composite is not None:
-        stage = untrained(getattr(composite, name), pattern)
+        stage = untrained(getattr(composite, name), *how)
     else:
         torch.manual_seed(0)
-        stage = STAGE_MODELS[name](STAGE_MODELS[name].config_class(codebook_pattern=pattern)).eval()
+        pattern, fusion = how
+        config = STAGE_MODELS[name].config_class(codebook_pattern=pattern, conditioning_fusion=fusion)
+        stage = STAGE_MODELS[name](config).eval()
     if window_seconds is not None:
         stage.config.window_seconds = stage.generation_config.window_seconds = window_seconds
     return stage

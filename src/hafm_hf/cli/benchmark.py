@@ -171,7 +171,7 @@ def patterns(
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0 for all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """The delay pattern against the flat one, with random weights: decoding, the whole path and training."""
+    """The delay pattern, and conditioning added to its slots, against the flat one: decoding, whole path, training."""
     import torch
 
     from ..benchmark.patterns import benchmark_patterns
@@ -181,11 +181,11 @@ def patterns(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table(title=f"delay against flat, {result['threads']} threads, {result['clock']}", title_justify="left")
-    for heading in ("work", "unit", "flat", "delay", "ratio"):
+    table = Table(title=f"against flat, {result['threads']} threads, {result['clock']}", title_justify="left")
+    for heading in ("work", "unit", "flat", "delay", "ratio", "added", "ratio"):
         table.add_column(heading, justify="left" if heading in ("work", "unit") else "right")
     for work, entry in result["work"].items():
-        figures = (f"{entry[name]:.4g}" for name in ("flat", "delay", "ratio"))
+        figures = (f"{entry[name]:.4g}" for name in ("flat", "delay", "ratio", "sum", "sum_ratio"))
         table.add_row(work, entry["unit"], *figures)
     stdout.print(table)
 

@@ -21,7 +21,7 @@ from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
 # Cached features of another version are not used.
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
 PITCH_CLASSES = 12
@@ -155,7 +155,11 @@ def onset_strength(samples: Samples) -> Array:
         y=pad_end(samples, ONSET_WINDOW), sr=ANALYSIS_RATE, n_fft=ONSET_WINDOW, hop_length=hop, n_mels=ONSET_BANDS
     )
     strength = librosa.onset.onset_strength(
-        S=librosa.power_to_db(mel, ref=np.max, top_db=80.0), sr=ANALYSIS_RATE, hop_length=hop
+        # told the window, librosa moves the curve by half of it, and not by half of its own, which is 50 ms more
+        S=librosa.power_to_db(mel, ref=np.max, top_db=80.0),
+        sr=ANALYSIS_RATE,
+        hop_length=hop,
+        n_fft=ONSET_WINDOW,
     )
     return strength[:count].astype(np.float32)
 

@@ -22,6 +22,7 @@ from .statistics import HAFMEvaluationError
 
 # instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one
 BANK_SIZE, BANK_SECONDS = 1000, 40.0
+STRETCH_WINDOW = 1024
 DEFAULT_TEMPO = 100.0
 # one semitone of shifting costs as much as this many octaves of stretching
 SEMITONE_COST = 0.05
@@ -147,7 +148,8 @@ def retrieved(bank: Sequence[BankItem], voice: Features, length: int) -> Samples
     needed = math.ceil(length * rate) + ANALYSIS_RATE
     sound = np.pad(fill(sound[max(start, 0) :], needed), (max(-start, 0), 0))[:needed]
     if abs(rate - 1.0) > 1e-3:
-        sound = librosa.effects.time_stretch(sound, rate=rate)
+        # a stroke is found again within a window, of which librosa's own are 128 ms at this rate
+        sound = librosa.effects.time_stretch(sound, rate=rate, n_fft=STRETCH_WINDOW)
     if shift:
         sound = librosa.effects.pitch_shift(sound, sr=ANALYSIS_RATE, n_steps=shift)
     return fill(np.asarray(sound, np.float32), length)
