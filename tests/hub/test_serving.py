@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from hafm_hf.hub.endpoint import EndpointHandler
+from hafm_hf.hub.serving import AccompanimentServer
 from programs import Program, run_program
 from vocals import file_bytes, glide
 
@@ -161,6 +163,13 @@ def test_ctrl_c_ends_it_at_once_with_130(tiny_model: Path, tmp_path: Path) -> No
     server.until(1)
     os.kill(server.process.pid, signal.SIGINT)
     assert server.process.wait(timeout=60) == 130 and "Traceback" not in server.log.read_text()
+
+
+def test_a_request_whose_body_comes_while_the_server_stops_is_given_up() -> None:
+    server = AccompanimentServer("127.0.0.1", 0, 1_000, 1)
+    server.stop()
+    with pytest.raises(CancelledError):
+        server.accompany({"inputs": b""}, lambda: False)
 
 
 def test_a_taken_port_is_told_before_a_model_is_loaded() -> None:

@@ -84,7 +84,13 @@ class AccompanimentServer(ThreadingHTTPServer):
             CancelledError: the client has left or the server stops.
         """
         left = threading.Event()
-        future = self.worker.submit(self._generate, data, left)
+        try:
+            future = self.worker.submit(self._generate, data, left)
+        except RuntimeError:
+            if not self.stopping.is_set():
+                raise
+            # while the body was being read
+            raise CancelledError from None
         while not wait([future], LOOK_SECONDS).done:
             if client_left():
                 left.set()
