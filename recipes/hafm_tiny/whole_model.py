@@ -48,19 +48,8 @@ QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of the network that estimates chords, a sixth of a second each
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
-# of a model that plays stems: what its stages are told, how often it is wrong or missing, and their windows in the
-# delay pattern, whose seconds are a quarter as many slots
-STREAMS = {
-    "semantic": ("chord", "beat", "bar", "energy", "style"),
-    "coarse": ("chord", "beat", "bar", "energy", "style", "stem"),
-    "fine": ("style", "stem"),
-}
-NOISE = (
-    "--lead_sheet_dropout", 0.15, "--lead_sheet_dropout_all", 0.1, "--lead_sheet_half_beat", 0.05,
-    "--lead_sheet_octave", 0.05, "--lead_sheet_wrong_chords", 0.05,
-)  # fmt: skip
+# a codec of stems hears few voices and mixes
 STEMS_ALONE = ("--stem_share", 1.0, "--vocal_share", 0.02, "--mix_share", 0.02)
-DELAY = {"coarse": (4.0, 8), "fine": (2.0, 12)}
 
 
 @dataclass(frozen=True)
@@ -126,6 +115,11 @@ class WholeModelOptions:
             return NEEDS
         kept = {name: needed for name, needed in NEEDS.items() if name not in BENDING}
         return kept | {"model": ("coarse", "semantic", "fine", "harmony")}
+
+    @property
+    def configs(self) -> str:
+        """The folder of recipes/configs that has its stages."""
+        return "band" if self.stems else "tiny"
 
     @property
     def styles(self) -> list[str]:
@@ -207,7 +201,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
         width, layers, heads = getattr(preset, stage)
         commands[stage] = [
-            "train_stage.py", options.recipes / f"configs/tiny/{stage}.yaml", "--corpus", out / "tokens",
+            "train_stage.py", options.recipes / f"configs/{options.configs}/{stage}.yaml", "--corpus", out / "tokens",
             "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
             "--max_hours", hours, "--compile", compiled,
             "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
@@ -216,18 +210,8 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
         if options.stems:
-            commands[stage] += _told_words(stage, options.styles)
+            commands[stage] += ["--styles", *options.styles]
     return {name: [str(word) for word in commands[name]] for name in options.needs}
-
-
-def _told_words(stage: str, styles: Sequence[str]) -> list[object]:
-    """Words for a stage that is told the lead sheet, and plays frame by frame where it has several codebooks."""
-    words: list[object] = ["--optimizer", "muon", "--lead_sheet_streams", *STREAMS[stage], "--styles", *styles, *NOISE]
-    if stage in DELAY:
-        seconds, crops = DELAY[stage]
-        words += ["--codebook_pattern", "delay", "--conditioning_fusion", "sum", "--crop_seconds", seconds]
-        words += ["--global_batch", crops, "--validation_batch", crops]
-    return words
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:

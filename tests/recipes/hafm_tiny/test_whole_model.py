@@ -13,6 +13,7 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import read_audio
+from hafm_hf.training.arguments import parse_arguments
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
 from hafm_tiny.whole_model import NEEDS, WholeModelOptions, part_commands
 from programs import run_program
@@ -38,10 +39,10 @@ def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in RECIPES.iterdir():
         if path.name != "configs":
             (folder / path.name).symlink_to(path)
-    (folder / "configs/tiny").mkdir(parents=True)
-    for path in (RECIPES / "configs/tiny").iterdir():
+    (folder / "configs/band").mkdir(parents=True)
+    for path in (RECIPES / "configs/band").iterdir():
         config = yaml.safe_load(path.read_text()) | {"global_batch": 4, "validation_crops": 4, "validation_batch": 4}
-        (folder / "configs/tiny" / path.name).write_text(yaml.safe_dump(config))
+        (folder / "configs/band" / path.name).write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -67,10 +68,11 @@ def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_
     assert set(options.styles) <= {"folk", "pop"} and options.styles
     for stage, stem in (("semantic", False), ("coarse", True), ("fine", True)):
         words = commands[stage]
-        streams = words[words.index("--lead_sheet_streams") + 1 : words.index("--styles")]
-        assert ("stem" in streams) == stem and "style" in streams
-        assert ("delay" in words) == stem, "one codebook has no pattern"
-        assert ("sum" in words) == stem
+        assert words[words.index("--styles") + 1 :] == options.styles
+        told, _, run = parse_arguments(words[1:])
+        assert ("stem" in told.lead_sheet_streams) == stem and "style" in told.lead_sheet_streams
+        assert (told.codebook_pattern == "delay") == stem, "one codebook has no pattern"
+        assert (told.conditioning_fusion == "sum") == stem and run.optimizer == "muon"
     assert "--stems" in commands["tokens"] and "--plays-stems" in commands["model"]
 
 
