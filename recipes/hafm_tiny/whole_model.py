@@ -48,8 +48,8 @@ QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of the network that estimates chords, a sixth of a second each
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
-# a codec of stems hears few voices and mixes
-STEMS_ALONE = ("--stem_share", 1.0, "--vocal_share", 0.02, "--mix_share", 0.02)
+# a codec hears what stages that play stems learn: of each excerpt four stems and the band's mix
+STEMS_AND_MIX = ("--stem_share", 0.8, "--vocal_share", 0.02, "--mix_share", 0.02)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
     preset = PRESETS[options.preset]
     width, layers = preset.hubert
     return {
-        "codec": ("train_codec.py", ["--num_filters", preset.filters, *(STEMS_ALONE if options.stems else [])]),
+        "codec": ("train_codec.py", ["--num_filters", preset.filters, *(STEMS_AND_MIX if options.stems else [])]),
         "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
     }
 

@@ -15,10 +15,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .stage_table import STAGES, STREAMS
 
-POSITION_SCHEMES = ("index", "time")
 CODEBOOK_PATTERNS = ("flat", "delay")
-CONDITIONING_NULLS = ("zeros", "mask_token")
-CONDITIONING_FUSIONS = ("prepend", "sum")
+# names that fields of a stage may have
+CHOICES = {
+    "position_scheme": ("index", "time"),
+    "codebook_pattern": CODEBOOK_PATTERNS,
+    "conditioning_fusion": ("prepend", "sum"),
+    "conditioning_null": ("zeros", "mask_token"),
+}
 MAX_LAYERS = 1024
 MAX_WIDTH = 65_536
 MAX_STREAMS = 64
@@ -176,10 +180,6 @@ class HAFMStageConfig(PreTrainedConfig):
         """K, the number of conditioning streams: tokens over all sources, and those of a lead sheet."""
         return len(self.conditioning_sizes)
 
-    def conditioning_slots(self, conditioning_frames: int) -> int:
-        """Slots before the target that hold this many frames of conditioning: none where it is added to the target."""
-        return self.num_prepended_sources * conditioning_frames
-
     @property
     def num_prepended_sources(self) -> int:
         """The number of conditioning sources that have slots of their own before the target."""
@@ -217,20 +217,12 @@ class HAFMStageConfig(PreTrainedConfig):
 
     def validate_choices(self) -> None:
         """Refuses unknown names and rates out of range."""
-        if self.position_scheme not in POSITION_SCHEMES:
-            raise ValueError(f"position_scheme is {self.position_scheme!r}; choose one of {POSITION_SCHEMES}.")
-        if self.codebook_pattern not in CODEBOOK_PATTERNS:
-            raise ValueError(f"codebook_pattern is {self.codebook_pattern!r}; choose one of {CODEBOOK_PATTERNS}.")
-        if self.conditioning_fusion not in CONDITIONING_FUSIONS:
-            raise ValueError(
-                f"conditioning_fusion is {self.conditioning_fusion!r}; choose one of {CONDITIONING_FUSIONS}."
-            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
         _check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
-        if self.conditioning_null not in CONDITIONING_NULLS:
-            raise ValueError(f"conditioning_null is {self.conditioning_null!r}; choose one of {CONDITIONING_NULLS}.")
-        for name in ("conditioning_dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is a probability, from 0 to 1.")
+        for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
+            _check_range(name, getattr(self, name), 1, least=0)
         for name in ("relative_attention", "time_attention"):
             buckets, distance = getattr(self, f"{name}_num_buckets"), getattr(self, f"{name}_max_distance")
             _check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
@@ -239,14 +231,9 @@ class HAFMStageConfig(PreTrainedConfig):
                     f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
                     "multiple of 4 and the distance above half of them."
                 )
-        for name in ("rms_norm_eps", "initializer_range"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
         if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
-            raise ValueError(
-                f"window_seconds is {self.window_seconds}; it must be a positive length of at most "
-                f"{MAX_WINDOW_SECONDS:g} s."
-            )
+            longest = f"{MAX_WINDOW_SECONDS:g} s"
+            raise ValueError(f"window_seconds is {self.window_seconds}; it must be above 0 and at most {longest}.")
 
 
 @strict
@@ -602,7 +589,7 @@ def _check_list(name: str, values: Sequence[int], limit: int) -> None:
         _check_range(name, value, limit)
 
 
-def _check_range(name: str, value: int, limit: int, least: int = 1) -> None:
+def _check_range(name: str, value: float, limit: int, least: int = 1) -> None:
     if not least <= value <= limit:
         raise ValueError(f"{name} is {value}; it must lie between {least} and {limit}.")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hafm_hf.stages.kernels import QUERY_BLOCK, BiasGradient, HAFMRMSNorm, blocked_attention
-from hafm_hf.stages.modeling_hafm import eager_attention_forward
+from hafm_hf.stages.layers import eager_attention_forward
 from tiny_models import tiny_stage
 
 HEADS, WIDTH = 3, 10

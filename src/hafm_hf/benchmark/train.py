@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from ..stages.modeling_hafm import STAGE_MODELS, HAFMAttention, HAFMStageForCausalLM
+from ..stages.layers import HAFMAttention
+from ..stages.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
 from ..training.arguments import StageArguments, stage_config
 from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 from ..training.flops import device_peak, step_flops
@@ -165,7 +166,7 @@ def training_steps(
         device=device,
     )
     labels = torch.randint(config.codebook_size, (rows, config.target_length(frames)), device=device)
-    before = config.conditioning_slots(frames)
+    before = config.num_prepended_sources * frames
     null = torch.zeros(rows, dtype=torch.bool, device=device)
     ours = {"conditioning_ids": conditioning, "labels": labels, "null_conditioning": null}
     whole = torch.randint(config.codebook_size, (rows, before + labels.shape[1]), device=device)

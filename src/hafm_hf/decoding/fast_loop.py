@@ -296,7 +296,7 @@ class FastDecoder:
             use_cache=True,
             target_only=True,
         )
-        prefix = config.conditioning_slots(conditioning.shape[-1])
+        prefix = config.num_prepended_sources * conditioning.shape[-1]
         slots = prefix + known.shape[1] + plan.slots
         self._prepare(rows, slots)
         for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):

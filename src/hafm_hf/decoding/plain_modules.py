@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..jobs.heartbeat import Heartbeat
-from ..stages import modeling_hafm
+from ..stages import layers, modeling_hafm
 from ..stages.kernels import HAFMRMSNorm
 
 PLAIN = {
@@ -17,12 +17,12 @@ PLAIN = {
     nn.Linear,
     nn.ModuleList,
     HAFMRMSNorm,
-    modeling_hafm.HAFMAttention,
+    layers.HAFMAttention,
     modeling_hafm.HAFMCodebookEmbedding,
     modeling_hafm.HAFMCodebookHeads,
     modeling_hafm.HAFMDecoder,
-    modeling_hafm.HAFMDecoderLayer,
-    modeling_hafm.HAFMGatedFeedForward,
+    layers.HAFMDecoderLayer,
+    layers.HAFMGatedFeedForward,
 }
 # these the fast loop runs as they are
 RUN = {

@@ -261,7 +261,7 @@ class HAFMGenerationMixin(GenerationMixin):
             part, cache = slice(begin, begin + size), None
             ids = conditioning_ids[part]
             # conditioning that is added to the target has no slots of its own
-            slots = self.config.conditioning_slots(ids.shape[-1])
+            slots = self.config.num_prepended_sources * ids.shape[-1]
             if opened is not None and slots:
                 cache = DynamicCache(config=self.config)
                 for number, layer in enumerate(opened.layers):
@@ -377,7 +377,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if not model_kwargs.get("target_frames"):
             model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
         # a static cache has to hold the conditioning as well
-        max_cache_length += self.config.conditioning_slots(model_kwargs["conditioning_ids"].shape[-1])
+        max_cache_length += self.config.num_prepended_sources * model_kwargs["conditioning_ids"].shape[-1]
         return super()._prepare_cache_for_generation(  # type: ignore[misc]
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
@@ -439,7 +439,7 @@ class HAFMGenerationMixin(GenerationMixin):
         past = 0 if past_key_values is None or not is_first_iteration else int(past_key_values.get_seq_length())
         if past and next_sequence_length is not None:
             # the cache holds the conditioning's slots as well, which transformers takes for tokens
-            slots = self.config.conditioning_slots(kwargs["conditioning_ids"].shape[-1])
+            slots = self.config.num_prepended_sources * kwargs["conditioning_ids"].shape[-1]
             next_sequence_length += slots
             if not 0 < next_sequence_length < input_ids.shape[1]:
                 raise ValueError(

@@ -10,7 +10,6 @@ frames, D width, H heads, V size of the largest target codebook.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -35,134 +33,13 @@ from .codebook_tables import HAFMCodebookEmbedding, HAFMCodebookHeads
 from .conditioning import HAFMConditioningMixer, at_slots
 from .generation_hafm import HAFMGenerationMixin
 from .inputs import check_conditioning, check_rows, check_targets
-from .kernels import BiasGradient, HAFMRMSNorm, blocked_attention, trains_on_cpu
+from .kernels import BiasGradient, HAFMRMSNorm, trains_on_cpu
+from .layers import HAFMAttention, HAFMDecoderLayer
 from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
 
 IGNORE_INDEX = -100
-# inner widths that are a multiple of this keep vector and tensor units busy: 8 numbers in half, 16 in full precision
-KERNEL_WIDTH = 16
 # what a checkpoint's weights have been trained for, and what they are for where its configuration says nothing
 FIXED = {"codebook_pattern": "flat", "conditioning_fusion": "prepend"}
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    position_bias: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: query [B, H, L, d], key, value [B, H, n, d] → [B, L, H, d], weights [B, H, L, n]."""
-    scores = query @ key.transpose(-1, -2) * scaling
-    for term in (position_bias, attention_mask):
-        if term is not None:
-            scores = scores + term
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    output = F.dropout(weights, p=dropout, training=module.training) @ value
-    return output.transpose(1, 2).contiguous(), weights
-
-
-class HAFMAttention(nn.Module):
-    """Self-attention with one fused projection, no bias, and RMSNorm over each head of q and of k (QK-norm)."""
-
-    def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.scaling = config.head_dim**-0.5
-        # the bias that the decoder hands over already holds causality and padding
-        self.is_causal = False
-        inner = config.num_attention_heads * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner, bias=False)
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
-        self.q_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = HAFMRMSNorm(config.head_dim, eps=config.rms_norm_eps)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_bias: torch.Tensor,
-        past_key_values: Cache | None = None,
-        bias_gradient: BiasGradient | None = None,
-        prefix: int = 0,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
-
-        The bias has a row for each of the last m ≤ L slots; the slots before them are keys and values only. With
-        `bias_gradient` the layer trains on a CPU, by `blocked_attention`; the first `prefix` slots may see each other.
-        """
-        batch, length, _ = hidden_states.shape
-        asking = position_bias.shape[2]
-        qkv = self.qkv_proj(hidden_states).view(batch, length, 3, self.config.num_attention_heads, -1)
-        query, key, value = qkv.unbind(2)
-        if asking < length:
-            query = query[:, length - asking :]
-        # normalised as they lie in memory; the heads move forward in the view only
-        query = self.q_norm(query).transpose(1, 2)
-        key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        if bias_gradient is not None:
-            output = blocked_attention(query, key, value, position_bias, bias_gradient, self.scaling, prefix)
-            return self.o_proj(output.flatten(2)), None
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            None,
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            position_bias=position_bias,
-        )
-        return self.o_proj(output.reshape(batch, asking, -1)), weights
-
-
-class HAFMGatedFeedForward(nn.Module):
-    """GEGLU: (GELU(x W1) ⊙ x W2) W3, with W1 and W2 fused."""
-
-    def __init__(self, config: HAFMStageConfig) -> None:
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[B, L, D] → [B, L, D]."""
-        if not self.training or type(self.up_proj) is not nn.Linear or type(self.down_proj) is not nn.Linear:
-            gate, up = self.up_proj(hidden_states).chunk(2, dim=-1)
-            return self.down_proj(F.gelu(gate) * up)
-        # zeros fill the inner width (1365 in the paper) up to what matrix kernels like; GELU(0) · 0 adds nothing
-        inner = self.down_proj.in_features
-        fill = -inner % KERNEL_WIDTH
-        gate, up = (F.linear(hidden_states, F.pad(part, (0, 0, 0, fill))) for part in self.up_proj.weight.chunk(2))
-        return F.linear(F.gelu(gate) * up, F.pad(self.down_proj.weight, (0, fill)))
-
-
-class HAFMDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm attention and feed-forward, each with a residual."""
-
-    def __init__(self, config: HAFMStageConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.attention_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.attention = HAFMAttention(config, layer_idx)
-        self.feed_forward_norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.feed_forward = HAFMGatedFeedForward(config)
-
-    def forward(self, hidden_states: torch.Tensor, position_bias: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """[B, L, D] → [B, m, D], the last m slots, for which the bias [1 or B, H, m, n] has rows."""
-        attended, _ = self.attention(self.attention_norm(hidden_states), position_bias, **kwargs)
-        if attended.shape[1] < hidden_states.shape[1]:
-            hidden_states = hidden_states[:, -attended.shape[1] :]
-        hidden_states = hidden_states + attended
-        return hidden_states + self.feed_forward(self.feed_forward_norm(hidden_states))
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -370,7 +247,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             past = past.clone()
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
-        conditioning_slots = self.config.conditioning_slots(conditioning_ids.shape[-1])
+        conditioning_slots = self.config.num_prepended_sources * conditioning_ids.shape[-1]
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
         query = torch.arange(new_slots, device=input_ids.device) + past
@@ -513,7 +390,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
         if cache is None:
             return targets
-        return targets + cache.get_seq_length() - self.config.conditioning_slots(conditioning_ids.shape[-1])
+        return targets + cache.get_seq_length() - self.config.num_prepended_sources * conditioning_ids.shape[-1]
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).

@@ -45,7 +45,7 @@ def step_flops(config: HAFMStageConfig, conditioning_frames: int, rows: int) -> 
         rows: crops in the step.
     """
     width, inner = config.hidden_size, config.num_attention_heads * config.head_dim
-    conditioning = config.conditioning_slots(conditioning_frames)
+    conditioning = config.num_prepended_sources * conditioning_frames
     tokens = config.target_length(conditioning_frames)
     target = codebook_pattern(config).slots(tokens // config.num_codebooks)
     slots = conditioning + target
