@@ -172,6 +172,27 @@ def test_a_request_whose_body_comes_while_the_server_stops_is_given_up() -> None
         server.accompany({"inputs": b""}, lambda: False)
 
 
+def test_no_thread_is_left_of_clients_that_neither_send_nor_read() -> None:
+    """A thread that the interpreter's end meets while it frees tensors makes the process abort."""
+    before = {*threading.enumerate()}
+    server = AccompanimentServer("127.0.0.1", 0, 1_000, 1)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    with (
+        socket.create_connection(server.server_address[:2]) as silent,
+        socket.create_connection(server.server_address[:2]) as halfway,
+    ):
+        halfway.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nonly this")
+        while threading.active_count() < len(before) + 3:
+            time.sleep(0.01)
+        start = time.monotonic()
+        server.shutdown()
+        server.stop()
+        assert time.monotonic() - start < 10 and {*threading.enumerate()} - {serving} == before
+        halfway.settimeout(10)
+        assert b" 503 " in halfway.recv(100) and silent.recv(1) == b""
+
+
 def test_a_taken_port_is_told_before_a_model_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

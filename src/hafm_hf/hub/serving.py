@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from typing import Any
@@ -53,7 +53,8 @@ class AccompanimentServer(ThreadingHTTPServer):
         OSError: it cannot listen there.
     """
 
-    daemon_threads = True
+    # server_close waits for them: the interpreter must not end under a thread that still frees tensors (SIGABRT)
+    daemon_threads = False
     allow_reuse_address = True
     handler: EndpointHandler
 
@@ -64,6 +65,15 @@ class AccompanimentServer(ThreadingHTTPServer):
         self.waiting, self.counting = 0, threading.Lock()
         self.worker = ThreadPoolExecutor(1, "accompaniment")
         self.stopping = threading.Event()
+        self.connections: set[socket.socket] = set()
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection from its first byte to its last, in a thread of its own."""
+        self.connections.add(request)
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.discard(request)
 
     @contextmanager
     def place(self) -> Iterator[bool]:
@@ -110,10 +120,21 @@ class AccompanimentServer(ThreadingHTTPServer):
         return self.handler(data)
 
     def stop(self) -> None:
-        """Ends the running generation, refuses the waiting ones, and lets go of the address."""
+        """Ends the running generation, refuses the waiting ones, and lets go of the address; no thread is left."""
         self.stopping.set()
         self.worker.shutdown(cancel_futures=True)
+        self._end_connections(socket.SHUT_RD)
+        end = time.monotonic() + DRAIN_SECONDS
+        while self.connections and time.monotonic() < end:
+            time.sleep(0.01)
+        # who has not taken the answer by now
+        self._end_connections(socket.SHUT_RDWR)
         self.server_close()
+
+    def _end_connections(self, how: int) -> None:
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(how)
 
 
 class RequestHandler(BaseHTTPRequestHandler):
