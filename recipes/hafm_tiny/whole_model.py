@@ -165,6 +165,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * codec_steps))]
     clusters, codec = out / "semantic_tokenizer", out / "codec" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
+    example = options.recipes.parent / "examples" / "vocal.wav"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
@@ -191,7 +192,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
-            *(["--plays-stems"] if options.stems else []),
+            *(["--plays-stems", "--style-vocal", example] if options.stems else []),
         ],
         "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
     }  # fmt: skip

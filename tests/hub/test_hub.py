@@ -14,13 +14,14 @@ from huggingface_hub import ModelCard
 
 from hafm_hf.hub.mixin import REPOSITORY_FILES
 from hub_stand_in import TOKEN, StandIn, stand_in
+from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
 
 PUSH = """
 import sys
 from huggingface_hub import ModelCard
 from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizer
-folder, again = sys.argv[1:]
+folder, again, band = sys.argv[1:]
 composite = HAFMForVocalAccompaniment.from_pretrained(folder)
 composite.save_pretrained(again)
 composite.push_to_hub("singers/tiny", private=True, tags=["choir"], commit_message="First song")
@@ -32,6 +33,7 @@ words = {"commit_message": "Second song", "commit_description": "Slower", "tags"
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
 composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
+HAFMForVocalAccompaniment.from_pretrained(band).push_to_hub("singers/band")
 HAFMSemanticTokenizer.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
 
@@ -41,6 +43,7 @@ assert "hafm_hf" not in sys.modules
 accompany = transformers.pipeline("vocal-accompaniment", model="singers/tiny", trust_remote_code=True, device="cpu")
 numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
 from transformers import AutoModel, AutoModelForCausalLM
+assert AutoModel.from_pretrained("singers/band").style_sounds == {"folk": b"a sound"}
 whole = AutoModel.from_pretrained("singers/tiny", trust_remote_code=True)
 alone = AutoModelForCausalLM.from_pretrained("singers/tiny-coarse")
 within = type(alone).from_pretrained("singers/tiny", subfolder="coarse")
@@ -75,7 +78,10 @@ def saved_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(tiny_model: Path, saved_again: Path) -> Iterator[StandIn]:
     """The stand-in after everything was pushed to it."""
     with stand_in() as started:
-        run_online(PUSH, started, saved_again.parent, str(tiny_model), str(saved_again))
+        band, folder = tiny_band(), saved_again.with_name("band")
+        band.style_sounds = {"folk": b"a sound"}
+        band.save_pretrained(folder)
+        run_online(PUSH, started, saved_again.parent, str(tiny_model), str(saved_again), str(folder))
         yield started
 
 
@@ -95,7 +101,7 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
 
 def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
     names = {f"singers/tiny{part}" for part in ("", "-dev", "-coarse", "-fine", "-tokens")}
-    assert set(hub.repositories) == names
+    assert set(hub.repositories) == {*names, "singers/band"}
     composite = hub.repositories["singers/tiny"]
     assert composite.private and not hub.repositories["singers/tiny-coarse"].private
     assert composite.commits[0] == "First song" and set(composite.branches) == {"main", "next"}
@@ -104,6 +110,8 @@ def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
 def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     branches = hub.repositories["singers/tiny"].branches
     assert "# By hand" in branches["main"]["README.md"].decode() and branches["main"] == branches["next"]
+    band = hub.repositories["singers/band"].branches["main"]
+    assert "[folk](styles/folk.ogg), rock." in band["README.md"].decode() and band["styles/folk.ogg"] == b"a sound"
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"
     assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in made.text
@@ -149,5 +157,5 @@ def test_bare_process_accompanies_with_a_model_from_the_hub(hub: StandIn, tiny_m
 def test_push_with_a_wrong_token_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     script = PUSH.replace("push_to_hub(", "push_to_hub(token='hf_wrong', repo_id=", 1)
     with stand_in() as empty, pytest.raises(AssertionError, match="401"):
-        run_online(script, empty, tmp_path, str(tiny_model), str(tmp_path / "saved"))
+        run_online(script, empty, tmp_path, str(tiny_model), str(tmp_path / "saved"), str(tiny_model))
     assert not empty.repositories

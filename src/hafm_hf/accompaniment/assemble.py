@@ -1,23 +1,29 @@
 """Joins parts that were trained apart into one composite, and refuses parts that do not fit each other."""
 
+import io
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import soundfile
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import PreTrainedModel
 
+from .. import audio
 from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import fingerprint, load_strictly, write_checksums
+from ..hub.loading import fingerprint, load_strictly, write_checksums, write_style_sounds
 from ..stage_table import STAGES
 from .modeling_accompaniment import HAFMForVocalAccompaniment
+from .options import GenerationOptions
 from .saving import PARTS, check_names
 
 # weight of what chords say where nobody has chosen one: the bundled model's
 HARMONY_GUIDANCE = 4.0
+# of the sound of a style: long enough for a pattern and a change of chords
+STYLE_SECONDS, STYLE_SEED = 8.0, 1
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,6 +33,7 @@ def assemble_composite(
     stage_dtype: str = "bf16",
     limit_mb: float | None = None,
     plays_stems: bool = False,
+    style_vocal: Path | None = None,
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
@@ -38,10 +45,12 @@ def assemble_composite(
         stage_dtype: fp32, bf16 or fp16, how the stages are stored.
         limit_mb: the size that the composite may have.
         plays_stems: as `HAFMConfig` has it.
+        style_vocal: singing that the composite accompanies in each of its styles, for `styles/NAME.ogg`.
 
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
-            each other, a composite over the limit, or an output that holds other files.
+            each other, a composite over the limit, an output that holds other files, or a `style_vocal` for a
+            model that plays no styles.
         OSError: when a part is not there.
     """
     sources = {name: source for name, source in parts.items() if source}
@@ -72,7 +81,9 @@ def assemble_composite(
         composite.save_pretrained(temporary)
         write_checksums(temporary)
         # what was written can be read, strictly, before anyone relies on it
-        HAFMForVocalAccompaniment.from_pretrained(temporary)
+        written = HAFMForVocalAccompaniment.from_pretrained(temporary)
+        if style_vocal is not None:
+            write_style_sounds(temporary, play_styles(written, style_vocal))
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         if limit_mb is not None and size > limit_mb:
             raise ValueError(
@@ -80,6 +91,29 @@ def assemble_composite(
             )
         _replace(temporary, output)
     return size
+
+
+def play_styles(model: HAFMForVocalAccompaniment, vocal: Path) -> dict[str, bytes]:
+    """How each style of a model sounds: the first seconds of a vocal accompanied in it, without the vocal.
+
+    Returns:
+        OGG Vorbis files by the name of the style.
+
+    Raises:
+        ValueError: the model plays no styles, or the vocal cannot be used.
+    """
+    if not model.styles:
+        raise ValueError("This model plays no styles that could be heard; leave style_vocal out.")
+    samples, rate = audio.read_audio(vocal, seconds=STYLE_SECONDS)
+    sounds = {}
+    for style in model.styles:
+        options = GenerationOptions(style=style, seed=STYLE_SEED)
+        (made,) = model.generate(samples, rate, options=options).audio
+        band = audio.limit_peak(audio.fade_edges(made.numpy().T, model.sampling_rate))
+        file = io.BytesIO()
+        soundfile.write(file, band, model.sampling_rate, format="OGG", subtype="VORBIS")
+        sounds[style] = file.getvalue()
+    return sounds
 
 
 def _check_output(output: Path) -> None:

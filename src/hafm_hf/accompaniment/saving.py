@@ -16,7 +16,14 @@ from transformers.utils import logging
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..codec import codec_class
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
+from ..hub.loading import (
+    HUB_OPTIONS,
+    load_strictly,
+    model_source,
+    read_style_sounds,
+    write_checksums,
+    write_style_sounds,
+)
 from ..hub.mixin import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..semantic_tokenizer import HAFMSemanticTokenizer
@@ -42,6 +49,8 @@ class CompositeSavingMixin(HAFMHubMixin):
     sampling_rate: int
     # of the feature extractor that was loaded beside the model, to be saved with it again
     feature_extractor_config: dict[str, Any] = {}
+    # how each style sounds, as OGG files by its name: `styles/NAME.ogg` of the repository
+    style_sounds: dict[str, bytes] = {}
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -93,6 +102,7 @@ class CompositeSavingMixin(HAFMHubMixin):
         model.config.plays_stems = config.plays_stems
         model.name_or_path = str(source)
         model.feature_extractor_config = _feature_extractor_config(source, subfolder=subfolder, **hub)
+        model.style_sounds = read_style_sounds(source, model.styles, subfolder=subfolder, **hub)
         # strict loading leaves nothing of these to tell
         problems: Any = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
         return (model.eval(), problems) if informed else model.eval()
@@ -107,7 +117,8 @@ class CompositeSavingMixin(HAFMHubMixin):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes config.json, feature extractor and the files of a hub repository, and each part into its subfolder.
+        """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into
+        its subfolder.
 
         Args:
             save_directory: the folder.
@@ -143,6 +154,7 @@ class CompositeSavingMixin(HAFMHubMixin):
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         write_auto_map(folder, self.config, type(self))
         write_repository_files(folder)
+        write_style_sounds(folder, self.style_sounds)
         extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
         HAFMFeatureExtractor(**extractor).save_pretrained(folder)
 

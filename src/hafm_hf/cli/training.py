@@ -69,6 +69,9 @@ def assemble(
         bool,
         typer.Option("--plays-stems", help="Bands are stems unless asked otherwise; the mix as one if not given."),
     ] = False,
+    style_vocal: Annotated[
+        Path | None, typer.Option(help="Accompanied in each style for styles/NAME.ogg, which the Space plays.")
+    ] = None,
 ) -> None:
     """Joins a semantic tokenizer, three stages and a codec into one model that `--model` takes."""
     from ..accompaniment.assemble import assemble_composite
@@ -81,5 +84,5 @@ def assemble(
         "codec": codec,
         "harmony": harmony,
     }
-    size = assemble_composite(parts, out, stage_dtype, limit_mb, plays_stems)
+    size = assemble_composite(parts, out, stage_dtype, limit_mb, plays_stems, style_vocal)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
@@ -17,6 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..stage_table import STAGES
+from .loading import STYLE_SOUND, read_style_sounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -128,6 +130,8 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         parts=parts,
         total=total,
         sampling_rate=model.sampling_rate if composite else None,
+        styles=model.styles if composite else (),
+        sounds={name: STYLE_SOUND.format(quote(name)) for name in model.style_sounds} if composite else {},
         facts=facts,
     )
 
@@ -210,7 +214,10 @@ def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str
         # on the meta device a model has parameters to count but no memory
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
-            card: RepoCard = model_card(AutoModel.from_config(config), repo_id or str(folder), known)
+            model = AutoModel.from_config(config)
+        if config.model_type == "hafm":
+            model.style_sounds = read_style_sounds(folder, model.styles)
+        card: RepoCard = model_card(model, repo_id or str(folder), known)
     else:
         card = dataset_card(folder, known)
     card.save(folder / "README.md")

@@ -74,6 +74,7 @@ def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_
         assert (told.codebook_pattern == "delay") == stem, "one codebook has no pattern"
         assert (told.conditioning_fusion == "sum") == stem and run.optimizer == "muon"
     assert "--stems" in commands["tokens"] and "--plays-stems" in commands["model"]
+    assert Path(commands["model"][commands["model"].index("--style-vocal") + 1]).is_file()
 
 
 def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
