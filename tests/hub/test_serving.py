@@ -178,10 +178,8 @@ def test_no_thread_is_left_of_clients_that_neither_send_nor_read() -> None:
     server = AccompanimentServer("127.0.0.1", 0, 1_000, 1)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
-    with (
-        socket.create_connection(server.server_address[:2]) as silent,
-        socket.create_connection(server.server_address[:2]) as halfway,
-    ):
+    address = ("127.0.0.1", server.server_address[1])
+    with socket.create_connection(address) as silent, socket.create_connection(address) as halfway:
         halfway.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nonly this")
         while threading.active_count() < len(before) + 3:
             time.sleep(0.01)
