@@ -8,8 +8,8 @@ import pytest
 
 from hafm_hf import HAFMForVocalAccompaniment, audio
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.hub.loading import STYLE_SOUND_BYTES, read_style_sounds
 from hafm_hf.hub.model_card import write_card
+from hafm_hf.hub.style_sounds import STYLE_SOUND_BYTES, read_style_sounds
 from tiny_models import tiny_band, tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from .. import audio
 from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import fingerprint, load_strictly, write_checksums, write_style_sounds
+from ..hub.loading import fingerprint, load_strictly, write_checksums
+from ..hub.style_sounds import write_style_sounds
 from ..stage_table import STAGES
 from .modeling_accompaniment import HAFMForVocalAccompaniment
 from .options import GenerationOptions

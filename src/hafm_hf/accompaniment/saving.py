@@ -16,15 +16,9 @@ from transformers.utils import logging
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
 from ..codec import codec_class
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import (
-    HUB_OPTIONS,
-    load_strictly,
-    model_source,
-    read_style_sounds,
-    write_checksums,
-    write_style_sounds,
-)
+from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
 from ..hub.mixin import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
+from ..hub.style_sounds import read_style_sounds, write_style_sounds
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import STAGES

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,9 +32,6 @@ SUMS_FILE = "SHA256SUMS"
 WEIGHT_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt", "model.bin")
-# a composite's own sounds of its styles, some seconds each; a stranger's may be of any size
-STYLE_SOUND, STYLE_SOUND_BYTES = "styles/{}.ogg", 300_000
-PLAIN_STYLE = re.compile(r"\w[\w -]*")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
@@ -226,34 +222,6 @@ def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) ->
         if not only_again or (place / SUMS_FILE).exists():
             lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
             (place / SUMS_FILE).write_text("".join(lines))
-
-
-def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **hub: Any) -> dict[str, bytes]:
-    """The sounds that a composite carries of its styles.
-
-    Args:
-        source: folder or hub id.
-        styles: names of the styles that it plays.
-        hub: HUB_OPTIONS.
-
-    Returns:
-        OGG files by the name of the style, without those that are missing, larger than STYLE_SOUND_BYTES, or of a
-        style whose name is no plain file name.
-    """
-    found = {style: _find(source, STYLE_SOUND.format(style), hub) for style in styles if PLAIN_STYLE.fullmatch(style)}
-    return {
-        style: path.read_bytes()
-        for style, path in found.items()
-        if path is not None and path.stat().st_size <= STYLE_SOUND_BYTES
-    }
-
-
-def write_style_sounds(folder: str | os.PathLike[str], sounds: Mapping[str, bytes]) -> None:
-    """Writes what `read_style_sounds` reads."""
-    for style in filter(PLAIN_STYLE.fullmatch, sounds):
-        path = Path(folder) / STYLE_SOUND.format(style)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(sounds[style])
 
 
 def fingerprint(model: torch.nn.Module) -> str:

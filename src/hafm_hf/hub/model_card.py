@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..stage_table import STAGES
-from .loading import STYLE_SOUND, read_style_sounds
+from .style_sounds import STYLE_SOUND, read_style_sounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
