@@ -153,15 +153,13 @@ def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **o
     config.name_or_path = str(source)
     for each in (config, *(getattr(config, name) for name in config.sub_configs)):
         each.dtype = dtype
-    with torch.device("meta"), no_init_weights():
+    # not on the meta device, which has neither the buffers that no file holds nor quick norms of weights
+    with no_init_weights():
         model = model_class(config)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    if shapes != {name: value.shape for name, value in weights.items()}:
+    if {name: value.shape for name, value in model.state_dict().items()} != {
+        name: value.shape for name, value in weights.items()
+    }:
         return None
-    if any(name not in shapes for name, _ in model.named_buffers()):
-        # buffers that no file holds are made by the constructor
-        with no_init_weights():
-            model = model_class(config)
     for name, value in weights.items():
         # a copy: the file may be written again, by this very model, while it is in use
         weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
