@@ -2,8 +2,8 @@
 
 Importing torch and transformers takes a program 4 to 9 processor seconds, which is most of a short run. Each process
 of pytest starts one server, this file run as a script; it imports the libraries once and forks for every program,
-which then runs as `__main__` to the end of its interpreter. What a test claims of imports, or of an environment that
-is read at import, needs `subprocess` itself.
+which then runs as `__main__` to the end of its interpreter. What a test claims of importing hafm_hf needs a server of
+other people's libraries alone, `BARE`; of an environment that is read at import, `subprocess` itself.
 """
 
 import gc
@@ -38,7 +38,16 @@ LIBRARIES = (
     "transformers.models.hubert.modeling_hubert",
     "typer",
 )
-# hafm_hf.cli is not among them: a console of rich reads its environment as it is made
+# for programs whose own first import of hafm_hf is what is tested
+BARE = (
+    "scipy.signal",
+    "soundfile",
+    "transformers.models.encodec.modeling_encodec",
+    "transformers.models.hubert.modeling_hubert",
+    "transformers.pipelines",
+    "typer",
+)
+# hafm_hf.cli is in neither: a console of rich reads its environment as it is made
 # the names of variables that libraries read while they are imported begin so
 READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
 READ_WHEN_USED = {"HF_TOKEN"}
@@ -54,13 +63,20 @@ class Program:
         err: file for its stderr; the same one may be named.
         env: the whole environment; that of this process by default.
         cwd: the folder in which it runs.
+        libraries: LIBRARIES or BARE, which its server has imported.
 
     Raises:
         ValueError: `env` differs from this process's in what libraries read at import.
     """
 
     def __init__(
-        self, words: list[Any], out: Path, err: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+        self,
+        words: list[Any],
+        out: Path,
+        err: Path,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        libraries: tuple[str, ...] = LIBRARIES,
     ) -> None:
         environment = dict(os.environ if env is None else env)
         for name in os.environ.keys() | environment.keys():
@@ -71,7 +87,7 @@ class Program:
         request = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
         self.returncode: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(_server())
+        self._socket.connect(_server(libraries))
         self._socket.sendall(json.dumps({**request, "out": str(out), "err": str(err)}).encode() + b"\n")
         self._answers = self._socket.makefile("r")
         self.pid = int(self._answers.readline())
@@ -108,19 +124,20 @@ def run_program(
     cwd: Path | None = None,
     timeout: float = 600.0,
     scripts_too: bool = False,
+    libraries: tuple[str, ...] = LIBRARIES,
 ) -> "subprocess.CompletedProcess[str]":
     """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`.
 
     Args:
-        words, env, cwd: as of `Program`.
+        words, env, cwd, libraries: as of `Program`.
         timeout: seconds.
         scripts_too: whether Python scripts that the program starts are forked from the server as well.
     """
     if scripts_too:
-        env = {**(env or os.environ), PROGRAMS: _server()}
+        env = {**(env or os.environ), PROGRAMS: _server(libraries)}
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        program = Program(words, out, err, env, cwd)
+        program = Program(words, out, err, env, cwd, libraries)
         try:
             code = program.wait(timeout)
         finally:
@@ -129,8 +146,8 @@ def run_program(
 
 
 @cache
-def _server() -> str:
-    """Starts the server and returns the address of its socket."""
+def _server(libraries: tuple[str, ...]) -> str:
+    """Starts a server and returns the address of its socket."""
     address = tempfile.mkdtemp() + "/programs"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -139,7 +156,7 @@ def _server() -> str:
     log = open(f"{address}.log", "wb")
     # as `hafm` does before it imports transformers
     subprocess.Popen(
-        [sys.executable, __file__, str(number)], env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        [sys.executable, __file__, str(number), *libraries], env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
         pass_fds=[number], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
     )  # fmt: skip
     return address
@@ -194,6 +211,7 @@ def _become(request: dict[str, Any]) -> None:
     words = request["words"][request["words"][0] == sys.executable :]
     sys.argv = words if words[0] != "-m" else words[1:]
     if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
         sys.path.insert(0, "")
         namespace = {"__name__": "__main__", "__builtins__": __builtins__}
         exec(compile(words[1], "<string>", "exec"), namespace)
@@ -208,7 +226,7 @@ def _become(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # that of this file, which no program has
     sys.path.pop(0)
-    for library in LIBRARIES:
+    for library in sys.argv[2:]:
         importlib.import_module(library)
     # what is there is not copied by the collector of each program
     gc.collect()

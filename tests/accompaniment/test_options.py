@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from hafm_hf.accompaniment.options import OPTIONS, GenerationOptions
+from programs import BARE, run_program
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,12 +85,8 @@ def test_one_row_of_the_table_is_an_option_in_all_five_places(tiny_model: Path, 
     vocal.write_bytes(file_bytes(glide()))
     paths = os.pathsep.join([str(source.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     words = [REPOSITORY / "space", tiny_model, vocal, tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
+    done = run_program([sys.executable, "-c", PROGRAM, *words], environment, libraries=BARE)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     places = ("generate", "stream", "pipeline", "pipeline.stream", "endpoint", "command", "batch", "space")

@@ -1,7 +1,6 @@
 """The pipeline: every kind of input, songs as long as their vocals, in both ways of loading it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.utils import logging
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import audio
 from hafm_hf.audio import HAFMAudioError
+from programs import BARE, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 
@@ -204,12 +204,13 @@ def test_bare_process_needs_only_trust_remote_code(tiny_model: Path, song: dict[
     script = f"""
 import numpy, sys, transformers
 assert "hafm_hf" not in sys.modules
+transformers.dynamic_module_utils.HF_MODULES_CACHE = "modules"
 model = {str(tiny_model)!r}
 accompany = transformers.pipeline("vocal-accompaniment", model=model, trust_remote_code=True, device="cpu")
 numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
 """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
+    done = run_program([sys.executable, "-c", script], cwd=tmp_path, libraries=BARE)
+    assert done.returncode == 0, done.stderr
     assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
 
 

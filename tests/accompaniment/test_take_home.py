@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.options import MIX_OPTIONS, MixOptions
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
+from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 RATE = 44_100
@@ -236,7 +236,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(words: tuple[str, ...
 def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voice_file: Path, tmp_path: Path) -> None:
     program = "import sys; sys.modules['pyloudnorm'] = None; from hafm_hf.cli import main; main()"
     words = ["accompany", str(voice_file), "--out", str(tmp_path / "out"), "--loudness", "-16"]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    done = run_program([sys.executable, "-c", program, *words])
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert "pyloudnorm is not installed" in done.stderr and "pip install 'hafm-hf[" in done.stderr
 

@@ -1,17 +1,19 @@
 """Without `import hafm_hf`: every folder of a composite by the Auto classes alone, and saved again as it was."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from programs import BARE, run_program
+
 PROGRAM = """
 import sys
+import transformers.dynamic_module_utils
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
 folder, again, first = sys.argv[1:]
+transformers.dynamic_module_utils.HF_MODULES_CACHE = f"{again}/modules"
 trusted = {"trust_remote_code": True}
 kinds = {
     "extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **trusted),
@@ -32,9 +34,7 @@ made["composite"].save_pretrained(f"{again}/whole")
 # whatever comes first imports hafm_hf, and the others find it imported
 @pytest.mark.parametrize("first", ["extractor", "stage", "within", "config"])
 def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Path, first: str) -> None:
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    words = [sys.executable, "-c", PROGRAM, str(tiny_model), str(tmp_path), first]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_program([sys.executable, "-c", PROGRAM, tiny_model, tmp_path, first], libraries=BARE)
     assert done.returncode == 0, done.stderr
     kinds = ["ForVocalAccompaniment", "SemanticTokenizerConfig", "FeatureExtractor", "CoarseForCausalLM"]
     assert done.stdout.split()[-5:] == [f"HAFM{kind}" for kind in (*kinds, "FineForCausalLM")]

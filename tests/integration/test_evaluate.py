@@ -19,10 +19,7 @@ from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
 from hafm_hf.lead_sheet.transcription import can_recognise_chords
 from little_band import RATE, song, told_song
-from programs import Program
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-HAFM = [sys.executable, "-m", "hafm_hf.cli"]
+from torture.works import ForkedWork, hafm
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -133,15 +130,13 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:
     options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
-    command = [*HAFM, "evaluate", *options, "--out", tmp_path, "--players", 2]
-    log = tmp_path.with_suffix(".log")
-    killed = Program(command, log, log)
+    command = [*map(str, ["evaluate", *options, "--out", tmp_path, "--players", 2])]
+    killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("cache/features/*.npz"))) < 12:
-        assert time.monotonic() < deadline and killed.poll() is None
+        assert time.monotonic() < deadline and killed.wait(0) is None
         time.sleep(0.02)
     killed.kill()
-    killed.wait()
     assert not (tmp_path / "report.json").exists()
     code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--workers", 2)
     assert code == 0, error

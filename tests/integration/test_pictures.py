@@ -83,14 +83,11 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_done(
     tiny_model: Path, vocal: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     # A package that cannot be found hides the installed one.
-    blocker = tmp_path / "blocked" / "sitecustomize.py"
-    blocker.parent.mkdir()
-    blocker.write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    program = "import sys; sys.modules['matplotlib'] = None; from hafm_hf.cli import main; main()"
+    words = [sys.executable, "-c", program, *command, vocal, "--model", tiny_model]
     work = tmp_path / "work"
     work.mkdir()
-    words = [str(HAFM), *command, str(vocal), "--model", str(tiny_model)]
-    environment = os.environ | {"PYTHONPATH": str(blocker.parent), "COLUMNS": "200"}
-    done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True)
+    done = run_program(words, os.environ | {"COLUMNS": "200"}, work)
     assert done.returncode == 1
     assert done.stderr.strip() == "hafm: Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'."
     assert not any(work.iterdir())

@@ -1,6 +1,5 @@
 """Chaos finds what a kill loses, and nothing else."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 import chaos
 from chaos import CommandWork, HAFMChaosError, digest_files, torment
+from programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAREFUL = """
@@ -51,9 +51,7 @@ def test_a_job_that_goes_on_where_it_was_killed_loses_nothing(tmp_path: Path) ->
 
 def test_a_job_that_does_not_is_found_out_by_the_recipe(tmp_path: Path) -> None:
     words = ["--kills", "9", "--folder", str(tmp_path / "chaos"), "--", *command(CARELESS, "{out}")]
-    run = subprocess.run(
-        [sys.executable, str(REPOSITORY / "recipes" / "chaos.py"), *words], capture_output=True, text=True, check=False
-    )
+    run = run_program([sys.executable, REPOSITORY / "recipes" / "chaos.py", *words])
     assert run.returncode == 1, run.stderr
     assert "differs in all." in run.stdout and run.stdout.splitlines()[1].split()[:2] == ["kill", "9"]
 
