@@ -92,7 +92,7 @@ def test_the_bundled_model_changes_on_the_singers_beat() -> None:
     # by itself: chords bring changes onto the beat too
     config.harmony_guidance = 0.0
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32")
-    tokens = model.tokenize_vocal(vocal, rate, seed=0)[0]
+    tokens = model.tokenize_vocal(vocal[: 6 * rate], rate, seed=0)[0]
     phase = model.semantic_tokenizer.beat_phase(model.semantic_tokenizer.beat_places(tokens))
     near = torch.minimum(phase, 1 - phase) < 0.1
 

@@ -99,6 +99,7 @@ def test_a_weight_without_scores_is_refused() -> None:
 def test_the_bundled_models_drums_are_on_the_beat() -> None:
     model = HAFMForVocalAccompaniment.from_pretrained()
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32")
+    vocal = vocal[: 6 * rate]
     own = model.coarse.generation_config.beat_guidance
     assert own > 0
 
