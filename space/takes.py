@@ -304,12 +304,15 @@ def find(jobs: list[Job], take: Any) -> tuple[Job, int]:
 def sweep(folder: Path, age: float) -> None:
     """Removes files below a folder that have been there, untouched, for `age` seconds, and folders left empty."""
     oldest = time.time() - age
-    for place, _, names in os.walk(folder, topdown=False):
-        for path in [*(Path(place, name) for name in names), Path(place)]:
-            with suppress(OSError):  # gone already, or not empty
-                if path.stat().st_ctime > oldest or path == folder:
-                    continue
-                path.unlink() if path.is_file() else path.rmdir()
+    old: list[Path] = []
+    # before the first goes: a folder is changed by what is removed from it
+    for place, folders, names in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            with suppress(OSError):  # gone already
+                old += [path] if path.stat().st_ctime <= oldest else []
+    for path in sorted(old, reverse=True):
+        with suppress(OSError):  # gone already, or not empty
+            path.unlink() if path.is_file() else path.rmdir()
 
 
 def keep_sweeping() -> None:

@@ -158,10 +158,12 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", studio: Space, tm
     sheet = downloaded(heard, "Save lead sheet")
     skip_fine(heard)
     heard.get_by_label("Seed").fill("3")
+    # to the end of the second bar
+    heard.get_by_label("Length").fill("5")
     generate(heard)
     expect(announced(heard)).to_contain_text("Done")
     client = gradio_client.Client(studio.url, verbose=False, download_files=tmp_path)
-    options: dict[str, Any] = {"seed": 3, "skip_fine": True, "api_name": "/accompany"}
+    options: dict[str, Any] = {"seed": 3, "skip_fine": True, "length": 5.0, "api_name": "/accompany"}
     voice = gradio_client.handle_file(str(EXAMPLE))
     told = client.predict(voice, lead_sheet=json.loads(sheet.read_text()), **options)
     assert downloaded(heard, "Download band").read_bytes() == Path(told[1]).read_bytes()
