@@ -42,8 +42,8 @@ from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import (
     EXAMPLES,
     INTRODUCTION,
-    LIVE_REGIONS,
     NEEDING_STREAMS,
+    ON_LOAD,
     PAGE_OPTIONS,
     STATIC,
     announcement,
@@ -353,7 +353,7 @@ def connect_listening(page: Page) -> None:
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
     """What the chosen model can be asked for, and links to all that is chosen."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
-    needing = [page.options[name] for name in NEEDING_STREAMS]
+    needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
     model.input(lambda name: list(band_choices(name).values()), model, needing, **quick)  # type: ignore[attr-defined]
     restored = [page.announced, page.linked, page.tempo, *(page.options[name] for name in PAGE_OPTIONS)]
     blocks.load(restore, page.link, restored, js="() => location.search", **quick)
@@ -436,7 +436,7 @@ def build_page() -> gr.Blocks:
         connect_settings(page, blocks)
         connect_generating(page)
         connect_endpoint(page)
-        blocks.load(None, js=LIVE_REGIONS)
+        blocks.load(None, js=ON_LOAD)
     return blocks.queue(max_size=QUEUE_SIZE)
 
 

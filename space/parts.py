@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ EXAMPLES = [
 ]
 # Options that some models cannot be asked for.
 NEEDING_STREAMS = [name for name, option in CHOICES.items() if option.streams]
-# Inputs of the band in the order of its updates.
-PAGE_OPTIONS = ["model", "length", "tail", *CHOICES]
+# What of the band is updated, in its order; "sounds" are those of the styles.
+PAGE_OPTIONS = ["model", "length", "tail", *CHOICES, "sounds"]
 # Of an option, less than its table allows.
 MOST = {"variations": 4}
 # Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader listens to.
-LIVE_REGIONS = """() => document.querySelectorAll('#announced, #phase')
-    .forEach(element => element.setAttribute('aria-live', 'polite'))"""
+LIVE_REGIONS = """document.querySelectorAll('#announced, #phase')
+    .forEach(element => element.setAttribute('aria-live', 'polite'));"""
+ONE_SOUND = """document.addEventListener('play', event => document.querySelectorAll('audio')
+    .forEach(each => each === event.target || each.pause()), true);"""
+ON_LOAD = f"() => {{ {LIVE_REGIONS} {ONE_SOUND} }}"
 INTRODUCTION = """# Sing, and get a band
 Sing something, alone; HAFM plays a band to it. Three clicks: an example voice, Generate, Play."""
 # Stages and options in the words of somebody who sings.
@@ -51,6 +55,8 @@ OPTION_WORDS = {
 }
 # What is chosen of an option that is left to the model or the lead sheet, and of energy left to the voice.
 AS_IT_COMES, CHOICE_WORDS = ("As it comes", ""), {"auto": "As the voice"}
+# What the browser plays of a style: small, and there as long as the page is.
+SOUND = "data:audio/ogg;base64,"
 # What stands above the numbers, where the model can be asked for it.
 CARDS = ("style", "energy", "stems")
 
@@ -93,15 +99,22 @@ def voice_name(path: Path) -> str:
     return path.stem.replace("_", " ").capitalize()
 
 
-def finished_songs() -> str:
-    """HTML of players of the finished songs that lie beside the example voices; empty where there is none."""
-    songs = {path: path.with_name(f"{path.stem}_accompanied.ogg") for path in EXAMPLES}
-    players = "".join(
-        f"<label>{voice_name(voice)} <audio controls preload='metadata' src='gradio_api/file={song}' "
-        f"aria-label='Finished song: {voice_name(voice)}'></audio></label>"
-        for voice, song in songs.items()
-        if song.exists()
-    )
+def finished_songs(voices: Iterable[Path] = EXAMPLES) -> str:
+    """HTML of players of the finished songs that lie beside example voices; empty where there is none.
+
+    Of NAME.flac it is NAME_accompanied_STYLE.ogg where there is one, else NAME_accompanied.ogg.
+    """
+    players = ""
+    for voice in voices:
+        name = f"{voice.stem}_accompanied"
+        # in the order of names those with a style come last
+        for song in sorted(voice.parent.glob(f"{name}*.ogg"))[-1:]:
+            style = song.stem.removeprefix(name).strip("_")
+            title = html.escape(voice_name(voice) + (f" ({style})" if style else ""))
+            players += (
+                f"<label><span>{title}</span> <audio controls preload='metadata' src='gradio_api/file={song}' "
+                f"aria-label='Finished song: {title}'></audio></label>"
+            )
     return players and f"<div class='hafm-finished'><strong>Hear what comes out:</strong>{players}</div>"
 
 
@@ -126,7 +139,8 @@ def voice_components() -> gr.Audio:
 
 def option_components() -> dict[str, gr.components.Component]:
     """The inputs of the band by name: model, the options of generation, length."""
-    band = {name: option_component(name) for name in CARDS}
+    band = {"style": option_component("style"), "sounds": studio_part("style_sounds", visible=False)}
+    band |= {name: option_component(name) for name in CARDS if name not in band}
     with gr.Row():
         found: dict[str, gr.components.Component] = {"variations": option_component("variations")}
         found["length"] = gr.Number(
@@ -156,11 +170,13 @@ def band_choices(model: str) -> dict[str, Any]:
         composite = load_pipeline(model).model
     except ValueError:
         # it is said when something is generated
-        return dict.fromkeys(NEEDING_STREAMS, gr.update(visible=False))
+        return dict.fromkeys([*NEEDING_STREAMS, "sounds"], gr.update(visible=False))
     updates: dict[str, dict[str, Any]] = {
         name: {"visible": not composite.known_streams.isdisjoint(CHOICES[name].streams)} for name in NEEDING_STREAMS
     }
     updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
+    sounds = {style: SOUND + b64encode(sound).decode() for style, sound in composite.style_sounds.items()}
+    updates["sounds"] = {"visible": bool(sounds), "value": {"sounds": sounds}}
     updates["stems"] |= {"value": bool(composite.config.plays_stems)}
     return {name: gr.update(**update) for name, update in updates.items()}
 
@@ -192,7 +208,7 @@ def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
     return [AS_IT_COMES, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
-def studio_part(name: str) -> gr.HTML:
+def studio_part(name: str, visible: bool = True) -> gr.HTML:
     """A part of our own, empty: static/NAME.js fills it, and its value is what a person makes of it there."""
     address = json.dumps(f"gradio_api/file={STATIC / name}.js")
     mount = "part => part.mount(element, props, watch, trigger, upload)"
@@ -203,4 +219,5 @@ def studio_part(name: str) -> gr.HTML:
         elem_id=name,
         min_height=0,
         limit=MAX_SECONDS,
+        visible=visible,
     )
