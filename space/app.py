@@ -220,7 +220,9 @@ def save_sheet(timeline: Values, *inputs: Any) -> str:
 
 
 def restore(query: str) -> list[Any]:
-    """The page as the query of its address has it: [announced, linked, tempo, options …]."""
+    """The page as the query of its address has it: [announced, linked, tempo, options …]; as it is without one."""
+    if not query:
+        return [gr.skip()] * (3 + len(PAGE_OPTIONS))
     inputs: Values = {}
     said, linked = "", LeadSheet()
     try:

@@ -161,7 +161,12 @@ def option_components() -> dict[str, gr.components.Component]:
             elem_id="model",
         )
         found |= {name: option_component(name) for name in CHOICES if name not in {**found, **band}}
-    return found | band
+    found |= band
+    # known before anybody comes: what arrives later could undo what somebody has chosen by then
+    for name, update in band_choices(OFFERED[0]).items():
+        for key in update.keys() - {"__type__"}:
+            setattr(found[name], key, update[key])
+    return found
 
 
 def band_choices(model: str) -> dict[str, Any]:
