@@ -59,8 +59,13 @@ def in_sound(played: Sequence[Features], voices: Sequence[Features], songs: Sequ
             for n, each in enumerate(played)
         )
     ]
-    estimates = {name: clustered_mean(torch.tensor([row[name] for row in found]), tracks) for name in SHOWN}
-    return {name: {"mean": each.mean, "error": each.error} for name, each in estimates.items()}
+    estimates: dict[str, dict[str, Any]] = {}
+    for name in SHOWN:
+        # a score of two sounds is none where one of them is silent
+        scored = [(row[name], track) for row, track in zip(found, tracks, strict=True) if math.isfinite(row[name])]
+        estimate = clustered_mean(torch.tensor([each for each, _ in scored]), [track for _, track in scored])
+        estimates[name] = {"mean": estimate.mean, "error": estimate.error, "clips": len(scored)}
+    return estimates
 
 
 def in_nats(stage: HAFMCoarseForCausalLM, tokens: Path, split: str, crops: int) -> dict[str, float]:

@@ -35,7 +35,10 @@ def corpus(songs: Path, voices: Path, soundfont: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def small_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipes, whose stages learn from a quarter of the crops and are validated on a twelfth."""
-    folder = tmp_path_factory.mktemp("recipes")
+    repository = tmp_path_factory.mktemp("repository")
+    (repository / "examples").symlink_to(RECIPES.parent / "examples")
+    folder = repository / "recipes"
+    folder.mkdir()
     for path in RECIPES.iterdir():
         if path.name != "configs":
             (folder / path.name).symlink_to(path)
