@@ -63,6 +63,8 @@ def in_sound(played: Sequence[Features], voices: Sequence[Features], songs: Sequ
     for name in SHOWN:
         # a score of two sounds is none where one of them is silent
         scored = [(row[name], track) for row, track in zip(found, tracks, strict=True) if math.isfinite(row[name])]
+        if not scored:
+            continue
         estimate = clustered_mean(torch.tensor([each for each, _ in scored]), [track for _, track in scored])
         estimates[name] = {"mean": estimate.mean, "error": estimate.error, "clips": len(scored)}
     return estimates
