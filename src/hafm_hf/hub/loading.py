@@ -156,9 +156,8 @@ def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **o
     # not on the meta device, which has neither the buffers that no file holds nor quick norms of weights
     with no_init_weights():
         model = model_class(config)
-    if {name: value.shape for name, value in model.state_dict().items()} != {
-        name: value.shape for name, value in weights.items()
-    }:
+    made, saved = ({name: value.shape for name, value in each.items()} for each in (model.state_dict(), weights))
+    if made != saved:
         return None
     for name, value in weights.items():
         # a copy: the file may be written again, by this very model, while it is in use

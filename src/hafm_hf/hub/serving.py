@@ -67,13 +67,16 @@ class AccompanimentServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.connections: set[socket.socket] = set()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One connection from its first byte to its last, in a thread of its own."""
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers a connection in a thread of its own."""
+        # before the thread begins, so that none that begins while the server stops is missed
         self.connections.add(request)
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.connections.discard(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Ends a connection, whose thread has no more to do."""
+        super().shutdown_request(request)
+        self.connections.discard(request)
 
     @contextmanager
     def place(self) -> Iterator[bool]:
