@@ -61,10 +61,8 @@ def in_sound(played: Sequence[Features], voices: Sequence[Features], songs: Sequ
     ]
     estimates: dict[str, dict[str, Any]] = {}
     for name in SHOWN:
-        # a score of two sounds is none where one of them is silent
+        # where less than a second is sung there is no share of its pitch classes
         scored = [(row[name], track) for row, track in zip(found, tracks, strict=True) if math.isfinite(row[name])]
-        if not scored:
-            continue
         estimate = clustered_mean(torch.tensor([each for each, _ in scored]), [track for _, track in scored])
         estimates[name] = {"mean": estimate.mean, "error": estimate.error, "clips": len(scored)}
     return estimates
@@ -81,10 +79,10 @@ def in_nats(stage: HAFMCoarseForCausalLM, tokens: Path, split: str, crops: int) 
     return {"window_seconds": seconds, **{key: codebooks * metrics[key] for key in keys}}
 
 
-def features(part: Part | None, start: float, seconds: float) -> Features:
-    """Of a stretch of a recording."""
+def features(part: Part | None, start: float, seconds: float, voice: bool = False) -> Features:
+    """Of a stretch of a recording, with its pitch where it is a voice."""
     assert part is not None
-    return extract(audio.resample(*replace(part, start=start, seconds=seconds).read(), ANALYSIS_RATE))
+    return extract(audio.resample(*replace(part, start=start, seconds=seconds).read(), ANALYSIS_RATE), voice=voice)
 
 
 def main(
@@ -116,7 +114,7 @@ def main(
         for crop, track, sound in zip(chosen, tracks, sounds, strict=True):
             clip = by_track[Path(track).name]
             start = float(crop.start * info.grid)
-            voices.append(features(clip.vocal, start, seconds))
+            voices.append(features(clip.vocal, start, seconds, voice=True))
             references.append(features(clip.reference, start, seconds))
             played.append(extract(audio.resample(sound, rate, ANALYSIS_RATE)))
             audio.write_audio(out / folder.parent.name / f"{Path(track).name}@{start:g}.wav", sound, rate)
