@@ -6,7 +6,7 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,6 +40,22 @@ def keep_screenshot(page: "Page", name: str) -> None:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w-]+", "_", name).strip("_")
     page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
+
+
+def findings(page: "Page", axe: Path) -> list[str]:
+    """What axe-core calls serious or critical, once all colours have changed: rule and the elements that it found."""
+    page.evaluate(
+        """() => Promise.allSettled(
+            document.getAnimations().filter(each => each instanceof CSSTransition).map(each => each.finished)
+        )"""
+    )
+    page.add_script_tag(path=axe)
+    found: list[dict[str, Any]] = page.evaluate("() => axe.run().then(result => result.violations)")
+    return [
+        f"{each['id']}: {[node['html'][:150] for node in each['nodes']]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
 
 
 def upload(page: "Page", path: Path) -> None:

@@ -1,5 +1,7 @@
 """A served Space and voices to give to it."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,3 +101,16 @@ def heard(
     yield page
     keep_screenshot(page, request.node.name)
     page.context.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """axe-core in the version of package.json, fetched by npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm, which fetches axe-core; install Debian's package of that name")
+    folder = Path(shutil.copy(Path(__file__).with_name("package.json"), tmp_path_factory.mktemp("axe"))).parent
+    command = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
+    done = subprocess.run(command, cwd=folder, timeout=PATIENCE_SECONDS, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch axe-core: {done.stderr.strip()[-200:]}")
+    return folder / "node_modules" / "axe-core" / "axe.min.js"

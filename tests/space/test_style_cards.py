@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from parts import finished_songs
-from space.browsing import PHONE, expect, keep_screenshot, open_page
+from space.browsing import PHONE, expect, findings, keep_screenshot, open_page
 from space.serving import Space, served
 from tiny_models import tiny_band
 from vocals import file_bytes, glide
@@ -89,11 +89,12 @@ def test_the_keyboard_hears_and_chooses(page: "Page") -> None:
 
 @pytest.mark.parametrize("width", [1280, PHONE["width"]])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_cards_fit_every_page(page: "Page", scheme: str, width: int) -> None:
+def test_cards_fit_every_page_and_axe_finds_nothing(page: "Page", axe: Path, scheme: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": PHONE["height"]})
     page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
     page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
     keep_screenshot(page, f"style cards {scheme} {width}")
+    assert findings(page, axe) == []
 
 
 def test_a_model_without_sounds_has_no_buttons(page: "Page") -> None:

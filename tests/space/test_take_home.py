@@ -1,18 +1,16 @@
 """From a voice to what is taken home: in three clicks, by keyboard alone, for screen readers; and bars made anew."""
 
-import shutil
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 from hafm_hf import audio
 from space.browsing import (
     announced,
     downloaded,
     expect,
+    findings,
     generate,
     keep_screenshot,
     open_page,
@@ -21,36 +19,12 @@ from space.browsing import (
     summary,
     tab_to,
 )
-from space.serving import PATIENCE_SECONDS, Space
+from space.serving import Space
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """axe-core in the version of package.json, fetched by npm."""
-    if shutil.which("npm") is None:
-        pytest.skip("no npm, which fetches axe-core; install Debian's package of that name")
-    folder = Path(shutil.copy(HERE / "package.json", tmp_path_factory.mktemp("axe"))).parent
-    command = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
-    done = subprocess.run(command, cwd=folder, timeout=PATIENCE_SECONDS, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"npm cannot fetch axe-core: {done.stderr.strip()[-200:]}")
-    return folder / "node_modules" / "axe-core" / "axe.min.js"
-
-
-def findings(page: "Page", axe: Path) -> list[str]:
-    """What axe-core calls serious or critical: rule and the elements that it found."""
-    page.add_script_tag(path=axe)
-    found: list[dict[str, Any]] = page.evaluate("() => axe.run().then(result => result.violations)")
-    return [
-        f"{each['id']}: {[node['html'][:150] for node in each['nodes']]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -102,12 +76,6 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path
     assert findings(page, axe) == []
     page.emulate_media(color_scheme="dark")
     expect(page.locator("body")).to_contain_class("dark")
-    # the colours of buttons change by and by
-    page.evaluate(
-        """() => Promise.allSettled(
-            document.getAnimations().filter(each => each instanceof CSSTransition).map(each => each.finished)
-        )"""
-    )
     assert findings(page, axe) == []
 
 
