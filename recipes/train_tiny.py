@@ -8,8 +8,9 @@
 Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, their joining and where in the beat an
 accompaniment changes, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes
 on. With --stems the stages are told lead sheet and style, and play one stem at a time; BANDS is rendered without
---trio. A GPU is used where there is one; --preset small is for it. hafm-tiny itself has had more than this: Muon, a
-second run of its codec, averages of weights (MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
+--trio. --preset trial shows in minutes that all of it runs, and makes no music; --preset small is for a GPU, which is
+used where there is one. hafm-tiny itself has had more than this: Muon, a second run of its codec, averages of weights
+(MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ def main(
     corpus: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What build_song_corpus.py wrote.")],
     out: Annotated[Path, typer.Argument(file_okay=False, help="Gets the parts, and the composite as OUT/model.")],
     hours: Annotated[float, typer.Option(help="Of training, by the clock; tokens and clusters come on top.")] = 2.0,
-    preset: Annotated[str, typer.Option(help="tiny or small.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="trial, tiny or small.")] = "tiny",
     workers: Annotated[int, typer.Option(min=1, help="Parts side by side, a core each.")] = 1,
     clusters: Annotated[int, typer.Option(min=2, help="Of the k-means, for voice and band each.")] = 500,
     stems: Annotated[

@@ -4,10 +4,10 @@ import os
 import re
 import runpy
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
+from programs import TORCH, run_program
 from torture.works import ForkedWork, hafm, import_libraries, train
 
 LIMIT_SECONDS = 300.0
@@ -72,7 +72,5 @@ def upload(words: list[str], folder: Path, url: str, token: str) -> None:
     """`hf upload …` to a stand-in for the hub."""
     kept = {name: value for name, value in os.environ.items() if not re.match("HF_|HUGGINGFACE_", name)}
     online = {"HF_ENDPOINT": url, "HF_TOKEN": token, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    run = subprocess.run(
-        [str(HF), *words[1:]], cwd=folder, env=kept | online, capture_output=True, text=True, check=False
-    )
+    run = run_program([HF, *words[1:]], kept | online, folder, libraries=TORCH)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -19,6 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The compiler is asked for what the processor has without trying each first.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 # Ray's workers give way to everything else on the machine: beside a busy process they would hardly begin.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

@@ -2,10 +2,13 @@
 
 Importing torch and transformers takes a program 4 to 9 processor seconds, which is most of a short run. Each process
 of pytest starts one server, this file run as a script; it imports the libraries once and forks for every program,
-which then runs as `__main__` to the end of its interpreter. What a test claims of importing hafm_hf needs a server of
-other people's libraries alone, `BARE`; of an environment that is read at import, `subprocess` itself.
+which then runs as `__main__`. What `Program` starts runs to the end of its interpreter; what `run_program` runs ends
+behind its threads and exit handlers, since taking down torch costs more than most programs do. What a test claims of
+importing hafm_hf needs a server of other people's libraries alone, `BARE`; of the hub or of importing transformers,
+`TORCH`; of another environment that is read at import, `subprocess` itself.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -17,10 +20,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import sitecustomize
 from sitecustomize import PROGRAMS
 
 LIBRARIES = (
@@ -47,9 +53,12 @@ BARE = (
     "transformers.pipelines",
     "typer",
 )
-# hafm_hf.cli is in neither: a console of rich reads its environment as it is made
-# the names of variables that libraries read while they are imported begin so
-READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
+# for programs that import transformers in a way of their own, or with another hub
+TORCH = ("scipy.signal", "soundfile", "torch")
+# hafm_hf.cli is in none: a console of rich reads its environment as it is made
+# the names of variables that libraries read while they are imported begin so: torch, then the others
+READ_BY_TORCH = ("ATEN_", "MKL_", "OMP_", "ONEDNN_")
+READ_AT_IMPORT = (*READ_BY_TORCH, "HF_", "HUGGINGFACE_", "NUMBA_", "TRANSFORMERS_")
 READ_WHEN_USED = {"HF_TOKEN"}
 
 
@@ -63,7 +72,9 @@ class Program:
         err: file for its stderr; the same one may be named.
         env: the whole environment; that of this process by default.
         cwd: the folder in which it runs.
-        libraries: LIBRARIES or BARE, which its server has imported.
+        libraries: LIBRARIES, BARE or TORCH, which its server has imported.
+        python: the interpreter; another environment's has a server of its own.
+        to_the_end: whether its interpreter takes everything down when it ends.
 
     Raises:
         ValueError: `env` differs from this process's in what libraries read at import.
@@ -77,18 +88,22 @@ class Program:
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         libraries: tuple[str, ...] = LIBRARIES,
+        python: str = sys.executable,
+        to_the_end: bool = True,
     ) -> None:
         environment = dict(os.environ if env is None else env)
+        read = READ_BY_TORCH if libraries is TORCH else READ_AT_IMPORT
         for name in os.environ.keys() | environment.keys():
-            if name in READ_WHEN_USED or not name.startswith(READ_AT_IMPORT):
+            if name in READ_WHEN_USED or not name.startswith(read):
                 continue
             if os.environ.get(name) != environment.get(name):
                 raise ValueError(f"{name} is read at import; start the program with subprocess.")
         request = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
+        request |= {"out": str(out), "err": str(err), "to_the_end": to_the_end}
         self.returncode: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(_server(libraries))
-        self._socket.sendall(json.dumps({**request, "out": str(out), "err": str(err)}).encode() + b"\n")
+        self._socket.connect(_server(libraries, python))
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
         self._answers = self._socket.makefile("r")
         self.pid = int(self._answers.readline())
 
@@ -125,19 +140,20 @@ def run_program(
     timeout: float = 600.0,
     scripts_too: bool = False,
     libraries: tuple[str, ...] = LIBRARIES,
+    python: str = sys.executable,
 ) -> "subprocess.CompletedProcess[str]":
     """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`.
 
     Args:
-        words, env, cwd, libraries: as of `Program`.
+        words, env, cwd, libraries, python: as of `Program`.
         timeout: seconds.
         scripts_too: whether Python scripts that the program starts are forked from the server as well.
     """
     if scripts_too:
-        env = {**(env or os.environ), PROGRAMS: _server(libraries)}
+        env = {**(env or os.environ), PROGRAMS: _server(libraries, python)}
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        program = Program(words, out, err, env, cwd, libraries)
+        program = Program(words, out, err, env, cwd, libraries, python, to_the_end=False)
         try:
             code = program.wait(timeout)
         finally:
@@ -146,7 +162,7 @@ def run_program(
 
 
 @cache
-def _server(libraries: tuple[str, ...]) -> str:
+def _server(libraries: tuple[str, ...], python: str) -> str:
     """Starts a server and returns the address of its socket."""
     address = tempfile.mkdtemp() + "/programs"
     listener = socket.socket(socket.AF_UNIX)
@@ -155,8 +171,12 @@ def _server(libraries: tuple[str, ...]) -> str:
     number = listener.fileno()
     log = open(f"{address}.log", "wb")
     # as `hafm` does before it imports transformers
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if python != sys.executable:
+        # nothing of this one's packages
+        environment |= {"PYTHONPATH": str(Path(sitecustomize.__file__).parent), "PYTHONNOUSERSITE": "1"}
     subprocess.Popen(
-        [sys.executable, __file__, str(number), *libraries], env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        [python, __file__, str(number), *libraries], env=environment,
         pass_fds=[number], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
     )  # fmt: skip
     return address
@@ -223,6 +243,26 @@ def _become(request: dict[str, Any]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def _end_with(program: Callable[[], None]) -> NoReturn:
+    """Runs what it is given and ends with its exit code, as an interpreter does, but takes nothing down."""
+    code: object = None
+    try:
+        program()
+    except SystemExit as ended:
+        code = ended.code
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(int(code or 0) & 0xFF)
+
+
 if __name__ == "__main__":
     # that of this file, which no program has
     sys.path.pop(0)
@@ -231,4 +271,8 @@ if __name__ == "__main__":
     # what is there is not copied by the collector of each program
     gc.collect()
     gc.freeze()
-    _become(_next_request(socket.socket(fileno=int(sys.argv[1]))))
+    request = _next_request(socket.socket(fileno=int(sys.argv[1])))
+    if request["to_the_end"]:
+        _become(request)
+    else:
+        _end_with(lambda: _become(request))

@@ -20,6 +20,8 @@ import torch
 
 from hafm_hf.jobs.locks import locked
 
+from .hubert import SemanticTrainingArguments
+
 logger = logging.getLogger(__name__)
 
 # shares of the hours: codec beside tokenizer, then the coarse stage beside the two others where there are two workers
@@ -64,6 +66,8 @@ class Preset:
 
 
 PRESETS = {
+    # shows within minutes that a corpus and a set-up work, and makes no music
+    "trial": Preset(4, (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2)),
     "tiny": Preset(12, (192, 5), (256, 4, 4), (192, 4, 3), (128, 3, 2)),
     "small": Preset(16, (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
 }
@@ -79,7 +83,7 @@ class WholeModelOptions:
         recipes (Path): the folder of the recipes.
         hours (float): of wall-clock time for all training together; clusters, the vocal's space, tokens, chords and
             joining come on top.
-        preset (str): tiny or small.
+        preset (str): trial, tiny or small.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
         stems (bool): for songs of bands with stems: one stem at a time, told lead sheet and style.
@@ -170,7 +174,10 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
         "codec": [sizes["codec"][0], *_run_words(options, "codec", codec_steps), *sizes["codec"][1], *schedule],
-        "hubert": [sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1]],
+        "hubert": [
+            sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1],
+            "--start_batches", min(steps["hubert"], SemanticTrainingArguments.start_batches),
+        ],
         "semantic_tokenizer": [
             "fit_kmeans.py", corpus, clusters, "--hubert", out / "hubert" / "hubert", "--layer", preset.hubert[1],
             "--clusters", options.clusters, "--separate", "--split-by", "folder",
@@ -249,7 +256,7 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         trial = options.out / f"{part}_trial"
         words = [recipe, "--corpus", options.corpus, "--out", trial, "--steps", CALIBRATION_STEPS, *sizes]
         words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
-        words += ["--figures", "false"] if part == "codec" else []
+        words += ["--figures", "false"] if part == "codec" else ["--start_batches", 1]
         _run(f"{part}_trial", [str(word) for word in words], options)
         # the last line: the first has the start in it
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]

@@ -1,7 +1,6 @@
 """The pipeline: every kind of input, songs as long as their vocals, in both ways of loading it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers.utils import logging
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import audio
 from hafm_hf.audio import HAFMAudioError
-from programs import BARE, run_program
+from programs import BARE, TORCH, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 
@@ -223,7 +222,8 @@ def test_bundled_model_is_the_default(bundled_model: Path) -> None:
 
 def test_the_default_is_loaded_without_a_warning_and_without_bars(bundled_model: Path) -> None:
     script = "import hafm_hf, transformers; transformers.pipeline('vocal-accompaniment', device='cpu')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    done = run_program([sys.executable, "-c", script], libraries=TORCH)
+    assert done.returncode == 0, done.stderr
     assert "No model was supplied" not in done.stderr and "Loading weights" not in done.stderr, done.stderr
 
 

@@ -11,15 +11,22 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from programs import run_program
+
+OTHERS = ("transformers.models.encodec.modeling_encodec", "transformers.models.hubert.modeling_hubert")
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN_NAME = "hafm-hf"
 
 
 @dataclass
 class Environment:
-    """A virtual environment apart from the one that the tests run in."""
+    """A virtual environment apart from the one that the tests run in.
+
+    Where many programs are run, its interpreter `forks` them, having imported torch and transformers once.
+    """
 
     folder: Path
+    forks: bool = False
 
     @property
     def python(self) -> Path:
@@ -35,8 +42,11 @@ class Environment:
         """Runs one of its programs, with nothing of the surrounding environment on the path."""
         words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        environment = kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONNOUSERSITE": "1"}
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+        if self.forks:
+            return run_program(words, env=kept, cwd=cwd, libraries=OTHERS, python=str(self.python))
+        return subprocess.run(
+            words, cwd=cwd, env=kept | {"PYTHONNOUSERSITE": "1"}, capture_output=True, text=True, timeout=600
+        )
 
 
 def make(target: str, **variables: object) -> str:
@@ -51,14 +61,14 @@ def make(target: str, **variables: object) -> str:
     return result.stdout
 
 
-def make_environment(folder: Path, wheel: Path, extras: Iterable[str] = ()) -> Environment:
+def make_environment(folder: Path, wheel: Path, extras: Iterable[str] = (), forks: bool = False) -> Environment:
     """A virtual environment with `wheel`, its dependencies and those of `extras`, and nothing else, not even pip.
 
     Raises:
         PackageNotFoundError: a dependency is not installed here.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    environment = Environment(folder)
+    environment = Environment(folder, forks)
     install = [sys.executable, "-m", "pip", "--quiet", "--python", str(environment.python), "install"]
     subprocess.run([*install, "--no-index", "--no-deps", str(wheel)], check=True, capture_output=True)
     (own,) = metadata.distributions(name=OWN_NAME, path=[str(environment.site_packages)])

@@ -60,7 +60,7 @@ def wheel(dist: Path) -> Path:
 @pytest.fixture(scope="module")
 def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel without extras."""
-    return make_environment(tmp_path_factory.mktemp("core") / "venv", wheel)
+    return make_environment(tmp_path_factory.mktemp("core") / "venv", wheel, forks=True)
 
 
 def test_make_dist_builds_what_twine_accepts_from_all_that_a_clone_holds(dist: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from hafm_hf.hub.mixin import REPOSITORY_FILES
 from hub_stand_in import TOKEN, StandIn, stand_in
+from programs import TORCH, run_program
 from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -67,10 +67,8 @@ def run_online(script: str, hub: StandIn, folder: Path, *arguments: str) -> None
         "HF_HOME": str(folder / "cache"),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", script, *arguments]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    result = run_program([sys.executable, "-c", script, *arguments], environment, folder, libraries=TORCH)
     assert result.returncode == 0, result.stderr[-3000:] + "\n".join(hub.requests[-20:])
 
 

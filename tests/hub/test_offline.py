@@ -9,6 +9,7 @@ import pytest
 
 from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizer
 from hub_stand_in import TOKEN, stand_in
+from programs import TORCH, run_program
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 CLASSES = (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM, HAFMSemanticTokenizer)
@@ -33,14 +34,8 @@ def test_an_unknown_model_is_one_sentence(kind: type) -> None:
 
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        env={**os.environ, "HF_HOME": str(folder), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {**os.environ, "HF_HOME": str(folder), **environment}
+    return run_program([sys.executable, *words], environment, timeout=120, libraries=TORCH)
 
 
 @pytest.mark.parametrize("command", ["accompany", "info"])

@@ -1,7 +1,6 @@
 """A published composite's stage, fine-tuned with adapters, heard on the way, and published: one run of the recipe."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hafm_hf.hub.loading import load_strictly
 from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
 from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words
+from programs import TORCH, run_program
 from tiny_models import CLUSTERS, CODES
 from vocals import CODEC_RATE, glide
 
@@ -74,13 +74,8 @@ def published(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     with stand_in() as hub:
         online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(folder / "cache")}
         online |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        run = subprocess.run(
-            [sys.executable, str(RECIPE), *flags],
-            env={**kept, **online, "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**kept, **online, "ACCELERATE_USE_CPU": "true"}
+        run = run_program([sys.executable, RECIPE, *flags], environment, libraries=TORCH)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder / "run", hub
 

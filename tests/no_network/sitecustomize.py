@@ -62,7 +62,8 @@ def keep_here(event: str, arguments: tuple[Any, ...]) -> None:
 def run_elsewhere(words: list[str], address: str) -> None:
     """Has a script forked from the server of tests/programs.py, with this process's output, and ends as it ends."""
     mine = f"/proc/{os.getpid()}/fd"
-    request = {"words": words, "env": dict(os.environ), "cwd": os.getcwd(), "out": f"{mine}/1", "err": f"{mine}/2"}
+    request = {"words": words, "env": dict(os.environ), "cwd": os.getcwd(), "to_the_end": False}
+    request |= {"out": f"{mine}/1", "err": f"{mine}/2"}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         server.sendall(json.dumps(request).encode() + b"\n")

@@ -4,7 +4,6 @@ import http.server
 import os
 import re
 import socket
-import subprocess
 import sys
 import threading
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hafm_hf.hub.redaction import without_secrets
+from programs import TORCH, run_program
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Pat
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HAFM_TEST_CONNECTIONS": str(diary), "HF_HOME": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    run = run_program([sys.executable, "-c", code], environment, libraries=TORCH)
     assert run.returncode == 0, run.stderr
     assert not diary.exists(), diary.read_text()
 
@@ -84,7 +84,7 @@ def test_a_token_in_the_environment_is_in_no_output(model: str, parrot: str, tin
     named = str(tiny_model) if model == "bundled" else model
     words = ["accompany", str(tmp_path / "vocal.wav"), "--model", named, "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "hafm_hf.cli", *words, "--skip-fine", "--json"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = run_program(command, environment, libraries=TORCH)
     assert run.returncode == (0 if model == "bundled" else 1), run.stderr
     assert SECRET not in run.stdout + run.stderr
     for path in tmp_path.rglob("*"):

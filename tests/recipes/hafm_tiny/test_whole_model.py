@@ -81,7 +81,7 @@ def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_
 
 
 def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no preset 'huge'; choose one of tiny, small\."):
+    with pytest.raises(ValueError, match=r"no preset 'huge'; choose one of trial, tiny, small\."):
         WholeModelOptions(corpus, tmp_path, RECIPES, preset="huge")
     with pytest.raises(ValueError, match="holds no songs"):
         WholeModelOptions(tmp_path, tmp_path, RECIPES)
@@ -95,7 +95,19 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
     corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
-    words = [corpus, tmp_path / "out", "--hours", 0.002, "--workers", 2, "--clusters", 20, "--stems"]
+    words = [
+        corpus,
+        tmp_path / "out",
+        "--hours",
+        0.002,
+        "--workers",
+        2,
+        "--clusters",
+        20,
+        "--preset",
+        "trial",
+        "--stems",
+    ]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
     run = run_program(command, scripts_too=True)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -114,5 +126,5 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     again = run_program(command, scripts_too=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
-    other = run_program([*command, "--preset", "small"])
+    other = run_program([*command, "--preset", "tiny"])
     assert other.returncode == 1 and "begun with other options" in other.stderr
