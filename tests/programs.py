@@ -98,7 +98,7 @@ class Program:
                 continue
             if os.environ.get(name) != environment.get(name):
                 raise ValueError(f"{name} is read at import; start the program with subprocess.")
-        request = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
+        request: dict[str, Any] = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
         request |= {"out": str(out), "err": str(err), "to_the_end": to_the_end}
         self.returncode: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
