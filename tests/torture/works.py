@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hafm_hf.audio.librosa_loading import load_librosa
+
 # imported before anything is forked, or most of a short job's time would be imports
 LIBRARIES = (
     "accelerate.state",
@@ -20,15 +22,12 @@ LIBRARIES = (
     "hafm_hf.corpus.prepare",
     "hafm_hf.evaluation.run",
     "hafm_hf.training.recipe",
-    "librosa.beat",
-    "librosa.feature",
-    "librosa.onset",
-    "numba",
 )
 
 
 def import_libraries() -> None:
-    """All that jobs import."""
+    """All that jobs import; librosa under its lock, since another process of a fresh clone may compile it."""
+    load_librosa()
     for name in LIBRARIES:
         importlib.import_module(name)
 
