@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from programs import run_program
+from programs import TORCH, run_program
 
 STARTER = """
 import subprocess, sys
@@ -28,3 +28,10 @@ def test_a_script_of_a_program_ends_as_it_would_by_itself(script: str, ended: li
     (tmp_path / "starter.py").write_text(STARTER)
     done = run_program([sys.executable, tmp_path / "starter.py", tmp_path / "script.py"], scripts_too=True)
     assert (done.returncode, done.stdout) == (0, f"{ended}\n"), done.stderr
+
+
+def test_programs_with_torch_alone_have_the_rest_of_their_imports_before_them() -> None:
+    code = (
+        "import sys; print(*(name in sys.modules for name in ('torch', 'transformers', 'huggingface_hub', 'hafm_hf')))"
+    )
+    assert run_program([sys.executable, "-c", code], libraries=TORCH).stdout == "True False False False\n"

@@ -95,19 +95,8 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
     corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
-    words = [
-        corpus,
-        tmp_path / "out",
-        "--hours",
-        0.002,
-        "--workers",
-        2,
-        "--clusters",
-        20,
-        "--preset",
-        "trial",
-        "--stems",
-    ]
+    smallest = ["--preset", "trial", "--hours", 0.002, "--workers", 2, "--clusters", 20]
+    words = [corpus, tmp_path / "out", *smallest, "--stems"]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
     run = run_program(command, scripts_too=True)
     assert run.returncode == 0, run.stderr[-2000:]
