@@ -32,6 +32,8 @@ class CodecTrainingArguments:
 
     Below 0, `quantize_from` means a codec that is trained already: its codebooks go on from where they are.
     `stem_share` is of the crops without the voice: one stem of the band instead of its mix.
+    `waveform_weight` is of the waveform's error: what can't be predicted from the codes, which is most of what lies
+    above 1.5 kHz, it would rather have silent than wrong, and a decoder that is trained last needs little of it.
     `emphasis_weight` is of the waveform's error after pre-emphasis; it comes in with the spectral loss.
     From step `adversarial_from` on (0: never) discriminators judge what it decodes. With `decoder_only` encoder and
     codebooks stay as they are, and with them the codes of every corpus and every stage that was trained on them.
@@ -46,6 +48,7 @@ class CodecTrainingArguments:
     quantize_from: int = 450
     spectral_from: int = 1850
     spectral_ramp: int = 400
+    waveform_weight: float = 1.0
     spectral_weight: float = 0.8
     emphasis_weight: float = 0.5
     commitment_weight: float = 0.3
@@ -289,7 +292,7 @@ class CodecTrainer:
         embeddings, loss, report = self._embeddings(target, step, generator)
         output = self.codec.decoder(embeddings)[..., : target.shape[-1]]
         waveform = relative_error(target, output)
-        loss = loss + waveform
+        loss = loss + arguments.waveform_weight * waveform
         report["waveform"] = float(waveform.detach())
         if step >= arguments.spectral_from:
             ramp = min(1.0, (step - arguments.spectral_from + 1) / arguments.spectral_ramp)
