@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
-from hafm_hf.audio.analysis import log_mel
+from hafm_hf.audio.analysis import log_mel, mel_filters
 from hafm_hf.codec import scale_invariant_sdr
 
 from .clusters import kmeans, nearest
@@ -34,7 +34,8 @@ class CodecTrainingArguments:
     `stem_share` is of the crops without the voice: one stem of the band instead of its mix.
     `waveform_weight` is of the waveform's error: what can't be predicted from the codes, which is most of what lies
     above 1.5 kHz, it would rather have silent than wrong, and a decoder that is trained last needs little of it.
-    `emphasis_weight` is of the waveform's error after pre-emphasis; it comes in with the spectral loss.
+    `emphasis_weight` is of the waveform's error after pre-emphasis, `mel_weight` of the distance of log-mel energies;
+    both come in with the spectral loss.
     From step `adversarial_from` on (0: never) discriminators judge what it decodes. With `decoder_only` encoder and
     codebooks stay as they are, and with them the codes of every corpus and every stage that was trained on them.
     """
@@ -51,6 +52,7 @@ class CodecTrainingArguments:
     waveform_weight: float = 1.0
     spectral_weight: float = 0.8
     emphasis_weight: float = 0.5
+    mel_weight: float = 0.0
     commitment_weight: float = 0.3
     adversarial_from: int = 0
     adversarial_weight: float = 0.02
@@ -123,6 +125,30 @@ def spectral_distance(
         logs = [torch.log(magnitude + floor) for magnitude in magnitudes]
         linear = (magnitudes[0] - magnitudes[1]).abs().mean() / (magnitudes[0].mean() + 1e-5)
         total = total + linear + (logs[0] - logs[1]).abs().mean()
+    return total / len(sizes)
+
+
+def mel_distance(
+    target: torch.Tensor, output: torch.Tensor, sampling_rate: int, sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+) -> torch.Tensor:
+    """L1 of log-mel energies of float [B, 1, N] at several scales (Défossez et al. 2022, section 3.4).
+
+    A mel band holds many bins, so that its energy says how loud noise is, whatever its samples are.
+    """
+    total = target.new_zeros(())
+    for size in sizes:
+        window = torch.hann_window(size, device=target.device)
+        filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
+        energies = [
+            torch.einsum(
+                "fm,bft->bmt",
+                filters,
+                torch.stft(x.squeeze(1), size, size // 4, window=window, return_complex=True).abs().pow(2),
+            )
+            for x in (target, output)
+        ]
+        floor = 1e-6 * energies[0].amax(dim=(1, 2), keepdim=True) + 1e-8
+        total = total + 0.5 * ((energies[0] + floor).log() - (energies[1] + floor).log()).abs().mean()
     return total / len(sizes)
 
 
@@ -299,6 +325,10 @@ class CodecTrainer:
             spectral = spectral_distance(target, output)
             emphasis = relative_error(emphasised(target), emphasised(output))
             weighted = arguments.spectral_weight * spectral + arguments.emphasis_weight * emphasis
+            if arguments.mel_weight:
+                mel = mel_distance(target, output, self.codec.config.sampling_rate)
+                weighted = weighted + arguments.mel_weight * mel
+                report["mel"] = float(mel.detach())
             loss = loss + ramp * weighted
             report |= {"spectral": float(spectral.detach()), "emphasis": float(emphasis.detach())}
         if self.discriminator is not None and step >= arguments.adversarial_from:
