@@ -93,9 +93,6 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif module is self:
-            for buffer in self.buffers(recurse=False):
-                init.zeros_(buffer)
         if isinstance(module, RelativeAttentionBias) and self.config.position_scheme == "time":
             init.copy_(module.weight, module.weight + module.locality().to(module.weight))
 
