@@ -29,7 +29,6 @@ from hafm_tiny.song_pool import labelled_rows, load_labels
 logger = logging.get_logger(__name__)
 # about ten seconds and about half a minute
 SCORED_BEATS = (16, 48)
-SEMANTIC_COLUMNS = ("vocal_semantic", "instrumental_semantic")
 
 
 @dataclass
@@ -76,11 +75,10 @@ def whole_songs(folders: Folders) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def counted(tokens: str, tokenizer: HAFMSemanticTokenizer, labels: dict[str, dict[str, Any]]) -> TokenCounts:
-    """The tables, from the training shards."""
+    """The table, from the training shards."""
     counts = TokenCounts(tokenizer.config.num_clusters, tokenizer.config.frame_rate)
-    for row, song in labelled_rows(tokens, labels, SEMANTIC_COLUMNS):
-        vocal, instrumental = (torch.tensor(row[column]) for column in SEMANTIC_COLUMNS)
-        counts.add(vocal, instrumental, song, row["start"])
+    for row, song in labelled_rows(tokens, labels, ["vocal_semantic"]):
+        counts.add(torch.tensor(row["vocal_semantic"]), song, row["start"])
     return counts
 
 

@@ -5,12 +5,12 @@
     python recipes/train_tiny.py BANDS OUT --hours 30 --workers 2 --stems
     hafm accompany vocal.wav --model OUT/model
 
-Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, their joining and where in the beat an
-accompaniment changes, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes
-on. With --stems the stages are told lead sheet and style, and play one stem at a time; BANDS is rendered without
---trio. --preset trial shows in minutes that all of it runs, and makes no music; --preset small is for a GPU, which is
-used where there is one. hafm-tiny itself has had more than this: Muon, a second run of its codec, averages of weights
-(MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
+Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords and their joining, in order, each a process
+with a log and checkpoints in OUT: after a stop the same command goes on. The stages are told the lead sheet: chords,
+beats and bars, style, and energy where songs have sections. With --stems they play one stem at a time; BANDS is
+rendered without --trio. --preset trial shows in minutes that all of it runs, and makes no music; --preset small is for
+a GPU, which is used where there is one. hafm-tiny itself has had more than this: a second run of its codec, averages
+of weights (MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
 """
 
 from pathlib import Path
@@ -29,9 +29,7 @@ def main(
     preset: Annotated[str, typer.Option(help="trial, tiny or small.")] = "tiny",
     workers: Annotated[int, typer.Option(min=1, help="Parts side by side, a core each.")] = 1,
     clusters: Annotated[int, typer.Option(min=2, help="Of the k-means, for voice and band each.")] = 500,
-    stems: Annotated[
-        bool, typer.Option("--stems", help="Told lead sheet and style, it plays one stem at a time.")
-    ] = False,
+    stems: Annotated[bool, typer.Option("--stems", help="It plays one stem at a time.")] = False,
 ) -> None:
     """Trains a whole model on CORPUS into OUT."""
     options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters, stems)

@@ -106,13 +106,12 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
 
 
 def tiny_harmony(seed: int = 0, **options: Any) -> HAFMHarmonyModel:
-    """A network of two layers with random weights and tables."""
+    """A network of two layers with random weights and a random table."""
     torch.manual_seed(seed)
     model = HAFMHarmonyModel(
         HAFMHarmonyConfig(**{"num_clusters": CLUSTERS, "channels": 9, "num_layers": 2, **options})
     )
     model.notes.uniform_()
-    model.chord_scores.normal_()
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""How the part that estimates chords is made: tables counted on tokens with labels, a network taught songs in symbols.
+"""How the part that estimates chords is made: a table counted on tokens, a network that is taught songs in symbols.
 
 The network learns from notes, not from audio, so that whole songs count even where only excerpts were rendered, in
 every key; its notes are heard as wrongly in training as they are from tokens. Labels are those of
@@ -31,8 +31,8 @@ from .targets import LOWEST_NOTE, beat_phases, chord_targets, note_targets, tran
 
 # frames a second at which songs in symbols are read
 SYMBOL_RATE = 50
-# frames of every token that are taken to say what all tokens say, and of every chord to have the tokens of all songs
-NOTE_SMOOTHING, CHORD_SMOOTHING = 5.0, 20.0
+# frames of every token that are taken to say what all tokens say
+NOTE_SMOOTHING = 5.0
 # intervals at which a note is heard instead of the sung one
 MISHEARD = (-2, -1, 1, 2, 5, 7)
 # beats below which a song is left out, and of the crops, one length a step
@@ -98,7 +98,7 @@ def sung_notes(labels: dict[str, Any], times: NDArray[np.float64]) -> NDArray[np
 
 
 class TokenCounts:
-    """What tokens stand for, counted frame by frame on songs with labels.
+    """What a vocal's tokens stand for, counted frame by frame on songs with labels.
 
     Args:
         clusters: K.
@@ -108,17 +108,14 @@ class TokenCounts:
     def __init__(self, clusters: int, frame_rate: int) -> None:
         self.frame_rate = frame_rate
         self.notes = torch.zeros(clusters, NOTE_NUMBERS)
-        self.chords = torch.zeros(NUM_CHORDS, clusters)
 
-    def add(self, vocal: torch.Tensor, instrumental: torch.Tensor, labels: dict[str, Any], start: float) -> None:
-        """Counts an excerpt (int64 [T] each) that begins `start` seconds into its song."""
+    def add(self, vocal: torch.Tensor, labels: dict[str, Any], start: float) -> None:
+        """Counts the vocal of an excerpt (int64 [T]) that begins `start` seconds into its song."""
         times = start + (np.arange(len(vocal)) + 0.5) / self.frame_rate
         self.notes.index_add_(0, vocal, torch.from_numpy(sung_notes(labels, times)))
-        chords = torch.from_numpy(chord_targets(labels, times, 0)["chord"])
-        self.chords.index_put_((chords, instrumental), torch.ones(len(chords)), accumulate=True)
 
     def write_to(self, model: HAFMHarmonyModel) -> None:
-        """Sets the tables of a model.
+        """Sets the table of a model.
 
         Raises:
             ValueError: nothing was counted.
@@ -128,22 +125,13 @@ class TokenCounts:
         usual = self.notes.sum(0) / self.notes[:, :-1].sum()
         frames = self.notes[:, :-1].sum(1, keepdim=True)
         model.notes.copy_((self.notes + NOTE_SMOOTHING * usual) / (frames + NOTE_SMOOTHING))
-        model.chord_scores.copy_(chord_ratios(self.chords))
-
-
-def chord_ratios(counts: torch.Tensor) -> torch.Tensor:
-    """From how often each token was heard in each chord (float [25, K]) to `HAFMHarmonyModel.chord_scores`."""
-    usual = counts.sum(0) + 1.0
-    usual /= usual.sum()
-    within = (counts + CHORD_SMOOTHING * usual) / (counts.sum(1, keepdim=True) + CHORD_SMOOTHING)
-    return (within / usual).log()
 
 
 class HarmonyTrainer:
     """Teaches the network the chords of songs.
 
     Args:
-        model: its tables are not used.
+        model: its table is not used.
         songs: those that are too short are left out.
         arguments: see above.
 

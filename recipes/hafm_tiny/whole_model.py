@@ -14,9 +14,11 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+import yaml
 
 from hafm_hf.jobs.locks import locked
 
@@ -36,12 +38,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "harmony": ("tokens",),
-    "code_beats": ("coarse",),
-    "model": ("code_beats", "semantic", "fine", "harmony"),
-    "beat_profile": ("model",),
+    "model": ("coarse", "semantic", "fine", "harmony"),
 }
-# what bends the tokens of stages that aren't told the lead sheet
-BENDING = ("code_beats", "beat_profile")
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, then with the losses that hear drums (see training.codec)
@@ -86,7 +84,7 @@ class WholeModelOptions:
         preset (str): trial, tiny or small.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
-        stems (bool): for songs of bands with stems: one stem at a time, told lead sheet and style.
+        stems (bool): for songs of bands with stems: one stem at a time.
     """
 
     corpus: Path
@@ -112,24 +110,20 @@ class WholeModelOptions:
         if self.stems and not any((self.corpus / "train").glob("*/colour.flac")):
             raise ValueError(f"The songs of {self.corpus} have no stems of a band: render them without --trio.")
 
-    @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """What each part of this model waits for, in an order in which they can be made."""
-        if not self.stems:
-            return NEEDS
-        kept = {name: needed for name, needed in NEEDS.items() if name not in BENDING}
-        return kept | {"model": ("coarse", "semantic", "fine", "harmony")}
-
-    @property
-    def configs(self) -> str:
-        """The folder of recipes/configs that has its stages."""
-        return "band" if self.stems else "tiny"
+    @cached_property
+    def labels(self) -> list[dict[str, object]]:
+        """Of the songs for training."""
+        return [json.loads(path.read_text()) for path in (self.corpus / "train").glob("*/labels.json")]
 
     @property
     def styles(self) -> list[str]:
         """Of the songs, sorted."""
-        labels = (json.loads(path.read_text()) for path in (self.corpus / "train").glob("*/labels.json"))
-        return sorted({str(each["style"]) for each in labels if each.get("style")})
+        return sorted({str(each["style"]) for each in self.labels if each.get("style")})
+
+    def streams(self, config: Path) -> list[str]:
+        """What a stage is told, of the streams of its configuration; a trio's songs have no energies."""
+        empty = {"stem": not self.stems, "energy": not any(each.get("sections") for each in self.labels)}
+        return [name for name in yaml.safe_load(config.read_text())["lead_sheet_streams"] if not empty.get(name)]
 
 
 def train_whole_model(options: WholeModelOptions) -> Path:
@@ -149,7 +143,7 @@ def train_whole_model(options: WholeModelOptions) -> Path:
             running: dict[Future[None], str] = {}
             while len(done) < len(commands):
                 for name in commands:
-                    if name not in done and name not in running.values() and done.issuperset(options.needs[name]):
+                    if name not in done and name not in running.values() and done.issuperset(NEEDS[name]):
                         running[pool.submit(_run, name, commands[name], options)] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -188,28 +182,29 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         "tokens": [
             "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
-            *(["--stems"] if options.stems else []),
+            "--lead-sheet", "labels", *(["--stems"] if options.stems else []),
         ],
         "harmony": [
             "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
             "--tokenizer", tokenizer, "--tokens", out / "tokens",
         ],
-        "code_beats": ["fit_code_beats.py", out / "coarse" / "final", out / "tokens", corpus],
         "model": [
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
-            *(["--plays-stems", "--style-vocal", example] if options.stems else []),
+            *(["--plays-stems"] if options.stems else []),
+            *(["--style-vocal", example] if options.styles else []),
         ],
-        "beat_profile": ["fit_beat_profile.py", out / "model", out / "tokens"],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
         hours = options.hours * SHARES[stage] * _share_of_time(options)
         # compiling takes a minute or two
         compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
         width, layers, heads = getattr(preset, stage)
+        config = options.recipes / f"configs/band/{stage}.yaml"
         commands[stage] = [
-            "train_stage.py", options.recipes / f"configs/{options.configs}/{stage}.yaml", "--corpus", out / "tokens",
+            "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
+            *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
             "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
             "--max_hours", hours, "--compile", compiled,
             "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
@@ -217,9 +212,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-        if options.stems:
-            commands[stage] += ["--styles", *options.styles]
-    return {name: [str(word) for word in commands[name]] for name in options.needs}
+    return {name: [str(word) for word in commands[name]] for name in NEEDS}
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:

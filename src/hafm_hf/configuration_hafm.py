@@ -245,12 +245,7 @@ class HAFMSemanticConfig(HAFMStageConfig):
 
 @strict
 class HAFMCoarseConfig(HAFMStageConfig):
-    r"""Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50.
-
-    Args:
-        beat_parts (`int`): Parts of the beat for which the stage knows how likely each code of the first codebook is
-            (`HAFMCoarseForCausalLM.beat_scores`); 0 for none.
-    """
+    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
 
     model_type = "hafm_coarse"
 
@@ -260,15 +255,6 @@ class HAFMCoarseConfig(HAFMStageConfig):
     relative_attention_max_distance: int = 2000
     time_attention_max_distance: int = 250
     window_seconds: float = 5.0
-    beat_parts: int = 0
-
-    def validate_beat_parts(self) -> None:
-        """Refuses a number of parts that can only be a mistake, or that the codebook pattern has no table for."""
-        _check_range("beat_parts", self.beat_parts, MAX_WIDTH, least=0)
-        if self.beat_parts and self.codebook_pattern != "flat":
-            raise ValueError(
-                f"beat_parts is {self.beat_parts}; only the flat codebook pattern has tables of the beat."
-            )
 
 
 @strict

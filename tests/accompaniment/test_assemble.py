@@ -1,13 +1,12 @@
 """Parts become a composite in a folder of its own: no other files make room for it."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from transformers import GenerationConfig
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.accompaniment.assemble import assemble_composite
+from hafm_hf.accompaniment.assemble import TOLD_SETTINGS, assemble_composite
+from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from tiny_models import tiny_composite
 
 
@@ -94,20 +93,23 @@ def test_what_fails_leaves_the_older_composite_as_it_was(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "weight", "said"),
-    [
-        ("semantic", "harmony_guidance", "guided by chords: name the harmony"),
-        ("semantic", "beat_guidance", "the semantic stage is guided by the beat"),
-        ("coarse", "beat_guidance", "the coarse stage is guided by the beat"),
-    ],
-)
-def test_stages_that_are_guided_by_what_no_part_estimates_are_refused(
-    parts: dict[str, str], tmp_path: Path, stage: str, weight: str, said: str
-) -> None:
-    shutil.copytree(parts[stage], tmp_path / stage)
-    config = GenerationConfig.from_pretrained(tmp_path / stage)
-    setattr(config, weight, 1.0)
-    config.save_pretrained(tmp_path / stage)
-    with pytest.raises(ValueError, match=f"(?i){said}"):
-        assemble_composite(parts | {stage: str(tmp_path / stage)}, tmp_path / "model")
+def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody_chose_some(tmp_path: Path) -> None:
+    model = tiny_composite(num_hidden_layers=1, lead_sheet_streams={"chord": STREAM_SIZES["chord"]})
+    model.coarse.generation_config.temperature = 0.7
+    names = ("semantic_tokenizer", "semantic", "coarse", "fine", "codec")
+    for name in names:
+        getattr(model, name).save_pretrained(tmp_path / name)
+    assemble_composite({name: str(tmp_path / name) for name in names}, tmp_path / "model")
+    made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    semantic, coarse, fine = (stage.generation_config for stage in made.stages.values())
+    for key, value in TOLD_SETTINGS["semantic"].items():
+        assert getattr(semantic, key) == value
+    assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
+    assert (fine.temperature, fine.guidance_scale) == (0.9, 3.0)
+
+
+def test_stages_that_read_none_keep_the_papers_settings(parts: dict[str, str], tmp_path: Path) -> None:
+    assemble_composite(parts, tmp_path / "model")
+    made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
+    for stage in made.stages.values():
+        assert (stage.generation_config.temperature, stage.generation_config.guidance_scale) == (0.9, 3.0)

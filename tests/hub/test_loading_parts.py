@@ -1,5 +1,6 @@
 """Parts loaded from folders that lack weights, and in the precision that they were saved in."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hafm_hf.hub.loading import load_strictly
 from tiny_models import sounds, tiny_harmony, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
+
+
+def tiny_coarse() -> Any:
+    return tiny_stage("coarse")
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:
@@ -20,16 +26,11 @@ def without(model: Any, folder: Path, names: list[str]) -> Any:
     return type(model).from_pretrained(folder)
 
 
-def coarse_with_beats() -> Any:
-    return tiny_stage("coarse", beat_parts=8)
-
-
 @pytest.mark.parametrize(
     ("make", "zeros", "ones"),
     [
         (tiny_rhythmic_tokenizer, ["centroids", "vocal_projection"], ["rhythm_scale", "line_scale"]),
-        (tiny_harmony, ["notes", "chord_scores"], []),
-        (coarse_with_beats, ["beat_scores"], []),
+        (tiny_harmony, ["notes"], []),
     ],
 )
 def test_buffers_that_a_checkpoint_lacks_say_nothing(
@@ -44,6 +45,19 @@ def test_buffers_that_a_checkpoint_lacks_say_nothing(
         assert loaded.get_buffer(name).unique().tolist() == [expected], name
     kept = dict(model.named_parameters())
     assert all(torch.equal(value, kept[name]) for name, value in loaded.named_parameters())
+
+
+@pytest.mark.parametrize(("make", "table"), [(tiny_coarse, "beat_scores"), (tiny_harmony, "chord_scores")])
+def test_tables_of_earlier_versions_are_left_out(make: Callable[[], Any], table: str, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), table: torch.ones(8, 16)}, file, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"beat_parts": 8}))
+    for loaded in (type(model).from_pretrained(tmp_path), load_strictly(type(model), tmp_path)):
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_a_tokenizer_without_centroids_refuses_to_quantise(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [coarse_with_beats, tiny_rhythmic_tokenizer, tiny_harmony])
+@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_harmony])
 def test_a_part_saved_in_half_precision_is_loaded_in_it_unless_told(
     make: Callable[[], Any], dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""One beat track through what frames say by themselves, and the profile that is read along it."""
+"""One beat track through what frames say by themselves."""
 
 import math
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hafm_hf.lead_sheet.beats import HAFMBeatLine, profile_at
-from hafm_tiny.statistics import change_profile
+from hafm_hf.lead_sheet.beats import HAFMBeatLine
 
 RATE = 50
 LINE = HAFMBeatLine(RATE)
@@ -80,21 +79,3 @@ def test_the_shortest_vocals_and_silence_have_a_phase(frames: int) -> None:
         found = LINE.follow(places)
         assert found.shape == (frames,)
         assert bool(((found >= 0) & (found < 1)).all())
-
-
-def test_a_profile_is_read_between_the_middles_of_its_parts() -> None:
-    profile = [0.0, 4.0, 8.0, 4.0]
-    at = torch.tensor([0.125, 0.375, 0.25, 0.0, 0.9999])
-    assert profile_at(at, profile).tolist() == pytest.approx([0.0, 4.0, 2.0, 2.0, 2.0], abs=2e-3)
-
-
-def test_the_profile_says_where_tokens_change() -> None:
-    phase = sung_beats([100.0], 60.0).float()
-    # a new token on every beat, and on every second half beat one more
-    tokens = torch.cumsum((phase.diff(prepend=phase[:1]) < 0).long(), 0) * 2
-    tokens = tokens + ((phase >= 0.5) & (tokens % 4 == 0)).long()
-    profile = change_profile([(phase, tokens)], parts=8)
-    assert max(profile) == profile[0] and sorted(profile)[-2] == profile[4]
-    assert profile[0] > math.log(4) and min(profile) < -2
-    with pytest.raises(ValueError, match="too few"):
-        change_profile([(phase, torch.zeros_like(tokens))])

@@ -1,4 +1,4 @@
-"""Tempo, beats and chords that are known: how they are read, and that tokens, guidance and sound follow them."""
+"""Tempo, beats and chords that are known: how they are read, and that tokens, streams and sound follow them."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,11 @@ import soundfile
 import torch
 
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
-from hafm_hf.evaluation.features import extract
+from hafm_hf.audio import resample
+from hafm_hf.audio.analysis import FRAME_RATE
+from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import completed
-from hafm_hf.lead_sheet.beats import beat_points
+from hafm_hf.lead_sheet.beats import beat_points, beats_passed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.modeling_harmony import NUM_CHORDS
@@ -139,6 +141,21 @@ def test_the_accompaniment_plays_the_chords_that_are_known(
     assert shares[0][0] > shares[1][0] + 0.15 and shares[1][1] > shares[0][1] + 0.15
 
 
+def test_the_band_is_on_the_beats_that_are_known(
+    bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
+) -> None:
+    """Onsets lie on the half beats of each of two takes, of which one is a sixteenth later: beside the other's."""
+    samples, rate = vocal[0][: 6 * vocal[1]], vocal[1]
+    for shift in (0.0, 0.15):
+        beats = np.arange(shift, 6.0, 0.6)
+        sheet = LeadSheet(beats=list(beats))
+        (sound,) = bundled.generate(samples, rate, seed=0, skip_fine=True, lead_sheet=sheet).audio
+        onsets = onset_strength(resample(sound.numpy(), bundled.sampling_rate, ANALYSIS_RATE))
+        onsets = np.maximum(onsets - np.median(onsets), 0.0)
+        passed = beats_passed(beats, (np.arange(len(onsets)) + 0.5) / FRAME_RATE)
+        assert float((onsets * np.cos(4 * np.pi * passed)).sum() / onsets.sum()) > 0.2
+
+
 def test_streaming_and_generating_are_told_the_same(
     bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
 ) -> None:
@@ -237,12 +254,18 @@ def test_streams_say_what_is_known_of_each_frame() -> None:
         lead_sheet_streams(FULL, ["mood"], 10, 50)
 
 
-def test_a_model_without_beat_line_or_harmony_says_so() -> None:
-    model, samples = tiny_composite(), np.zeros(24000, np.float32)
-    with pytest.raises(ValueError, match="no beat line"):
-        model.generate(samples, CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))
-    with pytest.raises(ValueError, match="fit_harmony"):
-        model.generate(samples, CODEC_RATE, lead_sheet=LeadSheet(chords=[(0.0, 1.0, "C")]))
+@pytest.mark.parametrize("streams", [(), ("energy",)])
+def test_a_model_that_is_told_no_beats_or_chords_says_so(streams: tuple[str, ...]) -> None:
+    model = tiny_composite(lead_sheet_streams={name: STREAM_SIZES[name] for name in streams})
+    samples, chords = np.zeros(24000, np.float32), [(0.0, 1.0, "C")]
+    for sheet in (LeadSheet(tempo=90.0), LeadSheet(beats=[0.1, 0.7])):
+        with pytest.raises(ValueError, match="no beat line"):
+            model.generate(samples, CODEC_RATE, lead_sheet=sheet)
+    for sheet in (LeadSheet(chords=chords), LeadSheet(tempo=90.0, bars=["C", "G"])):
+        with pytest.raises(ValueError, match=r"no stage of this model reads any; leave chords out\."):
+            model.generate(samples, CODEC_RATE, lead_sheet=sheet)
+    # what was estimated nobody has asked for
+    model.generate(samples, CODEC_RATE, seed=0, lead_sheet=LeadSheet(chords=chords, estimated=["chords"]))
     with pytest.raises(ValueError, match="belongs to one vocal"):
         model.generate([samples, samples], CODEC_RATE, lead_sheet=LeadSheet(tempo=90.0))
 

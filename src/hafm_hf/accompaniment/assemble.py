@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -17,12 +18,16 @@ from ..configuration_hafm import HAFMConfig
 from ..hub.loading import fingerprint, load_strictly, write_checksums
 from ..hub.style_sounds import write_style_sounds
 from ..stage_table import STAGES
+from ..stages.guidance import lead_sheet_rows
 from .modeling_accompaniment import HAFMForVocalAccompaniment
 from .options import GenerationOptions
 from .saving import PARTS, check_names
 
-# weight of what chords say where nobody has chosen one: the bundled model's
-HARMONY_GUIDANCE = 4.0
+# what stages that read a lead sheet play best with (docs/generation.md), where nobody has chosen anything
+TOLD_SETTINGS = {
+    "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
+    "coarse": {"guidance_scale": 1.0, "history_free_guidance": 2.0, "temperature": 0.8},
+}
 # of the sound of a style: long enough for a pattern and a change of chords
 STYLE_SECONDS, STYLE_SEED = 8.0, 1
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,10 +71,7 @@ def assemble_composite(
             codec = name == "codec"
             loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
     _check_tokenizers(loaded)
-    config = loaded["semantic"].generation_config
-    if "harmony" in loaded and not getattr(config, "harmony_guidance", 0.0):
-        config.harmony_guidance = HARMONY_GUIDANCE
-    _check_guidance(loaded)
+    _choose_settings(loaded)
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
         composite.config.plays_stems = plays_stems
@@ -117,6 +119,16 @@ def play_styles(model: HAFMForVocalAccompaniment, vocal: Path) -> dict[str, byte
     return sounds
 
 
+def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
+    """Gives stages that read a lead sheet, and still have the paper's generation settings, `TOLD_SETTINGS`."""
+    for name, settings in TOLD_SETTINGS.items():
+        stage: Any = parts[name]
+        config, paper = stage.generation_config, stage.default_generation_config()
+        untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
+        if untouched and any(lead_sheet_rows(stage.config)):
+            config.update(**settings)
+
+
 def _check_output(output: Path) -> None:
     """Refuses a place that holds anything but a composite: what is there would be lost."""
     if output.exists() and not output.is_dir():
@@ -156,19 +168,3 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
                     f"The parts do not fit: {part} has learnt tokens of the {name.replace('_', ' ')} "
                     f"{learnt}, but this one is {made[name]}; name the one that tokenised its corpus."
                 )
-
-
-def _check_guidance(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Refuses stages that are guided by what no part estimates: such a composite could not generate."""
-    if getattr(parts["semantic"].generation_config, "harmony_guidance", 0.0) and "harmony" not in parts:
-        raise ValueError(
-            "The semantic stage is guided by chords: name the harmony that estimates them, such as that of the model "
-            "it comes from, or set harmony_guidance to 0 in its generation_config.json."
-        )
-    for name in ("semantic", "coarse"):
-        weight = getattr(parts[name].generation_config, "beat_guidance", 0.0)
-        if weight and not parts["semantic_tokenizer"].config.rhythm_channels:
-            raise ValueError(
-                f"The {name} stage is guided by the beat, and this tokenizer does not hear it: name one of "
-                "recipes/fit_vocal_space.py, or set beat_guidance to 0 in the stage's generation_config.json."
-            )

@@ -1,4 +1,4 @@
-"""From a voice to its lead sheet: a vocal's noisy tokens, beats and chords, and what they say of the accompaniment.
+"""From a voice to its lead sheet: a vocal's noisy tokens, its beats and chords, and the streams that tell the stages.
 
 The first thing that the composite does on the path of the data, before `song`.
 """
@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from ..audio import pad_end, resample
-from ..lead_sheet.beats import at_rate, profile_at
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.transcription import energies
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import ENERGIES, STAGES, STEMS
-from ..stages.guidance import SongGuidance
 from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM, HAFMStageForCausalLM
 from .options import OPTIONS, GenerationOptions
 from .song import Voice
+
+# of `STREAMS`, those that beats of a lead sheet have a place in
+BEAT_STREAMS = ("chord", "beat", "bar")
 
 
 class ListeningMixin:
@@ -53,7 +54,7 @@ class ListeningMixin:
         Tempo or beats of `lead_sheet` count instead of those that are estimated.
 
         Raises:
-            ValueError: on an empty vocal, or where the tokenizer has no beat line for the beats of a lead sheet.
+            ValueError: on an empty vocal, or where neither a stage nor the tokenizer knows what to do with beats.
         """
         if len(vocal) == 0:
             raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
@@ -61,7 +62,7 @@ class ListeningMixin:
         samples = resample(vocal, sampling_rate, rate)
         wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
         waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
-        if self.reading_stages and not self.semantic_tokenizer.config.beat_line:
+        if not self.semantic_tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
             lead_sheet = None
         return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
 
@@ -70,13 +71,17 @@ class ListeningMixin:
     ) -> Voice:
         """What the stages are told of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`.
 
-        Stages that are conditioned on lead sheets need no guidance from them.
+        Raises:
+            ValueError: as `tokenize_vocal`, or where no stage reads the chords of a lead sheet.
         """
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
+            raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
-        if self.reading_stages:
-            sheet = self.complete_lead_sheet(tokens, lead_sheet)
-            return Voice(tokens, streams=self._streams(len(tokens), sheet), lead_sheet=sheet)
-        return Voice(tokens, self.song_guidance(tokens, lead_sheet), lead_sheet=lead_sheet)
+        if not self.reading_stages:
+            return Voice(tokens, lead_sheet=lead_sheet)
+        sheet = self.complete_lead_sheet(tokens, lead_sheet)
+        return Voice(tokens, self._streams(len(tokens), sheet), sheet)
 
     @property
     def reading_stages(self) -> dict[str, HAFMStageForCausalLM]:
@@ -216,56 +221,3 @@ class ListeningMixin:
         if phase is None:
             phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
         return sheet.with_bars_placed(phase, tokenizer.config.frame_rate)
-
-    def song_guidance(
-        self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None
-    ) -> dict[str, SongGuidance]:
-        """What the singer's beat and the chords that the voice asks for say of the accompaniment's tokens.
-
-        Args:
-            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
-            lead_sheet: beats and chords that are known. Where `harmony_guidance` is 0 chords get a weight of 1, those
-                that are estimated between them as well.
-
-        Returns:
-            By stage: "semantic" where its generation config has `beat_guidance` or `harmony_guidance`, or chords are
-            known; "coarse" where its own has `beat_guidance`.
-
-        Raises:
-            ValueError: there is no `beat_profile`, no `beat_scores` or no `harmony` to weigh, or the tokenizer does
-                not know the beat.
-        """
-        sheet = self._with_bars(vocal_semantic, lead_sheet)
-        beat, harmony, code_beat = self._guidance_weights(bool(sheet.chords))
-        if not beat and not harmony and not code_beat:
-            return {}
-        tokenizer, config, guidance = self.semantic_tokenizer, self.semantic.generation_config, {}
-        phase = tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet)
-        changes = beat * profile_at(phase, config.beat_profile) if beat else None
-        if harmony:
-            chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase), tokenizer.config.frame_rate)
-            guidance["semantic"] = SongGuidance(changes, chords, self.harmony.token_scores, harmony)
-        elif beat:
-            guidance["semantic"] = SongGuidance(changes)
-        if code_beat:
-            frames = at_rate(phase, tokenizer.config.frame_rate, self.coarse.config.frame_rate)
-            parts = self.coarse.beat_tokens(frames)
-            guidance["coarse"] = SongGuidance(None, parts, self.coarse.beat_token_scores, code_beat)
-        return guidance
-
-    def _guidance_weights(self, chords_are_known: bool) -> tuple[float, float, float]:
-        """Weights of the beat and of the chords for the semantic stage, and of the beat for the coarse one.
-
-        Raises:
-            ValueError: something is to be weighed that is not there.
-        """
-        semantic, coarse = self.semantic.generation_config, self.coarse.generation_config
-        beat, code_beat = (getattr(config, "beat_guidance", 0.0) for config in (semantic, coarse))
-        harmony = getattr(semantic, "harmony_guidance", 0.0) or float(chords_are_known)
-        if beat and not getattr(semantic, "beat_profile", None):
-            raise ValueError("beat_guidance needs a beat_profile: recipes/fit_beat_profile.py finds it in a corpus.")
-        if code_beat and not self.coarse.config.beat_parts:
-            raise ValueError("beat_guidance needs beat_scores: recipes/fit_code_beats.py counts them in songs.")
-        if harmony and getattr(self, "harmony", None) is None:
-            raise ValueError("Chords need a part that estimates them: recipes/fit_harmony.py makes one.")
-        return beat, harmony, code_beat

@@ -1,7 +1,7 @@
 """The run of a batch of songs: the stages chained over windows, whole or window by window.
 
-Between the windows of one stage (`decoding.windows`) and the composite, which hands over voices, guidance and
-progress, and puts the codec behind.
+Between the windows of one stage (`decoding.windows`) and the composite, which hands over voices and progress,
+and puts the codec behind.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,6 @@ from ..jobs.heartbeat import Progress
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import with_stem
 from ..stage_table import STAGES, STEMS
-from ..stages.guidance import SongGuidance
 from ..stages.modeling_hafm import HAFMStageForCausalLM
 from ..stages.sampling import RandomStream
 
@@ -28,13 +27,11 @@ class Voice:
 
     Args:
         tokens (int64 [T_v]): vocal semantic tokens, of the whole song.
-        guidance: what the song says of the tokens to come, by the name of the stage that is guided.
         streams: of the song's lead sheet (int64 [S, T_c]), by the name of the stage that reads them.
         lead_sheet: of the song, as far as it is known.
     """
 
     tokens: torch.Tensor
-    guidance: Mapping[str, SongGuidance] = field(default_factory=dict)
     streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
     lead_sheet: LeadSheet | None = None
 
@@ -101,10 +98,6 @@ class SongRun:
     def listen(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
         self.voices = [voice for voice in voices for _ in range(self.num_samples)]
-        for song, voice in enumerate(self.voices):
-            for name, guidance in voice.guidance.items():
-                for part in range(len(self.played(name))):
-                    self.runs[name].rows[self._row(name, song, part)].guidance = guidance
 
     def played(self, name: str) -> tuple[str, ...]:
         """What a stage plays, a row each."""

@@ -170,14 +170,11 @@ def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
 
     `fusion` of the conditioning is the other one's if None.
     """
-    kept = {name: value for name, value in stage.config.to_dict().items() if name not in ("beat_parts", "dtype")}
+    kept = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
     changed = {"codebook_pattern": pattern} | ({} if fusion is None else {"conditioning_fusion": fusion})
     torch.manual_seed(0)
     made = type(stage)(type(stage.config)(**kept | changed)).eval()
     made.generation_config = copy.deepcopy(stage.generation_config)
-    if stage.config.model_type != "hafm_semantic":
-        # of which a stage without tables of the beat knows nothing
-        made.generation_config.beat_guidance = 0.0
     return made
 
 

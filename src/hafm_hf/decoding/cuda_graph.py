@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from ..stages.codebook_patterns import CodebookPattern
-from ..stages.guidance import TokenGuidance
 from ..stages.position import TokenLayout
-from ..stages.sampling import FREE, draw, hold_back
+from ..stages.sampling import FREE, draw
 
 # steps whose biases and random numbers lie ready at once
 BLOCK = 64
@@ -40,7 +39,7 @@ class Decoder(Protocol):
     layers: list[Any]
     layout: TokenLayout
     first_slot: int
-    guidance: TokenGuidance
+    added: torch.Tensor | None
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
         """Scores (float [B·C, V]) without columns beyond the target's codebook."""
@@ -77,19 +76,15 @@ class StaticLoop:
         self.forced = counter.new_full((BLOCK, codes), FREE)
         self.uniforms = torch.ones(BLOCK, codes, device=cache.device)
         self.biases = cache.new_zeros(BLOCK, bias_rows, heads, 1, slots)
-        self.added, self.changes = (
-            None if given is None else torch.zeros(BLOCK, codes, *given.shape[2:], device=cache.device)
-            for given in (decoder.guidance.added, decoder.guidance.changes)
-        )
+        self.added: torch.Tensor | None = None
+        if decoder.added is not None:
+            self.added = torch.zeros(BLOCK, codes, decoder.added.shape[2], device=cache.device)
         self.views = [layer.until(slots) for layer in decoder.layers]
         self.steps = [self._prepared(kind) for kind in range(decoder.pattern.slots_per_frame)]
 
     def fits(self, bias_rows: int, sampled: bool) -> bool:
         """Whether another window of the decoder can use these steps: its caches and biases are the same."""
-        same = self.cache is self.decoder.layers[0].cache
-        guidance = self.decoder.guidance
-        for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
-            same = same and (ready is None) == (given is None)
+        same = self.cache is self.decoder.layers[0].cache and (self.added is None) == (self.decoder.added is None)
         return same and bias_rows == self.biases.shape[1] and sampled == self.sampled
 
     def run(
@@ -112,10 +107,8 @@ class StaticLoop:
         for start in range(1, count, BLOCK):
             stop = min(start + BLOCK, count)
             self._load(known + start, stop - start)
-            guidance = self.decoder.guidance
-            for ready, given in ((self.added, guidance.added), (self.changes, guidance.changes)):
-                if ready is not None and given is not None:
-                    ready[: stop - start] = given[:, start:stop].transpose(0, 1)
+            if self.added is not None and self.decoder.added is not None:
+                self.added[: stop - start] = self.decoder.added[:, start:stop].transpose(0, 1)
             if uniforms is not None:
                 self.uniforms[: stop - start] = uniforms[:, start:stop].t()
             if forced is not None:
@@ -146,8 +139,6 @@ class StaticLoop:
         if self.added is not None:
             scores = scores + self.added.index_select(0, self.place)[0]
         scores = decoder.limited(scores, kind)
-        if self.changes is not None:
-            scores = hold_back(scores, self.token, self.changes.index_select(0, self.place)[0])
         numbers = self.uniforms.index_select(0, self.place)[0] if self.sampled else None
         drawn = draw(scores, numbers, decoder.temperature, decoder.top_k)
         forced = self.forced.index_select(0, self.place)[0]

@@ -19,9 +19,9 @@ from transformers.cache_utils import Cache
 
 from ..jobs.threads import step_threads, torch_threads
 from ..stages.codebook_patterns import SlotPlan, codebook_pattern
-from ..stages.guidance import ConditioningGuidance, TokenGuidance
+from ..stages.guidance import ConditioningGuidance
 from ..stages.position import TokenLayout, token_layout
-from ..stages.sampling import draw, force, hold_back
+from ..stages.sampling import draw, force
 from .cuda_graph import BLOCK, StaticLoop
 from .matrices import packed_down_linear, packed_linear
 from .plain_modules import check_plain_modules
@@ -147,7 +147,8 @@ class FastDecoder:
         # rows of the step that each row of the batch has
         self.times = len(self.conditioning.kinds)
         self.history_free_guidance = history_free_guidance
-        self.guidance = TokenGuidance()
+        # what is added to the scores of the slots to come, float [B·C, n, V]
+        self.added: torch.Tensor | None = None
         self.rows = 0
         # what each slot is told, [L, R, D], where the conditioning has no slots of its own
         self.told: torch.Tensor | None = None
@@ -165,7 +166,6 @@ class FastDecoder:
         forced: torch.Tensor | None = None,
         conditioning_mask: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
-        guidance: TokenGuidance | None = None,
     ) -> torch.Tensor:
         """Generates target tokens, in frames of all codebooks whatever the stage's pattern.
 
@@ -177,25 +177,20 @@ class FastDecoder:
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
             report: called with 1 after each step; what it raises ends the loop.
-            guidance: what the songs say of the tokens to come.
 
         Returns:
             int64 [B, new_tokens].
 
         Raises:
-            ValueError: for parts of frames, or a song's guidance, under the delay pattern.
+            ValueError: for parts of frames under the delay pattern.
         """
-        if guidance is not None and self.pattern.rows > 1:
-            raise ValueError(
-                "Guidance by a song's beats and chords exists for stages of the flat codebook pattern only."
-            )
         known = conditioning_ids.new_empty(len(conditioning_ids), 0) if known is None else known
         if uniforms is not None:
             uniforms = uniforms.to(conditioning_ids.device)
         frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
         plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
         scores, opened = self._prefill(conditioning_ids, conditioning_mask, plan)
-        self._hear(conditioning_ids, conditioning_mask, plan, guidance, opened)
+        self.added = self._added(conditioning_ids, conditioning_mask, plan, opened)
         with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
             slots = self._continue(scores, plan, report)
         if self.pattern.rows == 1:
@@ -213,7 +208,7 @@ class FastDecoder:
             if step > 0:
                 before = slots[:, step - 1]
                 scores = self._step(before, first + step)
-            scores = self._guided(scores, before, first + step, step)
+            scores = self.limited(scores if self.added is None else scores + self.added[:, step], first + step)
             numbers = None if plan.uniforms is None else plan.uniforms[:, step]
             slots[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), plan.forced, step)
             if report is not None:
@@ -224,33 +219,18 @@ class FastDecoder:
                 break
         return slots
 
-    def _hear(
-        self,
-        conditioning_ids: torch.Tensor,
-        mask: torch.Tensor | None,
-        plan: SlotPlan,
-        guidance: TokenGuidance | None,
-        opened: Cache,
-    ) -> None:
-        """What guides the slots to come: their songs, and what the conditioning says of them by itself.
+    def _added(
+        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan, opened: Cache
+    ) -> torch.Tensor | None:
+        """What the conditioning says of the slots to come by itself, float [B·C, n, V]; None where it has no weight.
 
         `opened` holds the conditioning's keys and values, of all rows.
         """
-        guidance = TokenGuidance() if guidance is None else guidance.to(conditioning_ids.device)
-        added = guidance.added
-        if self.history_free_guidance != 0.0:
-            first = plan.known.shape[1]
-            scores = self.stage.history_free_scores(conditioning_ids, mask, first, plan.slots, opened)
-            weighted = self.history_free_guidance * scores
-            added = weighted if added is None else weighted + added
-        self.guidance = TokenGuidance(guidance.changes, added)
-
-    def _guided(self, scores: torch.Tensor, before: torch.Tensor, target: int, step: int) -> torch.Tensor:
-        """Scores [B·C, V] of slot `target`, which reads the tokens `before` (int64 [B·C]), as they are drawn from."""
-        if self.guidance.added is not None:
-            scores = scores + self.guidance.added[:, step]
-        scores = self.limited(scores, target)
-        return scores if self.guidance.changes is None else hold_back(scores, before, self.guidance.changes[:, step])
+        if self.history_free_guidance == 0.0:
+            return None
+        first = plan.known.shape[1]
+        scores = self.stage.history_free_scores(conditioning_ids, mask, first, plan.slots, opened)
+        return self.history_free_guidance * scores
 
     def _static_loop(self, sampled: bool) -> StaticLoop:
         """The loop at fixed addresses: the one of the window before, if this one is as large."""

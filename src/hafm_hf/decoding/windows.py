@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
-from ..stages.generation_hafm import TokenProgress, song_processors
-from ..stages.guidance import SongGuidance, TokenGuidance, lead_sheet_rows, window_guidance
+from ..stages.generation_hafm import TokenProgress
+from ..stages.guidance import lead_sheet_rows
 from ..stages.sampling import FREE, RandomStream, StreamSampling
 from .fast_loop import FastDecoder
 
@@ -171,7 +171,6 @@ class SongRow:
         stream: its random numbers.
         given (int64 [units · tokens a unit], *optional*): tokens that are kept as they are, and −1 elsewhere.
         flat (int64 [n]): the tokens so far, frame by frame.
-        guidance: what the song says of its tokens.
         borders: frames at which one window takes over from the one before.
     """
 
@@ -179,7 +178,6 @@ class SongRow:
     stream: RandomStream
     given: torch.Tensor | None = None
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    guidance: SongGuidance | None = None
     borders: list[int] = field(default_factory=list)
 
     def forced(self, first: int, count: int) -> torch.Tensor:
@@ -319,7 +317,7 @@ class StageRun:
     def _decode(self, batch: list[RowWindow], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
         """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
         new_tokens = self._new_units(batch) * self.unit_tokens
-        cut, known, numbers, forced, starts = [], [], [], [], []
+        cut, known, numbers, forced = [], [], [], []
         for job in batch:
             row, window = self.rows[job.row], job.window
             frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
@@ -331,7 +329,6 @@ class StageRun:
             known.append(row.flat[begin:start].to(cut[-1].device))
             numbers.append(row.stream.uniforms(start, new_tokens))
             forced.append(row.forced(start, new_tokens))
-            starts.append(start)
         lengths = torch.tensor([len(frames) for frames in cut])
         padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
         mask = torch.arange(padded.shape[-1]) < lengths[:, None]
@@ -346,9 +343,6 @@ class StageRun:
             conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
             report=self.report,
             decoder=self.decoder,
-            guidance=window_guidance(
-                [self.rows[job.row].guidance for job in batch], starts, new_tokens, padded.device
-            ),
         )
 
     def _new_units(self, batch: list[RowWindow]) -> int:
@@ -398,7 +392,6 @@ def decode_window(
     conditioning_mask: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
     decoder: FastDecoder | None = None,
-    guidance: TokenGuidance | None = None,
 ) -> torch.Tensor:
     """Continues rows of one length of known tokens, by the loop that the options name.
 
@@ -413,7 +406,6 @@ def decode_window(
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
         decoder: the fast loop's, made for the same stage and options; a new one if None.
-        guidance: what the songs say of the tokens to come.
 
     Returns:
         int64 [B, new_tokens].
@@ -421,24 +413,20 @@ def decode_window(
     sampling = options.sampling(stage)
     if options.decoding == "fast":
         decoder = decoder or FastDecoder(stage, **options.decoder(stage))
-        return decoder.generate(
-            conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report, guidance
-        )
+        return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
     bos, frames = stage.config.codebook_size, None
     if conditioning_mask is not None:
         frames = stage.target_frames(conditioning_mask)
     plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
     assert plan.uniforms is not None
-    processors: list[LogitsProcessor] = [StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced)]
-    if guidance is not None:
-        processors += song_processors(guidance.to(conditioning_ids.device), known.shape[1] + 1)
+    sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced)
     generated = stage.generate(
         input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=bos),
         conditioning_ids=conditioning_ids,
         conditioning_mask=conditioning_mask,
         max_new_tokens=plan.slots,
         target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
-        logits_processor=LogitsProcessorList(processors),
+        logits_processor=LogitsProcessorList([sampled]),
         stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
         # where it takes the likeliest token, `sampling` says so
         do_sample=True,

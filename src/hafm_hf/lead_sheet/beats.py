@@ -189,34 +189,7 @@ def unwrapped(phase: torch.Tensor) -> torch.Tensor:
     return passed
 
 
-def at_rate(phase: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
-    """Where in the beat the frames of another rate lie.
-
-    Args:
-        phase (float [T]): of frames at `rate` (Hz).
-        wanted: the other rate in Hz.
-
-    Returns:
-        float32 [ceil(T · wanted / rate)].
-    """
-    if not len(phase):
-        return phase
-    passed = unwrapped(phase)
-    middle = (np.arange(len(phase)) + 0.5) / rate
-    times = (np.arange(math.ceil(len(phase) * wanted / rate)) + 0.5) / wanted
-    return wrapped(np.interp(times, middle, passed.numpy()))
-
-
 def beat_points(phase: torch.Tensor) -> torch.Tensor:
     """Cosine and sine of the beat's phase (float [T], 0..1) and of twice that phase: float32 [T, 4]."""
     angle = 2 * math.pi * phase.float()
     return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)
-
-
-def profile_at(phase: torch.Tensor, profile: Sequence[float]) -> torch.Tensor:
-    """A profile over equal parts of the beat, read between their middles at phases float [T]: float32 [T]."""
-    values = torch.tensor(profile, dtype=torch.float32)
-    place = phase.float() * len(values) - 0.5
-    left = place.floor()
-    low, high = (left.long() + step for step in (0, 1))
-    return torch.lerp(values[low % len(values)], values[high % len(values)], place - left)

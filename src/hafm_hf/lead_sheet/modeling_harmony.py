@@ -1,11 +1,9 @@
-"""Which chords a vocal asks for, and what they say of the next token of the accompaniment.
+"""Which chords a vocal asks for.
 
-An optional part of the composite, between the semantic tokenizer and the semantic stage on the path of the data. The
-stage reads ten seconds of singing, and most of its next token is told by the one before; chords are in neither. Here
-dilated convolutions look at a whole song, beat by beat: notes are counted in the cells of a beat (`beats` says
-where beats are), and every beat gets a distribution over chords, as in Lim, Rhyu and Lee 2017 ("Chord generation from
-symbolic melody using BLSTM networks"). How often the accompaniments of a corpus had each token in each chord makes
-scores for tokens of it.
+An optional part of the composite, between the semantic tokenizer and the lead sheet that the stages read. Dilated
+convolutions look at a whole song, beat by beat: notes are counted in the cells of a beat (`beats` says where beats
+are), and every beat gets a distribution over chords, as in Lim, Rhyu and Lee 2017 ("Chord generation from symbolic
+melody using BLSTM networks").
 
 Dimensions: B batch, T frames, N beats, K clusters of the tokenizer.
 """
@@ -29,27 +27,25 @@ CELLS = 4
 # what is known of a frame's note: how likely none or each pitch class is sung, and that a note begins
 NO_NOTE = 0
 NOTE_NUMBERS = PITCH_CLASSES + 2
-# tokens that never occurred in a chord are unlikely there, not impossible
-LOWEST_RATIO = 1e-3
 
 
 class HAFMHarmonyModel(HAFMHubMixin, PreTrainedModel):
-    """Tokens of a vocal → chords, beat by beat, and from chords scores for the accompaniment's tokens.
+    """Tokens of a vocal → chords, beat by beat.
 
-    Buffers hold what is counted on a corpus, and no gradient reaches them: `notes` (float [K, 14]), what each vocal
-    token says of the sung note, and `chord_scores` (float [25, K]), the logarithm of how much likelier than usual each
-    token of an accompaniment is in each chord.
+    A buffer that no gradient reaches, `notes` (float [K, 14]), holds what each vocal token says of the sung note, as
+    counted on a corpus.
     """
 
     config_class = HAFMHarmonyConfig
     config: HAFMHarmonyConfig
+    # what earlier versions counted beside the notes
+    _keys_to_ignore_on_load_unexpected = ["chord_scores"]
     main_input_name = "cells"
     base_model_prefix = "harmony"
 
     def __init__(self, config: HAFMHarmonyConfig) -> None:
         super().__init__(config)
         self.register_buffer("notes", torch.zeros(config.num_clusters, NOTE_NUMBERS))
-        self.register_buffer("chord_scores", torch.zeros(NUM_CHORDS, config.num_clusters))
         self.input = nn.Linear(CELLS * NOTE_NUMBERS, config.channels)
         self.layers = nn.ModuleList(
             [HAFMRhythmLayer(config.channels, 2**number, config.dropout) for number in range(config.num_layers)]
@@ -60,12 +56,11 @@ class HAFMHarmonyModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Layers as torch initialises them; tables that say nothing."""
+        """Layers as torch initialises them; a table that says nothing."""
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
             module.reset_parameters()
         elif module is self:
             init.zeros_(self.notes)
-            init.zeros_(self.chord_scores)
 
     def forward(self, cells: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Notes in the cells of beats (float [B, N, 56], `beat_cells`) → logits of chords, float [B, N, 25]."""
@@ -90,17 +85,6 @@ class HAFMHarmonyModel(HAFMHubMixin, PreTrainedModel):
             return torch.zeros(0, NUM_CHORDS, device=device)
         cells, beat = beat_cells(self.notes[vocal_semantic.to(device)], phase.to(device))
         return self(cells[None].to(self.head.weight.dtype))[0].float().softmax(-1)[beat]
-
-    def token_scores(self, chords: torch.Tensor) -> torch.Tensor:
-        """How much likelier than usual each token is, where chords have these probabilities.
-
-        Args:
-            chords (float [..., 25]): adds up to 1.
-
-        Returns:
-            float32 [..., K], a logarithm.
-        """
-        return (chords @ self.chord_scores.float().exp()).clamp_min(LOWEST_RATIO).log()
 
 
 def beat_cells(notes: torch.Tensor, phase: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

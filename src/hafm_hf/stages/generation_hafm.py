@@ -15,9 +15,9 @@ from transformers.utils import logging
 
 from ..configuration_hafm import HAFMStageConfig
 from .codebook_patterns import CodebookPattern, codebook_pattern
-from .guidance import ConditioningGuidance, TokenGuidance, combine, lead_sheet_rows
+from .guidance import ConditioningGuidance, combine, lead_sheet_rows
 from .inputs import check_conditioning, check_rows
-from .sampling import hold_back, split_off_sampling
+from .sampling import split_off_sampling
 
 logger = logging.get_logger(__name__)
 
@@ -59,11 +59,14 @@ class ClassifierFreeGuidance(LogitsProcessor):
         return combine(scores, self.scales)
 
 
-class AddedScores(LogitsProcessor):
-    """Adds scores that are known before generation begins.
+class HistoryFreeGuidance(LogitsProcessor):
+    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+
+    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+    None of it depends on what is generated, so all of it is there before generation begins.
 
     Args:
-        scores (`torch.Tensor`): float [B·R, n, V], of the n slots to come.
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to come.
         known (`int`): slots in `input_ids`, BOS among them, when generation begins.
         rows (`int`): R, rows of a sequence.
     """
@@ -78,50 +81,6 @@ class AddedScores(LogitsProcessor):
         added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
         samples = len(scores) // self.rows // len(added)
         return scores + added.repeat_interleave(samples, dim=0).flatten(0, 1)
-
-
-class HistoryFreeGuidance(AddedScores):
-    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
-
-    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
-    The scores that it adds are w (h_cond − h_uncond).
-    """
-
-
-class HarmonyGuidance(AddedScores):
-    """ℓ + w · the logarithm of how much likelier than usual each token is in the chords that the voice asks for.
-
-    The scores that it adds come from `HAFMHarmonyModel.token_scores`.
-    """
-
-
-class BeatGuidance(LogitsProcessor):
-    """Makes another token than the one before likelier on the singer's beat, and less likely beside it.
-
-    Args:
-        change_scores (`torch.Tensor`): what is taken off the score of the token before, float [B, n], of the n tokens
-            to come.
-        known (`int`): tokens in `input_ids`, BOS among them, when generation begins.
-    """
-
-    def __init__(self, change_scores: torch.Tensor, known: int) -> None:
-        self.change_scores = change_scores
-        self.known = known
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [B or B · samples, V]) → the same shape."""
-        taken = self.change_scores[:, input_ids.shape[1] - self.known].to(scores)
-        return hold_back(scores, input_ids[:, -1], taken.repeat_interleave(len(scores) // len(taken)))
-
-
-def song_processors(guidance: TokenGuidance, known: int) -> list[LogitsProcessor]:
-    """The processors that weigh what songs say of the tokens to come, `known` tokens being there (BOS among them)."""
-    processors: list[LogitsProcessor] = []
-    if guidance.added is not None:
-        processors.append(HarmonyGuidance(guidance.added, known))
-    if guidance.changes is not None:
-        processors.append(BeatGuidance(guidance.changes, known))
-    return processors
 
 
 class CodebookLogitsProcessor(LogitsProcessor):
@@ -181,10 +140,7 @@ class HAFMGenerationMixin(GenerationMixin):
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether they are generated side by side, without knowing each other.
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
-        `beat_guidance` weighs `beat_profile`, the logarithm of how much likelier than usual a token changes in each
-        part of the beat (`training.beat_profile`): what the composite makes `BeatGuidance` of, for the semantic stage.
         `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`guidance.ConditioningGuidance`).
-        `harmony_guidance` weighs what the chords of a composite's `harmony` say of the semantic tokens.
         """
         return GenerationConfig(
             do_sample=True,
@@ -196,9 +152,6 @@ class HAFMGenerationMixin(GenerationMixin):
             overlap_seconds=self.config.window_seconds * OVERLAP,
             independent_windows=self.config.model_type == "hafm_fine",
             history_free_guidance=0.0,
-            beat_guidance=0.0,
-            beat_profile=None,
-            harmony_guidance=0.0,
         )
 
     def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
@@ -388,8 +341,6 @@ class HAFMGenerationMixin(GenerationMixin):
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         given, last = split_off_sampling(kwargs.pop("logits_processor", None))
-        songs = [processor for processor in given if isinstance(processor, HarmonyGuidance | BeatGuidance)]
-        given = [processor for processor in given if processor not in songs]
         others = super()._get_logits_processor(  # type: ignore[misc]
             generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
         )
@@ -404,7 +355,6 @@ class HAFMGenerationMixin(GenerationMixin):
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, known - 1, count)
             ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
-        ours.extend(songs)
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes, self.pattern.rows))
         return LogitsProcessorList([*ours, *others, *last])

@@ -93,9 +93,6 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif module is self:
-            for buffer in self.buffers(recurse=False):
-                init.zeros_(buffer)
         if isinstance(module, RelativeAttentionBias) and self.config.position_scheme == "time":
             init.copy_(module.weight, module.weight + module.locality().to(module.weight))
 
@@ -432,38 +429,11 @@ class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
 
 
 class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
-    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2).
-
-    Attributes:
-        beat_scores (float [beat_parts, V]): how much likelier than usual each code of the first codebook is in each
-            part of the beat, as a logarithm. Nothing is trained in it: `training/beat_profile.py` counts.
-    """
+    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2)."""
 
     config_class = HAFMCoarseConfig
-    config: HAFMCoarseConfig
-    beat_scores: torch.Tensor
-
-    def __init__(self, config: HAFMCoarseConfig) -> None:
-        super().__init__(config)
-        if config.beat_parts:
-            self.register_buffer("beat_scores", torch.zeros(config.beat_parts, config.codebook_size))
-
-    def beat_tokens(self, phase: torch.Tensor) -> torch.Tensor:
-        """The part of the beat of each flat target, `beat_parts` for those of other codebooks than the first.
-
-        Args:
-            phase (float [T]): of frames at `config.frame_rate`, 0 to 1.
-
-        Returns:
-            int64 [T · Q].
-        """
-        parts = phase.new_full((len(phase), self.config.num_codebooks), self.config.beat_parts, dtype=torch.long)
-        parts[:, 0] = (phase * self.config.beat_parts).long().clamp(max=self.config.beat_parts - 1)
-        return parts.flatten()
-
-    def beat_token_scores(self, parts: torch.Tensor) -> torch.Tensor:
-        """What `beat_tokens` (int64 [n]) say of the codes: float32 [n, V], 0 for other codebooks than the first."""
-        return F.pad(self.beat_scores.float(), (0, 0, 0, 1))[parts.to(self.beat_scores.device)]
+    # what earlier versions counted along the beat
+    _keys_to_ignore_on_load_unexpected = ["beat_scores"]
 
 
 class HAFMFineForCausalLM(HAFMStageForCausalLM):

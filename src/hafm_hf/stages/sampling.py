@@ -87,13 +87,6 @@ def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.
     return torch.where(wanted < 0, drawn, wanted)
 
 
-def hold_back(scores: torch.Tensor, before: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
-    """Scores (float [B, V]) with `taken` (float [B]) off those of the tokens before (int64 [B]); BOS has none."""
-    exists = before < scores.shape[1]
-    column = torch.where(exists, before, 0)[:, None]
-    return scores.scatter_add(1, column, torch.where(exists, -taken, 0.0)[:, None].to(scores.dtype))
-
-
 class StreamSampling(LogitsProcessor):
     """Lets `generate()` draw from given numbers: leaves each row the one code that its number chooses.
 

@@ -1,4 +1,4 @@
-"""The part that estimates chords is learnt: songs in symbols, tables from tokens, the network, and the recipe."""
+"""The part that estimates chords is learnt: songs in symbols, a table from tokens, the network, and the recipe."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ def test_chords_of_a_transposed_song_are_transposed() -> None:
     assert transposed_chords(np.arange(25), 12).tolist() == list(range(25))
 
 
-def test_tables_say_what_tokens_stood_for() -> None:
+def test_a_table_says_what_tokens_stood_for() -> None:
     labels = song_of_roots(0)
     times = (np.arange(1500) + 0.5) / 50
     beat = np.searchsorted(labels["beats"], times, side="right") - 1
@@ -57,13 +57,12 @@ def test_tables_say_what_tokens_stood_for() -> None:
     counts = TokenCounts(CLUSTERS, 50)
     for start in (0, 10):
         part = slice(start * 50, (start + 10) * 50)
-        counts.add(tokens[part], tokens[part] + 6, labels, float(start))
+        counts.add(tokens[part], labels, float(start))
     model = tiny_harmony()
     counts.write_to(model)
     assert torch.allclose(model.notes[:, :-1].sum(1), torch.ones(CLUSTERS), atol=1e-4)
     for token, pitch in enumerate(ROOT_PITCHES):
         assert int(model.notes[token, :-1].argmax()) == 1 + pitch % 12
-        assert int(model.chord_scores[:, token + 6].argmax()) == 1 + pitch % 12
     with pytest.raises(ValueError, match="belong together"):
         TokenCounts(CLUSTERS, 50).write_to(model)
 
@@ -93,7 +92,7 @@ def test_the_recipe_makes_a_part_from_songs_and_their_tokens(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[-2000:]
     model = HAFMHarmonyModel.from_pretrained(tmp_path / "run" / "harmony")
     assert (model.config.channels, model.config.num_layers, model.config.num_clusters) == (8, 2, CLUSTERS)
-    assert model.config.semantic_tokenizer and model.notes.any() and model.chord_scores.any()
+    assert model.config.semantic_tokenizer and model.notes.any()
     figures = json.loads((tmp_path / "run" / "harmony" / "figures.json").read_text())
     assert {"chord_nats_16", "chord_48", "root_48"} <= set(figures)
     assert "'train': '2 songs', 'validation': '1 songs'" in done.stderr

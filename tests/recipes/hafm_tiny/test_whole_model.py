@@ -62,22 +62,31 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
 
-def test_stages_that_play_stems_are_told_lead_sheet_and_style_and_nothing_bends_their_tokens(
-    corpus: Path, tmp_path: Path
-) -> None:
-    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, stems=True)
+@pytest.mark.parametrize("stems", [False, True])
+def test_stages_are_told_what_the_songs_labels_say(corpus: Path, tmp_path: Path, stems: bool) -> None:
+    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, stems=stems)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
-    assert set(NEEDS) - set(commands) == {"code_beats", "beat_profile"}
     assert set(options.styles) <= {"folk", "pop"} and options.styles
-    for stage, stem in (("semantic", False), ("coarse", True), ("fine", True)):
-        words = commands[stage]
-        assert words[words.index("--styles") + 1 :] == options.styles
-        told, _, run = parse_arguments(words[1:])
-        assert ("stem" in told.lead_sheet_streams) == stem and "style" in told.lead_sheet_streams
-        assert (told.codebook_pattern == "delay") == stem, "one codebook has no pattern"
-        assert (told.conditioning_fusion == "sum") == stem and run.optimizer == "muon"
-    assert "--stems" in commands["tokens"] and "--plays-stems" in commands["model"]
+    for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
+        told, _, run = parse_arguments(commands[stage][1:])
+        assert ("stem" in told.lead_sheet_streams) == (acoustic and stems)
+        assert ("energy" in told.lead_sheet_streams) == (stage != "fine")
+        assert "style" in told.lead_sheet_streams and told.styles == options.styles
+        assert (told.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
+        assert (told.conditioning_fusion == "sum") == acoustic and run.optimizer == "muon"
+    assert ("--stems" in commands["tokens"]) == ("--plays-stems" in commands["model"]) == stems
     assert Path(commands["model"][commands["model"].index("--style-vocal") + 1]).is_file()
+
+
+def test_songs_without_sections_and_styles_tell_neither(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / split / "song").mkdir(parents=True)
+        (tmp_path / split / "song/labels.json").write_text('{"beats": [0.1, 0.6], "sections": []}')
+    commands = part_commands(WholeModelOptions(tmp_path, tmp_path / "out", RECIPES), {"codec": 1000, "hubert": 500})
+    for stage in ("semantic", "coarse"):
+        told, *_ = parse_arguments(commands[stage][1:])
+        assert told.lead_sheet_streams == ["chord", "beat", "bar", "style"] and not told.styles
+    assert "--style-vocal" not in commands["model"]
 
 
 def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
