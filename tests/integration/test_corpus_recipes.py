@@ -15,7 +15,7 @@ from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import read_info, shard_paths
-from hafm_hf.hub.loading import fingerprint
+from hafm_hf.hub.loading import codec_fingerprint, fingerprint
 from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
 from hafm_hf.training.data import load_token_corpus
 from programs import run_program
@@ -105,10 +105,17 @@ def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Pat
 
 def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: Path, tmp_path: Path) -> None:
     words = {part.name: str(part) for part in parts.iterdir()}
-    codec = fingerprint(load_codec(parts / "codec").model)
+    model = load_codec(parts / "codec").model
+    codec = codec_fingerprint(model)
     tiny_stage("coarse", tokenizers={"codec": codec}).save_pretrained(tmp_path / "coarse")
     tiny_stage("fine", tokenizers={"codec": "another"}).save_pretrained(tmp_path / "fine")
-    assert assemble_composite({**words, "coarse": str(tmp_path / "coarse")}, tmp_path / "model", "fp32") > 0
+    # a decoder that has been trained further says the same codes in another sound
+    with torch.no_grad():
+        model.decoder.layers[-1].conv.bias.add_(0.1)
+    model.save_pretrained(tmp_path / "codec")
+    fitting = {**words, "coarse": str(tmp_path / "coarse"), "codec": str(tmp_path / "codec")}
+    assert assemble_composite(fitting, tmp_path / "model", "fp32") > 0
+    assert codec_fingerprint(model) == codec != codec_fingerprint(model.decoder)
     message = f"the fine stage has learnt tokens of the codec another, but this one is {codec}"
     with pytest.raises(ValueError, match=message):
         assemble_composite({**words, "fine": str(tmp_path / "fine")}, tmp_path / "other")

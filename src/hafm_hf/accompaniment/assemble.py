@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .. import audio
 from ..codec import load_codec
 from ..configuration_hafm import HAFMConfig
-from ..hub.loading import fingerprint, load_strictly, write_checksums
+from ..hub.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
 from ..hub.style_sounds import write_style_sounds
 from ..stage_table import STAGES
 from ..stages.guidance import lead_sheet_rows
@@ -157,7 +157,10 @@ def _replace(temporary: Path, output: Path) -> None:
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
-    made = {name: fingerprint(parts[name]) for name in ("semantic_tokenizer", "codec")}
+    made = {
+        "semantic_tokenizer": fingerprint(parts["semantic_tokenizer"]),
+        "codec": codec_fingerprint(parts["codec"]),
+    }
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
     if "harmony" in parts and parts["harmony"].config.semantic_tokenizer:
         wanted["the harmony"] = {"semantic_tokenizer": parts["harmony"].config.semantic_tokenizer}

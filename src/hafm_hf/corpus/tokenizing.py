@@ -14,7 +14,7 @@ import torch
 from ..audio import Samples, pad_end, resample, with_channels
 from ..codec import Codec, load_codec, scale_invariant_sdr
 from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..hub.loading import fingerprint
+from ..hub.loading import codec_fingerprint, fingerprint
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
@@ -86,7 +86,10 @@ class Tokenizers:
             raise HAFMCorpusError(
                 f"The tokenizers can't be loaded ({str(error).splitlines()[0].rstrip('.')})."
             ) from error
-        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": fingerprint(self.codec.model)}
+        self.fingerprint = {
+            "semantic_tokenizer": fingerprint(self.semantic),
+            "codec": codec_fingerprint(self.codec.model),
+        }
         dtype = getattr(torch, options.dtype)
         # the centroids stay in float32: rounded ones would be other clusters
         self.semantic.to(self.device).hubert.to(dtype)

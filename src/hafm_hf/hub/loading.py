@@ -221,14 +221,24 @@ def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) ->
             (place / SUMS_FILE).write_text("".join(lines))
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def codec_fingerprint(codec: torch.nn.Module) -> str:
+    """`fingerprint` of the weights that decide a codec's codes: with another decoder they sound different, and stages
+    that have learnt them still fit."""
+    return fingerprint(codec, without="decoder.")
+
+
+def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
     """SHA-256 over a model's weights and their names, as long as a short commit id.
+
+    Weights whose names begin with `without` don't count.
 
     Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in
     float32.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if without is not None and name.startswith(without):
+            continue
         digest.update(name.encode())
         values = tensor.detach().cpu()
         values = values.float() if values.is_floating_point() else values
