@@ -26,7 +26,7 @@ from .saving import PARTS, check_names
 # what stages that read a lead sheet play best with (docs/generation.md), where nobody has chosen anything
 TOLD_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
-    "coarse": {"guidance_scale": 1.0, "history_free_guidance": 2.0, "temperature": 0.8},
+    "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
 }
 # of the sound of a style: long enough for a pattern and a change of chords
 STYLE_SECONDS, STYLE_SEED = 8.0, 1
