@@ -37,6 +37,7 @@ def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
     [
         ({"chords": "C | Am"}, "need to know where bars are; give a tempo or beats"),
         ({"tempo": 96, "chords": "C | H"}, "'H' is no chord"),
+        ({"tempo": 96, "chords": "C | F H"}, "'H' is no chord"),
         ({"tempo": 96, "chords": "C || F"}, "Bar 2 of the chords is empty; write N"),
         ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
         ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),
@@ -62,6 +63,9 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
     # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
+    # two chords share a bar evenly
+    shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)
+    assert shared.chords == ((0.0, 2.0, "C"), (2.0, 3.0, "F"), (3.0, 4.0, "G"), (4.0, 6.0, "Am"))
     # what is known by the second goes before
     both = LeadSheet(tempo=120, chords=[(0.0, 1.0, "G")], bars=["C"]).with_bars_placed(torch.zeros(100), 50)
     assert both.chords == ((0.0, 2.0, "C"), (0.0, 1.0, "G"))

@@ -83,7 +83,7 @@ class HAFMPipeline(Pipeline):
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
-                .lab file, or one a bar: "C | Am | F | G"): parts of it by themselves, which go before.
+                .lab file, or by the bar: "C | Am | F G"): parts of it by themselves, which go before.
             files (bool): whether beats and chords may name files; not for those who serve strangers. Default True.
             instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of; or a dict of its
                 stems, each given so.

@@ -68,7 +68,7 @@ def accompany(
         Path | None, typer.Option(help="File with the beats: seconds, one a line.", dir_okay=False)
     ] = None,
     chords: Annotated[
-        str | None, typer.Option(help="File with chords: START STOP LABEL a line; or one a bar: 'C | Am | F | G'.")
+        str | None, typer.Option(help="File with chords: START STOP LABEL a line; or by the bar: 'C | Am | F G'.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Write the instrumental while it is generated.")] = False,
     plot: Annotated[bool, typer.Option("--plot", help="Also NAME_plot.png: voice and band on one time axis.")] = False,

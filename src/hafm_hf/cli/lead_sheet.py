@@ -41,7 +41,7 @@ def lead_sheet(
     seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
     tempo: Annotated[float | None, typer.Option(help="Beats a minute, if they are known.")] = None,
     beats: Annotated[Path | None, typer.Option(help="File with beats that are known.", dir_okay=False)] = None,
-    chords: Annotated[str | None, typer.Option(help="File with chords that are known, or one a bar.")] = None,
+    chords: Annotated[str | None, typer.Option(help="File with chords that are known, or by the bar.")] = None,
     metre: Annotated[Metre | None, typer.Option(help="Estimated bars have four quarters if not given.")] = None,
     key: Annotated[str | None, typer.Option(help="A:min, for example; that of the chords if not given.")] = None,
     formats: Annotated[list[Format] | None, typer.Option("--format", help="lab if not given; repeatable.")] = None,

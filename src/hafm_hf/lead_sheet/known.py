@@ -30,7 +30,7 @@ def known_lead_sheet(
         lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given goes before.
         tempo: beats a minute.
         beats: seconds, or the path of a file of them.
-        chords: (start s, stop s, label) each, the path of a .lab file, or one a bar, over and over: "C | Am | F | G".
+        chords: (start s, stop s, label) each, the path of a .lab file, or by the bar, over and over: "C | Am | F G".
         files: whether texts may name files; strangers must not read a server's.
 
     Raises:

@@ -40,8 +40,8 @@ class LeadSheet:
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
         form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
         estimated: names of the parts that were estimated from the voice; the others were given.
-        bars: the chord of each bar, over and over, from the downbeat on; of a tempo alone from the beat nearest to the
-            start of the voice. They stand beneath `chords`.
+        bars: the chord of each bar, or several that share it evenly ("C F"), over and over, from the downbeat on; of a
+            tempo alone from the beat nearest to the start of the voice. They stand beneath `chords`.
 
     Raises:
         ValueError: a part of another kind, a tempo out of range or beside beats, beats out of order, a span without an
@@ -93,7 +93,8 @@ class LeadSheet:
         for number, label in enumerate(self.bars, start=1):
             if not label:
                 raise ValueError(f"Bar {number} of the chords is empty; write N where there is none.")
-            chord_class(label)
+            for chord in label.split():
+                chord_class(chord)
 
     def _check_beats(self) -> None:
         slowest, fastest = BEATS_PER_MINUTE
@@ -213,12 +214,14 @@ class LeadSheet:
         if passed is None:
             passed = unwrapped(phase).numpy()
             first = round(float(passed[0]))
-        numbers = torch.from_numpy(np.floor((passed - first) / (self.beats_per_bar or METRES[-1])))
-        chords = [
-            (start, stop, self.bars[number % len(self.bars)])
-            for start, stop, number in _runs(numbers.long(), frame_rate)
-            if number >= 0
-        ]
+        bars = [label.split() for label in self.bars]
+        shares = np.array([len(labels) for labels in bars])
+        places = (passed - first) / (self.beats_per_bar or METRES[-1])
+        numbers = np.floor(places).astype(int)
+        parts = np.floor((places - numbers) * shares[numbers % len(bars)]).astype(int)
+        spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
+        placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
+        chords = [(start, stop, bars[bar % len(bars)][part]) for start, stop, bar, part in placed if bar >= 0]
         return replace(self, bars=(), chords=(*chords, *self.chords))
 
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
@@ -253,7 +256,7 @@ def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
         if not times or not all(isinstance(second, Real) for second in times):
             raise ValueError(
                 f"{name} are [start s, stop s, label] each, and {span!r} is none"
-                + ("; chords without times are a text, one a bar: 'C | G'." if name == "chords" else ".")
+                + ("; chords without times are a text, by the bar: 'C | G'." if name == "chords" else ".")
             )
     return tuple(tuple(span) for span in spans)
 
