@@ -26,6 +26,8 @@ from hafm_tiny.songs.singer import Manner, load_voice, sing, sung_notes
 logger = logging.getLogger("make_example_vocal")
 LEAD_IN = 0.2
 LEVEL_DB = -18.0
+# from one verse to the next
+VERSE_DB = 3.0
 # of a syllable that is cut from a song: until its vowel begins, and until it may be stretched (ms)
 VOWEL_MS, FIXED_MS = 60, 120
 Melody = tuple[tuple[int | None, float], ...]
@@ -44,9 +46,9 @@ class Tune:
     manner: Manner = field(default=MANNER)
 
     @property
-    def seconds(self) -> float:
-        """Of the whole take."""
-        return LEAD_IN + 0.2 + sum(beats for _, beats in self.melody) * 60 / self.tempo
+    def verse_seconds(self) -> float:
+        """Of the melody, once."""
+        return sum(beats for _, beats in self.melody) * 60 / self.tempo
 
     @property
     def notes(self) -> list[Note]:
@@ -109,6 +111,7 @@ def main(
     voice: Annotated[Path, typer.Argument(exists=True, help="Folder with syllables and units.tsv, or vocal.wav.")],
     output: Annotated[Path, typer.Argument(dir_okay=False, help="Sound file to write.")],
     tune: str = "vocal",
+    verses: Annotated[int, typer.Option(min=1, help="How often it is sung; each time a little louder.")] = 1,
     seed: int = 7,
 ) -> None:
     """Sing a tune with VOICE into OUTPUT."""
@@ -118,11 +121,14 @@ def main(
     generator, chosen = np.random.default_rng(seed), TUNES[tune]
     with tempfile.TemporaryDirectory() as folder:
         singer = load_voice(voice if voice.is_dir() else cut(voice, Path(folder)))
-    notes = sung_notes(chosen.notes, chosen.manner, generator)
-    audio = sing(singer, notes, chosen.seconds, chosen.manner, seed)
+    seconds = LEAD_IN + 0.2 + verses * chosen.verse_seconds
+    melody = replace(chosen, melody=verses * chosen.melody).notes
+    audio = sing(singer, sung_notes(melody, chosen.manner, generator), seconds, chosen.manner, seed)
+    verse = np.clip((np.arange(len(audio)) / singer.sampling_rate - LEAD_IN) // chosen.verse_seconds, 0, verses - 1)
+    audio = audio * 10 ** (VERSE_DB * (verse - verses + 1) / 20)
     audio = room(audio, singer.sampling_rate, seconds=0.35, wet_db=-16, generator=generator)
     soundfile.write(output, to_level(audio, LEVEL_DB), singer.sampling_rate, subtype="PCM_16")
-    logger.info("%s: %.1f s at %d Hz", output, chosen.seconds, singer.sampling_rate)
+    logger.info("%s: %.1f s at %d Hz", output, seconds, singer.sampling_rate)
 
 
 if __name__ == "__main__":
