@@ -1,6 +1,7 @@
 """Cards say what is known, in the form that the hub reads, and nothing else."""
 
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -165,10 +166,12 @@ def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
     again = tmp_path / "hafm-tiny"
     again.mkdir()
     (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())
+    shutil.copytree(bundled_model / "styles", again / "styles")
     write_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
     text = (bundled_model / "README.md").read_text()
     assert text == (again / "README.md").read_text(), "run the commands at the top of hafm_tiny_card.yaml"
-    assert text == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of hafm_tiny_card.yaml"
+    from_the_top = text.replace("](styles/", "](src/hafm_hf/checkpoints/hafm-tiny/styles/")
+    assert from_the_top == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of the facts"
     notice = (REPOSITORY / "NOTICE").read_text()
     for named in ("POP909", 'Voice "iona"', "SCOTTPOID by Scott", "ErithacusVB", "Frank Wen", "S. Christian Collins"):
         assert named in notice and named.replace('"', "") in text
