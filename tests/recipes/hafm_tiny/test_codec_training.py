@@ -20,6 +20,7 @@ from hafm_tiny.codec import (
     draw_batch,
     emphasised,
     evaluate_codec,
+    mel_distance,
     relative_error,
     spectral_distance,
     start_codec,
@@ -268,6 +269,38 @@ def test_training_the_decoder_alone_leaves_every_code_as_it_was(pool: SongPool) 
             for each in (frozen, codec)
         )
     assert after < 0.95 * before, (before, after)
+
+
+def test_mel_energies_say_how_loud_noise_is_and_not_which_noise() -> None:
+    noise, other = torch.randn(2, 2, 1, RATE).unbind()
+    assert float(mel_distance(noise, noise, RATE)) == 0.0
+    # half of the log of energies: the log of a factor of amplitudes, whichever it is
+    for factor in (0.5, 0.1):
+        assert float(mel_distance(noise, factor * noise, RATE)) == pytest.approx(-np.log(factor), rel=0.05)
+    # to the waveform's error silence is better than other noise of the right level, and to mel energies much worse
+    silence = torch.zeros_like(noise)
+    assert float(relative_error(noise, other)) > float(relative_error(noise, silence))
+    assert float(mel_distance(noise, other, RATE)) < 0.3 * float(mel_distance(noise, silence, RATE))
+
+
+def test_a_decoder_learns_the_level_of_what_its_codes_cannot_say(pool: SongPool) -> None:
+    """Of the same codec's decoder, by the waveform alone and by mel energies as well."""
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    first = CodecTrainer(codec, pool, arguments(quantize_from=20))
+    for _ in range(40):
+        first.train_step()
+    sound, distances = draw_batch(pool, arguments(), 900), []
+    for weights in ({"waveform_weight": 1.0, "mel_weight": 0.0}, {"waveform_weight": 0.1, "mel_weight": 2.0}):
+        trained = copy.deepcopy(codec)
+        options = {"decoder_only": True, "spectral_from": 0, "spectral_ramp": 1, "emphasis_weight": 0.0}
+        trainer = CodecTrainer(trained, pool, arguments(**options, spectral_weight=0.0, seed=1, **weights))
+        reports = [trainer.train_step() for _ in range(60)]
+        assert ("mel" in reports[0]) == bool(weights["mel_weight"])
+        with torch.no_grad():
+            decoded = trained.decoder(trained.quantizer.decode(trained.quantizer.encode(trained.encoder(sound))))
+        distances.append(float(mel_distance(sound, decoded[..., : sound.shape[-1]], RATE)))
+    assert distances[1] < 0.8 * distances[0], distances
 
 
 def test_a_trained_codec_goes_on_from_its_codebooks(pool: SongPool) -> None:
