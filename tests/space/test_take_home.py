@@ -39,10 +39,11 @@ def shares(samples: np.ndarray, rate: int) -> np.ndarray:
 
 def test_a_finished_song_is_one_click_away_and_ones_own_three(browser: "Browser", space: Space) -> None:
     page = open_page(browser, space)
-    for name in ("Vocal", "Quick refrain", "Low ballad"):
+    styles = {"Vocal": "folk", "Low ballad": "ballad", "Quick refrain": "pop", "Driving chorus": "rock"}
+    for name, style in styles.items():
         expect(page.get_by_role("button", name=name, exact=True)).to_be_visible()
-        song = page.get_by_label(f"Finished song: {name}", exact=True)
-        assert song.evaluate("song => song.play().then(() => song.duration)") > 8
+        song = page.get_by_label(f"Finished song: {name} ({style})", exact=True)
+        assert song.evaluate("song => song.play().then(() => song.duration)") > 25
         song.evaluate("song => song.pause()")
     page.get_by_role("button", name="Vocal", exact=True).click()
     # while it is still listened to
