@@ -2,15 +2,15 @@
 
     python recipes/build_song_corpus.py POP909 VOICES CORPUS --trio --workers 2
     python recipes/train_tiny.py CORPUS OUT --hours 2 --workers 2
-    python recipes/train_tiny.py BANDS OUT --hours 30 --workers 2 --stems
+    python recipes/train_tiny.py BANDS OUT --hours 8 --workers 2
     hafm accompany vocal.wav --model OUT/model
 
-Codec, HuBERT, k-means, the vocal's space, tokens, the three stages, chords and their joining, in order, each a process
-with a log and checkpoints in OUT: after a stop the same command goes on. The stages are told the lead sheet: chords,
-beats and bars, style, and energy where songs have sections. With --stems they play one stem at a time; BANDS is
-rendered without --trio. --preset trial shows in minutes that all of it runs, and makes no music; --preset small is for
-a GPU, which is used where there is one. hafm-tiny itself has had more than this: a second run of its codec, averages
-of weights (MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
+Codec, its decoder alone, HuBERT, k-means, the vocal's space, tokens, the three stages, chords and their joining, in
+order, each a process with a log and checkpoints in OUT: after a stop the same command goes on. The stages are told the
+lead sheet: chords, beats and bars, style, and energy where songs have sections. BANDS is rendered without --trio; with
+--stems they play one stem at a time. --preset trial shows in minutes that all of it runs, and makes no music; --preset
+small is for a GPU, which is used where there is one. hafm-tiny itself began from stages and a codec of the trio
+(MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
 """
 
 from pathlib import Path

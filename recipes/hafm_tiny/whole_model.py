@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
+    "decoder": ("codec",),
     "hubert": (),
     "semantic_tokenizer": ("hubert",),
     "vocal_space": ("semantic_tokenizer",),
@@ -38,12 +39,18 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "harmony": ("tokens",),
-    "model": ("coarse", "semantic", "fine", "harmony"),
+    "model": ("decoder", "coarse", "semantic", "fine", "harmony"),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
-# of a codec's steps: first without quantization, then with the losses that hear drums (see training.codec)
+# of a codec's steps: first without quantization, then with the losses that hear drums (see .codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
+# of the codec's time, what is left to its decoder alone, which learns how loud what the codes don't say is
+DECODER_SHARE = 0.3
+DECODER_ALONE = (
+    "--decoder_only", "true", "--spectral_from", 0, "--spectral_ramp", 1, "--learning_rate", 4e-4,
+    "--waveform_weight", 1.5, "--emphasis_weight", 0, "--spectral_weight", 1.5, "--mel_weight", 2,
+)  # fmt: skip
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of the network that estimates chords, a sixth of a second each
@@ -157,17 +164,13 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     """The command of every part, given the steps of codec and HuBERT."""
     preset, out, corpus = PRESETS[options.preset], options.out, str(options.corpus)
     sizes = _sizes(options)
-    codec_steps = steps["codec"]
-    schedule = ["--quantize_from", round(QUANTIZE_FROM * codec_steps), "--warmup_steps", min(50, codec_steps)]
-    schedule += ["--spectral_from", round(SPECTRAL_FROM * codec_steps)]
-    schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * codec_steps))]
-    clusters, codec = out / "semantic_tokenizer", out / "codec" / "codec"
+    clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     example = options.recipes.parent / "examples" / "vocal.wav"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
-        "codec": [sizes["codec"][0], *_run_words(options, "codec", codec_steps), *sizes["codec"][1], *schedule],
+        **_codec_commands(options, steps["codec"], codec),
         "hubert": [
             sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1],
             "--start_batches", min(steps["hubert"], SemanticTrainingArguments.start_batches),
@@ -189,7 +192,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--tokenizer", tokenizer, "--tokens", out / "tokens",
         ],
         "model": [
-            "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", codec,
+            "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
             *(["--plays-stems"] if options.stems else []),
@@ -215,12 +218,31 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     return {name: [str(word) for word in commands[name]] for name in NEEDS}
 
 
+def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict[str, list[object]]:
+    """Of the codec, which is written to a folder, and of its decoder alone; both have so many steps."""
+    alone = max(1, round(DECODER_SHARE * steps))
+    whole = steps - alone
+    recipe, sizes = _sizes(options)["codec"]
+    schedule = ["--quantize_from", round(QUANTIZE_FROM * whole), "--warmup_steps", min(50, whole)]
+    schedule += ["--spectral_from", round(SPECTRAL_FROM * whole)]
+    schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * whole))]
+    last = ["--codec", codec, *DECODER_ALONE, "--warmup_steps", min(50, alone), *_crops(options)]
+    return {
+        "codec": [recipe, *_run_words(options, "codec", whole), *sizes, *schedule],
+        "decoder": [recipe, *_run_words(options, "decoder", alone), *last],
+    }
+
+
+def _crops(options: WholeModelOptions) -> tuple[object, ...]:
+    return STEMS_AND_MIX if options.stems else ()
+
+
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
     """Recipe of the two parts that are trained on audio, and its words for their sizes."""
     preset = PRESETS[options.preset]
     width, layers = preset.hubert
     return {
-        "codec": ("train_codec.py", ["--num_filters", preset.filters, *(STEMS_AND_MIX if options.stems else [])]),
+        "codec": ("train_codec.py", ["--num_filters", preset.filters, *_crops(options)]),
         "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
     }
 

@@ -13,6 +13,8 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import read_audio
+from hafm_hf.codec import load_codec
+from hafm_hf.hub.loading import codec_fingerprint, fingerprint
 from hafm_hf.training.arguments import parse_arguments
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
 from hafm_tiny.whole_model import NEEDS, WholeModelOptions, part_commands
@@ -58,6 +60,7 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
         assert (RECIPES / commands[name][0]).is_file()
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
+    assert [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")] == [700, 300]
     beside = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
@@ -117,7 +120,11 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
     assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
     assert list(played.stems[0]) == ["drums", "bass", "chords", "colour"]
-    assert json.loads((tmp_path / "out/codec/figures.json").read_text())["clips"] > 1
+    for part in ("codec", "decoder"):
+        assert json.loads((tmp_path / f"out/{part}/figures.json").read_text())["clips"] > 1
+    trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "codec"))
+    assert codec_fingerprint(trained) == codec_fingerprint(kept) == codec_fingerprint(model.codec)
+    assert fingerprint(model.codec) == fingerprint(trained) != fingerprint(kept)
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
     assert min(steps.values()) >= 16
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
