@@ -110,10 +110,14 @@ def emphasised(audio: torch.Tensor, coefficient: float = 0.97) -> torch.Tensor:
 
 
 def spectral_distance(
-    target: torch.Tensor, output: torch.Tensor, sizes: tuple[int, ...] = (256, 1024, 2048)
+    target: torch.Tensor, output: torch.Tensor, sizes: tuple[int, ...] = (256, 1024, 4096)
 ) -> torch.Tensor:
-    """STFT distance of float [B, 1, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`."""
+    """STFT distance of float [B, 1, N]: relative L1 of magnitudes plus L1 of log magnitudes, mean over `sizes`.
+
+    Windows longer than the audio are left out; at 24 kHz the longest one tells semitones apart from 400 Hz on.
+    """
     total = target.new_zeros(())
+    sizes = tuple(size for size in sizes if size <= target.shape[-1])
     for size in sizes:
         window = torch.hann_window(size, device=target.device)
         magnitudes = [

@@ -10,10 +10,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 Features = list[torch.Tensor]
+# power of the magnitudes that are judged: decoded sound differs where it is 40 dB below its loudest, which become 12.
+# As they are, discriminators of a band's sound are where they began after 500 steps (docs/log.md, 2026-11-23)
+COMPRESSION = 0.3
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Convolutions over real and imaginary part of one STFT.
+    """Convolutions over real and imaginary part of one STFT, whose magnitudes are compressed.
 
     Args:
         size: of the STFT, in samples; the hop is a quarter of it.
@@ -37,7 +40,8 @@ class SpectrogramDiscriminator(nn.Module):
         spectrum = torch.stft(
             audio[:, 0], self.size, self.size // 4, window=window, normalized=True, return_complex=True
         )
-        hidden = torch.view_as_real(spectrum).permute(0, 3, 1, 2)
+        compressed = spectrum * (spectrum.abs() + 1e-5) ** (COMPRESSION - 1)
+        hidden = torch.view_as_real(compressed).permute(0, 3, 1, 2)
         features = []
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)

@@ -45,11 +45,14 @@ CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, then with the losses that hear drums (see .codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
-# of the codec's time, what is left to its decoder alone, which learns how loud what the codes don't say is
-DECODER_SHARE = 0.3
+# of the codec's steps, those of its decoder alone, slower ones: it learns how loud what the codes don't say is, and with
+# discriminators what it is like
+DECODER_SHARE = 0.2
 DECODER_ALONE = (
     "--decoder_only", "true", "--spectral_from", 0, "--spectral_ramp", 1, "--learning_rate", 4e-4,
-    "--waveform_weight", 1.5, "--emphasis_weight", 0, "--spectral_weight", 1.5, "--mel_weight", 2,
+    "--waveform_weight", 3, "--emphasis_weight", 0, "--spectral_weight", 1.5, "--mel_weight", 2,
+    "--adversarial_from", 1, "--adversarial_weight", 0.4, "--matching_weight", 2.5,
+    "--discriminator_learning_rate", 1e-3,
 )  # fmt: skip
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300

@@ -220,19 +220,20 @@ def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
         SongPool(tmp_path, "validation", RATE).require(1.0)
 
 
-def test_discriminators_learn_to_tell_tones_from_noisy_tones() -> None:
+@pytest.mark.parametrize("noise", [0.05, 0.002])
+def test_discriminators_learn_to_tell_tones_from_tones_with_noise_9_and_37_db_below(noise: float) -> None:
     torch.manual_seed(0)
     discriminator = MultiScaleDiscriminator((256, 512))
     optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
     time = torch.arange(1600) / RATE
     for _ in range(40):
         real = 0.2 * torch.sin(2 * torch.pi * (200 + 300 * torch.rand(3, 1, 1)) * time)
-        loss = discriminator.loss(real, real + 0.05 * torch.randn_like(real))
+        loss = discriminator.loss(real, real + noise * torch.randn_like(real))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 1.5, "2 is not telling them apart"
-    hinges = [discriminator.judge(real, audio)[0] for audio in (real, real + 0.05 * torch.randn_like(real))]
+    hinges = [discriminator.judge(real, audio)[0] for audio in (real, real + noise * torch.randn_like(real))]
     assert hinges[0] < hinges[1]
     assert discriminator.judge(real, real)[1] == 0, "equal audio has equal features"
 

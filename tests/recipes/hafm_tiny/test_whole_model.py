@@ -60,7 +60,7 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
         assert (RECIPES / commands[name][0]).is_file()
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
-    assert [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")] == [700, 300]
+    assert [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")] == [800, 200]
     beside = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
