@@ -45,8 +45,8 @@ CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, then with the losses that hear drums (see .codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
-# of the codec's steps, those of its decoder alone, slower ones: it learns how loud what the codes don't say is, and with
-# discriminators what it is like
+# of the codec's steps, those of its decoder alone, which are slower: it learns how loud what the codes don't say is,
+# and by discriminators what it is like
 DECODER_SHARE = 0.2
 DECODER_ALONE = (
     "--decoder_only", "true", "--spectral_from", 0, "--spectral_ramp", 1, "--learning_rate", 4e-4,
