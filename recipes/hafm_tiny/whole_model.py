@@ -222,7 +222,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
 
 
 def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict[str, list[object]]:
-    """Of the codec, which is written to a folder, and of its decoder alone; both have so many steps."""
+    """Commands of the codec, which comes to lie in a folder, and of its decoder alone, with so many steps together."""
     alone = max(1, round(DECODER_SHARE * steps))
     whole = steps - alone
     recipe, sizes = _sizes(options)["codec"]

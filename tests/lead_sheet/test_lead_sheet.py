@@ -133,7 +133,7 @@ def test_the_accompaniment_plays_the_chords_that_are_known(
 ) -> None:
     """Each of two far chords is heard more where it is told than where the other is, whatever the voice asks for.
 
-    Chords of the rendered bands themselves stand out by 0.20, with four codebooks by 0.12.
+    That they do by 0.15 is what the trio's chords did, and is still wanted of the bands, whose codec blurs them.
     """
     samples, rate = vocal[0][: 2 * vocal[1]], vocal[1]
     shares = []
@@ -141,7 +141,10 @@ def test_the_accompaniment_plays_the_chords_that_are_known(
         sheet = LeadSheet(chords=[(0.0, 2.0, label)])
         (sound,) = bundled.generate(samples, rate, seed=0, skip_fine=True, lead_sheet=sheet, **how).audio
         shares.append([chroma_share(sound.numpy(), 24000, chord) for chord in ({0, 4, 7}, {6, 10, 1})])
-    assert shares[0][0] > shares[1][0] + 0.05 and shares[1][1] > shares[0][1] + 0.05
+    apart = min(shares[0][0] - shares[1][0], shares[1][1] - shares[0][1])
+    assert apart > 0.05
+    if apart <= 0.15:
+        pytest.xfail(f"told chords stand out by {apart:.2f}, and 0.15 is wanted")
 
 
 def test_the_band_is_on_the_beats_that_are_known(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from hafm_hf import audio
 from space.browsing import (
@@ -109,6 +110,8 @@ def test_selected_bars_are_made_anew_with_their_chord_and_all_other_samples_stay
     old, new = (shares(band[inside], rate)[[6, 9, 1]].sum() for band in (before, after))
     print(f"F#, A and C#: {old:.2f} of the energy before, {new:.2f} after")
     assert new > old + 0.05
+    if new <= old + 0.2:
+        pytest.xfail(f"the changed chord has {new - old:.2f} more of the energy, and 0.2 is wanted")
 
 
 def test_bars_are_made_anew_only_where_some_are_selected(page: "Page", voices: Path) -> None:

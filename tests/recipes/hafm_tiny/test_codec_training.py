@@ -58,6 +58,16 @@ def tiny_codec() -> EncodecModel:
     return EncodecModel(config).train()
 
 
+def begun_codec(pool: SongPool, quantize_from: int, steps: int) -> EncodecModel:
+    """A codec after its first steps."""
+    codec = tiny_codec()
+    start_codec(codec, draw_batch(pool, arguments(), 0))
+    trainer = CodecTrainer(codec, pool, arguments(quantize_from=quantize_from))
+    for _ in range(steps):
+        trainer.train_step()
+    return codec
+
+
 def arguments(**changes: float) -> CodecTrainingArguments:
     fields = {"steps": 120, "batch_size": 5, "crop_seconds": 0.2, "warmup_steps": 5, "learning_rate": 5e-3}
     fields |= {"quantize_from": 60, "spectral_from": 100, "spectral_ramp": 10, "start_batches": 8}
@@ -252,11 +262,7 @@ def test_the_codec_trains_against_discriminators_from_the_step_that_was_asked_fo
 
 
 def test_training_the_decoder_alone_leaves_every_code_as_it_was(pool: SongPool) -> None:
-    codec = tiny_codec()
-    start_codec(codec, draw_batch(pool, arguments(), 0))
-    first = CodecTrainer(codec, pool, arguments(quantize_from=20))
-    for _ in range(40):
-        first.train_step()
+    codec = begun_codec(pool, quantize_from=20, steps=40)
     frozen, sound = copy.deepcopy(codec), draw_batch(pool, arguments(), 900)
     options = arguments(decoder_only=True, emphasis_weight=0.3, spectral_from=0, spectral_ramp=1, seed=1)
     trainer = CodecTrainer(codec, pool, options)
@@ -286,11 +292,7 @@ def test_mel_energies_say_how_loud_noise_is_and_not_which_noise() -> None:
 
 def test_a_decoder_learns_the_level_of_what_its_codes_cannot_say(pool: SongPool) -> None:
     """Of the same codec's decoder, by the waveform alone and by mel energies as well."""
-    codec = tiny_codec()
-    start_codec(codec, draw_batch(pool, arguments(), 0))
-    first = CodecTrainer(codec, pool, arguments(quantize_from=20))
-    for _ in range(40):
-        first.train_step()
+    codec = begun_codec(pool, quantize_from=20, steps=40)
     sound, distances = draw_batch(pool, arguments(), 900), []
     for weights in ({"waveform_weight": 1.0, "mel_weight": 0.0}, {"waveform_weight": 0.1, "mel_weight": 2.0}):
         trained = copy.deepcopy(codec)
@@ -305,11 +307,7 @@ def test_a_decoder_learns_the_level_of_what_its_codes_cannot_say(pool: SongPool)
 
 
 def test_a_trained_codec_goes_on_from_its_codebooks(pool: SongPool) -> None:
-    codec = tiny_codec()
-    start_codec(codec, draw_batch(pool, arguments(), 0))
-    first = CodecTrainer(codec, pool, arguments(quantize_from=10))
-    for _ in range(20):
-        first.train_step()
+    codec = begun_codec(pool, quantize_from=10, steps=20)
     before = codec.quantizer.layers[0].codebook.embed.clone()
     CodecTrainer(codec, pool, arguments(quantize_from=-1)).train_step()
     after = codec.quantizer.layers[0].codebook.embed
