@@ -21,7 +21,7 @@ from hafm_hf.codec import (
     convert_encodec_state_dict,
     load_codec,
 )
-from hafm_hf.configuration_hafm import CodecFormat, codec_format
+from hafm_hf.configuration_codec import CodecFormat, codec_format
 from tiny_models import CODECS, CODES
 
 RATIOS = (4, 3, 2)

@@ -19,6 +19,8 @@ from hafm_hf import (
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
+    HAFMSeparatorConfig,
+    HAFMSeparatorModel,
 )
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from vocals import glide
@@ -113,6 +115,12 @@ def tiny_harmony(seed: int = 0, **options: Any) -> HAFMHarmonyModel:
     )
     model.notes.uniform_()
     return model.eval()
+
+
+def tiny_separator(seed: int = 0, **options: Any) -> HAFMSeparatorModel:
+    """Two layers with random weights, for the codec of `tiny_codec`, which see a twelfth of a second."""
+    torch.manual_seed(seed)
+    return HAFMSeparatorModel(HAFMSeparatorConfig(**{"channels": 9, "num_layers": 2, **options})).eval()
 
 
 def tiny_codec(seed: int = 0, **options: Any) -> EncodecModel:

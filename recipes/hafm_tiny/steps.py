@@ -74,7 +74,7 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArgu
         losses.append(float(found.detach()))
         if (number + 1) % LINE_EVERY == 0:
             recent = float(np.mean(losses[-LINE_EVERY:]))
-            logger.info("step %d, loss %.3f nats, %.0f s", number + 1, recent, time.monotonic() - began)
+            logger.info("step %d, loss %.3f, %.0f s", number + 1, recent, time.monotonic() - began)
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.eval()

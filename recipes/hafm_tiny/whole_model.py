@@ -39,7 +39,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "harmony": ("tokens",),
-    "model": ("decoder", "coarse", "semantic", "fine", "harmony"),
+    # where songs have stems, and the stages play the mix
+    "separator": ("decoder",),
+    "model": ("decoder", "coarse", "semantic", "fine", "harmony", "separator"),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
@@ -58,6 +60,8 @@ DECODER_ALONE = (
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of the network that estimates chords, a sixth of a second each
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
+# of the network that takes bands apart, a third of a second each
+SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
 # a codec hears what stages that play stems learn: of each excerpt four stems and the band's mix
 STEMS_AND_MIX = ("--stem_share", 0.8, "--vocal_share", 0.02, "--mix_share", 0.02)
 
@@ -117,13 +121,18 @@ class WholeModelOptions:
                 raise ValueError(
                     f"{self.corpus / split} holds no songs; render some with recipes/build_song_corpus.py."
                 )
-        if self.stems and not any((self.corpus / "train").glob("*/colour.flac")):
+        if self.stems and not self.have_stems:
             raise ValueError(f"The songs of {self.corpus} have no stems of a band: render them without --trio.")
 
     @cached_property
     def labels(self) -> list[dict[str, object]]:
         """Of the songs for training."""
         return [json.loads(path.read_text()) for path in (self.corpus / "train").glob("*/labels.json")]
+
+    @property
+    def have_stems(self) -> bool:
+        """Whether the songs are bands whose stems are known."""
+        return any((self.corpus / "train").glob("*/colour.flac"))
 
     @property
     def styles(self) -> list[str]:
@@ -153,7 +162,8 @@ def train_whole_model(options: WholeModelOptions) -> Path:
             running: dict[Future[None], str] = {}
             while len(done) < len(commands):
                 for name in commands:
-                    if name not in done and name not in running.values() and done.issuperset(NEEDS[name]):
+                    needs = commands.keys() & NEEDS[name]
+                    if name not in done and name not in running.values() and done.issuperset(needs):
                         running[pool.submit(_run, name, commands[name], options)] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
@@ -172,6 +182,8 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     example = options.recipes.parent / "examples" / "vocal.wav"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
+    separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
+    separates = options.have_stems and not options.stems
     commands: dict[str, list[object]] = {
         **_codec_commands(options, steps["codec"], codec),
         "hubert": [
@@ -194,10 +206,14 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
             "--tokenizer", tokenizer, "--tokens", out / "tokens",
         ],
+        "separator": [
+            "train_separator.py", *_run_words(options, "separator", separator_steps), "--codec", decoder,
+        ],
         "model": [
             "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
+            *(["--separator", out / "separator" / "separator"] if separates else []),
             *(["--plays-stems"] if options.stems else []),
             *(["--style-vocal", example] if options.styles else []),
         ],
@@ -218,7 +234,8 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-    return {name: [str(word) for word in commands[name]] for name in NEEDS}
+    wanted = [name for name in NEEDS if name != "separator" or separates]
+    return {name: [str(word) for word in commands[name]] for name in wanted}
 
 
 def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict[str, list[object]]:

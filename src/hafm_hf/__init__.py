@@ -11,6 +11,7 @@ from .registration import register_when_imported
 
 if TYPE_CHECKING:
     from .accompaniment.modeling_accompaniment import HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .accompaniment.modeling_separator import HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         HAFMHarmonyConfig,
         HAFMSemanticConfig,
         HAFMSemanticTokenizerConfig,
+        HAFMSeparatorConfig,
     )
     from .hub.loading import BUNDLED_MODEL
     from .lead_sheet.lead_sheet import LeadSheet
@@ -53,11 +55,14 @@ __all__ = [
     "HAFMSemanticForCausalLM",
     "HAFMSemanticTokenizer",
     "HAFMSemanticTokenizerConfig",
+    "HAFMSeparatorConfig",
+    "HAFMSeparatorModel",
     "LeadSheet",
 ]
 
 _NAMES = {
     "accompaniment.modeling_accompaniment": ("HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "accompaniment.modeling_separator": ("HAFMSeparatorModel",),
     "accompaniment.options": ("GenerationOptions",),
     "hub.loading": ("BUNDLED_MODEL",),
     "audio.files": ("HAFMAudioError",),
@@ -68,6 +73,7 @@ _NAMES = {
         "HAFMHarmonyConfig",
         "HAFMSemanticConfig",
         "HAFMSemanticTokenizerConfig",
+        "HAFMSeparatorConfig",
     ),
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "stages.generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .configuration_hafm import check_codec_config, codec_format
+from .configuration_codec import check_codec_config, codec_format
 from .hub.loading import HUB_OPTIONS, load_strictly
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
@@ -220,7 +220,7 @@ class DacCodec(Codec):
             # odd strides give a few samples less
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
 
-        return _Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
+        return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
 
 
 class CodecStream:
@@ -255,7 +255,7 @@ class CodecStream:
         return audio if self.codec.level == 1.0 else audio * self.codec.level
 
 
-class _Stretches:
+class Stretches:
     """A function of frames that sees a few of them to each side, over what comes stretch by stretch.
 
     Args:
@@ -286,8 +286,8 @@ class _RecurrentDecoder:
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
         first, self.lstm, *rest = decoder.layers
-        self.first = _Stretches(first, CONTEXT_FRAMES, future)
-        self.rest = _Stretches(torch.nn.Sequential(*rest), CONTEXT_FRAMES, future, hop)
+        self.first = Stretches(first, CONTEXT_FRAMES, future)
+        self.rest = Stretches(torch.nn.Sequential(*rest), CONTEXT_FRAMES, future, hop)
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:

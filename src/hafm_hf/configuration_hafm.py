@@ -4,16 +4,25 @@ First on the path of the data: every rate, vocabulary and width that the other f
 Defaults are the paper's (arXiv 2604.09054).
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, DacConfig, EncodecConfig, HubertConfig, PreTrainedConfig
+from transformers import AutoConfig, HubertConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .stage_table import STAGES, STREAMS
+from .configuration_codec import (
+    MAX_LAYERS,
+    MAX_SAMPLING_RATE,
+    MAX_STREAMS,
+    MAX_WIDTH,
+    MAX_WINDOW_SECONDS,
+    check_codec_config,
+    check_list,
+    check_range,
+    codec_format,
+)
+from .stage_table import STAGES, STEMS, STREAMS
 
 CODEBOOK_PATTERNS = ("flat", "delay")
 # names that fields of a stage may have
@@ -23,15 +32,8 @@ CHOICES = {
     "conditioning_fusion": ("prepend", "sum"),
     "conditioning_null": ("zeros", "mask_token"),
 }
-MAX_LAYERS = 1024
-MAX_WIDTH = 65_536
-MAX_STREAMS = 64
 # layers whose dilation doubles: twelve see more than a minute to each side
 MAX_DILATIONS = 12
-MAX_WINDOW_SECONDS = 3600.0
-MAX_SAMPLING_RATE = 1_000_000
-# a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second
-MAX_RETUNING = 0.006
 
 
 @strict
@@ -195,16 +197,16 @@ class HAFMStageConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation."""
-        _check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
+        check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
         for name in ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size"):
-            _check_range(name, getattr(self, name), MAX_WIDTH)
+            check_range(name, getattr(self, name), MAX_WIDTH)
         for name in ("conditioning_frame_rate", "frame_rate"):
-            _check_range(name, getattr(self, name), MAX_WIDTH)
+            check_range(name, getattr(self, name), MAX_WIDTH)
         sizes = self.conditioning_sizes
         if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:
             raise ValueError(f"A stage has at most {MAX_STREAMS} conditioning and as many target codebooks.")
         for size in sizes + self.codebook_sizes:
-            _check_range("codebook size", size, MAX_WIDTH)
+            check_range("codebook size", size, MAX_WIDTH)
         if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
             raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
 
@@ -220,12 +222,12 @@ class HAFMStageConfig(PreTrainedConfig):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
-        _check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
+        check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
         for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
-            _check_range(name, getattr(self, name), 1, least=0)
+            check_range(name, getattr(self, name), 1, least=0)
         for name in ("relative_attention", "time_attention"):
             buckets, distance = getattr(self, f"{name}_num_buckets"), getattr(self, f"{name}_max_distance")
-            _check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
+            check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
             if buckets % 4 or distance <= buckets // 2:
                 raise ValueError(
                     f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
@@ -323,10 +325,10 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Refuses clusters, layers, rates and lengths out of range."""
-        _check_range("num_clusters", self.num_clusters, MAX_WIDTH)
-        _check_range("layer", self.layer, MAX_LAYERS)
-        _check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
-        _check_range("frame_rate", self.frame_rate, self.sampling_rate)
+        check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        check_range("layer", self.layer, MAX_LAYERS)
+        check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
+        check_range("frame_rate", self.frame_rate, self.sampling_rate)
         # a NaN is not above zero either
         if not (self.noise_std >= 0 and 0 < self.chunk_seconds <= MAX_WINDOW_SECONDS and self.context_seconds >= 0):
             raise ValueError(
@@ -341,9 +343,9 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
 
     def validate_vocal_space(self) -> None:
         """Refuses a projection without centroids of the vocal's own, and a rhythm network without a projection."""
-        _check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
-        _check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
-        _check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)
+        check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
+        check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
+        check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)
         if self.vocal_projection_size and not self.separate_centroids:
             raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
         if self.rhythm_channels and not self.vocal_projection_size:
@@ -379,9 +381,48 @@ class HAFMHarmonyConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Refuses sizes out of range."""
-        _check_range("num_clusters", self.num_clusters, MAX_WIDTH)
-        _check_range("channels", self.channels, MAX_WIDTH)
-        _check_range("num_layers", self.num_layers, MAX_DILATIONS)
+        check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        check_range("channels", self.channels, MAX_WIDTH)
+        check_range("num_layers", self.num_layers, MAX_DILATIONS)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+
+@strict
+class HAFMSeparatorConfig(PreTrainedConfig):
+    r"""The network that takes a band apart into its stems, an optional part of the composite.
+
+    Args:
+        stems (`list[str]`): What the band is taken apart into, in order.
+        sampling_rate (`int`): Of the codec, in Hz.
+        n_fft (`int`): Samples of a window of the spectrogram.
+        hop_length (`int`): Samples between two windows; divides `n_fft` at least twice.
+        channels (`int`): Width of its convolutions.
+        num_layers (`int`): Convolutions, with dilations of 1, 2, 4 … windows; four of them see ± 30.
+        dropout (`float`): In training.
+    """
+
+    model_type = "hafm_separator"
+
+    stems: list[str] = field(default_factory=lambda: list(STEMS[1:]))
+    sampling_rate: int = 24_000
+    n_fft: int = 1280
+    hop_length: int = 320
+    channels: int = 192
+    num_layers: int = 4
+    dropout: float | int = 0.0
+
+    def validate_sizes(self) -> None:
+        """Refuses stems that there are not, and sizes out of range."""
+        if not self.stems or len({*self.stems}) < len(self.stems) or not {*self.stems} <= {*STEMS[1:]}:
+            raise ValueError(f"stems is {self.stems}; choose from {', '.join(STEMS[1:])}, each once.")
+        check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
+        check_range("n_fft", self.n_fft, MAX_WIDTH)
+        check_range("hop_length", self.hop_length, self.n_fft // 2)
+        check_range("channels", self.channels, MAX_WIDTH)
+        check_range("num_layers", self.num_layers, MAX_DILATIONS)
+        if self.n_fft % self.hop_length:
+            raise ValueError(f"n_fft is {self.n_fft}; it must be a multiple of hop_length, {self.hop_length}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
 
@@ -394,8 +435,9 @@ class HAFMConfig(PreTrainedConfig):
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
         harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
-        plays_stems (`bool`): Whether a band is played as stems, a row each, whose sum it is, where nothing else is
-            asked for; needs a coarse stage with the stream `stem`.
+        separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that takes bands apart; none if not given.
+        plays_stems (`bool`): Whether bands come as stems, whose sum they are, where nothing else is asked for; needs a
+            coarse stage with the stream `stem`, which plays each as a row of its own, or a separator.
     """
 
     model_type = "hafm"
@@ -407,6 +449,7 @@ class HAFMConfig(PreTrainedConfig):
         # of any family that `codec_format` knows
         "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
         "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
+        "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
     }
 
     semantic_tokenizer_config: Any = None
@@ -415,6 +458,7 @@ class HAFMConfig(PreTrainedConfig):
     fine_config: Any = field(default_factory=HAFMFineConfig)
     codec_config: Any = None
     harmony_config: Any = None
+    separator_config: Any = None
     plays_stems: bool = False
 
     def validate_agreement(self) -> None:
@@ -435,9 +479,16 @@ class HAFMConfig(PreTrainedConfig):
             _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
         codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
-        _check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
-        if self.plays_stems and "stem" not in self.coarse_config.lead_sheet_streams:
-            raise ValueError("plays_stems needs a coarse stage that is told which: one with the stream `stem`.")
+        check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
+        told = "stem" in self.coarse_config.lead_sheet_streams
+        if self.plays_stems and not told and self.separator_config is None:
+            raise ValueError("plays_stems needs a coarse stage with the stream `stem`, or a separator.")
+        if self.separator_config is not None:
+            if told:
+                raise ValueError(
+                    "The coarse stage plays stems itself, with the stream `stem`: leave the separator out."
+                )
+            _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
         if self.harmony_config is not None:
             _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
             if not tokenizer.rhythm_channels:
@@ -458,106 +509,16 @@ def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
     )
 
 
-@dataclass(frozen=True)
-class CodecFormat:
-    """What the package needs to know of a codec, of whatever family, before any weight is loaded.
-
-    Attributes:
-        sampling_rate (int): samples a second and channel, a whole number of frames.
-        hop_length (int): samples a frame.
-        num_codebooks (int): that there are; stages may use fewer.
-        codebook_size (int): codes of each.
-        channels (int): 1 for mono, 2 for stereo.
-    """
-
-    sampling_rate: int
-    hop_length: int
-    num_codebooks: int
-    codebook_size: int
-    channels: int
-
-    @property
-    def frame_rate(self) -> int:
-        """Frames a second."""
-        return self.sampling_rate // self.hop_length
-
-
-def codec_format(config: PreTrainedConfig) -> CodecFormat:
-    """Rates, codebooks and channels of a codec by its configuration.
-
-    Stages count whole frames a second. A codec whose rate is no whole number of frames is taken to run at the next
-    rate that is, inaudibly beside its own: DAC's 44,100 Hz become 44,032.
-
-    Raises:
-        ValueError: an unknown family, or a rate too far from a whole number of frames a second.
-    """
-    _check_codec_family(config)
-    encodec = isinstance(config, EncodecConfig)
-    codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
-    hop = math.prod(config.upsampling_ratios)
-    rate = round(config.sampling_rate / hop) * hop
-    if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
-        raise ValueError(
-            f"The codec's {config.sampling_rate} Hz are no whole number of frames of {hop} samples a second."
-        )
-    return CodecFormat(rate, hop, codebooks, config.codebook_size, channels)
-
-
-def check_codec_config(config: PreTrainedConfig) -> None:
-    """Refuses a codec whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
-
-    Raises:
-        ValueError: naming the value and its range.
-    """
-    _check_codec_family(config)
-    _check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
-    # of one code there would be no bits, by which codebooks are counted
-    _check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
-    _check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
-    _check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
-    if isinstance(config, EncodecConfig):
-        _check_encodec(config)
-    else:
-        for name in ("encoder_hidden_size", "decoder_hidden_size"):
-            _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
-    # every ratio halves the width
-    filters = config.num_filters if isinstance(config, EncodecConfig) else config.encoder_hidden_size
-    if filters * 2 ** len(config.upsampling_ratios) > MAX_WIDTH:
-        raise ValueError(f"The codec's {filters} filters, doubled for each ratio, exceed {MAX_WIDTH}.")
-    _check_range("codec number of codebooks", codec_format(config).num_codebooks, MAX_LAYERS)
-
-
-def _check_codec_family(config: PreTrainedConfig) -> None:
-    if not isinstance(config, EncodecConfig | DacConfig):
-        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose one of encodec and dac.")
-
-
-def _check_encodec(config: EncodecConfig) -> None:
-    for name in ("hidden_size", "num_filters", "kernel_size", "last_kernel_size", "residual_kernel_size", "compress"):
-        _check_range(f"codec {name}", getattr(config, name), MAX_WIDTH)
-    for name in ("num_lstm_layers", "num_residual_layers", "dilation_growth_rate"):
-        _check_range(f"codec {name}", getattr(config, name), MAX_STREAMS)
-    _check_range("codec audio_channels", config.audio_channels, 2)
-    if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
-        raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
-    seconds = config.chunk_length_s
-    if seconds is not None and not 0 < seconds <= MAX_WINDOW_SECONDS:
-        raise ValueError(f"The codec's chunk_length_s is {seconds}; it must lie between 0 and {MAX_WINDOW_SECONDS:g}.")
-    if config.norm_type != "weight_norm" and seconds is None:
-        # over a whole song its groups would be normalised by what is yet to come
-        raise ValueError(f"The codec's norm_type {config.norm_type} needs a chunk_length_s.")
-
-
 def check_hubert_config(config: HubertConfig) -> None:
     """Refuses a HuBERT whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
 
     Raises:
         ValueError: naming the value and its range.
     """
-    _check_range("HuBERT num_hidden_layers", config.num_hidden_layers, MAX_LAYERS)
+    check_range("HuBERT num_hidden_layers", config.num_hidden_layers, MAX_LAYERS)
     for name in ("hidden_size", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings"):
-        _check_range(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
-    _check_range("HuBERT num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, config.hidden_size)
+        check_range(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
+    check_range("HuBERT num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, config.hidden_size)
     for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
         if config.hidden_size % getattr(config, name):
             raise ValueError(f"HuBERT's hidden_size {config.hidden_size} is no multiple of its {name}.")
@@ -565,19 +526,7 @@ def check_hubert_config(config: HubertConfig) -> None:
     if len(lengths) > 1:
         raise ValueError("HuBERT's conv_dim, conv_stride and conv_kernel must be of one length.")
     for name in ("conv_dim", "conv_stride", "conv_kernel"):
-        _check_list(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
-
-
-def _check_list(name: str, values: Sequence[int], limit: int) -> None:
-    if not 0 < len(values) <= MAX_STREAMS:
-        raise ValueError(f"{name} has {len(values)} entries; it must have 1 to {MAX_STREAMS}.")
-    for value in values:
-        _check_range(name, value, limit)
-
-
-def _check_range(name: str, value: float, limit: int, least: int = 1) -> None:
-    if not least <= value <= limit:
-        raise ValueError(f"{name} is {value}; it must lie between {least} and {limit}.")
+        check_list(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:

@@ -25,9 +25,11 @@ from hafm_hf import (
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
+    HAFMSeparatorConfig,
+    HAFMSeparatorModel,
 )
 from hafm_hf.lead_sheet.modeling_harmony import CELLS, NOTE_NUMBERS
-from tiny_models import SIZES, VOCABULARIES, tiny_harmony, tiny_semantic_tokenizer
+from tiny_models import SIZES, VOCABULARIES, tiny_harmony, tiny_semantic_tokenizer, tiny_separator
 
 BATCH, FRAMES = 3, 6
 
@@ -238,6 +240,19 @@ class HarmonyTest(PartCase, Reasoned):
         shape = (BATCH, 11, CELLS * NOTE_NUMBERS)
         inputs = {"cells": torch.rand(shape, generator=torch.Generator().manual_seed(0))}
         return PartTester(tiny_harmony(dropout=0.0).config, inputs)
+
+
+class SeparatorTest(PartCase, Reasoned):
+    """A band → its stems."""
+
+    has_attentions = False
+    config_class, model_class = HAFMSeparatorConfig, HAFMSeparatorModel
+    config_arguments = {"channels": 7, "num_layers": 2, "stems": ["bass", "drums"]}
+
+    def tester(self) -> PartTester:
+        """An eighth of a second of noise."""
+        inputs = {"input_values": 0.1 * torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(0))}
+        return PartTester(tiny_separator().config, inputs)
 
 
 class AccompanimentConfigTest(Reasoned):

@@ -11,6 +11,7 @@ STAGE = {
     **{f"test_eager_matches_sdpa_inference_{number:02d}": LEFT for number in (0, 1, 8, 9, 16, 17)},
     "test_model_get_set_embeddings": TABLES,
 }
+SAMPLES = "the forward pass returns samples, and no other outputs"
 LOGITS = "the forward pass returns logits, and no other outputs"
 
 REASONS: dict[str, dict[str, str]] = {
@@ -23,6 +24,12 @@ REASONS: dict[str, dict[str, str]] = {
         "test_capture_outputs_decorator": "long audio goes through HuBERT in chunks: no attentions of the whole",
         "test_model_outputs_equivalence": "it subtracts outputs from each other, and the mask is of booleans",
         "test_retain_grad_hidden_states_attentions": "tokens are data: no gradient reaches the network",
+    },
+    "SeparatorTest": {
+        "test_model_get_set_embeddings": NO_EMBEDDINGS,
+        "test_hidden_states_output": SAMPLES,
+        "test_model_outputs_equivalence": SAMPLES,
+        "test_retain_grad_hidden_states_attentions": SAMPLES,
     },
     "HarmonyTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,

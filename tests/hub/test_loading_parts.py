@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hafm_hf.hub.loading import load_strictly
-from tiny_models import sounds, tiny_harmony, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
+from tiny_models import (
+    sounds,
+    tiny_harmony,
+    tiny_rhythmic_tokenizer,
+    tiny_semantic_tokenizer,
+    tiny_separator,
+    tiny_stage,
+)
 
 
 def tiny_coarse() -> Any:
@@ -66,7 +73,7 @@ def test_a_tokenizer_without_centroids_refuses_to_quantise(tmp_path: Path) -> No
         loaded.encode(sounds())
 
 
-@pytest.mark.parametrize("make", [tiny_rhythmic_tokenizer, tiny_harmony])
+@pytest.mark.parametrize("make", [tiny_rhythmic_tokenizer, tiny_harmony, tiny_separator])
 def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], Any], tmp_path: Path) -> None:
     model = make()
     names = [name for name, _ in model.named_parameters() if name.endswith(("head.weight", "norm.weight"))]
@@ -81,7 +88,7 @@ def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_harmony])
+@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_harmony, tiny_separator])
 def test_a_part_saved_in_half_precision_is_loaded_in_it_unless_told(
     make: Callable[[], Any], dtype: torch.dtype, tmp_path: Path
 ) -> None:

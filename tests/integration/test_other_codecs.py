@@ -18,7 +18,7 @@ from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.audio import fade_edges
 from hafm_hf.cli.models import describe_model, tokenize
 from hafm_hf.codec import as_codec, load_codec
-from hafm_hf.configuration_hafm import codec_format
+from hafm_hf.configuration_codec import codec_format
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import SplitOptions

@@ -46,7 +46,7 @@ def assemble_composite(
     The tokenizer and the codec keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
-        parts: folder or hub id of each part, by its name in the composite; `fine` and `harmony` may be missing.
+        parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing.
         output: folder of the composite; a composite that is there is replaced, anything else is not.
         stage_dtype: fp32, bf16 or fp16, how the stages are stored.
         limit_mb: the size that the composite may have.

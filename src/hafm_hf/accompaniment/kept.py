@@ -66,6 +66,7 @@ class KeptInstrumental:
         codebooks: dict[str, int],
         units: int,
         units_per_second: int,
+        together: bool = False,
     ) -> None:
         """Makes the stages' tokens of what is kept.
 
@@ -76,6 +77,7 @@ class KeptInstrumental:
             units: length of the vocal.
             units_per_second: units a second; only whole ones are kept, so that nothing new is generated from half a
                 frame.
+            together: whether the stages play the stems' sum as one.
         """
         kept = torch.zeros(units, dtype=torch.bool)
         for start, stop in self.spans:
@@ -87,7 +89,7 @@ class KeptInstrumental:
         waveform = torch.from_numpy(resample(whole, self.rate, tokenizer.config.sampling_rate))
         streams = {"semantic": [tokenizer.encode(waveform.to(tokenizer.device))[None]]}
         streams |= {name: [] for name in codebooks}
-        for part in kept_audio:
+        for part in kept_audio.sum(0, keepdim=True) if together else kept_audio:
             codes = as_codec(codec).encode(part[None].to(codec.device), sum(codebooks.values()))[0]
             for name, tokens in zip(codebooks, codes.split(list(codebooks.values())), strict=True):
                 streams[name].append(tokens)

@@ -91,14 +91,16 @@ class ListeningMixin:
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """The stems that the model can play apart; none where its coarse stage is not told which."""
+        """The stems that a band can come as: what the coarse stage is told to play, or the separator's; or none."""
+        if (separator := getattr(self, "separator", None)) is not None:
+            return tuple(separator.config.stems)
         return STEMS[1:] if "stem" in self.coarse.config.lead_sheet_streams else ()
 
     @property
     def known_streams(self) -> set[str]:
-        """What the stages are told, of `STREAMS`."""
+        """What the model can be told, of `STREAMS`: what its stages read, and stems where it has them."""
         known = {stream for stage in self.reading_stages.values() for stream in stage.config.lead_sheet_streams}
-        return known if self.stems else known - {"stem"}
+        return known | {"stem"} if self.stems else known - {"stem"}
 
     @property
     def styles(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from transformers.utils import ModelOutput
 from ..audio import check_sampling_rate, pad_end
 from ..audio.feature_extraction_hafm import channel_rows, mono_rows
 from ..codec import CodecStream, as_codec
-from ..configuration_hafm import CodecFormat, HAFMConfig, codec_format
+from ..configuration_codec import CodecFormat, codec_format
+from ..configuration_hafm import HAFMConfig
 from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions
 from ..jobs.heartbeat import Heartbeat, Progress
 from ..jobs.threads import GenerationThreads
@@ -28,6 +29,7 @@ from ..stage_table import STAGES, STEMS
 from ..stages.modeling_hafm import HAFMStageForCausalLM
 from .kept import KeptInstrumental, Span
 from .listening import ListeningMixin
+from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import GenerationOptions
 from .saving import OPTIONAL_PARTS, CompositeSavingMixin, check_names, part_classes
 from .song import SongRun, Sound
@@ -104,7 +106,8 @@ class Generation:
 class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
-    Without a `fine` stage it plays the coarse codebooks alone. A `harmony` that estimates chords may be there as well.
+    Without a `fine` stage it plays the coarse codebooks alone. A `harmony`, which estimates chords, and a `separator`,
+    which takes bands apart, may be there as well.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
@@ -118,6 +121,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     _no_split_modules: list[str] = []
     _supports_sdpa = True
     codec: PreTrainedModel
+    separator: HAFMSeparatorModel
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
@@ -136,7 +140,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
 
     @classmethod
     def from_parts(cls, **parts: PreTrainedModel) -> "HAFMForVocalAccompaniment":
-        """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and if given `fine` and `harmony`.
+        """Joins a `semantic_tokenizer`, `semantic` and `coarse` stage, a `codec`, and others if given.
 
         Raises:
             ValueError: if a part that every composite has is missing.
@@ -218,13 +222,14 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         with generation.computing():
             kept = self._kept(rows, rate, instrumental, keep)
         rendered: list[dict[str, Any]] = []
-        at_once = max(ROWS_AT_ONCE // (generation.num_samples * len(generation.stems)), 1)
+        at_once = max(ROWS_AT_ONCE // (generation.num_samples * len(self._rows_of(generation.stems))), 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
                 song = self._song(generation, batch, rate, lead_sheet, kept)
                 song.run()
-                rendered += self._decode(song, [self._length(vocal, rate) for vocal in batch], kept)
+                lengths = [self._length(vocal, rate) for vocal in batch]
+                rendered += self._decode(song, lengths, kept, generation.stems)
         lists = {name: [each[name] for each in rendered] for name in rendered[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
@@ -260,16 +265,20 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         (row,), rate = self._rows(vocal, None, lead_sheet), check_sampling_rate(sampling_rate)
         generation.stems = self.played(generation.options)
         with generation.computing():
-            song = self._song(generation, [row], rate, lead_sheet, at_once=len(generation.stems))
-        length, done, sent = self._length(row, rate), 0, 0
+            song = self._song(generation, [row], rate, lead_sheet, at_once=len(self._rows_of(generation.stems)))
+        length, done, decoded, sent = self._length(row, rate), 0, 0, 0
         codec = CodecStream(as_codec(self.codec))
+        separator = SeparatorStream(self.separator) if self._separates(generation.options.stems) else None
         while sent < length:
             audio = torch.zeros(1, 1, 0)
             with generation.computing():
                 codes = song.advance()
                 if codes.shape[2] > done:
                     new = codec.decode(codes[:, :, done:], last=song.finished)
-                    audio = new[..., : length - sent].float().cpu()
+                    audio = new[..., : length - decoded].float().cpu()
+                    decoded += audio.shape[2]
+                    if separator is not None:
+                        audio = separator.separate(audio[0], last=song.finished)
             done, sent = codes.shape[2], sent + audio.shape[2]
             if audio.shape[2]:
                 stems = audio[:, 0] if audio.shape[1] == 1 else audio
@@ -291,7 +300,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     def played(
         self, options: GenerationOptions, instrumental: Samples | Mapping[str, Samples] | None = None
     ) -> tuple[str, ...]:
-        """What the acoustic stages are to play, a row each: the stems, or the mix as one.
+        """What the band comes as: its stems, or the mix as one.
 
         Where the options leave it open it is as the instrumental is given of which spans are kept, and without one as
         `config.plays_stems` says.
@@ -315,6 +324,14 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             raise ValueError(f"The instrumental has {', '.join(instrumental)}; it needs {', '.join(stems)}.")
         return stems
 
+    def _separates(self, stems: object) -> bool:
+        """Whether stems, if they are asked for, are the separator's rather than rows of the acoustic stages."""
+        return bool(stems) and getattr(self, "separator", None) is not None
+
+    def _rows_of(self, stems: tuple[str, ...]) -> tuple[str, ...]:
+        """What the acoustic stages play, a row each, for a band that comes as these stems."""
+        return STEMS[:1] if self._separates(stems) else stems
+
     def _kept(
         self,
         rows: list[np.ndarray],
@@ -335,7 +352,8 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate, self.sampling_rate)
         codebooks = {name: stage.config.num_codebooks for name, stage in self.stages.items() if STAGES[name].acoustic}
         units = self.units(len(rows[0]), rate)
-        kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second)
+        together = self._separates(isinstance(instrumental, Mapping))
+        kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second, together)
         return kept
 
     def _song(
@@ -355,7 +373,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             generation.decoding,
             generation.seed,
             generation.num_samples,
-            generation.stems,
+            self._rows_of(generation.stems),
             self._sounds(),
             None if kept is None else kept.flat,
             generation.heartbeat.report,
@@ -381,25 +399,34 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(
-        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None
+        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
-        """What the output has of each song of a finished run; `lengths` are those of its vocals in samples."""
+        """What the output has of each song of a finished run.
+
+        Args:
+            song: the run.
+            lengths: of its vocals, in samples of the output.
+            kept: of an instrumental.
+            stems: what the band comes as.
+        """
         for number, voice in enumerate(song.voices):
-            codes, stems = song.codes(number), {}
-            for part, stem in enumerate(song.stems):
-                audio = as_codec(self.codec).decode(codes[part : part + 1], lengths[number // song.num_samples])[0]
-                audio = audio.float().cpu()
-                stems[stem] = _channels(audio if kept is None else kept.splice(audio, part))
-            apart = len(stems) > 1
+            codes, length = song.codes(number), lengths[number // song.num_samples]
+            # one by one: a song is long
+            parts = [as_codec(self.codec).decode(row[None], length)[0].float().cpu() for row in codes]
+            if len(parts) < len(stems):
+                parts = [*self.separator.separate(parts[0])]
+            if kept is not None:
+                parts = [kept.splice(part, place) for place, part in enumerate(parts)]
+            band = {stem: _channels(part) for stem, part in zip(stems, parts, strict=True)}
             rendered = {
-                "audio": reduce(torch.add, stems.values()),
+                "audio": reduce(torch.add, band.values()),
                 "vocal_semantic": voice.tokens.cpu(),
                 "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
-                "codes": (codes if apart else codes[0]).cpu(),
+                "codes": (codes if len(codes) > 1 else codes[0]).cpu(),
                 "borders": song.borders(number),
                 "lead_sheets": voice.lead_sheet,
             }
-            yield rendered | ({"stems": stems} if apart else {})
+            yield rendered | ({"stems": band} if len(stems) > 1 else {})
 
 
 def _channels(audio: torch.Tensor) -> torch.Tensor:

@@ -150,7 +150,7 @@ class GenerationOptions(_Options):
     )
     stems: bool | None = option(
         None,
-        "Play drums, bass, chords and colour apart, and give each; as the model's config says if not given.",
+        "Drums, bass, chords and colour apart, each as well as their sum; as the model's config says if not given.",
         "Stems",
         streams=("stem",),
     )

@@ -23,6 +23,7 @@ from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..semantic_tokenizer import HAFMSemanticTokenizer
 from ..stage_table import STAGES
 from ..stages.modeling_hafm import STAGE_MODELS
+from .modeling_separator import HAFMSeparatorModel
 from .placing import place_part
 
 PARTS: dict[str, type[PreTrainedModel]] = {
@@ -31,9 +32,10 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     # its class is that of its family, by its configuration
     "codec": PreTrainedModel,
     "harmony": HAFMHarmonyModel,
+    "separator": HAFMSeparatorModel,
 }
 # a composite may be without these
-OPTIONAL_PARTS = ("fine", "harmony")
+OPTIONAL_PARTS = ("fine", "harmony", "separator")
 
 
 class CompositeSavingMixin(HAFMHubMixin):

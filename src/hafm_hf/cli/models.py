@@ -54,7 +54,8 @@ def describe_model(model: str | None) -> dict[str, Any]:
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.saving import part_classes
-    from ..configuration_hafm import HAFMConfig, codec_format
+    from ..configuration_codec import codec_format
+    from ..configuration_hafm import HAFMConfig
     from ..hub.description import describe_part
 
     config = HAFMConfig.from_pretrained(folder)

@@ -63,6 +63,7 @@ def assemble(
         str | None, typer.Option(help="Folder or hub id; without it the coarse codebooks are all.")
     ] = None,
     harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Folder or hub id; takes bands apart, optional.")] = None,
     stage_dtype: Annotated[str, typer.Option(help="How the stages are stored: fp32, bf16 or fp16.")] = "bf16",
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
     plays_stems: Annotated[
@@ -83,6 +84,7 @@ def assemble(
         "fine": fine,
         "codec": codec,
         "harmony": harmony,
+        "separator": separator,
     }
     size = assemble_composite(parts, out, stage_dtype, limit_mb, plays_stems, style_vocal)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)

@@ -8,7 +8,13 @@ from collections import Counter
 
 from transformers import DacConfig, EncodecConfig, PreTrainedConfig
 
-from ..configuration_hafm import HAFMHarmonyConfig, HAFMSemanticTokenizerConfig, HAFMStageConfig, codec_format
+from ..configuration_codec import codec_format
+from ..configuration_hafm import (
+    HAFMHarmonyConfig,
+    HAFMSemanticTokenizerConfig,
+    HAFMSeparatorConfig,
+    HAFMStageConfig,
+)
 
 
 def describe_part(config: PreTrainedConfig) -> dict[str, str]:
@@ -31,6 +37,8 @@ def describe_part(config: PreTrainedConfig) -> dict[str, str]:
         return _describe_codec(config)
     if isinstance(config, HAFMHarmonyConfig):
         return _describe_harmony(config)
+    if isinstance(config, HAFMSeparatorConfig):
+        return _describe_separator(config)
     raise TypeError(f"A {type(config).__name__} is no part of HAFM.")
 
 
@@ -64,6 +72,14 @@ def _describe_harmony(config: HAFMHarmonyConfig) -> dict[str, str]:
         "rates": "one chord a beat",
         "vocabulary": f"{config.num_clusters} → 25 chords",
         "architecture": f"{config.num_layers} dilated convolutions × {config.channels} over beats",
+    }
+
+
+def _describe_separator(config: HAFMSeparatorConfig) -> dict[str, str]:
+    return {
+        "rates": f"{config.sampling_rate} Hz, {config.sampling_rate / config.hop_length:g} spectra/s",
+        "vocabulary": f"band → {', '.join(config.stems)}",
+        "architecture": f"{config.num_layers} dilated convolutions × {config.channels} over spectra, masks",
     }
 
 

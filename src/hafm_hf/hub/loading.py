@@ -22,7 +22,7 @@ from transformers import DacConfig, EncodecConfig, PreTrainedConfig, PreTrainedM
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
-from ..configuration_hafm import check_codec_config
+from ..configuration_codec import check_codec_config
 
 logger = logging.get_logger(__name__)
 Model = TypeVar("Model", bound=PreTrainedModel)

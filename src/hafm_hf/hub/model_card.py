@@ -30,6 +30,7 @@ TAGS = ("hafm", "music-generation", "vocal-accompaniment")
 ROLES = {
     "hafm_semantic_tokenizer": "the semantic tokenizer, which turns audio into semantic tokens",
     "hafm_harmony": "the harmony network, which estimates the chords of a vocal beat by beat",
+    "hafm_separator": "the separator, which takes a band apart into its stems",
     **{stage.model_type: stage.role for stage in STAGES.values()},
 }
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")

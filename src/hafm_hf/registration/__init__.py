@@ -20,7 +20,7 @@ def _installed(kind: Any) -> Any:
 
 
 def register_configurations() -> None:
-    """`AutoConfig` knows the composite, its semantic tokenizer, the three stages and the estimator of chords."""
+    """`AutoConfig` knows the composite and its parts, but for the codec, which is transformers' own."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from .. import configuration_hafm as configurations
@@ -31,6 +31,7 @@ def register_configurations() -> None:
         configurations.HAFMFineConfig,
         configurations.HAFMSemanticTokenizerConfig,
         configurations.HAFMHarmonyConfig,
+        configurations.HAFMSeparatorConfig,
         configurations.HAFMConfig,
     ):
         AutoConfig.register(config_class.model_type, _installed(config_class), exist_ok=True)
@@ -41,6 +42,7 @@ def register_models() -> None:
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from ..accompaniment.modeling_separator import HAFMSeparatorModel
     from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
     from ..semantic_tokenizer import HAFMSemanticTokenizer
     from ..stages.modeling_hafm import STAGE_MODELS
@@ -48,7 +50,7 @@ def register_models() -> None:
     for stage_class in STAGE_MODELS.values():
         AutoModel.register(stage_class.config_class, _installed(stage_class), exist_ok=True)
         AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
-    for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMHarmonyModel):
+    for model_class in (HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMHarmonyModel, HAFMSeparatorModel):
         AutoModel.register(model_class.config_class, _installed(model_class), exist_ok=True)
 
 

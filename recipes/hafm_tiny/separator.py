@@ -1,0 +1,149 @@
+"""How the part that takes bands apart is trained: on rendered bands, whose stems are known, as they are and coded.
+
+What a model plays has gone through its codec, so half of the crops have, too; the stems that they are compared with
+have not. Only magnitudes are compared: what a codec does to phases no mask undoes.
+
+Dimensions: B batch, N samples, S stems.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
+from hafm_hf.codec import Codec, scale_invariant_sdr
+
+from .song_pool import PCM_SCALE, Song, SongPool
+from .steps import StepArguments, take_steps
+
+# dB by which a stem of an uncoded crop, and any crop as a whole, may be louder or softer
+STEM_GAIN, GAIN = 6.0, 4.0
+# of an uncoded crop, how often a stem is silent
+SILENT = 0.05
+# of songs for validation, what is taken apart
+SCORED_SECONDS = 10.0
+# below this a stem rests, and there is nothing to compare
+LEAST_LEVEL = 1e-3
+
+
+@dataclass
+class SeparatorArguments(StepArguments):
+    """How the network learns, beside its steps.
+
+    Attributes:
+        channels, layers (int): of the network.
+        crop_seconds (float), batch_size (int): how much is learnt at once.
+        coded_share (float): of the crops, those that have gone through the codec.
+        max_hours (float): of songs that are read.
+    """
+
+    steps: int = 4000
+    channels: int = 192
+    layers: int = 4
+    crop_seconds: float = 3.0
+    batch_size: int = 8
+    coded_share: float = 0.5
+    max_hours: float = 2.0
+
+
+@torch.no_grad()
+def coded_band(codec: Codec, band: np.ndarray) -> np.ndarray:
+    """A band (int16 [N] at the codec's rate) as it sounds behind its codec, int16 [N]."""
+    samples = torch.from_numpy(band.astype(np.float32) / PCM_SCALE)[None, None]
+    samples = samples.expand(-1, codec.format.channels, -1)
+    decoded = codec.decode(codec.encode(samples), len(band))[0].mean(0)
+    return (decoded.clamp(-1, 1 - 1 / PCM_SCALE) * PCM_SCALE).short().numpy()
+
+
+class SeparatorTrainer:
+    """Teaches the network the stems of songs.
+
+    Args:
+        model: whose configuration names the stems.
+        pool: songs with those stems.
+        codec: that the crops go through.
+        arguments: see above.
+
+    Raises:
+        ValueError: no song is long enough, or one lacks a stem.
+    """
+
+    def __init__(self, model: HAFMSeparatorModel, pool: SongPool, codec: Codec, arguments: SeparatorArguments) -> None:
+        pool.require(arguments.crop_seconds)
+        self.model, self.pool, self.arguments = model, pool, arguments
+        for song in pool.songs:
+            if missing := {*model.config.stems} - song.stems.keys():
+                raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
+        self.coded = {song.name: coded_band(codec, song.instrumental) for song in pool.songs}
+        self.rng = np.random.default_rng(arguments.seed)
+
+    def train(self) -> float:
+        """Takes all steps and leaves the average of the weights; returns the mean loss of the last tenth."""
+        return take_steps(self.model, self._loss, self.arguments)
+
+    def _loss(self) -> torch.Tensor:
+        """How far the magnitudes are from the stems' own, as a share of the band's."""
+        crops = [self._crop() for _ in range(self.arguments.batch_size)]
+        device = self.model.head.weight.device
+        band, stems = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*crops, strict=True))
+        magnitudes, wanted = self.model.spectrogram(band).abs(), self.model.spectrogram(stems).abs()
+        found = self.model.masks(magnitudes) * magnitudes[:, None]
+        return (found - wanted).abs().sum(1).mean() / magnitudes.mean()
+
+    def _crop(self) -> tuple[np.ndarray, np.ndarray]:
+        """A band and its stems, float32 [N] and [S, N]."""
+        rng, count = self.rng, round(self.arguments.crop_seconds * self.pool.sampling_rate)
+        song, start = self.pool.draw(rng, count)
+        stems = stems_of(song, self.model.config.stems)[:, start : start + count]
+        coded = rng.random() < self.arguments.coded_share
+        if not coded:
+            gain = 10 ** (rng.uniform(-STEM_GAIN, STEM_GAIN, len(stems)) / 20) * (rng.random(len(stems)) >= SILENT)
+            stems = stems * gain[:, None].astype(np.float32)
+        band = self.coded[song.name][start : start + count].astype(np.float32) / PCM_SCALE if coded else stems.sum(0)
+        whole = np.float32(10 ** (rng.uniform(-GAIN, GAIN) / 20))
+        return band * whole, stems * whole
+
+
+def stems_of(song: Song, names: Sequence[str]) -> np.ndarray:
+    """The stems of a song, float32 [S, N]."""
+    return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in names])
+
+
+@torch.no_grad()
+def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Codec) -> dict[str, float]:
+    """How well a network takes the middle of songs apart.
+
+    Returns:
+        SI-SDR in dB, means over the songs in which a stem plays: `STEM_si_sdr` of the stem, `STEM_band_si_sdr` of the
+        band as it is, which is what is gained upon, and `STEM_coded_si_sdr` where the band and, to be compared with,
+        the stem have gone through the codec.
+
+    Raises:
+        ValueError: no song is long enough.
+    """
+    found: dict[str, list[float]] = {}
+    count = round(SCORED_SECONDS * model.config.sampling_rate)
+    for song in songs:
+        start = (song.num_samples - count) // 2
+        if start < 0:
+            continue
+        names = model.config.stems
+        stems = torch.from_numpy(stems_of(song, names)[:, start : start + count])
+        band = torch.from_numpy(song.instrumental[start : start + count].astype(np.float32) / PCM_SCALE)
+        coded = codec.decode(codec.encode(torch.cat([band[None], stems])[:, None]), count)[:, 0]
+        apart, coded_apart = model.separate(band[None])[:, 0], model.separate(coded[:1])[:, 0]
+        for number, name in enumerate(names):
+            if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
+                continue
+            pairs = {
+                "si_sdr": (stems[number], apart[number]),
+                "band_si_sdr": (stems[number], band),
+                "coded_si_sdr": (coded[1 + number], coded_apart[number]),
+            }
+            for score, (target, output) in pairs.items():
+                found.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))
+    if not found:
+        raise ValueError(f"No song for validation is {SCORED_SECONDS:g} s long.")
+    return {name: float(np.mean(values)) for name, values in found.items()}

@@ -1,0 +1,83 @@
+"""Train the part of a composite that takes a band apart into its stems, on rendered bands.
+
+    python recipes/train_separator.py --corpus CORPUS --codec CODEC --out RUN
+    hafm assemble OUT … --separator RUN/separator
+
+CORPUS is what recipes/build_song_corpus.py writes, with the stems of its bands, CODEC the one behind which the bands
+are taken apart.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
+from hafm_hf.cli.training import run_recipe
+from hafm_hf.codec import load_codec
+from hafm_hf.configuration_hafm import HAFMSeparatorConfig
+from hafm_hf.hub.loading import write_checksums
+from hafm_hf.training.arguments import parse_dataclasses
+from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
+from hafm_tiny.song_pool import SongPool
+
+logger = logging.get_logger(__name__)
+# spectrogram: four windows upon each other, each a little longer than a twentieth of a second
+WINDOW_FRAMES = 4
+
+
+@dataclass
+class Folders:
+    """What is read, and where the result goes."""
+
+    corpus: str = field(default="", metadata={"help": "rendered songs with stems"})
+    codec: str = field(default="", metadata={"help": "folder or hub id of the codec"})
+    out: str = field(default="", metadata={"help": "gets separator/, the part"})
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what is not named, and sets what holds for the whole process."""
+        for name in ("corpus", "codec", "out"):
+            if not getattr(self, name):
+                raise ValueError(f"Name the --{name}.")
+        torch.set_num_threads(self.threads)
+
+
+def songs_of(folders: Folders, split: str, sampling_rate: int, max_hours: float) -> SongPool:
+    """The songs of a split, with their stems."""
+    pool = SongPool(Path(folders.corpus), split, sampling_rate, max_hours, stems=True)
+    pool.refresh()
+    return pool
+
+
+def main() -> None:
+    """Trains, measures and saves."""
+    folders, arguments = parse_dataclasses((Folders, SeparatorArguments))
+    codec = load_codec(folders.codec)
+    rate, hop = codec.format.sampling_rate, codec.format.hop_length
+    songs = songs_of(folders, "train", rate, arguments.max_hours)
+    songs.require(arguments.crop_seconds)
+    torch.manual_seed(arguments.seed)
+    config = HAFMSeparatorConfig(
+        stems=[name for name in HAFMSeparatorConfig().stems if name in songs.songs[0].stems],
+        sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
+        channels=arguments.channels, num_layers=arguments.layers,
+    )  # fmt: skip
+    model = HAFMSeparatorModel(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
+    logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)
+    figures = {"loss": trainer.train()}
+    unheard = songs_of(folders, "validation", rate, arguments.max_hours).songs
+    figures |= separator_scores(model.cpu(), unheard, codec)
+    out = Path(folders.out) / "separator"
+    model.half().save_pretrained(out)
+    write_checksums(out)
+    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    logger.info("%s is in %s", json.dumps(figures), out)
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,127 @@
+"""A band taken apart into its stems.
+
+An optional part of the composite and the last on the path of the data, behind the codec: a model whose stages play the
+band as one gets drums, bass, chords and colour from what it has played. Masks on the spectrogram, as in Open-Unmix
+(Stöter et al. 2019), by dilated convolutions, which see half a second to each side and no further, so that a song
+can be taken apart stretch by stretch. The masks of a bin add up to one: the stems' sum is the band.
+
+Dimensions: B batch, N samples, S stems, T windows of the spectrogram, F bins, C channels.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..codec import Stretches
+from ..configuration_hafm import HAFMSeparatorConfig
+from ..hub.mixin import HAFMHubMixin
+from ..lead_sheet.rhythm import KERNEL, HAFMRhythmLayer
+
+# what is added to magnitudes before their logarithm: below it there is silence
+QUIET = 1e-2
+# how much of a long band is taken apart at once
+STRETCH_SECONDS = 30
+
+
+class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
+    """Samples of a band → samples of its stems, which add up to it."""
+
+    config_class = HAFMSeparatorConfig
+    config: HAFMSeparatorConfig
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    base_model_prefix = "separator"
+
+    def __init__(self, config: HAFMSeparatorConfig) -> None:
+        super().__init__(config)
+        bins = config.n_fft // 2 + 1
+        self.input = nn.Linear(bins, config.channels)
+        self.layers = nn.ModuleList(
+            [HAFMRhythmLayer(config.channels, 2**number, config.dropout) for number in range(config.num_layers)]
+        )
+        self.norm = nn.LayerNorm(config.channels)
+        self.head = nn.Linear(config.channels, len(config.stems) * bins)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Layers as torch initialises them."""
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+            module.reset_parameters()
+
+    @property
+    def context(self) -> int:
+        """Samples to each side that what comes out depends on, a multiple of the hop."""
+        windows = KERNEL // 2 * (2**self.config.num_layers - 1) + self.config.n_fft // self.config.hop_length
+        return windows * self.config.hop_length
+
+    def spectrogram(self, samples: torch.Tensor) -> torch.Tensor:
+        """float [..., N] → complex64 [..., F, T], silence around it."""
+        rows = samples.reshape(-1, samples.shape[-1]).float()
+        return torch.stft(rows, **self._windows(samples.device), pad_mode="constant", return_complex=True).unflatten(
+            0, samples.shape[:-1]
+        )
+
+    def _windows(self, device: torch.device) -> dict[str, Any]:
+        window = torch.hann_window(self.config.n_fft, device=device)
+        return {"n_fft": self.config.n_fft, "hop_length": self.config.hop_length, "window": window}
+
+    def masks(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """What share of each bin belongs to each stem: float [B, F, T] → float [B, S, F, T], 1 over all S."""
+        hidden = self.input(torch.log(magnitudes + QUIET).transpose(1, 2).to(self.head.weight.dtype))
+        for layer in self.layers:
+            hidden = layer(hidden)
+        logits = self.head(self.norm(hidden)).unflatten(-1, (len(self.config.stems), -1))
+        return logits.float().softmax(2).permute(0, 2, 3, 1)
+
+    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """A band (float [B, N] at `config.sampling_rate`) → its stems, float32 [B, S, N]."""
+        spectrogram = self.spectrogram(input_values)
+        parts = spectrogram[:, None] * self.masks(spectrogram.abs())
+        how = self._windows(parts.device)
+        samples = torch.istft(parts.flatten(0, 1), **how, length=input_values.shape[-1])
+        return samples.unflatten(0, parts.shape[:2])
+
+    @torch.no_grad()
+    def separate(self, band: torch.Tensor) -> torch.Tensor:
+        """A whole band (float32 [C, N], any length) in bounded memory → its stems, float32 [S, C, N] on the CPU."""
+        stream, pieces = SeparatorStream(self), band.split(STRETCH_SECONDS * self.config.sampling_rate, dim=-1)
+        found = [stream.separate(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
+        return torch.cat(found, dim=-1)
+
+
+class SeparatorStream:
+    """Takes a band apart stretch by stretch into the stems that it has as a whole, up to rounding.
+
+    What is seen of the future is held back until there is more, or the song has ended.
+
+    Args:
+        model: that does it.
+    """
+
+    def __init__(self, model: HAFMSeparatorModel) -> None:
+        self.model = model
+        self._stretches = Stretches(self._stems, model.context, model.context)
+        # what lies behind the last whole hop: windows stand where they stand in the whole song
+        self._rest: torch.Tensor | None = None
+
+    def separate(self, band: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """The stems (float32 [S, C, n], on the CPU) that are final with the next samples of a band.
+
+        Args:
+            band (float [C, N]): N > 0.
+            last: whether the song ends with it.
+        """
+        band = band if self._rest is None else torch.cat([self._rest, band], dim=-1)
+        whole = (
+            band.shape[-1] if last else band.shape[-1] // self.model.config.hop_length * self.model.config.hop_length
+        )
+        self._rest = band[:, whole:]
+        found = self._stretches(band[:, :whole], last)
+        return band.new_zeros(len(self.model.config.stems), len(band), 0).cpu() if found is None else found
+
+    def _stems(self, band: torch.Tensor) -> torch.Tensor:
+        device = self.model.head.weight.device
+        return self.model(band.to(device)).transpose(0, 1).cpu()

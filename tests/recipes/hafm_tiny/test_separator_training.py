@@ -1,0 +1,100 @@
+"""Training a separator on seconds of songs whose stems lie in different registers."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import EncodecConfig, EncodecModel
+
+from hafm_hf import HAFMSeparatorModel
+from hafm_hf.codec import as_codec
+from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
+from hafm_tiny.song_pool import SongPool
+from programs import run_program
+from synthetic_songs import tone
+from tiny_models import tiny_separator
+
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "train_separator.py"
+RATE = 8_000
+SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
+
+
+def write_band(folder: Path, seconds: float, seed: int) -> None:
+    """Low notes for a bass, high ones for chords, and noise on each beat for drums."""
+    rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
+    stems = {name: np.zeros_like(time) for name in ("bass", "chords", "drums")}
+    for half in range(int(2 * seconds)):
+        inside = (time >= half / 2) & (time < half / 2 + 0.45)
+        stems["bass"][inside] = 0.2 * tone(int(rng.integers(33, 45)), time[inside], 1)
+        stems["chords"][inside] = 0.1 * tone(int(rng.integers(72, 84)), time[inside], 2)
+        inside = (time >= half / 2) & (time < half / 2 + 0.05)
+        stems["drums"][inside] = 0.1 * rng.normal(size=int(inside.sum()))
+    folder.mkdir(parents=True)
+    for name, sound in {**stems, "instrumental": sum(stems.values()), "vocal": 0 * time}.items():
+        soundfile.write(folder / f"{name}.flac", sound, RATE)
+    (folder / "labels.json").write_text("{}")
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bands")
+    for split, seed in (("train", 0), ("train", 1), ("validation", 2)):
+        write_band(root / split / f"song_{seed}", 11.0, seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def codec() -> EncodecModel:
+    torch.manual_seed(0)
+    sizes = {"num_filters": 2, "hidden_size": 8, "codebook_size": 16, "num_lstm_layers": 1, "target_bandwidths": [3.2]}
+    model = EncodecModel(EncodecConfig(sampling_rate=RATE, upsampling_ratios=[5, 4, 2], **sizes)).eval()
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    return model
+
+
+def pool(root: Path, split: str) -> SongPool:
+    found = SongPool(root, split, RATE, stems=True)
+    found.refresh()
+    return found
+
+
+def test_the_network_learns_to_take_bands_apart(songs: Path, codec: EncodecModel) -> None:
+    model = tiny_separator(**SIZES, stems=["drums", "bass", "chords"], channels=24)
+    arguments = SeparatorArguments(
+        steps=120, crop_seconds=1.0, batch_size=4, coded_share=0.25, warmup_steps=10, learning_rate=5e-3, ema_decay=0.9
+    )
+    loss = SeparatorTrainer(model, pool(songs, "train"), as_codec(codec), arguments).train()
+    scores = separator_scores(model, pool(songs, "validation").songs, as_codec(codec))
+    assert loss < 0.9 and not model.training
+    for name in model.config.stems:
+        assert scores[f"{name}_si_sdr"] > scores[f"{name}_band_si_sdr"] + 5, scores
+    assert set(scores) == {f"{name}_{what}" for name in model.config.stems for what in
+                           ("si_sdr", "band_si_sdr", "coded_si_sdr")}  # fmt: skip
+
+
+def test_songs_without_a_stem_and_songs_that_are_too_short_are_refused(songs: Path, codec: EncodecModel) -> None:
+    model = tiny_separator(**SIZES)
+    with pytest.raises(ValueError, match="has no colour"):
+        SeparatorTrainer(model, pool(songs, "train"), as_codec(codec), SeparatorArguments(crop_seconds=1.0))
+    with pytest.raises(ValueError, match="longer than 60 s"):
+        SeparatorTrainer(model, pool(songs, "train"), as_codec(codec), SeparatorArguments(crop_seconds=60.0))
+    with pytest.raises(ValueError, match="is 10 s long"):
+        separator_scores(model, [], as_codec(codec))
+
+
+def test_the_recipe_makes_a_part_for_the_codec(songs: Path, codec: EncodecModel, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path / "codec")
+    words = ["--corpus", songs, "--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", 2]
+    words += ["--channels", 8, "--layers", 1, "--batch_size", 2, "--crop_seconds", 0.5]
+    done = run_program([sys.executable, str(RECIPE), *map(str, words)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    config = HAFMSeparatorModel.from_pretrained(tmp_path / "run" / "separator").config
+    assert (config.stems, config.sampling_rate, config.hop_length) == (["drums", "bass", "chords"], RATE, 40)
+    assert "bass_si_sdr" in json.loads((tmp_path / "run" / "separator" / "figures.json").read_text())
+    missing = run_program([sys.executable, str(RECIPE), "--corpus", str(songs)])
+    assert missing.returncode == 1 and "--codec" in missing.stderr.splitlines()[-1]
