@@ -61,7 +61,6 @@ def main() -> None:
     songs.require(arguments.crop_seconds)
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
-        stems=[name for name in HAFMSeparatorConfig().stems if name in songs.songs[0].stems],
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
         channels=arguments.channels, num_layers=arguments.layers,
     )  # fmt: skip

@@ -51,7 +51,7 @@ OPTION_WORDS = {
     "lead_sheet_guidance": ("Obedience", "How strictly it keeps to chords, beats and sections, 1 to 5; 0: as usual"),
     "style": ("Style", "Who plays"),
     "energy": ("Energy", "How much they play; sections of their own are set in the timeline, over selected bars"),
-    "stems": ("Instruments apart", "Drums, bass, chords and colour each with a channel of the mixer; takes longer"),
+    "stems": ("Instruments apart", "Drums, bass, chords and colour, each with a channel of the mixer"),
 }
 # What is chosen of an option that is left to the model or the lead sheet, and of energy left to the voice.
 AS_IT_COMES, CHOICE_WORDS = ("As it comes", ""), {"auto": "As the voice"}
@@ -182,7 +182,8 @@ def band_choices(model: str) -> dict[str, Any]:
     updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = {style: SOUND + b64encode(sound).decode() for style, sound in composite.style_sounds.items()}
     updates["sounds"] = {"visible": bool(sounds), "value": {"sounds": sounds}}
-    updates["stems"] |= {"value": bool(composite.config.plays_stems)}
+    # taking a band apart costs next to nothing, playing each of its stems as much as a band
+    updates["stems"] |= {"value": bool(composite.config.plays_stems or composite.config.separator_config)}
     return {name: gr.update(**update) for name, update in updates.items()}
 
 

@@ -14,6 +14,7 @@ import torch
 
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.codec import Codec, scale_invariant_sdr
+from hafm_hf.stage_table import STEMS
 
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, take_steps
@@ -61,7 +62,7 @@ class SeparatorTrainer:
     """Teaches the network the stems of songs.
 
     Args:
-        model: whose configuration names the stems.
+        model: the network.
         pool: songs with those stems.
         codec: that the crops go through.
         arguments: see above.
@@ -74,7 +75,7 @@ class SeparatorTrainer:
         pool.require(arguments.crop_seconds)
         self.model, self.pool, self.arguments = model, pool, arguments
         for song in pool.songs:
-            if missing := {*model.config.stems} - song.stems.keys():
+            if missing := {*STEMS[1:]} - song.stems.keys():
                 raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
         self.coded = {song.name: coded_band(codec, song.instrumental) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)
@@ -96,7 +97,7 @@ class SeparatorTrainer:
         """A band and its stems, float32 [N] and [S, N]."""
         rng, count = self.rng, round(self.arguments.crop_seconds * self.pool.sampling_rate)
         song, start = self.pool.draw(rng, count)
-        stems = stems_of(song, self.model.config.stems)[:, start : start + count]
+        stems = stems_of(song)[:, start : start + count]
         coded = rng.random() < self.arguments.coded_share
         if not coded:
             gain = 10 ** (rng.uniform(-STEM_GAIN, STEM_GAIN, len(stems)) / 20) * (rng.random(len(stems)) >= SILENT)
@@ -106,9 +107,9 @@ class SeparatorTrainer:
         return band * whole, stems * whole
 
 
-def stems_of(song: Song, names: Sequence[str]) -> np.ndarray:
+def stems_of(song: Song) -> np.ndarray:
     """The stems of a song, float32 [S, N]."""
-    return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in names])
+    return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in STEMS[1:]])
 
 
 @torch.no_grad()
@@ -129,12 +130,11 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
         start = (song.num_samples - count) // 2
         if start < 0:
             continue
-        names = model.config.stems
-        stems = torch.from_numpy(stems_of(song, names)[:, start : start + count])
+        stems = torch.from_numpy(stems_of(song)[:, start : start + count])
         band = torch.from_numpy(song.instrumental[start : start + count].astype(np.float32) / PCM_SCALE)
         coded = codec.decode(codec.encode(torch.cat([band[None], stems])[:, None]), count)[:, 0]
         apart, coded_apart = model.separate(band[None])[:, 0], model.separate(coded[:1])[:, 0]
-        for number, name in enumerate(names):
+        for number, name in enumerate(STEMS[1:]):
             if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
                 continue
             pairs = {

@@ -22,7 +22,7 @@ from .configuration_codec import (
     check_range,
     codec_format,
 )
-from .stage_table import STAGES, STEMS, STREAMS
+from .stage_table import STAGES, STREAMS
 
 CODEBOOK_PATTERNS = ("flat", "delay")
 # names that fields of a stage may have
@@ -390,10 +390,9 @@ class HAFMHarmonyConfig(PreTrainedConfig):
 
 @strict
 class HAFMSeparatorConfig(PreTrainedConfig):
-    r"""The network that takes a band apart into its stems, an optional part of the composite.
+    r"""The network that takes a band apart into the stems of `stage_table`, an optional part of the composite.
 
     Args:
-        stems (`list[str]`): What the band is taken apart into, in order.
         sampling_rate (`int`): Of the codec, in Hz.
         n_fft (`int`): Samples of a window of the spectrogram.
         hop_length (`int`): Samples between two windows; divides `n_fft` at least twice.
@@ -404,7 +403,6 @@ class HAFMSeparatorConfig(PreTrainedConfig):
 
     model_type = "hafm_separator"
 
-    stems: list[str] = field(default_factory=lambda: list(STEMS[1:]))
     sampling_rate: int = 24_000
     n_fft: int = 1280
     hop_length: int = 320
@@ -413,9 +411,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
     dropout: float | int = 0.0
 
     def validate_sizes(self) -> None:
-        """Refuses stems that there are not, and sizes out of range."""
-        if not self.stems or len({*self.stems}) < len(self.stems) or not {*self.stems} <= {*STEMS[1:]}:
-            raise ValueError(f"stems is {self.stems}; choose from {', '.join(STEMS[1:])}, each once.")
+        """Refuses sizes out of range."""
         check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
         check_range("n_fft", self.n_fft, MAX_WIDTH)
         check_range("hop_length", self.hop_length, self.n_fft // 2)

@@ -247,7 +247,7 @@ class SeparatorTest(PartCase, Reasoned):
 
     has_attentions = False
     config_class, model_class = HAFMSeparatorConfig, HAFMSeparatorModel
-    config_arguments = {"channels": 7, "num_layers": 2, "stems": ["bass", "drums"]}
+    config_arguments = {"channels": 7, "num_layers": 2}
 
     def tester(self) -> PartTester:
         """An eighth of a second of noise."""

@@ -92,9 +92,8 @@ class ListeningMixin:
     @property
     def stems(self) -> tuple[str, ...]:
         """The stems that a band can come as: what the coarse stage is told to play, or the separator's; or none."""
-        if (separator := getattr(self, "separator", None)) is not None:
-            return tuple(separator.config.stems)
-        return STEMS[1:] if "stem" in self.coarse.config.lead_sheet_streams else ()
+        told = "stem" in self.coarse.config.lead_sheet_streams
+        return STEMS[1:] if told or getattr(self, "separator", None) is not None else ()
 
     @property
     def known_streams(self) -> set[str]:

@@ -18,7 +18,10 @@ from ..codec import Stretches
 from ..configuration_hafm import HAFMSeparatorConfig
 from ..hub.mixin import HAFMHubMixin
 from ..lead_sheet.rhythm import KERNEL, HAFMRhythmLayer
+from ..stage_table import STEMS
 
+# the first name stands for the band as a whole
+NUM_STEMS = len(STEMS) - 1
 # what is added to magnitudes before their logarithm: below it there is silence
 QUIET = 1e-2
 # how much of a long band is taken apart at once
@@ -42,7 +45,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
             [HAFMRhythmLayer(config.channels, 2**number, config.dropout) for number in range(config.num_layers)]
         )
         self.norm = nn.LayerNorm(config.channels)
-        self.head = nn.Linear(config.channels, len(config.stems) * bins)
+        self.head = nn.Linear(config.channels, NUM_STEMS * bins)
         self.post_init()
 
     @torch.no_grad()
@@ -73,7 +76,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         hidden = self.input(torch.log(magnitudes + QUIET).transpose(1, 2).to(self.head.weight.dtype))
         for layer in self.layers:
             hidden = layer(hidden)
-        logits = self.head(self.norm(hidden)).unflatten(-1, (len(self.config.stems), -1))
+        logits = self.head(self.norm(hidden)).unflatten(-1, (NUM_STEMS, -1))
         return logits.float().softmax(2).permute(0, 2, 3, 1)
 
     def forward(self, input_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -120,7 +123,7 @@ class SeparatorStream:
         )
         self._rest = band[:, whole:]
         found = self._stretches(band[:, :whole], last)
-        return band.new_zeros(len(self.model.config.stems), len(band), 0).cpu() if found is None else found
+        return band.new_zeros(NUM_STEMS, len(band), 0).cpu() if found is None else found
 
     def _stems(self, band: torch.Tensor) -> torch.Tensor:
         device = self.model.head.weight.device

@@ -15,6 +15,7 @@ from ..configuration_hafm import (
     HAFMSeparatorConfig,
     HAFMStageConfig,
 )
+from ..stage_table import STEMS
 
 
 def describe_part(config: PreTrainedConfig) -> dict[str, str]:
@@ -78,7 +79,7 @@ def _describe_harmony(config: HAFMHarmonyConfig) -> dict[str, str]:
 def _describe_separator(config: HAFMSeparatorConfig) -> dict[str, str]:
     return {
         "rates": f"{config.sampling_rate} Hz, {config.sampling_rate / config.hop_length:g} spectra/s",
-        "vocabulary": f"band → {', '.join(config.stems)}",
+        "vocabulary": f"band → {', '.join(STEMS[1:])}",
         "architecture": f"{config.num_layers} dilated convolutions × {config.channels} over spectra, masks",
     }
 
