@@ -92,8 +92,12 @@ class ListeningMixin:
     @property
     def stems(self) -> tuple[str, ...]:
         """The stems that a band can come as: what the coarse stage is told to play, or the separator's; or none."""
-        told = "stem" in self.coarse.config.lead_sheet_streams
-        return STEMS[1:] if told or getattr(self, "separator", None) is not None else ()
+        return STEMS[1:] if self.separates or "stem" in self.coarse.config.lead_sheet_streams else ()
+
+    @property
+    def separates(self) -> bool:
+        """Whether stems come from a separator, and not from rows of the acoustic stages."""
+        return getattr(self, "separator", None) is not None
 
     @property
     def known_streams(self) -> set[str]:

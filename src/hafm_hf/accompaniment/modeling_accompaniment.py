@@ -268,7 +268,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             song = self._song(generation, [row], rate, lead_sheet, at_once=len(self._rows_of(generation.stems)))
         length, done, decoded, sent = self._length(row, rate), 0, 0, 0
         codec = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator) if self._separates(generation.options.stems) else None
+        separator = SeparatorStream(self.separator) if self.separates and generation.options.stems else None
         while sent < length:
             audio = torch.zeros(1, 1, 0)
             with generation.computing():
@@ -324,13 +324,9 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             raise ValueError(f"The instrumental has {', '.join(instrumental)}; it needs {', '.join(stems)}.")
         return stems
 
-    def _separates(self, stems: object) -> bool:
-        """Whether stems, if they are asked for, are the separator's rather than rows of the acoustic stages."""
-        return bool(stems) and getattr(self, "separator", None) is not None
-
     def _rows_of(self, stems: tuple[str, ...]) -> tuple[str, ...]:
         """What the acoustic stages play, a row each, for a band that comes as these stems."""
-        return STEMS[:1] if self._separates(stems) else stems
+        return STEMS[:1] if self.separates else stems
 
     def _kept(
         self,
@@ -352,8 +348,7 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate, self.sampling_rate)
         codebooks = {name: stage.config.num_codebooks for name, stage in self.stages.items() if STAGES[name].acoustic}
         units = self.units(len(rows[0]), rate)
-        together = self._separates(isinstance(instrumental, Mapping))
-        kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second, together)
+        kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second, self.separates)
         return kept
 
     def _song(
