@@ -84,6 +84,22 @@ def test_a_band_is_chosen_and_kept_in_the_lead_sheet_and_its_stems_are_mixed(
     assert np.abs(alone[:-1]).max() < 1e-3 * alone[-1]
 
 
+def test_the_drums_of_a_band_that_was_played_as_one_can_be_muted(heard: "Page") -> None:
+    heard.get_by_label("Length").fill("6")
+    expect(heard.get_by_label("Instruments apart")).to_be_checked()
+    generate(heard)
+    expect(announced(heard)).to_contain_text("Done")
+    with zipfile.ZipFile(downloaded(heard, "(zip)")) as archive:
+        names = ["vocal", *PARTS]
+        sounds = [audio.read_audio(archive.read(f"vocal_{name}.wav"))[0] for name in names]
+        whole, _ = audio.read_audio(archive.read("vocal_instrumental.wav"))
+    np.testing.assert_allclose(np.sum(sounds[1:], axis=0), whole, atol=4 / 2**15)
+    heard.get_by_role("button", name="Mute drums").click()
+    keep_screenshot(heard, "drums muted")
+    gains = dict(zip(names, gains_of(downloaded(heard, "Download mix"), sounds), strict=True))
+    assert abs(gains["drums"]) < 1e-3 * gains["chords"] and min(gains["vocal"], gains["bass"], gains["colour"]) > 0.1
+
+
 def level(page: "Page", channel: str) -> float:
     return 10 ** (float(page.get_by_label(f"{channel}, level in dB").input_value()) / 20)
 
