@@ -131,7 +131,8 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     np.testing.assert_allclose(np.diff(sheet.beats), 60 / TEMPO, atol=1e-6)
     with zipfile.ZipFile(files["Download stems"]) as archive:
         files_of = {Path(name).stem.rsplit("_", 1)[1]: archive.read(name) for name in archive.namelist()}
-    (voice, rate), (band, _), (drums, _) = map(audio.read_audio, map(files_of.get, ("vocal", "instrumental", "drums")))
+    parts = ("vocal", "instrumental", "drums")
+    (voice, rate), (band, _), (drums, _) = (audio.read_audio(files_of[part]) for part in parts)
     assert len(audio.read_audio(files["Download mix"])[0]) == len(voice)
     beats, found = np.array(sheet.beats), ticks_of(voice, rate)
     late = nearest(beats, found)
