@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import TOLD_SETTINGS, assemble_composite
+from hafm_hf.codec import load_codec
+from hafm_hf.hub.loading import codec_fingerprint
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from tiny_models import tiny_composite
 
@@ -57,6 +61,21 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
     assert (model.parent / "model.old" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     assert assemble_composite(parts, tmp_path / "empty") > 0
+
+
+def test_in_half_precision_a_codec_sounds_the_same_and_its_codes_are_the_same(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
+    for dtype in ("fp32", "bf16"):
+        assemble_composite(parts, tmp_path / dtype, dtype)
+    whole, halved = (load_codec(str(tmp_path / dtype / "codec")) for dtype in ("fp32", "bf16"))
+    assert codec_fingerprint(halved.model) == codec_fingerprint(whole.model)
+    codes = torch.randint(16, (1, 8, 75), generator=torch.Generator().manual_seed(0))
+    expected, found = whole.decode(codes), halved.decode(codes)
+    assert found.dtype == torch.float32
+    assert 0 < float((found - expected).square().mean() / expected.square().mean()) < 1e-5
+    stored = load_file(tmp_path / "bf16" / "codec" / "model.safetensors")
+    assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
 
 def test_two_stages_make_a_composite_and_what_every_one_has_is_asked_for(

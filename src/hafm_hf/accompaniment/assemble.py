@@ -10,7 +10,9 @@ from typing import Any
 import soundfile
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import audio
 from ..codec import load_codec
@@ -30,6 +32,8 @@ TOLD_SETTINGS = {
 }
 # of the sound of a style: long enough for a pattern and a change of chords
 STYLE_SECONDS, STYLE_SEED = 8.0, 1
+# of libsndfile, 0 to 1: about 40 kbit a second of 24 kHz
+SMALL = 0.85
 STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,12 +47,13 @@ def assemble_composite(
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
-    The tokenizer and the codec keep their precision: tokens must not depend on how a composite is stored.
+    The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
 
     Args:
         parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing.
         output: folder of the composite; a composite that is there is replaced, anything else is not.
-        stage_dtype: fp32, bf16 or fp16, how the stages are stored.
+        stage_dtype: fp32, bf16 or fp16, how the stages are stored; with one of the latter two the codec's decoder is
+            stored in fp16, which moves its samples by a thousandth of their level.
         limit_mb: the size that the composite may have.
         plays_stems: as `HAFMConfig` has it.
         style_vocal: singing that the composite accompanies in each of its styles, for `styles/NAME.ogg`.
@@ -82,6 +87,8 @@ def assemble_composite(
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
         temporary = Path(scratch) / "new"
         composite.save_pretrained(temporary)
+        if stage_dtype != "fp32":
+            _halve_decoder(temporary / "codec" / SAFE_WEIGHTS_NAME)
         write_checksums(temporary)
         # what was written can be read, strictly, before anyone relies on it
         written = HAFMForVocalAccompaniment.from_pretrained(temporary)
@@ -114,9 +121,16 @@ def play_styles(model: HAFMForVocalAccompaniment, vocal: Path) -> dict[str, byte
         (made,) = model.generate(samples, rate, options=options).audio
         band = audio.limit_peak(audio.fade_edges(made.numpy().T, model.sampling_rate))
         file = io.BytesIO()
-        soundfile.write(file, band, model.sampling_rate, format="OGG", subtype="VORBIS")
+        soundfile.write(file, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=SMALL)
         sounds[style] = file.getvalue()
     return sounds
+
+
+def _halve_decoder(weights: Path) -> None:
+    """Stores what of a codec makes sound, and has no say in its codes, in half precision."""
+    stored = load_file(weights)
+    halved = {name: each.half() if name.startswith("decoder.") else each for name, each in stored.items()}
+    save_file(halved, weights, metadata={"format": "pt"})
 
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
