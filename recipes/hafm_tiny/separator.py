@@ -50,12 +50,10 @@ class SeparatorArguments(StepArguments):
 
 
 @torch.no_grad()
-def coded_band(codec: Codec, band: np.ndarray) -> np.ndarray:
-    """A band (int16 [N] at the codec's rate) as it sounds behind its codec, int16 [N]."""
-    samples = torch.from_numpy(band.astype(np.float32) / PCM_SCALE)[None, None]
-    samples = samples.expand(-1, codec.format.channels, -1)
-    decoded = codec.decode(codec.encode(samples), len(band))[0].mean(0)
-    return (decoded.clamp(-1, 1 - 1 / PCM_SCALE) * PCM_SCALE).short().numpy()
+def coded(codec: Codec, sounds: np.ndarray) -> np.ndarray:
+    """Sounds (float32 [B, N] at the codec's rate, mono) as they are behind the codec, float32 [B, N]."""
+    samples = torch.from_numpy(sounds)[:, None].expand(-1, codec.format.channels, -1)
+    return codec.decode(codec.encode(samples), sounds.shape[1]).mean(1).numpy()
 
 
 class SeparatorTrainer:
@@ -77,7 +75,8 @@ class SeparatorTrainer:
         for song in pool.songs:
             if missing := {*STEMS[1:]} - song.stems.keys():
                 raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
-        self.coded = {song.name: coded_band(codec, song.instrumental) for song in pool.songs}
+        # in half precision: hours of them are held
+        self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
         self.rng = np.random.default_rng(arguments.seed)
 
     def train(self) -> float:
@@ -98,13 +97,19 @@ class SeparatorTrainer:
         rng, count = self.rng, round(self.arguments.crop_seconds * self.pool.sampling_rate)
         song, start = self.pool.draw(rng, count)
         stems = stems_of(song)[:, start : start + count]
-        coded = rng.random() < self.arguments.coded_share
-        if not coded:
+        if rng.random() < self.arguments.coded_share:
+            band = self.coded[song.name][start : start + count].astype(np.float32)
+        else:
             gain = 10 ** (rng.uniform(-STEM_GAIN, STEM_GAIN, len(stems)) / 20) * (rng.random(len(stems)) >= SILENT)
             stems = stems * gain[:, None].astype(np.float32)
-        band = self.coded[song.name][start : start + count].astype(np.float32) / PCM_SCALE if coded else stems.sum(0)
+            band = stems.sum(0)
         whole = np.float32(10 ** (rng.uniform(-GAIN, GAIN) / 20))
         return band * whole, stems * whole
+
+
+def band_of(song: Song) -> np.ndarray:
+    """The band of a song, float32 [N]."""
+    return song.instrumental.astype(np.float32) / PCM_SCALE
 
 
 def stems_of(song: Song) -> np.ndarray:
@@ -130,17 +135,17 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
         start = (song.num_samples - count) // 2
         if start < 0:
             continue
-        stems = torch.from_numpy(stems_of(song)[:, start : start + count])
-        band = torch.from_numpy(song.instrumental[start : start + count].astype(np.float32) / PCM_SCALE)
-        coded = codec.decode(codec.encode(torch.cat([band[None], stems])[:, None]), count)[:, 0]
-        apart, coded_apart = model.separate(band[None])[:, 0], model.separate(coded[:1])[:, 0]
+        sounds = np.vstack([band_of(song)[None], stems_of(song)])[:, start : start + count]
+        band, *stems = torch.from_numpy(sounds)
+        coded_band, *coded_stems = torch.from_numpy(coded(codec, sounds))
+        apart, coded_apart = (model.separate(each[None])[:, 0] for each in (band, coded_band))
         for number, name in enumerate(STEMS[1:]):
             if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
                 continue
             pairs = {
                 "si_sdr": (stems[number], apart[number]),
                 "band_si_sdr": (stems[number], band),
-                "coded_si_sdr": (coded[1 + number], coded_apart[number]),
+                "coded_si_sdr": (coded_stems[number], coded_apart[number]),
             }
             for score, (target, output) in pairs.items():
                 found.setdefault(f"{name}_{score}", []).append(float(scale_invariant_sdr(target, output)))

@@ -108,7 +108,8 @@ def chords(page: "Page") -> list[str]:
 def tab_to(page: "Page", name: str, key: str = "Tab") -> None:
     """Presses Tab until the control whose name begins so has the focus."""
     names: list[str] = []
-    for _ in range(120):
+    # once around the page: some 130 controls with a take in the mixer
+    for _ in range(200):
         page.keyboard.press(key)
         names.append(
             page.evaluate(

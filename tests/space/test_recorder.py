@@ -120,6 +120,8 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
         if name == "Generate":
             press("Enter")
             expect(announced(page)).to_contain_text("Done")
+            # the announcement may come first
+            expect(page.locator("#mixer").get_by_role("button", name="Download stems")).to_be_visible()
             continue
         with page.expect_download() as download:
             press("Enter")
