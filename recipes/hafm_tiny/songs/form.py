@@ -1,6 +1,7 @@
 """The form of an excerpt: an intro before the voice, sections with an energy, a last bar that ends it.
 
 The energy of a section follows the melody (high and dense is full), as choruses do, so that a listener can guess it.
+Its chords may be exchanged under the melody, so that a model learns to play what it is told.
 """
 
 import dataclasses
@@ -11,12 +12,14 @@ import numpy as np
 from hafm_hf.lead_sheet.lead_sheet import ENERGIES
 
 from .band import bars
-from .midi_song import Note, Song
+from .midi_song import Note, Song, transpose_label
 
 # faster than this, a step of a pattern is an eighth instead of a sixteenth, and forms count twice the bars
 FAST_TEMPO = 100.0
 INTRO_BARS, SECTION_BARS = 2, 4
 AFTER_LAST_DOWNBEAT, WHOLE_BAR = 0.15, 0.6
+# of a reharmonised song: bars that move together, and the share of them that do
+MOVED_BARS, MOVED_SHARE = 2, 0.5
 # where normal and full begin among the sections of a song
 SHARES = (0.28, 0.62)
 
@@ -86,3 +89,32 @@ def with_form(song: Song, form: tuple[Section, ...]) -> Song:
         tracks={name: kept(notes, 0.0) for name, notes in song.tracks.items()},
         chords=tuple(chords),
     )
+
+
+def reharmonised(song: Song, generator: np.random.Generator) -> Song:
+    """The song with half of its pairs of bars moved to far chords: the band moves, the melody stays as it is sung.
+
+    No singer asks for such chords, only a lead sheet does.
+    """
+    edges = np.array([0.0, *(float(bar[0]) for bar in bars(song)[MOVED_BARS::MOVED_BARS]), song.duration])
+    moves = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
+
+    def move(seconds: float) -> int:
+        return int(moves[np.clip(np.searchsorted(edges, seconds + 0.05, "right") - 1, 0, moves.size - 1)])
+
+    chords = [
+        dataclasses.replace(chord, start=float(start), end=float(end), label=transpose_label(chord.label, move(start)))
+        for chord in song.chords
+        for start, end in _cut(chord.start, chord.end, edges)
+    ]
+    tracks = {
+        name: tuple(dataclasses.replace(note, pitch=note.pitch + (move(note.start) + 6) % 12 - 6) for note in notes)
+        for name, notes in song.tracks.items()
+    }
+    return dataclasses.replace(song, chords=tuple(chords), tracks=tracks)
+
+
+def _cut(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
+    """A span of seconds, cut at the edges inside it."""
+    inside = [float(edge) for edge in edges if start + 0.05 < edge < end - 0.05]
+    return zip([start, *inside], [*inside, end], strict=True)

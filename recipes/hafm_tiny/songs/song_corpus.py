@@ -21,6 +21,7 @@ import soundfile
 
 from . import singer, trio
 from .effects import equalise, room, to_level
+from .form import reharmonised
 from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
 from .styled import StyledSong, lead_sheet, style_song
 from .styles import STYLES
@@ -41,7 +42,8 @@ class SongCorpusOptions:
     """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
 
     `styles` are drawn from; `trio` lets one dry trio accompany every song instead (see the module). `soundfonts`:
-    those that the styles name, found by their names, or one for all; the trio plays the first.
+    those that the styles name, found by their names, or one for all; the trio plays the first. `reharmonised`: the
+    share of songs whose chords are exchanged under the melody (`form.reharmonised`).
     """
 
     songs: Path
@@ -60,6 +62,7 @@ class SongCorpusOptions:
     seed: int = 0
     styles: tuple[str, ...] = tuple(STYLES)
     trio: bool = False
+    reharmonised: float = 0.0
     syllables: int | None = None
     licence: str = "POP909 MIT"
 
@@ -193,8 +196,12 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     part = dense_excerpt(whole, float(generator.uniform(*options.seconds)) / stretch, generator)
     song = change(part, semitones, stretch, LEAD_IN)
     names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
-    # the band has draws of its own, so that another band leaves the singer as he was
-    band_generator = np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), 1])
+    # band and chords have draws of their own, so that others leave the singer as he was
+    band_generator, chord_generator = (
+        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), part]) for part in (1, 2)
+    )
+    if chord_generator.random() < options.reharmonised:
+        song = reharmonised(song, chord_generator)
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")

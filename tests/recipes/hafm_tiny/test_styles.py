@@ -12,7 +12,7 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_tiny.songs.arranger import arrange, voicing
 from hafm_tiny.songs.band import bars
-from hafm_tiny.songs.form import Section, sections, with_form
+from hafm_tiny.songs.form import Section, reharmonised, sections, with_form
 from hafm_tiny.songs.midi_song import Chord, Note, Song, change, excerpt, read_song
 from hafm_tiny.songs.song_corpus import soundfont_of
 from hafm_tiny.songs.styled import play, style_song
@@ -150,6 +150,23 @@ def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> No
         assert formed.chords[-1].end == slow.duration
     # drawn, but not against the melody
     assert lifted_sections.count("full") >= 15
+
+
+def test_reharmonised_bars_move_chords_and_line_together_and_leave_the_melody(song: Song) -> None:
+    found = reharmonised(song, np.random.default_rng(2))
+    assert found.melody == song.melody and found.beats == song.beats
+    assert [chord.start for chord in found.chords[1:]] == [chord.end for chord in found.chords[:-1]]
+    roots = [(chord.start, chord.pitch_classes[0]) for chord in song.chords]
+    moved: dict[int, set[int]] = {}
+    for chord in found.chords:
+        root = next(root for start, root in reversed(roots) if start <= chord.start + 1e-6)
+        moved.setdefault(int((chord.start + 1e-6) / (2 * 4 * 0.6)), set()).add((chord.pitch_classes[0] - root) % 12)
+    # a pair of bars moves by one interval, about half of the eight pairs by none
+    assert len(moved) == 8 and all(len(intervals) == 1 for intervals in moved.values())
+    assert 2 <= sum(intervals == {0} for intervals in moved.values()) <= 6
+    for old, new in zip(song.tracks["BRIDGE"], found.tracks["BRIDGE"], strict=True):
+        assert {(new.pitch - old.pitch) % 12} == moved[int((old.start + 0.051) / (2 * 4 * 0.6))]
+        assert abs(new.pitch - old.pitch) <= 6
 
 
 def test_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, soundfont: Path) -> None:
