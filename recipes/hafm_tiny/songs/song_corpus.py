@@ -200,7 +200,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     band_generator, chord_generator = (
         np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), part]) for part in (1, 2)
     )
-    if chord_generator.random() < options.reharmonised:
+    moved = bool(chord_generator.random() < options.reharmonised)
+    if moved:
         song = reharmonised(song, chord_generator)
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
@@ -213,7 +214,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     stems = {name: stem[:size] for name, stem in played.stems.items()}
     labels: dict[str, object] = {
         "song": task.folder.name, "pass": task.number, "split": task.split, "seed": options.seed,
-        "voice": voice.name, "transpose": semitones, "stretch": stretch,
+        "voice": voice.name, "transpose": semitones, "stretch": stretch, "reharmonised": moved,
         **played.lead_sheet, "key": change(whole, semitones).key, "duration": size / options.sampling_rate,
         "manner": {n: value for n, value in dataclasses.asdict(manner).items() if np.isfinite(value)},
         "notes": [[note.start, note.end, note.pitch] for note in notes],

@@ -102,6 +102,18 @@ def test_items_are_complete_labelled_and_at_level(options: SongCorpusOptions) ->
         assert sheet.style in STYLES and sheet.beats_per_bar == 4 and sheet.sections and sheet.chords and sheet.key
 
 
+def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongCorpusOptions) -> None:
+    # long enough that some of its bars are drawn
+    long = dataclasses.replace(options, seconds=(25.0, 30.0))
+    task = list_tasks(long, 0)[1]
+    plain, moved = (render_item(task, dataclasses.replace(long, reharmonised=share)) for share in (0.0, 1.0))
+    assert np.array_equal(plain.vocal, moved.vocal) and plain.labels["notes"] == moved.labels["notes"]
+    assert plain.labels["chords"] != moved.labels["chords"] and plain.labels["beats"] == moved.labels["beats"]
+    assert not plain.labels["reharmonised"] and moved.labels["reharmonised"]
+    alike = {stem: np.corrcoef(plain.stems[stem], moved.stems[stem])[0, 1] for stem in ("drums", "bass")}
+    assert alike["drums"] > 0.95 > 0.8 > alike["bass"], alike
+
+
 def novelty(audio: np.ndarray, rate: int, highest: float) -> np.ndarray:
     """Growth of the level below `highest` Hz, every 10 ms."""
     hop = rate // 100
