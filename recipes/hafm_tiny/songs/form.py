@@ -20,6 +20,8 @@ INTRO_BARS, SECTION_BARS = 2, 4
 AFTER_LAST_DOWNBEAT, WHOLE_BAR = 0.15, 0.6
 # of a reharmonised song: bars that move together, and the share of them that do
 MOVED_BARS, MOVED_SHARE = 2, 0.5
+# seconds by which a chord or a note may miss the bar that it belongs to
+EARLY = 0.05
 # where normal and full begin among the sections of a song
 SHARES = (0.28, 0.62)
 
@@ -92,15 +94,15 @@ def with_form(song: Song, form: tuple[Section, ...]) -> Song:
 
 
 def reharmonised(song: Song, generator: np.random.Generator) -> Song:
-    """The song with half of its pairs of bars moved to far chords: the band moves, the melody stays as it is sung.
+    """The song with the chords of half of its pairs of bars, and the band's line over them, moved by drawn intervals.
 
-    No singer asks for such chords, only a lead sheet does.
+    The melody stays as it is sung: no singer asks for such chords, only a lead sheet does.
     """
     edges = np.array([0.0, *(float(bar[0]) for bar in bars(song)[MOVED_BARS::MOVED_BARS]), song.duration])
     moves = generator.integers(1, 12, edges.size - 1) * (generator.random(edges.size - 1) < MOVED_SHARE)
 
     def move(seconds: float) -> int:
-        return int(moves[np.clip(np.searchsorted(edges, seconds + 0.05, "right") - 1, 0, moves.size - 1)])
+        return int(moves[np.clip(np.searchsorted(edges, seconds + EARLY, "right") - 1, 0, moves.size - 1)])
 
     chords = [
         dataclasses.replace(chord, start=float(start), end=float(end), label=transpose_label(chord.label, move(start)))
@@ -116,5 +118,5 @@ def reharmonised(song: Song, generator: np.random.Generator) -> Song:
 
 def _cut(start: float, end: float, edges: np.ndarray) -> Iterable[tuple[float, float]]:
     """A span of seconds, cut at the edges inside it."""
-    inside = [float(edge) for edge in edges if start + 0.05 < edge < end - 0.05]
+    inside = [float(edge) for edge in edges if start + EARLY < edge < end - EARLY]
     return zip([start, *inside], [*inside, end], strict=True)

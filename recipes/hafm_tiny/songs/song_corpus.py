@@ -198,7 +198,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
     # band and chords have draws of their own, so that others leave the singer as he was
     band_generator, chord_generator = (
-        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), part]) for part in (1, 2)
+        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2)
     )
     moved = bool(chord_generator.random() < options.reharmonised)
     if moved:
