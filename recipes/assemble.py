@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins a semantic tokenizer, three stages and a codec into one composite folder: `hafm assemble` as a script.
 
 python recipes/assemble.py OUT --semantic-tokenizer DIR --semantic DIR --coarse DIR --fine DIR --codec DIR

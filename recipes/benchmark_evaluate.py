@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many times real time the scoring of accompaniments is, step by step and for a whole run on several processes.
 
 The sounds are drawn, not recorded: what the steps cost depends on their length only. What is compiled at first use is

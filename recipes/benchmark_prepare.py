@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast and in how much memory songs become tokens: by step, for one long track, and for two workers against one.
 
 The songs are made here, of noise and tones: what the steps cost doesn't depend on what is heard.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Render a folder of MIDI songs into aligned vocals and instrumentals for training the bundled model.
 
     python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --styles ballad,folk,pop,rock

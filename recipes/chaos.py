@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kills any command of a long job at random moments, and proves that it ends as if nobody had.
 
 python recipes/chaos.py --kills 50 -- hafm prepare my-songs {out}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the position schemes on the synthetic cross-rate task and prints the table of docs/log.md.
 
 OMP_NUM_THREADS=1 python recipes/cross_rate_trial.py --sources 1 --schemes index time
@@ -17,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import HfArgumentParser, PreTrainedModel
 
-from hafm_hf.configuration_hafm import HAFMCoarseConfig
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.objective import Estimate, clustered_mean, token_losses
 
 logger = logging.getLogger("hafm_hf.recipes.cross_rate_trial")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluates accompaniments; the same as `hafm evaluate`, from a checkout.
 
 python recipes/evaluate.py --karaoke MIR1K --retrieval-bank SONGS/train --out reports/mir1k

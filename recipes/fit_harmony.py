@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make the part of a composite that estimates which chords a vocal asks for, from songs with labels and their tokens.
 
     python recipes/fit_harmony.py --tokenizer TOKENIZER --corpus CORPUS --tokens TOKENS --out RUN [--songs POP909]
@@ -18,10 +19,10 @@ import torch
 from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.configuration_hafm import HAFMHarmonyConfig
-from hafm_hf.hub.loading import fingerprint, write_checksums
-from hafm_hf.lead_sheet.modeling_harmony import HAFMHarmonyModel
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.listening.configuration_harmony import HAFMHarmonyConfig
+from hafm_hf.listening.modeling_harmony import HAFMHarmonyModel
+from hafm_hf.pretrained.loading import fingerprint, write_checksums
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.harmony import HarmonyArguments, HarmonyTrainer, TokenCounts, harmony_scores, melody_of
 from hafm_tiny.song_pool import labelled_rows, load_labels
@@ -74,7 +75,7 @@ def whole_songs(folders: Folders) -> Iterator[tuple[str, dict[str, Any]]]:
         yield split, labels
 
 
-def counted(tokens: str, tokenizer: HAFMSemanticTokenizer, labels: dict[str, dict[str, Any]]) -> TokenCounts:
+def counted(tokens: str, tokenizer: HAFMSemanticTokenizerModel, labels: dict[str, dict[str, Any]]) -> TokenCounts:
     """The table, from the training shards."""
     counts = TokenCounts(tokenizer.config.num_clusters, tokenizer.config.frame_rate)
     for row, song in labelled_rows(tokens, labels, ["vocal_semantic"]):
@@ -85,7 +86,7 @@ def counted(tokens: str, tokenizer: HAFMSemanticTokenizer, labels: dict[str, dic
 def main() -> None:
     """Counts, trains and saves."""
     folders, arguments = parse_dataclasses((Folders, HarmonyArguments))
-    tokenizer = HAFMSemanticTokenizer.from_pretrained(folders.tokenizer).eval()
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(folders.tokenizer).eval()
     if not tokenizer.config.rhythm_channels:
         raise ValueError("This tokenizer does not know the beat: recipes/fit_vocal_space.py makes one that does.")
     labels = {split: load_labels(Path(folders.corpus), split) for split in ("train", "validation")}

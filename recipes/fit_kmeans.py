@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
@@ -5,9 +6,9 @@
         --artist-pattern "^([^/]*)/"
 
 Frames of random songs of the training split fill a reservoir, MiniBatchKMeans (k-means++) is fitted to it, and
-TOKENIZER is a folder that HAFMSemanticTokenizer.from_pretrained reads, with figures.json beside the weights. Name the
-split as for `hafm prepare`, --artist-pattern too, or songs that are held out there are clustered here. A killed run
-goes on where it was.
+TOKENIZER is a folder that HAFMSemanticTokenizerModel.from_pretrained reads, with figures.json beside the weights.
+Name the split as for `hafm prepare`, --artist-pattern too, or songs that are held out there are clustered here. A
+killed run goes on where it was.
 """
 
 import json
@@ -27,7 +28,7 @@ from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sa
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.tracks import SplitOptions
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
 SAMPLE_FILE = "sample.npz"
 
@@ -56,7 +57,9 @@ def main(
 ) -> None:
     """Fits centroids to songs in AUDIO and saves the tokenizer."""
     torch.set_num_threads(threads)
-    model = HAFMSemanticTokenizer.from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
+    model = HAFMSemanticTokenizerModel.from_hubert(
+        hubert, layer=layer, num_clusters=clusters, separate_centroids=separate
+    )
     model.to("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     tokenizer.mkdir(parents=True, exist_ok=True)
     sample = tokenizer / SAMPLE_FILE

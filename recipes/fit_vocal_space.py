@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Give the vocal of a semantic tokenizer clusters that keep note, onset and beat, from songs with labels.
 
     python recipes/fit_vocal_space.py --tokenizer TOKENIZER --corpus CORPUS --out RUN
@@ -17,7 +18,7 @@ import numpy as np
 from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.song_runs import SongRunArguments
 from hafm_tiny.vocal_space import (
@@ -45,7 +46,7 @@ class TokenizerArguments:
     half: bool = field(default=False, metadata={"help": "save the weights in float16"})
 
 
-def read_songs(tokenizer: HAFMSemanticTokenizer, run: SongRunArguments, split: str) -> Iterator[SungFrames]:
+def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str) -> Iterator[SungFrames]:
     """Songs of a split, their features from RUN/features where an earlier run has left them."""
     folder = Path(run.out) / "features" / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def main() -> None:
     words, arguments, run = parse_dataclasses((TokenizerArguments, VocalSpaceArguments, SongRunArguments))
     if not words.tokenizer:
         raise ValueError("Name the --tokenizer.")
-    tokenizer = HAFMSemanticTokenizer.from_pretrained(words.tokenizer).float().to(run.device).eval()
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(words.tokenizer).float().to(run.device).eval()
     if words.rhythm_only:
         config = tokenizer.config
         pools = (run.songs(split, config.sampling_rate) for split in SPLITS)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks and times everything on a GPU, in under ten minutes: tokens, steps, a song, training.
 
 python recipes/gpu_check.py --out gpu_check.json
@@ -28,10 +29,10 @@ from transformers import EncodecConfig, HubertConfig
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
 from hafm_hf.benchmark.generate import glide, step_milliseconds, take_turns
 from hafm_hf.benchmark.train import write_random_corpus
-from hafm_hf.configuration_hafm import CODEBOOK_PATTERNS
-from hafm_hf.decoding.fast_loop import FastDecoder
-from hafm_hf.stage_table import STAGES
-from hafm_hf.stages.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
+from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make the example vocals that lie in the repository: tunes of the project's own, sung by a voice of syllables.
 
     python recipes/make_example_vocal.py VOICES/iona examples/vocal.wav

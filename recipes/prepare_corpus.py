@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a folder of songs to a token corpus: the same as `hafm prepare`, for those who work from a checkout.
 
     python recipes/prepare_corpus.py SONGS TOKENS --separator stems --split-by folder --segment-seconds 90 --workers 2

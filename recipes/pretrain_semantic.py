@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train the small HuBERT of the bundled semantic tokenizer on rendered songs.
 
     python recipes/pretrain_semantic.py --corpus CORPUS --out RUN --steps 3000

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of the music a semantic tokenizer's tokens carry: linear probes on tokens (one-hot) and on features.
 
     python recipes/probe_tokens.py --tokenizer TOKENIZER --corpus CORPUS [--real DIR] [--out probe.json]
@@ -23,7 +24,7 @@ import soxr
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_tiny.song_pool import PCM_SCALE, SongPool
 from hafm_tiny.targets import IGNORED, LOWEST_NOTE, PITCH_CLASSES, beat_parts, frame_targets
 
@@ -50,7 +51,9 @@ def join(parts: list[Frames]) -> Frames:
     )
 
 
-def tokenise(tokenizer: HAFMSemanticTokenizer, samples: np.ndarray, is_vocal: bool) -> tuple[np.ndarray, np.ndarray]:
+def tokenise(
+    tokenizer: HAFMSemanticTokenizerModel, samples: np.ndarray, is_vocal: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int64 [T] and features float32 [T, D] of float [N] samples."""
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(tokenizer.device)
     heard = tokenizer(waveform[None], noise=is_vocal, seed=0, output_features=True, vocal=is_vocal)
@@ -72,7 +75,7 @@ def song_labels(targets: dict[str, np.ndarray], is_vocal: bool) -> dict[str, np.
 
 
 def song_frames(
-    tokenizer: HAFMSemanticTokenizer, pool: SongPool, clips: int, seconds: float
+    tokenizer: HAFMSemanticTokenizerModel, pool: SongPool, clips: int, seconds: float
 ) -> Iterator[list[Frames]]:
     """For each randomly drawn clip, its vocal's and its instrumental's frames."""
     rng = np.random.default_rng(1)
@@ -91,7 +94,7 @@ def song_frames(
         yield found
 
 
-def real_frames(tokenizer: HAFMSemanticTokenizer, folder: Path, clips: int) -> Frames:
+def real_frames(tokenizer: HAFMSemanticTokenizerModel, folder: Path, clips: int) -> Frames:
     """Frames of real voices with the pitch that pyworld finds (harvest, nearest semitone)."""
     parts = []
     for path in sorted(folder.glob("*.flac"))[:clips]:
@@ -172,7 +175,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = HAFMSemanticTokenizer.from_pretrained(options.tokenizer, dtype=torch.float32).eval().to(device)
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(options.tokenizer, dtype=torch.float32).eval().to(device)
     sets: dict[str, list[Frames]] = {}
     for split, clips in (("train", options.clips), ("test", options.clips // 2)):
         pool = SongPool(options.corpus, split, tokenizer.config.sampling_rate, options.max_hours)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judge coarse stages by what they play from the true semantic tokens of held-out songs.
 
     python recipes/score_coarse.py SONGS TOKENS RUN_FLAT/coarse RUN_DELAY/coarse --out SCORES
@@ -21,14 +22,14 @@ import typer
 
 from accelerate import Accelerator
 from hafm_hf import audio
-from hafm_hf.codec import Codec, load_codec
-from hafm_hf.decoding.windows import DecodingOptions, SongRow, StageRun, independent_windows
 from hafm_hf.evaluation.datasets import Clip, Part, load_corpus_split
 from hafm_hf.evaluation.features import ANALYSIS_RATE, Features, extract
 from hafm_hf.evaluation.scores import score_pair
-from hafm_hf.hub.loading import BUNDLED_MODEL
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
-from hafm_hf.stages.sampling import RandomStream
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, independent_windows
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from hafm_hf.tokenizers.codecs import Codec, load_codec
 from hafm_hf.training.arguments import DataArguments
 from hafm_hf.training.data import TokenCrops, load_token_corpus
 from hafm_hf.training.objective import clustered_mean, other_tracks

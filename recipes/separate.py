@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Separates songs into vocals and accompaniment once, for all that comes after: k-means, tokens, evaluation.
 
 python recipes/separate.py SONGS STEMS --separator audio-separator --device cuda --workers 8
@@ -21,11 +22,11 @@ import typer
 from tqdm import tqdm
 
 from hafm_hf.cli.console import report_error
+from hafm_hf.corpus.engines import run_on
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.stems import Separator, SeparatorOptions, Stems, write_stems
 from hafm_hf.corpus.tracks import Grouping, TrackError, find_audio
 from hafm_hf.evaluation.datasets import musdb_tracks
-from hafm_hf.jobs.engines import run_on
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a small EnCodec-shaped codec on rendered songs.
 
     python recipes/train_codec.py --corpus CORPUS --out RUN --steps 4000 --num_filters 12

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train the part of a composite that takes a band apart into its stems, on rendered bands.
 
     python recipes/train_separator.py --corpus CORPUS --codec CODEC --out RUN
@@ -14,11 +15,11 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from hafm_hf.accompaniment.configuration_accompaniment import HAFMSeparatorConfig
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.codec import load_codec
-from hafm_hf.configuration_hafm import HAFMSeparatorConfig
-from hafm_hf.hub.loading import write_checksums
+from hafm_hf.pretrained.loading import write_checksums
+from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool

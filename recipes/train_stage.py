@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains one stage on token shards (`hafm prepare` makes them).
 
 accelerate launch --config_file recipes/accelerate/gpu.yaml recipes/train_stage.py recipes/configs/coarse.yaml \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train every part of a model like hafm-tiny, from rendered songs to a folder that --model takes.
 
     python recipes/build_song_corpus.py POP909 VOICES CORPUS --trio --workers 2

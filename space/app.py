@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HAFM Space: a page on which a person sings, and takes home a band and a mix.
 
 Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md beside this file lists the settings.
@@ -36,7 +37,7 @@ import gradio as gr
 
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE, GenerationOptions
-from hafm_hf.hub.redaction import without_secrets
+from hafm_hf.pretrained.redaction import without_secrets
 from links import known_of, read_link, write_link
 from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import (

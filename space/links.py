@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links to the settings: what of the page stands in its address, and what of an address is believed.
 
 Beside songs.py, whose requests are written and read here. A link has what a person has chosen or told, by name; what

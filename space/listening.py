@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was heard: a voice's beats, bars, chords and key for the timeline, without generating anything.
 
 Between reading and generating on the path of the data: `listen` fills the timeline, a person mends it there, and
@@ -18,7 +19,7 @@ from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
-from hafm_hf.stage_table import ENERGIES
+from hafm_hf.lead_sheet.vocabulary import ENERGIES
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 

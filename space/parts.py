@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the page is made of: its inputs and results, our own parts of static/, and the words that it says.
 
 Between songs.py, whose values are shown here, and app.py, which joins the components by events.

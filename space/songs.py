@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a vocal to songs: what the Space does for its page and for its endpoint, without either.
 
 The path: read the vocal, generate songs, or the selected bars of one, and hand them to takes.py, which writes them.
@@ -25,8 +26,8 @@ import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions, Option
-from hafm_hf.hub.redaction import without_secrets
-from hafm_hf.stage_table import STAGES
+from hafm_hf.modeling.stage_table import STAGES
+from hafm_hf.pretrained.redaction import without_secrets
 from takes import Job, Remake, setting, write_job
 
 try:

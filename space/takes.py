@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes: the files of what was generated, mixed as a person wants them, and their selected bars made anew.
 
 Behind songs.py on the path of the data, which generates; below everything else of the Space, since it says where files

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands as people type them, run in forks of the test: what they import is there already."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every test shares: no network, no hub, one thread, and where the optional test data lies."""
 
 import os
@@ -79,7 +80,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """Folder of the bundled hafm-tiny; skips while there is none."""
-    from hafm_hf.hub.loading import BUNDLED_MODEL
+    from hafm_hf.pretrained.loading import BUNDLED_MODEL
 
     if not (BUNDLED_MODEL / "config.json").exists():
         pytest.skip(f"no bundled model at {BUNDLED_MODEL}")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The marker `fault`, how often a fault is tried, and the table of `make torture`: fault, tries, survived, lost.
 
 A test marked `@pytest.mark.fault("killed prepare")` is one try. One that asks for the fixture `tally` tries as often

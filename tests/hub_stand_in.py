@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small hub on loopback: repositories in memory, behind the HTTP API that huggingface_hub speaks.
 
 Spoken are: create, preupload, Git LFS batch and upload, commit, branches, information, trees and downloads of models

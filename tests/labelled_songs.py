@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs of which only labels and tokens are there, and the recipe that learns chords from them."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A little band and singer made of sines and noise, for tests of scores whose right answers are known."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs as people start them, forked from an interpreter that has imported their libraries already.
 
 Importing torch and transformers takes a program 4 to 9 processor seconds, which is most of a short run. Each process
@@ -35,7 +36,7 @@ LIBRARIES = (
     "hafm_hf.batch.run",
     "hafm_hf.corpus.prepare",
     "hafm_hf.evaluation.run",
-    "hafm_hf.registration.import_hook",
+    "hafm_hf.registration",
     "hafm_hf.training.recipe",
     "rich.progress",
     "scipy.signal",

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fenced blocks of the project's documents, as commands that can be checked and run.
 
 A block that cannot run in the tests, because it needs a network, a GPU or minutes, says `check` behind its language

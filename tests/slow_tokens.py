@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """A composite whose steps cost next to nothing, because tokens come a few times a second: for hours of sound."""
 
 import torch
 from transformers import EncodecConfig, EncodecModel, HubertConfig
 
-from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizer, HAFMSemanticTokenizerConfig
+from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig, HAFMSemanticTokenizerModel
 from tiny_models import CLUSTERS, CODES, tiny_stage
 
 SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
@@ -26,7 +27,7 @@ def slow_token_composite() -> HAFMForVocalAccompaniment:
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
     )
-    tokenizer = HAFMSemanticTokenizer(
+    tokenizer = HAFMSemanticTokenizerModel(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS, frame_rate=SEMANTIC_RATE)
     ).eval()
     tokenizer.centroids.normal_()

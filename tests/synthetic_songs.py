@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs of sines, laid out like the rendered corpus: for tests of what is trained on audio."""
 
 import json

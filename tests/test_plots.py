@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures: what is drawn where, and that they are written whole or not at all."""
 
 import sys

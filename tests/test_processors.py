@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other processors lack: the tests marked `processor` run again in a process that is told to do without it.
 
 oneDNN obeys ONEDNN_MAX_CPU_ISA, PyTorch's own kernels ATEN_CPU_CAPABILITY, FBGEMM FBGEMM_ENABLE_INSTRUCTIONS.

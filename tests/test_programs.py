@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scripts that a forked program starts are forked too, and nobody can tell by what they say or how they end."""
 
 import sys

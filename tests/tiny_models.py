@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
 
 import copy
@@ -17,8 +18,8 @@ from hafm_hf import (
     HAFMHarmonyModel,
     HAFMSemanticConfig,
     HAFMSemanticForCausalLM,
-    HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
+    HAFMSemanticTokenizerModel,
     HAFMSeparatorConfig,
     HAFMSeparatorModel,
 )
@@ -59,7 +60,7 @@ def placed(how: str) -> dict[str, Any]:
     return {"position_scheme": "time", "conditioning_fusion": "sum"} if how == "sum" else {"position_scheme": how}
 
 
-def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
+def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
     """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
     hubert = HubertConfig(
         hidden_size=12,
@@ -73,7 +74,7 @@ def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
         do_stable_layer_norm=True,
     )
     torch.manual_seed(seed)
-    tokenizer = HAFMSemanticTokenizer(
+    tokenizer = HAFMSemanticTokenizerModel(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
     ).eval()
     tokenizer.set_centroids(evenly(tokenizer.extract_features(sounds(), noise=True, seed=seed)))
@@ -91,12 +92,12 @@ def evenly(features: torch.Tensor) -> torch.Tensor:
     return features[torch.linspace(0, len(features) - 1, CLUSTERS).long()]
 
 
-def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizer:
+def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
     """One whose vocals have clusters of their own, in a projection and beside it the place in the beat."""
     config = copy.deepcopy(tiny_semantic_tokenizer(seed).config)
     config.separate_centroids, config.vocal_projection_size = True, 5
     config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
-    tokenizer = HAFMSemanticTokenizer(config).eval()
+    tokenizer = HAFMSemanticTokenizerModel(config).eval()
     tokenizer.vocal_projection.normal_()
     # no more than the features weigh, so that a token tells both
     tokenizer.rhythm_scale.fill_(0.1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vocals for tests: a gliding tone in any length, rate and file format."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """k-means in torch, for codebooks and for the clusters that a semantic tokenizer is trained to predict."""
 
 import torch

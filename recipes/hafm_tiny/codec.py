@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training an EnCodec-shaped codec from nothing, on a CPU if need be.
 
 transformers' EncodecModel is inference only: what it lacks, and what this file adds, is the training side of residual
@@ -18,7 +19,7 @@ from torch import nn
 from transformers import EncodecModel
 
 from hafm_hf.audio.analysis import log_mel, mel_filters
-from hafm_hf.codec import scale_invariant_sdr
+from hafm_hf.tokenizers.codecs import scale_invariant_sdr
 
 from .clusters import kmeans, nearest
 from .discriminator import MultiScaleDiscriminator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EnCodec's adversarial loss for the codec: discriminators on complex spectrograms at several scales.
 
 Défossez et al. 2022, arXiv 2210.13438, section 3.4: hinge losses, feature matching relative to real features, and a

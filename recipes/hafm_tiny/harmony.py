@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the part that estimates chords is made: a table counted on tokens, a network that is taught songs in symbols.
 
 The network learns from notes, not from audio, so that whole songs count even where only excerpts were rendered, in
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from hafm_hf.lead_sheet.modeling_harmony import (
+from hafm_hf.listening.modeling_harmony import (
     CELLS,
     NO_NOTE,
     NOTE_NUMBERS,

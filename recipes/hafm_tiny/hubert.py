@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training a small HuBERT whose features carry pitch, onsets and harmony: masked prediction of clusters, and labels.
 
 Each step sees vocals (as they are, or with the noise that the vocal gets at generation) and instrumentals, transposed

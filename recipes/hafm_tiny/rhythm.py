@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Teaches a rhythm network the beats of songs, so that it hears them in singing.
 
 A crop is heard in another tempo, through noise, and from a singer who is late or early, as a whole and more or less so
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from hafm_hf.lead_sheet.rhythm import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.listening.rhythm import BEAT_PARTS, HAFMRhythmNetwork
 
 from .steps import StepArguments, take_steps
 from .targets import IGNORED

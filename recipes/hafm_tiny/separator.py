@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the part that takes bands apart is trained: on rendered bands, whose stems are known, as they are and coded.
 
 What a model plays has gone through its codec, so half of the crops have, too; the stems that they are compared with
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
-from hafm_hf.codec import Codec, scale_invariant_sdr
-from hafm_hf.stage_table import STEMS
+from hafm_hf.lead_sheet.vocabulary import STEMS
+from hafm_hf.tokenizers.codecs import Codec, scale_invariant_sdr
 
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, take_steps

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rendered songs in memory, for the parts that are trained on audio (codec and semantic tokenizer).
 
 A song is a folder `SPLIT/SONG_PASS/` with vocal.flac, instrumental.flac (one rate, one length, one starting instant)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training run over rendered songs, which the recipes of the codec and of the semantic tokenizer share."""
 
 import json

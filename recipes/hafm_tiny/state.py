@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of a training run on disk: written atomically, read without unpickling code."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop of trainings so short that a killed one is begun again: AdamW, its rate, the average, lines of the log."""
 
 import time

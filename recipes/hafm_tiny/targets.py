@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the bundled semantic tokenizer learns to predict: a constant-Q front end, labels and clusters at 50 frames a
 second.
 

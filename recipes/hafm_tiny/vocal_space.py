@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A space for the vocal's clusters that keeps what an accompaniment needs of singing: note, onset, place in the beat.
 
 K-means spends its clusters where features vary most, and loses onsets. Here the songs' labels say what matters: linear
@@ -19,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from hafm_hf.configuration_hafm import HAFMSemanticTokenizerConfig
 from hafm_hf.corpus.clusters import Reservoir, fit_clusters
-from hafm_hf.lead_sheet.descriptors import HAFMVocalDescriptors
-from hafm_hf.lead_sheet.rhythm import BEAT_PARTS
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.listening.descriptors import HAFMVocalDescriptors
+from hafm_hf.listening.rhythm import BEAT_PARTS
+from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
 from .song_pool import PCM_SCALE, Song
@@ -64,7 +65,7 @@ class SungFrames:
     rhythm: RhythmicFrames
 
 
-def vocal_features(tokenizer: HAFMSemanticTokenizer, song: Song, seed: int) -> NDArray[np.float16]:
+def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int) -> NDArray[np.float16]:
     """Features float16 [T, D] of a song's vocal, noisy as at generation."""
     waveform = torch.from_numpy(song.vocal / np.float32(PCM_SCALE)).to(tokenizer.device)
     return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
@@ -130,12 +131,12 @@ def vocal_projection(songs: Sequence[SungFrames], arguments: VocalSpaceArguments
 
 
 def fit_vocal_space(
-    tokenizer: HAFMSemanticTokenizer,
+    tokenizer: HAFMSemanticTokenizerModel,
     training: Sequence[SungFrames],
     validation: Sequence[SungFrames],
     arguments: VocalSpaceArguments,
     frames: int,
-) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
     """A tokenizer whose vocal has projection, rhythm network and centroids of its own; all else stays as it was.
 
     Args:
@@ -160,11 +161,11 @@ def fit_vocal_space(
 
 
 def fit_rhythm(
-    tokenizer: HAFMSemanticTokenizer,
+    tokenizer: HAFMSemanticTokenizerModel,
     training: Sequence[RhythmicFrames],
     validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
-) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
     """A tokenizer with another rhythm network; projection and centroids stay, and so can the stages.
 
     The network goes on from the tokenizer's own where that is as large.
@@ -191,19 +192,19 @@ def fit_rhythm(
 
 
 def _untrained(
-    tokenizer: HAFMSemanticTokenizer, arguments: VocalSpaceArguments, **fields: Any
-) -> HAFMSemanticTokenizer:
+    tokenizer: HAFMSemanticTokenizerModel, arguments: VocalSpaceArguments, **fields: Any
+) -> HAFMSemanticTokenizerModel:
     """A tokenizer of the same configuration but for the rhythm network and these fields, with weights of no use."""
     config = copy.deepcopy(tokenizer.config)
     fields |= {"rhythm_channels": arguments.channels, "rhythm_layers": arguments.layers}
     for name, value in fields.items():
         setattr(config, name, value)
     torch.manual_seed(arguments.seed)
-    return HAFMSemanticTokenizer(config).float().eval()
+    return HAFMSemanticTokenizerModel(config).float().eval()
 
 
 def _train_rhythm(
-    tokenizer: HAFMSemanticTokenizer,
+    tokenizer: HAFMSemanticTokenizerModel,
     training: Sequence[RhythmicFrames],
     validation: Sequence[RhythmicFrames],
     arguments: VocalSpaceArguments,
@@ -216,8 +217,8 @@ def _train_rhythm(
 
 
 def _with_vocal_space(
-    tokenizer: HAFMSemanticTokenizer, projection: Array, arguments: VocalSpaceArguments
-) -> HAFMSemanticTokenizer:
+    tokenizer: HAFMSemanticTokenizerModel, projection: Array, arguments: VocalSpaceArguments
+) -> HAFMSemanticTokenizerModel:
     """The tokenizer with a projection, an untrained rhythm network, and no vocal centroids yet."""
     fitted = _untrained(tokenizer, arguments, vocal_projection_size=projection.shape[1], beat_line=arguments.beat_line)
     fitted.hubert.load_state_dict(tokenizer.hubert.state_dict())
@@ -229,7 +230,7 @@ def _with_vocal_space(
 
 
 def _fit_vocal_centroids(
-    tokenizer: HAFMSemanticTokenizer, songs: Sequence[SungFrames], frames: int, seed: int
+    tokenizer: HAFMSemanticTokenizerModel, songs: Sequence[SungFrames], frames: int, seed: int
 ) -> dict[str, float]:
     """Clusters so many frames of whole songs in the vocal's space, and sets the centroids."""
     reservoir = Reservoir(frames, seed)

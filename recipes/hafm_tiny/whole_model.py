@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From rendered songs to a composite: every part trained in order, within a number of hours, on what is there.
 
 The parts are the recipes, each started as a process of its own, so that whoever reads this sees the commands, and a
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from hafm_hf.jobs.locks import locked
+from hafm_hf.corpus.locks import locked
 
 from .hubert import SemanticTrainingArguments
 

@@ -1,43 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
 """HAFM for the Hugging Face ecosystem: a singing voice in, its accompaniment out.
 
 Importing this package makes transformers' Auto classes know the configurations, models and feature extractor, and
-`pipeline()` the task `vocal-accompaniment`. Neither transformers nor torch is imported before it is used.
+`pipeline()` the task `vocal-accompaniment`.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import register_when_imported
-
 if TYPE_CHECKING:
+    from .accompaniment.configuration_accompaniment import HAFMConfig, HAFMSeparatorConfig
     from .accompaniment.modeling_accompaniment import HAFMAccompanimentOutput, HAFMForVocalAccompaniment
     from .accompaniment.modeling_separator import HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .audio.files import HAFMAudioError
-    from .configuration_hafm import (
-        HAFMCoarseConfig,
-        HAFMConfig,
-        HAFMFineConfig,
-        HAFMHarmonyConfig,
-        HAFMSemanticConfig,
-        HAFMSemanticTokenizerConfig,
-        HAFMSeparatorConfig,
-    )
-    from .hub.loading import BUNDLED_MODEL
     from .lead_sheet.lead_sheet import LeadSheet
-    from .lead_sheet.modeling_harmony import HAFMHarmonyModel
-    from .semantic_tokenizer import HAFMSemanticTokenizer
-    from .stages.generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
-    from .stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+    from .listening.configuration_harmony import HAFMHarmonyConfig
+    from .listening.modeling_harmony import HAFMHarmonyModel
+    from .modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
+    from .modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
+    from .pretrained.loading import BUNDLED_MODEL
+    from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+    from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
     __version__: str
 
 __all__ = [
     "BUNDLED_MODEL",
-    "ClassifierFreeGuidance",
-    "CodebookLogitsProcessor",
     "GenerationOptions",
     "HAFMAccompanimentOutput",
     "HAFMAudioError",
@@ -53,35 +45,29 @@ __all__ = [
     "HAFMPipeline",
     "HAFMSemanticConfig",
     "HAFMSemanticForCausalLM",
-    "HAFMSemanticTokenizer",
     "HAFMSemanticTokenizerConfig",
+    "HAFMSemanticTokenizerModel",
     "HAFMSeparatorConfig",
     "HAFMSeparatorModel",
     "LeadSheet",
 ]
 
 _NAMES = {
+    "accompaniment.configuration_accompaniment": ("HAFMConfig", "HAFMSeparatorConfig"),
     "accompaniment.modeling_accompaniment": ("HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
     "accompaniment.modeling_separator": ("HAFMSeparatorModel",),
     "accompaniment.options": ("GenerationOptions",),
-    "hub.loading": ("BUNDLED_MODEL",),
-    "audio.files": ("HAFMAudioError",),
-    "configuration_hafm": (
-        "HAFMCoarseConfig",
-        "HAFMConfig",
-        "HAFMFineConfig",
-        "HAFMHarmonyConfig",
-        "HAFMSemanticConfig",
-        "HAFMSemanticTokenizerConfig",
-        "HAFMSeparatorConfig",
-    ),
-    "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
-    "stages.generation_hafm": ("ClassifierFreeGuidance", "CodebookLogitsProcessor"),
-    "lead_sheet.modeling_harmony": ("HAFMHarmonyModel",),
-    "lead_sheet.lead_sheet": ("LeadSheet",),
-    "stages.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "accompaniment.pipeline_hafm": ("HAFMPipeline",),
-    "semantic_tokenizer": ("HAFMSemanticTokenizer",),
+    "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
+    "audio.files": ("HAFMAudioError",),
+    "lead_sheet.lead_sheet": ("LeadSheet",),
+    "listening.configuration_harmony": ("HAFMHarmonyConfig",),
+    "listening.modeling_harmony": ("HAFMHarmonyModel",),
+    "modeling.configuration_hafm": ("HAFMCoarseConfig", "HAFMFineConfig", "HAFMSemanticConfig"),
+    "modeling.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
+    "pretrained.loading": ("BUNDLED_MODEL",),
+    "tokenizers.configuration_semantic_tokenizer": ("HAFMSemanticTokenizerConfig",),
+    "tokenizers.modeling_semantic_tokenizer": ("HAFMSemanticTokenizerModel",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -102,7 +88,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Public names, imported or not."""
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted([*__all__, "__version__"])
 
 
-register_when_imported()
+# the `hafm` command (hafm_command.py) answers `--help` without transformers, and registers when it loads a model
+if not os.environ.get("HAFM_COMMAND_LINE"):
+    from .registration import register
+
+    register()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of a song and of its tokens, for `hafm accompany --plot`, `hafm inspect-tokens` and the Space.
 
 Off the path of the data; needs matplotlib, which the extra `plot` brings. Figures are made without pyplot, so that
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .atomic_files import replacing
 from .audio import Samples, analysis
-from .jobs.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

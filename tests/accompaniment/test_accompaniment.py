@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The composite: length to the sample, seeds, samples, saving and loading in parts, refusals."""
 
 import json
@@ -20,14 +21,14 @@ from hafm_hf import (
     HAFMConfig,
     HAFMFeatureExtractor,
     HAFMForVocalAccompaniment,
-    HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
+    HAFMSemanticTokenizerModel,
 )
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.accompaniment.saving import part_classes
 from hafm_hf.cli.models import describe_model
-from hafm_hf.configuration_hafm import hubert_large_config
-from hafm_hf.hub.loading import load_strictly
+from hafm_hf.pretrained.loading import load_strictly
+from hafm_hf.tokenizers.configuration_semantic_tokenizer import hubert_large_config
 from tiny_models import (
     CODES,
     tiny_codec,
@@ -144,7 +145,7 @@ def test_shapes_that_are_no_vocals_are_refused(
 
 
 @pytest.mark.parametrize("make", [tiny_semantic_tokenizer, tiny_rhythmic_tokenizer])
-def test_tiny_tokenizers_tell_sounds_apart(make: Callable[[], HAFMSemanticTokenizer]) -> None:
+def test_tiny_tokenizers_tell_sounds_apart(make: Callable[[], HAFMSemanticTokenizerModel]) -> None:
     tokenizer = make()
     noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(3))
     sounds = [noise, torch.zeros(16_000), *(torch.from_numpy(voice(1, 16_000, pitch)) for pitch in (220.0, 300.0))]

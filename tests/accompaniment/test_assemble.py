@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts become a composite in a folder of its own: no other files make room for it."""
 
 from pathlib import Path
@@ -8,9 +9,9 @@ from safetensors.torch import load_file
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import TOLD_SETTINGS, assemble_composite
-from hafm_hf.codec import load_codec
-from hafm_hf.hub.loading import codec_fingerprint
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
+from hafm_hf.pretrained.loading import codec_fingerprint
+from hafm_hf.tokenizers.codecs import load_codec
 from tiny_models import tiny_composite
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs of stages that read a lead sheet: what is given reaches every stage and window, the rest is estimated."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory grows with the length of the input by a few copies of the sound, and by nothing else."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one table of generation options: limits, and that one row more is an option everywhere."""
 
 import json

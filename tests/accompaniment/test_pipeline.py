@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pipeline: every kind of input, songs as long as their vocals, in both ways of loading it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`device_map` of stages and of the composite: weights that do not fit are offloaded, and the song is the same."""
 
 from pathlib import Path

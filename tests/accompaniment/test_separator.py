@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bands that are played as one and taken apart: stems that add up, stretch by stretch, and every way of asking."""
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, HAFMSeparatorConfig
 from hafm_hf.accompaniment.modeling_separator import SeparatorStream
 from hafm_hf.cli import app
-from hafm_hf.stage_table import STEMS
+from hafm_hf.lead_sheet.vocabulary import STEMS
 from tiny_models import tiny_band, tiny_composite, tiny_separator
 from vocals import CODEC_RATE, file_bytes
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs as they grow: chunks that add up to the whole, cancelling, and parts of an instrumental that are kept."""
 
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.codec import as_codec
+from hafm_hf.tokenizers.codecs import as_codec
 from hafm_hf.training.data import stage_streams
 from tiny_models import CODECS, STAGES, tiny_composite, tiny_semantic_tokenizer, tiny_stage
 from vocals import CODEC_RATE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bands of stems, styles and energies: rows of one plan, their sum, and every way in which they are asked for."""
 
 import base64
@@ -19,8 +20,8 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet, audio
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
-from hafm_hf.stage_table import STEMS
-from hafm_hf.stages.sampling import RandomStream
+from hafm_hf.lead_sheet.vocabulary import STEMS
+from hafm_hf.modeling.sampling import RandomStream
 from tiny_models import STAGES, tiny_band
 from vocals import CODEC_RATE, file_bytes
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How each style sounds: made when a checkpoint is assembled, kept when it is saved, named by its card."""
 
 import io
@@ -8,8 +9,8 @@ import pytest
 
 from hafm_hf import HAFMForVocalAccompaniment, audio
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.hub.model_card import write_card
-from hafm_hf.hub.style_sounds import STYLE_SOUND_BYTES, read_style_sounds
+from hafm_hf.pretrained.model_card import write_card
+from hafm_hf.pretrained.style_sounds import STYLE_SOUND_BYTES, read_style_sounds
 from tiny_models import tiny_band, tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a person takes home: the voice's own rate and channels, balance, loudness, endings, formats; by every way."""
 
 import base64

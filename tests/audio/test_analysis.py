@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pictures show: pitch, beats and spectra of sounds whose pitch, beats and spectra are known."""
 
 import numpy as np

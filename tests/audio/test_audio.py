@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
 
 import http.server

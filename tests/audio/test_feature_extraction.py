@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The feature extractor: any rate and layout in, one padded batch at the codec's rate out."""
 
 from pathlib import Path

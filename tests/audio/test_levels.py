@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loudness, true peak, balance and the ends of a song."""
 
 import math

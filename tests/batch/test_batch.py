@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many vocals at once: every worker count, engine and interruption gives the files of one quiet run."""
 
 import os

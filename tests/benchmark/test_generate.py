@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoding benchmark measures what it says, on a model small enough for a test; no bound on time is set here."""
 
 import json

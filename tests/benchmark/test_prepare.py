@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`recipes/benchmark_prepare.py`: a measured run, in this process rather than in one of its own."""
 
 from multiprocessing import Pipe

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command takes until its first step, beside what torch and transformers take by themselves."""
 
 import json

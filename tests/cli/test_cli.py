@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `hafm info` says about a model, against the model itself; what needs no process of its own."""
 
 from pathlib import Path
@@ -12,7 +13,6 @@ from hafm_hf.cli import app
 from hafm_hf.cli.console import HAFMCommandError
 from hafm_hf.cli.models import describe_model
 from hafm_hf.cli.request import Device, DType, Request, load_pipeline
-from hafm_hf.hub.description import describe_part
 from tiny_models import CLUSTERS, CODES, tiny_stage
 from vocals import file_bytes, glide
 
@@ -37,7 +37,7 @@ def test_vocabularies_rates_and_position_scheme_are_named(tiny_model: Path) -> N
     for stage in ("semantic", "coarse", "fine"):
         assert parts[stage]["position_scheme"] == "index" and "index" in parts[stage]["architecture"]
         assert parts[stage]["codebook_pattern"] == "flat"
-    delayed = describe_part(tiny_stage("fine", codebook_pattern="delay").config)
+    delayed = tiny_stage("fine", codebook_pattern="delay").config.describe()
     assert delayed["codebook_pattern"] == "delay" and "codebook pattern delay" in delayed["architecture"]
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a newcomer does on the first day: runs a command twice, pipes, interrupts, names a folder that is none."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the commands share of a request: reading beside other work."""
 
 import threading

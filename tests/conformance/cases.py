@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers' tests of models, configurations and training, for every model class of HAFM.
 
 python tests/conformance/run.py
@@ -23,12 +24,12 @@ from hafm_hf import (
     HAFMHarmonyModel,
     HAFMSemanticConfig,
     HAFMSemanticForCausalLM,
-    HAFMSemanticTokenizer,
     HAFMSemanticTokenizerConfig,
+    HAFMSemanticTokenizerModel,
     HAFMSeparatorConfig,
     HAFMSeparatorModel,
 )
-from hafm_hf.lead_sheet.modeling_harmony import CELLS, NOTE_NUMBERS
+from hafm_hf.listening.modeling_harmony import CELLS, NOTE_NUMBERS
 from tiny_models import SIZES, VOCABULARIES, tiny_harmony, tiny_semantic_tokenizer, tiny_separator
 
 BATCH, FRAMES = 3, 6
@@ -199,7 +200,7 @@ class PartCase(ModelTesterMixin):
         tester.run_common_tests()
 
 
-class ClusteredTokenizer(HAFMSemanticTokenizer):
+class ClusteredTokenizer(HAFMSemanticTokenizerModel):
     """A new one has centroids, without which it has no tokens."""
 
     def __init__(self, config: HAFMSemanticTokenizerConfig) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a test of transformers cannot hold for a model: by class of cases, then by the beginning of the test's name.
 
 What a test skips by itself (no GPU, no flash attention, nothing of that kind in the model) is not listed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs transformers' own tests on every model class, and prints what passed, failed and was left out, and why.
 
     python tests/conformance/run.py [--all] [pytest options, such as -k Coarse]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers' own tests of models, from the source distribution of the installed version.
 
 `run.py` gets it by pip; the tests themselves stay outside of the repository. What the distribution leaves out and its
@@ -33,11 +34,11 @@ def _load(name: str) -> Any:
 
 
 class GenerationStandIn:
-    """In place of GenerationTesterMixin, which is not distributed; tests/stages/test_generate_options.py is ours."""
+    """In place of GenerationTesterMixin, which is not distributed; tests/modeling/test_generate_options.py is ours."""
 
 
 class ExportStandIn:
-    """In place of ExportTesterMixin, which is not distributed; tests/stages/test_export.py is ours."""
+    """In place of ExportTesterMixin, which is not distributed; tests/modeling/test_export.py is ours."""
 
 
 _package(PACKAGE)

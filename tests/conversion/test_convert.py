@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Original checkpoints: our own weights under the names others would give them come back exactly, or not at all."""
 
 import json

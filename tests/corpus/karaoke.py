@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs with the voice on the right channel, made in code: what the preparation's tests are fed with."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """k-means of the semantic tokenizer: the sample is fair and bounded, and tokens are scikit-learn's."""
 
 import json
@@ -11,7 +12,7 @@ from transformers import HubertModel
 
 import fit_kmeans
 from corpus.karaoke import write_karaoke
-from hafm_hf import HAFMSemanticTokenizer
+from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.corpus import clusters
 from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.corpus.filtering import FilterOptions
@@ -94,7 +95,7 @@ def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
     for name in ("vocal_", "instrumental_") if separate else ("",):
         assert figures[f"{name}frames"] == 300 < figures[f"{name}frames_seen"]
         assert figures[f"{name}used_clusters"] > 4
-    tokenizer = HAFMSemanticTokenizer.from_pretrained(tmp_path / "out")
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(tmp_path / "out")
     assert tokenizer.config.num_clusters == 9 and bool(tokenizer.centroids.any())
     assert tokenizer.config.separate_centroids == separate
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preparation as a whole: rows are right, and their bytes depend on no worker, no clock and no kill."""
 
 import dataclasses
@@ -23,9 +24,8 @@ import torch
 import tqdm.auto
 
 from corpus.karaoke import RATE, karaoke, write_karaoke
-from hafm_hf import HAFMSemanticTokenizer
+from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.audio import resample
-from hafm_hf.codec import load_codec
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.shards import noise_seed
@@ -33,6 +33,7 @@ from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_pairs
+from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.data import load_token_corpus
 
 
@@ -159,7 +160,7 @@ def test_short_tracks_go_through_the_models_together(
 def test_rows_hold_what_the_models_give_for_the_same_seconds(
     whole: Path, songs: Path, tokenizers: dict[str, Any]
 ) -> None:
-    semantic = HAFMSemanticTokenizer.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
+    semantic = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
     codec = load_codec(tokenizers["codec"])
     rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
     for row in rows.select(range(4)):
@@ -241,7 +242,7 @@ def test_a_changed_option_refuses_to_mix_and_names_itself(
 def test_other_weights_behind_the_same_name_refuse_to_mix(
     songs: Path, tokenizers: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:
-    other = HAFMSemanticTokenizer.from_pretrained(tokenizers["semantic_tokenizer"])
+    other = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"])
     other.centroids.mul_(1.5)
     other.save_pretrained(tmp_path / "other")
     changed = {**tokenizers, "semantic_tokenizer": str(tmp_path / "other")}

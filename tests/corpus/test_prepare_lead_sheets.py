@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm prepare --lead-sheet` and `--style-from`: labels, an estimate or nothing in the rows, and who is refused."""
 
 import dataclasses
@@ -16,7 +17,7 @@ from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
-from hafm_hf.lead_sheet.transcription import can_recognise_chords
+from hafm_hf.listening.transcription import can_recognise_chords
 
 BEATS = [0.3 + 0.5 * number for number in range(8)]
 LABELS = {"beats": BEATS, "downbeats": BEATS[::4], "chords": [[0.3, 2.3, "C:maj"]], "sections": [[0.0, 4.0, "full"]]}

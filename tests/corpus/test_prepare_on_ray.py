@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Ray cluster of two nodes, one of which dies in the middle: the same corpus as in one process."""
 
 import hashlib
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 
 from corpus.karaoke import save_tokenizers, write_karaoke
+from hafm_hf.corpus.engines import HAFMJobError
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
-from hafm_hf.jobs.engines import HAFMJobError
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 

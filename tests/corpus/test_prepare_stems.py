@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm prepare --stems`: a row for each part of the band beside that of the mix, and what reads such a corpus."""
 
 import dataclasses
@@ -18,14 +19,14 @@ import soundfile
 from corpus.karaoke import RATE, sing
 from corpus.test_prepare import digests, options_for
 from hafm_hf.audio import resample
-from hafm_hf.codec import load_codec
-from hafm_hf.configuration_hafm import HAFMStageConfig
 from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_corpus_split
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import StageArguments, stage_config
 from hafm_hf.training.data import TokenCrops, load_token_corpus
 from training.toy_corpus import SIZES

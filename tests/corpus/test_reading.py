@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound of unknown origin: what is whole is read to the sample, what is not is dropped with its reason."""
 
 import io

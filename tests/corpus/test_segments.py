@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept of a track and what is known about it: the paper's thresholds; loudness, tempo and key."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where vocal and instrumental come from: layouts of stems, `.stem.mp4` made by ffmpeg, and models of demucs."""
 
 import hashlib

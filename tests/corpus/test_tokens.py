@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token shards: every stream of a row is cut at the same instants, and a shard is whole or absent."""
 
 from fractions import Fraction

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a folder holds: every file is a track or a drop with its reason, and a track has one split."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Environments that hold the wheel and exactly what its metadata asks for, made of links to what is installed here."""
 
 import os

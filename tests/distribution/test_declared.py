@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every import is of something that pyproject.toml declares: for the core if the core runs it, else for an extra."""
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import packages_distributions
@@ -9,11 +11,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 from distribution.environments import REPOSITORY
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What surrounds the package agrees with it: README's first command, version, pre-commit, continuous integration."""
 
 import os

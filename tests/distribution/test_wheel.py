@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `pip install` of the built wheel gives: the bundled model, and a core that needs only what it declares."""
 
 import json
@@ -13,7 +14,7 @@ import typer.main
 
 from distribution.environments import REPOSITORY, Environment, make, make_environment
 from hafm_hf.cli import app
-from hafm_hf.hub.loading import BUNDLED_MODEL
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
 
 PIPELINE = """
 import soundfile, sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs with known answers, measured once for all tests."""
 
 from dataclasses import replace

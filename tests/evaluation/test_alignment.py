@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lag that all clips of a song share is found by the others and taken off; the vocal stays where it is."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets of vocals and references in the layouts they come in; what is wrong with them is said in one sentence."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fréchet and kernel distance against values that can be computed by hand, and VGGish against its usual port."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An accompaniment that is there already is taken only if the model would play the same again."""
 
 import json

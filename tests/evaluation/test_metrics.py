@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The modules of `evaluate`, through evaluate.load with their folders."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """On real singers (MIR-1K): true accompaniments beat shuffled ones on every headline score, and no fool gets by."""
 
 from pathlib import Path

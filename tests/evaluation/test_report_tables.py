@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the report."""
 
 from hafm_hf.evaluation.report import _distance_rows

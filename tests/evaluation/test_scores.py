@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of following the singer: they tell true accompaniments from others, and their readings have right answers."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The handler of an Inference Endpoint, loaded from the model repository as the endpoint does, and asked over HTTP."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm serve`, the real command in its own process, asked over HTTP."""
 
 import base64

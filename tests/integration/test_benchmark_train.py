@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm benchmark train` as a process: its ratios are of one run over one batch, and it says what they are of."""
 
 import json

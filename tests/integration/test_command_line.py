@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real `hafm` command, in its own process: results, refusals and exit codes."""
 
 import json

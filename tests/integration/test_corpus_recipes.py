@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs become token shards, parts become a composite: the recipes around training, through the command line."""
 
 import json
@@ -13,10 +14,10 @@ import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import read_info, shard_paths
-from hafm_hf.hub.loading import codec_fingerprint, fingerprint
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
+from hafm_hf.tokenizers.codecs import load_codec
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.data import load_token_corpus
 from programs import run_program
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
@@ -127,7 +128,7 @@ def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) ->
     tokenizer.save_pretrained(tmp_path)
     found = {fingerprint(tokenizer)}
     for dtype in (torch.float16, torch.float32, "auto"):
-        found.add(fingerprint(HAFMSemanticTokenizer.from_pretrained(tmp_path, dtype=dtype)))
+        found.add(fingerprint(HAFMSemanticTokenizerModel.from_pretrained(tmp_path, dtype=dtype)))
     assert len(found) == 1
     with torch.no_grad():
         tokenizer.centroids[0, 0] += 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the documents tell people to type works: README's commands are run, in order, at the smallest size."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm evaluate` end to end, from the command line as a user runs it."""
 
 import io
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 import separate
 from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
-from hafm_hf.lead_sheet.transcription import can_recognise_chords
+from hafm_hf.listening.transcription import can_recognise_chords
 from little_band import RATE, song, told_song
 from torture.works import ForkedWork, hafm
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A published composite's stage, fine-tuned with adapters, heard on the way, and published: one run of the recipe."""
 
 import os
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 
 from hafm_hf.cli import app
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.hub.loading import load_strictly
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.pretrained.loading import load_strictly
 from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words
 from programs import TORCH, run_program

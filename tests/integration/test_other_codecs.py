@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codecs of other bit rates, sampling rates, channels and families, from songs to a model that accompanies."""
 
 import shutil
@@ -17,11 +18,11 @@ from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.audio import fade_edges
 from hafm_hf.cli.models import describe_model, tokenize
-from hafm_hf.codec import as_codec, load_codec
-from hafm_hf.configuration_codec import codec_format
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import SplitOptions
+from hafm_hf.tokenizers.codecs import as_codec, load_codec
+from hafm_hf.tokenizers.configuration_codec import codec_format
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import train_here
 from tiny_models import CODECS, CODES, tiny_semantic_tokenizer, tiny_stage

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each stage can learn eight real clips by heart, and then generates them: training and decoding are of one mind."""
 
 from pathlib import Path
@@ -8,11 +9,11 @@ import soundfile
 import soxr
 import torch
 
-from hafm_hf.codec import load_codec
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.hub.loading import BUNDLED_MODEL
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
-from hafm_hf.stages.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from hafm_hf.tokenizers.codecs import load_codec
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.data import TokenCrops, load_token_corpus
 from integration.training_runs import train_here
 
@@ -29,7 +30,7 @@ def corpora(shared_data: Path, bundled_model: Path, tmp_path_factory: pytest.Tem
     files = sorted((shared_data / "mir1k_dev").glob("*.flac"))[::15][:CLIPS]
     if len(files) < CLIPS:
         pytest.skip(f"no {CLIPS} karaoke clips in {shared_data / 'mir1k_dev'}")
-    tokenizer = HAFMSemanticTokenizer.from_pretrained(BUNDLED_MODEL, subfolder="semantic_tokenizer").eval()
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(BUNDLED_MODEL, subfolder="semantic_tokenizer").eval()
     codec = load_codec(BUNDLED_MODEL, subfolder="codec")
     info = TokenCorpusInfo(
         semantic_frame_rate=tokenizer.config.frame_rate,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm accompany --plot` and `hafm inspect-tokens`, as real processes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm prepare` as people call it: real singing in, a corpus with a table out, killed and started again."""
 
 import hashlib
@@ -15,11 +16,11 @@ import pytest
 import torch
 
 from corpus.karaoke import save_tokenizers, write_karaoke
-from hafm_hf.codec import load_codec, scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
+from hafm_hf.tokenizers.codecs import load_codec, scale_invariant_sdr
 from process_groups import group_lives
 from programs import Program, run_program
 
@@ -55,7 +56,7 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
     assert printed["tracks"]["kept"] + sum(printed["tracks"]["dropped"].values()) == len(clips)
     corpus = datasets.load_dataset("parquet", data_files=str(tmp_path / "corpus/*.parquet"), split="train")
     assert len(corpus) == printed["segments"]["kept"] > len(clips) // 2
-    from hafm_hf.hub.loading import BUNDLED_MODEL
+    from hafm_hf.pretrained.loading import BUNDLED_MODEL
 
     codec = load_codec(BUNDLED_MODEL, subfolder="codec")
     ratios = []

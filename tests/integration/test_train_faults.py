@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can go wrong in a run ends in one clear sentence or is left out and counted, and never harms a checkpoint."""
 
 import hashlib
@@ -126,7 +127,7 @@ def test_a_corpus_without_a_readable_shard_is_refused(corpus: Path) -> None:
 def test_a_stage_of_another_vocabulary_is_refused_before_training(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hafm_hf.stages.modeling_hafm import STAGE_MODELS
+    from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 
     other = toy_config("semantic", conditioning_codebook_sizes=[[41]], codebook_sizes=[41])
     STAGE_MODELS["semantic"](other).save_pretrained(tmp_path / "published")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of a run that change how it computes, and not what it learns."""
 
 import json
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from integration.training_runs import losses, train_here
 from training.toy_corpus import write_toy_corpus
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training recipe through the command line: it learns, and neither processes nor kills change what it learns."""
 
 import json
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.stages.modeling_hafm import HAFMSemanticForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMSemanticForCausalLM
 from integration.training_runs import kill_after, launch, losses, read_metrics, start, train
 from training.toy_corpus import write_toy_corpus
 

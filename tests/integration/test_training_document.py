@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/training.md, "HAFM-Base from A to Z": every command, in its order, at tiny sizes and with two processes; of the
 same with streams and stems the separation, the preparation and the coarse stage."""
 
@@ -14,7 +15,7 @@ from commands import run_command, upload
 from corpus.karaoke import RATE, save_demucs, save_tokenizers, sing
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.corpus.tracks import SplitOptions, choose_split
-from hafm_hf.lead_sheet.transcription import can_recognise_chords
+from hafm_hf.listening.transcription import can_recognise_chords
 from hub_stand_in import TOKEN, stand_in
 from little_band import song
 from readme import REPOSITORY, blocks

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of recipes/train_stage.py on the toy corpus, as processes of their own and inside the test."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One beat track through what frames say by themselves."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lead sheets in bars and in musicians' formats, opened by those formats' own readers; and click tracks."""
 
 import io

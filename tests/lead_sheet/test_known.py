@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tempo, beats and chords as people say them: one function for command line, pipeline and endpoint."""
 
 import base64

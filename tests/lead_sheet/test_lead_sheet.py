@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tempo, beats and chords that are known: how they are read, and that tokens, streams and sound follow them."""
 
 import math
@@ -17,8 +18,8 @@ from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.beats import beat_points, beats_passed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
-from hafm_hf.lead_sheet.modeling_harmony import NUM_CHORDS
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
+from hafm_hf.listening.modeling_harmony import NUM_CHORDS
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE
 

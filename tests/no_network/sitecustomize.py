@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps every Python process of the tests on this machine: names are not looked up, strangers are not connected to.
 
 Python imports this module when it starts, because conftest.py puts its folder onto PYTHONPATH. Where a test says so,

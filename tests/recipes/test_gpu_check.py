@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """recipes/gpu_check.py, as a process of its own, in tiny sizes on the CPU."""
 
 import json

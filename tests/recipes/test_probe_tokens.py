@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recipe that asks what tokens know runs on a tokenizer like the bundled one, and tells it from labels."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the page do in a browser: open it, give it a voice, generate, download, keep a picture.
 
 Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFACTS` names another folder).

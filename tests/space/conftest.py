@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A served Space and voices to give to it."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the Space on loopback, in its own process, as a person would."""
 
 import os

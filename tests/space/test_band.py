@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model that plays styles, energies and stems: chosen on the page, kept in the lead sheet, mixed at home."""
 
 import io
@@ -14,7 +15,7 @@ import takes
 from hafm_hf import audio
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.lead_sheet.files import read_lead_sheet
-from hafm_hf.stage_table import STEMS
+from hafm_hf.lead_sheet.vocabulary import STEMS
 from space.browsing import announced, downloaded, expect, generate, keep_screenshot, press, summary, upload
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`/accompany`, called over the network as a program would; and what the process leaves on the disk."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links to the settings: there and back again, on the page and off it, and what a link may not say."""
 
 import json

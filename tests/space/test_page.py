@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: Debian's chromium, driven by Playwright, with a recording for a microphone."""
 
 import re

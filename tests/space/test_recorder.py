@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record to a click, in Chromium whose microphone plays a file: a real voice with ticks at the click's tempo.
 
 The file cannot hear the click, so its ticks lie anywhere in the beat; measured by claps that is nothing but a latency,

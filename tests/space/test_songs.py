@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the Space does behind its page: reading, progress, cancelling, the files of a job, loudness."""
 
 import queue

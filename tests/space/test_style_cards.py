@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cards of the styles: one is chosen, each is heard, by mouse and keyboard, and a silent one has no button."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a voice to what is taken home: in three clicks, by keyboard alone, for screen readers; and bars made anew."""
 
 from pathlib import Path

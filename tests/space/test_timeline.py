@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was heard, and mended: the timeline on the page, by mouse and by keyboard; and what is generated from it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that reads hostile sound, so that a native crash, a hang or a grab for memory is seen from outside.
 
 Reads paths from stdin, one a line, and answers each with one line: "read", "refused: SENTENCE" or "lost: WHAT".

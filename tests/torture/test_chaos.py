@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chaos finds what a kill loses, and nothing else."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A seed means one song, whoever asks beside you; and long songs stay among the finite numbers."""
 
 import random
@@ -5,12 +6,12 @@ import random
 import pytest
 import torch
 
-from decoding.test_fast_loop import guided_scores, uniforms_for
 from faults import Tally
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.benchmark.generate import RecordingDecoder
-from hafm_hf.decoding.fast_loop import FastDecoder
-from stages.test_modeling import conditioning_for
+from hafm_hf.modeling.fast_loop import FastDecoder
+from modeling.test_fast_loop import guided_scores, uniforms_for
+from modeling.test_modeling import conditioning_for
 from tiny_models import STAGES, tiny_composite, tiny_stage
 from vocals import CODEC_RATE, glide
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """URLs that strangers name: http(s) only, up to a size and a time, and never from the outside inwards."""
 
 import http.server

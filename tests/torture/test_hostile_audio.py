@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound from strangers is read or refused in one sentence: no crash, no hang, no gigabyte of memory."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models from strangers load as they were saved or are refused by name: no code runs, and no memory is taken first."""
 
 import ast
@@ -25,15 +26,15 @@ from hafm_hf import (
     HAFMFineForCausalLM,
     HAFMForVocalAccompaniment,
     HAFMSemanticForCausalLM,
-    HAFMSemanticTokenizer,
+    HAFMSemanticTokenizerModel,
 )
-from hafm_hf.hub.loading import PICKLES, SUMS_FILE, check_checkpoint, load_strictly, write_checksums
+from hafm_hf.pretrained.loading import PICKLES, SUMS_FILE, check_checkpoint, load_strictly, write_checksums
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "model.safetensors"
 PARTS: dict[str, Any] = {
-    "semantic_tokenizer": HAFMSemanticTokenizer,
+    "semantic_tokenizer": HAFMSemanticTokenizerModel,
     "semantic": HAFMSemanticForCausalLM,
     "coarse": HAFMCoarseForCausalLM,
     "fine": HAFMFineForCausalLM,
@@ -239,7 +240,7 @@ def test_weights_that_were_saved_again_give_a_warning(saved: Path, caplog: pytes
     with torch.no_grad():
         stage.heads.weight.add_(1.0)
     Accelerator().save_model(stage, saved / "coarse")
-    logger = logging.get_logger("hafm_hf.hub.loading")
+    logger = logging.get_logger("hafm_hf.pretrained.loading")
     logger.addHandler(caplog.handler)
     try:
         loaded = HAFMForVocalAccompaniment.from_pretrained(saved)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """prepare, train and evaluate may be killed, started twice and run out of disk: what they leave is whole."""
 
 import json
@@ -17,7 +18,7 @@ import soundfile
 from chaos import Digest, digest_files, torment
 from corpus.karaoke import save_tokenizers, write_karaoke
 from faults import Tally
-from hafm_hf.jobs.locks import locked
+from hafm_hf.corpus.locks import locked
 from integration.training_runs import losses, read_metrics, words
 from little_band import RATE, song
 from torture.works import ForkedWork, hafm, import_libraries, train

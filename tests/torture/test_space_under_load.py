@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fifty people at one Space: everybody gets their own song, in turn, and nothing piles up."""
 
 import io

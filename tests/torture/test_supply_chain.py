@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nothing leaves the machine that shouldn't: no connection at import or in tests, and no secret in any output."""
 
 import http.server
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hafm_hf.hub.redaction import without_secrets
+from hafm_hf.pretrained.redaction import without_secrets
 from programs import TORCH, run_program
 from vocals import file_bytes, glide
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs forked from the test, so that the libraries are there already and kills fall into the work."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The time scheme ties 75 Hz targets to the 50 Hz token of the same instant, also beyond its training length."""
 
 import math

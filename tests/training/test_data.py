@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Crops and batches: streams stay aligned, and a run's samples do not depend on how the work is divided."""
 
 import dataclasses
@@ -12,7 +13,7 @@ import torch
 from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
-from hafm_hf.stages.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import (
     GlobalBatchSampler,

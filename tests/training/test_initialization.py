@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stages that start from codebook vectors: tokens that are alike start alike."""
 
 import torch
 
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
 from hafm_hf.training.initialization import initialise_from_codebooks
 from training.toy_corpus import toy_config
 

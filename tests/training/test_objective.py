@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """History dropout hides what it says and nothing else; validation compares the same targets."""
 
 import math
@@ -5,8 +6,8 @@ import math
 import pytest
 import torch
 
-from hafm_hf.stages.codebook_patterns import FlatPattern
-from hafm_hf.stages.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.modeling.codebook_patterns import FlatPattern
+from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.arguments import RunArguments
 from hafm_hf.training.objective import (
     clustered_mean,

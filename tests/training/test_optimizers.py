@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who moves which weights of a stage, and that a run with Muon learns and resumes."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configurations in recipes/configs are the paper's Table 1, and every file among them can be read."""
 
 import re
@@ -7,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from hafm_hf.configuration_hafm import HAFMStageConfig
 from hafm_hf.corpus.tokens import TokenCorpusInfo
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler
 from hafm_hf.training.flops import GPU_PEAKS, step_flops

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run says about itself: the arithmetic that a step needs, and losses without what is not finite."""
 
 import math

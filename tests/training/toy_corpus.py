@@ -1,11 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """A token corpus for tests in which every target token says which instant it belongs to."""
 
 from pathlib import Path
 
 import numpy as np
 
-from hafm_hf.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 
 INFO = TokenCorpusInfo(
     semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=40, codebook_size=30, num_codebooks=5

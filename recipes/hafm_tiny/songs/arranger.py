@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a song, its form and a style to the notes of every player: patterns read along the bars, fills before sections.
 
 Every note starts with one of the codec's frames (strummed strings follow by half frames) and has one of a few

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a band plays over a song from simple patterns: its bars and beats, drums and bass; and how a part is written.
 
 A bass follows the roots of the chords, drums follow beats and downbeats: in time and in key with the melody by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a recording adds to a rendered sound: a room, an equaliser, a level. Mono float arrays [N] in and out."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The form of an excerpt: an intro before the voice, sections with an energy, a last bar that ends it.
 
 The energy of a section follows the melody (high and dense is full), as choruses do, so that a listener can guess it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A song with a sung melody, read from MIDI and text: the first step from symbols to training audio.
 
 The layout is POP909's (Wang et al., ISMIR 2020): a folder `NNN/` a song, holding `NNN.mid` with the tracks MELODY (the

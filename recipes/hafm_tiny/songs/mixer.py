@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From dry players to stems and their sum: amplifier, equaliser, level and room, all the same in every song.
 
 Nothing but the level of a sample or what came before it counts, so what the players repeat, the stems repeat, and

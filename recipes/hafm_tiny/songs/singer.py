@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A singer made of recorded syllables: a melody in, singing out, its pitch imposed with the WORLD vocoder.
 
 A voice is a folder of recorded syllables with `units.tsv` (file, syllable, and in ms: the end of the part that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs in symbols become aligned audio: one folder an item, with vocal, instrumental and labels.
 
 An item is an excerpt of a song where much is sung, in a drawn key, tempo, voice and style, with its lead sheet among

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A song in a style: form, notes, dry players, stems; and the lead sheet that says all that is known of it."""
 
 from collections.abc import Mapping

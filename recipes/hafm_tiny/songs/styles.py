@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Styles as data: who plays, on which SoundFont, in which patterns at which energy, and how it is mixed.
 
 A pattern is a string of steps: sixteenths of slow songs, eighths of fast ones (see `arranger`), a bar of four beats or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FluidSynth as a library: notes to samples, SoundFonts loaded once a process.
 
 A note that starts with one of the synthesiser's blocks of 64 samples gives the same samples wherever it starts. Every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A band that sounds the same every time: electric piano, bass and drums, every onset on the codec's grid of frames.
 
 In bands that are drawn anew for every song a small coarse stage drowns: one chord in two bands, or half a frame later,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins parts that were trained apart into one composite, and refuses parts that do not fit each other."""
 
 import io
@@ -15,12 +16,12 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import audio
-from ..codec import load_codec
-from ..configuration_hafm import HAFMConfig
-from ..hub.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
-from ..hub.style_sounds import write_style_sounds
-from ..stage_table import STAGES
-from ..stages.guidance import lead_sheet_rows
+from ..modeling.guidance import lead_sheet_rows
+from ..modeling.stage_table import STAGES
+from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
+from ..pretrained.style_sounds import write_style_sounds
+from ..tokenizers.codecs import load_codec
+from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
 from .options import GenerationOptions
 from .saving import PARTS, check_names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people hand to the pipeline as a vocal: files, arrays, and rows, columns and data sets of `datasets`.
 
 In front of the feature extractor on the path of the data.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spans of an existing instrumental to keep: as tokens for the stages, and as audio.
 
 Beside `song`, which generates the rest: it is handed the flat tokens, and its audio is cross-faded with what is kept.
@@ -11,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ..audio import resample
-from ..codec import as_codec
-from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stages.sampling import FREE
+from ..modeling.sampling import FREE
+from ..tokenizers.codecs import as_codec
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
 # a fade this short hides the join between what is kept and what is generated
 CROSS_FADE_SECONDS = 0.02
@@ -61,7 +62,7 @@ class KeptInstrumental:
 
     def tokenize(
         self,
-        tokenizer: HAFMSemanticTokenizer,
+        tokenizer: HAFMSemanticTokenizerModel,
         codec: PreTrainedModel,
         codebooks: dict[str, int],
         units: int,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a voice to its lead sheet: a vocal's noisy tokens, its beats and chords, and the streams that tell the stages.
 
 The first thing that the composite does on the path of the data, before `song`.
@@ -12,12 +13,13 @@ import torch
 
 from ..audio import pad_end, resample
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
 from ..lead_sheet.streams import lead_sheet_streams, place_of
-from ..lead_sheet.transcription import energies
-from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stage_table import ENERGIES, STAGES, STEMS
-from ..stages.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM, HAFMStageForCausalLM
+from ..lead_sheet.vocabulary import ENERGIES, STEMS
+from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..listening.transcription import energies
+from ..modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMSemanticForCausalLM, HAFMStageForCausalLM
+from ..modeling.stage_table import STAGES
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .options import OPTIONS, GenerationOptions
 from .song import Voice
 
@@ -28,7 +30,7 @@ BEAT_STREAMS = ("chord", "beat", "bar")
 class ListeningMixin:
     """What a composite estimates of a vocal, by its semantic tokenizer and, if it has one, its `harmony`."""
 
-    semantic_tokenizer: HAFMSemanticTokenizer
+    semantic_tokenizer: HAFMSemanticTokenizerModel
     semantic: HAFMSemanticForCausalLM
     coarse: HAFMCoarseForCausalLM
     harmony: HAFMHarmonyModel

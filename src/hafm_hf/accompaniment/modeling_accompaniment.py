@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The composite: vocal → semantic tokens → three stages → codec → accompaniment.
 
 It owns the parts and chains them; it spans the whole path of the data. What it estimates of a vocal stands in
@@ -18,15 +19,16 @@ from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate, pad_end
 from ..audio.feature_extraction_hafm import channel_rows, mono_rows
-from ..codec import CodecStream, as_codec
-from ..configuration_codec import CodecFormat, codec_format
-from ..configuration_hafm import HAFMConfig
-from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions
-from ..jobs.heartbeat import Heartbeat, Progress
-from ..jobs.threads import GenerationThreads
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..stage_table import STAGES, STEMS
-from ..stages.modeling_hafm import HAFMStageForCausalLM
+from ..lead_sheet.vocabulary import STEMS
+from ..modeling.heartbeat import Heartbeat, Progress
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.stage_table import STAGES
+from ..modeling.threads import GenerationThreads
+from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions
+from ..tokenizers.codecs import CodecStream, as_codec
+from ..tokenizers.configuration_codec import CodecFormat, codec_format
+from .configuration_accompaniment import HAFMConfig
 from .kept import KeptInstrumental, Span
 from .listening import ListeningMixin
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream

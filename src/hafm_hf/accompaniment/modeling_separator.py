@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A band taken apart into its stems.
 
 An optional part of the composite and the last on the path of the data, behind the codec: a model whose stages play the
@@ -14,11 +15,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..codec import Stretches
-from ..configuration_hafm import HAFMSeparatorConfig
-from ..hub.mixin import HAFMHubMixin
-from ..lead_sheet.rhythm import KERNEL, HAFMRhythmLayer
-from ..stage_table import STEMS
+from ..lead_sheet.vocabulary import STEMS
+from ..listening.rhythm import KERNEL, HAFMRhythmLayer
+from ..pretrained.saving import HAFMHubMixin
+from ..tokenizers.codecs import Stretches
+from .configuration_accompaniment import HAFMSeparatorConfig
 
 # the first name stands for the band as a whole
 NUM_STEMS = len(STEMS) - 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one table of generation options, and that of what is made of a generated band: name, type, limits and help.
 
 `HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space take
@@ -15,7 +16,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ..stage_table import ENERGIES, STEMS, STREAMS
+from ..lead_sheet.vocabulary import ENERGIES, STEMS, STREAMS
 
 Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value

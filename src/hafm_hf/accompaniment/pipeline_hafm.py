@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
 
 The last station of the path of the data: it adds to `HAFMForVocalAccompaniment.generate` what a person needs around
@@ -20,7 +21,7 @@ from transformers.utils import logging
 from .. import audio
 from ..lead_sheet.known import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..stage_table import STEMS
+from ..lead_sheet.vocabulary import STEMS
 from .inputs import as_sound, as_vocals, is_file
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the parts of a composite are loaded to by `device_map`, and what of the memory is left for the next one.
 
 Beside `saving` on the path of the data.
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..stage_table import STAGES
+from ..modeling.stage_table import STAGES
 
 # of `from_pretrained`: what goes with a device map that places the modules of a model one by one
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")

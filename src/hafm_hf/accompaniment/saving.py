@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A composite on disk: one repository with a subfolder for each part, so that every part keeps its own configuration
 and generation settings and loads by itself with `subfolder=`.
 """
@@ -14,20 +15,20 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
-from ..codec import codec_class
-from ..configuration_hafm import HAFMConfig
-from ..hub.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
-from ..hub.mixin import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
-from ..hub.style_sounds import read_style_sounds, write_style_sounds
-from ..lead_sheet.modeling_harmony import HAFMHarmonyModel
-from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stage_table import STAGES
-from ..stages.modeling_hafm import STAGE_MODELS
+from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.stage_table import STAGES
+from ..pretrained.loading import HUB_OPTIONS, load_strictly, model_source, write_checksums
+from ..pretrained.saving import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
+from ..pretrained.style_sounds import read_style_sounds, write_style_sounds
+from ..tokenizers.codecs import codec_class
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from .configuration_accompaniment import HAFMConfig
 from .modeling_separator import HAFMSeparatorModel
 from .placing import place_part
 
 PARTS: dict[str, type[PreTrainedModel]] = {
-    "semantic_tokenizer": HAFMSemanticTokenizer,
+    "semantic_tokenizer": HAFMSemanticTokenizerModel,
     **STAGE_MODELS,
     # its class is that of its family, by its configuration
     "codec": PreTrainedModel,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The run of a batch of songs: the stages chained over windows, whole or window by window.
 
 Between the windows of one stage (`decoding.windows`) and the composite, which hands over voices and progress,
@@ -9,13 +10,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..decoding.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
-from ..jobs.heartbeat import Progress
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import with_stem
-from ..stage_table import STAGES, STEMS
-from ..stages.modeling_hafm import HAFMStageForCausalLM
-from ..stages.sampling import RandomStream
+from ..lead_sheet.vocabulary import STEMS
+from ..modeling.heartbeat import Progress
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.sampling import RandomStream
+from ..modeling.stage_table import STAGES
+from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
 
 # what codes of a stage (int64 [T, Q]) sound like: float32 [T, D]
 Sound = Callable[[torch.Tensor], torch.Tensor]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound at both ends of the path of the data: files, levels, mixing, and what is measured of it."""
 
 from .files import (

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be told of a sound without a model: log-mel spectrogram, fundamental frequency and beats.
 
 For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and beats are

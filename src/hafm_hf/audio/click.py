@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Click tracks to sing to: the beats of the take are then known."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fetching a URL that somebody has named: http(s) only, up to a size and a time, and never from the outside inwards.
 
 Below `audio`, at the head of the path of the data.

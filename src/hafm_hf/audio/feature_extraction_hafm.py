@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From arrays of any rate and layout to a padded batch at the codec's rate: the first station of the path of the data.
 
 Files, URLs and bytes are read by `audio.read_audio`; this class is what a model repository saves beside its weights

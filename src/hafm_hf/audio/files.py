@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading, resampling, measuring, mixing and writing sound: both ends of the path of the data.
 
 Everything inside HAFM is mono float32; only this file knows about file formats, channels and integers. Shapes: `[N]`
@@ -25,7 +26,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from ..jobs.files import replacing
+from ..atomic_files import replacing
 from . import downloads
 from .downloads import is_url
 

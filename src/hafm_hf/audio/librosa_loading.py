@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """librosa, loaded so that several processes of a fresh installation may do it at once.
 
 Of the extras that analyse recordings; generation needs none of it.

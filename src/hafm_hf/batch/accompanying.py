@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a worker does: one batch of vocals through the pipeline, and its files onto the disk, each whole or not."""
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import transformers
 from transformers.utils import logging
 
 from .. import audio
-from ..hub.loading import model_source
-from ..jobs.threads import torch_threads
-from ..stage_table import STEMS
+from ..lead_sheet.vocabulary import STEMS
+from ..modeling.threads import torch_threads
+from ..pretrained.loading import model_source
 from .plan import PARTS, files_of
 from .vocals import HAFMBatchError, own_lead_sheet, read_vocal
 
@@ -86,8 +87,9 @@ def worker_pipeline(model: str, device: str, dtype: str) -> Any:
     """The one model of this process."""
     import torch
 
-    import hafm_hf  # noqa: F401  (registers the task)
+    from ..registration import register
 
+    register()
     logging.disable_progress_bar()
     return transformers.pipeline(
         "vocal-accompaniment",

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which vocals are generated together, and what their files are called: decided once, written down, only added to.
 
 Rows of one batch share matrix products, and products of another shape may round otherwise. So who is in a batch is
@@ -15,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..atomic_files import write_json
 from ..corpus.plan import PLAN_FILE, changed_options
-from ..jobs.files import write_json
 from .vocals import HAFMBatchError, Vocal
 
 PLAN_FORMAT = 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accompanies all vocals of a folder or a Parquet file; may be killed at any moment and started again.
 
 It plans once, has the batches made that are not there, and tells of each vocal what became of it.
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
+from ..corpus.engines import HAFMJobError, run_on
 from ..corpus.plan import locked
 from ..corpus.tracks import HAFMCorpusError, TrackError, hash_files
-from ..hub.loading import model_source
-from ..jobs.engines import HAFMJobError, run_on
+from ..pretrained.loading import model_source
 from .accompanying import Batch, Outcome, WorkerOptions, accompany_batch
 from .plan import BatchPlan, check_same_options, extend_plan, load_plan, save_plan
 from .vocals import HAFMBatchError, Vocal, find_vocals, is_parquet

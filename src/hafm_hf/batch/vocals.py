@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vocals of a folder or of a Parquet file: where each lies, how long it is, and its sound.
 
 A Parquet file has a column of sound as `datasets` writes it, a struct of `bytes` and `path`. Every vocal is decoded

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast a stage decodes and a song comes out: against our own reference loop, MusicGen's, and the memory's bound.
 
 Steps are timed behind one context of a fixed length, as the difference of a long run and a short one. Variants go by
@@ -21,12 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from ..configuration_hafm import HAFMStageConfig
-from ..decoding.fast_loop import FastDecoder
-from ..decoding.windows import DecodingOptions, decode_window
-from ..stage_table import STAGES
-from ..stages.modeling_hafm import STAGE_MODELS
-from ..stages.sampling import RandomStream
+from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.fast_loop import FastDecoder
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.sampling import RandomStream
+from ..modeling.stage_table import STAGES
+from ..modeling.windows import DecodingOptions, decode_window
 from .musicgen import musicgen_decoder
 
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250

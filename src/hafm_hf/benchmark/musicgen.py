@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peer of the benchmarks: MusicGen's decoder in the size of a stage.
 
 Apart from them, since `hafm benchmark generate` needs nothing but the core of the package.
@@ -6,7 +7,7 @@ Apart from them, since `hafm benchmark generate` needs nothing but the core of t
 from transformers import MusicgenForCausalLM, PreTrainedModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from ..stages.modeling_hafm import HAFMStageForCausalLM
+from ..modeling.modeling_hafm import HAFMStageForCausalLM
 
 
 def musicgen_decoder(stage: HAFMStageForCausalLM, slots: int) -> PreTrainedModel:

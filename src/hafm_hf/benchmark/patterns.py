@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the delay pattern saves: decoding, the whole path and training, against the flat pattern in the same run.
 
 And what is saved if the conditioning is added to the delayed target's slots, in the whole path to the semantic stage's
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 
 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from ..decoding.windows import DecodingOptions, decode_window
-from ..stages.modeling_hafm import STAGE_MODELS
-from ..stages.sampling import RandomStream
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.sampling import RandomStream
+from ..modeling.windows import DecodingOptions, decode_window
 from .generate import glide, untrained
 from .train import clock, timed, training_step
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long `hafm accompany` takes until its first step, by part: torch, transformers' classes, and what is ours.
 
 The command runs in a process of its own, which has imported torch and transformers' classes, until it draws the first
@@ -86,7 +87,7 @@ def _measure(words: list[str]) -> None:
     make = library.pipeline
 
     def pipeline(*args: Any, **kwargs: Any) -> Any:
-        from ..decoding import fast_loop
+        from ..modeling import fast_loop
 
         moments.append(time.process_time())
         made = make(*args, **kwargs)

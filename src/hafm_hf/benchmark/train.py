@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast a stage trains: against itself without a bias, against MusicGen's decoder, against the device's peak.
 
 All variants take full optimiser steps over one fixed batch, by turns, and each counts with its fastest step, so that
@@ -20,10 +21,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from ..stages.layers import HAFMAttention
-from ..stages.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
+from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from ..modeling.layers import HAFMAttention
+from ..modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
 from ..training.arguments import StageArguments, stage_config
 from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
 from ..training.flops import device_peak, step_flops

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `hafm` command, one module for each group of commands, in the order of the path of the data.
 
 Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm accompany`: the whole path of the data, from recordings of singing to instrumentals and mixes on disk."""
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import typer
 
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
-from ..jobs.files import write_json
-from ..stage_table import STAGES, STEMS
+from ..atomic_files import write_json
+from ..lead_sheet.vocabulary import STEMS
+from ..modeling.stage_table import STAGES
 from .accompany_many import accompany_folder, is_many, song_line
 from .console import HAFMCommandError, plotting, progress_bars, report_error, require_packages, stderr, stdout
 from .lead_sheet import read_lead_sheet

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm accompany FOLDER` and `hafm accompany FILE.parquet`: what is printed while a batch is made, and at its end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm benchmark NAME`: measurements of speed on this machine, as a table or as JSON."""
 
 from __future__ import annotations

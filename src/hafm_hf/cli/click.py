@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm click`: a click track to sing to, and its beats as a file."""
 
 from __future__ import annotations

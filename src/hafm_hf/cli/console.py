@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the commands of `hafm` share: the two consoles, errors that are one sentence, and where a model's files lie."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import ModuleType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..hub.redaction import without_secrets
+from ..pretrained.redaction import without_secrets
 
 # modules that have not the name of the package that they come in
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -87,7 +88,7 @@ def loading(model: str | None) -> Iterator[None]:
 
 def model_folder(model: str | None) -> Path:
     """Where the files of `model` lie, downloaded if they must be; those of the bundled model if None."""
-    from ..hub.loading import model_source
+    from ..pretrained.loading import model_source
 
     source = model_source(model)
     folder = Path(source)

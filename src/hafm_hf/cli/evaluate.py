@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm evaluate`: from a model or rendered accompaniments, and vocals with references, to a report."""
 
 from __future__ import annotations
@@ -103,11 +104,11 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
+    from ..corpus.engines import HAFMJobError
     from ..evaluation import run
     from ..evaluation.generating import RenderingOptions
     from ..evaluation.protocol import ScoringOptions
     from ..evaluation.statistics import HAFMEvaluationError
-    from ..jobs.engines import HAFMJobError
 
     require_packages("librosa", "scipy", "matplotlib", "markupsafe")
     given = named_folders(outputs or [])

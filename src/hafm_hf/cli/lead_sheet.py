@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm lead-sheet`: a model's estimate of beats and chords, in files that can be mended; and reading such files."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Metre = Literal["3/4", "4/4"]
 
 
-class Format(str, enum.Enum):
+class Format(enum.StrEnum):
     """What a lead sheet is written as (`lead_sheet.files.FORMATS`)."""
 
     lab = "lab"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`, `convert`."""
 
 from __future__ import annotations
@@ -52,11 +53,10 @@ def describe_model(model: str | None) -> dict[str, Any]:
     folder = model_folder(model)
     import torch
 
+    from ..accompaniment.configuration_accompaniment import HAFMConfig
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.saving import part_classes
-    from ..configuration_codec import codec_format
-    from ..configuration_hafm import HAFMConfig
-    from ..hub.description import describe_part
+    from ..tokenizers.configuration_codec import codec_format
 
     config = HAFMConfig.from_pretrained(folder)
     # On the meta device a model has shapes but no memory: the paper's size is counted in seconds.
@@ -64,8 +64,8 @@ def describe_model(model: str | None) -> dict[str, Any]:
         counts = HAFMForVocalAccompaniment(config).parameter_counts()
     parts = {}
     for name in part_classes(config):
-        part = getattr(config, f"{name}_config")
-        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **describe_part(part)}
+        described = config.describe_part(name)
+        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **described}
     return {
         "model": str(folder if model is None else model),
         "sampling_rate": codec_format(config.codec_config).sampling_rate,
@@ -115,7 +115,7 @@ def tokenize(
     import torch
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from ..codec import as_codec
+    from ..tokenizers.codecs import as_codec
 
     composite = HAFMForVocalAccompaniment.from_pretrained(model)
     tokenizer, codec = composite.semantic_tokenizer, as_codec(composite.codec)
@@ -135,7 +135,7 @@ def card(
     ] = None,
 ) -> None:
     """Writes README.md into a folder: the card of the model or corpus in it, from its files and from --facts."""
-    from ..hub.model_card import write_card
+    from ..pretrained.model_card import write_card
 
     try:
         stdout.print(f"wrote {write_card(folder, facts, repo_id)}", markup=False)

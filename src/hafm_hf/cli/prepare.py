@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm prepare`: from a folder of songs to a token corpus, with a table of what became of every track."""
 
 from __future__ import annotations
@@ -182,8 +183,8 @@ def summary_tables(manifest: dict[str, Any]) -> Iterator[Table]:
 @contextmanager
 def corpus_errors() -> Iterator[None]:
     """Errors of the corpus as errors of the command."""
+    from ..corpus.engines import HAFMJobError
     from ..corpus.tracks import HAFMCorpusError
-    from ..jobs.engines import HAFMJobError
 
     try:
         yield

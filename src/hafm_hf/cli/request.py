@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a command was asked to generate, and the pipeline on the device that it asked for."""
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FLAGS = {
 }
 
 
-class Device(str, enum.Enum):
+class Device(enum.StrEnum):
     """Where the model runs."""
 
     auto = "auto"
@@ -48,7 +49,7 @@ class Device(str, enum.Enum):
     mps = "mps"
 
 
-class DType(str, enum.Enum):
+class DType(enum.StrEnum):
     """Precision that the stages compute in; auto is float32, however they are stored."""
 
     auto = "auto"
@@ -231,8 +232,10 @@ def beside(read: Callable[[], Result], work: Callable[[], object]) -> Result:
 
 
 def import_models() -> None:
-    """Imports torch, transformers' classes and our models, most of the seconds before a first song."""
-    from ..accompaniment import pipeline_hafm  # noqa: F401
+    """Imports torch, transformers and our models, and registers them: most of the seconds before a first song."""
+    from ..registration import register
+
+    register()
 
 
 def load_pipeline(request: Request) -> HAFMPipeline:
@@ -240,8 +243,9 @@ def load_pipeline(request: Request) -> HAFMPipeline:
     import torch
     import transformers
 
-    from ..hub.loading import model_source
+    from ..pretrained.loading import model_source
 
+    import_models()
     device = torch_device(request.device)
     dtype: Any = getattr(torch, request.dtype.value, "auto")
     with loading(request.model):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hafm serve`: one model that stays loaded and answers over HTTP."""
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def serve(
 ) -> None:
     """Keeps a model loaded and accompanies what is posted to it: audio, or JSON as Inference Endpoints take it."""
     from ..hub.endpoint import EndpointHandler
-    from ..hub.loading import model_source
     from ..hub.serving import AccompanimentServer
+    from ..pretrained.loading import model_source
 
     try:
         server = AccompanimentServer(host, port, max_megabytes * 1_000_000, queue)

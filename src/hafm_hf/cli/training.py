@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands around training: `plot-training`, `assemble`; and how a recipe's script ends."""
 
 from __future__ import annotations

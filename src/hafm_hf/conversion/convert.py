@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the published PyTorch checkpoints to stage folders: weights are matched by structure, never by luck.
 
 Off the path of the data. The key names of the originals are unknown, so a weight finds its place by its layer and its
@@ -16,7 +17,7 @@ import torch
 import yaml
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..stages.modeling_hafm import STAGE_MODELS
+from ..modeling.modeling_hafm import STAGE_MODELS
 from .structure import Match, Slot, match_structure
 
 CHECKPOINT = "ckpt_best.pt"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds a place for each of a set of foreign weights, by layer, shape and, only where these leave a choice, by words.
 
 Off the path of the data; `convert` uses it. It knows nothing of HAFM: slots come in, matches go out.

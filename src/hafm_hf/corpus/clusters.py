@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The k-means of a semantic tokenizer: features of many songs in bounded memory, then centroids and their worth.
 
 Paper, "Tokens": 500 clusters of one layer of HuBERT, one set for vocals (with the noise that they get at generation)
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..hub.loading import fingerprint
-from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..pretrained.loading import fingerprint
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .filtering import FilterOptions, reason_to_drop
 from .shards import cut
 from .stems import Separator
@@ -91,7 +92,7 @@ class SamplingOptions:
 
 
 def sample_features(
-    tokenizer: HAFMSemanticTokenizer,
+    tokenizer: HAFMSemanticTokenizerModel,
     audio: Path,
     separator: Separator,
     vocals: Reservoir,
@@ -167,7 +168,7 @@ def shuffled_tracks(audio: Path, separator: Separator, splits: SplitOptions, opt
 
 
 def _segments(
-    tokenizer: HAFMSemanticTokenizer,
+    tokenizer: HAFMSemanticTokenizerModel,
     audio: Path,
     separator: Separator,
     track: Track,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loudness, tempo and key of a segment: what retrieval compares and later conditioning may use.
 
 Estimates for sorting, not labels: rendered songs bring their own. Chroma and spectrogram are transformers', loudness

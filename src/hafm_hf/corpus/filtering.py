@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which segments are worth learning from: the paper's two thresholds, and a vocal that is there at all."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lead sheets of a corpus: from the labels that lie beside a song's stems, or estimated from its accompaniment."""
 
 from collections.abc import Mapping, Sequence
@@ -6,7 +7,7 @@ from dataclasses import replace
 from ..audio import with_channels
 from ..lead_sheet.bars import bars_from_downbeats
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.transcription import Transcriber
+from ..listening.transcription import Transcriber
 from .stems import Stems
 from .tracks import Reason, TrackError
 

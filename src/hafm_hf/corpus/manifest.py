@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What became of every file: a report for each shard, and their sum as the manifest of the corpus.
 
 A shard counts as made once its report is there; the report comes after the shard. Nothing in either depends on time,
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..jobs.files import write_json
+from ..atomic_files import write_json
 from .plan import Plan
 from .tracks import SPLITS, Drop, Reason
 

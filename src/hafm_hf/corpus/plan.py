@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which track goes into which shard: decided once, written down, and only ever added to.
 
 A shard is made by one task from the tracks that the plan gives it, so its bytes don't depend on who makes it, when, or
@@ -13,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..jobs import locks as locking
-from ..jobs.files import PARTIAL_SUFFIX, write_json
+from ..atomic_files import PARTIAL_SUFFIX, write_json
+from . import locks as locking
 from .tracks import SPLITS, HAFMCorpusError, Track
 
 PLAN_FILE = "plan.json"

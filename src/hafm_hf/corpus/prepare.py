@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a folder of songs to a token corpus: read, separate, align, filter, tokenise, and Parquet shards with a card.
 
 `prepare` may be killed at any moment and started again: it plans once, makes the shards that are not there, and sums
@@ -10,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..hub.loading import BUNDLED_MODEL
-from ..hub.model_card import IDENTIFIER, CardFacts, dataset_card, load_facts
-from ..jobs.files import replacing, write_json
-from ..lead_sheet.transcription import find_beat_tracker
+from ..atomic_files import replacing, write_json
+from ..listening.transcription import find_beat_tracker
+from ..pretrained.loading import BUNDLED_MODEL
+from ..pretrained.model_card import IDENTIFIER, CardFacts, dataset_card, load_facts
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound files of unknown origin as arrays: what isn't sound, or isn't whole, is refused with a reason.
 
 The preparation must never write a row of noise: so a file that gives fewer samples than it promises, or whose samples

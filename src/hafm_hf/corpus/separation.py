@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the files of a track to its vocal and its instrumental: one small interface; stems that exist, and models.
 
 `stems` takes material that is separated: folders like MUSDB18's, `.stem.mp4`, pairs of files, and stereo files with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Separators that take mixes apart with published models, each through its own library.
 
 `audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own. Both

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One shard, from the files of its tracks to Parquet: read, separate, align, filter, tokenise, write.
 
 What every worker does, on this machine or on another of a cluster; nothing here knows of the other shards.
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..audio import Samples, loudness, with_channels
-from ..jobs.engines import run_on
-from ..jobs.threads import torch_threads
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.transcription import Transcriber
+from ..listening.transcription import Transcriber
+from ..modeling.threads import torch_threads
+from .engines import run_on
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet

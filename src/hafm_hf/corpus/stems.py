@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What separators take and give: a track's files in, its vocal and its instrumental out.
 
 Below the separators on the path of the data: `separation` reads stems that exist, `separation_models` takes mixes

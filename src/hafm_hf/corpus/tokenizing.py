@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantic tokenizer and codec together: segments of a track in, token streams that start at one instant out.
 
 Segments of one length go through both models as batches without padding, those of several short tracks together. A
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 
 from ..audio import Samples, pad_end, resample, with_channels
-from ..codec import Codec, load_codec, scale_invariant_sdr
-from ..configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..hub.loading import codec_fingerprint, fingerprint
-from ..semantic_tokenizer import HAFMSemanticTokenizer
+from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from ..pretrained.loading import codec_fingerprint, fingerprint
+from ..tokenizers.codecs import Codec, load_codec, scale_invariant_sdr
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
@@ -169,15 +170,15 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
 
 
 def _composite(options: TokenizerOptions) -> str | Path:
-    from ..hub.loading import BUNDLED_MODEL
+    from ..pretrained.loading import BUNDLED_MODEL
 
     return options.model or BUNDLED_MODEL
 
 
-def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizer:
+def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizerModel:
     if options.semantic_tokenizer:
-        return HAFMSemanticTokenizer.from_pretrained(options.semantic_tokenizer, dtype=torch.float32).eval()
-    return HAFMSemanticTokenizer.from_pretrained(
+        return HAFMSemanticTokenizerModel.from_pretrained(options.semantic_tokenizer, dtype=torch.float32).eval()
+    return HAFMSemanticTokenizerModel.from_pretrained(
         _composite(options), subfolder="semantic_tokenizer", dtype=torch.float32
     ).eval()
 

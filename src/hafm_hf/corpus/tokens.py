@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Token shards: the Parquet format that lies between audio and training.
 
 A row is one excerpt of one track, all of its streams cut at the same two instants. A corpus with stems has further
@@ -34,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..jobs.files import replacing
+from ..atomic_files import replacing
 
 METADATA_KEY = b"hafm"
 TOKEN_COLUMNS = ("vocal_semantic", "instrumental_semantic", "acoustic")

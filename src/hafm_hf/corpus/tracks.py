@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which songs a folder holds: audio files found, grouped into tracks by a separator, told apart by their content.
 
 First step of the preparation. Nothing is decoded here, so that a folder of 100 K songs is known after one reading of
@@ -30,7 +31,7 @@ class HAFMCorpusError(ValueError):
     """A corpus that can't be prepared; the message is one sentence that names the value and the way out."""
 
 
-class Reason(str, enum.Enum):
+class Reason(enum.StrEnum):
     """Why a file, a track or a segment is not in the corpus; the words of the manifest."""
 
     UNREADABLE = "cannot be read"

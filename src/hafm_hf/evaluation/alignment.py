@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes off by how much all clips of a recorded song have the voice before or behind its accompaniment.
 
 Between the clips of a set and their measuring. In recordings of MIR-1K the two channels are apart by a constant that

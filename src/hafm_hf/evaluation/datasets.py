@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vocals with their reference accompaniments, from the layouts they come in, cut to clips.
 
 A clip names its sounds and is read when it is its turn, so memory is bounded by a clip and not by the set.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sound becomes the embeddings whose distributions are compared. Which embedder, and over which windows, is stated.
 
 Dimensions: N samples at the embedder's own rate, n windows, D width.
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio import Samples
-from ..hub.loading import fingerprint
+from ..pretrained.loading import fingerprint
 from . import vggish
 from .statistics import HAFMEvaluationError
 
@@ -150,12 +151,14 @@ class TokenizerEmbedder:
     """
 
     def __init__(self, model: str | None = None) -> None:
-        from ..hub.loading import BUNDLED_MODEL, load_strictly
-        from ..semantic_tokenizer import HAFMSemanticTokenizer
+        from ..pretrained.loading import BUNDLED_MODEL, load_strictly
+        from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
         source = BUNDLED_MODEL if model is None else model
         try:
-            loaded = load_strictly(HAFMSemanticTokenizer, source, subfolder="semantic_tokenizer", dtype=torch.float32)
+            loaded = load_strictly(
+                HAFMSemanticTokenizerModel, source, subfolder="semantic_tokenizer", dtype=torch.float32
+            )
         except OSError as error:
             raise HAFMEvaluationError(f"No semantic tokenizer can be loaded from {source} ({error}).") from error
         self.tokenizer: Any = loaded.eval()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the scores of following the singer look at, computed once a clip: chroma, onsets, beats, pitch, level.
 
 First step of the evaluation. Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of

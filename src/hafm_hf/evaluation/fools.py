@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accompaniments that are none: what a score that can be believed must not be taken in by."""
 
 from __future__ import annotations

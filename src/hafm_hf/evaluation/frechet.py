@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fréchet distance between two sets of embeddings, with what makes it believable: refusal, extrapolation, error bars.
 
 Dimensions: n embeddings of width D. Everything is computed in float64.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Renders the accompaniments of a model that are to be evaluated, each once: what is there is not made again."""
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from ..accompaniment.options import GenerationOptions
 from ..audio import write_audio
-from ..hub.loading import fingerprint
 from ..lead_sheet.lead_sheet import LeadSheet
+from ..pretrained.loading import fingerprint
 from .datasets import Clip, Part
 from .statistics import HAFMEvaluationError
 

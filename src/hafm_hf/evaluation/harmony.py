@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether an accompaniment is in the singer's key and changes chords where the song does.
 
 0 is chance in every score and 1, where there is such a bound, the reference itself. Each docstring ends with how the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel audio distance: squared maximum mean discrepancy between two sets of embeddings, without bias."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The leak guard: how much of an accompaniment is the voice itself, as it stands beside every score of the voice."""
 
 from __future__ import annotations

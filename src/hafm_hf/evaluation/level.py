@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How loud an accompaniment is beside the voice."""
 
 from __future__ import annotations

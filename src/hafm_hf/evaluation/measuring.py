@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures one clip with all its candidates: the unit of work that runs in a process of its own or on another machine.
 
 What is measured depends on the sound only, so it is cached on disk under the hash of the sound: a run that was killed
@@ -17,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample
-from ..jobs.engines import run_on
-from ..jobs.files import replacing
+from ..corpus.engines import run_on
 from ..lead_sheet.lead_sheet import Span
-from ..lead_sheet.transcription import ChordRecogniser
+from ..listening.transcription import ChordRecogniser
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract

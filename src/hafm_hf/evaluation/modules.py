@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the modules of `evaluate` in metrics/ share: lists of recordings in, one result out.
 
 Modules import this file and not the class in it: `evaluate` takes the first metric that it finds in a module.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From measured clips to a report: matched pairs against shuffled ones, distances, baselines, fools, seeds.
 
 The report is a dictionary that JSON can hold; `report.py` turns it into pages.

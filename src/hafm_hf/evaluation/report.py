@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report as JSON, as Markdown, and as one HTML page that holds its plots and players."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The baseline that needs no model: an instrumental of the training split in the singer's key and tempo.
 
 The paper's retrieval baseline (section "Evaluation"): nearest by key and tempo; here it is also brought to the very

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One evaluation from a set of vocals to a report on disk: what `hafm evaluate` and recipes/evaluate.py call."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..atomic_files import replacing
 from ..audio import resample
-from ..jobs.files import replacing
-from ..jobs.locks import locked
+from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .features import ANALYSIS_RATE
 from .generating import Rendered, RenderingOptions, render

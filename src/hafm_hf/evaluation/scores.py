@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scores of following the singer, in one table: what each needs, and what fools it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the borders of windows are audible in a generated song: change of timbre across them."""
 
 from __future__ import annotations

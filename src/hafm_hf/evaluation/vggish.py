@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VGGish (Hershey et al., 2017): log-mel front end, network and post-processing, as the published weights want them.
 
 Dimensions: N samples at 16 kHz, n examples of 96 frames × 64 mel bands (0.96 s), 128 numbers an embedding.

@@ -1,1 +1,2 @@
-"""What goes to the hub beside weights: cards, the shim for auto classes, the handler of Inference Endpoints."""
+# SPDX-License-Identifier: Apache-2.0
+"""What the Hugging Face Hub runs: the handler of Inference Endpoints."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The handler of Hugging Face Inference Endpoints: audio bytes in, encoded audio out.
 
 Behind the pipeline on the path of the data. A composite's repository holds a handler.py that imports `EndpointHandler`

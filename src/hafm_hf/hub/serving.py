@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A resident server: the endpoint's requests and answers over HTTP, for those who call a model often.
 
 Around the endpoint's handler on the path of the data. One model, one song at a time; the next ones wait in a queue.
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 from transformers.utils import logging
 
 from ..audio import HAFMAudioError
+from ..pretrained.redaction import without_secrets
 from .endpoint import EndpointHandler
-from .redaction import without_secrets
 
 logger = logging.get_logger(__name__)
 

@@ -1,1 +1,2 @@
-"""Beats and chords of a song, told by the user or estimated from the voice."""
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a song besides the voice: tempo, beats, chords, style, energy. Data and files only."""

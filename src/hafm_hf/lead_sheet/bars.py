@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lead sheet counted out in bars: what musicians' formats (charts, MIDI, MusicXML) are written from.
 
 Beside the path of the data. Places are quarters from the beginning of the sheet, which is the beginning of the song.

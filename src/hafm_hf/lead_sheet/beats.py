@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The singer's beat, followed through a whole song, and what it says of the next token of the accompaniment.
 
 Inside the semantic tokenizer, behind the rhythm network, and before the semantic stage on the path of the data. Frames
@@ -62,7 +63,7 @@ class HAFMBeatLine(nn.Module):
 
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
-                (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizer.beat_places`).
+                (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizerModel.beat_places`).
             tempo: beats a minute of a take to a click; the line keeps to it exactly.
 
         Returns:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of chords: Harte's notation and lead sheets', as triads and as the classes that stages are conditioned on.
 
 Classes count from 0, no chord; then twelve roots from C for each quality. The first 25 are the triads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chord chart as a page: PDF to print, PNG to send.
 
 Beside the path of the data; needs matplotlib, which the extra `plot` brings.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A song in bars in musicians' formats: ChordPro, MusicXML and MIDI.
 
 Beside the path of the data, behind `bars`. MIDI is written with mido, which the extra `studio` brings.

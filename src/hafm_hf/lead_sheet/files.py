@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lead sheets as files that a person can mend: one JSON, or a file of beats and one of chords (.lab). Musicians'
 formats are written, too (`export`), and not read.
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..jobs.files import replacing
+from ..atomic_files import replacing
 from . import engraving, export
 from .bars import Chart
 from .lead_sheet import METRES, LeadSheet, Span

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a song, as people say it: a lead sheet, or its tempo, beats and chords by themselves.
 
 Command line, pipeline and endpoint take theirs from here.

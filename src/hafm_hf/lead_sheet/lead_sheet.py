@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a musician knows of a song besides the voice: beats, bars, chords, key, sections, style.
 
 The interface between hearing and playing on the path of the data: the listener fills it in from the voice, the user
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..stage_table import ENERGIES as ENERGIES
 from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, unwrapped, wrapped
 from .chords import chord_class, chord_index, chord_label
+from .vocabulary import ENERGIES as ENERGIES
 
 METRES = (3, 4)
 # two taps that are nearer are one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lead sheet as conditioning streams: one small number a frame for each thing that is known of a song.
 
 Between the lead sheet and the stages on the path of the data. A stage's configuration names the streams that it
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..stage_table import STEMS as STEMS
 from .chords import NUM_CHORD_CLASSES, chord_index
 from .lead_sheet import ENERGIES, METRES, LeadSheet, Span
+from .vocabulary import STEMS as STEMS
 
 UNKNOWN = 0
 # equal parts of a beat; thirds and quarters of it begin with one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LoRA: fine-tuning small adapters beside frozen weights (Hu et al. 2021, arXiv 2106.09685), through `peft`.
 
 What is saved is an ordinary stage: the adapters are merged into a copy of the weights first.

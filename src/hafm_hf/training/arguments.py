@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Typed arguments of a training run, read by `HfArgumentParser` from a YAML file, flags, or both (flags win)."""
 
 import sys
@@ -9,12 +10,12 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo
 from ..lead_sheet.streams import STREAM_SIZES
-from ..stage_table import STAGES
-from ..stages.codebook_patterns import PATTERNS
-from ..stages.modeling_hafm import STAGE_MODELS
+from ..modeling.codebook_patterns import PATTERNS
+from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.stage_table import STAGES
 
 # what the weights of a stage fix, and what may change when its training goes on
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")

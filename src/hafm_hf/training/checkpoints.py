@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run's folder: checkpoints that are whole or absent, the best and the finished stage, and metrics.jsonl."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From token shards to batches: time-aligned crops of every stream that a stage reads and predicts.
 
 A crop starts at one instant of the common grid of both frame rates in all streams, so that T seconds give exactly 50·T
@@ -21,10 +22,10 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
-from ..configuration_hafm import HAFMStageConfig
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..lead_sheet.streams import STEMS
-from ..stage_table import stage_of
+from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.stage_table import stage_of
 from .lead_sheets import CropStreams, LeadSheetNoise
 
 logger = logging.get_logger(__name__)

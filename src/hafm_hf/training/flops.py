@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much arithmetic a training step needs, and how much a device can do: model FLOP utilisation.
 
 The count is of matrix products that the model cannot do without (forward once, backward twice): causal attention
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_hafm import HAFMStageConfig
-from ..stages.codebook_patterns import codebook_pattern
+from ..modeling.codebook_patterns import codebook_pattern
+from ..modeling.configuration_hafm import HAFMStageConfig
 
 # dense FLOP/s of tensor cores in fp16 and bf16, from the makers' data sheets
 GPU_PEAKS = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starting a stage from what its tokens mean: embeddings and heads from codebook vectors and k-means centroids.
 
 Drawn from noise, a table of 1024 codes has to be learnt row by row, each row from the few times its code occurs. The

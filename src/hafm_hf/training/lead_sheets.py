@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lead sheets of a corpus as conditioning streams of crops, in training sometimes wrong or left out.
 
 A listener errs: it takes half of the beat for the beat, the beat half a beat late, a chord for another. A stage that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stage is trained on and watched by: target-history dropout and swap, and the paired validation losses.
 
 At 50 Hz the previous token predicts the next so well that a small model can ignore its conditioning. History dropout
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from ..stages.codebook_patterns import CodebookPattern, codebook_pattern
+from ..modeling.codebook_patterns import CodebookPattern, codebook_pattern
 
 
 def history_dropout_rate(progress: float, start: float, end: float) -> float:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What moves the weights of a stage: AdamW, as in the paper, or Muon for the layers' matrices.
 
 Muon (Jordan et al. 2024) makes the update of a matrix orthogonal, so that directions with small gradients are learnt

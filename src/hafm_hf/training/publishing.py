@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishing a finished stage on the hub, with a card that says what it was trained on and how it fared."""
 
 import subprocess
@@ -6,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from ..hub.model_card import CardFacts, load_facts, model_card
+from ..pretrained.model_card import CardFacts, load_facts, model_card
 from .arguments import DataArguments, RunArguments, StageArguments
 from .checkpoints import RunProgress
 from .data import TokenCrops

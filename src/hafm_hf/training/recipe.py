@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole training run, from its arguments to the published stage: what recipes/train_stage.py runs."""
 
 import os
@@ -9,7 +10,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..jobs.locks import locked
+from ..corpus.locks import locked
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
 from .data import TokenCrops, load_token_corpus, unigram_entropy
 from .lead_sheets import LeadSheetNoise

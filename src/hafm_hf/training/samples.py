@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Audio samples during training: what the composite plays when the stage in training takes its place in it."""
 
 from pathlib import Path

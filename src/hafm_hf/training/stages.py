@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stage that a run trains: new from the corpus's vocabularies, or one that exists, with adapters if asked for."""
 
 from collections.abc import Mapping, Sequence
@@ -6,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..codec import load_codec
 from ..corpus.tokens import TokenCorpusInfo
-from ..semantic_tokenizer import HAFMSemanticTokenizer
-from ..stages.modeling_hafm import STAGE_MODELS
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..tokenizers.codecs import load_codec
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .adapters import add_adapters
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
 from .initialization import initialise_from_codebooks
@@ -45,7 +46,7 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     else:
         model = STAGE_MODELS[arguments.stage](config)
         if arguments.codec and arguments.semantic_tokenizer:
-            centroids = HAFMSemanticTokenizer.from_pretrained(arguments.semantic_tokenizer).centroids
+            centroids = HAFMSemanticTokenizerModel.from_pretrained(arguments.semantic_tokenizer).centroids
             codec = load_codec(arguments.codec)
             acoustic = torch.stack([codec.codebook(index).detach() for index in range(info.num_codebooks)])
             initialise_from_codebooks(model, centroids, acoustic)

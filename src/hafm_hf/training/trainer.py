@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop of one stage, on any number of processes: the paper's optimisation, watched by paired validation.
 
 Everything random about a sample (crop, guidance dropout, hidden history) follows from (seed, number of the sample), so
@@ -19,8 +20,8 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
-from ..configuration_hafm import HAFMStageConfig
-from ..stages.codebook_patterns import codebook_pattern
+from ..modeling.codebook_patterns import codebook_pattern
+from ..modeling.configuration_hafm import HAFMStageConfig
 from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
 from .checkpoints import RunFolder, RunProgress, averaged

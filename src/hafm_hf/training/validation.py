@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of a stage: losses of the same targets with the right conditioning, another clip's, and none."""
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from accelerate import Accelerator
 
-from ..configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments
 from .data import TokenCrops, collate
 from .objective import clustered_mean, other_tracks, paired_losses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run says about itself between two log lines: losses, speed, utilisation, memory, waiting for data."""
 
 import math

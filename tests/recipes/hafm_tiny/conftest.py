@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs and voices made in code: the corpus tests need no data, and skip where fluidsynth or pyworld is missing."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The band plays what the song says: its chords, its beats, and nothing late."""
 
 import dataclasses

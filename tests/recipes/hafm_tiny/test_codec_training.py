@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training a codec: losses, the training side of the quantizer, and resuming, on seconds of synthetic songs."""
 
 import copy
@@ -11,7 +12,7 @@ import soundfile
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from hafm_hf.codec import scale_invariant_sdr
+from hafm_hf.tokenizers.codecs import scale_invariant_sdr
 from hafm_tiny.clusters import kmeans, nearest
 from hafm_tiny.codec import (
     CodecTrainer,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part that estimates chords learns whole songs, in the splits that they were rendered in."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part that estimates chords is learnt: songs in symbols, a table from tokens, the network, and the recipe."""
 
 import json

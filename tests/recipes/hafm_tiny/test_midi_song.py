@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Songs in symbols: one voice, one clock, one key."""
 
 import dataclasses

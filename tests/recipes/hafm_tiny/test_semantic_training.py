@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training the small HuBERT: targets, the constant-Q front end, steps and resuming, on synthetic songs."""
 
 import json
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_tiny.hubert import (
     SemanticTrainer,
     SemanticTrainingArguments,
@@ -90,7 +91,7 @@ def test_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPo
     trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
     trainer.train_step()
     trainer.save_hubert(tmp_path)
-    tokenizer = HAFMSemanticTokenizer.from_hubert(tmp_path, layer=2)
+    tokenizer = HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=2)
     samples = torch.from_numpy(tone(60, np.arange(RATE) / RATE, 4)).float()
     normalised = (samples - samples.mean()) / samples.std(correction=0)
     padded = torch.nn.functional.pad(normalised, (trainer.pad, trainer.pad))

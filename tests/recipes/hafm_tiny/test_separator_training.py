@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training a separator on seconds of songs whose stems lie in different registers."""
 
 import json
@@ -11,8 +12,8 @@ import torch
 from transformers import EncodecConfig, EncodecModel
 
 from hafm_hf import HAFMSeparatorModel
-from hafm_hf.codec import as_codec
-from hafm_hf.stage_table import STEMS
+from hafm_hf.lead_sheet.vocabulary import STEMS
+from hafm_hf.tokenizers.codecs import as_codec
 from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool
 from programs import run_program

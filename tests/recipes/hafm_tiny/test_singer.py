@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The singer sings the notes that it is given: in tune, on time, and the same again for the same seed."""
 
 import dataclasses

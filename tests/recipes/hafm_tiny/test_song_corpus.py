@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The song corpus: vocal and band on one clock, a song in one split, the same bytes for a seed, whole or not there."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Styles: a band that is the same in every song, follows the song's form, and repeats what it repeats exactly."""
 
 import ctypes.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trio plays the song, and plays one chord the same way every time."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vocal's clusters keep note, onset and beat, and nothing else of the tokenizer changes."""
 
 import copy
@@ -10,9 +11,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf.lead_sheet.beats import beat_points
-from hafm_hf.lead_sheet.descriptors import DESCRIPTORS
-from hafm_hf.lead_sheet.rhythm import BEAT_PARTS, HAFMRhythmNetwork
-from hafm_hf.semantic_tokenizer import HAFMSemanticTokenizer
+from hafm_hf.listening.descriptors import DESCRIPTORS
+from hafm_hf.listening.rhythm import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
 from hafm_tiny.targets import IGNORED
 from hafm_tiny.vocal_space import (
@@ -59,11 +60,11 @@ def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrame
     return SungFrames(features.astype(np.float16), note, onset, rhythm)
 
 
-def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizer:
+def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) -> HAFMSemanticTokenizerModel:
     plain = tiny_semantic_tokenizer()
     config = copy.deepcopy(plain.config)
     config.num_clusters, config.separate_centroids = clusters, separate
-    tokenizer = HAFMSemanticTokenizer(config).eval()
+    tokenizer = HAFMSemanticTokenizerModel(config).eval()
     tokenizer.hubert.load_state_dict(plain.hubert.state_dict())
     torch.manual_seed(0)
     tokenizer.centroids.normal_()
@@ -71,13 +72,15 @@ def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) ->
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]:
+def fitted() -> tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]]:
     """The tokenizer before, the one after, and its figures."""
     before = tokenizer_with_centroids()
     return before, *fit(before, QUICK)
 
 
-def fit(tokenizer: HAFMSemanticTokenizer, how: VocalSpaceArguments) -> tuple[HAFMSemanticTokenizer, dict[str, float]]:
+def fit(
+    tokenizer: HAFMSemanticTokenizerModel, how: VocalSpaceArguments
+) -> tuple[HAFMSemanticTokenizerModel, dict[str, float]]:
     songs = [sung_song(seed, width=tokenizer.centroids.shape[-1]) for seed in range(8)]
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 
@@ -111,7 +114,9 @@ def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_hear
         )
 
 
-def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]]) -> None:
+def test_only_the_vocal_changes(
+    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
+) -> None:
     before, after, figures = fitted
     sound = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
     assert torch.equal(before.encode(sound), after.encode(sound))
@@ -121,7 +126,7 @@ def test_only_the_vocal_changes(fitted: tuple[HAFMSemanticTokenizer, HAFMSemanti
 
 
 def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
-    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
 ) -> None:
     _, before, _ = fitted
     songs = [sung_song(seed).rhythm for seed in range(8)]
@@ -155,7 +160,7 @@ def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: 
 
 
 def test_tokens_lie_on_one_line_of_beats(
-    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]],
+    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
 ) -> None:
     _, after, _ = fitted
     song = sung_song(51, width=after.centroids.shape[-1])
@@ -167,7 +172,7 @@ def test_tokens_lie_on_one_line_of_beats(
     # without the line the same frames lie where the network puts each of them, further in
     config = copy.deepcopy(after.config)
     config.beat_line = False
-    alone = HAFMSemanticTokenizer(config).eval()
+    alone = HAFMSemanticTokenizerModel(config).eval()
     alone.load_state_dict({name: value for name, value in after.state_dict().items() if name != "line_scale"})
     own = alone.vocal_space(features, descriptors)[:, -4:] / alone.rhythm_scale
     assert float(own[:, :2].norm(dim=1).mean()) < float(rhythm[:, :2].norm(dim=1).mean())
@@ -178,7 +183,7 @@ def test_tokens_lie_on_one_line_of_beats(
 
 
 def test_tokens_do_not_depend_on_chunks_batches_or_saving(
-    fitted: tuple[HAFMSemanticTokenizer, HAFMSemanticTokenizer, dict[str, float]], tmp_path: Path
+    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]], tmp_path: Path
 ) -> None:
     _, tokenizer, _ = fitted
     sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
@@ -190,9 +195,9 @@ def test_tokens_do_not_depend_on_chunks_batches_or_saving(
     assert torch.equal(tokenizer(sound, noise=True, seed=3, output_features=True).ids[0], whole)
     assert torch.equal(tokenizer.encode_batch(sound, seeds=[3, 4])[0], whole)
     tokenizer.save_pretrained(tmp_path)
-    again = HAFMSemanticTokenizer.from_pretrained(tmp_path).eval()
+    again = HAFMSemanticTokenizerModel.from_pretrained(tmp_path).eval()
     assert torch.equal(again.encode(sound[0], noise=True, seed=3), whole)
-    chunked = HAFMSemanticTokenizer.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
+    chunked = HAFMSemanticTokenizerModel.from_pretrained(tmp_path, chunk_seconds=2.0, context_seconds=0.5).eval()
     parts = chunked.extract_features(sound[0], noise=True, seed=3)
     # the beat is estimated from the whole clip even where HuBERT saw it in chunks
     once = chunked.quantize(parts, vocal=True, descriptors=chunked.describe(sound[0]))
@@ -220,6 +225,6 @@ def test_a_space_wider_than_the_features_and_shared_centroids_are_refused() -> N
     config = copy.deepcopy(tokenizer_with_centroids().config)
     config.vocal_projection_size = config.hubert_config.hidden_size + 1
     with pytest.raises(ValueError, match="centroids need"):
-        HAFMSemanticTokenizer(config)
+        HAFMSemanticTokenizerModel(config)
     with pytest.raises(ValueError, match="separate centroids"):
         fit_vocal_space(tokenizer_with_centroids(separate=False), [sung_song(0)], [sung_song(1)], QUICK, frames=100)

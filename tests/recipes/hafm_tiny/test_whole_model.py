@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One command from rendered songs to a model that accompanies a voice."""
 
 import dataclasses
@@ -13,8 +14,8 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import read_audio
-from hafm_hf.codec import load_codec
-from hafm_hf.hub.loading import codec_fingerprint, fingerprint
+from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
+from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_arguments
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
 from hafm_tiny.whole_model import NEEDS, WholeModelOptions, part_commands

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel audio distance as a module of `evaluate`.
 
 evaluate.load("<this folder>").compute(predictions=[samples, …], references=[samples, …], sampling_rate=24000)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of following the singer as a module of `evaluate`.
 
 evaluate.load("<this folder>").compute(predictions=[accompaniment, …], vocals=[…], references=[…], sampling_rate=24000)

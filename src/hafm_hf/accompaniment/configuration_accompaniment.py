@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations of the composite and of its separator; those of the other parts stand beside their models."""
+
+from dataclasses import field
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from ..lead_sheet.vocabulary import STEMS
+from ..listening.configuration_harmony import HAFMHarmonyConfig
+from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
+from ..modeling.stage_table import STAGES
+from ..pretrained.checks import MAX_DILATIONS, MAX_SAMPLING_RATE, MAX_WIDTH, check_range
+from ..tokenizers.configuration_codec import check_codec_config, codec_format, describe_codec
+from ..tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+
+
+@strict
+class HAFMSeparatorConfig(PreTrainedConfig):
+    r"""The network that takes a band apart into the stems of `stage_table`, an optional part of the composite.
+
+    Args:
+        sampling_rate (`int`): Of the codec, in Hz.
+        n_fft (`int`): Samples of a window of the spectrogram.
+        hop_length (`int`): Samples between two windows; divides `n_fft` at least twice.
+        channels (`int`): Width of its convolutions.
+        num_layers (`int`): Convolutions, with dilations of 1, 2, 4 … windows; four of them see ± 30.
+        dropout (`float`): In training.
+    """
+
+    model_type = "hafm_separator"
+    role: ClassVar[str] = "the separator, which takes a band apart into its stems"
+
+    sampling_rate: int = 24_000
+    n_fft: int = 1280
+    hop_length: int = 320
+    channels: int = 192
+    num_layers: int = 4
+    dropout: float | int = 0.0
+
+    def describe(self) -> dict[str, str]:
+        """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
+        return {
+            "rates": f"{self.sampling_rate} Hz, {self.sampling_rate / self.hop_length:g} spectra/s",
+            "vocabulary": f"band → {', '.join(STEMS[1:])}",
+            "architecture": f"{self.num_layers} dilated convolutions × {self.channels} over spectra, masks",
+        }
+
+    def validate_sizes(self) -> None:
+        """Refuses sizes out of range."""
+        check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
+        check_range("n_fft", self.n_fft, MAX_WIDTH)
+        check_range("hop_length", self.hop_length, self.n_fft // 2)
+        check_range("channels", self.channels, MAX_WIDTH)
+        check_range("num_layers", self.num_layers, MAX_DILATIONS)
+        if self.n_fft % self.hop_length:
+            raise ValueError(f"n_fft is {self.n_fft}; it must be a multiple of hop_length, {self.hop_length}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+
+@strict
+class HAFMConfig(PreTrainedConfig):
+    r"""The composite: semantic tokenizer, three stages and codec, each saved in a subfolder of one repository.
+
+    Args:
+        semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
+            `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
+        harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
+        separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that takes bands apart; none if not given.
+        plays_stems (`bool`): Whether bands come as stems, whose sum they are, where nothing else is asked for; needs a
+            coarse stage with the stream `stem`, which plays each as a row of its own, or a separator.
+    """
+
+    model_type = "hafm"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "semantic_tokenizer_config": HAFMSemanticTokenizerConfig,
+        "semantic_config": HAFMSemanticConfig,
+        "coarse_config": HAFMCoarseConfig,
+        "fine_config": SubConfigSpec(HAFMFineConfig, optional=True),
+        # of any family that `codec_format` knows
+        "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
+        "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
+        "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
+    }
+
+    semantic_tokenizer_config: Any = None
+    semantic_config: Any = None
+    coarse_config: Any = None
+    fine_config: Any = field(default_factory=HAFMFineConfig)
+    codec_config: Any = None
+    harmony_config: Any = None
+    separator_config: Any = None
+    plays_stems: bool = False
+
+    def describe_part(self, name: str) -> dict[str, str]:
+        """Rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
+        config = getattr(self, f"{name}_config")
+        described: dict[str, str] = describe_codec(config) if name == "codec" else config.describe()
+        return described
+
+    def validate_agreement(self) -> None:
+        """Refuses parts whose vocabularies or rates do not fit each other."""
+        check_codec_config(self.codec_config)
+        tokenizer, codec = self.semantic_tokenizer_config, codec_format(self.codec_config)
+        stages = {name: getattr(self, f"{name}_config") for name in STAGES}
+        clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
+        stages = {name: config for name, config in stages.items() if config is not None}
+        acoustic = [name for name in stages if STAGES[name].acoustic]
+        streams = {STAGES[name].writes: (stages[name].codebook_sizes, codec.frame_rate) for name in acoustic}
+        streams |= {"vocal_semantic": clusters, "instrumental_semantic": clusters}
+        for name, config in stages.items():
+            read, (sizes, rate) = [streams[each] for each in STAGES[name].reads], streams[STAGES[name].writes]
+            _check_equal(f"{name} conditioning", config.conditioning_codebook_sizes, [sizes for sizes, _ in read])
+            _check_equal(f"{name} target", config.codebook_sizes, sizes)
+            rates = (config.conditioning_frame_rate, config.frame_rate)
+            _check_equal(f"{name} frame rates", rates, (read[0][1], rate))
+        codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
+        _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
+        check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
+        told = "stem" in self.coarse_config.lead_sheet_streams
+        if self.plays_stems and not told and self.separator_config is None:
+            raise ValueError("plays_stems needs a coarse stage with the stream `stem`, or a separator.")
+        if self.separator_config is not None:
+            if told:
+                raise ValueError(
+                    "The coarse stage plays stems itself, with the stream `stem`: leave the separator out."
+                )
+            _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
+        if self.harmony_config is not None:
+            _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
+            if not tokenizer.rhythm_channels:
+                raise ValueError("harmony needs a semantic tokenizer that knows the beat: set rhythm_channels.")
+
+
+def _check_equal(name: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ValueError(f"The parts do not fit: {name} is {found}, but the other parts need {wanted}.")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or not there, whatever ends the process that writes them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PARTIAL_SUFFIX = ".part"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that becomes `path` once it is whole and on the disk; nothing of it remains when writing fails.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL_SUFFIX)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; give what a plain open() would have given
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    # the name too: a folder's entries have a sync of their own
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON, whole or not at all; paths that are no UTF-8 survive as escapes."""
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode("ascii") + b"\n")

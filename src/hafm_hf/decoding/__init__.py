@@ -1,1 +1,0 @@
-"""A stage through a song: windows, the fast loop and what makes a step quick."""

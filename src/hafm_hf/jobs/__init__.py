@@ -1,1 +1,0 @@
-"""Work on a machine: engines, locks, threads."""

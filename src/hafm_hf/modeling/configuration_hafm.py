@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations of the three stages; the defaults are the paper's (arXiv 2604.09054)."""
+
+from collections import Counter
+from dataclasses import field
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from ..lead_sheet.vocabulary import STREAMS
+from ..pretrained.checks import MAX_LAYERS, MAX_STREAMS, MAX_WIDTH, MAX_WINDOW_SECONDS, check_range
+
+CODEBOOK_PATTERNS = ("flat", "delay")
+# names that fields of a stage may have
+CHOICES = {
+    "position_scheme": ("index", "time"),
+    "codebook_pattern": CODEBOOK_PATTERNS,
+    "conditioning_fusion": ("prepend", "sum"),
+    "conditioning_null": ("zeros", "mask_token"),
+}
+
+
+@strict
+class HAFMStageConfig(PreTrainedConfig):
+    r"""What the three stages share: a causal decoder over [conditioning | target].
+
+    Args:
+        conditioning_codebook_sizes (`list[list[int]]`):
+            For each conditioning source, the sizes of its codebooks. The codebooks of one source are embedded and
+            summed to one vector a frame; sources follow each other in the sequence.
+        lead_sheet_streams (`dict[str, int]`):
+            Streams of a lead sheet that the stage is conditioned on, and how many values each has, 0 for what is not
+            known (`lead_sheet.streams`); they are embedded and added to the slots of the last source, in the order of
+            `stage_table.STREAMS` however they are given: files forget it. The paper's stages have none.
+        styles (`list[str]`):
+            Names of the styles that the stream `style` counts, from 1.
+        codebook_sizes (`list[int]`):
+            Sizes of the Q target codebooks.
+        codebook_pattern (`str`):
+            `"flat"`: one code a slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot a
+            frame, which predicts all codebooks at once, each one frame behind the one before it
+            (`stages.codebook_patterns`). Weights of the one are not weights of the other.
+        conditioning_frame_rate (`int`): Conditioning frames a second.
+        frame_rate (`int`): Target frames a second; each frame is Q target tokens.
+        hidden_size (`int`): Width D of the decoder.
+        num_hidden_layers (`int`): Decoder layers.
+        num_attention_heads (`int`): Heads H.
+        head_dim (`int`): Width of a head.
+        intermediate_size (`int`): Inner width of the gated feed-forward; 0 means ⌊2/3 · 4 · D⌋.
+        position_scheme (`str`):
+            `"index"`: the paper's T5 bias on sequence distance. `"time"`: conditioning keys are biased by the signed
+            difference in time, one table per source, and conditioning sees the whole conditioning.
+        relative_attention_num_buckets (`int`): Buckets of the causal bias; half are exact, half logarithmic.
+        relative_attention_max_distance (`int`):
+            Distance, in tokens, from which on one bucket holds everything; the paper takes the training length.
+        time_attention_num_buckets (`int`): Buckets of the signed bias on time (scheme `"time"` only).
+        time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
+        conditioning_fusion (`str`):
+            `"prepend"`: the conditioning's frames are slots before the target (the paper). `"sum"`: they are added to
+            the target's slots that sound with them (`stages.conditioning`), which makes sequences less than half as
+            long. Weights of the one are not weights of the other.
+        conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
+        conditioning_null (`str`):
+            What unconditional rows see: `"zeros"` in place of the conditioning's embeddings (paper, §3.5) or the
+            `"mask_token"` of each codebook (§3.4).
+        conditioning_dropout (`float`): Probability that a training sample is made unconditional.
+        attention_dropout (`float`): Dropout on attention weights.
+        rms_norm_eps (`float`): Epsilon of every RMSNorm.
+        initializer_range (`float`): Standard deviation of the initial weights.
+        window_seconds (`float`): Length of the training crop, and so of a generation window.
+        tokenizers (`dict[str, str]`):
+            Fingerprints of the `semantic_tokenizer` and the `codec` whose tokens the stage has learnt, where known.
+    """
+
+    model_type = "hafm_stage"
+    role: ClassVar[str] = "a stage, which generates tokens from tokens"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
+    lead_sheet_streams: dict[str, int] = field(default_factory=dict)
+    styles: list[str] = field(default_factory=list)
+    codebook_sizes: list[int] = field(default_factory=lambda: [500])
+    codebook_pattern: str = "flat"
+    conditioning_frame_rate: int = 50
+    frame_rate: int = 50
+    hidden_size: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    head_dim: int = 64
+    intermediate_size: int = 0
+    position_scheme: str = "index"
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 1000
+    time_attention_num_buckets: int = 64
+    time_attention_max_distance: int = 500
+    conditioning_fusion: str = "prepend"
+    conditioning_context: int = 15
+    conditioning_null: str = "zeros"
+    conditioning_dropout: float = 0.1
+    attention_dropout: float = 0.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    window_seconds: float = 10.0
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size == 0:
+            self.intermediate_size = (2 * 4 * self.hidden_size) // 3
+        if self.bos_token_id is None:
+            self.bos_token_id = self.codebook_size
+        places = {name: place for place, name in enumerate(STREAMS)}
+        ordered = sorted(self.lead_sheet_streams, key=lambda name: (places.get(name, len(places)), name))
+        self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of any configuration; other `codebook_sizes` than those of the dictionary move BOS behind them."""
+        if kwargs.get("codebook_sizes") is not None:
+            changed = {"codebook_sizes": kwargs["codebook_sizes"], "bos_token_id": kwargs.get("bos_token_id")}
+            config_dict = {**config_dict, **changed}
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def codebook_size(self) -> int:
+        """Size of the largest target codebook."""
+        return max(self.codebook_sizes, default=0)
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits: the codes of the largest target codebook."""
+        return self.codebook_size
+
+    @property
+    def input_vocab_size(self) -> int:
+        """Ids that `input_ids` may hold: the codes of the largest target codebook, and BOS behind them."""
+        return self.codebook_size + 1
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q, the number of target codebooks."""
+        return len(self.codebook_sizes)
+
+    @property
+    def num_conditioning_sources(self) -> int:
+        """S, the number of conditioning sources; the paper's N_seg is S + 1."""
+        return len(self.conditioning_codebook_sizes)
+
+    @property
+    def num_token_streams(self) -> int:
+        """The number of conditioning token streams over all sources; the streams of a lead sheet come behind them."""
+        return sum(len(sizes) for sizes in self.conditioning_codebook_sizes)
+
+    @property
+    def conditioning_sizes(self) -> list[int]:
+        """How many values each conditioning stream has: tokens of all sources, then the lead sheet's streams."""
+        tokens = [size for source in self.conditioning_codebook_sizes for size in source]
+        return tokens + list(self.lead_sheet_streams.values())
+
+    @property
+    def num_conditioning_streams(self) -> int:
+        """K, the number of conditioning streams: tokens over all sources, and those of a lead sheet."""
+        return len(self.conditioning_sizes)
+
+    @property
+    def num_prepended_sources(self) -> int:
+        """The number of conditioning sources that have slots of their own before the target."""
+        return 0 if self.conditioning_fusion == "sum" else self.num_conditioning_sources
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: all that departs from the defaults, and the codebook pattern in any case."""
+        return {**super().to_diff_dict(), "codebook_pattern": self.codebook_pattern}
+
+    def target_length(self, conditioning_frames: int) -> int:
+        """Target tokens, all codebooks counted, that last as long as `conditioning_frames` frames of conditioning."""
+        return conditioning_frames * self.frame_rate // self.conditioning_frame_rate * self.num_codebooks
+
+    def describe(self) -> dict[str, str]:
+        """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
+        sources = " and ".join(_vocabulary(sizes) for sizes in self.conditioning_codebook_sizes)
+        pattern = f", codebook pattern {self.codebook_pattern}" if self.num_codebooks > 1 else ""
+        pattern += ", conditioning added to the target's slots" if self.conditioning_fusion == "sum" else ""
+        return {
+            "rates": f"{self.conditioning_frame_rate} → {self.frame_rate} frames/s "
+            f"({self.frame_rate * self.num_codebooks} tokens/s)",
+            "vocabulary": f"{sources} → {_vocabulary(self.codebook_sizes)}",
+            "architecture": f"{self.num_hidden_layers} layers × {self.hidden_size}, {self.num_attention_heads} × "
+            f"{self.head_dim} heads, position scheme {self.position_scheme}{pattern}, "
+            f"windows of {self.window_seconds:g} s",
+            "position_scheme": self.position_scheme,
+            "codebook_pattern": self.codebook_pattern,
+        }
+
+    def validate_sizes(self) -> None:
+        """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation."""
+        check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
+        for name in ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size"):
+            check_range(name, getattr(self, name), MAX_WIDTH)
+        for name in ("conditioning_frame_rate", "frame_rate"):
+            check_range(name, getattr(self, name), MAX_WIDTH)
+        sizes = self.conditioning_sizes
+        if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:
+            raise ValueError(f"A stage has at most {MAX_STREAMS} conditioning and as many target codebooks.")
+        for size in sizes + self.codebook_sizes:
+            check_range("codebook size", size, MAX_WIDTH)
+        if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
+            raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
+
+    def validate_token_ids(self) -> None:
+        """Refuses another BOS than the row behind the codes, which is no column of the logits."""
+        if self.bos_token_id != self.codebook_size:
+            raise ValueError(
+                f"bos_token_id is {self.bos_token_id}; it follows the codes, so it must be {self.codebook_size}."
+            )
+
+    def validate_choices(self) -> None:
+        """Refuses unknown names and rates out of range."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
+        check_range("conditioning_context", self.conditioning_context, MAX_WIDTH, least=0)
+        for name in ("conditioning_dropout", "attention_dropout", "rms_norm_eps", "initializer_range"):
+            check_range(name, getattr(self, name), 1, least=0)
+        for name in ("relative_attention", "time_attention"):
+            buckets, distance = getattr(self, f"{name}_num_buckets"), getattr(self, f"{name}_max_distance")
+            check_range(f"{name}_num_buckets", buckets, MAX_WIDTH)
+            if buckets % 4 or distance <= buckets // 2:
+                raise ValueError(
+                    f"{name}_num_buckets is {buckets} and {name}_max_distance {distance}; the buckets must be a "
+                    "multiple of 4 and the distance above half of them."
+                )
+        if not 0 < self.window_seconds <= MAX_WINDOW_SECONDS:
+            longest = f"{MAX_WINDOW_SECONDS:g} s"
+            raise ValueError(f"window_seconds is {self.window_seconds}; it must be above 0 and at most {longest}.")
+
+
+@strict
+class HAFMSemanticConfig(HAFMStageConfig):
+    """Stage 1, P(instrumental semantic | vocal semantic): 50 tokens a second from 50 a second."""
+
+    model_type = "hafm_semantic"
+    role: ClassVar[str] = (
+        "the semantic stage, which generates semantic tokens of the instrumental from those of the vocal"
+    )
+
+
+@strict
+class HAFMCoarseConfig(HAFMStageConfig):
+    """Stage 2, P(EnCodec codebooks 1–4 | vocal and instrumental semantic): 300 tokens a second from 2 × 50."""
+
+    model_type = "hafm_coarse"
+    role: ClassVar[str] = "the coarse stage, which generates the codec's first codebooks from the semantic tokens"
+
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500], [500]])
+    codebook_sizes: list[int] = field(default_factory=lambda: [1024] * 4)
+    frame_rate: int = 75
+    relative_attention_max_distance: int = 2000
+    time_attention_max_distance: int = 250
+    window_seconds: float = 5.0
+
+
+@strict
+class HAFMFineConfig(HAFMStageConfig):
+    """Stage 3, P(EnCodec codebooks 5–8 | codebooks 1–4): 300 tokens a second from 75 summed frames a second."""
+
+    model_type = "hafm_fine"
+    role: ClassVar[str] = "the fine stage, which generates the codec's further codebooks from the first ones"
+
+    conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[1024] * 4])
+    codebook_sizes: list[int] = field(default_factory=lambda: [1024] * 4)
+    conditioning_frame_rate: int = 75
+    frame_rate: int = 75
+    relative_attention_max_distance: int = 1125
+    time_attention_max_distance: int = 225
+    window_seconds: float = 3.0
+
+
+def _vocabulary(sizes: list[int]) -> str:
+    """[1024, 1024, 1024] → "3 × 1024"."""
+    counted = Counter(sizes).items()
+    return " + ".join(str(size) if count == 1 else f"{count} × {size}" for size, count in counted)

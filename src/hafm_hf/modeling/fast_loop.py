@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast decoding loop: one slot after another with as little as possible around the mathematics.
+
+It computes what a stage's forward computes, from the same weights, without modules, hooks or masks: the rows' keys and
+values lie in buffers made once, norm weights are folded into the matrices behind them, matrices are packed for the
+number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
+(`stage.generate`) stays the reference; tests compare the two.
+
+Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B or 3B under
+guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers.cache_utils import Cache
+
+from .codebook_patterns import SlotPlan, codebook_pattern
+from .cuda_graph import BLOCK, StaticLoop
+from .guidance import ConditioningGuidance
+from .matrices import packed_down_linear, packed_linear
+from .plain_modules import check_plain_modules
+from .position import TokenLayout, token_layout
+from .sampling import draw, force
+from .threads import step_threads, torch_threads
+
+
+class _Norm:
+    """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight."""
+
+    def __init__(self, weight: torch.Tensor, width: int, eps: float, factor: float = 1.0) -> None:
+        self.scale = weight.detach().float() * (math.sqrt(width) * factor)
+        self.offset = torch.tensor(math.sqrt(width * eps), device=weight.device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., D] → float32 [..., D]."""
+        return torch.div(x, self._root(x)).mul_(self.scale)
+
+    def apply_(self, x: torch.Tensor) -> None:
+        """Normalises x, float [..., D], where it lies."""
+        x.div_(self._root(x)).mul_(self.scale)
+
+    def _root(self, x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return norm.hypot_(self.offset)
+
+
+class _Layer:
+    """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
+
+    def __init__(self, layer: Any, rows: int, weights: str | None) -> None:
+        attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
+        self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
+        self.qkv, self.output, self.up = (
+            packed_linear(linear.weight, rows, weights)
+            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj)
+        )
+        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, weights)
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
+        # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
+        self.feed_forward_norm = _Norm(layer.feed_forward_norm.weight, width, eps, math.sqrt(0.5))
+        scales = torch.stack([attention.q_norm.weight * attention.scaling, attention.k_norm.weight])
+        self.head_norm = _Norm(scales[:, None], self.head_dim, eps)
+        # float32 costs no more than half precision on a CPU, whose attention has no kernel for it
+        weight = attention.qkv_proj.weight
+        self.like = weight.detach().new_empty(0, dtype=torch.float32 if weight.device.type == "cpu" else weight.dtype)
+        self.projected = self.like.new_empty(rows, 3, self.heads, self.head_dim)
+        self.query = self.projected[:, 0, :, None]
+        self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
+        self.flat = self.projected.view(rows, -1)
+        self.cache: Any = None
+
+    def open(self, slots: int) -> None:
+        """Makes room for `slots`, in the same place as before where the room is as large."""
+        # what is not there yet is read together with the lowest number as its bias, so it must be a number
+        if self.cache is not None and self.cache.shape[3] == slots:
+            self.cache.zero_()
+            return
+        self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
+        self.slots = self.cache.unbind(3)
+
+    def fill(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Takes over the keys and values of the slots before the loop, float [R, H, n, d]."""
+        self.cache[0, :, :, : keys.shape[2]] = keys
+        self.cache[1, :, :, : keys.shape[2]] = values
+
+    def until(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first `slots` keys and values, [R, H, slots, d] each."""
+        return self.cache[0, :, :, :slots], self.cache[1, :, :, :slots]
+
+    def step(
+        self, x: torch.Tensor, slot: int | torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds one slot (a number, or int64 [1]): x [R, D] is changed and returned; bias [1 or R, H, 1, n] for the n
+        keys and values."""
+        self.flat.copy_(self.qkv(self.attention_norm(x)))
+        self.head_norm.apply_(self.normed)
+        if isinstance(slot, int):
+            self.slots[slot].copy_(self.kept)
+        else:
+            self.cache.index_copy_(3, slot, self.kept.unsqueeze(3))
+        attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
+        x.add_(self.output(attended.reshape(self.rows, -1).float()))
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        product = gate * up
+        return x.add_(self.down(product.addcmul_(product, gate.erf_())))
+
+
+class FastDecoder:
+    """Continues the target of a batch of rows, slot by slot.
+
+    Args:
+        stage: HAFMStageForCausalLM in evaluation mode; its weights are read when this is made.
+        guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
+        temperature, top_k: of the sampling.
+        weights: "int8" for matrices of 8 bits, None for the stage's precision.
+        history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
+        threads: the most of the steps, taken while cores are free; None for torch's own number.
+        lead_sheet_guidance: μ of `guidance.ConditioningGuidance`; None for λ.
+        static: whether steps stay at fixed addresses, for a GPU to replay (`cuda_graph`); None: on a GPU.
+    """
+
+    def __init__(
+        self,
+        stage: Any,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        weights: str | None = None,
+        history_free_guidance: float = 0.0,
+        threads: int | None = None,
+        lead_sheet_guidance: float | None = None,
+        static: bool | None = None,
+    ) -> None:
+        check_plain_modules(stage)
+        self.stage, self.config = stage, stage.config
+        self.pattern = codebook_pattern(stage.config)
+        self.temperature, self.top_k = temperature, top_k
+        self.weights = weights
+        self.conditioning = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
+        # rows of the step that each row of the batch has
+        self.times = len(self.conditioning.kinds)
+        self.history_free_guidance = history_free_guidance
+        # what is added to the scores of the slots to come, float [B·C, n, V]
+        self.added: torch.Tensor | None = None
+        self.rows = 0
+        # what each slot is told, [L, R, D], where the conditioning has no slots of its own
+        self.told: torch.Tensor | None = None
+        self.threads = threads
+        self.static = stage.device.type == "cuda" if static is None else static
+        self.loop: StaticLoop | None = None
+
+    @torch.no_grad()
+    def generate(
+        self,
+        conditioning_ids: torch.Tensor,
+        new_tokens: int,
+        uniforms: torch.Tensor | None,
+        known: torch.Tensor | None = None,
+        forced: torch.Tensor | None = None,
+        conditioning_mask: torch.Tensor | None = None,
+        report: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Generates target tokens, in frames of all codebooks whatever the stage's pattern.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+            new_tokens: how many tokens each row gets; whole frames under the delay pattern.
+            uniforms (float32 [B, new_tokens]): the rows' random numbers; None takes the likeliest codes.
+            known (int64 [B, P], *optional*): tokens that come before, without BOS; likewise whole frames.
+            forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+            conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
+            report: called with 1 after each step; what it raises ends the loop.
+
+        Returns:
+            int64 [B, new_tokens].
+
+        Raises:
+            ValueError: for parts of frames under the delay pattern.
+        """
+        known = conditioning_ids.new_empty(len(conditioning_ids), 0) if known is None else known
+        if uniforms is not None:
+            uniforms = uniforms.to(conditioning_ids.device)
+        frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
+        plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
+        scores, opened = self._prefill(conditioning_ids, conditioning_mask, plan)
+        self.added = self._added(conditioning_ids, conditioning_mask, plan, opened)
+        with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
+            slots = self._continue(scores, plan, report)
+        if self.pattern.rows == 1:
+            return slots
+        tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
+        # behind the end of a shorter row stands BOS, which is no code
+        return tokens.clamp(max=self.config.codebook_size - 1)
+
+    def _continue(self, scores: torch.Tensor, plan: SlotPlan, report: Callable[[int], None] | None) -> torch.Tensor:
+        """Predictions (int64 [B·C, n]) of the slots to come, of which the first has scores (float [B·C, V])."""
+        rows, first = plan.known.shape
+        slots = plan.known.new_empty(rows, plan.slots)
+        before = plan.known[:, -1] if first else torch.full_like(slots[:, 0], self.config.codebook_size)
+        for step in range(plan.slots):
+            if step > 0:
+                before = slots[:, step - 1]
+                scores = self._step(before, first + step)
+            scores = self.limited(scores if self.added is None else scores + self.added[:, step], first + step)
+            numbers = None if plan.uniforms is None else plan.uniforms[:, step]
+            slots[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), plan.forced, step)
+            if report is not None:
+                report(1)
+            if self.static:
+                loop = self._static_loop(plan.uniforms is not None)
+                loop.run(slots, first, plan.uniforms, plan.forced, report)
+                break
+        return slots
+
+    def _added(
+        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan, opened: Cache
+    ) -> torch.Tensor | None:
+        """What the conditioning says of the slots to come by itself, float [B·C, n, V]; None where it has no weight.
+
+        `opened` holds the conditioning's keys and values, of all rows.
+        """
+        if self.history_free_guidance == 0.0:
+            return None
+        first = plan.known.shape[1]
+        scores = self.stage.history_free_scores(conditioning_ids, mask, first, plan.slots, opened)
+        return self.history_free_guidance * scores
+
+    def _static_loop(self, sampled: bool) -> StaticLoop:
+        """The loop at fixed addresses: the one of the window before, if this one is as large."""
+        bias_rows = len(self.layout.position)
+        if self.loop is None or not self.loop.fits(bias_rows, sampled):
+            self.loop = StaticLoop(self, bias_rows, sampled)
+        return self.loop
+
+    def _guide(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
+        if self.times != 2:
+            return self.conditioning.combine(states)
+        # one kernel
+        above, below = states.chunk(2)
+        return torch.lerp(below, above, self.conditioning.scales[0])
+
+    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores (float [B·C, V]) of slot `target` without columns beyond its codebook."""
+        sizes = self.config.codebook_sizes
+        if self.pattern.rows == 1:
+            size = sizes[target % len(sizes)]
+            return scores if size == scores.shape[-1] else scores[:, :size]
+        return scores if min(sizes) == scores.shape[-1] else scores.masked_fill(self.beyond, -float("inf"))
+
+    def _prefill(
+        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan
+    ) -> tuple[torch.Tensor, Cache]:
+        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward.
+
+        The second result holds their keys and values.
+        """
+        config, model, known = self.config, self.stage.model, plan.known
+        bos = known.new_full((len(known), 1), config.codebook_size)
+        input_ids = self.conditioning.repeat(torch.cat([bos, known], dim=1))
+        conditioning, null = self.conditioning.conditioning(config, conditioning_ids)
+        mask = None if mask is None else self.conditioning.repeat(mask)
+        rows = len(conditioning)
+        outputs = model(
+            input_ids=input_ids,
+            conditioning_ids=conditioning,
+            conditioning_mask=mask,
+            null_conditioning=null,
+            use_cache=True,
+            target_only=True,
+        )
+        prefix = config.num_prepended_sources * conditioning.shape[-1]
+        slots = prefix + known.shape[1] + plan.slots
+        self._prepare(rows, slots)
+        for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
+            layer.fill(cached.keys, cached.values)
+        self._lay_out(
+            token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
+        )
+        if config.conditioning_fusion == "sum":
+            self._tell(model.conditioning_of(torch.arange(slots, device=known.device), conditioning, null, mask))
+        states = self._guide(outputs.last_hidden_state[:, -1].float())
+        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame), outputs.past_key_values
+
+    def _tell(self, told: torch.Tensor) -> None:
+        """Keeps what each slot is told (float [R, L, D]), in the same place as before where that is as large."""
+        told = told.float().transpose(0, 1)
+        if self.told is None or self.told.shape != told.shape:
+            self.told = told.contiguous()
+        else:
+            self.told.copy_(told)
+
+    def _prepare(self, rows: int, slots: int) -> None:
+        """Layers with room for `slots`, tables and heads as the loop wants them."""
+        if self.rows != rows:
+            self.rows = rows
+            self._pack()
+        for layer in self.layers:
+            layer.open(slots)
+
+    def _pack(self) -> None:
+        model, config = self.stage.model, self.config
+        self.layers = [_Layer(layer, self.rows, self.weights) for layer in model.layers]
+        target, heads = model.target_embedding.weight.float(), self.stage.heads.weight
+        if self.pattern.rows == 1:
+            # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
+            kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]
+            self.tables = (target.roll(1, dims=0) + kinds.float()[:, None]).unbind()
+        else:
+            # or one of each, of which the first says that the slot is target
+            kind = model.segment_embedding.weight[-1:].float()
+            self.tables = (torch.cat([target[:1] + kind, target[1:]]).flatten(0, 1),)
+            heads = heads.flatten(0, 1)[None]
+        self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
+        batch = self.rows // self.times
+        self.heads = [packed_linear(head, batch, self.weights) for head in heads]
+        books = torch.arange(self.pattern.rows, device=heads.device)
+        # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
+        self.offsets = (books * target.shape[1]).repeat(batch)
+        sizes = torch.tensor(config.codebook_sizes, device=heads.device)[books].repeat(batch)
+        self.beyond = torch.arange(target.shape[1] - 1, device=heads.device) >= sizes[:, None]
+
+    def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
+        """Says where each slot stands; slot t of the target is `first_slot` + t of the sequence."""
+        self.layout, self.first_slot = layout, first_slot
+        self.biases: tuple[torch.Tensor, ...] = ()
+        self.block_start = 0
+
+    def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
+        """Scores [B·C, V] of slot `target` of the target, which reads the tokens before it (int64 [B·C])."""
+        slot = self.first_slot + target
+        if not 0 <= slot - self.block_start < len(self.biases):
+            self._make_block(slot)
+        bias = self.biases[slot - self.block_start]
+        return self.slot_scores(ids, target % self.pattern.slots_per_frame, slot, self.views, bias)
+
+    def slot_scores(
+        self,
+        ids: torch.Tensor,
+        kind: int,
+        slot: int | torch.Tensor,
+        views: list[tuple[torch.Tensor, torch.Tensor]],
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Scores [B·C, V] of a slot of the sequence, which reads the tokens before it (int64 [B·C]).
+
+        `kind` is the slot's place among those of its frame, under the flat pattern the codebook that it predicts.
+        `views` are each layer's keys and values [R, H, n, d] that bias [1 or R, H, 1, n] lets it see.
+        """
+        x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
+        if self.pattern.rows > 1:
+            x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
+        x = self.conditioning.repeat(x)
+        if self.told is not None:
+            x = x + (self.told[slot] if isinstance(slot, int) else self.told.index_select(0, slot)[0])
+        for layer, (keys, values) in zip(self.layers, views, strict=True):
+            x = layer.step(x, slot, keys, values, bias)
+        return self._scores(self._guide(self.norm(x)), kind)
+
+    def _scores(self, states: torch.Tensor, kind: int) -> torch.Tensor:
+        """What the heads of a kind of slot say of guided states (float [B, D]): float [B·C, V]."""
+        return self.heads[kind](states).reshape(len(states) * self.pattern.rows, -1)
+
+    def _make_block(self, slot: int) -> None:
+        """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""
+        last = min(slot + BLOCK, len(self.layout.slot))
+        query = torch.arange(slot, last, device=self.layout.slot.device)
+        block = self.stage.model.attention_bias(_until(self.layout, last), query).detach()
+        self.views = [layer.until(last) for layer in self.layers]
+        self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
+        self.block_start = slot
+
+
+def _until(layout: TokenLayout, slots: int) -> TokenLayout:
+    return layout.select(layout.slot[:slots])

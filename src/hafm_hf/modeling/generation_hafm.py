@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`generate()` of a stage: guidance and codebook processors, conditioning, progress.
+
+The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `fast_loop` is the fast loop.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.utils import logging
+
+from .codebook_patterns import CodebookPattern, codebook_pattern
+from .configuration_hafm import HAFMStageConfig
+from .guidance import ConditioningGuidance, combine, lead_sheet_rows
+from .inputs import check_conditioning, check_rows
+from .sampling import split_off_sampling
+
+logger = logging.get_logger(__name__)
+
+# Paper, "Inference"
+TEMPERATURE = 0.9
+TOP_K = 250
+GUIDANCE_SCALE = 3.0
+# share of a window that repeats the end of the one before
+OVERLAP = 0.2
+
+
+class ClassifierFreeGuidance(LogitsProcessor):
+    """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
+
+    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning. With
+    `lead_sheet_guidance` there is a third of rows between the two, and ℓ as in `guidance.ConditioningGuidance`.
+
+    Args:
+        guidance_scale (`float`): λ.
+        lead_sheet_guidance (`float`, *optional*): μ.
+    """
+
+    def __init__(self, guidance_scale: float, lead_sheet_guidance: float | None = None) -> None:
+        scales = {"guidance_scale": guidance_scale, "lead_sheet_guidance": lead_sheet_guidance}
+        for name, scale in scales.items():
+            if scale is not None and not 0 <= scale < float("inf"):
+                raise ValueError(f"{name} is {scale}; it must be 0 or more (1 means no guidance).")
+        self.guidance_scale = guidance_scale
+        self.scales = [guidance_scale] if lead_sheet_guidance is None else [lead_sheet_guidance, guidance_scale]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [2B or 3B, V], conditional rows first) → float [B, V]."""
+        times, word = len(self.scales) + 1, ("twice", "three times")[len(self.scales) - 1]
+        if scores.shape[0] != times * input_ids.shape[0]:
+            raise ValueError(
+                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs {word} "
+                "as many, the conditional ones first."
+            )
+        return combine(scores, self.scales)
+
+
+class HistoryFreeGuidance(LogitsProcessor):
+    """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
+
+    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
+    None of it depends on what is generated, so all of it is there before generation begins.
+
+    Args:
+        scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to come.
+        known (`int`): slots in `input_ids`, BOS among them, when generation begins.
+        rows (`int`): R, rows of a sequence.
+    """
+
+    def __init__(self, scores: torch.Tensor, known: int, rows: int = 1) -> None:
+        self.scores = scores
+        self.known = known
+        self.rows = rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B·R or B·samples·R, V]) → the same shape."""
+        added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
+        samples = len(scores) // self.rows // len(added)
+        return scores + added.repeat_interleave(samples, dim=0).flatten(0, 1)
+
+
+class CodebookLogitsProcessor(LogitsProcessor):
+    """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
+
+    The next slot is t = (length of `input_ids`) − 1: of codebook t mod Q, or one row for each codebook.
+
+    Args:
+        codebook_sizes (`list[int]`): sizes of the Q target codebooks.
+        rows (`int`): R, rows of a sequence: 1 under the flat codebook pattern, Q under the delay pattern.
+    """
+
+    def __init__(self, codebook_sizes: list[int], rows: int = 1) -> None:
+        self.codebook_sizes = codebook_sizes
+        self.rows = rows
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """scores (float [B·R, V]) → the same shape."""
+        sizes = self.codebook_sizes
+        if self.rows == 1:
+            sizes = [sizes[(input_ids.shape[1] - 1) % len(sizes)]]
+        if min(sizes) == scores.shape[1]:
+            return scores
+        limits = torch.tensor(sizes, device=scores.device).repeat(len(scores) // len(sizes))
+        beyond = torch.arange(scores.shape[1], device=scores.device) >= limits[:, None]
+        return scores.masked_fill(beyond, -float("inf"))
+
+
+class HAFMGenerationMixin(GenerationMixin):
+    """`generate()` for a stage.
+
+    `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
+    lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
+    conditional rows first, then the same rows with their conditioning nulled. With `lead_sheet_guidance` other than it
+    there are rows between the two, with the voice and a lead sheet of which nothing is known.
+
+    A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
+    MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back.
+    """
+
+    config: HAFMStageConfig
+
+    @property
+    def pattern(self) -> CodebookPattern:
+        """How the codes of a frame become slots."""
+        return codebook_pattern(self.config)
+
+    def codes_of(self, sequences: torch.Tensor) -> torch.Tensor:
+        """The codes (int64 [B, Q, T]) of all whole frames in what `generate()` returns (int64 [B·R, 1 + L])."""
+        slots = sequences[:, 1:]
+        whole = slots[:, : self.pattern.slots(self.pattern.frames(slots.shape[1]))]
+        return self.pattern.tokens(whole).unflatten(1, (-1, self.config.num_codebooks)).transpose(1, 2)
+
+    def default_generation_config(self) -> GenerationConfig:
+        """The paper's: sampling at temperature 0.9 from the 250 likeliest tokens, guidance 3.0.
+
+        `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
+        `independent_windows` whether they are generated side by side, without knowing each other.
+        `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
+        `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`guidance.ConditioningGuidance`).
+        """
+        return GenerationConfig(
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            guidance_scale=GUIDANCE_SCALE,
+            bos_token_id=self.config.bos_token_id,
+            window_seconds=self.config.window_seconds,
+            overlap_seconds=self.config.window_seconds * OVERLAP,
+            independent_windows=self.config.model_type == "hafm_fine",
+            history_free_guidance=0.0,
+        )
+
+    def target_frames(self, conditioning_mask: torch.Tensor) -> torch.Tensor:
+        """Target frames (int64 [B]) that last as long as each row's conditioning (mask, bool [B, T_c])."""
+        frames = conditioning_mask.long().sum(dim=1)
+        return frames * self.config.frame_rate // self.config.conditioning_frame_rate
+
+    @torch.no_grad()
+    def history_free_scores(
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        first: int,
+        count: int,
+        opened: Cache | None = None,
+    ) -> torch.Tensor:
+        """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
+
+        One pass over the window, since nothing depends on what is generated.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
+            first, count: slots [first, first + count).
+            opened: keys and values of the same conditioning, which are the same whatever the history: B rows and, if
+                there are more, B last ones without conditioning. They are not computed again then.
+
+        Returns:
+            float32 [B·R, count, V].
+        """
+        rows = len(conditioning_ids)
+        there = 0 if opened is None else opened.layers[0].keys.shape[0]
+        # rows of one length are the same without their conditioning
+        others = rows if conditioning_mask is not None else 1
+        conditional = self._history_free(conditioning_ids, conditioning_mask, False, first + count, count, opened, 0)
+        if there <= rows:
+            opened = None
+        unconditional = self._history_free(
+            conditioning_ids[:others], conditioning_mask, True, first + count, count, opened, there - rows
+        )
+        return (conditional - unconditional).flatten(0, 1)
+
+    def _history_free(
+        self,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None,
+        null: bool,
+        length: int,
+        count: int,
+        opened: Cache | None,
+        first_row: int,
+    ) -> torch.Tensor:
+        """Scores (float32 [B, R, count, V]) of the last of `length` slots, with conditioning or the null embedding.
+
+        Row b of the conditioning is row `first_row` + b of `opened`.
+        """
+        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
+        size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
+        found = []
+        for begin in range(0, len(conditioning_ids), size):
+            part, cache = slice(begin, begin + size), None
+            ids = conditioning_ids[part]
+            # conditioning that is added to the target has no slots of its own
+            slots = self.config.num_prepended_sources * ids.shape[-1]
+            if opened is not None and slots:
+                cache = DynamicCache(config=self.config)
+                for number, layer in enumerate(opened.layers):
+                    held = slice(first_row + begin, first_row + begin + len(ids))
+                    cache.update(layer.keys[held, :, :slots], layer.values[held, :, :slots], number)
+            outputs = self.forward(  # type: ignore[attr-defined]
+                input_ids=ids.new_full((len(ids) * self.pattern.rows, length), self.config.codebook_size),
+                conditioning_ids=ids,
+                conditioning_mask=None if conditioning_mask is None else conditioning_mask[part],
+                null_conditioning=torch.full((len(ids),), null, device=ids.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                target_only=True,
+                logits_to_keep=count,
+            )
+            found.append(outputs.logits.float().unflatten(0, (-1, self.pattern.rows)))
+        return torch.cat(found)
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        conditioning_ids = model_kwargs.get("conditioning_ids")
+        if conditioning_ids is None:
+            raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
+        scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+        # a generation config knows it where somebody has set it
+        weight = model_kwargs.get("lead_sheet_guidance", getattr(config, "lead_sheet_guidance", None))
+        if weight is not None and not any(lead_sheet_rows(self.config)):
+            raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
+        config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
+        guided = len(ConditioningGuidance(scale, weight).kinds) > 1
+        if config.num_beams not in (None, 1) and (guided or self.pattern.rows > 1):
+            raise ValueError(
+                "Beam search goes neither with guidance nor with the delay pattern; set num_beams=1, or for a stage "
+                "of the flat pattern guidance_scale=1."
+            )
+        if scale != 1.0 and generation_config is not None and generation_config.guidance_scale is None:
+            if kwargs.get("guidance_scale") is None:
+                logger.warning_once(
+                    f"The generation config given sets no guidance_scale, so the model's own, {scale:g}, holds; set "
+                    "it to 1 for none."
+                )
+        model_kwargs["guidance_scale"] = scale
+        continued = model_kwargs.get("past_key_values")
+        for name in ("prompt_lookup_num_tokens", "prefill_chunk_size"):
+            if getattr(config, name) is not None and continued is not None and int(continued.get_seq_length()) > 0:
+                raise ValueError(f"{name} does not go with past_key_values that hold tokens; leave one of them out.")
+        # for `_prepare_generated_length`, which knows how long the opening is
+        frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
+        config._target_slots = self.pattern.slots(frames)
+        # its row in the input table, whatever a generation config of another vocabulary says
+        config.bos_token_id = self.config.bos_token_id
+        return config, model_kwargs
+
+    def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
+        if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
+            generation_config.max_new_tokens = generation_config._target_slots - (kwargs["input_ids_length"] - 1)
+        return super()._prepare_generated_length(generation_config, **kwargs)  # type: ignore[misc]
+
+    def _prepare_model_inputs(
+        self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        conditioning_ids, mask = model_kwargs["conditioning_ids"], model_kwargs.get("attention_mask")
+        check_conditioning(self.config, conditioning_ids, model_kwargs.get("conditioning_mask"))
+        rows = len(conditioning_ids) * self.pattern.rows
+        if inputs is None and model_kwargs.get("input_ids") is None:
+            inputs = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
+        inputs, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
+            inputs, bos_token_id, model_kwargs
+        )
+        check_rows(self.pattern.rows, input_ids=inputs, conditioning_ids=conditioning_ids)
+        if mask is not None and mask.shape != inputs.shape:
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(inputs.shape)}; pass the whole sequence "
+                "from BOS on, beside past_key_values too."
+            )
+        return inputs, name, model_kwargs
+
+    def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
+        super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)  # type: ignore[misc]
+        if generation_mode != GenerationMode.ASSISTED_GENERATION:
+            return
+        if mode_kwargs.get("assistant_model") is not None or generation_config.prompt_lookup_num_tokens is None:
+            raise ValueError(
+                "A stage's tokens are not drafted by an assistant model or by early layers; leave assistant_model "
+                "out, or set prompt_lookup_num_tokens."
+            )
+        if len(_guidance(generation_config).kinds) > 1 or self.pattern.rows > 1:
+            raise ValueError(
+                "prompt_lookup_num_tokens goes neither with guidance nor with the delay pattern; set guidance_scale=1."
+            )
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """Repeats whole sequences, not the rows of one."""
+        sequences = None if input_ids is None else input_ids.unflatten(0, (-1, self.pattern.rows))
+        sequences, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
+            expand_size, is_encoder_decoder, sequences, **model_kwargs
+        )
+        return None if sequences is None else sequences.flatten(0, 1), model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
+    ) -> Any:
+        # of slots, of which the first holds BOS; a target that is continued later may end behind this call's
+        frames = self.config.target_length(model_kwargs["conditioning_ids"].shape[-1]) // self.config.num_codebooks
+        if not model_kwargs.get("target_frames"):
+            model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
+        # a static cache has to hold the conditioning as well
+        max_cache_length += self.config.num_prepended_sources * model_kwargs["conditioning_ids"].shape[-1]
+        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> LogitsProcessorList:
+        scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
+        generation_config.guidance_scale = None  # the stock processor must not be added as well
+        given, last = split_off_sampling(kwargs.pop("logits_processor", None))
+        others = super()._get_logits_processor(  # type: ignore[misc]
+            generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
+        )
+        generation_config.guidance_scale = scale
+        ours = LogitsProcessorList()
+        if scales := _guidance(generation_config).scales:
+            ours.append(ClassifierFreeGuidance(*reversed(scales)))
+        weight = getattr(generation_config, "history_free_guidance", 0.0)
+        if weight != 0.0:
+            known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
+            count = generation_config.max_length - known
+            conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
+            scores = weight * self.history_free_scores(*conditioning, known - 1, count)
+            ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
+        # after guidance, which would turn −inf − −inf into NaN
+        ours.append(CodebookLogitsProcessor(self.config.codebook_sizes, self.pattern.rows))
+        return LogitsProcessorList([*ours, *others, *last])
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        guidance_scale: float = 1.0,
+        lead_sheet_guidance: float | None = None,
+        target_frames: int = 0,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Repeats the rows for guidance and says whether the cache holds the conditioning already.
+
+        Under the delay pattern what was drawn for slots without a frame gives way to BOS: behind `target_frames`, by
+        default as many as the conditioning or this call lasts, and behind the end of a row's conditioning.
+
+        Raises:
+            ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or if
+                `past_key_values` do not hold the beginning of `input_ids`.
+        """
+        if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
+            raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
+        frames: int | torch.Tensor = target_frames
+        mask = kwargs.get("conditioning_mask")
+        if mask is not None and self.pattern.rows > 1:
+            frames = self.target_frames(mask).clamp(max=target_frames)
+        past = 0 if past_key_values is None or not is_first_iteration else int(past_key_values.get_seq_length())
+        if past and next_sequence_length is not None:
+            # the cache holds the conditioning's slots as well, which transformers takes for tokens
+            slots = self.config.num_prepended_sources * kwargs["conditioning_ids"].shape[-1]
+            next_sequence_length += slots
+            if not 0 < next_sequence_length < input_ids.shape[1]:
+                raise ValueError(
+                    f"past_key_values hold {past} slots, {slots} of them for this conditioning, and input_ids has "
+                    f"{input_ids.shape[1]} tokens; pass the whole sequence from BOS on, with the same conditioning."
+                )
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            self.pattern.hide(input_ids, frames, self.config.codebook_size),
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        inputs["conditioning_is_cached"] = past_key_values is not None and (not is_first_iteration or past > 0)
+        inputs["logits_to_keep"] = 1
+        guidance = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
+        if guidance.scales:
+            for name in ("input_ids", "conditioning_mask"):
+                if inputs.get(name) is not None:
+                    inputs[name] = guidance.repeat(inputs[name])
+            ids = inputs["conditioning_ids"]
+            inputs["conditioning_ids"], inputs["null_conditioning"] = guidance.conditioning(self.config, ids)
+        if past and past_key_values.layers[0].keys.shape[0] != len(inputs["conditioning_ids"]):  # type: ignore[union-attr]
+            raise ValueError("past_key_values have another number of rows; guidance repeats them, so keep its scale.")
+        # of the target nothing is padding, so the mask that super makes for static caches says nothing either
+        inputs["attention_mask"] = None
+        return inputs
+
+
+def _guidance(config: GenerationConfig) -> ConditioningGuidance:
+    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
+    return ConditioningGuidance(scale, getattr(config, "lead_sheet_guidance", None))
+
+
+class TokenProgress(StoppingCriteria):
+    """Reports each generated token to a callback, and never stops."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        """Called by `generate()` after each token."""
+        self.report(1)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared decoder and the three stages: semantic, coarse, fine.
+
+On the path of the data after the semantic tokenizer and before the codec. A stage models target tokens, arranged in
+slots by its codebook pattern, given conditioning streams at one frame rate; its sequence is
+[source 0 | … | source S−1 | target].
+
+Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots a sequence (1 under the flat
+pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
+frames, D width, H heads, V size of the largest target codebook.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ..pretrained.loading import HUB_OPTIONS
+from ..pretrained.saving import HAFMHubMixin
+from .codebook_patterns import codebook_pattern
+from .codebook_tables import HAFMCodebookEmbedding, HAFMCodebookHeads
+from .conditioning import HAFMConditioningMixer, at_slots
+from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from .generation_hafm import HAFMGenerationMixin
+from .inputs import check_conditioning, check_rows, check_targets
+from .kernels import BiasGradient, HAFMRMSNorm, trains_on_cpu
+from .layers import HAFMAttention, HAFMDecoderLayer
+from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
+from .stage_table import stage_of
+
+IGNORE_INDEX = -100
+# what a checkpoint's weights have been trained for, and what they are for where its configuration says nothing
+FIXED = {"codebook_pattern": "flat", "conditioning_fusion": "prepend"}
+
+
+class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
+    """Weights, loading and attention back ends common to the decoder and the stages."""
+
+    config_class = HAFMStageConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _input_embed_layer = "target_embedding"
+    _no_split_modules = ["HAFMDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": HAFMDecoderLayer, "attentions": HAFMAttention}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As of any model, but refuses to load a checkpoint with another codebook pattern or fusion than its own.
+
+        Raises:
+            ValueError: for another one, with which its weights would play noise.
+        """
+        given = kwargs.get("config")
+        if isinstance(given, (str, os.PathLike)):
+            given = cls.config_class.from_pretrained(given)
+        asked = {name: kwargs.get(name, getattr(given, name, None)) for name in FIXED}
+        if pretrained_model_name_or_path is not None and any(asked.values()):
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+            stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+            for name, value in asked.items():
+                own = stored.get(name, FIXED[name])
+                if value is not None and value != own:
+                    raise ValueError(
+                        f"{pretrained_model_name_or_path} has been trained with {name} {own!r} and cannot be loaded "
+                        f"with {value!r}: leave {name} out, or train a stage with it."
+                    )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        tables = (HAFMCodebookEmbedding, HAFMCodebookHeads, RelativeAttentionBias)
+        if isinstance(module, (nn.Linear, nn.Embedding, *tables)):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.Conv1d):
+            init.normal_(module.weight, mean=0.0, std=module.kernel_size[0] ** -0.5)
+        elif isinstance(module, nn.RMSNorm):
+            init.ones_(module.weight)
+        if isinstance(module, RelativeAttentionBias) and self.config.position_scheme == "time":
+            init.copy_(module.weight, module.weight + module.locality().to(module.weight))
+
+
+class HAFMDecoder(HAFMPreTrainedModel):
+    """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states."""
+
+    config: HAFMStageConfig
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__(config)
+        # the configuration may have been changed since it was made
+        config.validate()
+        self.pattern = codebook_pattern(config)
+        streams = [size for source in config.conditioning_codebook_sizes for size in source]
+        self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
+        if config.lead_sheet_streams:
+            self.lead_sheet_embedding = HAFMCodebookEmbedding(
+                list(config.lead_sheet_streams.values()), config.hidden_size
+            )
+        self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
+        if self.pattern.rows == 1:
+            # says which codebook a slot predicts; where each predicts all there is nothing to say
+            self.quantizer_embedding = nn.Embedding(config.num_codebooks, config.hidden_size)
+        self.segment_embedding = nn.Embedding(config.num_prepended_sources + 1, config.hidden_size)
+        if config.conditioning_fusion == "sum":
+            self.conditioning_mixer = HAFMConditioningMixer(config)
+        self.relative_attention_bias = RelativeAttentionBias(config)
+        self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def embed_conditioning(self, conditioning_ids: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Embeds the conditioning; the streams of one source are summed, sources follow each other or are summed, too.
+
+        Args:
+            conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the streams of a lead sheet if the stage
+                reads any; those are added to the slots of the last source.
+            null (bool [B], *optional*): rows whose conditioning is replaced by zeros or mask tokens. The segment
+                embedding stays: it says what a slot is, not what the singer sang.
+
+        Returns:
+            float [B, S · T_c, D]; [B, T_c, D] where it is added to the target.
+        """
+        tokens = self.config.num_token_streams
+        streams = torch.arange(conditioning_ids.shape[1], device=conditioning_ids.device)
+        ids = conditioning_ids.transpose(1, 2)
+        known = ids[..., tokens:]
+        ids, streams = ids[..., :tokens], streams[:tokens]
+        if null is not None and self.config.conditioning_null == "mask_token":
+            ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.rows - 1)
+        embedded = self.conditioning_embedding(ids, streams)
+        if null is not None and self.config.conditioning_null == "zeros":
+            embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
+        widths = [len(source) for source in self.config.conditioning_codebook_sizes]
+        sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]
+        if self.config.lead_sheet_streams:
+            sources[-1] = sources[-1] + self._embed_lead_sheet(known, null)
+        if self.config.conditioning_fusion == "sum":
+            return torch.stack(sources).sum(dim=0)
+        return torch.cat([part + self._segment(i, ids.device) for i, part in enumerate(sources)], dim=1)
+
+    def conditioning_of(
+        self,
+        targets: torch.Tensor,
+        conditioning_ids: torch.Tensor,
+        null: torch.Tensor | None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What is added to slots of the target where the conditioning has none of its own.
+
+        Args:
+            targets (int64 [L]): the numbers of the slots.
+            conditioning_ids, null, mask: as in `embed_conditioning` and `forward`.
+
+        Returns:
+            float [B, L, D].
+        """
+        frames = self.conditioning_mixer(self.embed_conditioning(conditioning_ids, null), mask)
+        places = self.pattern.frame_of(targets) * self.config.conditioning_frame_rate // self.config.frame_rate
+        return at_slots(frames, places, mask)
+
+    def _segment(self, number: int, device: torch.device) -> torch.Tensor:
+        """What is added to every slot of a source, or of the target behind the last one: float [D]."""
+        # through the module: its weights may be offloaded
+        segment: torch.Tensor = self.segment_embedding(torch.full((), number, device=device))
+        return segment
+
+    def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
+        """Streams of a lead sheet (int64 [B, T_c, K], 0 where nothing is known) → float [B, T_c, D]; 0 if null."""
+        numbers = torch.arange(streams.shape[-1], device=streams.device)
+        embedded = self.lead_sheet_embedding(streams, numbers).sum(dim=2)
+        return embedded if null is None else embedded.masked_fill(null[:, None, None], 0.0)
+
+    def embed_target(self, input_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Embeds slots of the target.
+
+        Args:
+            input_ids (int64 [B·R, L]): under the flat pattern slot t reads a token of codebook (t − 1) mod Q; under
+                the delay pattern a slot is the sum of what it reads of all codebooks.
+            targets (int64 [L]): the numbers t of the slots.
+
+        Returns:
+            float [B, L, D].
+        """
+        num_codebooks, last = self.config.num_codebooks, self.segment_embedding.num_embeddings - 1
+        if self.pattern.rows > 1:
+            ids = input_ids.reshape(input_ids.shape[0] // num_codebooks, num_codebooks, -1).transpose(1, 2)
+            books = torch.arange(num_codebooks, device=ids.device)
+            return self.target_embedding(ids, books).sum(dim=2) + self._segment(last, ids.device)
+        embedded = self.target_embedding(input_ids, (targets - 1) % num_codebooks)
+        embedded = embedded + self.quantizer_embedding(targets % num_codebooks)
+        return embedded + self._segment(last, input_ids.device)
+
+    def attention_bias(self, layout: TokenLayout, query: torch.Tensor) -> torch.Tensor:
+        """Relative bias of query slots (int64 [n]) on all slots, with the lowest number where they may not look."""
+        asking = layout.select(query)
+        return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
+
+    def _takes_blocks(self, hidden_states: torch.Tensor, cache: Cache | None) -> bool:
+        plain = cache is None and self.config.attention_dropout == 0.0 and self.config._attn_implementation == "sdpa"
+        return plain and self.training and trains_on_cpu(hidden_states)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        conditioning_ids: torch.Tensor,
+        conditioning_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        null_conditioning: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        conditioning_is_cached: bool | None = None,
+        target_only: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of the L target slots, float [B, L, D]; arguments as in `HAFMStageForCausalLM.forward`.
+
+        `target_only` saves the last layer the conditioning's slots, as in training; its attentions lack them then.
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(past, torch.Tensor):
+            # a static cache hands out its counter itself, which the first layer's update would move
+            past = past.clone()
+        if conditioning_is_cached is None:
+            conditioning_is_cached = bool(past > 0)
+        conditioning_slots = self.config.num_prepended_sources * conditioning_ids.shape[-1]
+        new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
+        key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
+        query = torch.arange(new_slots, device=input_ids.device) + past
+        targets = query[-input_ids.shape[1] :] - conditioning_slots
+        hidden_states = self.embed_target(input_ids, targets)
+        if self.config.conditioning_fusion == "sum":
+            told = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
+            hidden_states = hidden_states + told
+        elif not conditioning_is_cached:
+            prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
+            hidden_states = torch.cat([prefix, hidden_states], dim=1)
+        layout = token_layout(
+            self.config,
+            conditioning_ids.shape[-1],
+            key_slots - conditioning_slots,
+            conditioning_mask,
+            attention_mask,
+            device=input_ids.device,
+        )
+        position_bias = self.attention_bias(layout, query)
+        mutual = conditioning_slots if self.config.position_scheme == "time" else 0
+        gradient = BiasGradient(position_bias) if self._takes_blocks(hidden_states, past_key_values) else None
+        for number, layer in enumerate(self.layers):
+            if (self.training or target_only) and layer is self.layers[-1] and number > 0:
+                # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
+                position_bias = position_bias[:, :, -input_ids.shape[1] :]
+            hidden_states = layer(
+                hidden_states, position_bias, past_key_values=past_key_values, bias_gradient=gradient, prefix=mutual
+            )
+            if gradient is not None:
+                position_bias = position_bias.detach()
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
+        )
+
+
+def _holds_slots(cache: Cache | None) -> bool:
+    return cache is not None and bool(cache.get_seq_length() > 0)
+
+
+class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
+    """A decoder with one head a target codebook; the three stages differ in their configuration only."""
+
+    config: HAFMStageConfig
+    # the loss is a mean over this batch alone, so a Trainer that accumulates gradients has to divide it
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: HAFMStageConfig) -> None:
+        super().__init__(config)
+        self.model = HAFMDecoder(config)
+        self.heads = HAFMCodebookHeads(config)
+        self.post_init()
+        self.generation_config = self.default_generation_config()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        conditioning_ids: torch.Tensor | None = None,
+        conditioning_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        null_conditioning: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        conditioning_is_cached: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the target's slots, and the loss of its tokens.
+
+        Args:
+            input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the
+                codebook pattern arranges it (`stages.codebook_patterns`). May be left out where `labels` are given.
+            conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
+            conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
+            attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
+            labels (int64 [B, T·Q], *optional*): target tokens frame by frame, not shifted; −100 is ignored.
+            null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance). In
+                training, if not given, each row is drawn with probability `config.conditioning_dropout`.
+            past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
+            use_cache (`bool`, *optional*): whether to make and return a cache.
+            conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
+            logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
+
+        Returns:
+            `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V]; slot by slot,
+            which `pattern.tokens` puts into the order of the labels; columns beyond a codebook's own size mean
+            nothing). The last of `hidden_states`, normalised, is of the target's slots; others of all slots.
+
+        Raises:
+            ValueError: for inputs that are missing, differ in rows, or that `stages.inputs` refuses.
+        """
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
+        masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask}
+        rows = {"labels": labels, "conditioning_ids": conditioning_ids, "null_conditioning": null_conditioning}
+        check_rows(self.model.pattern.rows, input_ids=input_ids, **rows, **masks)
+        input_ids = self._shifted(labels) if input_ids is None else input_ids
+        cached = _holds_slots(past_key_values) if conditioning_is_cached is None else conditioning_is_cached
+        conditioning_ids = check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
+        targets = self._target_indices(input_ids, conditioning_ids, past_key_values if cached else None)
+        check_targets(self.config, input_ids, targets, attention_mask)
+        if null_conditioning is None and self.training:
+            null_conditioning = self._drawn_null(conditioning_ids)
+        outputs = self.model(
+            input_ids=input_ids, conditioning_ids=conditioning_ids, null_conditioning=null_conditioning,
+            past_key_values=past_key_values, use_cache=use_cache, conditioning_is_cached=cached, **masks, **kwargs,
+        )  # fmt: skip
+        hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
+        # without an opening in the cache the slots start at target 0, which is known without asking the device
+        first = None if cached else input_ids.shape[1] - hidden_states.shape[1]
+        logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
+        loss = None if labels is None else self.codebook_loss(logits, labels)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """A stage's tables follow `codebook_sizes`."""
+        raise NotImplementedError(
+            "A stage has a table a codebook; make one with other codebook_sizes instead of resizing its embeddings."
+        )
+
+    def _drawn_null(self, conditioning_ids: torch.Tensor) -> torch.Tensor | None:
+        """Rows (bool [B]) that training shows no conditioning."""
+        if self.config.conditioning_dropout == 0:
+            return None
+        rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=conditioning_ids.device)
+        return torch.bernoulli(rate).bool()
+
+    def _shifted(self, labels: torch.Tensor | None) -> torch.Tensor:
+        """Labels (int64 [B, L]) right behind BOS."""
+        if labels is None:
+            raise ValueError("Give input_ids, labels, or both.")
+        return self.model.pattern.inputs(labels, self.config.codebook_size)
+
+    def _target_indices(
+        self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None
+    ) -> torch.Tensor:
+        """The flat targets (int64 [L]) of `input_ids`, behind those in the cache."""
+        targets = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if cache is None:
+            return targets
+        return targets + cache.get_seq_length() - self.config.num_prepended_sources * conditioning_ids.shape[-1]
+
+    def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
+
+        Args:
+            logits (float [B·R, L, V]): of all slots from the first on.
+            labels (int64 [B, T·Q]): target tokens; −100 is ignored. Where nothing else is there, the loss is 0.
+        """
+        pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
+        wanted = pattern.arrange(labels, IGNORE_INDEX)
+        scores = self._without_other_columns(logits.float(), labels.shape[1])
+        # of all slots at once: each slice of the scores would have a gradient as large as all of them
+        nats = F.cross_entropy(
+            scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        ).view_as(wanted)
+        total, counted = nats.new_zeros(()), labels.new_zeros(())
+        for codebook in range(num_codebooks):
+            count = (labels[:, codebook::num_codebooks] != IGNORE_INDEX).sum()
+            # sums, of which nothing is 0 where the mean of nothing is NaN, without asking the device for the count
+            total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
+            counted = counted + (count > 0)
+        return total / counted.clamp(min=1)
+
+    def _without_other_columns(self, logits: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Logits (float [B·R, L, V]) of all slots of so many tokens, −inf in columns that a slot's codebook lacks."""
+        sizes, pattern = self.config.codebook_sizes, self.model.pattern
+        if min(sizes) == logits.shape[-1]:
+            return logits
+        codebooks = torch.arange(tokens, device=logits.device) % len(sizes)
+        limits = torch.tensor(sizes, device=logits.device)[pattern.arrange(codebooks[None], 0)]
+        beyond = torch.arange(logits.shape[-1], device=logits.device) >= limits[..., None]
+        return logits.unflatten(0, (-1, pattern.rows)).masked_fill(beyond, -float("inf")).flatten(0, 1)
+
+
+class HAFMSemanticForCausalLM(HAFMStageForCausalLM):
+    """Stage 1: instrumental semantic tokens at 50 Hz from vocal semantic tokens (K = 1)."""
+
+    config_class = HAFMSemanticConfig
+
+
+class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
+    """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2)."""
+
+    config_class = HAFMCoarseConfig
+    # what earlier versions counted along the beat
+    _keys_to_ignore_on_load_unexpected = ["beat_scores"]
+
+
+class HAFMFineForCausalLM(HAFMStageForCausalLM):
+    """Stage 3: EnCodec codebooks 5–8 at 75 Hz from codebooks 1–4 (K = 4, summed)."""
+
+    config_class = HAFMFineConfig
+
+
+# by the names of the table of the stages
+STAGE_MODELS: dict[str, type[HAFMStageForCausalLM]] = {
+    stage_of(model_class.config_class.model_type).name: model_class
+    for model_class in (HAFMSemanticForCausalLM, HAFMCoarseForCausalLM, HAFMFineForCausalLM)
+}

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage through whole songs: windows of the training length, with overlap, rows of one batch where they can be.
+
+Between the loops that decode a window and the composite that chains the stages. Lengths of songs are counted in units,
+the shortest time that is a whole number of frames at every rate: 0.04 s for 50 and 75 Hz.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
+
+from .fast_loop import FastDecoder
+from .generation_hafm import TokenProgress
+from .guidance import lead_sheet_rows
+from .sampling import FREE, RandomStream, StreamSampling
+
+DECODINGS = ("fast", "reference")
+# rows that are generated side by side, before guidance doubles them
+ROWS_AT_ONCE = 16
+# of what a window repeats of the one before, the share at its end in which the two may be joined
+JOINED_SHARE = 0.5
+# what is compared on both sides of a join: three frames at 75 Hz
+SIDE_SECONDS = 0.04
+# what GenerationMixin chooses tokens by and the fast loop does not, with the value beside None that says nothing
+REFERENCE_ONLY: dict[str, Any] = {
+    **dict.fromkeys(("top_p", "typical_p", "repetition_penalty"), 1.0),
+    **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), []),
+    **dict.fromkeys(("top_h", "bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id")),
+}
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How tokens are decoded.
+
+    Args:
+        decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
+        guidance_scale, temperature, top_k, lead_sheet_guidance: instead of the stage's generation config, where not
+            None; the last for stages that read a lead sheet.
+        weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
+        threads: the most of the fast loop's steps, taken while cores are free; None for torch's own number.
+
+    Raises:
+        ValueError: `weights` beside another decoding than the fast one.
+    """
+
+    decoding: str = "fast"
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    weights: str | None = None
+    threads: int | None = None
+    lead_sheet_guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.decoding != "fast":
+            raise ValueError(
+                f"weights is {self.weights!r}, a precision of the fast loop; decoding is {self.decoding!r}."
+            )
+
+    def sampling(self, stage: Any) -> dict[str, Any]:
+        """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
+        names = ["guidance_scale", "temperature", "top_k"]
+        names += ["lead_sheet_guidance"] if any(lead_sheet_rows(stage.config)) else []
+        own = {name: getattr(self, name) for name in names}
+        # the last is in a generation config where somebody has set it
+        chosen = {
+            name: getattr(stage.generation_config, name, None) if own[name] is None else own[name] for name in names
+        }
+        return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
+
+    def decoder(self, stage: Any) -> dict[str, Any]:
+        """Keywords of the fast loop's decoder for a stage.
+
+        Raises:
+            ValueError: naming what the stage's generation config sets and this loop does not obey.
+        """
+        for name, neutral in REFERENCE_ONLY.items():
+            value = getattr(stage.generation_config, name, None)
+            if value is not None and value != neutral:
+                raise ValueError(
+                    f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
+                    'choose decoding="reference".'
+                )
+        # a generation config that a user made lacks what only our own have
+        weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
+        own = {"weights": self.weights, "history_free_guidance": weight, "threads": self.threads}
+        return {**self.sampling(stage), **own}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a song that a stage generates at once, in units: [start, stop), of which `known` are there."""
+
+    start: int
+    stop: int
+    known: int
+
+
+def song_windows(units: int, window: int, overlap: int) -> list[Window]:
+    """Cuts a song into windows of one length, each beginning with what the one before has generated.
+
+    The last window is moved back, so that it is as long as the others rather than a remnant.
+
+    Args:
+        units: length of the song.
+        window: length of a window, the stage's training length.
+        overlap: units of a window that repeat the end of the one before.
+
+    Raises:
+        ValueError: unless 0 ≤ overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is {overlap} units and window {window}; the overlap must be the smaller.")
+    cut = []
+    done = 0
+    while done < units:
+        start = max(0, min(done - overlap, units - window))
+        stop = min(start + window, units)
+        cut.append(Window(start, stop, done - start))
+        done = stop
+    return cut
+
+
+def window_units(stage: Any, seconds_per_unit: float) -> tuple[int, int]:
+    """Units of a window and of its overlap, by `window_seconds` and `overlap_seconds` of the generation config."""
+    config = stage.generation_config
+    window = max(round(config.window_seconds / seconds_per_unit), 1)
+    return window, min(round(config.overlap_seconds / seconds_per_unit), window - 1)
+
+
+def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:
+    """The frame from which on `after` takes over from `before` with the least change.
+
+    Compared is the mean of `side` frames on either side, so that neither a stroke nor a new note is cut in two.
+
+    Args:
+        before (float [n, D]): frames of the window before, in the stretch that both have.
+        after (float [m, D]): frames of the next window from the same instant on, m > n.
+        first: earliest frame to take over at; the latest is n, where `before` ends.
+        side: frames.
+    """
+
+    def change(frame: int) -> float:
+        ends, begins = before[max(frame - side, 0) : frame], after[frame : frame + side]
+        return float((begins.mean(0) - ends.mean(0)).norm())
+
+    return min(range(max(first, 1), len(before) + 1), key=change)
+
+
+def independent_windows(stage: Any) -> bool:
+    """Whether a stage's windows go side by side: `independent_windows` of its generation config.
+
+    Where a user's generation config lacks it, the fine stage's windows do, and only they.
+    """
+    return getattr(stage.generation_config, "independent_windows", stage.config.model_type == "hafm_fine")
+
+
+@dataclass
+class SongRow:
+    """One accompaniment on its way through a stage.
+
+    Args:
+        units: length of the song.
+        stream: its random numbers.
+        given (int64 [units · tokens a unit], *optional*): tokens that are kept as they are, and −1 elsewhere.
+        flat (int64 [n]): the tokens so far, frame by frame.
+        borders: frames at which one window takes over from the one before.
+    """
+
+    units: int
+    stream: RandomStream
+    given: torch.Tensor | None = None
+    flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    borders: list[int] = field(default_factory=list)
+
+    def forced(self, first: int, count: int) -> torch.Tensor:
+        """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
+        given = self.flat.new_empty(0) if self.given is None else self.given[first : first + count]
+        return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
+
+
+@dataclass(frozen=True)
+class RowWindow:
+    """A window of one row."""
+
+    row: int
+    window: Window
+
+
+class StageRun:
+    """One stage through the songs of a batch, a batch of windows at a time.
+
+    Args:
+        stage: HAFMStageForCausalLM.
+        rows: the songs.
+        seconds_per_unit: see above.
+        options: how to decode.
+        independent: whether windows need not know each other, as those of the fine stage, each of which depends on its
+            own conditioning only. They go side by side; each generates the units that it shares with the one before as
+            well, from the same random numbers.
+        at_once: rows of a batch, of the first one where windows are independent.
+        report: called with 1 after each step.
+        sound: what codes (int64 [n, Q]) sound like, float [n, D]. With it, a window that goes side by side with the
+            one before takes over from it where that changes least, rather than where the one before ends.
+    """
+
+    def __init__(
+        self,
+        stage: Any,
+        rows: list[SongRow],
+        seconds_per_unit: float,
+        options: DecodingOptions,
+        independent: bool = False,
+        at_once: int = ROWS_AT_ONCE,
+        report: Callable[[int], None] | None = None,
+        sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        if options.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {options.decoding!r}; choose one of {DECODINGS}.")
+        self.stage, self.rows, self.options, self.report = stage, rows, options, report
+        # one for all windows, whose matrices are packed once
+        fast = options.decoding == "fast"
+        self.decoder = FastDecoder(stage, **options.decoder(stage)) if fast else None
+        self.independent = independent
+        self.sound = sound if independent else None
+        config = stage.config
+        self.unit_conditioning = round(config.conditioning_frame_rate * seconds_per_unit)
+        self.unit_tokens = round(config.frame_rate * seconds_per_unit) * config.num_codebooks
+        window, overlap = window_units(stage, seconds_per_unit)
+        # units at the end of a window that the next one may still replace
+        self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
+        windows = [song_windows(row.units, window, overlap) for row in rows]
+        jobs = [
+            RowWindow(row, window)
+            for row, cut in enumerate(windows)
+            for window in cut
+            if not self._is_given(row, window)
+        ]
+        self.batches = self._independent_batches(jobs, at_once) if independent else self._batches(jobs, at_once)
+        self.done = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps in all; a step is one slot of each row of a batch."""
+        frames = self.unit_tokens // self.stage.config.num_codebooks
+        known = [0 if self.independent else batch[0].window.known * frames for batch in self.batches]
+        new = [self._new_units(batch) * frames for batch in self.batches]
+        return sum(self.stage.pattern.new_slots(*each) for each in zip(known, new, strict=True))
+
+    @property
+    def needs(self) -> int | None:
+        """Units of conditioning that the next batch needs; None when nothing is left to do."""
+        if self.done == len(self.batches):
+            return None
+        return max(job.window.stop for job in self.batches[self.done])
+
+    def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Everything that is left; returns the codes int64 [Q, T] of each row."""
+        while self.needs is not None:
+            self.advance(conditioning)
+        return [self.codes(row) for row in range(len(self.rows))]
+
+    def advance(self, conditioning: list[torch.Tensor]) -> None:
+        """Generates the next batch from the conditioning so far, int64 [K, T_c] for each row."""
+        batch = self.batches[self.done]
+        known_units = 0 if self.independent else batch[0].window.known
+        tokens = self._decode(batch, conditioning, known_units)
+        for job, new in zip(batch, tokens, strict=True):
+            row, window, width = self.rows[job.row], job.window, self.stage.config.num_codebooks
+            self._extend(row, window.start + window.known)
+            first = (window.start + known_units) * self.unit_tokens
+            border = self._border(row.flat, window, new)
+            if border:
+                row.borders.append(border)
+            length = (window.stop - window.start - known_units) * self.unit_tokens
+            row.flat = torch.cat([row.flat[: border * width].to(new.device), new[border * width - first : length]])
+        self.done += 1
+
+    def final_units(self, row: int) -> int:
+        """Units of a row that no window will change any more."""
+        song = self.rows[row]
+        units = len(song.flat) // self.unit_tokens
+        return units if self.needs is None or units == song.units else max(units - self.held, 0)
+
+    def codes(self, row: int) -> torch.Tensor:
+        """Codes of a row so far, as far as they are final: int64 [Q, T]."""
+        if self.needs is None:
+            self._extend(self.rows[row], self.rows[row].units)
+        final = self.rows[row].flat[: self.final_units(row) * self.unit_tokens]
+        return final.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
+
+    def _border(self, flat: torch.Tensor, window: Window, new: torch.Tensor) -> int:
+        """Frame of the song at which a window takes over from what there is; 0 for the first.
+
+        Args:
+            flat (int64 [n]): the row's tokens up to where the window's own begin.
+            window: the window.
+            new (int64 [m]): its tokens, from its start on where windows are independent.
+        """
+        width = self.stage.config.num_codebooks
+        start, known = (units * self.unit_tokens // width for units in (window.start, window.known))
+        if self.sound is None or not known:
+            return start + known
+        rate = self.stage.config.frame_rate
+        side, held = max(round(SIDE_SECONDS * rate), 1), self.held * self.unit_tokens // width
+        before = self.sound(flat[start * width : (start + known) * width].to(new.device).view(-1, width))
+        after = self.sound(new[: (known + side) * width].view(-1, width))
+        return start + steadiest(before, after, known - held, side)
+
+    def _decode(self, batch: list[RowWindow], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
+        """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
+        new_tokens = self._new_units(batch) * self.unit_tokens
+        cut, known, numbers, forced = [], [], [], []
+        for job in batch:
+            row, window = self.rows[job.row], job.window
+            frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
+            cut.append(conditioning[job.row][:, frames].t())
+            begin = window.start * self.unit_tokens
+            start = begin + known_units * self.unit_tokens
+            if known_units:
+                self._extend(row, window.start + known_units)
+            known.append(row.flat[begin:start].to(cut[-1].device))
+            numbers.append(row.stream.uniforms(start, new_tokens))
+            forced.append(row.forced(start, new_tokens))
+        lengths = torch.tensor([len(frames) for frames in cut])
+        padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
+        mask = torch.arange(padded.shape[-1]) < lengths[:, None]
+        return decode_window(
+            self.stage,
+            padded,
+            new_tokens,
+            torch.stack(numbers),
+            self.options,
+            known=torch.stack(known),
+            forced=torch.stack(forced) if any(self.rows[job.row].given is not None for job in batch) else None,
+            conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
+            report=self.report,
+            decoder=self.decoder,
+        )
+
+    def _new_units(self, batch: list[RowWindow]) -> int:
+        return max(job.window.stop - job.window.start - (0 if self.independent else job.window.known) for job in batch)
+
+    def _extend(self, row: SongRow, units: int) -> None:
+        """Copies given tokens up to `units`, where whole windows of them were not generated."""
+        there, wanted = len(row.flat), units * self.unit_tokens
+        if row.given is not None and there < wanted:
+            row.flat = torch.cat([row.flat, row.given[there:wanted].to(row.flat.device)])
+
+    def _is_given(self, row: int, window: Window) -> bool:
+        given = self.rows[row].given
+        if given is None:
+            return False
+        new = given[(window.start + window.known) * self.unit_tokens : window.stop * self.unit_tokens]
+        return bool((new != FREE).all())
+
+    @staticmethod
+    def _batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
+        """Windows of different rows go together if they stand in one place; a row's own follow each other."""
+        groups: dict[tuple[int, int], list[RowWindow]] = defaultdict(list)
+        for job in jobs:
+            groups[job.window.start + job.window.known, job.window.known].append(job)
+        ordered = [groups[key] for key in sorted(groups)]
+        return [group[i : i + at_once] for group in ordered for i in range(0, len(group), at_once)]
+
+    @staticmethod
+    def _independent_batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
+        """The next windows go together; twice as many each time, so that a stream begins early and then keeps up."""
+        ordered = sorted(jobs, key=lambda job: (job.window.stop, job.row))
+        batches, first = [], 0
+        while first < len(ordered):
+            batches.append(ordered[first : first + at_once])
+            first, at_once = first + at_once, max(at_once, min(2 * at_once, ROWS_AT_ONCE))
+        return batches
+
+
+def decode_window(
+    stage: Any,
+    conditioning_ids: torch.Tensor,
+    new_tokens: int,
+    uniforms: torch.Tensor,
+    options: DecodingOptions,
+    known: torch.Tensor,
+    forced: torch.Tensor | None = None,
+    conditioning_mask: torch.Tensor | None = None,
+    report: Callable[[int], None] | None = None,
+    decoder: FastDecoder | None = None,
+) -> torch.Tensor:
+    """Continues rows of one length of known tokens, by the loop that the options name.
+
+    Args:
+        stage: HAFMStageForCausalLM.
+        conditioning_ids (int64 [B, K, T_c]): conditioning streams.
+        new_tokens: tokens to generate; under the delay pattern whole frames, behind whole frames that are known.
+        uniforms (float32 [B, new_tokens]): the rows' random numbers.
+        options: how to decode.
+        known (int64 [B, P]): tokens that come before, without BOS.
+        forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
+        conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
+        report: called with 1 after each step.
+        decoder: the fast loop's, made for the same stage and options; a new one if None.
+
+    Returns:
+        int64 [B, new_tokens].
+    """
+    sampling = options.sampling(stage)
+    if options.decoding == "fast":
+        decoder = decoder or FastDecoder(stage, **options.decoder(stage))
+        return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
+    bos, frames = stage.config.codebook_size, None
+    if conditioning_mask is not None:
+        frames = stage.target_frames(conditioning_mask)
+    plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
+    assert plan.uniforms is not None
+    sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced)
+    generated = stage.generate(
+        input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=bos),
+        conditioning_ids=conditioning_ids,
+        conditioning_mask=conditioning_mask,
+        max_new_tokens=plan.slots,
+        target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
+        logits_processor=LogitsProcessorList([sampled]),
+        stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
+        # where it takes the likeliest token, `sampling` says so
+        do_sample=True,
+        **sampling,
+    )
+    return stage.pattern.tokens(generated[:, 1:])[:, known.shape[1] :]

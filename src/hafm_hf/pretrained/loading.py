@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading that trusts nothing: whole safetensors files only, of the size and the names that a configuration asks for.
+
+transformers' own loading also reads pickles, takes whatever numbers a file
+holds, reports missing weights in the log and continues with random ones.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import constants, is_offline_mode, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+
+logger = logging.get_logger(__name__)
+Model = TypeVar("Model", bound=PreTrainedModel)
+BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
+# checks of configurations that are transformers' own, by class; `tokenizers.configuration_codec` adds the codecs'
+CONFIG_CHECKS: dict[type[PreTrainedConfig], Callable[[Any], None]] = {}
+# as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
+SUMS_FILE = "SHA256SUMS"
+WEIGHT_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt", "model.bin")
+PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
+# a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
+SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
+_BLOCK = 1 << 22
+# how long the hub may take for its first answer
+HUB_SECONDS = 10.0
+_hub_answered = False
+
+
+class SafeLoadingMixin:
+    """`from_pretrained` that looks at the files before anything is made of them."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As of any model, but from safetensors files only, and after `model_source` and `check_checkpoint`."""
+        model_class: Any = super()
+        source = pretrained_model_name_or_path
+        if source is not None:
+            source = model_source(source, **kwargs)
+            check_checkpoint(cls, source, **kwargs)
+            kwargs["use_safetensors"] = True
+        return model_class.from_pretrained(source, *args, **kwargs)
+
+
+def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str | os.PathLike[str]:
+    """Where a model is loaded from: the bundled one for None and for its name, otherwise what was given.
+
+    Where the hub cannot be reached, it is the folder that an earlier download left: huggingface_hub would ask five
+    times for every file, which takes minutes.
+
+    Args:
+        source: folder or hub id. A folder of the bundled model's name goes before it.
+        options: as for `from_pretrained`; `cache_dir`, `revision` and `local_files_only` are used.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no hub id is written like that or none that can be had.
+    """
+    if source is not None and os.path.isdir(source):
+        return source
+    if source is None or str(source) == BUNDLED_MODEL.name:
+        return BUNDLED_MODEL
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        raise FileNotFoundError(f"no such folder: {source}") from None
+    if not options.get("local_files_only") and _hub_answers():
+        return source
+    where = {name: options[name] for name in ("cache_dir", "revision") if options.get(name) is not None}
+    try:
+        return snapshot_download(str(source), **where, local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise FileNotFoundError(
+            f"there is no folder {source}, none of that name was downloaded before, and the hub cannot be reached"
+        ) from None
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once; a yes is remembered."""
+    global _hub_answered
+    if not _hub_answered and not is_offline_mode():
+        with suppress(Exception):
+            # whatever it says, it is there
+            get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+            _hub_answered = True
+    return _hub_answered and not is_offline_mode()
+
+
+def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model:
+    """`from_pretrained` that refuses damaged files, and missing, unexpected and misshapen weights.
+
+    Args:
+        model_class: a class with `from_pretrained`.
+        source: folder or hub id.
+        options: as for `from_pretrained`.
+
+    Raises:
+        ValueError: naming the file or the offending keys.
+        OSError: the model or its weights are not there.
+    """
+    source = model_source(source, **options)
+    if (loaded := _load_as_saved(model_class, source, **options)) is not None:
+        return loaded
+    if not issubclass(model_class, SafeLoadingMixin):
+        check_checkpoint(model_class, source, **options)
+    model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            keys = ", ".join(sorted(map(str, info[kind])))
+            raise ValueError(
+                f"{_where(source, options)} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}."
+            )
+    return model
+
+
+def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model | None:
+    """The model of files that hold exactly its weights under its own names, each read once.
+
+    Most of what loading takes is saved so: transformers compiles the renamings of all its models, reads the
+    configuration several times, and makes a second model for what `check_checkpoint` asks.
+
+    Returns:
+        None where loading is transformers' to do or to explain: other options, names or shapes.
+
+    Raises:
+        ValueError: as `check_checkpoint`.
+    """
+    dtype, hub = options.get("dtype"), {name: options[name] for name in HUB_OPTIONS if name in options}
+    if not isinstance(dtype, torch.dtype) or set(options) - {*HUB_OPTIONS, "dtype", "use_safetensors"}:
+        return None
+    files = _weight_files(source, None, hub)
+    if not files:
+        return None
+    config = model_class.config_class.from_pretrained(source, **hub)
+    check_config(config)
+    weights = _read_weights(source, files, hub)
+    config.name_or_path = str(source)
+    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+        each.dtype = dtype
+    # not on the meta device, which has neither the buffers that no file holds nor quick norms of weights
+    with no_init_weights():
+        model = model_class(config)
+    made, saved = ({name: value.shape for name, value in each.items()} for each in (model.state_dict(), weights))
+    if made != saved:
+        return None
+    for name, value in weights.items():
+        # a copy: the file may be written again, by this very model, while it is in use
+        weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+    model.load_state_dict(weights, assign=True)
+    for module in model.modules():
+        # else a composite that it becomes a part of would initialise it again
+        module._is_hf_initialized = True
+    if model.can_generate():
+        where = {"subfolder": "", "revision": "main"} | {name: hub.get(name) for name in HUB_OPTIONS if name in hub}
+        where = {name: where.get(name) for name in HUB_OPTIONS}
+        model.adjust_generation_fn(None, False, None, str(source), trust_remote_code=False, **where)
+    return model.eval()
+
+
+def check_config(config: PreTrainedConfig) -> None:
+    """Applies the check of `CONFIG_CHECKS`, if there is one; our own configurations check themselves when made."""
+    if check := CONFIG_CHECKS.get(type(config)):
+        check(config)
+
+
+def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options: Any) -> None:
+    """Refuses weights that cannot be those that were saved, before a model is allocated.
+
+    A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
+    hold about as many of them as the configuration asks for. In a folder of this machine a file that is newer than
+    the sums may have been saved again: that is a warning. Says nothing where there are no weights at all:
+    `from_pretrained` does.
+
+    Args:
+        model_class: the class to be loaded.
+        source: folder or hub id.
+        options: as for `from_pretrained`; those that say where and what are used.
+
+    Raises:
+        ValueError: naming the file and the way out.
+    """
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    files = _weight_files(source, options.get("variant"), hub)
+    if not files:
+        for name in PICKLES:
+            if _find(source, name, hub):
+                raise ValueError(
+                    f"{_where(source, options)} holds {name}, which can run code when it is read, and no "
+                    f"{SAFE_WEIGHTS_NAME}; ask its publisher for safetensors, or convert it with `hafm convert`."
+                )
+        return
+    given = options.get("config")
+    known = isinstance(given, PreTrainedConfig)
+    config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
+    check_config(config)
+    held = sum(value.numel() for value in _read_weights(source, files, hub).values())
+    with torch.device("meta"), no_init_weights():
+        wanted = sum(value.numel() for value in model_class(config).state_dict().values())
+    if wanted > SPARE_FACTOR * held + SPARE_VALUES:
+        raise ValueError(
+            f"{_where(source, options)} asks for {wanted:,} values in its configuration, but its weights are {held:,}."
+        )
+
+
+def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) -> None:
+    """Writes SHA256SUMS beside the safetensors files in `folder` and below it; `only_again`: where there is one."""
+    for place in sorted({file.parent for file in Path(folder).rglob("*.safetensors")}):
+        if not only_again or (place / SUMS_FILE).exists():
+            lines = [f"{_sha256(file)}  {file.name}\n" for file in sorted(place.glob("*.safetensors"))]
+            (place / SUMS_FILE).write_text("".join(lines))
+
+
+def codec_fingerprint(codec: torch.nn.Module) -> str:
+    """`fingerprint` of the weights that decide a codec's codes: with another decoder they sound different, and stages
+    that have learnt them still fit."""
+    return fingerprint(codec, without="decoder.")
+
+
+def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
+    """SHA-256 over a model's weights and their names, as long as a short commit id.
+
+    Weights whose names begin with `without` don't count.
+
+    Numbers count, not how they are held: a model that was saved in half precision is the same one when it is loaded in
+    float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if without is not None and name.startswith(without):
+            continue
+        digest.update(name.encode())
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
+    return "/".join(filter(None, (str(source), options.get("subfolder"))))
+
+
+def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Path | None:
+    """A file of a model, downloaded if it must be; None where there is none."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(str(source), name, **hub, **quiet)
+    return None if found is None else Path(found)
+
+
+def _weight_files(source: str | os.PathLike[str], variant: str | None, hub: dict[str, Any]) -> list[Path]:
+    named = [name.replace("safetensors", f"{variant}.safetensors", 1) if variant else name for name in WEIGHT_NAMES]
+    single = _find(source, named[0], hub)
+    if single is not None:
+        return [single]
+    index = _find(source, named[1], hub)
+    if index is None:
+        return []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{index} names {name!r}, which is no file beside it.")
+    found = [_find(source, name, hub) for name in names]
+    return [file for file in found if file is not None]
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    """SHA-256 by name of file."""
+    sums = {}
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
+        sums[name] = digest
+    return sums
+
+
+def _check_sum(file: Path, path: Path | None, stale_is_possible: bool) -> None:
+    sums = {} if path is None else _read_sums(path)
+    if path is None or file.name not in sums or _sha256(file) == sums[file.name]:
+        return
+    if stale_is_possible and file.stat().st_mtime_ns > path.stat().st_mtime_ns:
+        logger.warning(f"{file} was written after {path}, which it does not match; delete {SUMS_FILE}, it is stale.")
+        return
+    raise ValueError(
+        f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed the "
+        "weights yourself."
+    )
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of safetensors files, still in the files' memory maps: as they were saved, and finite."""
+    sums = _find(source, SUMS_FILE, hub)
+    weights: dict[str, torch.Tensor] = {}
+    for file in files:
+        _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
+        try:
+            with safe_open(str(file), framework="pt") as content:
+                found = {name: content.get_tensor(name) for name in content.keys()}
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); get it again.") from error
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
+        weights |= found
+    return weights
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # a finite sum has finite parts, and is found in one pass; that of finite parts can still overflow
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

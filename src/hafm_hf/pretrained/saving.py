@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes to the hub beside weights: model cards, the auto-class shim, the handler of Inference Endpoints.
+
+Off the path of the data; the models get their `push_to_hub` from here.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from transformers import PreTrainedConfig
+
+from .loading import SafeLoadingMixin, write_checksums
+from .model_card import model_card
+
+# with this file in a repository, the Auto classes find ours, and the task is registered, by importing us
+SHIM_NAME = "hafm_auto"
+SHIM = (
+    '"""Lets transformers find the classes and the task: importing hafm_hf registers them."""\n\n'
+    "from hafm_hf import *  # noqa: F403\n"
+)
+# each is one line of code, so that what a repository asks its users to trust can be read at a glance
+REPOSITORY_FILES = {
+    f"{SHIM_NAME}.py": SHIM,
+    "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
+    "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
+}
+
+
+# of `save_pretrained(…, push_to_hub=True)`: what goes on to `push_to_hub`
+UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
+
+
+class HAFMHubMixin(SafeLoadingMixin):
+    """Loading that looks at the files first; `push_to_hub` of whole folders, with a card that says what is in them."""
+
+    config: Any
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model into a folder, and uploads it with our card and checksums if asked to.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+        """
+        model: Any = super()
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        model.save_pretrained(save_directory, **kwargs)
+        if not kwargs.get("is_main_process", True):
+            return
+        write_auto_map(Path(save_directory), self.config, type(self))
+        write_checksums(save_directory, only_again=True)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, **upload)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: ModelCard | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: Iterable[str] | None = None,
+    ) -> CommitInfo:
+        """Uploads everything that `save_pretrained` writes, and a model card as README.md.
+
+        Args:
+            repo_id: "org/name"; made if it is not there yet.
+            card: the model card. If not given: the card that the repository has; else README.md of the folder that
+                the model was loaded from, with `repo_id` in its examples; else one made from the configuration
+                (`model_card`).
+            commit_message, commit_description, private, token, revision, create_pr, max_shard_size, tags: as for any
+                `push_to_hub` of transformers.
+
+        Raises:
+            HfHubHTTPError: the hub refuses.
+        """
+        model: Any = self
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
+        card.data["tags"] = list(
+            dict.fromkeys([*(card.data.get("tags") or []), *(model.model_tags or []), *(tags or [])])
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            write_checksums(folder)
+            card.save(Path(folder) / "README.md")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    def _existing_card(self, api: HfApi, repo_id: str, revision: str | None) -> ModelCard | None:
+        """The card in the repository, or in the folder that the model was loaded from."""
+        if api.file_exists(repo_id, "README.md", revision=revision):
+            return ModelCard(Path(api.hf_hub_download(repo_id, "README.md", revision=revision)).read_text("utf-8"))
+        local = Path(getattr(self, "name_or_path", "") or ".") / "README.md"
+        if local.parent == Path(".") or not local.is_file():
+            return None
+        return renamed(ModelCard.load(local), repo_id)
+
+
+def renamed(card: ModelCard, repo_id: str) -> ModelCard:
+    """A card whose examples load `repo_id`, whatever repository they were written for."""
+    written_for = re.search(r'(?:model=|from_pretrained\()"([^"]+)"', card.text)
+    if written_for:
+        card.text = re.sub(rf'(?<=[" ]){re.escape(written_for[1])}(?=["`])', lambda _: repo_id, card.text)
+    return card
+
+
+def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
+    """Lets `trust_remote_code=True` find our classes where nobody has imported hafm_hf: config.json and the shim.
+
+    A class of somebody else's is none that the shim could import, and is left out.
+    """
+    if not model_class.__module__.startswith(f"{__name__.partition('.')[0]}."):
+        return
+    names = {"AutoConfig": type(config).__name__, "AutoModel": model_class.__name__}
+    if model_class.can_generate():
+        names["AutoModelForCausalLM"] = model_class.__name__
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content["auto_map"] = {auto: f"{SHIM_NAME}.{name}" for auto, name in names.items()}
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / f"{SHIM_NAME}.py").write_text(SHIM)
+
+
+def write_repository_files(folder: Path) -> None:
+    """Writes the shim, the handler and the requirements that make a composite's folder a repository of the hub."""
+    for name, content in REPOSITORY_FILES.items():
+        (folder / name).write_text(content)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes transformers' Auto classes and `pipeline()` know HAFM; `import hafm_hf` calls `register`."""
+
+import logging
+from typing import Any
+
+TASK = "vocal-accompaniment"
+
+
+def register() -> None:
+    """Registers configurations, models, feature extractor and task with transformers; twice is as good as once."""
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .accompaniment.configuration_accompaniment import HAFMConfig
+    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from .accompaniment.modeling_separator import HAFMSeparatorModel
+    from .accompaniment.pipeline_hafm import HAFMPipeline
+    from .audio.feature_extraction_hafm import HAFMFeatureExtractor
+    from .listening.modeling_harmony import HAFMHarmonyModel
+    from .modeling.modeling_hafm import STAGE_MODELS
+    from .pretrained.loading import BUNDLED_MODEL
+    from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+
+    others = (HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel, HAFMHarmonyModel, HAFMSeparatorModel)
+    model_class: Any
+    for model_class in (*STAGE_MODELS.values(), *others):
+        config_class = _installed(model_class.config_class)
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, _installed(model_class), exist_ok=True)
+    for stage_class in STAGE_MODELS.values():
+        AutoModelForCausalLM.register(stage_class.config_class, stage_class, exist_ok=True)
+    AutoFeatureExtractor.register(HAFMConfig, _installed(HAFMFeatureExtractor), exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=HAFMPipeline,
+            pt_model=AutoModel,
+            default={"model": (str(BUNDLED_MODEL), "main")},
+            type="audio",
+        )
+        # pipeline() warns of every default; this one comes with the package and does not change beneath anybody
+        logging.getLogger("transformers.pipelines").addFilter(
+            lambda record: str(BUNDLED_MODEL) not in record.getMessage()
+        )
+
+
+def _installed(kind: Any) -> Any:
+    """A class whose code comes with the package: transformers is not to copy it beside weights that are saved."""
+    kind.register_for_auto_class = classmethod(lambda cls, auto_class=None: None)
+    return kind

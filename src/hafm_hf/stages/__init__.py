@@ -1,1 +1,0 @@
-"""The three stages: one decoder, its positions, codebooks, generation and sampling."""

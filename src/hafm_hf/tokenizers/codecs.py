@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The codec: codes of the coarse and fine stages to and from audio, for every family of codecs that transformers has.
+
+Last on the path of the data. `as_codec` gives a model of transformers the small interface (`Codec`) that all else
+here uses; rates, channels and codebooks come from its configuration. EnCodec (Défossez et al. 2022, arXiv 2210.13438)
+at 24 kHz is the paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 kbps. DAC: Kumar et al. 2023, arXiv
+2306.06546. Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of the decoder's input.
+"""
+
+import math
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..pretrained.loading import HUB_OPTIONS, load_strictly
+from .configuration_codec import check_codec_config, codec_format
+
+ENCODEC_24KHZ = "facebook/encodec_24khz"
+# decoded at once: no layer takes a CPU a tenth of a second with hafm-tiny's codec, so that it can be ended between two
+STRETCH_SECONDS = 5.0
+# frames to each side that EnCodec's convolutions can see, generously
+CONTEXT_FRAMES = 16
+# a codec that normalises its input gets all of it at this level, so that codes need no loudness beside them: it is
+# the RMS of a quiet accompaniment, -20 dBFS
+NORMALISED_RMS = 0.1
+# samples to each side that the residual units behind one of DAC's strides can see: kernels of 7, dilated by 1, 3, 9
+DAC_UNIT_REACH = 39
+# encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks
+# lose a level
+RENAMINGS: tuple[tuple[str, str], ...] = (
+    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
+    (r"\.conv\.conv\.", ".conv."),
+    (r"\.convtr\.convtr\.", ".conv."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
+)
+# what makes the audio of a stretch: (its frames [B, D, n], whether it is the last) → [B, C, samples], or None so far
+Decoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
+
+
+class Codec(ABC):
+    """What the package asks of a codec. A family is one subclass, its entry in FAMILIES, and checks of its config.
+
+    Args:
+        model: the codec as transformers has it, in evaluation mode.
+    """
+
+    # the class of transformers that it is made for
+    model_name: ClassVar[str]
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model: Any = model
+        self.format = codec_format(model.config)
+        # RMS of the input that the codec takes for 1
+        self.level = 1.0
+
+    @abstractmethod
+    def codebook(self, index: int) -> torch.Tensor:
+        """What each code of a codebook adds to the decoder's input: [codes, D]."""
+
+    @abstractmethod
+    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+        """Codes int64 [B, Q, T] of audio [B, C, T · hop] or a little less."""
+
+    @abstractmethod
+    def _decoder(self) -> Decoder:
+        """What decodes one song stretch by stretch; it keeps what it needs of the past."""
+
+    @torch.no_grad()
+    def encode(self, audio: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
+        """Codes int64 [B, Q, ⌈N / hop⌉] of audio, float [B, C, N] at the codec's rate.
+
+        Args:
+            audio: float [B, C, N].
+            num_codebooks: Q, the first of the codec's codebooks; all of them if None.
+
+        Raises:
+            ValueError: on another shape, no samples, or more codebooks than there are.
+        """
+        wanted = self.format.num_codebooks if num_codebooks is None else num_codebooks
+        if audio.ndim != 3 or audio.shape[1] != self.format.channels or audio.shape[2] == 0:
+            raise ValueError(
+                f"audio has shape {list(audio.shape)}; it must be [batch, {self.format.channels}, samples], not empty."
+            )
+        if not 1 <= wanted <= self.format.num_codebooks:
+            raise ValueError(f"num_codebooks is {wanted}; this codec has 1 to {self.format.num_codebooks}.")
+        return self._encode(audio.to(self.model.dtype), wanted)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, length: int | None = None) -> torch.Tensor:
+        """Audio float [B, C, length] of codes int64 [B, Q, T]; Q may be smaller than the codec's number of codebooks.
+
+        Codes of any length are decoded in stretches, so that memory beside the result does not grow with them.
+
+        Args:
+            codes: int64 [B, Q, T].
+            length: samples to return, at most hop · T; all of them if None.
+
+        Raises:
+            ValueError: on another shape, codes out of range, or a length beyond the codes.
+        """
+        samples = codes.shape[-1] * self.format.hop_length
+        if length is not None and not 0 <= length <= samples:
+            raise ValueError(f"length is {length}; {codes.shape[-1]} frames hold {samples} samples.")
+        stream = CodecStream(self)
+        shape = (len(codes), self.format.channels, samples)
+        audio = torch.empty(shape, dtype=self.model.dtype, device=codes.device)
+        done = 0
+        parts = codes.split(max(round(STRETCH_SECONDS * self.format.frame_rate), CONTEXT_FRAMES), dim=-1)
+        for number, part in enumerate(parts, start=1):
+            decoded = stream.decode(part, last=number == len(parts))
+            audio[..., done : done + decoded.shape[-1]] = decoded
+            done += decoded.shape[-1]
+        return audio[..., :length]
+
+    @torch.no_grad()
+    def code_vectors(self, codes: torch.Tensor, first_codebook: int = 0) -> torch.Tensor:
+        """What codes add to the decoder's input: float32 [T, D], the sum of their vectors.
+
+        Args:
+            codes (int64 [T, Q]): of consecutive codebooks.
+            first_codebook: which of the codec's the first of them is.
+        """
+        columns = enumerate(codes.t(), start=first_codebook)
+        return torch.stack([F.embedding(column, self.codebook(index)) for index, column in columns]).float().sum(0)
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        """The decoder's input [B, D, T] of codes int64 [B, Q, T].
+
+        Raises:
+            ValueError: on another shape, or codes out of range.
+        """
+        codebooks = self.format.num_codebooks
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= codebooks or codes.shape[2] == 0:
+            raise ValueError(f"codes have shape {list(codes.shape)}; they must be [batch, 1 to {codebooks}, frames].")
+        if int(codes.min()) < 0 or int(codes.max()) >= self.format.codebook_size:
+            raise ValueError(f"codes must lie between 0 and {self.format.codebook_size - 1}.")
+        embedded = [F.embedding(each, self.codebook(index)) for index, each in enumerate(codes.unbind(1))]
+        return reduce(torch.add, embedded).transpose(1, 2)
+
+
+class EncodecCodec(Codec):
+    """EnCodec: causal at 24 kHz, or seeing both sides (32 kHz), or in normalised chunks (48 kHz, stereo).
+
+    Chunks lie on one grid of frames, overlap, and are joined where both know their surroundings.
+    """
+
+    model_name = "EncodecModel"
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        config = self.model.config
+        self.chunk = None if config.chunk_length_s is None else config.chunk_length // self.format.hop_length
+        if self.chunk is not None and self.chunk < 4 * CONTEXT_FRAMES:
+            raise ValueError(
+                f"The codec's chunks have {self.chunk} frames; to be joined they need {4 * CONTEXT_FRAMES}."
+            )
+        if config.normalize:
+            self.level = NORMALISED_RMS
+
+    def codebook(self, index: int) -> torch.Tensor:
+        return self.model.quantizer.layers[index].codebook.embed
+
+    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+        audio = audio / self.level if self.level != 1.0 else audio
+        if self.chunk is None:
+            return self._quantise(self.model.encoder(audio), num_codebooks)
+        hop, frames, pieces = self.format.hop_length, -(-audio.shape[-1] // self.format.hop_length), []
+        for start in range(0, max(frames - 2 * CONTEXT_FRAMES, 1), self.chunk - 2 * CONTEXT_FRAMES):
+            embeddings = self.model.encoder(audio[..., start * hop : (start + self.chunk) * hop])
+            first = CONTEXT_FRAMES if start else 0
+            last = self.chunk - CONTEXT_FRAMES if start + self.chunk < frames else self.chunk
+            pieces.append(self._quantise(embeddings[..., first:last], num_codebooks))
+        return torch.cat(pieces, dim=-1)
+
+    def _quantise(self, embeddings: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+        codes = []
+        for layer in self.model.quantizer.layers[:num_codebooks]:
+            codes.append(layer.encode(embeddings))
+            embeddings = embeddings - layer.decode(codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def _decoder(self) -> Decoder:
+        decoder, hop = self.model.decoder, self.format.hop_length
+        if self.chunk is not None:
+            return _Chunks(decoder, self.chunk, hop)
+        return _RecurrentDecoder(decoder, 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES, hop)
+
+
+class DacCodec(Codec):
+    """DAC: convolutions that see both sides, codes of few dimensions that a matrix brings to the decoder's width."""
+
+    model_name = "DacModel"
+
+    def codebook(self, index: int) -> torch.Tensor:
+        quantizer = self.model.quantizer.quantizers[index]
+        return quantizer.out_proj(quantizer.codebook.weight.t()[None])[0].t()
+
+    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+        padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
+        return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
+
+    def _decoder(self) -> Decoder:
+        hop, rate, reach = self.format.hop_length, 1, self.model.decoder.conv1.kernel_size[0] / 2
+        for ratio in self.model.config.upsampling_ratios:
+            reach, rate = reach + 1 / rate, rate * ratio
+            reach += DAC_UNIT_REACH / rate
+
+        def decode(frames: torch.Tensor) -> torch.Tensor:
+            audio = self.model.decoder(frames)
+            # odd strides give a few samples less
+            return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
+
+        return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
+
+
+class CodecStream:
+    """Decodes the codes of a song stretch by stretch to the audio that they give at once, up to rounding.
+
+    A codec that sees the future holds the last frames back until there is more, or the song has ended.
+
+    Args:
+        codec: whose codes they are.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec, self._decode = codec, codec._decoder()
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Audio float [B, C, n] that is final with the next codes.
+
+        The first stretch of several needs to hold as many frames as the first convolution's kernel, 7: EnCodec pads
+        the beginning of a song by reflection.
+
+        Args:
+            codes: int64 [B, Q, T], T > 0.
+            last: whether the song ends with them.
+
+        Raises:
+            ValueError: on another shape, or codes out of range.
+        """
+        audio = self._decode(self.codec.embed(codes), last)
+        if audio is None:
+            return codes.new_zeros((len(codes), self.codec.format.channels, 0), dtype=self.codec.model.dtype)
+        return audio if self.codec.level == 1.0 else audio * self.codec.level
+
+
+class Stretches:
+    """A function of frames that sees a few of them to each side, over what comes stretch by stretch.
+
+    Args:
+        function: [B, D, n] → [B, D', n · hop].
+        past, future: frames that it sees, or more.
+        hop: what a frame becomes.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], past: int, future: int, hop: int = 1) -> None:
+        self.function, self.past, self.future, self.hop = function, past, future, hop
+        self.frames: torch.Tensor | None = None
+        self.done = 0
+
+    def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        """What the function gives of frames that have all that it sees; None where there are none yet."""
+        self.frames = frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=-1)
+        final = frames.shape[-1] - (0 if last else self.future)
+        if final <= self.done:
+            return None
+        result = self.function(frames)[..., self.done * self.hop : final * self.hop]
+        dropped = max(final - self.past, 0)
+        self.frames, self.done = frames[..., dropped:], final - dropped
+        return result
+
+
+class _RecurrentDecoder:
+    """EnCodec's decoder: a convolution, an LSTM whose state goes on, and the convolutions that make sound."""
+
+    def __init__(self, decoder: Any, future: int, hop: int) -> None:
+        first, self.lstm, *rest = decoder.layers
+        self.first = Stretches(first, CONTEXT_FRAMES, future)
+        self.rest = Stretches(torch.nn.Sequential(*rest), CONTEXT_FRAMES, future, hop)
+        self.state: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        hidden = self.first(frames, last)
+        if hidden is None:
+            return None
+        hidden = hidden.permute(2, 0, 1)
+        recurrent, self.state = self.lstm.lstm(hidden, self.state)
+        return self.rest((recurrent + hidden).permute(1, 2, 0), last)
+
+
+class _Chunks:
+    """A decoder of chunks of one length, which overlap and are joined over one frame."""
+
+    def __init__(self, decoder: torch.nn.Module, chunk: int, hop: int) -> None:
+        self.decoder, self.chunk, self.hop = decoder, chunk, hop
+        self.frames: torch.Tensor | None = None
+        # of the chunk before: the frame behind its last
+        self.tail: torch.Tensor | None = None
+
+    def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+        self.frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=-1)
+        pieces = []
+        # one more than a chunk, or the end: only then it is known whether this is the last one
+        while self.frames.shape[-1] > self.chunk:
+            pieces.append(self._decode(self.chunk - CONTEXT_FRAMES))
+            self.frames = self.frames[..., self.chunk - 2 * CONTEXT_FRAMES :]
+        if last:
+            pieces.append(self._decode(self.frames.shape[-1]))
+        return torch.cat(pieces, dim=-1) if pieces else None
+
+    def _decode(self, stop: int) -> torch.Tensor:
+        """Audio of the next chunk up to frame `stop` of it, from where the one before ended."""
+        assert self.frames is not None
+        audio = self.decoder(self.frames[..., : self.chunk])
+        piece = audio[..., (0 if self.tail is None else CONTEXT_FRAMES) * self.hop : stop * self.hop]
+        if self.tail is not None:
+            gain = torch.linspace(0, 1, self.hop + 2, dtype=audio.dtype, device=audio.device)[1:-1]
+            joined = gain * piece[..., : self.hop] + (1 - gain) * self.tail
+            piece = torch.cat([joined, piece[..., self.hop :]], dim=-1)
+        self.tail = audio[..., stop * self.hop : (stop + 1) * self.hop]
+        return piece
+
+
+FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec}
+
+
+def as_codec(model: PreTrainedModel) -> Codec:
+    """The interface of a codec of transformers.
+
+    Raises:
+        ValueError: an unknown family, or a configuration that cannot be used.
+    """
+    check_codec_config(model.config)
+    return FAMILIES[model.config.model_type](model)
+
+
+def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedModel]:
+    """The class of transformers that a codec's configuration asks for; only that one is imported.
+
+    Raises:
+        ValueError: an unknown family.
+    """
+    kind = config.get("model_type") if isinstance(config, dict) else config.model_type
+    if kind not in FAMILIES:
+        raise ValueError(f"{kind} is no codec that is known; choose one of {', '.join(FAMILIES)}.")
+    return getattr(transformers, FAMILIES[kind].model_name)
+
+
+def load_codec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: Any) -> Codec:
+    """Load a codec from the hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
+
+    Args:
+        name_or_path: hub id or folder of an EnCodec or a DAC.
+        kwargs: as for `from_pretrained`.
+
+    Raises:
+        ValueError: when weights are missing, unexpected or of another shape, or it is of an unknown family.
+    """
+    hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+    config, _ = PreTrainedConfig.get_config_dict(str(name_or_path), **hub)
+    return as_codec(load_strictly(codec_class(config), name_or_path, **kwargs).eval())
+
+
+def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
+    target = target - target.mean(dim=-1, keepdim=True)
+    output = output - output.mean(dim=-1, keepdim=True)
+    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
+    projection = scale * target
+    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
+    return 10 * torch.log10(ratio.clamp_min(1e-12))
+
+
+def convert_encodec_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of the original `encodec` package under the names of transformers' EncodecModel, values untouched.
+
+    Args:
+        state: `encodec.EncodecModel.encodec_model_24khz(…).state_dict()`, or the published `.th` file read with
+            `torch.load(path, weights_only=True)`.
+
+    Raises:
+        ValueError: on a key that isn't EnCodec's.
+    """
+    converted = {}
+    for key, value in state.items():
+        name = key
+        for pattern, replacement in RENAMINGS:
+            name = re.sub(pattern, replacement, name)
+        if not re.match(r"^(encoder|decoder|quantizer)\.layers\.", name):
+            raise ValueError(f"{key} is not a weight of EnCodec.")
+        converted[name] = value
+    return converted

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of the semantic tokenizer: HuBERT up to one layer, then k-means."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import HubertConfig, PreTrainedConfig
+
+from ..pretrained.checks import (
+    MAX_DILATIONS,
+    MAX_LAYERS,
+    MAX_SAMPLING_RATE,
+    MAX_WIDTH,
+    MAX_WINDOW_SECONDS,
+    check_list,
+    check_range,
+)
+
+
+@strict
+class HAFMSemanticTokenizerConfig(PreTrainedConfig):
+    r"""HuBERT up to one layer, then k-means: audio at 16 kHz → semantic tokens at 50 Hz.
+
+    Args:
+        hubert_config (`HubertConfig` or `dict`, *optional*): The network; HuBERT-Large if not given.
+        layer (`int`): The layer whose hidden state is clustered (paper: 9); later layers are not kept.
+        num_clusters (`int`): Centroids of the k-means, the semantic vocabulary.
+        noise_std (`float`): Standard deviation of the noise added to the vocal ("noisy" as in SingSong).
+        sampling_rate (`int`): Input samples a second.
+        frame_rate (`int`): Tokens a second.
+        do_normalize (`bool`): Whether the waveform is brought to zero mean and unit variance, as HuBERT-Large wants.
+        chunk_seconds (`float`): Longest stretch of audio that goes through the network at once.
+        context_seconds (`float`): Audio on both sides of a chunk whose tokens are thrown away.
+        separate_centroids (`bool`): Whether vocals and instrumentals have `num_clusters` centroids each, instead of
+            the paper's shared ones. A token then stands for two things, which the stages never mix up: each source is
+            a stream with embeddings of its own.
+        vocal_projection_size (`int`): Dimensions of a linear projection of the vocal's features in which its own
+            centroids lie, so that they keep what matters of singing; 0 for the features themselves.
+        rhythm_channels (`int`): Channels of the network (`rhythm`) that adds the place in the beat to the
+            projected features; 0 for none.
+        rhythm_layers (`int`): Its layers.
+        beat_line (`bool`): Whether frames lie where one beat track through the whole vocal says (`beats`),
+            instead of where the network puts each of them.
+    """
+
+    model_type = "hafm_semantic_tokenizer"
+    role: ClassVar[str] = "the semantic tokenizer, which turns audio into semantic tokens"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {"hubert_config": HubertConfig}
+
+    hubert_config: Any = None
+    layer: int = 9
+    num_clusters: int = 500
+    noise_std: float = 0.01
+    sampling_rate: int = 16_000
+    frame_rate: int = 50
+    do_normalize: bool = True
+    chunk_seconds: float | int = 30.0
+    context_seconds: float | int = 2.0
+    separate_centroids: bool = False
+    vocal_projection_size: int = 0
+    rhythm_channels: int = 0
+    rhythm_layers: int = 9
+    beat_line: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.hubert_config is None:
+            self.hubert_config = hubert_large_config(num_hidden_layers=self.layer)
+        super().__post_init__(**kwargs)
+
+    def describe(self) -> dict[str, str]:
+        """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
+        space, beat = self.vocal_projection_size, " and the place in the beat" if self.rhythm_channels else ""
+        vocals = f" (vocals: of a projection to {space}{beat})" if space else ""
+        width = self.hubert_config.hidden_size
+        return {
+            "rates": f"{self.sampling_rate} Hz → {self.frame_rate} tokens/s",
+            "vocabulary": f"{self.num_clusters}",
+            "architecture": f"HuBERT, layer {self.layer} of width {width}, k-means{vocals}",
+        }
+
+    def validate_sizes(self) -> None:
+        """Refuses clusters, layers, rates and lengths out of range."""
+        check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        check_range("layer", self.layer, MAX_LAYERS)
+        check_range("sampling_rate", self.sampling_rate, MAX_SAMPLING_RATE)
+        check_range("frame_rate", self.frame_rate, self.sampling_rate)
+        # a NaN is not above zero either
+        if not (self.noise_std >= 0 and 0 < self.chunk_seconds <= MAX_WINDOW_SECONDS and self.context_seconds >= 0):
+            raise ValueError(
+                "noise_std and context_seconds must not be negative, and chunk_seconds must be positive and at most "
+                f"{MAX_WINDOW_SECONDS:g}."
+            )
+        if self.chunk_seconds <= 2 * self.context_seconds:
+            raise ValueError(
+                f"chunk_seconds is {self.chunk_seconds} and context_seconds {self.context_seconds}; a chunk must be "
+                "longer than the context on both of its sides."
+            )
+
+    def validate_vocal_space(self) -> None:
+        """Refuses a projection without centroids of the vocal's own, and a rhythm network without a projection."""
+        check_range("vocal_projection_size", self.vocal_projection_size, MAX_WIDTH, least=0)
+        check_range("rhythm_channels", self.rhythm_channels, MAX_WIDTH, least=0)
+        check_range("rhythm_layers", self.rhythm_layers, MAX_DILATIONS)
+        if self.vocal_projection_size and not self.separate_centroids:
+            raise ValueError("vocal_projection_size needs separate_centroids: the projection is the vocal's alone.")
+        if self.rhythm_channels and not self.vocal_projection_size:
+            raise ValueError("rhythm_channels needs vocal_projection_size: the place in the beat lies beside them.")
+        if self.beat_line and not self.rhythm_channels:
+            raise ValueError("beat_line needs rhythm_channels: the line goes through what the network finds.")
+
+    def validate_hubert(self) -> None:
+        """Refuses a network whose sizes are not positive, do not divide, or can only be a mistake."""
+        if isinstance(self.hubert_config, HubertConfig):
+            check_hubert_config(self.hubert_config)
+
+
+def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
+    """Architecture of `facebook/hubert-large-ll60k`, with as many layers as are wanted."""
+    return HubertConfig(
+        hidden_size=1024,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        feat_extract_norm="layer",
+        conv_bias=True,
+        do_stable_layer_norm=True,
+        feat_proj_layer_norm=True,
+    )
+
+
+def check_hubert_config(config: HubertConfig) -> None:
+    """Refuses a HuBERT whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
+
+    Raises:
+        ValueError: naming the value and its range.
+    """
+    check_range("HuBERT num_hidden_layers", config.num_hidden_layers, MAX_LAYERS)
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings"):
+        check_range(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
+    check_range("HuBERT num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, config.hidden_size)
+    for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+        if config.hidden_size % getattr(config, name):
+            raise ValueError(f"HuBERT's hidden_size {config.hidden_size} is no multiple of its {name}.")
+    lengths = {len(getattr(config, name)) for name in ("conv_dim", "conv_stride", "conv_kernel")}
+    if len(lengths) > 1:
+        raise ValueError("HuBERT's conv_dim, conv_stride and conv_kernel must be of one length.")
+    for name in ("conv_dim", "conv_stride", "conv_kernel"):
+        check_list(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)

@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz goes in, tokens at 50 Hz come out.
+
+First of the models on the path of the data: it makes the vocal semantic tokens (of the noisy vocal, as in SingSong)
+that the semantic stage is conditioned on, and the instrumental semantic tokens that it learns to predict (paper,
+section "Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width of HuBERT.
+"""
+
+import copy
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import HubertConfig, HubertModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from ..lead_sheet.beats import HAFMBeatLine, beat_points
+from ..lead_sheet.lead_sheet import LeadSheet
+from ..listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
+from ..listening.rhythm import BEAT_NUMBERS, HAFMRhythmNetwork
+from ..pretrained.saving import HAFMHubMixin
+from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+
+# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
+# frames
+KNOWN_EXTRA_KEYS = re.compile(
+    r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
+)
+NORMALIZATION_EPSILON = 1e-7
+
+
+@dataclass
+class HAFMSemanticTokenizerOutput(ModelOutput):
+    """What `HAFMSemanticTokenizerModel` returns.
+
+    Args:
+        ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
+        mask: bool [B, T_v], True on the frames of each row.
+        features: hidden states that were quantized, float32 [B, T_v, D], if asked for.
+        hidden_states: what goes into HuBERT's layers and what comes out of the last, float32 [B, T_v, D] each, if
+            asked for.
+    """
+
+    ids: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
+    """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
+
+    Where the configuration says so, a vocal's centroids lie in a space of their own: a linear projection of the
+    features and, beside it, the place in the beat that a rhythm network reads off it, if asked for along one line of
+    beats through the whole vocal. They fill the first numbers of their rows.
+
+    The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
+    layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
+    none.
+    """
+
+    config_class = HAFMSemanticTokenizerConfig
+    config: HAFMSemanticTokenizerConfig
+    main_input_name = "input_values"
+    base_model_prefix = "semantic_tokenizer"
+    input_modalities = ("audio",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: HAFMSemanticTokenizerConfig) -> None:
+        super().__init__(config)
+        cut = cut_hubert_config(config.hubert_config, config.layer)
+        hop = int(np.prod(cut.conv_stride))
+        if hop * config.frame_rate != config.sampling_rate:
+            raise ValueError(
+                f"HuBERT steps {hop} samples a frame, but {config.sampling_rate} Hz at {config.frame_rate} frames a "
+                f"second needs {config.sampling_rate / config.frame_rate:g}: change conv_stride or the rates."
+            )
+        self.hop = hop
+        self.hubert = HubertModel(cut)
+        if cut.do_stable_layer_norm:
+            self.hubert.encoder.layer_norm = nn.Identity()
+        # of vocals first, then of instrumentals, where each has its own
+        sources = (2,) if config.separate_centroids else ()
+        self.register_buffer("centroids", torch.zeros(*sources, config.num_clusters, cut.hidden_size))
+        width = config.vocal_projection_size + BEAT_NUMBERS * bool(config.rhythm_channels)
+        if width > cut.hidden_size:
+            raise ValueError(f"The vocal's centroids need {width} numbers; HuBERT has {cut.hidden_size} a frame.")
+        if config.vocal_projection_size:
+            self.register_buffer("vocal_projection", torch.zeros(cut.hidden_size, config.vocal_projection_size))
+        # how much the place in the beat weighs beside the projected features
+        if config.rhythm_channels:
+            self.register_buffer("rhythm_scale", torch.ones(()))
+            # in lists as layers are: a generation can be ended between their blocks and stretches (`heartbeat`)
+            self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
+            self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
+            if config.beat_line:
+                # how far out on the unit disc the line's places are; the network's own are further in, being unsure
+                self.register_buffer("line_scale", torch.ones(()))
+            self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
+        total = receptive_field(cut) - hop
+        self.padding = (total // 2, total - total // 2)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The rhythm network's layers as torch initialises them (HuBERT has its own way); no centroids."""
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.LayerNorm)):
+            module.reset_parameters()
+        elif module is self:
+            for name, buffer in self.named_buffers(recurse=False):
+                (init.ones_ if name.endswith("_scale") else init.zeros_)(buffer)
+
+    @classmethod
+    def from_hubert(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        centroids: torch.Tensor | np.ndarray | None = None,
+        layer: int = 9,
+        **kwargs: Any,
+    ) -> "HAFMSemanticTokenizerModel":
+        """Take the first `layer` layers of a HuBERT from the hub or a folder; later layers are never allocated.
+
+        HuBERT-Large was published as a pickle, which transformers reads with `weights_only=True`; what
+        `save_pretrained` writes is safetensors.
+
+        Args:
+            name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
+            centroids (float [num_clusters, D], or [2, num_clusters, D] for vocals and instrumentals, *optional*):
+                k-means centroids of that layer, from recipes/fit_kmeans.py; without them only `extract_features`
+                works.
+            layer: hidden state that is clustered (paper: 9).
+            kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the
+                loading.
+
+        Raises:
+            ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
+        """
+        fields = {
+            name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__
+        }
+        if centroids is not None:
+            fields |= {"num_clusters": centroids.shape[-2], "separate_centroids": centroids.ndim == 3}
+        whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+        cut = cut_hubert_config(whole, layer)
+        hubert, info = HubertModel.from_pretrained(
+            name_or_path, config=cut, output_loading_info=True, dtype=torch.float32, **kwargs
+        )
+        check_loading(str(name_or_path), info, layer)
+        # HuBERTs with group norm were trained on the waveform as it is
+        fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
+        model = cls(HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields))
+        if hubert.config.do_stable_layer_norm:
+            hubert.encoder.layer_norm = nn.Identity()
+        model.hubert = hubert
+        if centroids is not None:
+            model.set_centroids(centroids)
+        return model.eval()
+
+    def set_centroids(self, centroids: torch.Tensor | np.ndarray) -> None:
+        """Set the k-means centroids, float [num_clusters, D], or [2, num_clusters, D] where they are separate.
+
+        Raises:
+            ValueError: on another shape.
+        """
+        values = torch.as_tensor(centroids)
+        if values.shape != self.centroids.shape:
+            raise ValueError(
+                f"Centroids are {list(values.shape)}; this tokenizer needs {list(self.centroids.shape)} "
+                "(sources, if separate, × clusters × width of HuBERT)."
+            )
+        self.centroids.copy_(values)
+
+    def num_frames(self, num_samples: int) -> int:
+        """T_v = ⌈N / 320⌉, the frames of N samples."""
+        return -(-num_samples // self.hop)
+
+    @can_return_tuple
+    @torch.no_grad()
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+        noise: bool = False,
+        seed: int | None = None,
+        output_features: bool = False,
+        vocal: bool | None = None,
+        lead_sheet: LeadSheet | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> HAFMSemanticTokenizerOutput:
+        """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
+        others.
+
+        Args:
+            input_values (float [B, N]): mono audio at 16 kHz, padded at either end.
+            attention_mask ([B, N], *optional*): 0 on padding; a row's tokens begin at the first frame in any case.
+            lengths (int64 [B], *optional*): samples of each row, padded at the end; all N if neither is given.
+            noise: add Gaussian noise of `config.noise_std`, as for vocals.
+            seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
+            output_features: also return the hidden states that are quantized.
+            vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
+            lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
+            output_hidden_states: also return those of every layer.
+            output_attentions: refused; long audio goes through the network in chunks.
+
+        Raises:
+            ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
+                beats are known and there is no beat line for them.
+        """
+        if output_attentions:
+            raise ValueError("The tokenizer has no attention weights of a whole clip; leave output_attentions out.")
+        rows = _rows(input_values, attention_mask, lengths)
+        every = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        found, layers = [], []
+        for samples in rows:
+            prepared = self._prepare(samples, noise, seed)
+            parts: Iterable[torch.Tensor] = self._iterate_layers(prepared[None], self.num_frames(len(samples)), every)
+            if every or output_features:
+                parts = list(parts)
+                count = self.config.layer + 1 if every else 1
+                empty = samples.new_empty(count, 0, self.centroids.shape[-1], dtype=torch.float32)
+                layers.append(torch.cat([empty, *(part[:, 0] for part in parts)], dim=1).transpose(0, 1))
+            sung = noise if vocal is None else vocal
+            found.append(self._tokens((part[-1] for part in parts), samples[None], sung, lead_sheet)[0])
+        frames = torch.tensor([len(tokens) for tokens in found], device=input_values.device)
+        ids = pad_sequence([tokens.to(input_values.device) for tokens in found], batch_first=True)
+        states = pad_sequence(layers, batch_first=True).unbind(2) if layers else ()
+        return HAFMSemanticTokenizerOutput(
+            ids=ids,
+            mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
+            features=states[-1] if output_features else None,
+            hidden_states=states if every else None,
+        )
+
+    def encode(
+        self,
+        waveform: torch.Tensor,
+        noise: bool = False,
+        seed: int | None = None,
+        vocal: bool | None = None,
+        lead_sheet: LeadSheet | None = None,
+    ) -> torch.Tensor:
+        """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
+
+        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
+        """
+        options = {"noise": noise, "seed": seed, "vocal": vocal, "lead_sheet": lead_sheet}
+        return self(waveform[None], **options, output_hidden_states=False, return_dict=True).ids[0]
+
+    @torch.no_grad()
+    def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """Tokens of several mono waveforms of one length, all through HuBERT at once: for corpora, on a GPU above all.
+
+        Args:
+            waveforms (float [B, N], at 16 kHz): no padding, so that no row depends on another but for rounding.
+            seeds: of each row's noise; without them no noise is added, and the rows are taken for instrumentals.
+
+        Returns:
+            int64 [B, T_v]: what `encode` gives row by row, but where rounding decides between two centroids.
+        """
+        prepared = torch.stack(
+            [
+                self._prepare(row, seeds is not None, None if seeds is None else seeds[number])
+                for number, row in enumerate(waveforms)
+            ]
+        )
+        parts = self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
+        return self._tokens(parts, waveforms, seeds is not None)
+
+    @torch.no_grad()
+    def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
+        """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
+        prepared = self._prepare(waveform, noise, seed)
+        parts = [features[0] for features in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
+        return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
+
+    @torch.no_grad()
+    def describe(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.measure`.
+
+        Returns:
+            float32 [T_v, 10].
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        descriptors = self.descriptors[0]
+        assert isinstance(descriptors, HAFMVocalDescriptors)
+        samples = waveform.detach().float().cpu().numpy()
+        return torch.from_numpy(descriptors.measure(samples, self.num_frames(len(samples)))).to(waveform.device)
+
+    @torch.no_grad()
+    def quantize(
+        self, features: torch.Tensor, vocal: bool = False, descriptors: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Index int64 [..., T] of the centroid nearest to each of float [..., T, D].
+
+        It is the one that scikit-learn's `KMeans.predict` chooses.
+
+        Args:
+            features: of HuBERT.
+            vocal: whose centroids, where vocals and instrumentals have their own.
+            descriptors (float [..., T, 10], *optional*): of a vocal (`describe`), for the rhythm network if there is
+                one. It sees these T frames and no others.
+
+        Raises:
+            ValueError: when the centroids were never set, or the rhythm network lacks descriptors.
+        """
+        return self._nearest(self.vocal_space(features, descriptors) if vocal else features, vocal)
+
+    @torch.no_grad()
+    def vocal_space(self, features: torch.Tensor, descriptors: torch.Tensor | None = None) -> torch.Tensor:
+        """The part of a vocal's features (float [..., T, D]) that centroids are compared with: float [..., T, P].
+
+        The features themselves, unless the configuration has a projection. `descriptors` is `quantize`'s.
+        """
+        return self._with_rhythm(self._projected(features), descriptors)
+
+    def beat_places(self, vocal_tokens: torch.Tensor) -> torch.Tensor:
+        """Where in the beat a vocal's tokens say that they lie: their centroids' part of `HAFMRhythmNetwork.place`.
+
+        Args:
+            vocal_tokens (int64 [..., T]).
+
+        Returns:
+            float32 [..., T, 4].
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        first = self.config.vocal_projection_size
+        centroids = self.centroids[0] if self.config.separate_centroids else self.centroids
+        places = centroids[:, first : first + BEAT_NUMBERS].float() / self.rhythm_scale.float()
+        return places[vocal_tokens]
+
+    def beat_phase(self, places: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
+        """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
+
+        What a lead sheet says of the beats counts instead.
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        line = self.line[0]
+        assert isinstance(line, HAFMBeatLine)
+        known = LeadSheet() if lead_sheet is None else lead_sheet
+        phase = known.phase(len(places), self.config.frame_rate)
+        return line.follow(places, known.tempo) if phase is None else phase
+
+    def _check_rhythm(self) -> None:
+        if not self.config.rhythm_channels:
+            raise ValueError("This tokenizer has no rhythm network: recipes/fit_vocal_space.py makes one that has.")
+
+    def _projected(self, features: torch.Tensor) -> torch.Tensor:
+        return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
+
+    def _with_rhythm(
+        self, projected: torch.Tensor, descriptors: torch.Tensor | None = None, lead_sheet: LeadSheet | None = None
+    ) -> torch.Tensor:
+        if not self.config.rhythm_channels:
+            return projected
+        if descriptors is None:
+            raise ValueError(
+                "This tokenizer estimates the beat from descriptors of the vocal: pass those of `describe`."
+            )
+        rows = descriptors.view(-1, *descriptors.shape[-2:])
+        place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
+        if self.config.beat_line and place.numel():
+            on_line = [beat_points(self.beat_phase(row, lead_sheet)) for row in place]
+            place = self.line_scale.float() * torch.stack(on_line).to(place)
+        return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
+
+    def _nearest(self, points: torch.Tensor, vocal: bool) -> torch.Tensor:
+        centroids = self.centroids.float()
+        if not bool(centroids.any()):
+            raise ValueError("This tokenizer has no centroids: fit them with recipes/fit_kmeans.py.")
+        if self.config.separate_centroids:
+            centroids = centroids[0 if vocal else 1]
+        centroids = centroids[:, : points.shape[-1]]
+        # the squared length of the feature is the same for all centroids
+        return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
+
+    def _tokens(
+        self,
+        parts: Iterable[torch.Tensor],
+        waveforms: torch.Tensor,
+        vocal: bool,
+        lead_sheet: LeadSheet | None = None,
+    ) -> torch.Tensor:
+        """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
+        if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
+            raise ValueError("This tokenizer has no beat line; tempo and beats of a lead sheet need beat_line.")
+        # the beat is estimated from the whole clip, of which only the projection is kept
+        whole = vocal and self.config.rhythm_channels > 0
+        found = [self._projected(features) if whole else self.quantize(features, vocal) for features in parts]
+        if not found:
+            return torch.zeros(len(waveforms), 0, dtype=torch.int64)
+        joined = torch.cat(found, dim=1)
+        if not whole:
+            return joined
+        descriptors = torch.stack([self.describe(waveform) for waveform in waveforms])
+        return self._nearest(self._with_rhythm(joined, descriptors, lead_sheet), vocal)
+
+    def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
+        """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""
+        values = waveform.float()
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
+        # one buffer, in which all is done in place: of an hour of audio there are few copies in memory
+        left, right = self.padding
+        prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop)
+        if noise:
+            # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
+        prepared = prepared.to(values.device)
+        inner = prepared[left : left + len(values)].add_(values)
+        if self.config.do_normalize and len(values):
+            mean, deviation = inner.mean(), torch.sqrt(inner.var(unbiased=False) + NORMALIZATION_EPSILON)
+            inner.sub_(mean).div_(deviation)
+        return prepared
+
+    def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+        """Hidden states float32 [B, ≤ chunk, D] of the last layer for prepared waveforms (float32 [B, M])."""
+        return (layers[-1] for layers in self._iterate_layers(prepared, frames, every=False))
+
+    def _iterate_layers(self, prepared: torch.Tensor, frames: int, every: bool) -> Iterator[torch.Tensor]:
+        """Hidden states float32 [layers, B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk.
+
+        Of every layer, and what goes into the first, or of the last layer only.
+        """
+        config = self.config
+        config.validate_sizes()
+        context = round(config.context_seconds * config.frame_rate)
+        chunk = round(config.chunk_seconds * config.frame_rate)
+        core = chunk - 2 * context
+        if frames <= chunk:
+            core, context = max(frames, 1), 0
+        for start in range(0, frames, core):
+            end = min(start + core, frames)
+            first, last = max(start - context, 0), min(end + context, frames)
+            # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
+            samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
+            output = self.hubert(samples.to(self.hubert.dtype), output_hidden_states=every, return_dict=True)
+            hidden = torch.stack(output.hidden_states if every else (output.last_hidden_state,)).float()
+            yield hidden[:, :, start - first : end - first]
+
+
+def _rows(
+    input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """The samples of each row (float [n]) without padding.
+
+    Raises:
+        ValueError: on another shape than [batch, samples], both of mask and lengths, or a mask with gaps.
+    """
+    if input_values.ndim != 2:
+        raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
+    if attention_mask is None:
+        sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
+        return [row[:size] for row, size in zip(input_values, sizes, strict=True)]
+    if lengths is not None or attention_mask.shape != input_values.shape:
+        raise ValueError("Give attention_mask in the shape of input_values, or lengths, and not both.")
+    mask = attention_mask.bool()
+    if bool((mask[:, 1:] & ~mask[:, :-1]).sum(1).add(mask[:, 0]).gt(1).any()):
+        raise ValueError("attention_mask has padding between samples; it may stand before or behind them only.")
+    return [row[there] for row, there in zip(input_values, mask, strict=True)]
+
+
+def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:
+    """A copy of `config` with the first `layer` layers, for inference: no masking, no layer drop, no dropout.
+
+    Raises:
+        ValueError: when there are fewer layers.
+    """
+    if not 1 <= layer <= config.num_hidden_layers:
+        raise ValueError(f"layer is {layer}; this HuBERT has hidden states of layers 1 to {config.num_hidden_layers}.")
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = layer
+    cut.apply_spec_augment = False
+    cut.mask_time_prob = cut.mask_feature_prob = 0.0
+    cut.layerdrop = 0.0
+    # tokens are data: they must not change when a whole composite is put into training mode
+    cut.hidden_dropout = cut.attention_dropout = cut.activation_dropout = cut.feat_proj_dropout = 0.0
+    return cut
+
+
+def receptive_field(config: HubertConfig) -> int:
+    """Samples that one frame of HuBERT's convolutions sees: 400 for the published ones."""
+    field, step = 1, 1
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        field, step = field + (kernel - 1) * step, step * stride
+    return field
+
+
+def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
+    """Refuse a checkpoint that lacks weights of the cut network or holds some that nobody knows.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
+
+    def dropped(key: str) -> bool:
+        found = later.match(key)
+        return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
+
+    problems = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(key for key in info["unexpected_keys"] if not dropped(key)),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+    }
+    found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+    if found:
+        raise ValueError(f"{name} is not a HuBERT of its own configuration. Weights {found}.")

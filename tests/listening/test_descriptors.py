@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of a voice: the same at every gain and in all blocks, at the right instant, finite in silence."""
+
+import numpy as np
+import pytest
+
+from hafm_hf.audio import Samples
+from hafm_hf.listening import descriptors
+from hafm_hf.listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
+
+RATE, FRAME_RATE = 16_000, 50
+
+
+def measure(samples: Samples) -> np.ndarray:
+    return HAFMVocalDescriptors(RATE, FRAME_RATE).measure(samples, -(-len(samples) * FRAME_RATE // RATE))
+
+
+def sung(*notes: tuple[float, float, float]) -> Samples:
+    """A tone with harmonics for each (Hz, start, end in s); 3 s."""
+    moment = np.arange(3 * RATE) / RATE
+    voice = np.zeros(len(moment))
+    for pitch, start, end in notes:
+        inside = (moment >= start) & (moment < end)
+        voice += inside * sum(np.sin(2 * np.pi * k * pitch * moment) / k for k in range(1, 8))
+    noise = 1e-4 * np.random.default_rng(0).normal(size=len(moment))
+    return (0.1 * voice + noise).astype(np.float32)
+
+
+def test_pitch_voicing_and_onsets_lie_where_they_are_sung() -> None:
+    found = measure(sung((220.0, 0.5, 1.5), (330.0, 1.5, 2.0), (247.0, 2.4, 2.9)))
+    assert found.shape == (150, DESCRIPTORS) and found.dtype == np.float32
+    voiced, level, rise, glide, size, interval = found[:, :6].T
+    assert voiced[30:70].all() and not voiced[103:117].any() and not voiced[:23].any()
+    assert level[30:98].min() > 0.8 and level[103:117].max() < -1.0
+    # a fifth upwards at 1.5 s, and nothing in the middle of a note
+    assert 74 <= glide.argmax() <= 76 and glide.max() == pytest.approx(2.0, abs=0.3)
+    assert np.abs(glide[35:70]).max() < 0.1 and (size == np.abs(glide)).all()
+    assert 6 * (interval[85] - interval[50]) == pytest.approx(12 * np.log2(330 / 220), abs=0.2)
+    assert rise[:40].argmax() in (24, 25) and rise[110:].argmax() + 110 in (119, 120)
+    for flux in found[:, 6:].T:
+        assert abs(int(flux[10:60].argmax()) + 10 - 25) <= 1 and abs(int(flux[110:140].argmax()) + 110 - 120) <= 1
+
+
+def test_gain_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    voice = sung((220.0, 0.3, 1.0), (262.0, 1.2, 2.8))
+    whole = measure(voice)
+    assert np.allclose(measure(0.25 * voice), whole, atol=2e-3)
+    monkeypatch.setattr(descriptors, "BLOCK_FRAMES", 70)
+    assert np.allclose(measure(voice), whole, atol=1e-5)
+
+
+def test_silence_is_finite_and_a_short_clip_has_its_frames() -> None:
+    assert np.isfinite(measure(np.zeros(RATE, np.float32))).all()
+    assert measure(np.zeros(0, np.float32)).shape == (0, DESCRIPTORS)
+    for length in (1, 319, 321, 1600):
+        found = measure(sung((220.0, 0.0, 3.0))[:length])
+        assert found.shape == (-(-length // 320), DESCRIPTORS) and np.isfinite(found).all()
+    # noise far below anything that is sung is not made loud
+    faint = 1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32)
+    assert measure(faint)[:, 1].max() < 0.0
+
+
+def test_frames_that_do_not_divide_a_second_of_measuring_are_refused() -> None:
+    with pytest.raises(ValueError, match="100 times a second, no multiple of 60"):
+        HAFMVocalDescriptors(RATE, 60)

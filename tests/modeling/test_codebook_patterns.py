@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The delay pattern: where codes stand, what they see, training, generation, and that "flat" is what it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.modeling.codebook_patterns import DelayPattern, FlatPattern
+from hafm_hf.training.objective import drop_history, swap_history
+from modeling.test_modeling import BATCH, FRAMES, conditioning_for, targets_for
+from tiny_models import SIZES, tiny_stage
+
+BOS = 99
+DELAYED = ("coarse", "fine")
+
+
+def delayed(name: str = "coarse", **options: Any) -> Any:
+    return tiny_stage(name, codebook_pattern="delay", **options)
+
+
+def inputs_for(stage: Any, tokens: torch.Tensor) -> torch.Tensor:
+    return stage.pattern.inputs(tokens, stage.config.bos_token_id)
+
+
+def test_a_frames_codes_stand_one_slot_behind_each_other() -> None:
+    tokens = torch.tensor([[0, 10, 20, 1, 11, 21, 2, 12, 22, 3, 13, 23]])
+    pattern = DelayPattern(3)
+    expected = [[0, 1, 2, 3, BOS, BOS], [BOS, 10, 11, 12, 13, BOS], [BOS, BOS, 20, 21, 22, 23]]
+    assert pattern.arrange(tokens, BOS).tolist() == expected
+    assert pattern.inputs(tokens, BOS).tolist() == [[BOS, *row[:-1]] for row in expected]
+    assert pattern.inputs(tokens.masked_fill(tokens == 11, -100), BOS)[1].tolist() == [BOS, BOS, 10, BOS, 12, 13]
+    flat = FlatPattern(3)
+    assert flat.arrange(tokens, BOS).tolist() == tokens.tolist()
+    assert flat.inputs(tokens, BOS).tolist() == [[BOS, *tokens[0, :-1].tolist()]]
+
+
+@pytest.mark.parametrize("pattern", [FlatPattern(3), DelayPattern(3), DelayPattern(1)])
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_tokens_come_back_from_their_slots(pattern: Any, frames: int) -> None:
+    tokens = torch.arange(2 * frames * pattern.num_codebooks).view(2, -1)
+    slots = pattern.arrange(tokens, BOS)
+    assert slots.shape == (2 * pattern.rows, pattern.slots(frames))
+    assert torch.equal(pattern.tokens(slots), tokens)
+    assert torch.equal(pattern.tokens(torch.stack([slots, -slots], dim=-1))[..., 1], -tokens)
+    assert pattern.frames(pattern.slots(frames)) == frames == pattern.frames(pattern.slots(frames + 1) - 1)
+    assert torch.equal(pattern.hide(pattern.inputs(tokens, BOS) * 0, frames, BOS) == BOS, hidden(pattern, tokens))
+
+
+def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Where an input slot has no code."""
+    if pattern.rows == 1 and pattern.num_codebooks > 1:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return pattern.inputs(tokens, BOS) == BOS
+
+
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize("name", DELAYED)
+def test_a_code_sees_the_codes_of_earlier_slots_and_no_others(name: str, scheme: str) -> None:
+    stage = delayed(name, position_scheme=scheme)
+    embedded = []
+
+    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.requires_grad_(True))
+        return output
+
+    stage.model.target_embedding.register_forward_hook(keep)
+    targets = targets_for(stage, batch=1)
+    logits = stage(labels=targets, conditioning_ids=conditioning_for(stage, batch=1)).logits
+    books = stage.config.num_codebooks
+    frames = targets.shape[1] // books
+    for frame, book in ((0, 0), (0, 3), (3, 0), (3, 1), (frames - 1, books - 1)):
+        score = stage.pattern.codebook(logits, book)[:, frame].sum()
+        (gradient,) = torch.autograd.grad(score, embedded[0], retain_graph=True)
+        # [B, L, Q, D] by slot that reads → rows of slots that were predicted → [frame, codebook]
+        reach = gradient.abs().amax(dim=(0, 3)).t()[:, 1:]
+        seen = stage.pattern.tokens(F.pad(reach, (0, 1))).view(frames, books) > 0
+        place = torch.arange(frames)[:, None] + torch.arange(books)
+        assert torch.equal(seen, place < frame + book)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("scheme", ["index", "time"])
+def test_cached_and_static_logits_equal_uncached(scheme: str, backend: str) -> None:
+    stage = delayed(position_scheme=scheme, attn_implementation=backend)
+    conditioning, input_ids = conditioning_for(stage), inputs_for(stage, targets_for(stage))
+    slots = stage.config.num_conditioning_sources * FRAMES + input_ids.shape[1]
+    with torch.no_grad():
+        whole = stage(input_ids=input_ids, conditioning_ids=conditioning).logits
+        for cache in (DynamicCache(config=stage.config), StaticCache(config=stage.config, max_cache_len=slots + 3)):
+            pieces = [
+                stage(input_ids[:, start:stop], conditioning, past_key_values=cache, use_cache=True).logits
+                for start, stop in [(0, 3), (3, 4), (4, input_ids.shape[1])]
+            ]
+            torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6)])
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize("name", DELAYED)
+def test_padded_row_equals_the_row_alone(name: str, scheme: str, there: slice) -> None:
+    stage = delayed(name, position_scheme=scheme)
+    conditioning, targets = conditioning_for(stage), targets_for(stage)
+    length = stage.config.target_length(4)
+    alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
+    mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
+    mask[0] = False
+    mask[0, there] = True
+    labels = targets.clone()
+    labels[0, length:] = -100
+    padded = stage(labels=labels, conditioning_ids=conditioning, conditioning_mask=mask)
+    books, slots = stage.config.num_codebooks, alone.logits.shape[1]
+    torch.testing.assert_close(padded.logits[:books, :slots], alone.logits, atol=1e-5, rtol=0)
+    only_first = labels.clone()
+    only_first[1:] = -100
+    assert stage.codebook_loss(padded.logits, only_first).item() == pytest.approx(alone.loss.item(), abs=1e-5)
+
+
+def test_loss_is_the_mean_of_the_codebooks_cross_entropies_over_real_codes() -> None:
+    sizes = [7, 5, 9]
+    config = HAFMCoarseConfig(
+        **SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[5], [5]], codebook_pattern="delay"
+    )
+    stage = HAFMCoarseForCausalLM(config).eval()
+    labels = torch.randint(5, (2, 12))
+    labels[0, 6:] = -100
+    output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
+    assert output.logits.shape == (2 * 3, 4 + 2, 9)
+    losses = []
+    for book, size in enumerate(sizes):
+        flat = [
+            -output.logits[3 * row + book, frame + book, :size].log_softmax(-1)[labels[row, 3 * frame + book]]
+            for row in range(2)
+            for frame in range(4)
+            if labels[row, 3 * frame + book] >= 0
+        ]
+        losses.append(torch.stack(flat).mean())
+    assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
+def test_history_is_hidden_and_swapped_by_frames() -> None:
+    pattern = DelayPattern(3)
+    labels = torch.arange(2 * 60).view(2, 60)
+    swapped = swap_history(labels, labels + 1000, 3, 0.5, 4.0, [1, 2])
+    ids = drop_history(swapped, 9999, pattern, 0.5, 4.0, [3, 4])
+    # back from what the slots read; the last slot's codes are read by none
+    read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]
+    kinds = torch.where(read == 9999, 2, read // 1000)
+    assert torch.equal(kinds.amin(-1), kinds.amax(-1))
+    assert all((kinds == kind).any() for kind in (0, 1, 2))
+    assert torch.equal(read[kinds == 0], labels.view(2, 20, 3)[:, :-1][kinds == 0])
+
+
+def test_a_delayed_step_trains_its_weights_and_blocked_attention_agrees() -> None:
+    gradients = []
+    for backend in ("sdpa", "eager"):
+        stage = delayed(position_scheme="time", conditioning_dropout=0.0, attn_implementation=backend).train()
+        stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage), use_cache=False).loss.backward()
+        assert all(p.grad is not None and p.grad.any() for p in stage.parameters())
+        gradients.append([p.grad for p in stage.parameters()])
+    for blocked, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(blocked, plain, atol=1e-6, rtol=1e-3)
+
+
+def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_free: float = 0.0) -> torch.Tensor:
+    """Greedy codes (int64 [B, Q, T]) without cache, processors or GenerationMixin: all slots anew at every step."""
+    books, bos = stage.config.num_codebooks, stage.config.bos_token_id
+    frames = stage.config.target_length(conditioning.shape[-1]) // books
+    codes = torch.full((len(conditioning), books, frames), bos)
+    null = torch.ones(len(conditioning), dtype=torch.bool)
+
+    def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
+        ids = inputs_for(stage, history.transpose(1, 2).flatten(1))
+        with torch.no_grad():
+            with_voice, without = (stage(ids, conditioning, null_conditioning=rows).logits for rows in (~null, null))
+        return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
+
+    alone = history_free * guided(torch.full_like(codes, bos), 0.0) if history_free else 0.0
+    for slot in range(frames + books - 1):
+        scores = guided(codes, scale) + alone
+        for book in range(books):
+            if 0 <= slot - book < frames:
+                codes[:, book, slot - book] = scores.unflatten(0, (-1, books))[:, book, slot].argmax(-1)
+    return codes
+
+
+@pytest.mark.parametrize(("cache", "history_free"), [(None, 0.0), ("static", 0.0), (None, 1.5)])
+@pytest.mark.parametrize("scheme", ["index", "time"])
+@pytest.mark.parametrize("name", DELAYED)
+def test_generate_equals_a_guidance_loop_written_by_hand(
+    name: str, scheme: str, cache: str | None, history_free: float
+) -> None:
+    stage = delayed(name, position_scheme=scheme)
+    stage.generation_config.history_free_guidance = history_free
+    conditioning = conditioning_for(stage)
+    ids = stage.generate(conditioning_ids=conditioning, do_sample=False, cache_implementation=cache)
+    codes = stage.codes_of(ids)
+    assert codes.tolist() == guided_loop(stage, conditioning, 3.0, history_free).tolist()
+    assert len(codes.unique()) > 3
+
+
+@pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6)])
+def test_padded_conditioning_generates_as_the_row_alone(there: slice) -> None:
+    stage = delayed(position_scheme="time")
+    conditioning = conditioning_for(stage)
+    mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
+    mask[0] = False
+    mask[0, there] = True
+    alone = stage.generate(conditioning_ids=conditioning[:1, :, there], do_sample=False)
+    batch = stage.generate(conditioning_ids=conditioning, conditioning_mask=mask, do_sample=False)
+    codes = stage.codes_of(alone)
+    assert torch.equal(stage.codes_of(batch)[:1, :, : codes.shape[2]], codes)
+
+
+def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_frames() -> None:
+    stage = delayed(initializer_range=0.1)
+    books, conditioning = stage.config.num_codebooks, conditioning_for(stage, batch=2)
+    whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
+    assert whole.shape == (2 * books, 1 + 9 + books - 1)
+    for known in (1, 4, 6):
+        again = stage.generate(input_ids=whole[:, : 1 + known], conditioning_ids=conditioning, do_sample=False)
+        assert torch.equal(stage.codes_of(again), stage.codes_of(whole))
+    results = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        results.append(stage.codes_of(stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=5)))
+    assert results[0].shape == (6, books, 9)
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    # greedy samples of one vocal are the same row thrice, which mixed-up rows would not be
+    stage.generation_config.history_free_guidance = 1.0
+    thrice = stage.generate(conditioning_ids=conditioning, num_return_sequences=3, top_k=1)
+    once = stage.generate(conditioning_ids=conditioning, do_sample=False)
+    assert torch.equal(stage.codes_of(thrice), stage.codes_of(once).repeat_interleave(3, dim=0))
+
+    class After(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+            return torch.full((len(input_ids),), input_ids.shape[1] > 7)
+
+    stopped = stage.generate(
+        conditioning_ids=conditioning, do_sample=False, stopping_criteria=StoppingCriteriaList([After()])
+    )
+    assert stopped.shape[1] == 8
+    assert torch.equal(stage.codes_of(stopped), stage.codes_of(once)[:, :, : 7 - books + 1])
+
+
+def test_codes_beyond_a_codebook_are_never_drawn() -> None:
+    sizes = [3, 9, 5]
+    config = HAFMCoarseConfig(
+        **SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[13], [13]], codebook_pattern="delay"
+    )
+    torch.manual_seed(0)
+    stage = HAFMCoarseForCausalLM(config).eval()
+    codes = stage.codes_of(stage.generate(conditioning_ids=torch.randint(13, (40, 2, 4)), temperature=5.0))
+    assert [codes[:, book].max().item() + 1 for book in range(3)] == sizes
+
+
+def test_a_checkpoint_says_its_pattern_and_is_loaded_with_no_other(tmp_path: Path) -> None:
+    for pattern, other in (("flat", "delay"), ("delay", "flat")):
+        stage = tiny_stage("coarse", codebook_pattern=pattern)
+        stage.save_pretrained(tmp_path / pattern)
+        assert f'"codebook_pattern": "{pattern}"' in (tmp_path / pattern / "config.json").read_text()
+        loaded = HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern)
+        arguments = {"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage)}
+        assert torch.equal(loaded(**arguments).logits, stage(**arguments).logits)
+        wrong = loaded.config.__class__.from_pretrained(tmp_path / pattern, codebook_pattern=other)
+        for options in ({"codebook_pattern": other}, {"config": wrong}):
+            with pytest.raises(ValueError, match=f"trained with codebook_pattern '{pattern}'"):
+                HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern, **options)
+
+
+def test_what_the_delay_pattern_cannot_do_is_refused() -> None:
+    with pytest.raises(Exception, match="codebook_pattern is 'parallel'"):
+        HAFMCoarseConfig(codebook_pattern="parallel")
+    stage = delayed()
+    with pytest.raises(ValueError, match="Beam search"):
+        stage.generate(conditioning_ids=conditioning_for(stage), num_beams=2, guidance_scale=1.0)
+    with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
+        DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)

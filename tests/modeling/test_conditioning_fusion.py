@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conditioning added to the target's slots: at the right instant, nothing where it is null, saved and trained."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
+from modeling.test_modeling import FRAMES, conditioning_for, targets_for
+from tiny_models import STAGES, placed, tiny_composite, tiny_stage
+
+CONTEXT = 2
+
+
+def added(name: str = "coarse", pattern: str = "delay", **options: Any) -> HAFMStageForCausalLM:
+    return tiny_stage(name, codebook_pattern=pattern, conditioning_context=CONTEXT, **placed("sum"), **options)
+
+
+def logits(stage: HAFMStageForCausalLM, conditioning: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+    frames = conditioning.shape[-1]
+    with torch.no_grad():
+        return stage(labels=targets_for(stage, frames=frames), conditioning_ids=conditioning, **given).logits
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_a_slot_knows_the_conditioning_of_its_own_instant_and_so_far_ahead(name: str, pattern: str) -> None:
+    stage, frames, changed = added(name, pattern if name != "semantic" else "flat"), 24, 12
+    config = stage.config
+    before = conditioning_for(stage, frames=frames)
+    after = before.clone()
+    after[:, :, changed] = (after[:, :, changed] + 1) % min(config.conditioning_sizes)
+    differs = (logits(stage, before) != logits(stage, after)).any(-1).any(0)
+    # the first frame of the target that sounds with what has changed, less what the mixer looks ahead
+    first = -(-(changed - CONTEXT) * config.frame_rate // config.conditioning_frame_rate)
+    assert int(differs.nonzero()[0]) == first * stage.pattern.slots_per_frame
+    assert stage.model.relative_attention_bias.weight.shape[0] == config.relative_attention_num_buckets
+
+
+def test_null_conditioning_adds_nothing_at_all() -> None:
+    stage = added()
+    null = torch.ones(2, dtype=torch.bool)
+    heard, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
+    told = stage.model.conditioning_of(torch.arange(9), heard, null)
+    assert not told.any()
+    arguments = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
+    assert torch.equal(
+        stage(conditioning_ids=heard, **arguments).logits, stage(conditioning_ids=other, **arguments).logits
+    )
+
+
+@pytest.mark.parametrize("padding", ["behind", "before"])
+def test_padded_conditioning_gives_the_scores_of_the_row_alone(padding: str) -> None:
+    stage, length = added(), 8
+    conditioning = conditioning_for(stage, batch=2)
+    mask = torch.arange(FRAMES) < torch.tensor((FRAMES, length))[:, None]
+    mask = mask if padding == "behind" else mask.flip(1)
+    slots = stage.pattern.slots(length * stage.config.frame_rate // stage.config.conditioning_frame_rate)
+    labels = targets_for(stage, batch=2)
+    with torch.no_grad():
+        both = stage(labels=labels, conditioning_ids=conditioning, conditioning_mask=mask).logits
+        alone = stage(labels=labels[1:], conditioning_ids=conditioning[1:, :, mask[1]]).logits
+    rows = stage.pattern.rows
+    torch.testing.assert_close(both[rows:, :slots], alone[:, :slots])
+
+
+def test_a_checkpoint_says_its_fusion_and_is_loaded_with_no_other(tmp_path: Path) -> None:
+    for fusion, other in (("sum", "prepend"), ("prepend", "sum")):
+        stage = tiny_stage("coarse", conditioning_fusion=fusion)
+        stage.save_pretrained(tmp_path / fusion)
+        loaded = HAFMCoarseForCausalLM.from_pretrained(tmp_path / fusion)
+        heard = conditioning_for(stage)
+        assert torch.equal(logits(loaded, heard), logits(stage, heard))
+        with pytest.raises(ValueError, match=f"trained with conditioning_fusion '{fusion}'"):
+            HAFMCoarseForCausalLM.from_pretrained(tmp_path / fusion, conditioning_fusion=other)
+    with pytest.raises(Exception, match="conditioning_fusion is 'cross'"):
+        HAFMCoarseConfig(conditioning_fusion="cross")
+
+
+def test_it_learns_what_the_conditioning_says_at_once() -> None:
+    torch.manual_seed(0)
+    stage = added("semantic", "flat", initializer_range=0.05).train()
+    size = stage.config.codebook_size
+    optimizer = torch.optim.AdamW(stage.parameters(), 1e-2)
+    for _ in range(60):
+        heard = torch.randint(size, (8, 1, 20))
+        # what sounds two frames later: only the mixer can know
+        labels = heard[:, 0].roll(-CONTEXT, 1)
+        labels[:, -CONTEXT:] = -100
+        loss = stage(labels=labels.clamp(min=0), conditioning_ids=heard).logits
+        loss = torch.nn.functional.cross_entropy(loss.flatten(0, 1)[..., :size], labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.5 * float(torch.tensor(float(size)).log())
+
+
+def test_a_whole_model_plays_with_it_and_streams_the_same() -> None:
+    options = {"conditioning_context": CONTEXT, "codebook_pattern": "delay", **placed("sum")}
+    model = tiny_composite(**options)
+    vocal = torch.sin(torch.arange(48_000) / 40).numpy()
+    whole = model.generate(vocal, 24_000, seed=3).audio[0]
+    reference = model.generate(vocal, 24_000, seed=3, decoding="reference").audio[0]
+    torch.testing.assert_close(whole, reference)
+    pieces = torch.cat([torch.as_tensor(piece) for piece in model.stream(vocal, 24_000, seed=3)])
+    torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=1e-3)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""History-free guidance: its formula, in both loops, in windows, rows and samples."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.generation_hafm import HistoryFreeGuidance
+from hafm_hf.modeling.windows import DecodingOptions, decode_window
+from modeling.test_fast_loop import uniforms_for
+from modeling.test_modeling import FRAMES, conditioning_for
+from tiny_models import STAGES, placed, tiny_stage
+
+UNIT = 0.04
+WEIGHT = 2.5
+
+
+def listening_stage(name: str, **options: Any) -> Any:
+    """A stage whose conditioning says something, so that its weight matters."""
+    stage = tiny_stage(name, **{**placed("time"), "initializer_range": 0.2, **options})
+    stage.generation_config.history_free_guidance = WEIGHT
+    return stage
+
+
+def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
+    """Greedy tokens int64 [B, steps] by whole forwards: λ over the history, w over none."""
+    batch, bos = len(conditioning), stage.config.bos_token_id
+    null = torch.ones(batch, dtype=torch.bool)
+    size = stage.config.codebook_size
+
+    def last(history: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            found = [
+                stage(input_ids=history, conditioning_ids=conditioning, null_conditioning=nulled).logits[:, -1]
+                for nulled in (~null, null)
+            ]
+        return torch.stack(found)
+
+    ids = torch.full((batch, 1), bos)
+    for _ in range(steps):
+        seen, unseen = last(ids), last(torch.full_like(ids, bos))
+        scores = seen[1] + scale * (seen[0] - seen[1]) + WEIGHT * (unseen[0] - unseen[1])
+        ids = torch.cat([ids, scores[:, :size].argmax(-1)[:, None]], dim=1)
+    return ids[:, 1:]
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("scheme", ["time", "sum"])
+def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> None:
+    stage = listening_stage(name, **placed(scheme))
+    conditioning = conditioning_for(stage, batch=2)
+    steps = min(stage.config.target_length(FRAMES), 24)
+    expected = guided_by_hand(stage, conditioning, steps, scale)
+    fast = FastDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
+    reference = stage.generate(
+        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
+    )
+    assert torch.equal(fast, expected) and torch.equal(reference[:, 1:], expected)
+    stage.generation_config.history_free_guidance = 0.0
+    without = stage.generate(
+        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
+    )
+    assert not torch.equal(without, reference), "it changes something"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"), [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
+)
+def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: str, pattern: str) -> None:
+    stage = listening_stage(name, codebook_pattern=pattern)
+    conditioning = conditioning_for(stage, batch=3, frames=24)
+    steps = stage.config.target_length(24)
+    mask = torch.arange(24) < torch.tensor((24, 12, 20))[:, None]
+    numbers, known = uniforms_for(3, steps), torch.ones(3, 4, dtype=torch.long)
+    arguments = (stage, conditioning, steps - 4, numbers[:, 4:])
+    fast, reference = (
+        decode_window(*arguments, DecodingOptions(how, 2.0, 0.8, 7), known, conditioning_mask=mask)
+        for how in ("fast", "reference")
+    )
+    assert fast.tolist() == reference.tolist() and len(fast.unique()) > 2
+    static = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT, static=True)
+    assert torch.equal(static.generate(conditioning, steps - 4, numbers[:, 4:], known, None, mask), fast)
+    # a second window finds the steps of the first, and its own scores
+    other = conditioning_for(stage, batch=3, frames=24, seed=9)
+    again = FastDecoder(stage, 2.0, 0.8, 7, history_free_guidance=WEIGHT)
+    assert torch.equal(
+        static.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
+        again.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
+    )
+
+
+def test_several_samples_of_one_vocal_share_its_scores() -> None:
+    added = torch.arange(2.0 * 3 * 4).view(2, 3, 4)
+    found = HistoryFreeGuidance(added, known=5)(torch.zeros(6, 6), torch.full((6, 4), 0.5))
+    assert torch.equal(found, 0.5 + added[[0, 0, 0, 1, 1, 1], 1]), "the second token of three samples of each vocal"
+    stage = listening_stage("semantic")
+    assert stage.generate(conditioning_ids=conditioning_for(stage, batch=2), num_return_sequences=3).shape[0] == 6
+
+
+def test_a_generation_config_from_before_it_existed_has_none() -> None:
+    stage = tiny_stage("semantic")
+    del stage.generation_config.history_free_guidance
+    assert DecodingOptions().decoder(stage)["history_free_guidance"] == 0.0
+    assert stage.generate(conditioning_ids=conditioning_for(stage)).shape[1] > 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_conditioning_goes_through_the_layers_once(scale: float) -> None:
+    stage = listening_stage("coarse", codebook_pattern="delay")
+    batch, frames = 2, 16
+    conditioning, count = conditioning_for(stage, batch=batch, frames=frames), stage.config.target_length(frames)
+    decoder = FastDecoder(stage, scale, history_free_guidance=WEIGHT)
+    computed: list[int] = []
+    # it takes no stage with hooks
+    handle = stage.model.layers[0].register_forward_pre_hook(
+        lambda layer, inputs: computed.append(inputs[0].shape[0] * inputs[0].shape[1])
+    )
+    decoder.generate(conditioning, count, None)
+    handle.remove()
+    before = stage.config.num_conditioning_sources * frames
+    targets = stage.pattern.slots(count // stage.config.num_codebooks)
+    # the opening of all rows; the targets of each row and of one without conditioning, whose own slots are in the
+    # opening only where guidance has such rows
+    opening = (1 if scale == 1.0 else 2) * batch * (before + 1)
+    assert sum(computed) == opening + (batch + 1) * targets + (before if scale == 1.0 else 0)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages with the streams of a lead sheet: where they are added, and that a stage learns to read them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf.lead_sheet import vocabulary
+from hafm_hf.lead_sheet.streams import STREAM_SIZES
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.training.validation import conditioning_groups
+from modeling.test_modeling import BATCH, FRAMES, conditioning_for, targets_for
+from tiny_models import STAGES, tiny_stage
+
+STREAMS = {name: STREAM_SIZES[name] for name in ("chord", "beat")}
+
+
+def with_streams(name: str, **changes: Any) -> Any:
+    return tiny_stage(name, position_scheme="time", lead_sheet_streams=STREAMS, **changes)
+
+
+def conditioning_with(stage: Any, streams: torch.Tensor) -> torch.Tensor:
+    tokens = conditioning_for(stage)[:, : stage.config.num_token_streams]
+    return torch.cat([tokens, streams.expand(BATCH, -1, -1)], dim=1)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_without_streams_has_the_weights_that_it_had(name: str) -> None:
+    plain, reading = tiny_stage(name), with_streams(name)
+    added = {key for key, _ in reading.named_parameters()} - {key for key, _ in plain.named_parameters()}
+    assert added == {"model.lead_sheet_embedding.weight"}
+    assert conditioning_groups(plain.config) == {}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stream_is_heard_at_its_own_instant_and_by_no_null_row(name: str) -> None:
+    stage = with_streams(name)
+    silent = conditioning_with(stage, torch.zeros(2, FRAMES, dtype=torch.long))
+    told = silent.clone()
+    told[:, -2, 3] = 5
+    embedded = [stage.model.embed_conditioning(ids, None) for ids in (silent, told)]
+    changed = (embedded[0] != embedded[1]).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
+    assert changed == [(stage.config.num_conditioning_sources - 1) * FRAMES + 3]
+    null = torch.ones(BATCH, dtype=torch.bool)
+    assert torch.equal(*(stage.model.embed_conditioning(ids, null) for ids in (silent, told)))
+    labels = targets_for(stage)
+    logits = [stage(conditioning_ids=ids, labels=labels).logits for ids in (silent, told)]
+    assert not torch.allclose(*logits)
+    told[0, -2, 3] = STREAMS["chord"]
+    with pytest.raises(ValueError, match=rf"conditioning_ids holds {STREAMS['chord']}; "):
+        stage(conditioning_ids=told, labels=labels)
+
+
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_generation_and_checkpoints_carry_the_streams(pattern: str, tmp_path: Path) -> None:
+    stage = with_streams("coarse", codebook_pattern=pattern, styles=["folk", "rock"]).eval()
+    stage.save_pretrained(tmp_path)
+    again = type(stage).from_pretrained(tmp_path).eval()
+    assert again.config.lead_sheet_streams == STREAMS and again.config.styles == ["folk", "rock"]
+    ids = conditioning_with(stage, torch.ones(2, FRAMES, dtype=torch.long))
+    codes = [model.generate(conditioning_ids=ids, do_sample=False, guidance_scale=3.0) for model in (stage, again)]
+    assert torch.equal(*codes)
+    with pytest.raises(ValueError, match=r"needs \[B, 4, T_c\]"):
+        stage.generate(conditioning_ids=ids[:, :2])
+
+
+def test_streams_are_embedded_in_one_order_whatever_a_file_makes_of_them(tmp_path: Path) -> None:
+    given = {name: STREAM_SIZES[name] for name in ("stem", "energy", "bar", "chord")}
+    stage = tiny_stage("semantic", lead_sheet_streams=given)
+    assert list(stage.config.lead_sheet_streams) == ["chord", "bar", "energy", "stem"]
+    stage.save_pretrained(tmp_path)
+    again = type(stage).from_pretrained(tmp_path)
+    assert list(again.config.lead_sheet_streams) == list(stage.config.lead_sheet_streams)
+    assert list(STREAM_SIZES) == list(vocabulary.STREAMS)
+
+
+def test_what_only_a_stream_tells_is_learnt_from_it_and_not_from_the_voice() -> None:
+    """Targets follow the chord stream alone; shuffling it costs much, shuffling the voice nothing."""
+    from hafm_hf.training.objective import paired_losses
+
+    torch.manual_seed(0)
+    stage = with_streams("semantic", num_hidden_layers=1, hidden_size=32).train()
+    config: HAFMStageConfig = stage.config
+
+    def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        chord = torch.randint(1, 9, (16, 1, FRAMES), generator=generator)
+        voice = torch.randint(config.conditioning_codebook_sizes[0][0], (16, 1, FRAMES), generator=generator)
+        return torch.cat([voice, chord, torch.zeros_like(chord)], dim=1), chord[:, 0]
+
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=2e-2)
+    for step in range(150):
+        ids, labels = batch(step)
+        stage(conditioning_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    (ids, labels), (others, _) = batch(1000), batch(1001)
+    losses = paired_losses(stage.eval(), ids, others, labels, groups=conditioning_groups(config))
+    means = {name: float(value.mean()) for name, value in losses.items()}
+    assert means["matched"] < 0.3 and means["shuffled_chord"] > means["matched"] + 1.5
+    assert abs(means["shuffled_voice"] - means["matched"]) < 0.2
+    assert means["shuffled_beat"] == pytest.approx(means["matched"], abs=1e-6)

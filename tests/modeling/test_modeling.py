@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three stages: parameter counts, causality, caches, padding, codebooks, null conditioning, saving, precision."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.modeling.modeling_hafm import HAFMCodebookEmbedding, HAFMCodebookHeads
+from tiny_models import CLUSTERS, CODES, SIZES, STAGES, tiny_stage
+
+BATCH = 5
+FRAMES = 6  # of conditioning, so that 50 Hz and 75 Hz both give whole frames
+SCHEMES = ("index", "time")
+BACKENDS = ("sdpa", "eager")
+
+
+def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 1) -> torch.Tensor:
+    vocabulary = CLUSTERS if stage.config.conditioning_frame_rate == 50 else CODES
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
+
+
+def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, stage.config.target_length(frames))
+    return torch.randint(min(stage.config.codebook_sizes), shape, generator=generator)
+
+
+def shifted(stage: Any, targets: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.full_like(targets[:, :1], stage.config.bos_token_id), targets[:, :-1]], dim=1)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("semantic", 38.5e6), ("coarse", 42.5e6), ("fine", 44.1e6)])
+def test_paper_size_stages_have_the_papers_parameter_counts(name: str, parameters: float) -> None:
+    config_class, model_class = STAGES[name]
+    with torch.device("meta"):
+        stage = model_class(config_class())
+    config = stage.config
+    width, layers = 512, 12
+    layer = 4 * width**2 + 3 * 1365 * width + 2 * width + 2 * 64
+    vocabularies = sum(size + 1 for source in config.conditioning_codebook_sizes for size in source)
+    vocabularies += sum(2 * size + 1 for size in config.codebook_sizes)
+    rest = config.num_codebooks + config.num_conditioning_sources + 1
+    expected = layers * layer + width + 32 * 8 + width * (vocabularies + rest)
+    assert stage.num_parameters() == expected
+    assert stage.num_parameters() == pytest.approx(parameters, rel=2e-3)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", STAGES)
+def test_target_never_sees_its_future(name: str, scheme: str) -> None:
+    stage = tiny_stage(name, position_scheme=scheme)
+    embedded = {}
+
+    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        output.requires_grad_(True)
+        embedded["target"] = output
+        return output
+
+    stage.model.target_embedding.register_forward_hook(keep)
+    targets = targets_for(stage)
+    logits = stage(input_ids=shifted(stage, targets), conditioning_ids=conditioning_for(stage)).logits
+    middle = logits.shape[1] // 2
+    (gradient,) = torch.autograd.grad(logits[:, middle].sum(), embedded["target"])
+    reach = gradient.abs().amax(dim=(0, 2))
+    assert (reach[: middle + 1] > 0).all()
+    assert (reach[middle + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize(("scheme", "sees_future"), [("index", False), ("time", True)])
+def test_conditioning_sees_its_future_under_the_time_scheme_only(scheme: str, sees_future: bool) -> None:
+    stage = tiny_stage("semantic", position_scheme=scheme)
+    conditioning = conditioning_for(stage)
+    changed = conditioning.clone()
+    changed[..., -1] = (changed[..., -1] + 1) % CLUSTERS
+    states = []
+    for ids in (conditioning, changed):
+        cache = DynamicCache(config=stage.config)
+        stage(input_ids=targets_for(stage)[:, :1], conditioning_ids=ids, past_key_values=cache)
+        states.append(cache.layers[1].keys[:, :, : FRAMES - 1])
+    assert torch.equal(*states) is not sees_future
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", STAGES)
+def test_cached_and_static_logits_equal_uncached(name: str, scheme: str, backend: str) -> None:
+    stage = tiny_stage(name, position_scheme=scheme, attn_implementation=backend)
+    assert stage.config._attn_implementation == backend
+    conditioning, input_ids = conditioning_for(stage), shifted(stage, targets_for(stage))
+    slots = stage.config.num_conditioning_sources * FRAMES + input_ids.shape[1]
+    with torch.no_grad():
+        whole = stage(input_ids=input_ids, conditioning_ids=conditioning).logits
+        for cache in (DynamicCache(config=stage.config), StaticCache(config=stage.config, max_cache_len=slots + 3)):
+            pieces = []
+            # an opening, then one token at a time, then a longer piece: the ways generate() calls a stage
+            for start, stop in [(0, 3), (3, 4), (4, 5), (5, input_ids.shape[1])]:
+                piece = input_ids[:, start:stop]
+                pieces.append(stage(piece, conditioning, past_key_values=cache, use_cache=True).logits)
+            torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_eager_and_sdpa_agree(scheme: str) -> None:
+    results = []
+    for backend in BACKENDS:
+        stage = tiny_stage("coarse", position_scheme=scheme, attn_implementation=backend)
+        results.append(stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)).logits)
+    torch.testing.assert_close(*results, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", STAGES)
+def test_padded_row_equals_the_row_alone(name: str, scheme: str, there: slice) -> None:
+    stage = tiny_stage(name, position_scheme=scheme)
+    conditioning, targets = conditioning_for(stage), targets_for(stage)
+    length = stage.config.target_length(4)
+    alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
+    conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
+    conditioning_mask[0] = False
+    conditioning_mask[0, there] = True
+    attention_mask = torch.ones_like(targets)
+    attention_mask[0, length:] = 0
+    labels = targets.masked_fill(attention_mask == 0, -100)
+    padded = stage(
+        labels=labels,
+        conditioning_ids=conditioning,
+        conditioning_mask=conditioning_mask,
+        attention_mask=attention_mask,
+    )
+    torch.testing.assert_close(padded.logits[:1, :length], alone.logits, atol=1e-5, rtol=0)
+    # and the loss of that row ignores its padding
+    only_first = labels.clone()
+    only_first[1:] = -100
+    assert stage.codebook_loss(padded.logits, only_first).item() == pytest.approx(alone.loss.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["coarse", "fine"])
+def test_target_position_uses_its_own_codebooks_head_and_embedding_only(name: str) -> None:
+    stage = tiny_stage(name)
+    codebooks = stage.config.num_codebooks
+    loss_of = stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)).logits
+    for position in (4, 5, 7):
+        stage.zero_grad()
+        loss_of[:, position].sum().backward(retain_graph=True)
+        read = stage.heads.weight.grad.abs().amax(dim=(1, 2)) > 0
+        assert read.tolist() == [codebook == position % codebooks for codebook in range(codebooks)]
+    # slot 1 holds the first token, of codebook 0: of the other tables only BOS, in slot 0, is read
+    stage.zero_grad()
+    logits = stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)).logits
+    logits[:, 1].sum().backward()
+    rows = stage.model.target_embedding.weight.grad.abs().amax(dim=-1) > 0
+    assert rows[0, :-1].any() and not rows[1:, :-1].any()
+    assert rows[:, -1].tolist() == [False] * (codebooks - 1) + [True]
+
+
+def test_heads_and_embedding_of_a_position_equal_separate_linear_layers() -> None:
+    config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 7, 7], conditioning_codebook_sizes=[[5], [5]])
+    heads, embedding = HAFMCodebookHeads(config), HAFMCodebookEmbedding([7, 7, 7], 24)
+    for module in (heads, embedding):
+        torch.nn.init.normal_(module.weight)
+    hidden_states = torch.randn(2, 8, 24)
+    for first in range(4):
+        logits = heads(hidden_states, torch.arange(8) + first)
+        for slot in range(8):
+            expected = F.linear(hidden_states[:, slot], heads.weight[(first + slot) % 3])
+            torch.testing.assert_close(logits[:, slot], expected)
+    ids = torch.tensor([[0, 7, 3]])
+    expected = torch.stack([embedding.weight[2, 0], embedding.weight[0, 7], embedding.weight[1, 3]])
+    assert torch.equal(embedding(ids, torch.tensor([2, 0, 1]))[0], expected)
+
+
+def test_loss_is_the_mean_of_the_codebooks_cross_entropies() -> None:
+    config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 5, 9], conditioning_codebook_sizes=[[5], [5]])
+    stage = HAFMCoarseForCausalLM(config).eval()
+    labels = torch.randint(5, (2, 12))
+    labels[0, 6:] = -100
+    output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
+    losses = []
+    for codebook, size in enumerate((7, 5, 9)):
+        flat = [
+            -output.logits[b, t, :size].log_softmax(-1)[labels[b, t]]
+            for b in range(2)
+            for t in range(codebook, 12, 3)
+            if labels[b, t] >= 0
+        ]
+        losses.append(torch.stack(flat).mean())
+    assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("counted", [1, 3])
+def test_codebooks_without_a_label_are_left_out_of_the_loss(counted: int) -> None:
+    stage = tiny_stage("fine")
+    labels = targets_for(stage)
+    frames = labels.view(BATCH, -1, stage.config.num_codebooks)
+    frames[..., counted:] = -100
+    output = stage(labels=labels, conditioning_ids=conditioning_for(stage))
+    losses = [
+        F.cross_entropy(output.logits[:, codebook :: frames.shape[-1]].flatten(0, 1), frames[..., codebook].flatten())
+        for codebook in range(counted)
+    ]
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in stage.parameters())
+    learnt = stage.heads.weight.grad.abs().amax(dim=(1, 2)) > 0
+    assert learnt.tolist() == [codebook < counted for codebook in range(frames.shape[-1])]
+
+
+def test_loss_of_no_label_at_all_is_zero_and_moves_nothing() -> None:
+    stage = tiny_stage("coarse")
+    labels = torch.full_like(targets_for(stage), -100)
+    loss = stage(labels=labels, conditioning_ids=conditioning_for(stage)).loss
+    loss.backward()
+    assert loss.item() == 0.0 and not any(p.grad.any() for p in stage.parameters())
+
+
+def test_eight_at_once_train_as_two_by_four(tmp_path: Path) -> None:
+    updates = []
+    for accumulation in (1, 4):
+        stage = tiny_stage("coarse", conditioning_dropout=0.0)
+        rows = zip(conditioning_for(stage, batch=24), targets_for(stage, batch=24), strict=True)
+        data: Any = [{"conditioning_ids": ids, "labels": labels} for ids, labels in rows]
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=3,
+            learning_rate=0.05,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+        )
+        start = torch.nn.utils.parameters_to_vector(stage.parameters()).detach()
+        Trainer(stage, arguments, train_dataset=data).train()
+        updates.append(torch.nn.utils.parameters_to_vector(stage.parameters()).detach() - start)
+    assert updates[0].norm() > 0.01
+    torch.testing.assert_close(*updates, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("null", ["zeros", "mask_token"])
+@pytest.mark.parametrize("name", STAGES)
+def test_null_conditioning_hides_the_voice(name: str, null: str) -> None:
+    stage = tiny_stage(name, conditioning_null=null)
+    rows = torch.tensor([True, False, True, False, True])
+    targets = targets_for(stage)
+    first, second = (
+        stage(labels=targets, conditioning_ids=conditioning_for(stage, seed=s), null_conditioning=rows).logits
+        for s in (1, 7)
+    )
+    assert torch.equal(first[rows], second[rows])
+    assert not torch.isclose(first[~rows], second[~rows]).all(-1).any(-1).any()
+
+
+def test_null_by_zeros_and_by_mask_token_differ() -> None:
+    nulls = []
+    for null in ("zeros", "mask_token"):
+        stage = tiny_stage("semantic", conditioning_null=null)
+        rows = torch.ones(BATCH, dtype=torch.bool)
+        ids = conditioning_for(stage)
+        nulls.append(stage(labels=targets_for(stage), conditioning_ids=ids, null_conditioning=rows).logits)
+    assert not torch.allclose(*nulls)
+
+
+def test_conditioning_dropout_happens_in_training_at_its_rate_only() -> None:
+    stage = tiny_stage("semantic", conditioning_dropout=0.3)
+    drawn: list[Any] = []
+    stage.model.register_forward_pre_hook(
+        lambda module, args, kwargs: drawn.append(kwargs["null_conditioning"]), with_kwargs=True
+    )
+    ids, labels = conditioning_for(stage, batch=400, frames=2), targets_for(stage, batch=400, frames=2)
+    stage(labels=labels, conditioning_ids=ids)
+    assert drawn == [None]
+    torch.manual_seed(0)
+    stage.train()(labels=labels, conditioning_ids=ids)
+    assert drawn[-1].float().mean().item() == pytest.approx(0.3, abs=0.08)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", STAGES)
+def test_saved_and_loaded_stage_gives_identical_logits(name: str, scheme: str, tmp_path: Path) -> None:
+    stage = tiny_stage(name, position_scheme=scheme)
+    stage.generation_config.top_k = 17
+    stage.save_pretrained(tmp_path)
+    ids, labels = conditioning_for(stage), targets_for(stage)
+    expected = stage(labels=labels, conditioning_ids=ids).logits
+    for auto in (STAGES[name][1], AutoModel, AutoModelForCausalLM):
+        loaded = auto.from_pretrained(tmp_path)
+        assert type(loaded) is type(stage)
+        assert loaded.generation_config.top_k == 17
+        assert loaded.generation_config.window_seconds == stage.config.window_seconds
+        assert torch.equal(loaded(labels=labels, conditioning_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_frozen_stage_lets_gradients_through_from_its_target_embedding(name: str) -> None:
+    stage = tiny_stage(name).requires_grad_(False)
+    assert stage.get_input_embeddings() is stage.model.get_input_embeddings() is stage.model.target_embedding
+    arguments = {"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage)}
+    assert not stage(**arguments).logits.requires_grad
+    stage.enable_input_require_grads()
+    assert stage(**arguments).logits.requires_grad
+    other = HAFMCodebookEmbedding(stage.config.codebook_sizes, stage.config.hidden_size)
+    stage.set_input_embeddings(other)
+    assert stage.model.target_embedding is other
+
+
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        stage = tiny_stage("coarse", conditioning_dropout=0.0).train()
+        if checkpointing:
+            stage.activation_checkpointing_enable()
+            assert stage.is_activation_checkpointing
+        stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage), use_cache=False).loss.backward()
+        gradients.append([p.grad.clone() for p in stage.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", STAGES)
+def test_half_precisions_run_close_to_float32(name: str, dtype: torch.dtype) -> None:
+    stage = tiny_stage(name, initializer_range=0.1)
+    ids, labels = conditioning_for(stage), targets_for(stage)
+    exact = stage(labels=labels, conditioning_ids=ids)
+    half = stage.to(dtype)(labels=labels, conditioning_ids=ids)
+    assert half.logits.dtype == dtype
+    assert half.loss.item() == pytest.approx(exact.loss.item(), abs=0.02)
+    tokens = stage.generate(conditioning_ids=ids)
+    assert tokens.shape == (BATCH, 1 + labels.shape[1])
+
+
+def test_wrong_conditioning_is_refused_by_name_and_shape() -> None:
+    stage = tiny_stage("coarse")
+    with pytest.raises(ValueError, match=r"needs \[B, 2, T_c\]"):
+        stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)[:, :1])
+    with pytest.raises(ValueError, match="no frames"):
+        stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)[..., :0])
+    with pytest.raises(ValueError, match="Give input_ids, labels"):
+        stage(conditioning_ids=conditioning_for(stage))
+
+
+def test_hidden_states_and_attentions_can_be_asked_for() -> None:
+    stage = tiny_stage("semantic", attn_implementation="eager")
+    slots = 2 * FRAMES
+    output = stage(
+        labels=targets_for(stage),
+        conditioning_ids=conditioning_for(stage),
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    assert len(output.attentions) == 2
+    assert output.attentions[0].shape == (BATCH, 3, slots, slots)
+    torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(BATCH, 3, slots))
+    assert output.hidden_states[0].shape == (BATCH, slots, 24)
+
+
+def test_padding_before_tokens_of_the_target_is_refused() -> None:
+    for name in STAGES:
+        stage = tiny_stage(name)
+        labels = targets_for(stage)
+        for hidden in (slice(0, 1), slice(2, 3)):
+            mask = torch.ones_like(labels)
+            mask[1, hidden] = 0
+            with pytest.raises(ValueError, match="pad targets on the right"):
+                stage(labels=labels, conditioning_ids=conditioning_for(stage), attention_mask=mask)
+
+
+def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
+    for name in STAGES:
+        stage = tiny_stage(name)
+        conditioning, ids = conditioning_for(stage), shifted(stage, targets_for(stage))
+        bos = stage.config.bos_token_id
+        for wrong in (-1, bos + 1):
+            changed = ids.clone()
+            changed[1, 2] = wrong
+            with pytest.raises(ValueError, match=rf"input_ids holds {wrong}; .* 0 to {bos - 1}, or {bos} for BOS"):
+                stage(changed, conditioning)
+            heard = conditioning.clone()
+            limit = stage.config.conditioning_codebook_sizes[0][0]
+            heard[1, -1, 2] = -1 if wrong < 0 else limit
+            with pytest.raises(ValueError, match=rf"conditioning_ids holds {heard[1, -1, 2]}; .* 0 to {limit - 1}"):
+                stage(ids, heard)
+            with pytest.raises(ValueError, match="input_ids holds"):
+                stage.generate(changed, conditioning_ids=conditioning)
+
+
+def test_ids_of_the_largest_codebook_are_refused_in_a_smaller_one() -> None:
+    config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 5, 9], conditioning_codebook_sizes=[[5], [4]])
+    stage = HAFMCoarseForCausalLM(config).eval()
+    ids, conditioning = torch.tensor([[9, 6, 4, 8, 0]]), torch.tensor([[[4, 4], [3, 3]]])
+    assert stage(ids, conditioning).logits.isfinite().all()
+    for slot, limit in ((1, 7), (2, 5), (3, 9), (4, 7)):
+        changed = ids.clone()
+        changed[0, slot] = limit if limit < 9 else 10
+        with pytest.raises(ValueError, match=rf"holds {changed[0, slot]}; .* 0 to {limit - 1}, or 9"):
+            stage(changed, conditioning)
+    with pytest.raises(ValueError, match=r"conditioning_ids holds 4; .* 0 to 3\."):
+        stage(ids, torch.full((1, 2, 2), 4))
+    config.codebook_pattern = "delay"
+    delayed, rows = HAFMCoarseForCausalLM(config).eval(), torch.tensor([[9, 6], [9, 4], [9, 8]])
+    assert delayed(rows, conditioning).logits.isfinite().all()
+    rows[1, 1] = 5
+    with pytest.raises(ValueError, match=r"input_ids holds 5; .* 0 to 4, or 9"):
+        delayed(rows, conditioning)
+
+
+def test_inputs_of_different_rows_or_shapes_are_refused_by_name() -> None:
+    stage = tiny_stage("coarse")
+    labels, conditioning = targets_for(stage), conditioning_for(stage)
+    with pytest.raises(ValueError, match="conditioning_ids 5, input_ids 1"):
+        stage(labels[:1], conditioning)
+    with pytest.raises(ValueError, match="conditioning_ids 5, null_conditioning 4"):
+        stage(labels=labels, conditioning_ids=conditioning, null_conditioning=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"conditioning_mask has shape \(5, 3\), not \(5, 6\)"):
+        stage(labels=labels, conditioning_ids=conditioning, conditioning_mask=torch.ones(5, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="instead of inputs_embeds"):
+        stage(labels, conditioning, inputs_embeds=torch.zeros(5, 36, 24))
+    with pytest.raises(NotImplementedError, match="codebook_sizes"):
+        stage.resize_token_embeddings(20)
+
+
+def test_other_codebook_sizes_at_loading_move_bos_behind_them(tmp_path: Path) -> None:
+    tiny_stage("semantic").save_pretrained(tmp_path)
+    options: dict[str, Any] = {"codebook_sizes": [20], "ignore_mismatched_sizes": True}
+    stage = STAGES["semantic"][1].from_pretrained(tmp_path, **options)
+    assert (stage.config.bos_token_id, stage.config.vocab_size, stage.config.input_vocab_size) == (20, 20, 21)
+    tokens = stage.generate(conditioning_ids=conditioning_for(stage))
+    assert tokens[:, 0].tolist() == [20] * BATCH
+    with pytest.raises(StrictDataclassError, match="(?s)bos_token_id is 13; .* must be 20"):
+        STAGES["semantic"][0].from_pretrained(tmp_path, codebook_sizes=[20], bos_token_id=13)
+    stage.config.codebook_sizes = [30]
+    with pytest.raises(StrictDataclassError, match="must be 30"):
+        STAGES["semantic"][1](stage.config)

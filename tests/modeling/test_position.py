@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relative positions: T5's buckets, alignment of 50 Hz with 75 Hz, and the gradient of the bias."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf import HAFMCoarseConfig
+from hafm_hf.modeling.position import (
+    RelativeAttentionBias,
+    causal_bucket,
+    signed_bucket,
+    sum_by_index,
+    sum_by_product,
+    token_layout,
+    visible,
+)
+from tiny_models import SIZES, VOCABULARIES, tiny_stage
+
+
+def coarse_config(**options: Any) -> HAFMCoarseConfig:
+    return HAFMCoarseConfig(**{**SIZES, **VOCABULARIES["coarse"], **options})
+
+
+def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() -> None:
+    distance = torch.arange(3000)
+    bucket = causal_bucket(distance, 32, 1000)
+    assert bucket[:16].tolist() == list(range(16))
+    assert (bucket.diff() >= 0).all()
+    assert bucket.unique().tolist() == list(range(32))
+    assert bucket[1000:].unique().tolist() == [31]
+    # T5: the logarithmic half splits 16 … 1000 into 16 equal ratios
+    assert bucket[round(16 * (1000 / 16) ** 0.5)].item() in (23, 24)
+
+
+def test_signed_buckets_tell_past_from_future() -> None:
+    distance = torch.arange(-600, 601)
+    bucket = signed_bucket(distance, 64, 500)
+    past, future = bucket[distance > 0], bucket[distance < 0]
+    assert not set(past.tolist()) & set(future.tolist())
+    assert bucket[distance == 0].item() == 0
+    assert bucket[(distance >= 0) & (distance < 16)].tolist() == list(range(16))
+    assert bucket.min() == 0 and bucket.max() == 63
+
+
+def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> None:
+    config = coarse_config()
+    layout = token_layout(config, conditioning_frames=50, target_slots=300)
+    for slot in (0, 3, 4, 7, 8, 150, 299):
+        instant = (slot // 4) / 75
+        assert layout.frame[0, 100 + slot].item() == int(instant * 50 + 1e-9)
+    assert layout.source.tolist() == [0] * 50 + [1] * 50 + [2] * 300
+
+
+def test_frames_are_counted_from_a_rows_first_whatever_stands_before_it() -> None:
+    config = coarse_config(position_scheme="time")
+    mask = torch.tensor([[True] * 5 + [False] * 2, [False] * 2 + [True] * 5])
+    layout = token_layout(config, 7, 30, mask)
+    alone = token_layout(config, 5, 30)
+    assert layout.frame.shape == layout.position.shape == (2, 44)
+    for row in range(2):
+        assert torch.equal(layout.frame[row, layout.valid[row]], alone.frame[0])
+        assert torch.equal(layout.position[row, layout.valid[row]], alone.position[0])
+
+
+@pytest.mark.parametrize("frames", [40, 80])
+def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_length(frames: int) -> None:
+    config = coarse_config(position_scheme="time")
+    bias = RelativeAttentionBias(config)
+    layout = token_layout(config, frames, frames * 6)
+    buckets = bias.buckets(layout, layout)[0]
+    for source in (0, 1):
+        together = 32 + 64 * source
+        for slot in range(0, frames * 6, 7):
+            frame = (slot // 4) * 50 // 75
+            assert buckets[2 * frames + slot, source * frames + frame] == together
+    index = RelativeAttentionBias(coarse_config(position_scheme="index")).buckets(layout, layout)[0]
+    aligned = [index[2 * frames + slot, (slot // 4) * 50 // 75].item() for slot in range(0, frames * 6, 7)]
+    assert len(set(aligned)) > 1, "under the index scheme the same instant falls into different buckets"
+
+
+def test_gradient_of_the_bias_equals_plain_indexing_on_every_device_path() -> None:
+    config, generator = coarse_config(position_scheme="time"), torch.Generator().manual_seed(0)
+    # in double precision: two orders of summing hundreds of float32 numbers differ by more than is allowed here
+    bias = RelativeAttentionBias(config).double()
+    torch.nn.init.normal_(bias.weight, generator=generator)
+    layout = token_layout(config, 9, 20)
+    buckets = bias.buckets(layout, layout)
+    upstream = torch.randn(1, config.num_attention_heads, *buckets.shape[1:], generator=generator, dtype=torch.float64)
+    (bias(layout, layout) * upstream).sum().backward()
+    assert bias.weight.grad is not None
+    ours = bias.weight.grad.clone()
+    plain = bias.weight.detach().clone().requires_grad_()
+    (plain[buckets].permute(0, 3, 1, 2) * upstream).sum().backward()
+    torch.testing.assert_close(ours, plain.grad)
+    values, index = upstream.float().transpose(0, 1).flatten(1), buckets.flatten()
+    rows = bias.weight.shape[0]
+    torch.testing.assert_close(
+        sum_by_product(values, index, rows, chunk=100), sum_by_index(values, index, rows), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_time_scheme_starts_from_heads_that_prefer_the_same_instant() -> None:
+    config = coarse_config(position_scheme="time", num_attention_heads=3)
+    locality = RelativeAttentionBias(config).locality()
+    target, voice, band = locality.split([32, 64, 64])
+    assert torch.equal(voice, band)
+    for table in (target, voice[:32], voice[32:]):
+        assert (table[:, 0].diff() <= 0).all() and table[0].abs().max() == 0
+        assert torch.equal(table[:, 2], torch.zeros(len(table)))
+    # one conditioning frame away from the instant costs the sharpest head as much as one frame (six tokens) of history
+    assert voice[1, 0] == target[6, 0] == -3.0
+
+
+def test_index_scheme_starts_as_the_paper_says() -> None:
+    stage = tiny_stage("coarse", initializer_range=0.02)
+    assert stage.model.relative_attention_bias.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert tiny_stage("coarse", position_scheme="time").model.relative_attention_bias.weight.min() < -10
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_compiled_bias_is_right_where_the_target_is_no_multiple_of_the_conditioning() -> None:
+    # as long as the garbage that a slot without a source would read is seldom what it should be
+    config = coarse_config(position_scheme="time", codebook_pattern="delay")
+    bias = RelativeAttentionBias(config)
+    torch.nn.init.normal_(bias.weight)
+
+    def whole() -> torch.Tensor:
+        layout = token_layout(config, 400, 603)
+        return bias(layout, layout, visible(config, layout, layout))
+
+    assert torch.equal(torch.compile(whole)(), whole())

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hafm_hf.benchmark.generate import RecordingDecoder
+from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, song_windows
+from modeling.test_modeling import conditioning_for
+from tiny_models import tiny_stage
+
+UNIT = 0.04
+
+
+@pytest.mark.parametrize("frames", [1, 9, 10, 11, 25, 40])
+def test_song_windows_cover_every_frame_once(frames: int) -> None:
+    cut = song_windows(frames, window=10, overlap=3)
+    covered = [frame for w in cut for frame in range(w.start + w.known, w.stop)]
+    assert covered == list(range(frames))
+    assert all(w.stop - w.start == min(10, frames) for w in cut)
+    assert all(w.known >= 3 for w in cut[1:])
+
+
+def test_song_windows_of_one_length_and_bad_overlap() -> None:
+    assert song_windows(10, window=10, overlap=3) == [Window(0, 10, 0)]
+    with pytest.raises(ValueError, match="overlap is 10"):
+        song_windows(30, window=10, overlap=10)
+
+
+def windowed(name: str, pattern: str = "flat") -> Any:
+    stage = tiny_stage(name, codebook_pattern=pattern)
+    stage.generation_config.update(window_seconds=0.24, overlap_seconds=0.08)
+    return stage
+
+
+def rows_of(*units: int) -> list[SongRow]:
+    return [SongRow(length, RandomStream(3, sample=row)) for row, length in enumerate(units)]
+
+
+def test_windows_force_the_overlap_and_fill_the_song() -> None:
+    stage = windowed("coarse")
+    conditioning = conditioning_for(stage, batch=2, frames=30)
+    counted: list[int] = []
+    prefixes = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    # of the openings, which alone go through the stage's forward
+    stage.model.register_forward_pre_hook(
+        lambda module, args, kwargs: prefixes.append(kwargs["input_ids"].clone()), with_kwargs=True
+    )
+    codes = run.run(list(conditioning))
+    assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
+    assert sum(counted) == run.steps == 45 * 4
+    flat = torch.stack(codes).transpose(1, 2).flatten(1)
+    openings = [ids for ids in prefixes if ids.shape[1] > 1]
+    # windows of 6 units with 2 of overlap start at units 0, 4, 8 and 9; a unit is 3 frames of 4 codebooks
+    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
+        assert torch.equal(opening[:2, 1:], flat[:, unit * 12 : (unit + known) * 12])
+
+
+def test_windows_of_the_delay_pattern_take_a_slot_a_frame_and_force_the_overlap() -> None:
+    stage = windowed("coarse", "delay")
+    counted: list[int] = []
+    read = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), report=counted.append)
+    stage.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].clone()), with_kwargs=True
+    )
+    codes = run.run(list(conditioning_for(stage, batch=2, frames=30)))
+    assert [tuple(row.shape) for row in codes] == [(4, 45)] * 2
+    # four windows, whose last codebook ends three slots after the first
+    assert sum(counted) == run.steps == 45 + 4 * 3
+    openings = [ids for ids in read if ids.shape[1] > 1]
+    for opening, unit, known in zip(openings, (4, 8, 9), (2, 2, 5), strict=True):
+        there = torch.stack(codes)[:, :, unit * 3 : (unit + known) * 3].transpose(1, 2).flatten(1)
+        expected = stage.pattern.inputs(torch.nn.functional.pad(there, (0, 4)), stage.config.bos_token_id)
+        assert torch.equal(opening[:8], expected[:, : known * 3 + 1])
+
+
+@pytest.mark.parametrize("decoding", ["fast", "reference"])
+@pytest.mark.parametrize(
+    ("name", "pattern", "independent"),
+    [
+        ("semantic", "flat", False),
+        ("coarse", "flat", False),
+        ("fine", "flat", True),
+        ("coarse", "delay", False),
+        ("fine", "delay", True),
+    ],
+)
+def test_songs_of_different_lengths_together_equal_each_alone(
+    name: str, pattern: str, independent: bool, decoding: str
+) -> None:
+    stage = windowed(name, pattern)
+    units = (15, 4, 9)
+    per_unit = 3 if name == "fine" else 2
+    conditioning = [conditioning_for(stage, 1, n * per_unit, seed=n)[0] for n in units]
+    options = DecodingOptions(decoding)
+    together = StageRun(stage, rows_of(*units), UNIT, options, independent).run(conditioning)
+    for row, length in enumerate(units):
+        song = SongRow(length, RandomStream(3, sample=row))
+        for at_once in (1, 5):
+            alone = StageRun(stage, [SongRow(song.units, song.stream)], UNIT, options, independent, at_once)
+            assert torch.equal(alone.run([conditioning[row]])[0], together[row])
+
+
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 6 * 12), ("delay", 6 * 3 + 3)])
+def test_independent_windows_go_side_by_side(pattern: str, steps: int) -> None:
+    stage = windowed("fine", pattern)
+    codes = conditioning_for(stage, batch=2, frames=45)
+    counted: list[int] = []
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, report=counted.append)
+    fine = run.run(list(codes))
+    assert len(counted) == run.steps == steps, "four windows of two songs are one batch"
+    assert [tuple(row.shape) for row in fine] == [(4, 45)] * 2
+
+
+def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = windowed("fine")
+    stage.generation_config.update(overlap_seconds=0.16)
+    vectors = torch.randn(stage.config.codebook_size, 8, generator=torch.Generator().manual_seed(0))
+    conditioning = list(conditioning_for(stage, batch=2, frames=45))
+
+    def sound(codes: torch.Tensor) -> torch.Tensor:
+        return vectors[codes].sum(1)
+
+    rows = rows_of(15, 15)
+    run = StageRun(stage, rows, UNIT, DecodingOptions(), independent=True, sound=sound)
+    decoded: list[torch.Tensor] = []
+
+    def recorded(*args: Any) -> torch.Tensor:
+        decoded.append(StageRun._decode(run, *args))
+        return decoded[-1]
+
+    monkeypatch.setattr(run, "_decode", recorded)
+    codes = run.run(conditioning)
+    # four frames each of 3 units: windows of 18 frames begin at units 0, 2, 4, 6, 8 and 9
+    starts, changed = [unit * 3 for unit in (0, 2, 4, 6, 8, 9)], 0
+    for row in range(2):
+        (batch,) = run.batches
+        windows = [new.view(-1, 4) for job, new in zip(batch, decoded[0], strict=True) if job.row == row]
+        heard, borders = windows[0], []
+        for start, window in zip(starts[1:], windows[1:], strict=True):
+            end = len(heard)
+            changes = {}
+            for at in range(end - 6, end + 1):
+                begins, ends = sound(window[at - start : at - start + 3]), sound(heard[at - 3 : at])
+                changes[at] = float((begins.mean(0) - ends.mean(0)).norm())
+            borders.append(min(changes, key=changes.__getitem__))
+            changed += borders[-1] != end
+            heard = torch.cat([heard[: borders[-1]], window[borders[-1] - start :]])
+        assert rows[row].borders == borders
+        assert torch.equal(codes[row], heard.t())
+    assert changed > 0, "some windows take over before the one before has ended"
+
+
+def test_what_the_next_window_may_replace_is_not_final() -> None:
+    stage = windowed("fine")
+    conditioning = list(conditioning_for(stage, batch=1, frames=45))
+    run = StageRun(stage, rows_of(15), UNIT, DecodingOptions(), True, at_once=1, sound=lambda codes: codes.float())
+    seen = torch.empty(4, 0, dtype=torch.long)
+    while run.needs is not None:
+        run.advance(conditioning)
+        codes = run.codes(0)
+        assert torch.equal(codes[:, : seen.shape[1]], seen), "what was final stays"
+        assert codes.shape[1] == run.final_units(0) * 3
+        seen = codes
+    assert seen.shape[1] == 45
+
+
+@pytest.mark.parametrize(("pattern", "steps"), [("flat", 4 * 12), ("delay", 4 * 3 + 3)])
+def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: str, steps: int) -> None:
+    stage = windowed("coarse", pattern)
+    conditioning = conditioning_for(stage, batch=1, frames=30)
+    first = StageRun(stage, rows_of(15), UNIT, DecodingOptions()).run(list(conditioning))[0]
+    flat = first.t().flatten()
+    # a song that is kept up to unit 7 and from unit 10 on, with other codes in between
+    given = flat.clone()
+    given[7 * 12 : 10 * 12] = -1
+    row = SongRow(15, RandomStream(9), given)
+    run = StageRun(stage, [row], UNIT, DecodingOptions())
+    again = run.run(list(conditioning))[0].t().flatten()
+    assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
+    assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])
+    # windows begin new units at 0, 6, 10 and 14: the second is all that is generated
+    assert run.steps == steps
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -> None:
+    stage = tiny_stage("semantic", position_scheme="time", num_hidden_layers=1)
+    stage.generation_config.update(window_seconds=6.0, overlap_seconds=1.2)
+    weights = "int8" if precision == "int8" else None
+    run = StageRun(stage if weights else stage.bfloat16(), rows_of(1500), UNIT, DecodingOptions(weights=weights))
+    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9, weights)
+    (codes,) = run.run([conditioning_for(stage, 1, 3000)[0]])
+    scores = torch.cat(run.decoder.scores)
+    assert codes.shape == (1, 3000) and len(scores) == 3000
+    assert bool(scores.isfinite().all()) and len(codes.unique()) > 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("top_p", 0.5), ("min_p", 0.3), ("top_h", 0.4), ("typical_p", 0.4), ("epsilon_cutoff", 0.1),
+        ("eta_cutoff", 0.1), ("repetition_penalty", 1.5), ("no_repeat_ngram_size", 2), ("bad_words_ids", [[3]]),
+        ("sequence_bias", {(3,): 5.0}), ("suppress_tokens", [1, 2]), ("begin_suppress_tokens", [1]),
+        ("forced_bos_token_id", 0), ("forced_eos_token_id", 3),
+    ],
+)  # fmt: skip
+def test_what_only_the_reference_obeys_is_refused_by_the_fast_loop(setting: str, value: object) -> None:
+    stage = tiny_stage("fine", position_scheme="time")
+    stage.generation_config.update(**{setting: value})
+    with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
+        StageRun(stage, rows_of(3), UNIT, DecodingOptions())
+    conditioning = list(conditioning_for(stage, batch=1, frames=9))
+    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
+    assert codes.shape == (4, 9)
+
+
+def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
+    stage = tiny_stage("fine")
+    stage.generation_config.update(
+        top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=[]
+    )
+    assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
+
+
+@pytest.mark.parametrize("how", ["fast", "reference"])
+def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> None:
+    stage = tiny_stage("coarse", position_scheme="time")
+    conditioning = conditioning_for(stage, batch=1, frames=6)
+    likeliest = stage.generate(conditioning_ids=conditioning, do_sample=False)[:, 1:]
+    stage.generation_config.do_sample = False
+    (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions(how, top_k=9)).run(list(conditioning))
+    assert codes.t().flatten().tolist() == likeliest[0].tolist()
+
+
+@pytest.mark.parametrize("weights", ["int8", "foo"])
+def test_weights_are_of_the_fast_loop(weights: str) -> None:
+    with pytest.raises(ValueError, match=f"weights is '{weights}'.*fast loop; decoding is 'reference'"):
+        DecodingOptions("reference", weights=weights)
+
+
+def test_unknown_decoding_is_refused() -> None:
+    with pytest.raises(ValueError, match="decoding is 'fastest'"):
+        StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions("fastest"))

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Without `import hafm_hf`: every folder of a composite by the Auto classes alone, and saved again as it was."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from programs import BARE, run_program
+
+PROGRAM = """
+import sys
+import transformers.dynamic_module_utils
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+folder, again, first = sys.argv[1:]
+transformers.dynamic_module_utils.HF_MODULES_CACHE = f"{again}/modules"
+trusted = {"trust_remote_code": True}
+kinds = {
+    "extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **trusted),
+    "config": lambda: AutoConfig.from_pretrained(f"{folder}/semantic_tokenizer", **trusted),
+    "stage": lambda: AutoModelForCausalLM.from_pretrained(f"{folder}/coarse", **trusted),
+    "within": lambda: AutoModelForCausalLM.from_pretrained(folder, subfolder="fine", **trusted),
+    "composite": lambda: AutoModel.from_pretrained(folder, **trusted),
+}
+assert "hafm_hf" not in sys.modules
+made = {first: kinds.pop(first)()}
+made |= {name: make() for name, make in kinds.items()}
+print(*(type(made[name]).__name__ for name in sorted(made)))
+made["stage"].save_pretrained(f"{again}/coarse")
+made["composite"].save_pretrained(f"{again}/whole")
+"""
+
+
+# whatever comes first imports hafm_hf, and the others find it imported
+@pytest.mark.parametrize("first", ["extractor", "stage", "within", "config"])
+def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Path, first: str) -> None:
+    done = run_program([sys.executable, "-c", PROGRAM, tiny_model, tmp_path, first], libraries=BARE)
+    assert done.returncode == 0, done.stderr
+    kinds = ["ForVocalAccompaniment", "SemanticTokenizerConfig", "FeatureExtractor", "CoarseForCausalLM"]
+    assert done.stdout.split()[-5:] == [f"HAFM{kind}" for kind in (*kinds, "FineForCausalLM")]
+    for saved, before in ((tmp_path / "coarse", tiny_model / "coarse"), (tmp_path / "whole", tiny_model)):
+        names = {path.relative_to(before): path.read_bytes() for path in before.rglob("*") if path.is_file()}
+        # another test may have imported the handler
+        names = {name: content for name, content in names.items() if "__pycache__" not in name.parts}
+        # no code of the package beside the weights
+        assert {path.relative_to(saved) for path in saved.rglob("*") if path.is_file()} == set(names)
+        assert (
+            json.loads((saved / "config.json").read_text())["auto_map"]
+            == json.loads((before / "config.json").read_text())["auto_map"]
+        )
+
+
+def test_the_bundled_models_folders_say_where_their_classes_are(bundled_model: Path) -> None:
+    for part in ("", "semantic_tokenizer", "semantic", "coarse", "fine", "harmony", "separator"):
+        config = json.loads((bundled_model / part / "config.json").read_text())
+        assert config["auto_map"]["AutoModel"] == f"hafm_auto.{config['architectures'][0]}"
+        assert (bundled_model / part / "hafm_auto.py").read_text() == (bundled_model / "hafm_auto.py").read_text()
+    extractor = json.loads((bundled_model / "preprocessor_config.json").read_text())
+    assert extractor["auto_map"] == {"AutoFeatureExtractor": "hafm_auto.HAFMFeatureExtractor"}

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cards say what is known, in the form that the hub reads, and nothing else."""
+
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.pretrained.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
+from hafm_hf.pretrained.saving import renamed
+from programs import run_program
+from tiny_models import tiny_composite, tiny_stage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+FACTS: dict[str, Any] = {
+    "license": "cc-by-4.0",
+    "datasets": ["org/songs", "POP909"],
+    "base_models": ["facebook/hubert-large-ll60k"],
+    "attribution": ["Voice: Scott."],
+    "limits": ["It has heard one singer."],
+    "training": {"Audio": "4 h", "Steps": 3000},
+    "results": [
+        {
+            "dataset_name": "Rendered songs",
+            "dataset_split": "test",
+            "metric_type": "frechet-distance",
+            "metric_value": 2.5,
+            "how": "EnCodec latents, 1 s windows, n = 40, 3 seeds",
+        }
+    ],
+    "sections": {"By ear": "Nobody listened.\n"},
+    "emissions": {"emissions": 12.5, "source": "codecarbon", "hardware_used": "1 CPU"},
+}
+
+
+def test_card_holds_the_facts_in_the_form_of_the_hub() -> None:
+    model = tiny_composite()
+    read = ModelCard(str(model_card(model, "org/tiny", CardFacts(**FACTS))))
+    data = read.data.to_dict()
+    assert data["pipeline_tag"] == "audio-to-audio" and data["library_name"] == "transformers"
+    # POP909 is a name and no id, so it stands in the text alone: the hub would link it
+    assert data["license"] == "cc-by-4.0" and data["datasets"] == ["org/songs"]
+    assert data["base_model"] == FACTS["base_models"] and data["co2_eq_emissions"] == FACTS["emissions"]
+    (index,) = data["model-index"]
+    (result,) = index["results"]
+    assert index["name"] == "tiny" and result["task"]["type"] == "audio-to-audio"
+    assert result["dataset"]["name"] == "Rendered songs" and result["dataset"]["split"] == "test"
+    assert result["metrics"][0]["type"] == "frechet-distance" and result["metrics"][0]["value"] == 2.5
+    for said in (
+        "4 h",
+        "It has heard one singer.",
+        "Voice: Scott.",
+        "n = 40",
+        "org/songs, POP909",
+        "## By ear\n\nNobody listened.",
+        "12.5 g",
+        'model="org/tiny"',
+    ):
+        assert said in read.text
+    counts = model.parameter_counts()
+    assert f"{counts['total']:,}" in read.text and f"| coarse | {counts['coarse']:,} |" in read.text
+
+
+@pytest.mark.parametrize("make", [tiny_composite, lambda: tiny_stage("coarse")])
+def test_a_card_that_goes_up_with_another_repository_names_that_one(make: Callable[[], Any]) -> None:
+    model = make()
+    assert renamed(model_card(model, "org/tiny"), "me/tiny").text == model_card(model, "me/tiny").text
+
+
+def test_card_without_facts_says_so_and_makes_nothing_up() -> None:
+    read = ModelCard(str(model_card(tiny_composite(), "org/tiny")))
+    assert not {"license", "datasets", "base_model", "model-index", "co2_eq_emissions"} & set(read.data.to_dict())
+    for said in (
+        "No scores",
+        "licence of the weights has not been stated",
+        "training data has not been stated",
+    ):
+        assert said in read.text
+    assert "None" not in read.text and "CO₂" not in read.text
+
+
+def test_card_of_a_stage_shows_how_to_load_it() -> None:
+    text = model_card(tiny_stage("fine"), "org/fine").text
+    assert 'HAFMFineForCausalLM.from_pretrained("org/fine")' in text and "the fine stage" in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"licence": "mit"}, "licence"),
+        (["mit"], "no mapping"),
+        ({"results": [{"dataset_name": "a", "metric_type": "b"}]}, "metric_value"),
+        ({"results": [{"dataset_name": "a", "metric_type": "b", "metric_value": math.nan}]}, "finite"),
+        ({"results": [{"dataset_name": "a", "metric_type": "key, by ear", "metric_value": 1}]}, "metric_type"),
+        ({"license": "Apache 2"}, "license"),
+        ({"emissions": {"emissions": 1}}, "source"),
+    ],
+)
+def test_facts_that_the_card_cannot_state_are_refused(tmp_path: Path, facts: Any, said: str) -> None:
+    (tmp_path / "facts.yaml").write_text(yaml.safe_dump(facts))
+    with pytest.raises(ValueError, match=said):
+        load_facts(tmp_path / "facts.yaml")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A corpus of three train excerpts of two songs, 2 s each, and one for validation."""
+    info = TokenCorpusInfo(50, 75, 13, 16, 8)
+    frames, codes = np.zeros(100, np.int16), np.zeros((8, 150), np.int16)
+
+    def excerpt(track: str, start: float) -> TokenExcerpt:
+        return TokenExcerpt(track, start, 2.0, frames, frames, codes)
+
+    folder = tmp_path / "tiny-corpus"
+    folder.mkdir()
+    write_shard(folder / "train-00000.parquet", [excerpt("a", 0), excerpt("a", 2)], info)
+    write_shard(folder / "train-00001.parquet", [excerpt("b", 0)], info)
+    write_shard(folder / "validation-00000.parquet", [excerpt("c", 0)], info)
+    return folder
+
+
+def test_dataset_card_is_counted_from_the_shards_and_read_by_datasets(corpus: Path, tmp_path: Path) -> None:
+    write_card(corpus)
+    text = (corpus / "README.md").read_text()
+    assert "| train | 3 | 2 | 0.00 | 2 |" in text and "| validation | 1 | 1 | 0.00 | 1 |" in text
+    assert "| num_clusters | 13 |" in text and "`acoustic`" in text and "No licence" in text
+    loaded = datasets.load_dataset(str(corpus), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == {"train": 3, "validation": 1}
+
+
+def test_corpora_that_are_none_or_two_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="token corpus"):
+        dataset_card(tmp_path)
+    frames, codes = np.zeros(100, np.int16), np.zeros((8, 150), np.int16)
+    other = TokenCorpusInfo(50, 75, 14, 16, 8)
+    write_shard(corpus / "train-00002.parquet", [TokenExcerpt("d", 0.0, 2.0, frames, frames, codes)], other)
+    with pytest.raises(ValueError, match="different tokenizers"):
+        dataset_card(corpus)
+
+
+def test_command_writes_the_card_of_a_saved_model(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    facts = tmp_path / "facts.yaml"
+    facts.write_text(yaml.safe_dump(FACTS))
+    command = [sys.executable, "-m", "hafm_hf.cli", "card", str(folder), "--facts", str(facts), "--repo-id", "org/me"]
+    result = run_program(command)
+    assert result.returncode == 0, result.stderr
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.to_dict()["model-index"][0]["name"] == "me" and "org/me" in card.text
+
+
+def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
+    bundled_model: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "hafm-tiny"
+    again.mkdir()
+    (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())
+    shutil.copytree(bundled_model / "styles", again / "styles")
+    write_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
+    text = (bundled_model / "README.md").read_text()
+    assert text == (again / "README.md").read_text(), "run the commands at the top of hafm_tiny_card.yaml"
+    from_the_top = text.replace("](styles/", "](src/hafm_hf/checkpoints/hafm-tiny/styles/")
+    assert from_the_top == (REPOSITORY / "MODEL_CARD.md").read_text(), "run the commands at the top of the facts"
+    notice = (REPOSITORY / "NOTICE").read_text()
+    for named in ("POP909", 'Voice "iona"', "SCOTTPOID by Scott", "ErithacusVB", "Frank Wen", "S. Christian Collins"):
+        assert named in notice and named.replace('"', "") in text
+    metadata = ModelCard(text).data.to_dict()
+    assert metadata["license"] == "apache-2.0" and not {"datasets", "base_model"} & set(metadata)

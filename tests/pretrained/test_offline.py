@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models where the hub cannot be reached: one sentence at once, and what was downloaded before still loads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel
+from hub_stand_in import TOKEN, stand_in
+from programs import TORCH, run_program
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+CLASSES = (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM, HAFMSemanticTokenizerModel)
+# nobody listens there
+UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("folder", ["./nope", "/nope", "a/b/c"])
+def test_a_folder_that_is_not_there_is_named(kind: type, folder: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no such folder: {folder}$"):
+        kind.from_pretrained(folder)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_unknown_model_is_one_sentence(kind: type) -> None:
+    with pytest.raises(
+        FileNotFoundError, match="no folder nobody/nothing, .*and the hub cannot be reached$"
+    ) as refused:
+        kind.from_pretrained("nobody/nothing")  # type: ignore[attr-defined]
+    assert "\n" not in str(refused.value)
+
+
+def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HOME": str(folder), **environment}
+    return run_program([sys.executable, *words], environment, timeout=120, libraries=TORCH)
+
+
+@pytest.mark.parametrize("command", ["accompany", "info"])
+def test_without_a_network_commands_say_so_at_once_and_ask_once(command: str, tmp_path: Path) -> None:
+    words = {
+        "accompany": [str(EXAMPLE), "--out", str(tmp_path), "--model", "nobody/nothing"],
+        "info": ["nobody/nothing"],
+    }
+    done = run("-m", "hafm_hf", command, *words[command], folder=tmp_path, **UNREACHABLE)
+    said = "The model 'nobody/nothing' cannot be loaded (there is no folder nobody/nothing"
+    assert done.returncode == 1 and said in done.stderr and "Retry" not in done.stderr, done.stderr
+
+
+def test_without_a_network_what_was_downloaded_before_loads(tmp_path: Path) -> None:
+    script = "import hafm_hf; print(hafm_hf.HAFMCoarseForCausalLM.from_pretrained('me/coarse').config.hidden_size)"
+    with stand_in() as hub:
+        # pushed and loaded by one process, since importing costs more than either
+        pushed = (
+            "import sys; sys.path.append(sys.argv[1]); from tiny_models import tiny_stage; "
+            f"tiny_stage('coarse').push_to_hub('me/coarse', token=sys.argv[2]); {script}"
+        )
+        reached = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        done = run("-c", pushed, str(Path(__file__).parents[1]), TOKEN, folder=tmp_path, **reached)
+        assert done.returncode == 0 and done.stdout == "24\n", done.stderr
+    done = run("-c", script, folder=tmp_path, **UNREACHABLE)
+    assert done.stdout == "24\n" and "Retry" not in done.stderr, done.stderr

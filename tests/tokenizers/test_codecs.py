@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The codec: weights of the original package, codes and lengths."""
+
+import sys
+import tokenize
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EncodecConfig, EncodecModel, MimiConfig
+
+from hafm_hf.tokenizers.codecs import (
+    CONTEXT_FRAMES,
+    NORMALISED_RMS,
+    Codec,
+    CodecStream,
+    EncodecCodec,
+    as_codec,
+    convert_encodec_state_dict,
+    load_codec,
+)
+from hafm_hf.tokenizers.configuration_codec import CodecFormat, codec_format
+from tiny_models import CODECS, CODES
+
+RATIOS = (4, 3, 2)
+HOP = 24
+
+
+def tiny_codec() -> EncodecModel:
+    """Random weights and 3 codebooks of 64: 18 kbps at 1,000 frames a second."""
+    torch.manual_seed(0)
+    config = EncodecConfig(
+        num_filters=4,
+        hidden_size=10,
+        upsampling_ratios=list(RATIOS),
+        codebook_size=64,
+        target_bandwidths=[6.0, 18.0],
+        num_lstm_layers=1,
+    )
+    codec = EncodecModel(config).eval()
+    fill_codebooks(codec)
+    return codec
+
+
+@torch.no_grad()
+def fill_codebooks(codec: EncodecModel) -> None:
+    embeddings = codec.encoder(0.3 * torch.randn(1, 1, 2_400))
+    mean, spread = embeddings.mean((0, 2)), embeddings.std((0, 2))
+    for index, layer in enumerate(codec.quantizer.layers):
+        scattered = spread / 2**index * torch.randn(64, len(spread))
+        layer.codebook.embed.copy_(scattered + mean if index == 0 else scattered)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return as_codec(tiny_codec())
+
+
+@pytest.fixture(scope="module")
+def original() -> Any:
+    """The `encodec` package; it imports torchaudio, for resampling only, which has no CPU build."""
+    torchaudio = types.ModuleType("torchaudio")
+    before = sys.modules.get("torchaudio")
+    sys.modules["torchaudio"] = torchaudio
+    try:
+        return pytest.importorskip("encodec", reason="the reference of the conversion: pip install --no-deps encodec")
+    finally:
+        if before is None:
+            del sys.modules["torchaudio"]
+        else:
+            sys.modules["torchaudio"] = before
+
+
+def test_original_weights_convert_bit_for_bit(original: Any) -> None:
+    torch.manual_seed(0)
+    reference = original.EncodecModel.encodec_model_24khz(pretrained=False).eval()
+    waveform = torch.randn(2, 1, 7_000)
+    with torch.no_grad():
+        embeddings = reference.encoder(waveform)
+    for vector in reference.quantizer.vq.layers:
+        # scattered around the embeddings themselves, so that neighbouring frames get different codes
+        vector._codebook.embed.copy_(embeddings.mean((0, 2)) + embeddings.std((0, 2)) * torch.randn(1024, 128))
+        vector._codebook.inited.fill_(1)
+    codec = EncodecModel(EncodecConfig()).eval()
+    state = reference.state_dict()
+    converted = convert_encodec_state_dict(state)
+    assert converted.keys() == codec.state_dict().keys()
+    assert all(torch.equal(value, converted[name]) for name, value in zip(converted, state.values(), strict=True))
+    codec.load_state_dict(converted, strict=True)
+
+    reference.set_target_bandwidth(6.0)
+    with torch.no_grad():
+        assert torch.equal(codec.encoder(waveform), reference.encoder(waveform))
+        codes = reference.encode(waveform)[0][0]
+        ours = as_codec(codec).encode(waveform, 8)
+        assert ours.shape == (2, 8, 22) and torch.equal(ours, codes)
+        assert len(codes.unique()) > 20
+        audio = reference.decode([(codes, None)])[:, 0]
+        assert torch.equal(as_codec(codec).decode(codes)[:, 0], audio)
+
+
+def test_a_foreign_key_is_not_converted() -> None:
+    with pytest.raises(ValueError, match="model.embed is not a weight of EnCodec"):
+        convert_encodec_state_dict({"model.embed": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("samples", [1, 23, 24, 25, 960, 1001])
+def test_codes_cover_the_audio_and_decode_to_its_length(codec: Codec, samples: int) -> None:
+    codes = codec.encode(0.3 * torch.randn(2, 1, samples), 3)
+    assert codes.shape == (2, 3, -(-samples // HOP))
+    assert codes.dtype == torch.int64
+    assert codec.decode(codes, samples).shape == (2, 1, samples)
+
+
+def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
+    waveform = 0.3 * torch.randn(2, 1, 2_400)
+    codes = codec.model.encode(waveform, bandwidth=18.0).audio_codes[0]
+    assert torch.equal(codec.encode(waveform, 3), codes)
+    assert len(codes.unique()) > 10
+    with torch.no_grad():
+        audio = codec.model.decode(codes[None], [None]).audio_values
+    assert torch.equal(codec.decode(codes, 2_400), audio)
+
+
+def test_fewer_codebooks_are_the_first_of_all(codec: Codec) -> None:
+    waveform = 0.3 * torch.randn(1, 1, 1_200)
+    codes = codec.encode(waveform, 3)
+    assert torch.equal(codec.encode(waveform, 1), codes[:, :1])
+    assert not torch.equal(codec.decode(codes[:, :1]), codec.decode(codes))
+
+
+def test_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_path: Path) -> None:
+    codec.model.save_pretrained(tmp_path / "codec")
+    waveform = 0.3 * torch.randn(1, 1, 1_200)
+    wanted = codec.encode(waveform, 3)
+    assert torch.equal(load_codec(tmp_path / "codec").encode(waveform, 3), wanted)
+    assert torch.equal(load_codec(tmp_path, subfolder="codec").encode(waveform, 3), wanted)
+    path = tmp_path / "codec" / "model.safetensors"
+    state = load_file(path)
+    del state["quantizer.layers.1.codebook.embed"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="quantizer.layers.1.codebook.embed"):
+        load_codec(tmp_path / "codec")
+
+
+def test_wrong_use_is_a_clear_error(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="num_codebooks is 4; this codec has 1 to 3"):
+        codec.encode(torch.zeros(1, 1, 100), 4)
+    with pytest.raises(ValueError, match=r"shape \[1, 100\]; it must be \[batch, 1, samples\]"):
+        codec.encode(torch.zeros(1, 100), 3)
+    with pytest.raises(ValueError, match="between 0 and 63"):
+        codec.decode(torch.full((1, 3, 5), 64))
+    with pytest.raises(ValueError, match="length is 121; 5 frames hold 120"):
+        codec.decode(torch.zeros(1, 3, 5, dtype=torch.int64), 121)
+
+
+@pytest.fixture(scope="module", params=list(CODECS))
+def other(request: pytest.FixtureRequest) -> Codec:
+    """A codec of another bit rate, rate, number of channels or family."""
+    return as_codec(CODECS[request.param]())
+
+
+def test_every_family_encodes_whole_frames_and_decodes_to_the_length(other: Codec) -> None:
+    form = other.format
+    samples = round(2.3 * form.sampling_rate)
+    audio = 0.3 * torch.randn(2, form.channels, samples)
+    codes = other.encode(audio)
+    assert codes.shape == (2, form.num_codebooks, -(-samples // form.hop_length)) and codes.dtype == torch.int64
+    assert len(codes.unique()) > CODES // 4
+    assert torch.equal(other.encode(audio, 2), codes[:, :2])
+    decoded = other.decode(codes, samples)
+    assert decoded.shape == audio.shape and float(decoded.std()) > 1e-4
+    assert not torch.allclose(other.decode(codes[:, :4], samples), decoded, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [[40, 1, 200, 7], [7, 500], [430]])
+def test_every_family_decodes_in_pieces_what_it_decodes_at_once(other: Codec, frames: list[int]) -> None:
+    form = other.format
+    codes = torch.randint(form.codebook_size, (1, form.num_codebooks, sum(frames)))
+    whole = other.decode(codes)
+    stream, parts = CodecStream(other), codes.split(frames, dim=-1)
+    pieces = [stream.decode(part, last=number == len(parts)) for number, part in enumerate(parts, start=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, atol=1e-5, rtol=1e-4)
+    # what has been handed out is all that its past allows: no more than the context is held back
+    held = sum(frames[:-1]) * form.hop_length - sum(piece.shape[-1] for piece in pieces[:-1])
+    assert held <= (form.frame_rate + 2 * CONTEXT_FRAMES) * form.hop_length
+
+
+@pytest.mark.parametrize("kind", ["32 kHz", "dac", "dac 44.1 kHz"])
+def test_stretches_are_what_the_model_decodes_at_once(kind: str) -> None:
+    codec = as_codec(CODECS[kind]())
+    codes = torch.randint(codec.format.codebook_size, (2, 8, round(12.4 * codec.format.frame_rate)))
+    with torch.no_grad():
+        if codec.model.config.model_type == "dac":
+            wanted = codec.model.decode(audio_codes=codes).audio_values[:, None]
+        else:
+            wanted = codec.model.decode(codes[None], [None]).audio_values
+    # odd strides give transformers' DAC a few samples less
+    assert 0 <= codes.shape[-1] * codec.format.hop_length - wanted.shape[-1] < 16
+    torch.testing.assert_close(codec.decode(codes, wanted.shape[-1]), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dac", "dac 44.1 kHz"])
+def test_codes_of_dac_are_transformers_own(kind: str) -> None:
+    codec = as_codec(CODECS[kind]())
+    audio = 0.3 * torch.randn(2, 1, 40 * codec.format.hop_length)
+    with torch.no_grad():
+        wanted = codec.model.encode(audio, 5).audio_codes
+    assert wanted.shape == (2, 5, 40) and len(wanted.unique()) > 8
+    assert torch.equal(codec.encode(audio, 5), wanted)
+    # a frame that has begun is a whole one
+    assert codec.encode(audio[..., :-3], 5).shape == wanted.shape
+
+
+def test_chunks_of_a_stereo_codec_lie_on_one_grid_and_keep_the_level() -> None:
+    codec = as_codec(CODECS["48 kHz stereo"]())
+    assert isinstance(codec, EncodecCodec) and codec.format.frame_rate == 150 and codec.chunk == 75
+    hop, step = codec.format.hop_length, codec.chunk - 2 * CONTEXT_FRAMES
+    audio = 0.05 * torch.randn(1, 2, 400 * hop)
+    codes = codec.encode(audio)
+    with torch.no_grad():
+        alone = codec.encode(audio[..., step * hop : (step + codec.chunk) * hop])
+        middle = slice(CONTEXT_FRAMES, codec.chunk - CONTEXT_FRAMES)
+        assert torch.equal(codes[..., step:][..., middle], alone[..., middle])
+        raw = codec.model.decode(codes[None, ..., step : step + codec.chunk], [None]).audio_values
+    decoded = codec.decode(codes)[..., step * hop :][..., : codec.chunk * hop]
+    # the first frame of a chunk fades in from the chunk before
+    inner = slice((CONTEXT_FRAMES + 1) * hop, (codec.chunk - CONTEXT_FRAMES) * hop)
+    torch.testing.assert_close(decoded[..., inner], NORMALISED_RMS * raw[..., inner])
+    # no step where two chunks join
+    jumps = codec.decode(codes).diff(dim=-1).abs()
+    seam = (step + CONTEXT_FRAMES) * hop
+    assert float(jumps[..., seam - 2 : seam + 2].max()) <= float(jumps.max()) * 0.9
+
+
+def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> None:
+    assert codec_format(CODECS["dac 44.1 kHz"]().config) == CodecFormat(44_032, 512, 8, CODES, 1)
+    assert codec_format(CODECS["dac 44.1 kHz"]().config).frame_rate == 86
+    with pytest.raises(ValueError, match="24000 Hz are no whole number of frames of 1120 samples"):
+        codec_format(EncodecConfig(upsampling_ratios=[8, 5, 4, 7]))
+    with pytest.raises(ValueError, match="type 'mimi' is not known; choose one of encodec and dac"):
+        as_codec(types.SimpleNamespace(config=MimiConfig()))  # type: ignore[arg-type]
+
+
+def test_any_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path: Path) -> None:
+    other.model.save_pretrained(tmp_path)
+    loaded = load_codec(tmp_path)
+    assert type(loaded) is type(other) and type(loaded.model) is type(other.model)
+    codes = torch.randint(other.format.codebook_size, (1, other.format.num_codebooks, 30))
+    assert torch.equal(loaded.decode(codes), other.decode(codes))
+    vectors = other.code_vectors(codes[0].t())
+    torch.testing.assert_close(vectors.t()[None], other.embed(codes).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_no_rate_of_the_papers_codec_stands_outside_the_configuration() -> None:
+    package = Path(codec_format.__code__.co_filename).parent
+    # rates of analysis and of players, which are no codec's
+    allowed = {"configuration_hafm.py", "FEATURE_RATE", "PLAYER_RATE"}
+    for path in sorted(package.rglob("*.py")):
+        with path.open(encoding="utf-8") as file:
+            numbers = [token for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.NUMBER]
+        for number in numbers:
+            if number.string.replace("_", "") in ("24000", "75", "320", "75.0", "24000.0"):
+                assert path.name in allowed or any(name in number.line for name in allowed), f"{path}: {number.line}"

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The semantic tokenizer: frames, noise, chunks, batches, and what is taken over from a HuBERT."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from safetensors.torch import load_file, save_file
+from sklearn.cluster import KMeans
+from transformers import HubertConfig, HubertForCTC, HubertModel
+
+from hafm_hf.audio import read_audio
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+
+RATE, HOP, WIDTH, CLUSTERS, LAYER, LAYERS = 16_000, 320, 24, 37, 2, 5
+
+
+def tiny_hubert_config(stable: bool = True) -> HubertConfig:
+    return HubertConfig(
+        conv_dim=[6, 8, 10, 10, 8, 8, 12],
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=3,
+        intermediate_size=40,
+        feat_extract_norm="layer" if stable else "group",
+        conv_bias=stable,
+        do_stable_layer_norm=stable,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        vocab_size=11,
+    )
+
+
+def random_hubert(stable: bool = True, seed: int = 0) -> HubertModel:
+    """A HuBERT whose norms and biases are not the neutral ones, so that one left out or added shows."""
+    torch.manual_seed(seed)
+    hubert = HubertModel(tiny_hubert_config(stable)).eval()
+    with torch.no_grad():
+        for parameter in hubert.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return hubert
+
+
+def waveform(seconds: float, seed: int = 1) -> torch.Tensor:
+    """Notes of changing pitch and level with a little noise, float [N]."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(round(seconds * RATE)) / RATE
+    steps = torch.rand(int(seconds * 4) + 1, generator=generator)
+    pitch = 110 * 2 ** (2 * steps[(time * 4).long()])
+    tone = torch.sin(2 * torch.pi * torch.cumsum(pitch / RATE, 0)) * steps[(time * 4).long()]
+    return 0.3 * tone + 0.01 * torch.randn(len(time), generator=generator)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["layer-norm", "group-norm"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hubert")
+    random_hubert(request.param).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> HAFMSemanticTokenizerModel:
+    """A tokenizer whose centroids are features of its own, so that tokens vary."""
+    model = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
+    features = model.extract_features(waveform(6.0, seed=9))
+    model.set_centroids(features[:: len(features) // CLUSTERS][:CLUSTERS])
+    return model
+
+
+def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
+    whole = HubertModel.from_pretrained(folder).eval()
+    samples = waveform(1.3)
+    for layer in (1, LAYER, LAYERS):
+        cut = HAFMSemanticTokenizerModel.from_hubert(folder, layer=layer, do_normalize=False)
+        with torch.no_grad():
+            padded = torch.nn.functional.pad(samples, (40, 40))[None]
+            wanted = whole(padded, output_hidden_states=True).hidden_states[layer][0]
+        torch.testing.assert_close(cut.extract_features(samples), wanted, atol=1e-5, rtol=1e-5)
+        assert len(cut.hubert.encoder.layers) == layer
+        assert cut.hubert.config._attn_implementation == "sdpa"
+
+
+def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:
+    samples = waveform(0.7) * 3 + 0.2
+    normalised = (samples - samples.mean()) / samples.std(correction=0)
+    by_model = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, do_normalize=True).extract_features(samples)
+    by_hand = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, do_normalize=False).extract_features(
+        normalised
+    )
+    torch.testing.assert_close(by_model, by_hand, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 319, 320, 321, 16_000, 16_001, 33_333])
+def test_there_are_fifty_frames_a_second(tokenizer: HAFMSemanticTokenizerModel, samples: int) -> None:
+    tokens = tokenizer.encode(waveform(3.0)[:samples])
+    assert tokens.shape == (-(-samples // HOP),)
+    assert tokens.dtype == torch.int64
+
+
+def test_no_samples_give_no_tokens(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    assert tokenizer.encode(torch.zeros(0)).shape == (0,)
+
+
+def test_silence_gives_finite_features(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    assert bool(torch.isfinite(tokenizer.extract_features(torch.zeros(RATE))).all())
+
+
+def test_tokens_equal_scikit_learns_kmeans(folder: Path) -> None:
+    features = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER).extract_features(waveform(8.0))
+    kmeans = KMeans(CLUSTERS, n_init=1, random_state=0).fit(features.numpy())
+    model = HAFMSemanticTokenizerModel.from_hubert(folder, centroids=kmeans.cluster_centers_, layer=LAYER)
+    other = waveform(4.0, seed=5)
+    predicted = kmeans.predict(model.extract_features(other).numpy())
+    np.testing.assert_array_equal(model.encode(other).numpy(), predicted)
+    assert len(set(predicted.tolist())) > 5
+
+
+def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    samples = waveform(2.0)
+    clean = tokenizer.extract_features(samples)
+    noisy = tokenizer.extract_features(samples, noise=True, seed=3)
+    assert torch.equal(noisy, tokenizer.extract_features(samples, noise=True, seed=3))
+    assert not torch.equal(noisy, tokenizer.extract_features(samples, noise=True, seed=4))
+    assert not torch.equal(noisy, clean)
+    drawn = torch.randn(len(samples), generator=torch.Generator().manual_seed(3))
+    by_hand = tokenizer.extract_features(samples + tokenizer.config.noise_std * drawn)
+    torch.testing.assert_close(noisy, by_hand)
+    assert tokenizer.config.noise_std == 0.01
+
+
+def test_seeded_noise_leaves_the_global_generator_alone(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    before = torch.get_rng_state()
+    tokenizer.encode(waveform(0.5), noise=True, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_chunked_tokens_equal_whole_clip_tokens_but_for_a_few() -> None:
+    # group norm averages over time, so there the claim is about the layer-norm kind, HuBERT-Large's
+    hubert = random_hubert()
+    model = HAFMSemanticTokenizerModel(
+        HAFMSemanticTokenizerConfig(hubert_config=hubert.config, layer=LAYER, num_clusters=CLUSTERS)
+    )
+    samples = waveform(23.0)
+    model.config.chunk_seconds = 100.0
+    features = model.extract_features(samples, noise=True, seed=2)
+    model.set_centroids(features[:: len(features) // CLUSTERS][:CLUSTERS])
+    whole = model.encode(samples, noise=True, seed=2)
+    model.config.chunk_seconds, model.config.context_seconds = 6.0, 1.0
+    longest = 0
+
+    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal longest
+        longest = max(longest, inputs[0].shape[-1])
+
+    handle = model.hubert.feature_extractor.register_forward_pre_hook(watch)
+    chunked = model.encode(samples, noise=True, seed=2)
+    handle.remove()
+    assert chunked.shape == whole.shape == (23 * 50,)
+    assert float((chunked != whole).float().mean()) <= 0.03
+    assert longest <= 6.0 * RATE + 80, "memory is bounded by the chunk"
+
+
+def test_chunks_of_a_network_without_attention_are_exact() -> None:
+    """With attention silenced, a chunk could only get its cutting wrong: noise, normalisation, edges, order."""
+    model = HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=random_hubert().config, layer=LAYER))
+    with torch.no_grad():
+        for layer in model.hubert.encoder.layers:
+            layer.attention.out_proj.weight.zero_()
+    samples = waveform(7.3) * 2 + 0.1
+    whole = model.extract_features(samples, noise=True, seed=2)
+    model.config.chunk_seconds, model.config.context_seconds = 1.5, 0.3
+    torch.testing.assert_close(model.extract_features(samples, noise=True, seed=2), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_padded_row_equals_the_row_alone(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    rows = [waveform(1.1, seed=2), waveform(2.0, seed=3), waveform(0.31, seed=4)]
+    lengths = torch.tensor([len(row) for row in rows])
+    batch = torch.full((3, int(lengths.max())), 0.7)
+    for index, row in enumerate(rows):
+        batch[index, : len(row)] = row
+    output = tokenizer(batch, lengths=lengths, noise=True, seed=8, output_features=True)
+    assert output.ids.shape == output.mask.shape == (3, 100)
+    for index, row in enumerate(rows):
+        alone = tokenizer.encode(row, noise=True, seed=8)
+        assert torch.equal(output.ids[index, : len(alone)], alone)
+        assert int(output.mask[index].sum()) == len(alone)
+        torch.testing.assert_close(
+            output.features[index, : len(alone)], tokenizer.extract_features(row, noise=True, seed=8)
+        )
+
+
+def test_attention_mask_hides_padding_on_either_side(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    whole = waveform(1.0)
+    inputs, mask = torch.stack([whole, whole, whole]) + 0.3, torch.zeros(3, len(whole), dtype=torch.long)
+    for row, there in enumerate([slice(0, 9000), slice(7001, None), slice(3000, 12_000)]):
+        mask[row, there] = 1
+        inputs[row, there] = whole[there]
+    output = tokenizer(inputs, attention_mask=mask)
+    for row, samples in enumerate(mask.sum(1).tolist()):
+        frames = tokenizer.num_frames(samples)
+        assert output.mask[row].tolist() == [True] * frames + [False] * (output.mask.shape[1] - frames)
+        assert torch.equal(output.ids[row, :frames], tokenizer.encode(whole[mask[row].bool()]))
+        assert not output.ids[row, frames:].any()
+    with pytest.raises(ValueError, match="lengths, and not both"):
+        tokenizer(inputs, attention_mask=mask, lengths=mask.sum(1))
+    mask[1, 0] = 1
+    with pytest.raises(ValueError, match="padding between samples"):
+        tokenizer(inputs, attention_mask=mask)
+
+
+def test_outputs_come_as_they_are_asked_for(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    inputs = torch.stack([waveform(0.5), waveform(0.5, seed=2)])
+    plain = tokenizer(inputs)
+    assert plain.hidden_states is None and plain.features is None
+    ids, mask = tokenizer(inputs, return_dict=False)
+    assert torch.equal(ids, plain.ids) and torch.equal(mask, plain.mask)
+    output = tokenizer(inputs, output_hidden_states=True, output_features=True)
+    assert len(output.hidden_states) == LAYER + 1
+    assert torch.equal(output.hidden_states[-1], output.features)
+    padded = tokenizer._prepare(inputs[1], noise=False, seed=None)[None]
+    with torch.no_grad():
+        wanted = tokenizer.hubert(padded, output_hidden_states=True).hidden_states
+    for found, expected in zip(output.hidden_states, wanted, strict=True):
+        torch.testing.assert_close(found[1:], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="leave output_attentions out"):
+        tokenizer(inputs, output_attentions=True)
+    with pytest.raises(TypeError, match="output_hiden_states"):
+        tokenizer(inputs, output_hiden_states=True)
+
+
+def test_saved_tokenizer_gives_identical_tokens(tokenizer: HAFMSemanticTokenizerModel, tmp_path: Path) -> None:
+    samples = waveform(2.0)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, info = HAFMSemanticTokenizerModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(loaded.centroids, tokenizer.centroids)
+    assert torch.equal(loaded.encode(samples, noise=True, seed=0), tokenizer.encode(samples, noise=True, seed=0))
+    assert (tmp_path / "model.safetensors").exists()
+    assert loaded.config.layer == LAYER and loaded.config.hubert_config.num_hidden_layers == LAYER
+
+
+def test_half_precision_keeps_nearly_all_tokens_of_the_bundled_tokenizer() -> None:
+    # a network that has learnt something: centroids of a random one lie so close that the processor's rounding chooses
+    samples, _ = read_audio(Path(__file__).parents[1] / "examples/vocal.wav", sampling_rate=RATE)
+    sung = torch.from_numpy(samples)
+    tokens = []
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = HAFMSemanticTokenizerModel.from_pretrained(BUNDLED_MODEL, subfolder="semantic_tokenizer", dtype=dtype)
+        assert loaded.centroids.dtype == dtype
+        tokens.append(loaded.encode(sung))
+    assert tokens[1].dtype == torch.int64
+    assert len(tokens[0].unique()) > 20, "something is sung"
+    assert float((tokens[0] == tokens[1]).float().mean()) > 0.97
+
+
+def test_recognition_heads_and_old_weight_norm_names_are_accepted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recogniser = HubertForCTC(tiny_hubert_config()).eval()
+    recogniser.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    renamed = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for key, value in state.items()
+    }
+    assert renamed.keys() != state.keys()
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER)
+    position = recogniser.hubert.encoder.pos_conv_embed.conv
+    torch.testing.assert_close(model.hubert.encoder.pos_conv_embed.conv.weight, position.weight)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_wrong_weights_are_an_error(tmp_path: Path, change: str) -> None:
+    random_hubert().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    if change == "missing":
+        del state["encoder.layers.1.attention.k_proj.weight"]
+    else:
+        state["encoder.layers.1.attention.z_proj.weight"] = torch.zeros(3)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{change}.*layers.1.attention"):
+        HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER)
+
+
+def test_a_dropped_layer_may_lack_anything(tmp_path: Path) -> None:
+    random_hubert().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["encoder.layers.4.attention.k_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert len(HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER).hubert.encoder.layers) == LAYER
+
+
+def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokenizerModel) -> None:
+    with pytest.raises(ValueError, match="layer is 6.*1 to 5"):
+        HAFMSemanticTokenizerModel.from_hubert(folder, layer=6)
+    with pytest.raises(ValueError, match="no centroids"):
+        HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER).encode(waveform(0.2))
+    with pytest.raises(ValueError, match="NaN"):
+        tokenizer.encode(torch.tensor([0.1, float("nan"), 0.2]))
+    with pytest.raises(ValueError, match=r"shape \[2, 1, 320\]"):
+        tokenizer(torch.zeros(2, 1, 320))
+    with pytest.raises(ValueError, match="clusters × width"):
+        tokenizer.set_centroids(torch.zeros(CLUSTERS, WIDTH + 1))
+    with pytest.raises(StrictDataclassClassValidationError, match="longer than the context"):
+        HAFMSemanticTokenizerConfig(chunk_seconds=4, context_seconds=2)
+    config = tiny_hubert_config()
+    config.conv_stride = [5, 2, 2, 2, 2, 2, 1]
+    with pytest.raises(ValueError, match="steps 160 samples a frame.*needs 320"):
+        HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=config, layer=LAYER))
+
+
+def test_large_kernels_still_give_fifty_frames_a_second() -> None:
+    """The bundled tokenizer has two long convolutions in place of HuBERT's seven."""
+    config = tiny_hubert_config()
+    changes = {"conv_dim": [9, 7], "conv_kernel": [800, 3], "conv_stride": [160, 2], "num_feat_extract_layers": 2}
+    config = HubertConfig(**{**config.to_dict(), **changes})
+    model = HAFMSemanticTokenizerModel(HAFMSemanticTokenizerConfig(hubert_config=config, layer=LAYER)).eval()
+    assert model.extract_features(waveform(1.0)).shape == (50, WIDTH)
+    # the middle of frame 25 lies at 0.51 s: a click there must move that frame's convolution output most
+    samples = torch.zeros(RATE)
+    samples[int(0.51 * RATE)] = 1.0
+    padded = torch.nn.functional.pad(samples, model.padding)[None]
+    with torch.no_grad():
+        first = model.hubert.feature_extractor.conv_layers[0].conv(padded[:, None])
+    reach = (first - first[..., :1]).abs().sum(1)[0].nonzero().squeeze(1) / 2
+    assert abs(float(reach.float().mean()) - 25) <= 1
+
+
+def test_vocals_and_instrumentals_can_have_centroids_of_their_own(tokenizer: HAFMSemanticTokenizerModel) -> None:
+    shared = tokenizer
+    config = copy.deepcopy(shared.config)
+    config.separate_centroids = True
+    apart = HAFMSemanticTokenizerModel(config).eval()
+    apart.hubert.load_state_dict(shared.hubert.state_dict())
+    apart.set_centroids(torch.stack([shared.centroids, shared.centroids.flip(0)]))
+    waveform = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(3))
+    last = config.num_clusters - 1
+    assert torch.equal(apart.encode(waveform), last - shared.encode(waveform))
+    assert torch.equal(apart.encode(waveform, vocal=True), shared.encode(waveform))
+    assert torch.equal(apart.encode(waveform, noise=True, seed=1), shared.encode(waveform, noise=True, seed=1))
+    assert torch.equal(apart.encode_batch(waveform[None], [1])[0], shared.encode(waveform, noise=True, seed=1))
+    assert torch.equal(apart.encode_batch(waveform[None])[0], last - shared.encode(waveform))
