@@ -8,8 +8,9 @@ import torch
 from transformers import ClassifierFreeGuidanceLogitsProcessor, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from hafm_hf import ClassifierFreeGuidance, CodebookLogitsProcessor, HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling import generation_hafm
+from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
 from modeling.test_modeling import BATCH, FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
 
