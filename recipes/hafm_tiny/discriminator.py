@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 Features = list[torch.Tensor]
 # power of the magnitudes that are judged: decoded sound differs where it is 40 dB below its loudest, which become 12.
-# As they are, discriminators of a band's sound are where they began after 500 steps (docs/log.md, 2026-11-23)
+# As they are, discriminators of a band's sound are where they began after 500 steps (docs/log.md)
 COMPRESSION = 0.3
 
 

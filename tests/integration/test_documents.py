@@ -28,8 +28,6 @@ DOCUMENTS = sorted(
     str(path.relative_to(REPOSITORY))
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), REPOSITORY / "space" / "README.md")
 )
-# Experiments of a day keep the commands of the day: their links are checked, their commands are not.
-PAGES = [*DOCUMENTS, *sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/log/*.md"))]
 ALL = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = [block for block in ALL if block.language == "bash"]
 PYTHON = [block for block in ALL if block.language == "python"]
@@ -75,8 +73,9 @@ def test_every_command_names_files_options_and_extras_that_exist(block: Block) -
 def test_commands_and_options_within_the_text_exist(document: str) -> None:
     text = re.sub(r"^```.*?^```", "", (REPOSITORY / document).read_text(), flags=re.MULTILINE | re.DOTALL)
     if document == "CHANGELOG.md":
-        # what was removed is named there, and older versions keep the names of their time
-        text = re.sub(r"^### Removed\n(?:(?!#).*\n)*", "", "\n## ".join(text.split("\n## ")[:3]), flags=re.MULTILINE)
+        # what was renamed or removed is named there, and older versions keep the names of their time
+        text = "\n## ".join(text.split("\n## ")[:2])
+        text = re.sub(r"^### (?:Renamed|Removed)\n(?:(?!#).*\n)*", "", text, flags=re.MULTILINE)
     known = options_of_hafm().union(*map(options_of, (REPOSITORY / "recipes").glob("*.py")))
     for words in map(shlex.split, re.findall(r"(?<!`)`((?:hafm |--)[^`]*)`(?!`)", text)):
         if words[0] == "hafm" and words[1].islower() and not words[1].startswith("-"):
@@ -100,7 +99,7 @@ def options_of_hafm() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("document", PAGES)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_to_files_and_headings_of_the_repository(document: str) -> None:
     path = REPOSITORY / document
     for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", path.read_text()):
@@ -125,20 +124,6 @@ def test_architecture_describes_the_folders_in_the_order_of_their_imports() -> N
         r"\*\*`(?:recipes/)?(\w+)(?:/|\.py)`\*\*", (REPOSITORY / "docs/architecture.md").read_text()
     )
     assert [name for name in described if name != "recipes"] == layers
-
-
-def test_the_log_is_one_line_of_verdict_an_experiment_newest_first() -> None:
-    _, *entries = re.split(r"^## ", (REPOSITORY / "docs/log.md").read_text(), flags=re.MULTILINE)
-    found = [
-        re.fullmatch(r"(\d{4}-\d\d-\d\d) · (.+)\n\n(.+) \[Details\]\(log/(.+)\.md#.+\)\n*", each) for each in entries
-    ]
-    assert all(found), [entry for entry, match in zip(entries, found, strict=True) if not match]
-    assert all(match and match[1] == match[4] and len(match[3]) < 200 for match in found)
-    days = [match[1] for match in found if match]
-    assert days == sorted(days, reverse=True)
-    for day in set(days):
-        long = re.findall(r"^## (.+)$", (REPOSITORY / f"docs/log/{day}.md").read_text(), re.MULTILINE)
-        assert long == [match[2] for match in found if match and match[1] == day]
 
 
 def check_hafm(words: list[str]) -> None:
