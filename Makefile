@@ -1,10 +1,9 @@
 # hafm_hf: `make demo` turns the example vocal into a song, `make test` runs every check. Both set up .venv first.
-# Needs Python >= 3.10, git and pip. On machines with another index for CPU builds of torch:
-#   make demo TORCH_INDEX="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Needs Python >= 3.11, git and pip. torch is a CPU build where requirements/torch_index.py finds one; from elsewhere:
+#   make demo TORCH_INDEX="--index-url https://…"     (empty: the index that pip is set up with)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python)
 VENV ?= .venv
-TORCH_INDEX ?=
 CONSTRAINTS := requirements/constraints-cpu.txt
 BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all 21,000 files at once would take a minute.
@@ -38,8 +37,7 @@ $(BIN)/python:
 
 # torch by itself and pinned first: a resolver that meets it unpinned may choose a CUDA build of several GB.
 $(VENV)/.core: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "==> installing torch (CPU)"
-	@$(PIP) $(TORCH_INDEX) torch
+	@$(PIP) $$($(BIN)/python requirements/torch_index.py) torch
 	@echo "==> installing hafm_hf and its locked dependencies"
 	@$(PIP) hatchling editables
 	@$(PIP) --no-build-isolation -e .
@@ -50,8 +48,8 @@ $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) -r requirements/test.txt
 	@echo "==> installing encodec and torchvggish (references of parity tests) without their CUDA dependencies"
 	@$(PIP) --no-deps encodec torchvggish resampy
-	@echo "==> installing pyworld (the singer of the song corpus; needs a C++ compiler)"
-	@$(PIP) pyworld "setuptools<81" || echo "    not installed: the tests that need it will skip"
+	@echo "==> installing what the recipes of hafm-tiny need (pyworld needs a C++ compiler)"
+	@$(PIP) -r recipes/hafm_tiny/requirements.txt || echo "    not installed: the tests that need it will skip"
 	@touch $@
 
 venv: $(VENV)/.core

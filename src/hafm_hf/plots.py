@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a song and of its tokens, for `hafm accompany --plot`, `hafm inspect-tokens` and the Space.
 
-Off the path of the data; needs matplotlib, which the extra `plot` brings. Figures are made without pyplot, so that
+Off the path of the data; needs matplotlib, which the extra `studio` brings. Figures are made without pyplot, so that
 threads may draw at once and no window opens.
 """
 
@@ -37,7 +37,7 @@ class HAFMPlotError(RuntimeError):
 def require_matplotlib() -> None:
     """Raises HAFMPlotError, naming the extra to install, where there is no matplotlib."""
     if find_spec("matplotlib") is None:
-        raise HAFMPlotError("Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'.")
+        raise HAFMPlotError("Pictures need matplotlib; install it with: pip install 'hafm-hf[studio]'.")
 
 
 def plot_song(

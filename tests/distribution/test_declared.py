@@ -2,14 +2,18 @@
 """Every import is of something that pyproject.toml declares: for the core if the core runs it, else for an extra."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib import metadata
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from distribution.environments import REPOSITORY
@@ -65,19 +69,53 @@ def test_every_import_of_the_package_is_declared() -> None:
     assert not found
 
 
-def test_an_import_that_is_not_declared_is_noticed(tmp_path: Path) -> None:
-    module = tmp_path / "module.py"
-    module.write_text("import yaml\nclass A:\n    def later(self):\n        import matplotlib.pyplot\n")
-    assert undeclared(module, {"pyyaml"}, {"pyyaml"}) == ["module.py: matplotlib (later)"]
-    assert undeclared(module, set(), {"matplotlib"}) == ["module.py: yaml"]
-    assert not undeclared(module, {"pyyaml"}, {"matplotlib"})
+def locked_versions() -> dict[str, str]:
+    lines = (REPOSITORY / "requirements" / "constraints-cpu.txt").read_text().splitlines()
+    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
 
 
 def test_the_locked_versions_are_ones_that_the_project_allows() -> None:
-    lines = (REPOSITORY / "requirements" / "constraints-cpu.txt").read_text().splitlines()
-    locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+    locked = locked_versions()
     for text in [*PROJECT["dependencies"], *(text for requirements in EXTRAS.values() for text in requirements)]:
         requirement = Requirement(text)
         version = locked.get(canonicalize_name(requirement.name))
         assert version is None or requirement.specifier.contains(version), text
     assert names(PROJECT["dependencies"]) <= set(locked)
+
+
+def test_the_oldest_python_that_is_declared_can_install_what_is_locked() -> None:
+    (oldest,) = re.findall(r"^>=(\d+\.\d+)$", PROJECT["requires-python"])
+    found = []
+    for name in locked_versions():
+        try:
+            wanted = metadata.metadata(name)["Requires-Python"]
+        except metadata.PackageNotFoundError:
+            continue
+        if wanted and not SpecifierSet(wanted).contains(f"{oldest}.0"):
+            found.append(f"{name} needs Python {wanted}")
+    assert not found
+    declared = {text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text}
+    (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert set(job["strategy"]["matrix"]["python"]) == declared == {oldest, "3.12", "3.13"}
+
+
+def test_extras_are_few_and_those_that_messages_and_documents_name() -> None:
+    assert len(EXTRAS) <= 9 and "all" in EXTRAS
+    folders = [path for name in ("src", "recipes", "space", "docs") for path in (REPOSITORY / name).rglob("*.*")]
+    found = []
+    for path in [*folders, REPOSITORY / "README.md", REPOSITORY / "MODEL_CARD.md"]:
+        if path.suffix in (".md", ".py", ".txt", ".yaml"):
+            groups = re.findall(r"hafm[-_]hf\[([\w,-]+)\]", path.read_text(encoding="utf-8"))
+            found += [f"{path.name}: {name}" for each in groups for name in each.split(",") if name not in EXTRAS]
+    assert not found
+
+
+def test_no_module_imports_one_of_ours_by_a_string() -> None:
+    """Import-linter sees no such import. The names in `hafm_hf/__init__.py` are those that type checkers see there."""
+    found = []
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            call = ast.unparse(node) if isinstance(node, ast.Call) else ""
+            if re.match(r"__import__\(|(importlib\.)?import_module\(f?['\"](hafm_hf|\.)", call):
+                found.append(f"{path.parent.name}/{path.name}: {call}")
+    assert [each for each in found if not each.startswith(("hafm_hf/__init__.py", "benchmark/"))] == []

@@ -114,7 +114,7 @@ def test_every_command_explains_itself_with_the_core_alone(core: Environment, tm
 
 def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
     run = core.run("hafm", "accompany", VOCAL, "--plot", cwd=tmp_path)
-    assert run.returncode == 1 and "hafm-hf[plot]" in run.stderr and not list(tmp_path.iterdir())
+    assert run.returncode == 1 and "hafm-hf[studio]" in run.stderr and not list(tmp_path.iterdir())
     (tmp_path / "vocals.parquet").write_bytes(b"PAR1")
     commands = [
         ["evaluate", "--pairs", VOCAL.parent, "--out", "report"],

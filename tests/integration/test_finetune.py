@@ -22,7 +22,7 @@ from programs import TORCH, run_program
 from tiny_models import CLUSTERS, CODES
 from vocals import CODEC_RATE, glide
 
-pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[lora]'")
+pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[train]'")
 NAME = "singers/tiny-coarse-mine"
 
 

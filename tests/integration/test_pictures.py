@@ -90,5 +90,5 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_done(
     work.mkdir()
     done = run_program(words, os.environ | {"COLUMNS": "200"}, work)
     assert done.returncode == 1
-    assert done.stderr.strip() == "hafm: Pictures need matplotlib; install it with: pip install 'hafm-hf[plot]'."
+    assert done.stderr.strip() == "hafm: Pictures need matplotlib; install it with: pip install 'hafm-hf[studio]'."
     assert not any(work.iterdir())

@@ -99,7 +99,7 @@ class StemsSeparator:
     def separate(self, files: Mapping[str, Path]) -> Stems:
         """Reads and aligns what there is; the parts of a band are added up where it has no file of its own."""
         if "stem_mp4" in files:
-            require("stempeg", "stempeg")
+            require("stempeg", "separate")
             return read_stem_mp4(files["stem_mp4"], self.options)
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)

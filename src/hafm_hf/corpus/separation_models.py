@@ -42,8 +42,8 @@ class AudioSeparator:
     def __init__(self, options: SeparatorOptions) -> None:
         if options.stems:
             raise HAFMCorpusError("audio-separator tells vocals and accompaniments apart only; take demucs for stems.")
-        require("audio_separator", "audio-separator")
-        require("onnxruntime", "audio-separator")
+        require("audio_separator", "separate")
+        require("onnxruntime", "separate")
         from audio_separator.separator import Separator as Library
 
         self.options = options
@@ -64,7 +64,7 @@ class AudioSeparator:
             self.library.load_model(model_filename=self.model)
         except ImportError as error:
             raise HAFMCorpusError(
-                f'audio-separator lacks a library ({error}); run: pip install "hafm-hf[audio-separator]".'
+                f'audio-separator lacks a library ({error}); run: pip install "hafm-hf[separate]".'
             ) from error
         except Exception as error:
             raise HAFMCorpusError(
@@ -117,7 +117,7 @@ class DemucsSeparator:
     """
 
     def __init__(self, options: SeparatorOptions) -> None:
-        require("demucs", "demucs")
+        require("demucs", "separate")
         from demucs.api import Separator as Library
 
         self.options = options

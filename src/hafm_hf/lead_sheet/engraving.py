@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chord chart as a page: PDF to print, PNG to send.
 
-Beside the path of the data; needs matplotlib, which the extra `plot` brings.
+Beside the path of the data; needs matplotlib, which the extra `studio` brings.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float =
         ImportError: without `peft`.
     """
     if find_spec("peft") is None:
-        raise ImportError("lora_rank needs peft; install it with: pip install 'hafm-hf[lora]'.")
+        raise ImportError("lora_rank needs peft; install it with: pip install 'hafm-hf[train]'.")
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the package uses of transformers that transformers does not promise to keep, by name: all of it is there."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import pytest
+import transformers
+from transformers.generation import GenerationMixin
+from transformers.pipelines import Pipeline
+
+# overridden, called or read
+PRIVATE: dict[type, tuple[str, ...]] = {
+    GenerationMixin: (
+        "_expand_inputs_for_generation",
+        "_get_logits_processor",
+        "_prepare_cache_for_generation",
+        "_prepare_generated_length",
+        "_prepare_generation_config",
+        "_prepare_model_inputs",
+        "_validate_generation_mode",
+    ),
+    transformers.PreTrainedModel: (
+        "_can_compile_fullgraph",
+        "_can_record_outputs",
+        "_init_weights",
+        "_input_embed_layer",
+        "_keys_to_ignore_on_load_unexpected",
+        "_no_split_modules",
+        "_skip_keys_device_placement",
+        "_supports_attention_backend",
+        "_supports_flash_attn",
+        "_supports_flex_attn",
+        "_supports_sdpa",
+    ),
+    Pipeline: (
+        "_forward",
+        "_load_feature_extractor",
+        "_load_image_processor",
+        "_load_processor",
+        "_load_tokenizer",
+        "_load_video_processor",
+        "_sanitize_parameters",
+    ),
+    transformers.PreTrainedConfig: ("_attn_implementation",),
+}
+# importable, and in no page of the documentation
+INTERNAL = {
+    "transformers.configuration_utils": ("SubConfigSpec",),
+    "transformers.generation.configuration_utils": ("GenerationMode",),
+    "transformers.initialization": ("no_init_weights",),
+    "transformers.modeling_layers": ("GradientCheckpointingLayer",),
+    "transformers.modeling_utils": ("ALL_ATTENTION_FUNCTIONS",),
+    "transformers.pipelines": ("PIPELINE_REGISTRY",),
+    "transformers.utils": ("can_return_tuple", "cached_file"),
+    "transformers.utils.generic": ("merge_with_config_defaults",),
+    "transformers.utils.output_capturing": ("capture_outputs",),
+}
+# of cached_files, to which cached_file hands them
+PRIVATE_ARGUMENTS = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+
+
+@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in PRIVATE.items() for name in names])
+def test_what_is_private_is_there(owner: type, name: str) -> None:
+    assert hasattr(owner, name)
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in INTERNAL.items() for name in names])
+def test_what_is_internal_is_there(module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("name", PRIVATE_ARGUMENTS)
+def test_private_arguments_are_taken(name: str) -> None:
+    assert name in inspect.signature(transformers.utils.hub.cached_files).parameters
+
+
+def test_everything_private_that_a_class_overrides_is_named_above() -> None:
+    named = {name for names in PRIVATE.values() for name in names}
+    overridden = {
+        name
+        for module in map(importlib.import_module, modules())
+        for each in vars(module).values()
+        if inspect.isclass(each) and each.__module__ == module.__name__
+        for name in vars(each)
+        if name.startswith("_") and not name.startswith("__") and name != "_abc_impl" and is_theirs(name, each)
+    }
+    assert len(overridden) > 15 and overridden <= named
+
+
+def modules() -> list[str]:
+    """Modules of the package that classes of transformers' may stand in."""
+    folders = ("accompaniment", "listening", "modeling", "tokenizers")
+    found: list[str] = []
+    for folder in folders:
+        package: Any = importlib.import_module(f"hafm_hf.{folder}")
+        found += [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    return found
+
+
+def is_theirs(name: str, owner: type) -> bool:
+    """Whether a class of transformers' that `owner` inherits from has an attribute of that name."""
+    return any(base.__module__.startswith("transformers.") and name in vars(base) for base in owner.__mro__[1:])
