@@ -26,9 +26,10 @@ import torch
 import typer
 from transformers import EncodecConfig, HubertConfig
 
+from benchmarks.decoding import step_milliseconds, take_turns
+from benchmarks.song import glide
+from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
-from hafm_hf.benchmark.generate import glide, step_milliseconds, take_turns
-from hafm_hf.benchmark.train import write_random_corpus
 from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS

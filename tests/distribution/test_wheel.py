@@ -130,13 +130,6 @@ def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, t
         assert re.search(r"^hafm: [\w-]+ is not installed; .*: pip install 'hafm-hf\[\w+\]'\.$", refusal), refusal
 
 
-def test_decoding_is_measured_with_the_core_alone(core: Environment, tmp_path: Path) -> None:
-    words = ("--model", "", "--context", "20", "--steps", "16", "--repeats", "1", "--song", "1", "--json")
-    run = core.run("hafm", "benchmark", "generate", *words, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert set(json.loads(run.stdout)["songs"][0]["stages"]) == {"semantic", "coarse", "fine"}
-
-
 @pytest.mark.parametrize("extra", [e for e, f in FOLDERS.items() if (REPOSITORY / "src/hafm_hf" / f).is_dir()])
 def test_an_extra_brings_what_its_folder_imports(wheel: Path, extra: str, tmp_path: Path) -> None:
     environment = make_environment(tmp_path / "venv", wheel, [extra])

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.modeling.cuda_graph import BLOCK
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.sampling import RandomStream, draw
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_modeling import FRAMES, conditioning_for
+from recording_decoder import RecordingDecoder
 from tiny_models import SIZES, STAGES, placed, tiny_stage
 
 STAGES_AND_PATTERNS = [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.modeling.sampling import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, song_windows
 from modeling.test_modeling import conditioning_for
+from recording_decoder import RecordingDecoder
 from tiny_models import tiny_stage
 
 UNIT = 0.04

@@ -8,10 +8,10 @@ import torch
 
 from faults import Tally
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.benchmark.generate import RecordingDecoder
 from hafm_hf.modeling.fast_loop import FastDecoder
 from modeling.test_fast_loop import guided_scores, uniforms_for
 from modeling.test_modeling import conditioning_for
+from recording_decoder import RecordingDecoder
 from tiny_models import STAGES, tiny_composite, tiny_stage
 from vocals import CODEC_RATE, glide
 

@@ -16,12 +16,11 @@ import typer
 
 from .. import audio
 from .accompany import accompany
-from .benchmark import benchmark
 from .click import click
 from .console import HAFMCommandError, first_line, missing_package, report_error
 from .evaluate import evaluate
 from .lead_sheet import lead_sheet
-from .models import card, convert, info, inspect_tokens
+from .models import card, info, inspect_tokens
 from .prepare import prepare
 from .serve import serve
 from .training import assemble, plot_training
@@ -61,10 +60,8 @@ for command in (
     assemble,
     evaluate,
     card,
-    convert,
 ):
     app.command()(command)
-app.add_typer(benchmark, name="benchmark")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`, `convert`."""
+"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from .. import audio
@@ -140,30 +139,4 @@ def card(
     try:
         stdout.print(f"wrote {write_card(folder, facts, repo_id)}", markup=False)
     except (ValueError, OSError) as error:
-        raise HAFMCommandError(str(error)) from error
-
-
-def convert(
-    original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
-    out: Annotated[Path, typer.Argument(help="Folder for the converted stages.", file_okay=False)],
-    mapping: Annotated[Path | None, typer.Option(help="YAML or JSON that says where keys belong.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the matches and write nothing.")] = False,
-) -> None:
-    """Converts published PyTorch checkpoints (ckpt_best.pt); refuses whatever is ambiguous or left over."""
-    from ..conversion.convert import HAFMConversionError, save_converted
-    from ..conversion.convert import convert as convert_checkpoints
-
-    try:
-        stages = convert_checkpoints(original, mapping)
-        for stage in stages:
-            table = Table(title=f"{stage.name}, step {stage.step}", title_justify="left")
-            for heading in ("original", "shape", "becomes", "because of"):
-                table.add_column(heading, overflow="fold")
-            for match in stage.matches:
-                becomes = match.slot.label if match.slot else "–"
-                table.add_row(*map(escape, (match.key, str(match.shape), becomes, match.reason)))
-            Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
-        for folder in [] if dry_run else save_converted(stages, out):
-            stdout.print(f"wrote {folder}", markup=False)
-    except (HAFMConversionError, OSError) as error:
         raise HAFMCommandError(str(error)) from error

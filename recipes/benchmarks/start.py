@@ -3,6 +3,8 @@
 
 The command runs in a process of its own, which has imported torch and transformers' classes, until it draws the first
 token. Seconds are the processor's, on one thread.
+
+cd recipes && python -m benchmarks.start
 """
 
 import json
@@ -13,8 +15,12 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+# first word of the process that is measured
+FIRST_STEP = "until-first-step"
 # of the process: what it needs in any case, then our command until it loads, loads and listens
 PARTS = ("python", "torch", "transformers", "command", "loading", "listening")
 OURS = ("command", "loading", "listening")
@@ -37,8 +43,8 @@ def benchmark_start(model: str | None = None, seconds: float = 10.0, repeats: in
     Raises:
         RuntimeError: the command failed before its first step.
     """
-    from ..audio import write_audio
-    from .generate import glide
+    from benchmarks.song import glide
+    from hafm_hf.audio import write_audio
 
     with tempfile.TemporaryDirectory() as folder:
         vocal = write_audio(Path(folder) / "vocal.wav", glide(seconds, 44_100), 44_100)
@@ -59,7 +65,7 @@ def _measured(words: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-m", __name__, *words], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, __file__, FIRST_STEP, *words], capture_output=True, text=True, env=environment, check=False
     )
     if run.returncode:
         raise RuntimeError(f"hafm {' '.join(words)} came to no first step: {run.stderr.strip()[-500:]}")
@@ -87,7 +93,7 @@ def _measure(words: list[str]) -> None:
     make = library.pipeline
 
     def pipeline(*args: Any, **kwargs: Any) -> Any:
-        from ..modeling import fast_loop
+        from hafm_hf.modeling import fast_loop
 
         moments.append(time.process_time())
         made = make(*args, **kwargs)
@@ -101,8 +107,9 @@ def _measure(words: list[str]) -> None:
 
     library.pipeline = pipeline
     try:
-        # by name: commands are above benchmarks
-        __import__("hafm_hf.cli").cli.app(words)
+        from hafm_hf.cli import app
+
+        app(words)
     except _FirstStep:
         moments.append(time.process_time())
     parts = {name: after - before for name, (before, after) in zip(PARTS, pairwise(moments), strict=True)}
@@ -110,5 +117,27 @@ def _measure(words: list[str]) -> None:
     sys.stdout.write(json.dumps({"parts": parts, "packages": sorted(packages)}) + "\n")
 
 
+def main(
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the singing.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Processes; the fewest seconds of each part count.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Processor time from `hafm accompany` to its first step, by part."""
+    result = benchmark_start(model, seconds, repeats)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result["parts"].items():
+        typer.echo(f"{name:12} {value:5.2f} s of the processor")
+    typer.echo(
+        f"ours {result['ours']:.2f} s, {result['ratio']:.2f} of torch's and transformers' imports; "
+        f"{result['wall_seconds']:.1f} s by the clock"
+    )
+
+
 if __name__ == "__main__":
-    _measure(sys.argv[1:])
+    if sys.argv[1:2] == [FIRST_STEP]:
+        _measure(sys.argv[2:])
+    else:
+        typer.run(main)

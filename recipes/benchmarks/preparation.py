@@ -3,7 +3,7 @@
 
 The songs are made here, of noise and tones: what the steps cost doesn't depend on what is heard.
 
-python recipes/benchmark_prepare.py --minutes 10 --songs 8 --workers 2
+python recipes/benchmarks/preparation.py --minutes 10 --songs 8 --workers 2
 """
 
 import json

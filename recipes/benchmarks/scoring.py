@@ -5,7 +5,7 @@ The sounds are drawn, not recorded: what the steps cost depends on their length 
 compiled before the clock starts. Seconds of the steps are those of the processor, so that what else the machine does
 does not count; the whole run's are those of the clock.
 
-python recipes/benchmark_evaluate.py --clips 40 --workers 2
+python recipes/benchmarks/scoring.py --clips 40 --workers 2
 """
 
 from __future__ import annotations

@@ -5,30 +5,36 @@ All variants take full optimiser steps over one fixed batch, by turns, and each 
 what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM`) has the
 stage's width, layers and heads, a feed-forward of as many weights, and a sequence of as many slots with the loss on as
 many of them.
+
+cd recipes && python -m benchmarks.training --stage coarse --num-hidden-layers 12 --batch 6
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from ..corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..modeling.layers import HAFMAttention
-from ..modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
-from ..training.arguments import StageArguments, stage_config
-from ..training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
-from ..training.flops import device_peak, step_flops
-from .musicgen import musicgen_decoder
+from benchmarks.decoding import musicgen_decoder
+from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
+from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
+from hafm_hf.modeling.layers import HAFMAttention
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
+from hafm_hf.training.arguments import StageArguments, stage_config
+from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
+from hafm_hf.training.flops import device_peak, step_flops
 
 # the paper's tokens
 _COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()
@@ -39,7 +45,7 @@ INFO = TokenCorpusInfo(
     codebook_size=_COARSE.codebook_size,
     num_codebooks=_COARSE.num_codebooks + _FINE.num_codebooks,
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXCERPT_SECONDS = 30.0
 
 
@@ -54,7 +60,7 @@ class TrainingBenchmark:
         crop_seconds: length of a crop; None means the paper's.
         batch: crops in a step.
         repeats: timed steps of each variant; the fastest counts.
-        precision: fp32, or bf16 under autocast.
+        dtype: float32, or bfloat16 under autocast.
         device: as torch names it.
     """
 
@@ -66,7 +72,7 @@ class TrainingBenchmark:
     crop_seconds: float | None = None
     batch: int = 2
     repeats: int = 5
-    precision: str = "fp32"
+    dtype: str = "float32"
     device: str = "cpu"
 
 
@@ -111,10 +117,10 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
     """Measures and returns {"options", "clock", "peak", "variants", "ratios", "data_loading"}; times in seconds.
 
     Raises:
-        ValueError: for an unknown stage or precision.
+        ValueError: for an unknown stage or dtype.
     """
-    if options.precision not in DTYPES:
-        raise ValueError(f"precision is {options.precision!r}; choose one of {', '.join(DTYPES)}.")
+    if options.dtype not in DTYPES:
+        raise ValueError(f"dtype is {options.dtype!r}; choose one of {', '.join(DTYPES)}.")
     if options.stage not in STAGE_MODELS:
         raise ValueError(f"{options.stage!r} is no stage; choose one of {', '.join(STAGE_MODELS)}.")
     seconds = options.crop_seconds or STAGE_MODELS[options.stage].config_class().window_seconds
@@ -135,7 +141,7 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
             elapsed = timed(step, device)
             if turn:  # the first turn warms up
                 fastest[name] = min(fastest[name], elapsed)
-    peak, flops = device_peak(device, DTYPES[options.precision]), step_flops(config, frames, options.batch)
+    peak, flops = device_peak(device, DTYPES[options.dtype]), step_flops(config, frames, options.batch)
     speeds = {name: tokens / elapsed for name, elapsed in fastest.items()}
     loading = loading_seconds(config, seconds, options.batch, options.repeats)
     return {
@@ -179,8 +185,7 @@ def training_steps(
         "musicgen": (musicgen_decoder(stage, whole.shape[1]), theirs),
     }
     steps = {
-        name: training_step(model.to(device), batch, DTYPES[options.precision])
-        for name, (model, batch) in models.items()
+        name: training_step(model.to(device), batch, DTYPES[options.dtype]) for name, (model, batch) in models.items()
     }
     counts = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()}
     return steps, labels.numel(), counts
@@ -251,3 +256,44 @@ def write_random_corpus(folder: Path, shards: int = 2, rows: int = 32) -> None:
     for shard in range(shards):
         excerpts = [excerpt(f"{shard}-{row}") for row in range(rows)]
         write_shard(folder / f"train-{shard:05d}.parquet", excerpts, INFO)
+
+
+def main(
+    stage: Annotated[str, typer.Option(help="semantic, coarse or fine.")] = "semantic",
+    hidden_size: Annotated[int, typer.Option(min=8, help="Width of all variants.")] = 512,
+    num_hidden_layers: Annotated[int, typer.Option(min=1, help="Layers; the paper has 12.")] = 4,
+    num_attention_heads: Annotated[int, typer.Option(min=1)] = 8,
+    position_scheme: Annotated[str, typer.Option(help="index or time.")] = "index",
+    crop_seconds: Annotated[float | None, typer.Option(help="The paper's for the stage if not given.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Crops in a step.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each variant; the fastest counts.")] = 5,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 under autocast.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Training speed of a stage: with its relative bias, without any, and of MusicGen's decoder of the same size."""
+    sizes = (hidden_size, num_hidden_layers, num_attention_heads)
+    options = TrainingBenchmark(stage, *sizes, position_scheme, crop_seconds, batch, repeats, dtype, device)
+    result = benchmark_training(options)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    table = Table("variant", "parameters", "seconds", "target tokens/s", "relative bias is", title="fastest step")
+    for name, variant in result["variants"].items():
+        ratio = result["ratios"].get(name)
+        table.add_row(
+            name.replace("_", " "),
+            f"{variant['parameters']:,}",
+            f"{variant['step_seconds']:.3f}",
+            f"{variant['tokens_per_second']:,.0f}",
+            "" if ratio is None else f"{ratio:.2f} × as fast",
+        )
+    console, peak = Console(), result["peak"]
+    console.print(table)
+    share, loading = result["model_flop_utilisation"], result["data_loading"]["share_of_step"]
+    console.print(f"{share:.1%} of the peak of {peak['flops'] / 1e9:,.0f} GFLOP/s ({peak['source']})", markup=False)
+    console.print(f"reading a batch takes {loading:.2%} of a step", markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

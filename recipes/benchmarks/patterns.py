@@ -3,20 +3,28 @@
 
 And what is saved if the conditioning is added to the delayed target's slots, in the whole path to the semantic stage's
 as well. All have random weights, which take as long as trained ones. They go by turns, and each counts with its
-fastest turn, so that what else the machine does falls on all alike.
+fastest turn, so that other work on the machine affects all of them alike.
+
+cd recipes && python -m benchmarks.patterns                # the paper's size
+cd recipes && python -m benchmarks.patterns --model ""     # hafm-tiny's size, and whole songs
 """
 
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
+from rich.console import Console
+from rich.table import Table
 
-from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from ..modeling.modeling_hafm import STAGE_MODELS
-from ..modeling.sampling import RandomStream
-from ..modeling.windows import DecodingOptions, decode_window
-from .generate import glide, untrained
-from .train import clock, timed, training_step
+from benchmarks.decoding import untrained
+from benchmarks.song import glide
+from benchmarks.training import clock, timed, training_step
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.windows import DecodingOptions, decode_window
 
 DELAYED_STAGES = ("coarse", "fine")
 # codebook pattern and fusion of the conditioning
@@ -147,3 +155,34 @@ def _fastest(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
             if turn:
                 seconds[name] = min(seconds[name], elapsed)
     return seconds
+
+
+def main(
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of the singing of whole songs; with --model only.")] = 10.0,
+    window_seconds: Annotated[
+        float | None, typer.Option(min=0.2, help="Of windows and training crops, instead of the stages' own.")
+    ] = None,
+    crops: Annotated[int, typer.Option(min=1, help="Crops of a training step.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """The delay pattern, and conditioning added to its slots, against the flat one: decoding, songs, training."""
+    torch.set_num_threads(threads)
+    result = benchmark_patterns(model, seconds, crops, repeats, window_seconds)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    title = f"against flat, {result['threads']} threads, {result['clock']}"
+    table = Table("work", "unit", "flat", "delay", "ratio", "added", "ratio", title=title, title_justify="left")
+    for work, entry in result["work"].items():
+        figures = (f"{entry[name]:.4g}" for name in ("flat", "delay", "ratio", "sum", "sum_ratio"))
+        table.add_row(work, entry["unit"], *figures)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a stage decodes: against the reference loop, MusicGen's decoder, and the bound set by memory.
+
+cd recipes && python -m benchmarks.decoding --rows 2 --steps 60 --repeats 4 --threads 1
+
+Steps are timed behind one context of a fixed length, as the difference of a long run and a short one. The loops take
+turns, and each counts with its fastest turn, so that other work on the machine affects all of them alike; medians show
+how much there was. MusicGen's decoder (transformers' `MusicgenForCausalLM` and its own `generate`, with guidance) has
+the stage's width, layers and heads and a feed-forward of as many weights.
+"""
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import MusicgenForCausalLM, PreTrainedModel
+from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.stage_table import STAGES
+from hafm_hf.modeling.windows import DecodingOptions, decode_window
+
+GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
+VARIANTS = {
+    "fast": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
+    "fast_int8": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K, "int8"),
+    "reference": DecodingOptions("reference", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
+}
+# with fewer steps, their time is lost in the machine's other work
+FEWEST_STEPS = 16
+# size of the buffer that is read to measure memory bandwidth: larger than any cache
+BANDWIDTH_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class DecodingBenchmark:
+    """What is measured; the defaults are the paper's coarse stage.
+
+    Args:
+        stage: semantic, coarse or fine.
+        model: composite whose stage is taken; None makes one of the paper's size with random weights.
+        pattern: codebook pattern; a stage of the model's size with random weights takes the place of one of another.
+        rows: rows of a step, those of guidance included.
+        context: slots before the first new token, conditioning included.
+        steps: new slots, at least 16.
+        repeats: turns; the fastest counts.
+        bfloat16: whether the fast loop is also timed in bfloat16, and in float32 with weights that were stored in
+            bfloat16, as `assemble` stores them ("fast_stored_in_bfloat16").
+
+    Raises:
+        ValueError: for an unknown stage, rows that guidance cannot halve, or too few steps.
+    """
+
+    stage: str = "coarse"
+    model: str | None = None
+    pattern: str | None = None
+    rows: int = 2
+    context: int = 500
+    steps: int = 40
+    repeats: int = 5
+    bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"{self.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
+        if self.rows < 2 or self.rows % 2:
+            raise ValueError(f"rows is {self.rows}; guidance doubles the rows, so it must be even.")
+        if self.steps < FEWEST_STEPS:
+            raise ValueError(f"steps is {self.steps}; fewer than {FEWEST_STEPS} cannot be timed.")
+
+
+@torch.no_grad()
+def benchmark_decoding(options: DecodingBenchmark) -> dict[str, Any]:
+    """Milliseconds a step: {"options", "threads", "variants", "ratios", "bound_milliseconds", "bandwidth_gb_s"}.
+
+    For a variant: "milliseconds_per_step" and "tokens_per_second" of the fastest turn, "median_milliseconds_per_step",
+    and "window_start_milliseconds", what a window costs before its second token.
+
+    Ratios say how many times faster than MusicGen a variant is. A figure that no turn could tell is None.
+    """
+    stage = _stage(options)
+    turns = take_turns(_runs(stage, options), options.steps, options.repeats)
+    codes = options.rows // 2 * stage.pattern.rows
+    variants = {name: _figures(taken, options.steps, codes) for name, taken in turns.items()}
+    fastest = {name: figures["milliseconds_per_step"] for name, figures in variants.items()}
+    musicgen = fastest.pop("musicgen")
+    bandwidth = memory_bandwidth()
+    weights = sum(p.numel() * p.element_size() for p in stage.model.layers.parameters())
+    return {
+        "options": {**asdict(options), "pattern": stage.config.codebook_pattern},
+        "threads": torch.get_num_threads(),
+        "variants": variants,
+        "ratios": {name: musicgen / value if musicgen and value else None for name, value in fastest.items()},
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "bound_milliseconds": 1e3 * weights / bandwidth,
+    }
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[int], Any]], steps: int, repeats: int
+) -> dict[str, dict[int, list[float]]]:
+    """Seconds of every turn, for each variant and number of steps: one, and all. A run of all goes before, untimed."""
+    for run in runs.values():
+        run(steps)
+    turns: dict[str, dict[int, list[float]]] = {name: {1: [], steps: []} for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            for length, taken in turns[name].items():
+                begin = time.perf_counter()
+                run(length)
+                taken.append(time.perf_counter() - begin)
+    return turns
+
+
+def step_milliseconds(
+    short: Sequence[float], long: Sequence[float], steps: int, typical: Callable[[Sequence[float]], float]
+) -> float | None:
+    """Milliseconds a step.
+
+    Args:
+        short: seconds of one step, for each turn. The difference leaves out what a window costs once: the context's
+            pass, the packing of weights.
+        long: seconds of `steps` steps, for each turn.
+        steps: more than one.
+        typical: of the turns, of either kind: a hiccup in one run must not make the steps of another shorter.
+
+    Returns:
+        None where that is not above zero, which tells nothing of a step.
+    """
+    found = 1e3 * (typical(long) - typical(short)) / (steps - 1)
+    return found if found > 0 else None
+
+
+def _figures(taken: Mapping[int, Sequence[float]], steps: int, codes: int) -> dict[str, float | None]:
+    """What is told of a variant, from the seconds of its turns by number of steps, and the codes of a step."""
+    short, long = taken[1], taken[steps]
+    fastest, median = (step_milliseconds(short, long, steps, typical) for typical in (min, statistics.median))
+    return {
+        "milliseconds_per_step": fastest,
+        "median_milliseconds_per_step": median,
+        "tokens_per_second": None if fastest is None else 1e3 / fastest * codes,
+        "window_start_milliseconds": 1e3 * min(short),
+    }
+
+
+def _stage(options: DecodingBenchmark) -> Any:
+    if options.model is not None:
+        stage = getattr(HAFMForVocalAccompaniment.from_pretrained(options.model or None), options.stage)
+        return stage if options.pattern in (None, stage.config.codebook_pattern) else untrained(stage, options.pattern)
+    torch.manual_seed(0)
+    made = STAGE_MODELS[options.stage]
+    return made(made.config_class(codebook_pattern=options.pattern or "flat")).eval()
+
+
+def untrained(stage: Any, pattern: str, fusion: str | None = None) -> Any:
+    """A stage with random weights of another one's size, rates and generation, in a codebook pattern.
+
+    `fusion` of the conditioning is the other one's if None.
+    """
+    kept = {name: value for name, value in stage.config.to_dict().items() if name != "dtype"}
+    changed = {"codebook_pattern": pattern} | ({} if fusion is None else {"conditioning_fusion": fusion})
+    torch.manual_seed(0)
+    made = type(stage)(type(stage.config)(**kept | changed)).eval()
+    made.generation_config = copy.deepcopy(stage.generation_config)
+    return made
+
+
+def _runs(stage: Any, options: DecodingBenchmark) -> dict[str, Callable[[int], Any]]:
+    """Each variant as a function of the number of steps."""
+    config: HAFMStageConfig = stage.config
+    batch = options.rows // 2
+    generator = torch.Generator().manual_seed(1)
+    sources = config.num_prepended_sources
+    frames = max(
+        min(options.context // max(sources, 1), round(config.window_seconds * config.conditioning_frame_rate)), 1
+    )
+    known_count = max(options.context - sources * frames - 1, 0)
+    conditioning = torch.randint(
+        min(config.conditioning_sizes), (batch, config.num_conditioning_streams, frames), generator=generator
+    )
+    # of each slot, so that under the delay pattern these are frames
+    codes = stage.pattern.rows
+    known = torch.randint(min(config.codebook_sizes), (batch, known_count * codes), generator=generator)
+    uniforms = torch.stack([RandomStream(1, sample=row).uniforms(0, options.steps * codes) for row in range(batch)])
+
+    def ours(model: Any, how: DecodingOptions) -> Callable[[int], Any]:
+        return lambda steps: decode_window(
+            model, conditioning, steps * codes, uniforms[:, : steps * codes], how, known
+        )
+
+    runs = {name: ours(stage, how) for name, how in VARIANTS.items()}
+    if options.bfloat16:
+        # weights that bfloat16 can hold, computed with in bfloat16 and in float32
+        for name, dtype in (("fast_bfloat16", torch.bfloat16), ("fast_stored_in_bfloat16", torch.float32)):
+            runs[name] = ours(copy.deepcopy(stage).bfloat16().to(dtype), VARIANTS["fast"])
+    context = torch.randint(config.codebook_size, (batch * codes, options.context), generator=generator)
+    runs["musicgen"] = musicgen_run(musicgen_decoder(stage, options.context + options.steps + 8).eval(), context)
+    return runs
+
+
+def musicgen_decoder(stage: Any, slots: int) -> PreTrainedModel:
+    """MusicGen's decoder of the stage's width, layers and heads, for `slots` slots of as many codes as the stage's."""
+    config = stage.config
+    return MusicgenForCausalLM(
+        MusicgenDecoderConfig(
+            vocab_size=config.codebook_size,
+            max_position_embeddings=slots,
+            num_hidden_layers=config.num_hidden_layers,
+            ffn_dim=4 * config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            hidden_size=config.hidden_size,
+            num_codebooks=stage.pattern.rows,
+            dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            layerdrop=0.0,
+            pad_token_id=config.codebook_size,
+            bos_token_id=config.codebook_size,
+        )
+    )
+
+
+def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[int], Any]:
+    """MusicGen's own `generate` with guidance behind `context` (int64 [B·C, n]), as a function of the steps.
+
+    The context's keys and values are given to it. By itself transformers (5.23) makes an empty cache first and then
+    takes of the context no more than the last token, which is no step behind n slots.
+    """
+    cached = decoder(input_ids=context[:, :-1].repeat(2, 1), use_cache=True).past_key_values
+
+    def run(steps: int) -> torch.Tensor:
+        return decoder.generate(  # type: ignore[operator]
+            input_ids=context,
+            attention_mask=torch.ones_like(context),
+            past_key_values=copy.deepcopy(cached),
+            guidance_scale=GUIDANCE_SCALE,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            # its last codebook, too, ends that many slots behind the first
+            max_new_tokens=steps + decoder.config.num_codebooks - 1,
+            pad_token_id=decoder.config.pad_token_id,
+            decoder_start_token_id=decoder.config.bos_token_id,
+            num_return_sequences=1,
+        )
+
+    return run
+
+
+def memory_bandwidth(repeats: int = 5) -> float:
+    """Bytes a second at which torch's threads read memory."""
+    buffer = torch.ones(BANDWIDTH_BYTES // 4)
+    best = float("inf")
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        buffer.sum()
+        best = min(best, time.perf_counter() - begin)
+    return BANDWIDTH_BYTES / best
+
+
+def main(
+    stage: Annotated[str, typer.Option(help="semantic, coarse or fine.")] = "coarse",
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id, empty for hafm-tiny; the paper's size if not given.")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Option(help="flat or delay, with random weights if not the model's own; repeatable.")
+    ] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of a step, guidance included; repeatable.")] = None,
+    context: Annotated[int, typer.Option(min=2, help="Slots before the first new one.")] = 500,
+    steps: Annotated[int, typer.Option(help="New slots, at least 16.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; the fastest counts.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Decoding speed of a stage against MusicGen's decoder and the bound set by memory."""
+    torch.set_num_threads(threads)
+    wanted = [
+        DecodingBenchmark(stage, model, each, wide, context, steps, repeats)
+        for each in pattern or (None,)
+        for wide in rows or [2]
+    ]
+    results = [benchmark_decoding(each) for each in wanted]
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    for result in results:
+        show_decoding(result)
+
+
+def show_decoding(result: dict[str, Any]) -> None:
+    """Prints the result of `benchmark_decoding` as a table."""
+    options = result["options"]
+    title = f"{options['stage']}, {options['pattern']}, {options['rows']} rows, {result['threads']} threads"
+    table = Table("loop", "ms a step", "median", "tokens/s", "× MusicGen", title=title, title_justify="left")
+    formats = {"milliseconds_per_step": ".2f", "median_milliseconds_per_step": ".2f", "tokens_per_second": ",.0f"}
+    for name, variant in sorted(result["variants"].items(), key=lambda item: item[1]["milliseconds_per_step"] or inf):
+        figures = [_figure(variant[key], digits) for key, digits in formats.items()]
+        ratio = _figure(result["ratios"][name], ".2f") if name in result["ratios"] else ""
+        table.add_row(name.replace("_", " "), *figures, ratio)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"reading the weights once takes {result['bound_milliseconds']:.2f} ms at {result['bandwidth_gb_s']:.1f} GB/s",
+        markup=False,
+    )
+
+
+def _figure(value: float | None, digits: str) -> str:
+    return "–" if value is None else format(value, digits)
+
+
+if __name__ == "__main__":
+    typer.run(main)

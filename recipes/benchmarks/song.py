@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a whole song takes, from the voice to the sound, part by part; real-time factor and memory.
+
+cd recipes && python -m benchmarks.song --model "" --seconds 10 --seconds 180
+"""
+
+import json
+import resource
+import time
+from itertools import pairwise
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.decoding import untrained
+from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+from hafm_hf.modeling.stage_table import STAGES
+
+# of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
+GLIDE_SECONDS = 24.0
+
+
+def benchmark_song(
+    model: str,
+    seconds: float,
+    quantization: str | None = None,
+    num_samples: int = 1,
+    threads: int | None = None,
+    pattern: str | None = None,
+) -> dict[str, Any]:
+    """One whole song, from loading to sound.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if empty.
+        seconds: length of the vocal, a glide with pauses.
+        quantization, num_samples, threads: as for `generate`.
+        pattern: codebook pattern of the coarse and the fine stage; stages with random weights if not their own.
+
+    Returns:
+        "seconds", "samples", "threads", "pattern"; "load_seconds" (after the imports), "elapsed_seconds",
+        "real_time_factor" (of one sample), "tokens_per_second" (of all stages and samples); "parts", seconds of
+        "listening", each stage and "codec and mix"; "peak_gib" and "loaded_gib", the process's peak memory in all
+        and after loading.
+    """
+    begin = time.perf_counter()
+    composite = HAFMForVocalAccompaniment.from_pretrained(model or None)
+    if pattern is not None:
+        for name in [name for name in composite.stages if STAGES[name].acoustic]:
+            setattr(composite, name, untrained(getattr(composite, name), pattern))
+    loaded, loaded_gib = time.perf_counter(), _peak_gib()
+    vocal = glide(seconds, composite.sampling_rate)
+    parts = _song_parts(composite, vocal, weights=quantization, num_samples=num_samples, threads=threads)
+    elapsed = sum(parts.values())
+    configs = [getattr(composite, name).config for name in composite.stages]
+    tokens = num_samples * seconds * sum(config.frame_rate * config.num_codebooks for config in configs)
+    return {
+        "seconds": seconds,
+        "samples": num_samples,
+        "threads": threads,
+        "pattern": composite.coarse.config.codebook_pattern,
+        "load_seconds": loaded - begin,
+        "elapsed_seconds": elapsed,
+        "real_time_factor": elapsed / (seconds * num_samples),
+        "tokens_per_second": tokens / elapsed,
+        "parts": parts,
+        "peak_gib": _peak_gib(),
+        "loaded_gib": loaded_gib,
+    }
+
+
+def _song_parts(composite: Any, vocal: np.ndarray, **options: Any) -> dict[str, float]:
+    """Seconds of the parts of a song, told apart by the reports of its stages."""
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+    reached: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        # the last report is repeated while the codec computes
+        if done > reached.get(stage, -1):
+            reached[stage], last[stage] = done, time.perf_counter()
+            first.setdefault(stage, last[stage])
+
+    began = time.perf_counter()
+    composite.generate(vocal, composite.sampling_rate, seed=1, progress=progress, **options)
+    ended = time.perf_counter()
+    moments = [began, first[next(iter(first))], *last.values(), ended]
+    names = ["listening", *last, "codec and mix"]
+    return {name: after - before for name, (before, after) in zip(names, pairwise(moments), strict=True)}
+
+
+def _peak_gib() -> float:
+    """Most memory that the process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def glide(seconds: float, rate: int) -> np.ndarray:
+    """Something like a voice, float32 [N]: a vibrating tone that glides through an octave, with pauses.
+
+    It repeats itself, so that an hour of it takes no more memory than an hour of sound.
+    """
+    moment = np.arange(round(GLIDE_SECONDS * rate)) / rate
+    pitch = 220.0 * 2 ** (0.5 * np.sin(2 * np.pi * moment / 8.0) + 0.02 * np.sin(2 * np.pi * 5.5 * moment))
+    tone = sum(np.sin(k * 2 * np.pi * np.cumsum(pitch) / rate) / k for k in range(1, 6))
+    once = (0.2 * tone * (np.sin(2 * np.pi * moment / 3.0) > -0.6)).astype(np.float32)
+    return np.resize(once, round(seconds * rate))
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Folder or hub id; the bundled hafm-tiny if empty.")] = "",
+    seconds: Annotated[list[float] | None, typer.Option(help="Length of the singing; repeatable.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Accompaniments at once.")] = 1,
+    quantization: Annotated[str | None, typer.Option(help="int8.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="flat or delay, with random weights if not the model's.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Seconds of whole songs, part by part."""
+    results = [benchmark_song(model, each, quantization, num_samples, threads, pattern) for each in seconds or [10.0]]
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    for result in results:
+        show_song(result)
+
+
+def show_song(result: dict[str, Any]) -> None:
+    """Prints the result of `benchmark_song` as a sentence, and where the time went as a table."""
+    console = Console()
+    console.print(
+        f"{result['seconds']:g} s of singing, {result['samples']} at once, {result['pattern']}: "
+        f"{result['tokens_per_second']:,.0f} tokens/s, real-time factor {result['real_time_factor']:.3f}; "
+        f"loaded in {result['load_seconds']:.1f} s, "
+        f"peak {result['peak_gib']:.2f} GiB, {result['loaded_gib']:.2f} of it after loading",
+        markup=False,
+    )
+    table = Table("part", "s", "share")
+    for name, value in result["parts"].items():
+        table.add_row(name, f"{value:.2f}", f"{value / result['elapsed_seconds']:.0%}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns original PyTorch checkpoints (ar_semantic, ar_coarse, ar_fine, each with ckpt_best.pt) into stage folders.
+
+    python recipes/convert_checkpoint.py ORIGINAL                                 # names and shapes of both sides
+    python recipes/convert_checkpoint.py ORIGINAL OUT --mapping mapping.yaml
+
+No checkpoint has been published, so the originals' names are unknown: a mapping says where each of our weights comes
+from. `{}` is the number of the layer, `[]` that of the codebook, for tables that the original keeps one by one:
+
+    semantic:
+      config: {hidden_size: 512, num_hidden_layers: 12}     # where it departs from the paper's
+      keys:
+        model.layers.{}.attention_norm.weight: blocks.{}.norm1.weight
+        model.target_embedding.weight: "embeddings.[].weight"
+        model.norm.weight: norm.weight
+      leave_out: [rope.inv_freq]
+
+Whatever is missing, left over, of another shape or not finite is refused.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from transformers import PreTrainedModel
+
+from hafm_hf.cli.training import run_recipe
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+
+CHECKPOINT, STATE = "ckpt_best.pt", "model_state"
+# what DistributedDataParallel and torch.compile put in front of every key
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of an original checkpoint by key, wrappers' prefixes removed; no code in the file is run.
+
+    Raises:
+        ValueError: the file is a pickle of more than tensors, has no `model_state`, or holds weights that are not
+            finite.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, and such a file can run code when it is read; ask its publisher for the "
+            "bare weights."
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a PyTorch checkpoint.") from error
+    state = content.get(STATE) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} has no {STATE!r} of tensors, which is where the originals keep their weights.")
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{path}: {key} holds NaN or infinite weights.")
+    tensors = {WRAPPERS.sub("", key): value for key, value in state.items()}
+    if len(tensors) != len(state):
+        raise ValueError(f"{path}: two keys are the same without the prefixes module. and _orig_mod.")
+    return tensors
+
+
+def their_keys(name: str, keys: dict[str, str]) -> tuple[str, bool] | None:
+    """The original's key for one of our weights, and whether it stands for one key a codebook; None if not mapped."""
+    layer = LAYER.search(name)
+    pattern = keys.get(LAYER.sub("layers.{}.", name), keys.get(name))
+    if pattern is None:
+        return None
+    return pattern.replace("{}", layer[1] if layer else ""), "[]" in pattern
+
+
+def convert_stage(name: str, tensors: dict[str, torch.Tensor], mapping: dict[str, Any]) -> PreTrainedModel:
+    """A stage with the original's weights.
+
+    Args:
+        name: semantic, coarse or fine.
+        tensors: of the original, by key.
+        mapping: what the mapping file says of this stage: "config", "keys" and "leave_out".
+
+    Raises:
+        ValueError: the mapping doesn't place every tensor and fill every weight, or shapes differ.
+    """
+    if unknown := set(mapping) - {"config", "keys", "leave_out"}:
+        raise ValueError(
+            f"The mapping of {name} holds {', '.join(sorted(unknown))}; it may hold config, keys, leave_out."
+        )
+    model = STAGE_MODELS[name](STAGE_MODELS[name].config_class(**mapping.get("config", {})))
+    rest, state, problems = dict(tensors), {}, []
+    for key in mapping.get("leave_out", []):
+        if rest.pop(key, None) is None:
+            problems.append(f"{key} is to be left out, but is not there")
+    for ours, weight in model.state_dict().items():
+        source = their_keys(ours, mapping.get("keys", {}))
+        if source is None:
+            problems.append(f"{ours} {tuple(weight.shape)} is not in the mapping")
+            continue
+        key, stacked = source
+        wanted = [key.replace("[]", str(book)) for book in range(len(weight))] if stacked else [key]
+        if missing := [each for each in wanted if each not in rest]:
+            problems.append(f"{ours} needs {missing[0]}, which the checkpoint does not hold or which is used twice")
+            continue
+        found = [rest.pop(each).float() for each in wanted]
+        shapes = {tuple(each.shape) for each in found}
+        if shapes != {tuple(weight.shape[1:] if stacked else weight.shape)}:
+            problems.append(f"{ours} {tuple(weight.shape)} does not fit {key} {shapes}")
+            continue
+        state[ours] = torch.stack(found) if stacked else found[0]
+    problems += [f"{key} {tuple(value.shape)} is left over" for key, value in rest.items()]
+    if problems:
+        raise ValueError(f"The checkpoint does not fit the {name} stage:\n  " + "\n  ".join(problems))
+    model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def show(name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Prints the names and shapes of the original and of our stage in the paper's size."""
+    with torch.device("meta"):
+        ours = STAGE_MODELS[name](STAGE_MODELS[name].config_class()).state_dict()
+    for title, state in ((f"{name}, original", tensors), (f"{name}, ours", ours)):
+        typer.echo(title)
+        for key, value in state.items():
+            typer.echo(f"  {key} {tuple(value.shape)}")
+
+
+def main(
+    original: Annotated[Path, typer.Argument(help="Folder with ar_semantic, ar_coarse, ar_fine.", file_okay=False)],
+    out: Annotated[Path | None, typer.Argument(help="Folder for the stages.", file_okay=False)] = None,
+    mapping: Annotated[Path | None, typer.Option(help="YAML file that says where weights come from.")] = None,
+) -> None:
+    """Converts the stages that are there, or shows what a mapping has to say."""
+    paths = {name: original / f"ar_{name}" / CHECKPOINT for name in STAGE_MODELS}
+    stages = {name: load_checkpoint(path) for name, path in paths.items() if path.is_file()}
+    if not stages:
+        raise ValueError(f"{original} holds none of {', '.join(f'ar_{name}/{CHECKPOINT}' for name in STAGE_MODELS)}.")
+    if out is None or mapping is None:
+        for name, tensors in stages.items():
+            show(name, tensors)
+        return
+    said = yaml.safe_load(mapping.read_text()) or {}
+    models = {name: convert_stage(name, tensors, said.get(name, {})) for name, tensors in stages.items()}
+    for name, model in models.items():
+        if (out / name).exists():
+            raise ValueError(f"{out / name} exists; name another folder.")
+        model.save_pretrained(out / name)
+        typer.echo(f"wrote {out / name}")
+
+
+if __name__ == "__main__":
+    run_recipe(lambda: typer.run(main))

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Original checkpoints: our own weights under other names come back exactly, or are refused in a sentence."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from convert_checkpoint import convert_stage, load_checkpoint, main
+from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from tiny_models import tiny_stage
+
+STACKED = ("heads.weight", "model.conditioning_embedding.weight", "model.target_embedding.weight")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "codebook_sizes")
+SIZES += ("conditioning_codebook_sizes",)
+
+
+def renamed(name: str) -> str:
+    """A key as somebody else might have called one of our weights."""
+    return name.replace("model.", "").replace("layers", "blocks").replace("weight", "w")
+
+
+def write_originals(folder: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> dict[str, Any]:
+    """Checkpoints of three stages under other names, tables one by one; the models, and FOLDER/mapping.yaml."""
+    models, mapping = {}, {}
+    for number, stage in enumerate(STAGE_MODELS):
+        model = models[stage] = tiny_stage(stage, seed=number)
+        state: dict[str, Any] = {}
+        keys: dict[str, str] = {}
+        for name, weight in model.state_dict().items():
+            pattern = re.sub(r"layers\.\d+", "layers.{}", name)
+            keys[pattern] = renamed(pattern) + (".[]" if name in STACKED else "")
+            if name in STACKED:
+                state.update({f"module.{renamed(name)}.{book}": table for book, table in enumerate(weight.unbind())})
+            else:
+                state[f"module.{renamed(name)}"] = weight
+        change(state)
+        path = folder / f"ar_{stage}" / "ckpt_best.pt"
+        path.parent.mkdir(parents=True)
+        torch.save({"model_state": state, "global_step": 1000}, path)
+        config = {
+            name: getattr(model.config, name) for name in (*SIZES, "codebook_sizes", "conditioning_codebook_sizes")
+        }
+        mapping[stage] = {"config": config, "keys": keys}
+    (folder / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    return models
+
+
+def test_weights_come_back_from_under_other_names(tmp_path: Path) -> None:
+    models = write_originals(tmp_path)
+    main(tmp_path, tmp_path / "out", tmp_path / "mapping.yaml")
+    for stage, model in models.items():
+        loaded = STAGE_MODELS[stage].from_pretrained(tmp_path / "out" / stage).state_dict()
+        assert all(torch.equal(loaded[name], weight) for name, weight in model.state_dict().items())
+    with pytest.raises(ValueError, match="exists"):
+        main(tmp_path, tmp_path / "out", tmp_path / "mapping.yaml")
+
+
+def test_without_a_mapping_both_sides_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_originals(tmp_path)
+    main(tmp_path)
+    shown = capsys.readouterr().out
+    assert "blocks.0.attention_norm.w (24,)" in shown and "model.layers.11.attention_norm.weight (512,)" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("module.norm.w"), r"model\.norm\.weight needs norm\.w"),
+        (lambda state: state.update(extra=torch.ones(3)), r"extra \(3,\) is left over"),
+        (lambda state: state.update({"module.norm.w": torch.ones(5)}), "does not fit norm.w"),
+        (lambda state: state.update({"module.norm.w": torch.tensor([torch.nan])}), "NaN"),
+        (lambda state: state.update(name="Bob"), "of tensors"),
+        (lambda state: state.update({"norm.w": torch.ones(24)}), "two keys are the same"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, change: Callable, said: str) -> None:
+    write_originals(tmp_path, change)
+    with pytest.raises(ValueError, match=said):
+        main(tmp_path, tmp_path / "out", tmp_path / "mapping.yaml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_mapping_leaves_out_is_no_problem_and_what_it_lacks_is(tmp_path: Path) -> None:
+    write_originals(tmp_path, lambda state: state.update(extra=torch.ones(3)))
+    tensors = load_checkpoint(tmp_path / "ar_fine" / "ckpt_best.pt")
+    mapping = yaml.safe_load((tmp_path / "mapping.yaml").read_text())["fine"] | {"leave_out": ["extra"]}
+    convert_stage("fine", tensors, mapping)
+    del mapping["keys"]["model.norm.weight"]
+    with pytest.raises(ValueError, match=r"model\.norm\.weight \(24,\) is not in the mapping"):
+        convert_stage("fine", tensors, mapping)
+
+
+class Malice:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    content = {"model_state": {"norm.weight": torch.ones(3)}, "extra": Malice(tmp_path / "trap")}
+    torch.save(content, tmp_path / "ckpt_best.pt")
+    with pytest.raises(ValueError, match="can run code when it is read"):
+        load_checkpoint(tmp_path / "ckpt_best.pt")
+    assert not (tmp_path / "trap").exists()
+    torch.load(tmp_path / "ckpt_best.pt", weights_only=False)
+    assert (tmp_path / "trap").exists(), "the trap itself does not work"
+
+
+def test_folders_without_checkpoints_and_files_without_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds none of ar_semantic"):
+        main(tmp_path)
+    (tmp_path / "ckpt_best.pt").write_bytes(b"words")
+    with pytest.raises(ValueError, match=r"ckpt_best\.pt"):
+        load_checkpoint(tmp_path / "ckpt_best.pt")
