@@ -16,8 +16,10 @@ from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from tiny_models import tiny_stage
 
 STACKED = ("heads.weight", "model.conditioning_embedding.weight", "model.target_embedding.weight")
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "codebook_sizes")
-SIZES += ("conditioning_codebook_sizes",)
+SIZES = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size", "codebook_sizes",
+    "conditioning_codebook_sizes",
+)  # fmt: skip
 
 
 def renamed(name: str) -> str:
