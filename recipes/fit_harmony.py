@@ -4,7 +4,7 @@
     python recipes/fit_harmony.py --tokenizer TOKENIZER --corpus CORPUS --tokens TOKENS --out RUN [--songs POP909]
     hafm assemble OUT … --harmony RUN/harmony
 
-CORPUS is what recipes/build_song_corpus.py writes, TOKENS the shards that recipes/prepare_corpus.py made of it with
+CORPUS is what recipes/build_song_corpus.py writes, TOKENS the shards that `hafm prepare` made of it with
 TOKENIZER, which knows the beat (recipes/fit_vocal_space.py). With --songs, the folder that CORPUS was rendered from,
 the network learns all of all training songs; without, what was rendered.
 """

@@ -21,10 +21,10 @@ import torch
 import typer
 from tqdm import tqdm
 
+from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.cli.console import report_error
 from hafm_hf.cli.prepare import SeparatorFlags, SplitFlags
 from hafm_hf.cli.request import grouped
-from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.tracks import SplitOptions

@@ -13,7 +13,7 @@ sys.modules.pop("sitecustomize", None)
 import sitecustomize
 
 sys.path.remove(str(NO_NETWORK))
-# Last, or recipes/evaluate.py would stand in for the package of metrics.
+# Last, so that no recipe stands in for a package of the same name.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
 
 # Before transformers or torch is imported anywhere: both read these once.

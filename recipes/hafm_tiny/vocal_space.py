@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from hafm_hf.corpus.clusters import Reservoir, fit_clusters
+from feature_clusters import Reservoir, fit_clusters
 from hafm_hf.listening.descriptors import HAFMVocalDescriptors
 from hafm_hf.listening.rhythm import BEAT_PARTS
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig

@@ -199,7 +199,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "fit_vocal_space.py", *_run_words(options, "vocal_space", rhythm_steps), "--tokenizer", clusters,
         ],
         "tokens": [
-            "prepare_corpus.py", corpus, out / "tokens", "--separator", "stems", "--split-by", "folder",
+            "hafm", "prepare", corpus, out / "tokens", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
             "--lead-sheet", "labels", *(["--stems"] if options.stems else []),
         ],
@@ -211,7 +211,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "train_separator.py", *_run_words(options, "separator", separator_steps), "--codec", decoder,
         ],
         "model": [
-            "assemble.py", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
+            "hafm", "assemble", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
             *(["--separator", out / "separator" / "separator"] if separates else []),
@@ -315,9 +315,10 @@ def _run(name: str, command: Sequence[str], options: WholeModelOptions) -> None:
     if not torch.cuda.is_available():
         environment.setdefault("OMP_NUM_THREADS", "1")
     script, *words = command
+    start = ["-m", "hafm_hf"] if script == "hafm" else [str(options.recipes / script)]
     with log.open("a") as file:
         done = subprocess.run(
-            [sys.executable, str(options.recipes / script), *words],
+            [sys.executable, *start, *words],
             stdout=file, stderr=subprocess.STDOUT, env=environment, check=False,
         )  # fmt: skip
     if done.returncode:

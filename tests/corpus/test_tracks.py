@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from hafm_hf.corpus.tracks import (
     Track,
     choose_split,
     display_name,
+    filled_splits,
     find_audio,
     identify_tracks,
 )
@@ -117,6 +119,31 @@ def test_no_artist_and_no_track_is_in_two_splits_and_shares_are_kept() -> None:
     assert 0.15 < counts["validation"] / 3000 < 0.25 and 0.06 < counts["test"] / 3000 < 0.14
 
 
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_from_two_songs_on_one_is_for_validation(tmp_path: Path, count: int) -> None:
+    write_karaoke(tmp_path, count)
+    tracks, _ = scan(tmp_path)
+    splits = [track.split for track in tracks]
+    assert splits.count("validation") == (count > 1) and splits.count("train") == count - (count > 1)
+    # nobody moves a song that is planned already, or one that folders or a share of 0 put where it is
+    planned = {track.name: replace(track, split="train") for track in tracks}
+    groupings, _ = group_mixes(list(planned))
+    assert identify_tracks(tmp_path, groupings, planned, SplitOptions())[0] == list(planned.values())
+    assert {track.split for track in scan(tmp_path, SplitOptions(validation=0.0))[0]} == {"train"}
+
+
+def test_songs_of_one_artist_go_to_validation_together_where_others_are_left() -> None:
+    tracks = [Track(f"{number}", {}, f"{number:064x}", "train", artist) for number, artist in enumerate("aab")]
+    for known in ([], [Track("old", {}, "0", "train")]):
+        moved = [track for track in filled_splits(tracks, known, SplitOptions()) if track.split == "validation"]
+        assert len({track.artist for track in moved}) == 1 and len(moved) == [track.artist for track in tracks].count(
+            moved[0].artist
+        )
+    assert filled_splits([replace(tracks[0], split="test")], [], SplitOptions())[0].split == "train"
+    alone = filled_splits([replace(track, artist="a") for track in tracks], [], SplitOptions())
+    assert sorted(track.split for track in alone) == ["train", "train", "validation"]
+
+
 def test_artists_come_from_tags_or_from_the_name_whatever_their_case(tmp_path: Path) -> None:
     for number, tag in enumerate(("Anna B", " ANNA b ")):
         with soundfile.SoundFile(tmp_path / f"{number}.flac", "w", RATE, 2) as file:
@@ -125,7 +152,6 @@ def test_artists_come_from_tags_or_from_the_name_whatever_their_case(tmp_path: P
     soundfile.write(tmp_path / "anna b_song.wav", karaoke(1.0, 2), RATE)
     tracks, _ = scan(tmp_path, SplitOptions(validation=0.3, test=0.4, artist_pattern=r"^([^_]+)_"))
     assert {track.artist.casefold() for track in tracks} == {"anna b"}
-    assert len({track.split for track in tracks}) == 1
     assert [track.licence for track in tracks] == ["CC BY 4.0", "CC BY 4.0", ""]
 
 

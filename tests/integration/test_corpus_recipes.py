@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Songs become token shards, parts become a composite: the recipes around training, through the command line."""
+"""Songs become token shards, parts become a composite: what goes around training, through the command line."""
 
 import json
 import subprocess
@@ -22,12 +22,11 @@ from hafm_hf.training.data import load_token_corpus
 from programs import run_program
 from tiny_models import tiny_codec, tiny_semantic_tokenizer, tiny_stage
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = (3.0, 2.31, 0.7)
 
 
-def run_recipe(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, REPOSITORY / "recipes" / name, *words])
+def run_hafm(*words: object) -> subprocess.CompletedProcess[str]:
+    return run_program([sys.executable, "-m", "hafm_hf", *words])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def prepare(songs: Path, tokens: Path, parts: Path) -> None:
     words = [songs, tokens, "--split-by", "folder", "--tracks-per-shard", 2, "--min-seconds", 1]
     words += ["--semantic-tokenizer", parts / "semantic_tokenizer", "--codec", parts / "codec"]
     words += ["--segment-seconds", 2, "--num-codebooks", len(tiny_codec().quantizer.layers)]
-    run = run_recipe("prepare_corpus.py", *words)
+    run = run_hafm("prepare", *words)
     assert run.returncode == 0, run.stderr[-3000:]
     assert "dropped: too short" in run.stdout and "decoded again" in run.stdout
 
@@ -90,15 +89,9 @@ def test_rendered_songs_become_shards_once_and_new_songs_are_added(parts: Path, 
     assert len(corpus) == 6
 
 
-def test_an_error_of_the_recipe_is_one_sentence(tmp_path: Path) -> None:
-    run = run_recipe("prepare_corpus.py", tmp_path / "missing", tmp_path / "corpus")
-    assert run.returncode == 1 and run.stderr.splitlines()[-1].endswith("is no folder; name one that holds songs.")
-    assert "Traceback" not in run.stderr
-
-
 def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:
     words = [word for part in parts.iterdir() for word in (f"--{part.name.replace('_', '-')}", part)]
-    run = run_recipe("assemble.py", tmp_path / "model", *words, "--stage-dtype", "fp32")
+    run = run_hafm("assemble", tmp_path / "model", *words, "--stage-dtype", "fp32")
     assert run.returncode == 0, run.stderr[-3000:]
     composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes
@@ -146,6 +139,6 @@ def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(parts:
             tmp_path / "semantic" if part.name == "semantic" else part,
         )
     ]
-    run = run_recipe("assemble.py", tmp_path / "model", *words)
+    run = run_hafm("assemble", tmp_path / "model", *words)
     assert run.returncode != 0 and "do not fit" in run.stderr
     assert not (tmp_path / "model").exists()

@@ -289,11 +289,48 @@ def choose_split(track: str, artist: str, content_hash: str, options: SplitOptio
                 f"{track} is in no folder called {', '.join(SPLITS)}; sort the tracks into such or split by hash."
             )
         return first
-    key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    share = hash_share(artist, content_hash)
     if share < options.test:
         return "test"
     return "validation" if share < options.test + options.validation else "train"
+
+
+def hash_share(artist: str, content_hash: str) -> float:
+    """Where a track falls between 0 and 1: by its artist where known, else by its content."""
+    key = f"artist/{artist.casefold()}" if artist else f"track/{content_hash}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: SplitOptions) -> list[Track]:
+    """New tracks, moved where hashes leave a small corpus with nothing to train on, or nothing to validate with.
+
+    A first song is for training, and of two or more at least one is for validation, with the others of its artist
+    unless there is no other artist. Nothing is moved where folders decide or a split has no share.
+
+    Args:
+        tracks: new ones.
+        known: those that are planned, and stay.
+        options: how tracks are divided.
+    """
+    if options.by == "folder":
+        return list(tracks)
+    line = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
+    split = {track.content_hash: track.split for track in line}
+
+    def count(name: str) -> int:
+        return [*split.values(), *(track.split for track in known)].count(name)
+
+    if line and not count("train") and options.validation + options.test < 1:
+        split[line[-1].content_hash] = "train"
+    if options.validation and not count("validation"):
+        # the next in line if the share of validation were larger, on either side
+        few = count("train") < 2
+        donors = [track for track in line if split[track.content_hash] == ("test" if few else "train")]
+        for chosen in donors[-1:] if few else donors[:1]:
+            artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
+            together = artist if 0 < len(artist) < count("train") else [chosen]
+            split |= {track.content_hash: "validation" for track in together}
+    return [replace(track, split=split[track.content_hash]) for track in tracks]
 
 
 def identify_tracks(
@@ -343,4 +380,5 @@ def identify_tracks(
                 tracks.append(each)
             else:
                 drops.append(Drop(each.name, Reason.DUPLICATE, f"same bytes as {owners[each.content_hash]}"))
-    return tracks, drops
+    new = filled_splits([track for track in tracks if track.name not in known], list(known.values()), splits)
+    return [*(track for track in tracks if track.name in known), *new], drops

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One evaluation from a set of vocals to a report on disk: what `hafm evaluate` and recipes/evaluate.py call."""
+"""One evaluation from a set of vocals to a report on disk: what `hafm evaluate` calls."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
     assert list(commands) == list(NEEDS)
     for place, name in enumerate(commands):
         assert set(NEEDS[name]) <= set(list(commands)[:place])
-        assert (RECIPES / commands[name][0]).is_file()
+        assert commands[name][0] == "hafm" or (RECIPES / commands[name][0]).is_file()
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
     assert [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")] == [800, 200]

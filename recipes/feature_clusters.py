@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..pretrained.loading import fingerprint
-from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from .filtering import FilterOptions, reason_to_drop
-from .shards import cut
-from .stems import Separator
-from .tokenizing import fit_rate
-from .tokens import excerpt_bounds, replacing
-from .tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
+from hafm_hf.corpus.filtering import FilterOptions, reason_to_drop
+from hafm_hf.corpus.shards import cut
+from hafm_hf.corpus.stems import Separator
+from hafm_hf.corpus.tokenizing import fit_rate
+from hafm_hf.corpus.tokens import excerpt_bounds, replacing
+from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
+from hafm_hf.pretrained.loading import fingerprint
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
 Features = NDArray[np.float32]
 HELD_OUT_SHARE = 0.1

@@ -10,11 +10,11 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
+import feature_clusters
 import fit_kmeans
 from corpus.karaoke import write_karaoke
+from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf import HAFMSemanticTokenizerModel
-from hafm_hf.corpus import clusters
-from hafm_hf.corpus.clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import StemsSeparator
 from hafm_hf.corpus.stems import SeparatorOptions
@@ -103,7 +103,7 @@ def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
 def test_a_killed_sampling_goes_on_to_the_same_sample(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(feature_clusters, "SAVE_SECONDS", 0.0)
     tokenizer, separator = tiny_semantic_tokenizer(), StemsSeparator(SeparatorOptions(vocal_channel="right"))
 
     def sample(seed: int, state: Path | None, stop_after: int = 99) -> tuple[list[np.ndarray], list[int]]:
