@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence_and_leaves_nothing(tmp
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(plots.HAFMPlotError, match=r"pip install 'hafm-hf\[plot\]'"):
+    with pytest.raises(plots.HAFMPlotError, match=r"pip install 'hafm-hf\[studio\]'"):
         plots.plot_tokens({"semantic": (np.array([1]), 50)})
 
 

@@ -29,8 +29,6 @@ class Format(enum.StrEnum):
     chordpro = "chordpro"
     midi = "midi"
     musicxml = "musicxml"
-    pdf = "pdf"
-    png = "png"
 
 
 def lead_sheet(

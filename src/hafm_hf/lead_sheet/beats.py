@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The singer's beat, followed through a whole song, and what it says of the next token of the accompaniment.
+"""Places in the beat: how many beats have passed, where in the beat an instant lies, and that place on a circle.
 
-Inside the semantic tokenizer, behind the rhythm network, and before the semantic stage on the path of the data. Frames
-of a vocal say by themselves where in the beat they probably lie; one beat track through all of them is surer.
-It is found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
-Krebs, Böck and Widmer (2015): states are places in beats of each length, and only at a beat may the length change.
-Where one steady tempo explains nearly as much, as in a take sung to a click, the line keeps to it: a path slips half a
-beat where a phrase leans that way, a tempo cannot. Dimensions: T frames, N states, L lengths of a beat.
+Dimensions: T frames.
 """
 
 import math
@@ -15,145 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
+# of a lead sheet's tempo
 BEATS_PER_MINUTE = (55.0, 185.0)
-# tempo that is likeliest without any evidence, and the standard deviation around it in octaves
-LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
-# of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
-STEADY_SHARE = 0.8
-# of a take that is asked whether it is steady; the spectrum of a longer one would take more than a tenth of a second
-LONGEST_STEADY_SECONDS = 900.0
-# places in the beat that are tried for a steady tempo, and zeros behind the frames, for tempos between the spectrum's
-STEADY_PLACES, SPECTRUM_PADDING, SHORTEST_SPECTRUM = 64, 8, 1024
-# log-probability that is lost when a beat is twice as long as the one before
-CHANGE_PENALTY = 200.0
-# states a frame: at 50 frames a second a beat's length is known to 10 ms
-STATES_A_FRAME = 2
-# states that are gone through at once: some 20 ms of computing
-STRETCH = 500
-
-
-class HAFMBeatLine(nn.Module):
-    """Draws one beat track through a song. It has no weights; it is a module so that hooks come between stretches.
-
-    Args:
-        frame_rate: in Hz.
-    """
-
-    def __init__(self, frame_rate: int) -> None:
-        super().__init__()
-        self.frame_rate = frame_rate
-        rate = frame_rate * STATES_A_FRAME
-        slowest, fastest = (rate * 60 / tempo for tempo in BEATS_PER_MINUTE)
-        lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
-        self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
-        self.first: Indices = self.last - lengths + 1
-        self.phase = np.concatenate([np.arange(length) / length for length in lengths])
-        self.directions = beat_points(torch.from_numpy(self.phase)).numpy().T
-        # from the column's length to the row's
-        change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
-        self.change = change - np.log(np.exp(change).sum(axis=0))
-        self.prior = np.repeat(_tempo_prior(rate * 60 / lengths), lengths)
-
-    def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
-        """Where in the beat each frame of a song lies.
-
-        Args:
-            places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
-                (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizerModel.beat_places`).
-            tempo: beats a minute of a take to a click; the line keeps to it exactly.
-
-        Returns:
-            float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
-        """
-        evidence = places.detach().double().cpu().numpy()
-        if not len(evidence):
-            return torch.zeros(0)
-        if tempo is not None:
-            return wrapped(self._steady(evidence, tempo))
-        path = self._path(evidence)
-        if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
-            return wrapped(path)
-        steady = self._steady(evidence)
-        speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
-        return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
-
-    def _path(self, evidence: Array) -> Array:
-        """The phases of the likeliest path, float64 [T]."""
-        fine = np.linspace(0, len(evidence) - 1, (len(evidence) - 1) * STATES_A_FRAME + 1)
-        evidence = np.stack([np.interp(fine, np.arange(len(evidence)), column) for column in evidence.T], axis=1)
-        score, before = self.prior, []
-        for start in range(0, len(evidence), STRETCH):
-            score, stretch = self(score, evidence[start : start + STRETCH] / STATES_A_FRAME)
-            before.append(stretch)
-        return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
-
-    def _steady(self, evidence: Array, tempo: float | None = None) -> Array:
-        """The beats passed on the likeliest line of one tempo (beats a minute, any if None), float64 [T].
-
-        What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
-        """
-        once, twice = (evidence[:, at] + 1j * evidence[:, at + 1] for at in (0, 2))
-        if tempo is not None:
-            speeds = np.array([tempo / 60 / self.frame_rate])
-            turned = np.exp(-2j * np.pi * speeds * np.arange(len(evidence)))
-            once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
-        else:
-            size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
-            first, last = (round(each / 60 / self.frame_rate * size) for each in BEATS_PER_MINUTE)
-            bins = np.arange(first, last + 1)
-            speeds = bins / size
-            once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
-        phases = np.arange(STEADY_PLACES) / STEADY_PLACES
-        turn = np.exp(-2j * np.pi * phases)[:, None]
-        speaks = (once * turn + twice * turn**2).real + _tempo_prior(speeds * 60 * self.frame_rate)
-        place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
-        line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
-        return line
-
-    def forward(self, score: Array, evidence: Array) -> tuple[Array, NDArray[np.int16]]:
-        """One stretch.
-
-        Args:
-            score (float64 [N]): of the likeliest path to each state, one step before the stretch.
-            evidence (float64 [T, 4]): what speaks for each direction of the circle.
-
-        Returns:
-            the score at its end, and which length a beat that begins at each step follows: int16 [T, L].
-        """
-        score, before = score.copy(), np.zeros((len(evidence), len(self.first)), np.int16)
-        # a step writes into the other of two rows: few passes over all states
-        following, lengths = np.empty_like(score), np.arange(len(self.first))
-        for step, frame in enumerate(evidence):
-            arriving = self.change + score[self.last]
-            best = arriving.argmax(axis=1)
-            before[step] = best
-            speaks = frame @ self.directions
-            np.add(score[:-1], speaks[1:], out=following[1:])
-            following[self.first] = arriving[lengths, best] + speaks[self.first]
-            following -= following.max()
-            score, following = following, score
-        return score, before
-
-    def _trace_back(self, state: int, before: NDArray[np.int16]) -> Array:
-        """The phases of the path that ends in `state`, beat by beat from the last one: float64 [T]."""
-        path, end, length = np.zeros(len(before)), len(before), int(np.searchsorted(self.last, state))
-        while end > 0:
-            begin = end - 1 - (state - int(self.first[length]))
-            beat = self.phase[self.first[length] : state + 1]
-            path[max(begin, 0) : end] = beat[max(-begin, 0) :]
-            if begin >= 0:
-                length = int(before[begin, length])
-                state = int(self.last[length])
-            end = begin
-        return path
-
-
-def _tempo_prior(tempos: Array) -> Array:
-    return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
 def wrapped(passed: Array) -> torch.Tensor:

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets as files that a person can mend: one JSON, or a file of beats and one of chords (.lab). Musicians'
-formats are written, too (`export`), and not read.
+"""Lead sheets as files that a person can edit: one JSON, or a file of beats and one of chords (.lab). Musicians'
+formats are written too (`export`), and not read.
 
-A file of beats has the seconds of one first in each line, then if it is known its number in the bar; one of chords has
-start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or commas;
-empty lines and those that begin with # are left out.
+A line of a file of beats has the seconds of one and, if it is known, its number in the bar; a line of a file of chords
+has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or
+commas; empty lines and those that begin with # are skipped.
 """
 
-import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..atomic_files import replacing
-from . import engraving, export
+from . import export
 from .bars import Chart
 from .lead_sheet import METRES, LeadSheet, Span
 
@@ -27,27 +27,25 @@ FORMATS = {
     "chordpro": ("_chords.cho",),
     "midi": ("_lead_sheet.mid",),
     "musicxml": ("_lead_sheet.musicxml",),
-    "pdf": ("_chart.pdf",),
-    "png": ("_chart.png",),
 }
-# those that are counted out in bars, and what of an extra each needs
-IN_BARS = {"chordpro": "", "midi": "mido", "musicxml": "", "pdf": "matplotlib", "png": "matplotlib"}
+# those that are counted out in bars, and the package of an extra that each needs
+IN_BARS = {"chordpro": "", "midi": "mido", "musicxml": "music21"}
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
     """The lead sheet of a JSON file.
 
     Raises:
-        ValueError: it cannot be read, or makes no sense; the message names the file.
+        ValueError: it can't be read, or makes no sense; the message names the file.
     """
-    path = Path(path)
+    text = _text(Path(path), "JSON")
     try:
-        return LeadSheet.told(json.loads(_text(path, "JSON")))
+        return LeadSheet.told(json.loads(text))
     except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
-def read_beats(path: str | Path) -> dict[str, Any]:
+def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Beats of a file, as keywords of `LeadSheet`: `beats`, and `beats_per_bar` and `downbeat` where it numbers them.
 
     Raises:
@@ -62,15 +60,14 @@ def read_beats(path: str | Path) -> dict[str, Any]:
 
     lines = _read(Path(path), 2, "seconds", parse, check)
     known: dict[str, Any] = {"beats": [second for second, _ in lines]}
-    numbers = [number for _, number in lines]
-    counted = [int(number) for number in numbers if number.isdigit()]
+    counted = [int(number) for _, number in lines if number.isdigit()]
     # another second column says something else
     if len(counted) == len(lines) and 1 in counted and max(counted) in METRES:
         known |= {"beats_per_bar": max(counted), "downbeat": counted.index(1)}
     return known
 
 
-def read_chords(path: str | Path) -> list[Span]:
+def read_chords(path: str | os.PathLike[str]) -> list[Span]:
     """Chords of a file: (start s, stop s, label) each.
 
     Raises:
@@ -81,10 +78,7 @@ def read_chords(path: str | Path) -> list[Span]:
         start, stop, label = fields
         return float(start), float(stop), label
 
-    def check(found: list[Span]) -> None:
-        LeadSheet(chords=found[-1:])
-
-    return _read(Path(path), 3, "START STOP LABEL", parse, check)
+    return _read(Path(path), 3, "START STOP LABEL", parse, lambda found: LeadSheet(chords=found[-1:]))
 
 
 def lead_sheet_files(name: str, formats: Iterable[str] = ("lab", "json")) -> list[str]:
@@ -100,14 +94,13 @@ def write_lead_sheet(
     chart: Chart | None = None,
     melody: Sequence[export.Note] = (),
 ) -> list[Path]:
-    """Writes what is known into NAME_lead_sheet.json, and beats and chords into NAME_beats.txt and NAME_chords.lab.
+    """Writes a lead sheet into files NAME_….
 
     Args:
         sheet: what to write.
         folder: made where it is missing.
         name: of the song.
-        formats: "json" for the one, "lab" for the two, "beats" for the first of them; with a `chart` "chordpro",
-            "midi", "musicxml", "pdf" and "png" as well.
+        formats: of `FORMATS`; those of `IN_BARS` need a `chart`.
         chart: the song in bars.
         melody: (start s, stop s, MIDI pitch) of the notes sung, for "midi".
 
@@ -115,8 +108,7 @@ def write_lead_sheet(
         the files; of a part that is not known there is none.
 
     Raises:
-        ModuleNotFoundError: "midi" without mido.
-        HAFMPlotError: "pdf" or "png" without matplotlib.
+        ModuleNotFoundError: "midi" without mido, "musicxml" without music21.
     """
     contents: dict[str, Callable[[], str | bytes]] = {
         "_beats.txt": lambda: _beat_lines(sheet),
@@ -128,8 +120,6 @@ def write_lead_sheet(
             "_chords.cho": lambda: export.to_chordpro(chart, name),
             "_lead_sheet.musicxml": lambda: export.to_musicxml(chart, name),
             "_lead_sheet.mid": lambda: export.to_midi(chart, melody),
-            "_chart.pdf": lambda: engraving.to_page(chart, name, "pdf"),
-            "_chart.png": lambda: engraving.to_page(chart, name, "png"),
         }
     written = []
     for file in lead_sheet_files(name, formats):
@@ -147,13 +137,14 @@ def write_beats(sheet: LeadSheet, path: str | Path) -> None:
 
 
 def _beat_lines(sheet: LeadSheet) -> str:
-    metre = sheet.beats_per_bar
-    numbers = ("" if metre is None else f"\t{(at - sheet.downbeat) % metre + 1}" for at in itertools.count())
-    return "".join(f"{second:.3f}{number}\n" for second, number in zip(sheet.beats or (), numbers, strict=False))
+    metre, beats = sheet.beats_per_bar, sheet.beats or ()
+    if metre is None:
+        return "".join(f"{second:.3f}\n" for second in beats)
+    return "".join(f"{second:.3f}\t{(at - sheet.downbeat) % metre + 1}\n" for at, second in enumerate(beats))
 
 
 def _read(
-    path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], None]
+    path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
     """What the first `count` fields of each line say.
 
@@ -162,7 +153,7 @@ def _read(
         count: fields of a line that count.
         wanted: what a line should be, for errors.
         parse: of the fields of a line.
-        check: of all lines up to one; what it raises is told of that line.
+        check: of all lines up to one; what it raises is said of that line.
 
     Raises:
         ValueError: naming the file, and its line if it can be read.

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a song, as people say it: a lead sheet, or its tempo, beats and chords by themselves.
-
-Command line, pipeline and endpoint take theirs from here.
-"""
+"""What is known of a song, as people say it: a lead sheet, or its tempo, beats and chords by themselves."""
 
 import os
 from collections.abc import Sequence
@@ -28,29 +25,26 @@ def known_lead_sheet(
     """The lead sheet of what is known; None where nothing is.
 
     Args:
-        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given goes before.
+        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given replaces them.
         tempo: beats a minute.
         beats: seconds, or the path of a file of them.
         chords: (start s, stop s, label) each, the path of a .lab file, or by the bar, over and over: "C | Am | F G".
         files: whether texts may name files; strangers must not read a server's.
 
     Raises:
-        ValueError: a file that cannot be read, naming its line, or what makes no sense.
+        ValueError: a file that can't be read, naming its line, or what makes no sense.
     """
     if all(each is None for each in (lead_sheet, tempo, beats, chords)):
         return None
-    known: dict[str, Any] = {} if tempo is None else {"tempo": tempo}
+    known: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords}
+    known = {name: value for name, value in known.items() if value is not None}
     if isinstance(beats, (str, os.PathLike)):
         if not files:
             raise ValueError(f"beats is {beats!r}; give seconds, [0.5, 1.0] for example.")
-        known |= read_beats(os.fspath(beats))
-    elif beats is not None:
-        known["beats"] = beats
-    if chords is not None:
-        named = files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords))
-        known["chords"] = read_chords(os.fspath(chords)) if named else chords  # type: ignore[arg-type]
-    sheet = LeadSheet() if lead_sheet is None else LeadSheet.told(lead_sheet)
-    return replace(sheet, **known)
+        known |= read_beats(beats)
+    if files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords)):
+        known["chords"] = read_chords(chords)
+    return replace(LeadSheet.told({} if lead_sheet is None else lead_sheet), **known)
 
 
 def _are_chords(text: str) -> bool:

@@ -21,8 +21,9 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..lead_sheet.beats import HAFMBeatLine, beat_points
+from ..lead_sheet.beats import beat_points
 from ..lead_sheet.lead_sheet import LeadSheet
+from ..listening.beat_line import HAFMBeatLine
 from ..listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
 from ..listening.rhythm import BEAT_NUMBERS, HAFMRhythmNetwork
 from ..pretrained.saving import HAFMHubMixin
