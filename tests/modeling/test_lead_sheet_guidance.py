@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance
-from hafm_hf.modeling.guidance import ConditioningGuidance
+from hafm_hf.modeling.sampling import ConditioningGuidance
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_modeling import FRAMES, conditioning_for
 from tiny_models import tiny_stage

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .. import audio
-from ..modeling.guidance import lead_sheet_rows
+from ..modeling.sampling import lead_sheet_rows
 from ..modeling.stage_table import STAGES
 from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
 from ..pretrained.style_sounds import write_style_sounds

@@ -24,8 +24,8 @@ from ..lead_sheet.vocabulary import STEMS
 from ..modeling.heartbeat import Heartbeat, Progress
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
-from ..modeling.threads import GenerationThreads
-from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions
+from ..modeling.threads import suitable_threads, torch_threads
+from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, default_decoding
 from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from .configuration_accompaniment import HAFMConfig
@@ -86,21 +86,17 @@ class Generation:
         self.num_samples, self.device = options.num_samples, model.device
         self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
-        self.threads = GenerationThreads(self.stages.values(), options.threads)
-        # on other devices the fast loop has not been tried, and weights that are offloaded it cannot read
-        offloaded = any(hasattr(each, "_hf_hook") for stage in self.stages.values() for each in stage.modules())
-        fast = self.device.type in ("cpu", "cuda") and not offloaded
-        decoding = options.decoding or ("fast" if fast else "reference")
-        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "weights")
-        chosen = {name: getattr(options, name) for name in names}
-        self.decoding = DecodingOptions(decoding, threads=self.threads.steps, **chosen)
+        self.threads = options.threads or suitable_threads(self.stages.values())
+        decoding = options.decoding or default_decoding(self.stages.values())
+        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "quantization", "compile")
+        self.decoding = DecodingOptions(decoding, **{name: getattr(options, name) for name in names})
         self.heartbeat = Heartbeat(model, progress)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Around what takes long. Between the chunks of a stream the caller's random state and threads hold."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self.threads, self.heartbeat:
+        with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
             torch.manual_seed(self.seed)
             yield
 

@@ -163,11 +163,14 @@ class GenerationOptions(_Options):
         choices=("fast", "reference"),
         internal=True,
     )
-    weights: str | None = option(
-        None, "Matrices of 8 bits: faster, CPU only.", "Weights", choices=("int8",), internal=True
+    quantization: str | None = option(
+        None, "Matrices of 8 bits: faster, CPU only.", "Quantization", choices=("int8",), internal=True
+    )
+    compile: bool | None = option(
+        None, "Replay decoding steps as CUDA graphs: faster, NVIDIA GPUs only.", "Compile", internal=True
     )
     threads: int | None = option(
-        None, "Threads of torch; if not given, what pays for a small model.", "Threads", least=1, internal=True
+        None, "Threads of torch; chosen by the model's size if not given.", "Threads", least=1, internal=True
     )
 
 

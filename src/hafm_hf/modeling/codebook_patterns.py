@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the Q codes of a frame become slots of a stage's target: the patterns "flat" and "delay".
 
-Below the decoder on the path of the data; everything that counts slots asks this module.
-
 *Tokens* are a target's codes frame by frame, all codebooks of frame 0, then of frame 1 …: int64 [B, T·Q]. Corpora,
 labels, windows and random numbers are in tokens, whatever the pattern. A *slot* is a place in the sequence of the
 decoder: slot s predicts some codes, and slot s + 1 reads them; slot 0 reads BOS. A batch of slots has R rows a
@@ -19,7 +17,6 @@ its first and behind its last, stands BOS.
 Dimensions: B sequences, T frames, Q codebooks, R rows a sequence, L slots, P frames that are known, V vocabulary.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +44,8 @@ class SlotPlan:
 
 
 @dataclass(frozen=True)
-class CodebookPattern(ABC):
-    """The arrangement of a target's codes in slots.
+class CodebookPattern:
+    """The arrangement of a target's codes in slots: one code a slot, unless a subclass says otherwise.
 
     Args:
         num_codebooks: Q.
@@ -57,9 +54,9 @@ class CodebookPattern(ABC):
     num_codebooks: int
 
     @property
-    @abstractmethod
     def rows(self) -> int:
         """R, the rows of slots that make one sequence: codes that a slot predicts."""
+        return 1
 
     @property
     def slots_per_frame(self) -> int:
@@ -82,13 +79,13 @@ class CodebookPattern(ABC):
         """The frame whose first codebook a slot (int64 [n]) predicts, or predicted last: where it stands in time."""
         return slot // self.slots_per_frame
 
-    @abstractmethod
     def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
         """Values of tokens [B, T·Q] as slots [B·R, L], with `fill` where a slot has no frame."""
+        return tokens
 
-    @abstractmethod
     def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
         """What slots [B·R, L, …] say of one codebook, frame by frame: a view [B, T, …]."""
+        return slots[:, codebook :: self.num_codebooks]
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
         """Slots [B·R, L, …] as tokens [B, T·Q, …], the inverse of `arrange`."""
@@ -102,11 +99,10 @@ class CodebookPattern(ABC):
         shifted = F.pad(self.arrange(tokens, bos_token_id)[:, :-1], (1, 0), value=bos_token_id)
         return shifted.masked_fill(shifted < 0, bos_token_id)
 
-    @abstractmethod
     def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
         """Input slots (int64 [B·R, L]) with BOS where a row has no frame; `frames` (T, or int64 [B]) of each."""
+        return input_ids
 
-    @abstractmethod
     def plan(
         self,
         known: torch.Tensor,
@@ -127,43 +123,15 @@ class CodebookPattern(ABC):
             frames (int64 [B], *optional*): frames of each sequence, those that are known included, where some end
                 before the others; what is generated behind a sequence's end means nothing.
         """
+        return SlotPlan(known, uniforms, forced, new_tokens)
 
 
 class FlatPattern(CodebookPattern):
-    """One code a slot: the paper's."""
-
-    @property
-    def rows(self) -> int:
-        """One."""
-        return 1
-
-    def arrange(self, tokens: torch.Tensor, fill: float) -> torch.Tensor:
-        """The tokens themselves."""
-        return tokens
-
-    def codebook(self, slots: torch.Tensor, codebook: int) -> torch.Tensor:
-        """Every Q-th slot."""
-        return slots[:, codebook :: self.num_codebooks]
+    """One code a slot, which has a frame in any case: the paper's."""
 
     def tokens(self, slots: torch.Tensor) -> torch.Tensor:
-        """The slots themselves."""
+        """The slots themselves, of parts of frames too."""
         return slots
-
-    def hide(self, input_ids: torch.Tensor, frames: int | torch.Tensor, bos_token_id: int) -> torch.Tensor:
-        """The slots themselves: each has a frame."""
-        return input_ids
-
-    def plan(
-        self,
-        known: torch.Tensor,
-        new_tokens: int,
-        bos_token_id: int,
-        uniforms: torch.Tensor | None = None,
-        forced: torch.Tensor | None = None,
-        frames: torch.Tensor | None = None,
-    ) -> SlotPlan:
-        """The tokens as they are."""
-        return SlotPlan(known, uniforms, forced, new_tokens)
 
 
 class DelayPattern(CodebookPattern):

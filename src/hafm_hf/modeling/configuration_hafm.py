@@ -40,7 +40,7 @@ class HAFMStageConfig(PreTrainedConfig):
         codebook_pattern (`str`):
             `"flat"`: one code a slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot a
             frame, which predicts all codebooks at once, each one frame behind the one before it
-            (`stages.codebook_patterns`). Weights of the one are not weights of the other.
+            (`codebook_patterns`). Weights of the one are not weights of the other.
         conditioning_frame_rate (`int`): Conditioning frames a second.
         frame_rate (`int`): Target frames a second; each frame is Q target tokens.
         hidden_size (`int`): Width D of the decoder.
@@ -58,7 +58,7 @@ class HAFMStageConfig(PreTrainedConfig):
         time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
         conditioning_fusion (`str`):
             `"prepend"`: the conditioning's frames are slots before the target (the paper). `"sum"`: they are added to
-            the target's slots that sound with them (`stages.conditioning`), which makes sequences less than half as
+            the target's slots that sound with them (`layers.HAFMConditioningMixer`), which makes sequences less than half as
             long. Weights of the one are not weights of the other.
         conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
         conditioning_null (`str`):

@@ -6,26 +6,59 @@ values lie in buffers made once, norm weights are folded into the matrices behin
 number of rows, and bias rows come in blocks from the stage's own position scheme. GenerationMixin's loop
 (`stage.generate`) stays the reference; tests compare the two.
 
+On a GPU `compile=True` replays each step as one CUDA graph, which is launched once instead of a hundred small kernels
+a layer. Its first step must agree with the plain loop's, which goes on where it does not.
+
 Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B or 3B under
 guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch.nn import functional as F
-from transformers.cache_utils import Cache
+from transformers.utils import logging
 
-from .codebook_patterns import SlotPlan, codebook_pattern
-from .cuda_graph import BLOCK, StaticLoop
-from .guidance import ConditioningGuidance
+from .codebook_patterns import SlotPlan
+from .layers import HAFMDecoderLayer
 from .matrices import packed_down_linear, packed_linear
-from .plain_modules import check_plain_modules
+from .modeling_hafm import HAFMStageForCausalLM
 from .position import TokenLayout, token_layout
-from .sampling import draw, force
-from .threads import step_threads, torch_threads
+from .sampling import ConditioningGuidance, draw, force
+
+logger = logging.get_logger(__name__)
+
+# steps whose biases lie ready at once
+BLOCK = 64
+# runs of a step before it is captured, in which libraries make what they keep
+WARM_UPS = 3
+# how far a captured step may be from the plain one, as a share of the scores' spread: half precision rounds that much
+GRAPH_TOLERANCE = 0.02
+# whose modules compute what their weights say, and whose hooks change nothing that they compute
+PLAIN_MODULES = ("torch.nn.modules.", "hafm_hf.")
+PLAIN_HOOKS = ("hafm_hf.", "transformers.", "peft.")
+
+
+def check_plain(stage: HAFMStageForCausalLM) -> None:
+    """Refuses a stage whose modules compute something else than their weights, which are all that this loop reads.
+
+    Raises:
+        ValueError: naming the first adapter, quantised layer, hooked or offloaded module, and what to do.
+    """
+    for part in ("model", "heads"):
+        for name, module in getattr(stage, part).named_modules(prefix=part):
+            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            plain = (
+                type(module).__module__.startswith(PLAIN_MODULES)
+                and "forward" not in vars(module)
+                and all(type(value.data) is torch.Tensor for value in module.parameters(recurse=False))
+                and all(hook.__module__.startswith(PLAIN_HOOKS) for hook in hooks)
+            )
+            if not plain:
+                raise ValueError(
+                    f"The fast loop reads weights only, and {name} ({type(module).__name__}) is quantised, hooked, "
+                    'offloaded or an adapter. Merge adapters with merge_and_unload(), or choose decoding="reference".'
+                )
 
 
 class _Norm:
@@ -51,14 +84,14 @@ class _Norm:
 class _Layer:
     """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
 
-    def __init__(self, layer: Any, rows: int, weights: str | None) -> None:
+    def __init__(self, layer: HAFMDecoderLayer, rows: int, quantization: str | None) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
         self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
         self.qkv, self.output, self.up = (
-            packed_linear(linear.weight, rows, weights)
+            packed_linear(linear.weight, rows, quantization)
             for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj)
         )
-        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, weights)
+        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, quantization)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
@@ -72,12 +105,12 @@ class _Layer:
         self.query = self.projected[:, 0, :, None]
         self.normed, self.kept = self.projected[:, :2], self.projected[:, 1:].transpose(0, 1)
         self.flat = self.projected.view(rows, -1)
-        self.cache: Any = None
+        self.cache = self.like
 
     def open(self, slots: int) -> None:
         """Makes room for `slots`, in the same place as before where the room is as large."""
         # what is not there yet is read together with the lowest number as its bias, so it must be a number
-        if self.cache is not None and self.cache.shape[3] == slots:
+        if self.cache.ndim > 1 and self.cache.shape[3] == slots:
             self.cache.zero_()
             return
         self.cache = self.like.new_zeros(2, self.rows, self.heads, slots, self.head_dim)
@@ -113,49 +146,102 @@ class _Layer:
         return x.add_(self.down(product.addcmul_(product, gate.erf_())))
 
 
+class _GraphedStep:
+    """Steps of one decoder whose inputs, outputs, keys and values keep their addresses, so that a GPU can replay them.
+
+    Every step reads the whole cache, whose empty part has the lowest number as its bias. On another device the same
+    steps run without a graph: that is how the tests compare them with the plain loop.
+
+    Args:
+        decoder: with its caches open.
+        bias (float [1 or R, H, 1, n]): of a step.
+    """
+
+    def __init__(self, decoder: "FastDecoder", bias: torch.Tensor) -> None:
+        self.decoder, self.cache = decoder, decoder.layers[0].cache
+        codes = decoder.rows // decoder.times * decoder.pattern.rows
+        self.ids = torch.zeros(codes, dtype=torch.long, device=bias.device)
+        self.slot = self.ids.new_zeros(1)
+        self.bias = torch.zeros_like(bias)
+        self.views = [layer.until(self.cache.shape[3]) for layer in decoder.layers]
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self.checked = False
+
+    def fits(self, bias: torch.Tensor) -> bool:
+        """Whether the caches and biases of a window are those that the steps were made for."""
+        return self.cache is self.decoder.layers[0].cache and self.bias.shape == bias.shape
+
+    def scores(self, ids: torch.Tensor, kind: int, slot: int, bias: torch.Tensor) -> torch.Tensor:
+        """`FastDecoder.slot_scores` of a slot, which are overwritten by the next of its kind."""
+        self.ids.copy_(ids)
+        self.slot.fill_(slot)
+        self.bias.copy_(bias)
+        if ids.device.type != "cuda":
+            return self._compute(kind)
+        if kind not in self.graphs:
+            self.graphs[kind] = self._captured(kind)
+        graph, scores = self.graphs[kind]
+        graph.replay()
+        return scores
+
+    def _compute(self, kind: int) -> torch.Tensor:
+        return self.decoder.slot_scores(self.ids, kind, self.slot, self.views, self.bias)
+
+    def _captured(self, kind: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """A graph of the step of one kind of slot, and the scores that it fills."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._compute(kind)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            scores = self._compute(kind)
+        return graph, scores
+
+
 class FastDecoder:
     """Continues the target of a batch of rows, slot by slot.
 
     Args:
-        stage: HAFMStageForCausalLM in evaluation mode; its weights are read when this is made.
+        stage: in evaluation mode; its weights are read when this is made.
         guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
         temperature, top_k: of the sampling.
-        weights: "int8" for matrices of 8 bits, None for the stage's precision.
+        quantization: "int8" for matrices of 8 bits, None for the stage's precision.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
-        threads: the most of the steps, taken while cores are free; None for torch's own number.
-        lead_sheet_guidance: μ of `guidance.ConditioningGuidance`; None for λ.
-        static: whether steps stay at fixed addresses, for a GPU to replay (`cuda_graph`); None: on a GPU.
+        lead_sheet_guidance: μ of `sampling.ConditioningGuidance`; None for λ.
+        compile: whether a GPU replays the steps as CUDA graphs.
+
+    Raises:
+        ValueError: for a stage with adapters, quantised layers, hooks or offloaded weights (`check_plain`).
     """
 
     def __init__(
         self,
-        stage: Any,
+        stage: HAFMStageForCausalLM,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
         top_k: int = 0,
-        weights: str | None = None,
+        quantization: str | None = None,
         history_free_guidance: float = 0.0,
-        threads: int | None = None,
         lead_sheet_guidance: float | None = None,
-        static: bool | None = None,
+        compile: bool = False,
     ) -> None:
-        check_plain_modules(stage)
+        check_plain(stage)
         self.stage, self.config = stage, stage.config
-        self.pattern = codebook_pattern(stage.config)
+        self.pattern = stage.pattern
         self.temperature, self.top_k = temperature, top_k
-        self.weights = weights
+        self.quantization = quantization
         self.conditioning = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
         # rows of the step that each row of the batch has
         self.times = len(self.conditioning.kinds)
         self.history_free_guidance = history_free_guidance
-        # what is added to the scores of the slots to come, float [B·C, n, V]
-        self.added: torch.Tensor | None = None
         self.rows = 0
-        # what each slot is told, [L, R, D], where the conditioning has no slots of its own
-        self.told: torch.Tensor | None = None
-        self.threads = threads
-        self.static = stage.device.type == "cuda" if static is None else static
-        self.loop: StaticLoop | None = None
+        # what is added to each slot, [L, R, D], where the conditioning has no slots of its own
+        self.added_conditioning: torch.Tensor | None = None
+        self.compile = compile
+        self.graphed: _GraphedStep | None = None
 
     @torch.no_grad()
     def generate(
@@ -190,55 +276,45 @@ class FastDecoder:
             uniforms = uniforms.to(conditioning_ids.device)
         frames = None if conditioning_mask is None else self.stage.target_frames(conditioning_mask)
         plan = self.pattern.plan(known, new_tokens, self.config.codebook_size, uniforms, forced, frames)
-        scores, opened = self._prefill(conditioning_ids, conditioning_mask, plan)
-        self.added = self._added(conditioning_ids, conditioning_mask, plan, opened)
-        with torch_threads(torch.get_num_threads() if self.threads is None else step_threads(self.threads)):
-            slots = self._continue(scores, plan, report)
+        scores = self._prefill(conditioning_ids, conditioning_mask, plan)
+        added = None
+        if self.history_free_guidance != 0.0:
+            first = plan.known.shape[1]
+            said = self.stage.history_free_scores(conditioning_ids, conditioning_mask, first, plan.slots)
+            added = self.history_free_guidance * said
+        slots = self._continue(scores, plan, added, report)
         if self.pattern.rows == 1:
             return slots
         tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
         # behind the end of a shorter row stands BOS, which is no code
         return tokens.clamp(max=self.config.codebook_size - 1)
 
-    def _continue(self, scores: torch.Tensor, plan: SlotPlan, report: Callable[[int], None] | None) -> torch.Tensor:
-        """Predictions (int64 [B·C, n]) of the slots to come, of which the first has scores (float [B·C, V])."""
+    def _continue(
+        self,
+        scores: torch.Tensor,
+        plan: SlotPlan,
+        added: torch.Tensor | None,
+        report: Callable[[int], None] | None,
+    ) -> torch.Tensor:
+        """Predictions (int64 [B·C, n]) of the slots to come.
+
+        Args:
+            scores (float [B·C, V]): of the first of them.
+            plan: of the slots.
+            added (float [B·C, n, V], *optional*): what is added to their scores.
+            report: as in `generate`.
+        """
         rows, first = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
-        before = plan.known[:, -1] if first else torch.full_like(slots[:, 0], self.config.codebook_size)
         for step in range(plan.slots):
             if step > 0:
-                before = slots[:, step - 1]
-                scores = self._step(before, first + step)
-            scores = self.limited(scores if self.added is None else scores + self.added[:, step], first + step)
+                scores = self._step(slots[:, step - 1], first + step)
+            scores = self.limited(scores if added is None else scores + added[:, step], first + step)
             numbers = None if plan.uniforms is None else plan.uniforms[:, step]
             slots[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), plan.forced, step)
             if report is not None:
                 report(1)
-            if self.static:
-                loop = self._static_loop(plan.uniforms is not None)
-                loop.run(slots, first, plan.uniforms, plan.forced, report)
-                break
         return slots
-
-    def _added(
-        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan, opened: Cache
-    ) -> torch.Tensor | None:
-        """What the conditioning says of the slots to come by itself, float [B·C, n, V]; None where it has no weight.
-
-        `opened` holds the conditioning's keys and values, of all rows.
-        """
-        if self.history_free_guidance == 0.0:
-            return None
-        first = plan.known.shape[1]
-        scores = self.stage.history_free_scores(conditioning_ids, mask, first, plan.slots, opened)
-        return self.history_free_guidance * scores
-
-    def _static_loop(self, sampled: bool) -> StaticLoop:
-        """The loop at fixed addresses: the one of the window before, if this one is as large."""
-        bias_rows = len(self.layout.position)
-        if self.loop is None or not self.loop.fits(bias_rows, sampled):
-            self.loop = StaticLoop(self, bias_rows, sampled)
-        return self.loop
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
         """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
@@ -256,13 +332,8 @@ class FastDecoder:
             return scores if size == scores.shape[-1] else scores[:, :size]
         return scores if min(sizes) == scores.shape[-1] else scores.masked_fill(self.beyond, -float("inf"))
 
-    def _prefill(
-        self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan
-    ) -> tuple[torch.Tensor, Cache]:
-        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward.
-
-        The second result holds their keys and values.
-        """
+    def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
+        """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
         config, model, known = self.config, self.stage.model, plan.known
         bos = known.new_full((len(known), 1), config.codebook_size)
         input_ids = self.conditioning.repeat(torch.cat([bos, known], dim=1))
@@ -286,17 +357,18 @@ class FastDecoder:
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
         )
         if config.conditioning_fusion == "sum":
-            self._tell(model.conditioning_of(torch.arange(slots, device=known.device), conditioning, null, mask))
+            every = torch.arange(slots, device=known.device)
+            self._add_conditioning(model.conditioning_of(every, conditioning, null, mask))
         states = self._guide(outputs.last_hidden_state[:, -1].float())
-        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame), outputs.past_key_values
+        return self._scores(states, known.shape[1] % self.pattern.slots_per_frame)
 
-    def _tell(self, told: torch.Tensor) -> None:
-        """Keeps what each slot is told (float [R, L, D]), in the same place as before where that is as large."""
-        told = told.float().transpose(0, 1)
-        if self.told is None or self.told.shape != told.shape:
-            self.told = told.contiguous()
+    def _add_conditioning(self, at_slots: torch.Tensor) -> None:
+        """Keeps what each slot is added (float [R, L, D]), in the same place as before where that is as large."""
+        at_slots = at_slots.float().transpose(0, 1)
+        if self.added_conditioning is None or self.added_conditioning.shape != at_slots.shape:
+            self.added_conditioning = at_slots.contiguous()
         else:
-            self.told.copy_(told)
+            self.added_conditioning.copy_(at_slots)
 
     def _prepare(self, rows: int, slots: int) -> None:
         """Layers with room for `slots`, tables and heads as the loop wants them."""
@@ -308,7 +380,7 @@ class FastDecoder:
 
     def _pack(self) -> None:
         model, config = self.stage.model, self.config
-        self.layers = [_Layer(layer, self.rows, self.weights) for layer in model.layers]
+        self.layers = [_Layer(layer, self.rows, self.quantization) for layer in model.layers]
         target, heads = model.target_embedding.weight.float(), self.stage.heads.weight
         if self.pattern.rows == 1:
             # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
@@ -321,7 +393,7 @@ class FastDecoder:
             heads = heads.flatten(0, 1)[None]
         self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
         batch = self.rows // self.times
-        self.heads = [packed_linear(head, batch, self.weights) for head in heads]
+        self.heads = [packed_linear(head, batch, self.quantization) for head in heads]
         books = torch.arange(self.pattern.rows, device=heads.device)
         # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
         self.offsets = (books * target.shape[1]).repeat(batch)
@@ -336,11 +408,35 @@ class FastDecoder:
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B·C, V] of slot `target` of the target, which reads the tokens before it (int64 [B·C])."""
-        slot = self.first_slot + target
+        slot, kind = self.first_slot + target, target % self.pattern.slots_per_frame
         if not 0 <= slot - self.block_start < len(self.biases):
             self._make_block(slot)
+        if self.compile and (scores := self._graphed_step(ids, kind, slot)) is not None:
+            return scores
+        return self.slot_scores(ids, kind, slot, self.views, self.biases[slot - self.block_start])
+
+    def _graphed_step(self, ids: torch.Tensor, kind: int, slot: int) -> torch.Tensor | None:
+        """The same by a graph; None, and no graph from now on, where the first one fails or its scores are others."""
         bias = self.biases[slot - self.block_start]
-        return self.slot_scores(ids, target % self.pattern.slots_per_frame, slot, self.views, bias)
+        if self.graphed is None or not self.graphed.fits(bias):
+            self.graphed = _GraphedStep(self, bias)
+        graphed = self.graphed
+        if graphed.checked:
+            return graphed.scores(ids, kind, slot, bias)
+        expected = self.slot_scores(ids, kind, slot, self.views, bias)
+        try:
+            scores = graphed.scores(ids, kind, slot, bias)
+            apart = float((scores - expected).abs().max() / expected.std())
+            problem = "" if apart <= GRAPH_TOLERANCE else f"its scores differ by {apart:.2g} of their spread"
+        except RuntimeError as error:
+            problem = str(error)
+        if not problem:
+            graphed.checked = True
+            return scores
+        logger.warning(f"compile=True is off for this stage, and the plain loop goes on: {problem}.")
+        self.compile, self.graphed = False, None
+        self._make_block(slot)
+        return None
 
     def slot_scores(
         self,
@@ -359,8 +455,9 @@ class FastDecoder:
         if self.pattern.rows > 1:
             x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
         x = self.conditioning.repeat(x)
-        if self.told is not None:
-            x = x + (self.told[slot] if isinstance(slot, int) else self.told.index_select(0, slot)[0])
+        if self.added_conditioning is not None:
+            added = self.added_conditioning
+            x = x + (added[slot] if isinstance(slot, int) else added.index_select(0, slot)[0])
         for layer, (keys, values) in zip(self.layers, views, strict=True):
             x = layer.step(x, slot, keys, values, bias)
         return self._scores(self._guide(self.norm(x)), kind)
@@ -371,13 +468,16 @@ class FastDecoder:
 
     def _make_block(self, slot: int) -> None:
         """Bias rows of the next slots, [1 or R, H, 1, n], and views of all n keys and values that any of them sees."""
-        last = min(slot + BLOCK, len(self.layout.slot))
-        query = torch.arange(slot, last, device=self.layout.slot.device)
-        block = self.stage.model.attention_bias(_until(self.layout, last), query).detach()
+        every = len(self.layout.slot)
+        stop = min(slot + BLOCK, every)
+        # a graph reads the whole cache at every step
+        last = every if self.compile else stop
+        query = torch.arange(slot, stop, device=self.layout.slot.device)
+        layout = self.layout.select(self.layout.slot[:last])
+        block = self.stage.model.attention_bias(layout, query).detach()
         self.views = [layer.until(last) for layer in self.layers]
         self.biases = block.to(self.layers[0].like.dtype).split(1, dim=2)
         self.block_start = slot
-
-
-def _until(layout: TokenLayout, slots: int) -> TokenLayout:
-    return layout.select(layout.slot[:slots])
+        if block.device.type == "cuda":
+            # progress is not to run ahead of the GPU by more than a block
+            torch.cuda.current_stream().synchronize()

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils import logging
 
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
-from .guidance import ConditioningGuidance, combine, lead_sheet_rows
 from .inputs import check_conditioning, check_rows
-from .sampling import split_off_sampling
+from .sampling import ConditioningGuidance, combine, lead_sheet_rows, split_off_sampling
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +33,8 @@ class ClassifierFreeGuidance(LogitsProcessor):
     """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
 
     Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning. With
-    `lead_sheet_guidance` there is a third of rows between the two, and ℓ as in `guidance.ConditioningGuidance`.
+    `lead_sheet_guidance` a third of the rows, between the two, sees the voice and no lead sheet, and ℓ is that of
+    `sampling.ConditioningGuidance`.
 
     Args:
         guidance_scale (`float`): λ.
@@ -63,8 +63,8 @@ class ClassifierFreeGuidance(LogitsProcessor):
 class HistoryFreeGuidance(LogitsProcessor):
     """ℓ + w (h_cond − h_uncond), where the scores h have seen no history, with and without conditioning.
 
-    A stage's own history persuades it more than the voice does; what the voice says by itself is weighed once more.
-    None of it depends on what is generated, so all of it is there before generation begins.
+    A stage follows its own history more than the voice, so what the voice says by itself is added once more. It does
+    not depend on what is generated, so it is computed before generation begins.
 
     Args:
         scores (`torch.Tensor`): w (h_cond − h_uncond), float [B·R, n, V], of the n slots to come.
@@ -115,11 +115,12 @@ class HAFMGenerationMixin(GenerationMixin):
 
     `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
     lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
-    conditional rows first, then the same rows with their conditioning nulled. With `lead_sheet_guidance` other than it
-    there are rows between the two, with the voice and a lead sheet of which nothing is known.
+    conditional rows first, then the same rows with their conditioning nulled. With another `lead_sheet_guidance` there
+    are as many rows between the two, with the voice and an empty lead sheet.
 
     A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
-    MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back.
+    MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back. Tokens are sampled, or the likeliest
+    ones; beams, assistants, prompt lookup and chunked prompts are refused.
     """
 
     config: HAFMStageConfig
@@ -141,7 +142,7 @@ class HAFMGenerationMixin(GenerationMixin):
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether they are generated side by side, without knowing each other.
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
-        `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`guidance.ConditioningGuidance`).
+        `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`sampling.ConditioningGuidance`).
         """
         return GenerationConfig(
             do_sample=True,
@@ -162,12 +163,7 @@ class HAFMGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def history_free_scores(
-        self,
-        conditioning_ids: torch.Tensor,
-        conditioning_mask: torch.Tensor | None,
-        first: int,
-        count: int,
-        opened: Cache | None = None,
+        self, conditioning_ids: torch.Tensor, conditioning_mask: torch.Tensor | None, first: int, count: int
     ) -> torch.Tensor:
         """What the conditioning says for each token by itself: scores with it less scores without, no history seen.
 
@@ -176,62 +172,33 @@ class HAFMGenerationMixin(GenerationMixin):
         Args:
             conditioning_ids (int64 [B, K, T_c]), conditioning_mask (bool [B, T_c] or None): as in `forward`.
             first, count: slots [first, first + count).
-            opened: keys and values of the same conditioning, which are the same whatever the history: B rows and, if
-                there are more, B last ones without conditioning. They are not computed again then.
 
         Returns:
             float32 [B·R, count, V].
         """
-        rows = len(conditioning_ids)
-        there = 0 if opened is None else opened.layers[0].keys.shape[0]
-        # rows of one length are the same without their conditioning
-        others = rows if conditioning_mask is not None else 1
-        conditional = self._history_free(conditioning_ids, conditioning_mask, False, first + count, count, opened, 0)
-        if there <= rows:
-            opened = None
-        unconditional = self._history_free(
-            conditioning_ids[:others], conditioning_mask, True, first + count, count, opened, there - rows
-        )
-        return (conditional - unconditional).flatten(0, 1)
 
-    def _history_free(
-        self,
-        conditioning_ids: torch.Tensor,
-        conditioning_mask: torch.Tensor | None,
-        null: bool,
-        length: int,
-        count: int,
-        opened: Cache | None,
-        first_row: int,
-    ) -> torch.Tensor:
-        """Scores (float32 [B, R, count, V]) of the last of `length` slots, with conditioning or the null embedding.
-
-        Row b of the conditioning is row `first_row` + b of `opened`.
-        """
-        # one by one where rows cost as much together: a layer is over soon, and then a generation can be stopped
-        size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
-        found = []
-        for begin in range(0, len(conditioning_ids), size):
-            part, cache = slice(begin, begin + size), None
-            ids = conditioning_ids[part]
-            # conditioning that is added to the target has no slots of its own
-            slots = self.config.num_prepended_sources * ids.shape[-1]
-            if opened is not None and slots:
-                cache = DynamicCache(config=self.config)
-                for number, layer in enumerate(opened.layers):
-                    held = slice(first_row + begin, first_row + begin + len(ids))
-                    cache.update(layer.keys[held, :, :slots], layer.values[held, :, :slots], number)
+        def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
             outputs = self.forward(  # type: ignore[attr-defined]
-                input_ids=ids.new_full((len(ids) * self.pattern.rows, length), self.config.codebook_size),
+                input_ids=ids.new_full((len(ids) * self.pattern.rows, first + count), self.config.codebook_size),
                 conditioning_ids=ids,
-                conditioning_mask=None if conditioning_mask is None else conditioning_mask[part],
+                conditioning_mask=mask,
                 null_conditioning=torch.full((len(ids),), null, device=ids.device),
-                past_key_values=cache,
-                use_cache=cache is not None,
+                use_cache=False,
                 target_only=True,
                 logits_to_keep=count,
             )
-            found.append(outputs.logits.float().unflatten(0, (-1, self.pattern.rows)))
+            return outputs.logits.float()
+
+        # rows of one length are the same without their conditioning
+        nulled = scores(conditioning_ids[:1], None, True) if conditioning_mask is None else None
+        # on a CPU one by one, which costs no more: a layer is over soon, and then a generation can be stopped
+        size = 1 if conditioning_ids.device.type == "cpu" else len(conditioning_ids)
+        found = []
+        for begin in range(0, len(conditioning_ids), size):
+            part = slice(begin, begin + size)
+            ids, mask = conditioning_ids[part], None if conditioning_mask is None else conditioning_mask[part]
+            without = scores(ids, mask, True) if nulled is None else nulled.repeat(len(ids), 1, 1)
+            found.append(scores(ids, mask, False) - without)
         return torch.cat(found)
 
     def _prepare_generation_config(
@@ -247,12 +214,6 @@ class HAFMGenerationMixin(GenerationMixin):
         if weight is not None and not any(lead_sheet_rows(self.config)):
             raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
         config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
-        guided = len(ConditioningGuidance(scale, weight).kinds) > 1
-        if config.num_beams not in (None, 1) and (guided or self.pattern.rows > 1):
-            raise ValueError(
-                "Beam search goes neither with guidance nor with the delay pattern; set num_beams=1, or for a stage "
-                "of the flat pattern guidance_scale=1."
-            )
         if scale != 1.0 and generation_config is not None and generation_config.guidance_scale is None:
             if kwargs.get("guidance_scale") is None:
                 logger.warning_once(
@@ -260,10 +221,6 @@ class HAFMGenerationMixin(GenerationMixin):
                     "it to 1 for none."
                 )
         model_kwargs["guidance_scale"] = scale
-        continued = model_kwargs.get("past_key_values")
-        for name in ("prompt_lookup_num_tokens", "prefill_chunk_size"):
-            if getattr(config, name) is not None and continued is not None and int(continued.get_seq_length()) > 0:
-                raise ValueError(f"{name} does not go with past_key_values that hold tokens; leave one of them out.")
         # for `_prepare_generated_length`, which knows how long the opening is
         frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
         config._target_slots = self.pattern.slots(frames)
@@ -297,16 +254,11 @@ class HAFMGenerationMixin(GenerationMixin):
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
         super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)  # type: ignore[misc]
-        if generation_mode != GenerationMode.ASSISTED_GENERATION:
-            return
-        if mode_kwargs.get("assistant_model") is not None or generation_config.prompt_lookup_num_tokens is None:
+        simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+        if not simple or generation_config.prefill_chunk_size is not None:
             raise ValueError(
-                "A stage's tokens are not drafted by an assistant model or by early layers; leave assistant_model "
-                "out, or set prompt_lookup_num_tokens."
-            )
-        if len(_guidance(generation_config).kinds) > 1 or self.pattern.rows > 1:
-            raise ValueError(
-                "prompt_lookup_num_tokens goes neither with guidance nor with the delay pattern; set guidance_scale=1."
+                "A stage samples tokens or takes the likeliest ones: leave out num_beams, assistant_model, "
+                "prompt_lookup_num_tokens and prefill_chunk_size."
             )
 
     def _expand_inputs_for_generation(
@@ -378,8 +330,8 @@ class HAFMGenerationMixin(GenerationMixin):
         default as many as the conditioning or this call lasts, and behind the end of a row's conditioning.
 
         Raises:
-            ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or if
-                `past_key_values` do not hold the beginning of `input_ids`.
+            ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or for
+                `past_key_values` of an earlier call.
         """
         if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
             raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
@@ -387,16 +339,8 @@ class HAFMGenerationMixin(GenerationMixin):
         mask = kwargs.get("conditioning_mask")
         if mask is not None and self.pattern.rows > 1:
             frames = self.target_frames(mask).clamp(max=target_frames)
-        past = 0 if past_key_values is None or not is_first_iteration else int(past_key_values.get_seq_length())
-        if past and next_sequence_length is not None:
-            # the cache holds the conditioning's slots as well, which transformers takes for tokens
-            slots = self.config.num_prepended_sources * kwargs["conditioning_ids"].shape[-1]
-            next_sequence_length += slots
-            if not 0 < next_sequence_length < input_ids.shape[1]:
-                raise ValueError(
-                    f"past_key_values hold {past} slots, {slots} of them for this conditioning, and input_ids has "
-                    f"{input_ids.shape[1]} tokens; pass the whole sequence from BOS on, with the same conditioning."
-                )
+        if is_first_iteration and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
+            raise ValueError("past_key_values hold slots already; leave them out and pass the sequence as input_ids.")
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
@@ -404,7 +348,7 @@ class HAFMGenerationMixin(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        inputs["conditioning_is_cached"] = past_key_values is not None and (not is_first_iteration or past > 0)
+        inputs["conditioning_is_cached"] = past_key_values is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
         guidance = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
         if guidance.scales:
@@ -413,8 +357,6 @@ class HAFMGenerationMixin(GenerationMixin):
                     inputs[name] = guidance.repeat(inputs[name])
             ids = inputs["conditioning_ids"]
             inputs["conditioning_ids"], inputs["null_conditioning"] = guidance.conditioning(self.config, ids)
-        if past and past_key_values.layers[0].keys.shape[0] != len(inputs["conditioning_ids"]):  # type: ignore[union-attr]
-            raise ValueError("past_key_values have another number of rows; guidance repeats them, so keep its scale.")
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generation that can be stopped at any moment: progress is told again while a long computation goes on.
 
-A step of decoding takes milliseconds, but the tokenizer, the beginning of a window and the codec take longer. Beside
-the path of the data; `modeling_accompaniment` puts it around all of them.
+A step of decoding takes milliseconds, but the tokenizer, the beginning of a window and the codec take longer.
+`modeling_accompaniment` puts it around all of them.
 """
 
 import time

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refuses what a stage would otherwise compute silently wrong numbers from: ids, masks and rows that do not fit.
 
-In front of the stages on the path of the data. Dimensions: B sequences, R rows a sequence, L target
-slots, Q target codebooks, K conditioning streams, T_c conditioning frames.
+Dimensions: B sequences, R rows a sequence, L target slots, Q target codebooks, K conditioning streams, T_c conditioning
+frames.
 """
 
 from collections.abc import Callable
@@ -59,8 +59,8 @@ def check_conditioning(
     if conditioning_mask is not None and conditioning_mask.shape != (batch, frames):
         raise ValueError(f"conditioning_mask has shape {tuple(conditioning_mask.shape)}, not ({batch}, {frames}).")
     if not cached:
-        limit = _limit(config.conditioning_sizes, torch.arange(streams, device=conditioning_ids.device)[:, None])
-        check_ids("conditioning_ids", conditioning_ids, limit)
+        books = torch.arange(streams, device=conditioning_ids.device)[:, None]
+        check_ids("conditioning_ids", conditioning_ids, config.conditioning_sizes, books)
     return conditioning_ids
 
 
@@ -81,16 +81,17 @@ def check_targets(
     codebooks = (targets - 1) % config.num_codebooks
     if codebook_pattern(config).rows > 1:
         codebooks = torch.arange(input_ids.shape[0], device=input_ids.device)[:, None] % config.num_codebooks
-    limit = _limit(config.codebook_sizes, codebooks)
-    check_ids("input_ids", input_ids, limit, config.codebook_size)
+    # BOS may stand in any codebook
+    ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
+    check_ids("input_ids", ids, config.codebook_sizes, codebooks)
     if attention_mask is not None:
         # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token
         follows = (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
         _require(follows, lambda: "attention_mask has padding before or between tokens; pad targets on the right.")
 
 
-def check_ids(name: str, ids: torch.Tensor, limit: int | torch.Tensor, extra: int | None = None) -> None:
-    """Refuses ids below 0 or not below `limit` (a number, or int64 that broadcasts to the ids), but for `extra`.
+def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.Tensor) -> None:
+    """Refuses ids below 0 or beyond their codebooks (int64, which broadcast to the ids) of these sizes.
 
     On a CPU an error names the id. On a GPU, which must not wait, it is an assertion on the device; what is compiled
     or exported checks nothing.
@@ -98,27 +99,19 @@ def check_ids(name: str, ids: torch.Tensor, limit: int | torch.Tensor, extra: in
     Raises:
         ValueError: naming the id and the limit.
     """
-    known = ids < limit
-    if extra is not None:
-        known = known | (ids == extra)
-    known = known & (ids >= 0)
+    alike = len(set(sizes)) == 1
+    # one number where it is enough, which no device has to be told
+    limits = sizes[0] if alike else torch.tensor(sizes, device=ids.device)[codebooks]
+    known = (ids >= 0) & (ids < limits)
 
     def message() -> str:
         if ids.device.type != "cpu":
             return f"{name} holds an id that its codebook does not have."
-        worst = (~known).nonzero()[0]
-        allowed = limit if isinstance(limit, int) else int(limit.expand_as(ids)[tuple(worst)])
-        also = "" if extra is None else f", or {extra} for BOS"
-        return f"{name} holds {int(ids[tuple(worst)])}; the ids of that codebook are 0 to {allowed - 1}{also}."
+        worst = tuple((~known).nonzero()[0])
+        largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
+        return f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}."
 
     _require(known.all(), message)
-
-
-def _limit(sizes: list[int], codebooks: torch.Tensor) -> int | torch.Tensor:
-    """Sizes of codebooks (int64 [n or n, 1]); one number where all are alike, which no device has to be told."""
-    if len(set(sizes)) == 1:
-        return sizes[0]
-    return torch.tensor(sizes, device=codebooks.device)[codebooks]
 
 
 def _require(holds: torch.Tensor, message: Callable[[], str]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Products with a stage's matrices for the few rows of a decoding step, as fast as torch has them without a compiler.
 
-Below the fast loop on the path of the data. For few rows a product costs the reading of its matrix, so the matrices
+For few rows a product costs the reading of its matrix, so the matrices
 are kept small and in the order in which they are read.
 """
 
@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch.nn import functional as F
 
-# Precisions of the matrices beside the stage's own
-WEIGHTS = ("int8",)
+# precisions of the matrices beside the stage's own
+QUANTIZATIONS = ("int8",)
 # rows up to which reading the matrix is what a product costs
 FEW_ROWS = 4
 # rows up to which halves beat oneDNN's product of float32
@@ -24,20 +24,20 @@ HALF_ROUNDING = 2.0**-25
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
-def packed_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -> Linear:
+def packed_linear(weight: torch.Tensor, rows: int, quantization: str | None = None) -> Linear:
     """`x ↦ x Wᵀ` for float32 [R, I] with R = `rows`, to float32, whatever the precision of W.
 
     Args:
         weight (float [O, I]): the matrix.
         rows: how many rows the inputs will have.
-        weights: "int8" rounds the matrix to 8 bits, one scale an output (CPU only); None keeps its precision.
+        quantization: "int8" rounds the matrix to 8 bits, one scale an output (CPU only); None keeps its precision.
 
     Raises:
-        ValueError: on another value of `weights`, or int8 on another device than the CPU.
+        ValueError: on another value of `quantization`, or int8 on another device than the CPU.
     """
     weight = weight.detach().contiguous()
-    if weights is not None:
-        return _int8_linear(weight, weights)
+    if quantization is not None:
+        return _int8_linear(weight, quantization)
     if weight.device.type != "cpu":
         return lambda x: F.linear(x.to(weight.dtype), weight).float()
     # oneDNN's product of bfloat16 is faster for many rows, and rounds the input too, as bfloat16 is meant to
@@ -47,15 +47,15 @@ def packed_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -
     return _packed_linear(weight, rows)
 
 
-def packed_down_linear(weight: torch.Tensor, rows: int, weights: str | None = None) -> Linear:
+def packed_down_linear(weight: torch.Tensor, rows: int, quantization: str | None = None) -> Linear:
     """`packed_linear` behind a gated product, whose outliers 8 bits of an input do not hold.
 
     With int8 weights this one matrix keeps half precision: of the divergence that int8 brings to the coarse stage of
     hafm-tiny, three fifths came from here, and it is a fifth of the numbers that a layer reads.
     """
-    if weights is not None and weight.device.type == "cpu" and _multiplies_halves():
+    if quantization is not None and weight.device.type == "cpu" and _multiplies_halves():
         return _half_linear(weight.detach().float().contiguous())
-    return packed_linear(weight, rows, weights)
+    return packed_linear(weight, rows, quantization)
 
 
 def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
@@ -101,11 +101,11 @@ def _half_linear(weight: torch.Tensor) -> Linear:
     return lambda x: product(x, packed)
 
 
-def _int8_linear(weight: torch.Tensor, weights: str) -> Linear:
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; choose one of {WEIGHTS} or None.")
+def _int8_linear(weight: torch.Tensor, quantization: str) -> Linear:
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization is {quantization!r}; choose one of {QUANTIZATIONS} or None.")
     if weight.device.type != "cpu":
-        raise ValueError(f"int8 weights run on the CPU only, and the model is on {weight.device}; leave weights out.")
+        raise ValueError(f"int8 runs on the CPU only, and the model is on {weight.device}; leave quantization out.")
     packed, product = _pack_int8(weight.float()), torch.ops.quantized.linear_dynamic
     # the inputs get 7 bits then, at four times the divergence
     seven_bits = _int8_overflows()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared decoder and the three stages: semantic, coarse, fine.
 
-On the path of the data after the semantic tokenizer and before the codec. A stage models target tokens, arranged in
-slots by its codebook pattern, given conditioning streams at one frame rate; its sequence is
-[source 0 | … | source S−1 | target].
+A stage models target tokens, arranged in slots by its codebook pattern, given conditioning streams at one frame rate;
+its sequence is [source 0 | … | source S−1 | target].
 
 Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots a sequence (1 under the flat
 pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -25,22 +23,25 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..pretrained.loading import HUB_OPTIONS
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .codebook_tables import HAFMCodebookEmbedding, HAFMCodebookHeads
-from .conditioning import HAFMConditioningMixer, at_slots
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
 from .inputs import check_conditioning, check_rows, check_targets
-from .kernels import BiasGradient, HAFMRMSNorm, trains_on_cpu
-from .layers import HAFMAttention, HAFMDecoderLayer
+from .layers import (
+    HAFMAttention,
+    HAFMCodebookEmbedding,
+    HAFMCodebookHeads,
+    HAFMConditioningMixer,
+    HAFMDecoderLayer,
+    at_slots,
+)
 from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
 from .stage_table import stage_of
 
 IGNORE_INDEX = -100
-# what a checkpoint's weights have been trained for, and what they are for where its configuration says nothing
-FIXED = {"codebook_pattern": "flat", "conditioning_fusion": "prepend"}
+# what a stage has or lacks by its codebook pattern and its fusion
+ARRANGEMENT_WEIGHTS = ("quantizer_embedding", "conditioning_mixer")
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -63,26 +64,21 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """As of any model, but refuses to load a checkpoint with another codebook pattern or fusion than its own.
+        """As of any model, but refuses another codebook pattern or fusion than the checkpoint has been trained with.
 
         Raises:
             ValueError: for another one, with which its weights would play noise.
         """
-        given = kwargs.get("config")
-        if isinstance(given, (str, os.PathLike)):
-            given = cls.config_class.from_pretrained(given)
-        asked = {name: kwargs.get(name, getattr(given, name, None)) for name in FIXED}
-        if pretrained_model_name_or_path is not None and any(asked.values()):
-            hub = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-            stored, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            for name, value in asked.items():
-                own = stored.get(name, FIXED[name])
-                if value is not None and value != own:
-                    raise ValueError(
-                        f"{pretrained_model_name_or_path} has been trained with {name} {own!r} and cannot be loaded "
-                        f"with {value!r}: leave {name} out, or train a stage with it."
-                    )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
+        )
+        keys = {*info["missing_keys"], *info["unexpected_keys"]}
+        if foreign := sorted(key for key in keys if any(name in key for name in ARRANGEMENT_WEIGHTS)):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has been trained with another codebook_pattern or "
+                f"conditioning_fusion (weights {', '.join(foreign)}): leave them out, or train a stage with them."
+            )
+        return (model, info) if kwargs.get("output_loading_info") else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -123,7 +119,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
             self.conditioning_mixer = HAFMConditioningMixer(config)
         self.relative_attention_bias = RelativeAttentionBias(config)
         self.layers = nn.ModuleList([HAFMDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
-        self.norm = HAFMRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -214,10 +210,6 @@ class HAFMDecoder(HAFMPreTrainedModel):
         asking = layout.select(query)
         return self.relative_attention_bias(asking, layout, visible(self.config, asking, layout))
 
-    def _takes_blocks(self, hidden_states: torch.Tensor, cache: Cache | None) -> bool:
-        plain = cache is None and self.config.attention_dropout == 0.0 and self.config._attn_implementation == "sdpa"
-        return plain and self.training and trains_on_cpu(hidden_states)
-
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -266,17 +258,11 @@ class HAFMDecoder(HAFMPreTrainedModel):
             device=input_ids.device,
         )
         position_bias = self.attention_bias(layout, query)
-        mutual = conditioning_slots if self.config.position_scheme == "time" else 0
-        gradient = BiasGradient(position_bias) if self._takes_blocks(hidden_states, past_key_values) else None
         for number, layer in enumerate(self.layers):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
-            hidden_states = layer(
-                hidden_states, position_bias, past_key_values=past_key_values, bias_gradient=gradient, prefix=mutual
-            )
-            if gradient is not None:
-                position_bias = position_bias.detach()
+            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values)
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
         )
@@ -319,7 +305,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Args:
             input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the
-                codebook pattern arranges it (`stages.codebook_patterns`). May be left out where `labels` are given.
+                codebook pattern arranges it (`codebook_patterns`). May be left out where `labels` are given.
             conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
             conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
             attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
@@ -337,7 +323,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             nothing). The last of `hidden_states`, normalised, is of the target's slots; others of all slots.
 
         Raises:
-            ValueError: for inputs that are missing, differ in rows, or that `stages.inputs` refuses.
+            ValueError: for inputs that are missing, differ in rows, or that `inputs` refuses.
         """
         if kwargs.get("inputs_embeds") is not None:
             raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
@@ -356,9 +342,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             past_key_values=past_key_values, use_cache=use_cache, conditioning_is_cached=cached, **masks, **kwargs,
         )  # fmt: skip
         hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
-        # without an opening in the cache the slots start at target 0, which is known without asking the device
-        first = None if cached else input_ids.shape[1] - hidden_states.shape[1]
-        logits = self.heads(hidden_states, targets[-logits_to_keep:], first)
+        logits = self.heads(hidden_states, targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
 

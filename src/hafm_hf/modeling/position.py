@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each token stands, what it may see, and the relative bias of attention: schemes "index" and "time".
 
-Below the decoder on the path of the data. The sequence of a stage is [source 0 | … | source S−1 | target]; a place
+The sequence of a stage is [source 0 | … | source S−1 | target]; a place
 in it is called a slot. Slot t of the target reads what slot t − 1 has predicted (BOS for t = 0), and its time is that
 of the frame it predicts, which the codebook pattern knows.
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stage through whole songs: windows of the training length, with overlap, rows of one batch where they can be.
 
-Between the loops that decode a window and the composite that chains the stages. Lengths of songs are counted in units,
-the shortest time that is a whole number of frames at every rate: 0.04 s for 50 and 75 Hz.
+Lengths of songs are counted in units, the shortest time that is a whole number of frames at every rate: 0.04 s for 50
+and 75 Hz.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,8 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from .fast_loop import FastDecoder
 from .generation_hafm import TokenProgress
-from .guidance import lead_sheet_rows
-from .sampling import FREE, RandomStream, StreamSampling
+from .modeling_hafm import HAFMStageForCausalLM
+from .sampling import FREE, RandomStream, StreamSampling, lead_sheet_rows
 
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
@@ -27,13 +27,25 @@ ROWS_AT_ONCE = 16
 JOINED_SHARE = 0.5
 # what is compared on both sides of a join: three frames at 75 Hz
 SIDE_SECONDS = 0.04
-# what GenerationMixin chooses tokens by and the fast loop does not, with the value beside None that says nothing
-REFERENCE_ONLY: dict[str, Any] = {
-    **dict.fromkeys(("top_p", "typical_p", "repetition_penalty"), 1.0),
-    **dict.fromkeys(("min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size"), 0),
-    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), []),
-    **dict.fromkeys(("top_h", "bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id")),
-}
+# what GenerationMixin chooses tokens by and the fast loop does not; the values in NEUTRAL turn it off
+REFERENCE_ONLY = (
+    *("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty"),
+    *("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+)
+NEUTRAL = (None, 1.0, 0, [])
+
+
+def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
+    """The loop that stages are decoded by where nobody chooses one: the fast one on a CPU and on CUDA.
+
+    On other devices it has not been tried, and weights that are offloaded it cannot read.
+    """
+    for stage in stages:
+        offloaded = any(hasattr(module, "_hf_hook") for module in stage.modules())
+        if stage.device.type not in ("cpu", "cuda") or offloaded:
+            return "reference"
+    return "fast"
 
 
 @dataclass(frozen=True)
@@ -44,28 +56,30 @@ class DecodingOptions:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
         guidance_scale, temperature, top_k, lead_sheet_guidance: instead of the stage's generation config, where not
             None; the last for stages that read a lead sheet.
-        weights: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
-        threads: the most of the fast loop's steps, taken while cores are free; None for torch's own number.
+        quantization: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
+        compile: whether the fast loop replays its steps as CUDA graphs.
 
     Raises:
-        ValueError: `weights` beside another decoding than the fast one.
+        ValueError: for an unknown loop, or what only the fast one has beside another.
     """
 
     decoding: str = "fast"
     guidance_scale: float | None = None
     temperature: float | None = None
     top_k: int | None = None
-    weights: str | None = None
-    threads: int | None = None
+    quantization: str | None = None
     lead_sheet_guidance: float | None = None
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is not None and self.decoding != "fast":
-            raise ValueError(
-                f"weights is {self.weights!r}, a precision of the fast loop; decoding is {self.decoding!r}."
-            )
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {self.decoding!r}; choose one of {DECODINGS}.")
+        for name in ("quantization", "compile"):
+            if getattr(self, name) and self.decoding != "fast":
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value!r}, which the fast loop has only; decoding is {self.decoding!r}.")
 
-    def sampling(self, stage: Any) -> dict[str, Any]:
+    def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
         """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
         names = ["guidance_scale", "temperature", "top_k"]
         names += ["lead_sheet_guidance"] if any(lead_sheet_rows(stage.config)) else []
@@ -76,23 +90,26 @@ class DecodingOptions:
         }
         return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
-    def decoder(self, stage: Any) -> dict[str, Any]:
-        """Keywords of the fast loop's decoder for a stage.
+    def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
+        """The fast loop's decoder of a stage.
 
         Raises:
-            ValueError: naming what the stage's generation config sets and this loop does not obey.
+            ValueError: naming what the stage's generation config sets and this loop does not obey, or where `compile`
+                is asked for on another device than CUDA.
         """
-        for name, neutral in REFERENCE_ONLY.items():
+        for name in REFERENCE_ONLY:
             value = getattr(stage.generation_config, name, None)
-            if value is not None and value != neutral:
+            if value not in NEUTRAL:
                 raise ValueError(
                     f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
                     'choose decoding="reference".'
                 )
+        if self.compile and stage.device.type != "cuda":
+            raise ValueError(f"compile is True, which needs CUDA, and the model is on {stage.device}; leave it out.")
         # a generation config that a user made lacks what only our own have
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
-        own = {"weights": self.weights, "history_free_guidance": weight, "threads": self.threads}
-        return {**self.sampling(stage), **own}
+        own = {"quantization": self.quantization, "history_free_guidance": weight, "compile": bool(self.compile)}
+        return FastDecoder(stage, **self.sampling(stage), **own)
 
 
 @dataclass(frozen=True)
@@ -129,7 +146,7 @@ def song_windows(units: int, window: int, overlap: int) -> list[Window]:
     return cut
 
 
-def window_units(stage: Any, seconds_per_unit: float) -> tuple[int, int]:
+def window_units(stage: HAFMStageForCausalLM, seconds_per_unit: float) -> tuple[int, int]:
     """Units of a window and of its overlap, by `window_seconds` and `overlap_seconds` of the generation config."""
     config = stage.generation_config
     window = max(round(config.window_seconds / seconds_per_unit), 1)
@@ -155,7 +172,7 @@ def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) 
     return min(range(max(first, 1), len(before) + 1), key=change)
 
 
-def independent_windows(stage: Any) -> bool:
+def independent_windows(stage: HAFMStageForCausalLM) -> bool:
     """Whether a stage's windows go side by side: `independent_windows` of its generation config.
 
     Where a user's generation config lacks it, the fine stage's windows do, and only they.
@@ -199,7 +216,7 @@ class StageRun:
     """One stage through the songs of a batch, a batch of windows at a time.
 
     Args:
-        stage: HAFMStageForCausalLM.
+        stage: that generates.
         rows: the songs.
         seconds_per_unit: see above.
         options: how to decode.
@@ -214,7 +231,7 @@ class StageRun:
 
     def __init__(
         self,
-        stage: Any,
+        stage: HAFMStageForCausalLM,
         rows: list[SongRow],
         seconds_per_unit: float,
         options: DecodingOptions,
@@ -223,12 +240,9 @@ class StageRun:
         report: Callable[[int], None] | None = None,
         sound: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        if options.decoding not in DECODINGS:
-            raise ValueError(f"decoding is {options.decoding!r}; choose one of {DECODINGS}.")
         self.stage, self.rows, self.options, self.report = stage, rows, options, report
         # one for all windows, whose matrices are packed once
-        fast = options.decoding == "fast"
-        self.decoder = FastDecoder(stage, **options.decoder(stage)) if fast else None
+        self.decoder = options.decoder(stage) if options.decoding == "fast" else None
         self.independent = independent
         self.sound = sound if independent else None
         config = stage.config
@@ -383,7 +397,7 @@ class StageRun:
 
 
 def decode_window(
-    stage: Any,
+    stage: HAFMStageForCausalLM,
     conditioning_ids: torch.Tensor,
     new_tokens: int,
     uniforms: torch.Tensor,
@@ -397,7 +411,7 @@ def decode_window(
     """Continues rows of one length of known tokens, by the loop that the options name.
 
     Args:
-        stage: HAFMStageForCausalLM.
+        stage: that generates.
         conditioning_ids (int64 [B, K, T_c]): conditioning streams.
         new_tokens: tokens to generate; under the delay pattern whole frames, behind whole frames that are known.
         uniforms (float32 [B, new_tokens]): the rows' random numbers.
@@ -413,7 +427,7 @@ def decode_window(
     """
     sampling = options.sampling(stage)
     if options.decoding == "fast":
-        decoder = decoder or FastDecoder(stage, **options.decoder(stage))
+        decoder = decoder or options.decoder(stage)
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
     bos, frames = stage.config.codebook_size, None
     if conditioning_mask is not None:
