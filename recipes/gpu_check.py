@@ -99,8 +99,8 @@ def check_tokens(check: Check) -> Any:
     for name, pattern in (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS)):
         stage = check.stage(name, pattern)
         eager, graph = (
-            window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, static=static))()
-            for static in (False, True)
+            window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))()
+            for compiled in (False, True)
         )
         differing = (eager != graph).any(0).nonzero()
         first = int(differing[0]) if len(differing) else None
@@ -116,10 +116,10 @@ def check_steps(check: Check) -> Any:
         stage = check.stage("coarse", pattern)
         for rows in check.rows:
             runs: dict[str, Callable[[int], Any]] = {}
-            for name, static in (("eager", False), *([("graph", True)] if check.graphs else [])):
+            for name, compiled in (("eager", False), *([("graph", True)] if check.graphs else [])):
                 # a decoder for each length, which then keeps its caches and its graph
                 lengths = {
-                    slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, static=static))
+                    slots: window(stage, rows, slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))
                     for slots in (1, check.slots)
                 }
                 runs[name] = partial(check.finish, lengths)

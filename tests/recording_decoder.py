@@ -13,7 +13,7 @@ class RecordingDecoder(FastDecoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.static = False  # a graph would run through `limited` when it is captured only
+        self.compile = False  # a graph would run through `limited` when it is captured only
         self.scores: list[torch.Tensor] = []
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:

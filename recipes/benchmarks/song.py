@@ -52,7 +52,7 @@ def benchmark_song(
             setattr(composite, name, untrained(getattr(composite, name), pattern))
     loaded, loaded_gib = time.perf_counter(), _peak_gib()
     vocal = glide(seconds, composite.sampling_rate)
-    parts = _song_parts(composite, vocal, weights=quantization, num_samples=num_samples, threads=threads)
+    parts = _song_parts(composite, vocal, quantization=quantization, num_samples=num_samples, threads=threads)
     elapsed = sum(parts.values())
     configs = [getattr(composite, name).config for name in composite.stages]
     tokens = num_samples * seconds * sum(config.frame_rate * config.num_codebooks for config in configs)

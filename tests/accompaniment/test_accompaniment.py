@@ -424,7 +424,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     [
         ({"top_k": -1}, "top_k is -1"),
         ({"options": GenerationOptions(), "num_samples": 0}, "num_samples is 0"),
-        ({"weights": "int8", "decoding": "reference"}, "weights is 'int8', a precision of the fast loop"),
+        ({"quantization": "int8", "decoding": "reference"}, "quantization is 'int8', for the fast loop only"),
         ({"keep": [(0.0, 0.2)]}, "keep names spans of an instrumental"),
     ],
 )

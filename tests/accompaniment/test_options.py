@@ -66,7 +66,7 @@ found["space"] = ask(lambda: space.accompany(*values))
 help = CliRunner().invoke(app, ["accompany", "--help"], env={"COLUMNS": "200"}).output
 print(json.dumps({"found": found, "shown": [line for line in help.splitlines() if "--swing" in line],
                   "plan": json.loads((Path(sys.argv[4]) / "many" / "plan.json").read_text())["options"]["swing"],
-                  "weights": "weights" in names}))
+                  "quantization": "quantization" in names}))
 """
 
 
@@ -95,7 +95,7 @@ def test_one_row_of_the_table_is_an_option_in_all_five_places(tiny_model: Path, 
     (line,) = told["shown"]
     assert "0.0<=x<=1.0" in line and "How late the off-beats come." in line
     assert told["plan"] == 0.7, "a folder is gone on with under the same options only"
-    assert not told["weights"], "how the machine computes is not for strangers"
+    assert not told["quantization"], "how the machine computes is not for strangers"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_one_row_of_the_table_is_an_option_in_all_five_places(tiny_model: Path, 
         ({"top_k": 2.5}, "top_k is 2.5; it must be a whole number"),
         ({"skip_fine": "no"}, "skip_fine is 'no'; it must be True or False"),
         ({"decoding": "fastest"}, "decoding is 'fastest'; choose 'fast' or 'reference'"),
-        ({"weights": "int4"}, "weights is 'int4'; choose 'int8'"),
+        ({"quantization": "int4"}, "quantization is 'int4'; choose 'int8'"),
         ({"threads": 0}, "threads is 0; it must be 1 or more"),
     ],
 )
@@ -144,7 +144,8 @@ def test_every_row_has_a_type_a_help_and_a_label() -> None:
         "stems",
         "skip_fine",
         "decoding",
-        "weights",
+        "quantization",
+        "compile",
         "threads",
     ]
     for name, row in OPTIONS.items():

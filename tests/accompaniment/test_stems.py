@@ -93,7 +93,7 @@ def test_batches_samples_and_streams_of_stems_are_what_each_is_alone(model: Any)
     model.config.plays_stems = False
     torch.testing.assert_close(summed, together.audio[0], atol=1e-5, rtol=0)
     assert not torch.equal(*(RandomStream(1, 1, 0, stem).uniforms(0, 9) for stem in (0, 1)))
-    rounded = model.generate(vocals[1], CODEC_RATE, seed=3, stems=True, weights="int8", lead_sheet_guidance=2.0)
+    rounded = model.generate(vocals[1], CODEC_RATE, seed=3, stems=True, quantization="int8", lead_sheet_guidance=2.0)
     assert rounded.codes[0].shape == (4, 8, 30) and rounded.audio[0].isfinite().all()
 
 

@@ -269,15 +269,12 @@ def test_a_checkpoint_says_its_pattern_and_is_loaded_with_no_other(tmp_path: Pat
         assert torch.equal(loaded(**arguments).logits, stage(**arguments).logits)
         wrong = loaded.config.__class__.from_pretrained(tmp_path / pattern, codebook_pattern=other)
         for options in ({"codebook_pattern": other}, {"config": wrong}):
-            with pytest.raises(ValueError, match=f"trained with codebook_pattern '{pattern}'"):
+            with pytest.raises(ValueError, match="trained with another codebook_pattern"):
                 HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern, **options)
 
 
 def test_what_the_delay_pattern_cannot_do_is_refused() -> None:
     with pytest.raises(Exception, match="codebook_pattern is 'parallel'"):
         HAFMCoarseConfig(codebook_pattern="parallel")
-    stage = delayed()
-    with pytest.raises(ValueError, match="Beam search"):
-        stage.generate(conditioning_ids=conditioning_for(stage), num_beams=2, guidance_scale=1.0)
     with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
         DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast loop against the reference: logits, greedy and sampled tokens, masks, prefixes, precisions."""
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from accelerate import cpu_offload
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling.cuda_graph import BLOCK
-from hafm_hf.modeling.fast_loop import FastDecoder
+from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
+from hafm_hf.modeling.heartbeat import Heartbeat
 from hafm_hf.modeling.sampling import RandomStream, draw
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
+from hafm_hf.training.adapters import add_adapters
 from modeling.test_modeling import FRAMES, conditioning_for
 from recording_decoder import RecordingDecoder
 from tiny_models import SIZES, STAGES, placed, tiny_stage
@@ -166,8 +171,8 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
     mask = (torch.arange(frames) < frames // 12 * torch.tensor((12, 6, 10))[:, None]).to(device)
     numbers, forced = uniforms_for(3, steps), torch.full((3, steps), -1)
     forced[1, 3:9] = 2
-    plain, static = (FastDecoder(stage, 3.0, 0.9, 9, static=fixed) for fixed in (False, True))
-    loops = []
+    plain, compiled = (FastDecoder(stage, 3.0, 0.9, 9, compile=each) for each in (False, True))
+    made = []
     for arguments in (
         {"uniforms": numbers},
         {"uniforms": numbers.flip(1)},
@@ -177,12 +182,80 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
     ):
         count = steps if arguments["uniforms"] is None else arguments["uniforms"].shape[1]
         expected = plain.generate(conditioning, count, **arguments)
-        assert torch.equal(static.generate(conditioning, count, **arguments), expected)
-        loops.append(static.loop)
+        assert torch.equal(compiled.generate(conditioning, count, **arguments), expected)
+        assert compiled.graphed is not None and compiled.graphed.checked
+        made.append(compiled.graphed)
     # padding of conditioning that has no slots of its own changes no bias
-    kinds = 3 if scheme == "sum" else 4
-    assert loops[0] is loops[1] and len(set(loops)) == kinds, "made once for windows of one kind"
-    assert static.loop is not None and plain.loop is None
+    padded = made[0] if scheme == "sum" else made[2]
+    assert made[0] is made[1] and made[2] is padded and made[3] is made[4], "made once for windows of one shape"
+    assert plain.graphed is None
+
+
+def broken(step: _GraphedStep, kind: int) -> torch.Tensor:
+    return FastDecoder.slot_scores(step.decoder, step.ids, kind, step.slot, step.views, 0 * step.bias)
+
+
+def failing(step: _GraphedStep, kind: int) -> torch.Tensor:
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(("compute", "reason"), [(broken, "scores differ by"), (failing, "not permitted when stream")])
+def test_graphs_that_compute_something_else_give_way_to_the_plain_loop_with_a_warning(
+    compute: Callable[..., torch.Tensor],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = tiny_stage("coarse")
+    conditioning, numbers = conditioning_for(stage, batch=2), uniforms_for(2, 24)
+    expected = FastDecoder(stage, 3.0, 0.9, 9).generate(conditioning, 24, numbers)
+    monkeypatch.setattr(_GraphedStep, "_compute", compute)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    decoder = FastDecoder(stage, 3.0, 0.9, 9, compile=True)
+    for _ in range(2):
+        assert torch.equal(decoder.generate(conditioning, 24, numbers), expected)
+    assert caplog.text.count("compile=True is off for this stage") == 1 and reason in caplog.text
+
+
+def adapted(stage: Any) -> None:
+    add_adapters(stage, rank=2, alpha=8)
+
+
+def hooked(stage: Any) -> None:
+    stage.model.layers[1].register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def quantised(stage: Any) -> None:
+    stage.model = torch.ao.quantization.quantize_dynamic(stage.model, {nn.Linear}, dtype=torch.qint8)
+
+
+def reparametrised(stage: Any) -> None:
+    nn.utils.parametrizations.weight_norm(stage.model.layers[0].feed_forward.down_proj)
+
+
+@pytest.mark.parametrize("change", [adapted, hooked, quantised, reparametrised, cpu_offload])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_stage_that_is_more_than_its_weights_is_refused(change: Callable[[Any], object]) -> None:
+    stage = tiny_stage("coarse")
+    change(stage)
+    with pytest.raises(ValueError, match=r'reads weights only, and model.* or choose decoding="reference"'):
+        FastDecoder(stage)
+
+
+def test_merged_adapters_and_watchers_change_nothing() -> None:
+    stage = tiny_stage("coarse", initializer_range=0.1)
+    conditioning = conditioning_for(stage)
+    count = stage.config.target_length(FRAMES)
+    known, numbers = conditioning.new_empty(len(conditioning), 0), uniforms_for(len(conditioning), count)
+    adapted_stage = add_adapters(stage, rank=2, alpha=8)
+    for name, value in adapted_stage.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(value)
+    expected = decode_window(stage, conditioning, count, numbers, DecodingOptions("reference"), known)
+    merged = adapted_stage.merge_and_unload()
+    merged(conditioning_ids=conditioning, labels=expected, output_hidden_states=True)
+    with Heartbeat(merged, lambda *_: None):
+        assert torch.equal(decode_window(merged, conditioning, count, numbers, DecodingOptions(), known), expected)
 
 
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
@@ -220,7 +293,7 @@ def test_bfloat16_and_int8_stay_near_float32(pattern: str) -> None:
     exact = RecordingDecoder(stage, 3.0)
     tokens = exact.generate(conditioning, steps, None)
     for decoder in (
-        RecordingDecoder(stage, 3.0, weights="int8"),
+        RecordingDecoder(stage, 3.0, quantization="int8"),
         RecordingDecoder(tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0),
     ):
         decoder.generate(conditioning, steps, None, forced=tokens)

@@ -136,78 +136,26 @@ def test_codes_beyond_a_codebook_are_never_drawn() -> None:
     assert (scores[0] == -float("inf")).tolist() == [False] * 5 + [True] * 4
 
 
-def test_what_generate_cannot_do_is_refused() -> None:
-    stage = tiny_stage("semantic")
-    conditioning = conditioning_for(stage)
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
+    stage = tiny_stage("coarse", codebook_pattern=pattern)
+    conditioning = conditioning_for(stage, batch=1)
     with pytest.raises(ValueError, match="needs conditioning_ids"):
         stage.generate()
-    with pytest.raises(ValueError, match="Beam search"):
-        stage.generate(conditioning_ids=conditioning, num_beams=2)
-    prefix = torch.zeros(BATCH, 2, dtype=torch.long)
-    padding = torch.tensor([[0, 1]] * BATCH)
+    for options in (
+        {"num_beams": 2},
+        {"prompt_lookup_num_tokens": 3},
+        {"assistant_model": tiny_stage("coarse", seed=1)},
+        {"prefill_chunk_size": 2},
+    ):
+        with pytest.raises(ValueError, match="A stage samples tokens or takes the likeliest ones"):
+            stage.generate(conditioning_ids=conditioning, **options)
+    prefix = torch.zeros(stage.pattern.rows, 2, dtype=torch.long)
     with pytest.raises(ValueError, match="one length"):
-        stage.generate(input_ids=prefix, conditioning_ids=conditioning, attention_mask=padding)
-
-
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("scheme", ["index", "time"])
-@pytest.mark.parametrize(("name", "pattern"), [*((name, "flat") for name in STAGES), ("coarse", "delay")])
-def test_continuing_from_a_cache_equals_one_generation(name: str, pattern: str, scheme: str, scale: float) -> None:
-    stage = tiny_stage(name, position_scheme=scheme, codebook_pattern=pattern)
-    options = {
-        "conditioning_ids": conditioning_for(stage),
-        "do_sample": False,
-        "guidance_scale": scale,
-        "return_dict_in_generate": True,
-        "output_scores": True,
-    }
-    whole = stage.generate(**options, max_new_tokens=5)
-    # the last token of each call is in no cache yet
-    first = stage.generate(**options, max_new_tokens=2)
-    second = stage.generate(first.sequences, past_key_values=first.past_key_values, **options, max_new_tokens=2)
-    mask = torch.ones_like(second.sequences)
-    third = stage.generate(
-        second.sequences,
-        attention_mask=mask,
-        past_key_values=second.past_key_values,
-        **options,
-        max_new_tokens=1,
-    )
-    assert torch.equal(third.sequences, whole.sequences)
-    scores = torch.stack([*first.scores, *second.scores, *third.scores])
-    torch.testing.assert_close(scores, torch.stack(whole.scores), atol=1e-5, rtol=0)
-
-
-def test_a_cache_that_does_not_fit_is_refused() -> None:
-    stage = tiny_stage("coarse")
-    options = {"conditioning_ids": conditioning_for(stage), "max_new_tokens": 4}
-    first = stage.generate(**options, return_dict_in_generate=True)
-    cache, tokens = first.past_key_values, first.sequences
-    with pytest.raises(ValueError, match="pass the whole sequence"):
-        stage.generate(tokens[:, -1:], past_key_values=cache, **options)
-    with pytest.raises(ValueError, match="pass the whole sequence"):
-        stage.generate(tokens[:, -1:], attention_mask=torch.ones_like(tokens), past_key_values=cache, **options)
-    with pytest.raises(ValueError, match="keep its scale"):
-        stage.generate(tokens, past_key_values=cache, guidance_scale=1.0, **options)
-    with pytest.raises(ValueError, match="prefill_chunk_size does not go"):
-        stage.generate(tokens, past_key_values=cache, prefill_chunk_size=2, **options)
-
-
-def test_prompt_lookup_gives_the_same_tokens_and_is_refused_under_guidance() -> None:
-    for name in STAGES:
-        stage = tiny_stage(name)
-        options = {"conditioning_ids": conditioning_for(stage, batch=1, frames=16), "do_sample": False}
-        plain = stage.generate(**options, guidance_scale=1.0)
-        calls: list[int] = []
-        handle = stage.model.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        looked_up = stage.generate(**options, guidance_scale=1.0, prompt_lookup_num_tokens=3)
-        handle.remove()
-        assert torch.equal(looked_up, plain)
-        assert len(calls) < plain.shape[1] - 1, "nothing was looked up"
-        with pytest.raises(ValueError, match="prompt_lookup_num_tokens goes neither with guidance"):
-            stage.generate(**options, prompt_lookup_num_tokens=3)
-        with pytest.raises(ValueError, match="leave assistant_model out"):
-            stage.generate(**options, assistant_model=tiny_stage(name, seed=1))
+        stage.generate(prefix, conditioning_ids=conditioning, attention_mask=torch.tensor([[0, 1]]).expand_as(prefix))
+    before = stage.generate(conditioning_ids=conditioning, max_new_tokens=4, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match="pass the sequence as input_ids"):
+        stage.generate(before.sequences, conditioning_ids=conditioning, past_key_values=before.past_key_values)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.processor
 SHAPES = [(48, 36), (512, 512), (1024, 512)]
 
 
-def off(rows: int, weight: torch.Tensor, weights: str | None = None) -> float:
+def off(rows: int, weight: torch.Tensor, quantization: str | None = None) -> float:
     """Relative error of a product against the same matrix in double precision."""
     x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(rows))
     expected = x.double() @ weight.double().t()
-    found = packed_linear(weight, rows, weights)(x)
+    found = packed_linear(weight, rows, quantization)(x)
     assert found.dtype == torch.float32 and found.shape == expected.shape
     return float((found.double() - expected).norm() / expected.norm())
 
@@ -85,5 +85,5 @@ def test_what_an_emulated_processor_lacks_is_found_out() -> None:
 
 
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="weights is 'int3'"):
+    with pytest.raises(ValueError, match="quantization is 'int3'"):
         packed_linear(torch.zeros(4, 4), 2, "int3")

@@ -385,7 +385,7 @@ def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
         for wrong in (-1, bos + 1):
             changed = ids.clone()
             changed[1, 2] = wrong
-            with pytest.raises(ValueError, match=rf"input_ids holds {wrong}; .* 0 to {bos - 1}, or {bos} for BOS"):
+            with pytest.raises(ValueError, match=rf"input_ids holds {wrong}; .* 0 to {bos - 1}"):
                 stage(changed, conditioning)
             heard = conditioning.clone()
             limit = stage.config.conditioning_codebook_sizes[0][0]
@@ -404,7 +404,7 @@ def test_ids_of_the_largest_codebook_are_refused_in_a_smaller_one() -> None:
     for slot, limit in ((1, 7), (2, 5), (3, 9), (4, 7)):
         changed = ids.clone()
         changed[0, slot] = limit if limit < 9 else 10
-        with pytest.raises(ValueError, match=rf"holds {changed[0, slot]}; .* 0 to {limit - 1}, or 9"):
+        with pytest.raises(ValueError, match=rf"holds {changed[0, slot]}; .* 0 to {limit - 1}"):
             stage(changed, conditioning)
     with pytest.raises(ValueError, match=r"conditioning_ids holds 4; .* 0 to 3\."):
         stage(ids, torch.full((1, 2, 2), 4))
@@ -412,7 +412,7 @@ def test_ids_of_the_largest_codebook_are_refused_in_a_smaller_one() -> None:
     delayed, rows = HAFMCoarseForCausalLM(config).eval(), torch.tensor([[9, 6], [9, 4], [9, 8]])
     assert delayed(rows, conditioning).logits.isfinite().all()
     rows[1, 1] = 5
-    with pytest.raises(ValueError, match=r"input_ids holds 5; .* 0 to 4, or 9"):
+    with pytest.raises(ValueError, match=r"input_ids holds 5; .* 0 to 4"):
         delayed(rows, conditioning)
 
 

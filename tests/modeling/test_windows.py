@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from hafm_hf.modeling.sampling import RandomStream
-from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, song_windows
+from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, default_decoding, song_windows
 from modeling.test_modeling import conditioning_for
 from recording_decoder import RecordingDecoder
 from tiny_models import tiny_stage
@@ -192,9 +193,10 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: st
 def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -> None:
     stage = tiny_stage("semantic", position_scheme="time", num_hidden_layers=1)
     stage.generation_config.update(window_seconds=6.0, overlap_seconds=1.2)
-    weights = "int8" if precision == "int8" else None
-    run = StageRun(stage if weights else stage.bfloat16(), rows_of(1500), UNIT, DecodingOptions(weights=weights))
-    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9, weights)
+    quantization = "int8" if precision == "int8" else None
+    options = DecodingOptions(quantization=quantization)
+    run = StageRun(stage if quantization else stage.bfloat16(), rows_of(1500), UNIT, options)
+    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9, quantization)
     (codes,) = run.run([conditioning_for(stage, 1, 3000)[0]])
     scores = torch.cat(run.decoder.scores)
     assert codes.shape == (1, 3000) and len(scores) == 3000
@@ -238,12 +240,26 @@ def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> Non
     assert codes.t().flatten().tolist() == likeliest[0].tolist()
 
 
-@pytest.mark.parametrize("weights", ["int8", "foo"])
-def test_weights_are_of_the_fast_loop(weights: str) -> None:
-    with pytest.raises(ValueError, match=f"weights is '{weights}'.*fast loop; decoding is 'reference'"):
-        DecodingOptions("reference", weights=weights)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoding": "fastest"}, "decoding is 'fastest'"),
+        ({"decoding": "reference", "quantization": "int8"}, "quantization is 'int8', for the fast loop only"),
+        ({"decoding": "reference", "compile": True}, "compile is True, for the fast loop only"),
+        ({"compile": True}, "compile is True, which needs CUDA"),
+    ],
+)
+def test_options_that_no_loop_obeys_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions(**options))
 
 
-def test_unknown_decoding_is_refused() -> None:
-    with pytest.raises(ValueError, match="decoding is 'fastest'"):
-        StageRun(tiny_stage("fine"), rows_of(3), UNIT, DecodingOptions("fastest"))
+@pytest.mark.parametrize(
+    ("device", "offloaded", "loop"),
+    [("cpu", False, "fast"), ("cuda", False, "fast"), ("mps", False, "reference"), ("cuda", True, "reference")],
+)
+def test_what_has_never_run_is_no_default(device: str, offloaded: bool, loop: str) -> None:
+    part = SimpleNamespace(**({"_hf_hook": None} if offloaded else {}))
+    stage: Any = SimpleNamespace(device=torch.device(device), modules=lambda: [part])
+    assert default_decoding([stage]) == loop
+    assert DecodingOptions().decoder(tiny_stage("fine")).compile is False, "without graphs"

@@ -58,7 +58,7 @@ class HAFMStageConfig(PreTrainedConfig):
         time_attention_max_distance (`int`): Its largest distance, in conditioning frames.
         conditioning_fusion (`str`):
             `"prepend"`: the conditioning's frames are slots before the target (the paper). `"sum"`: they are added to
-            the target's slots that sound with them (`layers.HAFMConditioningMixer`), which makes sequences less than half as
+            the target's slots that sound with them (`HAFMConditioningMixer`), which makes sequences less than half as
             long. Weights of the one are not weights of the other.
         conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
         conditioning_null (`str`):

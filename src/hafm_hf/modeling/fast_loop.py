@@ -15,12 +15,13 @@ guidance, conditional ones first), L slots, D width, H heads of d, V codes of a 
 
 import math
 from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .layers import HAFMDecoderLayer
 from .matrices import packed_down_linear, packed_linear
 from .modeling_hafm import HAFMStageForCausalLM
 from .position import TokenLayout, token_layout
@@ -84,7 +85,7 @@ class _Norm:
 class _Layer:
     """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
 
-    def __init__(self, layer: HAFMDecoderLayer, rows: int, quantization: str | None) -> None:
+    def __init__(self, layer: Any, rows: int, quantization: str | None) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
         self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
         self.qkv, self.output, self.up = (
@@ -381,7 +382,7 @@ class FastDecoder:
     def _pack(self) -> None:
         model, config = self.stage.model, self.config
         self.layers = [_Layer(layer, self.rows, self.quantization) for layer in model.layers]
-        target, heads = model.target_embedding.weight.float(), self.stage.heads.weight
+        target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
         if self.pattern.rows == 1:
             # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
             kinds = model.quantizer_embedding.weight + model.segment_embedding.weight[-1]

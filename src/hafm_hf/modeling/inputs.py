@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Refuses what a stage would otherwise compute silently wrong numbers from: ids, masks and rows that do not fit.
 
-Dimensions: B sequences, R rows a sequence, L target slots, Q target codebooks, K conditioning streams, T_c conditioning
-frames.
+Dimensions: B sequences, R rows a sequence, L target slots, Q target codebooks, K conditioning streams, T_c frames.
 """
 
 from collections.abc import Callable

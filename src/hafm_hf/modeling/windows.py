@@ -33,7 +33,7 @@ REFERENCE_ONLY = (
     *("no_repeat_ngram_size", "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
     *("forced_bos_token_id", "forced_eos_token_id"),
 )
-NEUTRAL = (None, 1.0, 0, [])
+NEUTRAL: tuple[Any, ...] = (1.0, 0, [])
 
 
 def default_decoding(stages: Iterable[HAFMStageForCausalLM]) -> str:
@@ -77,7 +77,7 @@ class DecodingOptions:
         for name in ("quantization", "compile"):
             if getattr(self, name) and self.decoding != "fast":
                 value = getattr(self, name)
-                raise ValueError(f"{name} is {value!r}, which the fast loop has only; decoding is {self.decoding!r}.")
+                raise ValueError(f"{name} is {value!r}, for the fast loop only; decoding is {self.decoding!r}.")
 
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
         """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
@@ -99,7 +99,8 @@ class DecodingOptions:
         """
         for name in REFERENCE_ONLY:
             value = getattr(stage.generation_config, name, None)
-            if value not in NEUTRAL:
+            # 0 is a token
+            if value is not None and (value not in NEUTRAL or name.endswith("token_id")):
                 raise ValueError(
                     f"The generation config sets {name} to {value}, which the fast loop does not know; unset it or "
                     'choose decoding="reference".'
@@ -108,8 +109,13 @@ class DecodingOptions:
             raise ValueError(f"compile is True, which needs CUDA, and the model is on {stage.device}; leave it out.")
         # a generation config that a user made lacks what only our own have
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
-        own = {"quantization": self.quantization, "history_free_guidance": weight, "compile": bool(self.compile)}
-        return FastDecoder(stage, **self.sampling(stage), **own)
+        return FastDecoder(
+            stage,
+            **self.sampling(stage),
+            quantization=self.quantization,
+            history_free_guidance=weight,
+            compile=bool(self.compile),
+        )
 
 
 @dataclass(frozen=True)
