@@ -2,12 +2,12 @@
 """Separates songs into vocals and accompaniment once, for all that comes after: k-means, tokens, evaluation.
 
 python recipes/separate.py SONGS STEMS --separator audio-separator --device cuda --workers 8
-python recipes/separate.py MUSDB18 SEPARATED --musdb --separator audio-separator --device cuda
+python recipes/separate.py MUSDB18 PAIRS --musdb --separator audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
 killed run goes on where it was. With --stems, demucs writes drums.flac, bass.flac and chords.flac as well. With
---musdb, the mixtures of MUSDB18's test songs are separated: SEPARATED is what `hafm evaluate --musdb MUSDB18
---separated-vocals SEPARATED` wants for FAD_s.
+--musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated
+vocals, the sum of the other stems, and the vocals that the separator takes out of the mix.
 """
 
 import functools
@@ -15,18 +15,20 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import soundfile
 import typer
 from tqdm import tqdm
 
+from hafm_hf.atomic_files import replacing
 from hafm_hf.cli.console import report_error
 from hafm_hf.corpus.engines import run_on
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.stems import Separator, SeparatorOptions, Stems, write_stems
 from hafm_hf.corpus.tracks import Grouping, TrackError, find_audio
-from hafm_hf.evaluation.datasets import musdb_tracks
+
+SEPARATED = "vocals_separated.flac"
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,46 @@ def separator_of(options: SeparatorOptions) -> Separator:
     return make_separator(options)
 
 
+@functools.cache
+def musdb_tracks(root: Path) -> dict[str, Any]:
+    """Test tracks of MUSDB18 (.stem.mp4, which needs ffmpeg) or MUSDB18-HQ (.wav) by name, through the package musdb.
+
+    Raises:
+        ValueError: the folder holds no such tracks.
+    """
+    import musdb
+
+    waves = any((root / "test").glob("*/mixture.wav"))
+    tracks = {track.name: track for track in musdb.DB(root=str(root), subsets=["test"], is_wav=waves)}
+    if not tracks:
+        raise ValueError(f"{root} holds no test tracks of MUSDB18; name the folder that holds test/.")
+    return tracks
+
+
 def separate(what: Separation, song: Grouping) -> tuple[str, str]:
     """Separates one song: its name, and why it has no stems if it has none."""
+    folder = what.stems / song.name
     try:
-        write_stems(what.stems / song.name, read(what, song))
+        if what.musdb:
+            write_pair(what, musdb_tracks(what.songs)[song.name], folder)
+        else:
+            files = {role: what.songs / path for role, path in song.files.items()}
+            write_stems(folder, separator_of(what.separator).separate(files))
     except TrackError as error:
         return song.name, str(error)
     return song.name, ""
 
 
-def read(what: Separation, song: Grouping) -> Stems:
-    """The stems of a song."""
-    separator = separator_of(what.separator)
-    if not what.musdb:
-        return separator.separate({role: what.songs / path for role, path in song.files.items()})
-    track = musdb_tracks(what.songs)[song.name]
-    with tempfile.TemporaryDirectory(prefix="hafm-musdb-") as folder:
-        mix = Path(folder, "mix.wav")
+def write_pair(what: Separation, track: Any, folder: Path) -> None:
+    """A song of MUSDB18: its isolated vocals, the sum of its other stems, and at last the vocals out of its mix."""
+    with tempfile.TemporaryDirectory(prefix="hafm-musdb-") as temporary:
+        mix = Path(temporary, "mix.wav")
         soundfile.write(mix, track.audio, track.rate, subtype="PCM_24")
-        return separator.separate({"mix": mix})
+        separated = separator_of(what.separator).separate({"mix": mix})
+    vocal, band = (track.targets[name].audio.mean(axis=1) for name in ("vocals", "accompaniment"))
+    write_stems(folder, Stems(vocal, band, int(track.rate)))
+    with replacing(folder / SEPARATED) as file:
+        soundfile.write(file, separated.vocal, separated.sampling_rate, format="FLAC", subtype="PCM_16")
 
 
 def main(
@@ -86,7 +109,8 @@ def main(
         found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
     else:
         found, _ = separator_of(options).group(find_audio(songs)[0])
-    missing = [song for song in found if not (stems / song.name / "accompaniment.flac").is_file()]
+    last = SEPARATED if musdb else "accompaniment.flac"
+    missing = [song for song in found if not (stems / song.name / last).is_file()]
     failed = []
     what = Separation(options, songs.resolve(), stems.resolve(), musdb)
     made = run_on("local", separate, what, missing, workers)

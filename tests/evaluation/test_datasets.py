@@ -72,39 +72,6 @@ def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
         datasets.load_karaoke(tmp_path)
 
 
-@pytest.fixture
-def musdb_hq(tmp_path: Path) -> Path:
-    """Two test tracks in the layout of MUSDB18-HQ."""
-    pytest.importorskip("musdb")
-    for number, track in enumerate(("Band - One", "Band - Two")):
-        folder = tmp_path / "musdb" / "test" / track
-        stems = {name: write(folder / f"{name}.wav", 4, 2, 44100, seed=number * 4 + i) for i, name in
-                 enumerate(("vocals", "drums", "bass", "other"))}  # fmt: skip
-        soundfile.write(folder / "mixture.wav", sum(soundfile.read(stem)[0] for stem in stems.values()), 44100)
-    return tmp_path / "musdb"
-
-
-def test_musdb_gives_vocals_and_the_sum_of_the_rest_clip_by_clip(musdb_hq: Path, tmp_path: Path) -> None:
-    clips = datasets.cut_clips(datasets.load_musdb(musdb_hq), 1.5)
-    assert [clip.name for clip in clips] == ["Band - One@0", "Band - One@1.5", "Band - Two@0", "Band - Two@1.5"]
-    folder = musdb_hq / "test" / "Band - One"
-    stems = [soundfile.read(folder / f"{name}.wav")[0].mean(axis=1) for name in ("drums", "bass", "other")]
-    assert clips[1].reference is not None
-    found, rate = clips[1].reference.read()
-    assert rate == 44100
-    assert np.allclose(found, sum(stems)[66150:132300], atol=2e-3)
-    for name in ("Band - One", "Band - Two"):
-        write(tmp_path / "separated" / f"{name}.wav", 4)
-    paired = datasets.cut_clips(datasets.with_separated(datasets.load_musdb(musdb_hq), tmp_path / "separated"), 1.5)
-    assert paired[1].separated is not None
-    assert paired[1].separated.start == 1.5
-    (tmp_path / "separated" / "Band - Two.wav").unlink()
-    with pytest.raises(HAFMEvaluationError, match="no separated vocal of Band - Two"):
-        datasets.with_separated(datasets.load_musdb(musdb_hq), tmp_path / "separated")
-    with pytest.raises(HAFMEvaluationError, match="holds no test tracks"):
-        datasets.load_musdb(tmp_path)
-
-
 def test_a_corpus_split_names_excerpts_and_the_folder_of_pairs_their_sound(tmp_path: Path) -> None:
     info = TokenCorpusInfo(
         semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=9, codebook_size=16, num_codebooks=3

@@ -26,8 +26,7 @@ def test_what_is_there_is_not_made_again_unless_the_model_plays_otherwise(tiny_m
     shutil.copytree(tiny_model, model)
 
     def rendered() -> Path:
-        (seed,) = render(clips, tmp_path / "out", RenderingOptions(str(model)))
-        return seed.parts["song"].path
+        return render(clips, tmp_path / "out", RenderingOptions(str(model)))[0]["song"].path
 
     first = rendered()
     first.write_bytes(b"kept")
@@ -48,8 +47,8 @@ def test_a_model_is_told_what_is_known_of_a_clip_and_no_more(tmp_path: Path) -> 
     clip = Clip("song", "song", Part(vocal, start=0.5), labels=labels)
 
     def played(*told: str) -> np.ndarray:
-        (seed,) = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), told=told))
-        return soundfile.read(seed.parts["song"].path)[0]
+        rendered = render([clip], tmp_path / "out", RenderingOptions(str(tmp_path / "model"), told=told))
+        return soundfile.read(rendered[0]["song"].path)[0]
 
     samples, rate = clip.vocal.read()
     sheet = RenderingOptions(told=("chords",)).sheet_of(clip)

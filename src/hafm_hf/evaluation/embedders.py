@@ -22,44 +22,10 @@ from .statistics import HAFMEvaluationError
 Embeddings = NDArray[np.float32]
 
 WINDOW_SECONDS, HOP_SECONDS = 1.0, 0.5
-# keeps silence from being divided by zero
-TINY = 1e-12
+# VGGish's sound is divided by its peak, or by this where the peak is lower
+LEAST_PEAK = 0.1
 # windows in a batch
 WINDOWS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class VGGishMode:
-    """A way in which VGGish is used: numbers of different ways do not compare.
-
-    Args:
-        stands_for: whose numbers it gives.
-        window_seconds, hop_seconds: from one example to the next.
-        least_peak: sound is divided by its peak, or by this where the peak is lower; None leaves it as it is.
-        rectified: whether embeddings are taken behind the last ReLU.
-        postprocessed: whether they are whitened and quantised to 8 bits.
-    """
-
-    stands_for: str
-    window_seconds: float = 0.96
-    hop_seconds: float = 0.96
-    least_peak: float | None = None
-    rectified: bool = False
-    postprocessed: bool = False
-
-    def __str__(self) -> str:
-        level = "" if self.least_peak is None else f", sound divided by max({self.least_peak:g}, peak)"
-        kind = f"{'behind' if self.rectified else 'before'} the last ReLU"
-        kind = "whitened and quantised" if self.postprocessed else f"embeddings {kind}"
-        return f"{self.window_seconds:g} s windows every {self.hop_seconds:g} s{level}, {kind}; {self.stands_for}"
-
-
-VGGISH_MODES = {
-    "original": VGGishMode("google-research's frechet_audio_distance", 1.0, 0.5, least_peak=0.1),
-    "port": VGGishMode("the package frechet_audio_distance as it comes"),
-    "torchvggish": VGGishMode("torchvggish without post-processing", rectified=True),
-    "audioset": VGGishMode("AudioSet's released embeddings", 1.0, 0.5, 0.0, rectified=True, postprocessed=True),
-}
 
 
 @dataclass(frozen=True)
@@ -67,16 +33,15 @@ class EmbedderOptions:
     """Which embedder to use; small enough to send to a worker.
 
     Args:
-        kind: "tokenizer", "vggish-" and a mode of `VGGISH_MODES`, or the hub id or folder of an audio model.
+        kind: "tokenizer", "vggish", or the hub id or folder of an audio model.
         layer: of a transformers model, the hidden state to take; the last if None.
-        weights, pca: files of VGGish's weights and post-processing; downloaded if None.
+        weights: file of VGGish's weights; downloaded if None.
         model: composite whose semantic tokenizer is used; the bundled one if None.
     """
 
     kind: str = "tokenizer"
     layer: int | None = None
     weights: str | None = None
-    pca: str | None = None
     model: str | None = None
 
 
@@ -102,45 +67,39 @@ def make_embedder(options: EmbedderOptions) -> Embedder:
     """
     if options.kind == "tokenizer":
         return TokenizerEmbedder(options.model)
-    if options.kind.startswith("vggish"):
-        mode = options.kind.partition("-")[2] or "original"
-        if mode not in VGGISH_MODES:
-            known = ", ".join(f"vggish-{name}" for name in VGGISH_MODES)
-            raise HAFMEvaluationError(f"VGGish has no mode {mode!r}; choose one of {known}.")
-        postprocess = VGGISH_MODES[mode].postprocessed
-        return VGGishEmbedder(mode, *vggish.load_vggish(options.weights, options.pca, postprocess))
+    if options.kind == "vggish":
+        return VGGishEmbedder(vggish.load_vggish(options.weights))
     return TransformersEmbedder(options.kind, options.layer)
 
 
 class VGGishEmbedder:
-    """VGGish in one of the ways in which it is used (`VGGISH_MODES`)."""
+    """VGGish as google-research's frechet_audio_distance uses it, with which its numbers compare.
+
+    Windows of 1 s every 0.5 s of sound divided by max(0.1, peak); embeddings before the last ReLU.
+    """
 
     sampling_rate = vggish.SAMPLING_RATE
 
-    def __init__(self, mode: str, network: vggish.VGGish, postprocessor: vggish.Postprocessor | None = None) -> None:
-        self.mode, self.network, self.postprocessor = VGGISH_MODES[mode], network, postprocessor
-        self.name = f"VGGish, mode {mode} ({self.mode})"
+    def __init__(self, network: vggish.VGGish) -> None:
+        self.network = network
+        self.name = (
+            f"VGGish ({WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s, sound divided by "
+            f"max({LEAST_PEAK:g}, peak), before the last ReLU; as google-research's frechet_audio_distance)"
+        )
 
     @property
     def identity(self) -> str:
-        """Mode and weights."""
-        modules = [self.network, *([self.postprocessor] if self.postprocessor else [])]
-        return f"{self.name} {'-'.join(map(fingerprint, modules))}"
+        """Way of use and weights."""
+        return f"vggish-{fingerprint(self.network)}"
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at 16 kHz → float32 [n, 128]; a clip shorter than a window has none."""
-        if self.mode.least_peak is not None:
-            samples = samples / max(self.mode.least_peak, float(np.abs(samples).max(initial=0.0)), TINY)
-        if self.mode.window_seconds == vggish.EXAMPLE_SECONDS:
-            examples = vggish.log_mel_examples(samples)
-        else:
-            windows = cut_windows(samples, self.sampling_rate, self.mode.window_seconds, self.mode.hop_seconds)
-            empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
-            examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
-        batches = torch.from_numpy(examples).split(WINDOWS_AT_ONCE)
-        embeddings = torch.cat([self.network(batch, self.mode.rectified) for batch in batches])
-        return (self.postprocessor(embeddings) if self.postprocessor else embeddings).numpy()
+        samples = samples / max(LEAST_PEAK, float(np.abs(samples).max(initial=0.0)))
+        windows = cut_windows(samples, self.sampling_rate, WINDOW_SECONDS, HOP_SECONDS)
+        empty = np.empty((0, vggish.EXAMPLE_FRAMES, vggish.MEL_BANDS), np.float32)
+        examples = np.concatenate([empty, *(vggish.log_mel_examples(window)[:1] for window in windows)])
+        return torch.cat([self.network(batch) for batch in torch.from_numpy(examples).split(WINDOWS_AT_ONCE)]).numpy()
 
 
 class TokenizerEmbedder:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scores of following the singer look at, computed once a clip: chroma, onsets, beats, pitch, level.
 
-First step of the evaluation. Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of
+Everything is measured at 16 kHz in mono. Dimensions: T frames at 100 Hz, T_c frames of
 chroma at 16 Hz. Tuning is A = 440 Hz for every sound: one tuned to each recording would forgive an accompaniment
 that is a quarter tone off.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -74,23 +75,6 @@ class Features:
         numbers = {name: float(values[name]) for name in ("seconds", "level_dbfs", "active_dbfs")}
         return cls(**(values | numbers))
 
-    def until(self, seconds: float) -> Features:
-        """The features of the first `seconds`; levels stay those of the whole."""
-        if seconds >= self.seconds:
-            return self
-        frames, chroma = int(seconds * FRAME_RATE), int(seconds * CHROMA_RATE)
-        return Features(
-            seconds,
-            self.level_dbfs,
-            self.active_dbfs,
-            self.chroma[:, :chroma],
-            self.onsets[:frames],
-            self.beats[self.beats < seconds],
-            self.pitch[:frames],
-            self.recognised,
-            self.told,
-        )
-
 
 def measured_fields() -> list[str]:
     """Names of what `extract` measures."""
@@ -126,6 +110,20 @@ def active_level(samples: Samples, range_db: float = 40.0) -> float:
         return -200.0
     kept = power[power >= power.max() * 10 ** (-range_db / 10)]
     return float(10.0 * np.log10(kept.mean()))
+
+
+def instrumental_to_vocal_db(voice: Features, candidate: Features) -> float:
+    """Level of the accompaniment above the voice in dB, rests of either not counted.
+
+    A reading, not a score: there is no right value, but the references' own is shown beside it. Fooled by anything
+    that is as loud as a band.
+
+    Returns:
+        dB; −inf for a silent accompaniment, NaN for a silent voice.
+    """
+    if voice.active_dbfs < SILENT_DBFS:
+        return math.nan
+    return candidate.active_dbfs - voice.active_dbfs if candidate.active_dbfs >= SILENT_DBFS else -math.inf
 
 
 def chroma(samples: Samples) -> Array:

@@ -119,33 +119,27 @@ def frechet_audio_distance(
     Raises:
         HAFMEvaluationError: too few embeddings in either set.
     """
-    joined_reference, joined = _joined(reference), _joined(evaluated)
+    if not len(reference) or not len(evaluated):
+        raise HAFMEvaluationError("There are no clips to compare; check the folder.")
+    joined_reference, joined = np.concatenate(list(reference)), np.concatenate(list(evaluated))
     wanted = fit_gaussian(joined_reference)
     distance = frechet_distance(wanted, fit_gaussian(joined))
     low = high = float("nan")
     whose = [str(index) for index in range(len(evaluated))] if songs is None else songs
     if resamples and len(set(whose)) > 1:
-        usable = [np.asarray(clip, np.float64) for clip in evaluated]
-        low, high, middle = _interval(wanted, usable, whose, seed, resamples)
-        low, high = max(low - middle + distance, 0.0), max(high - middle + distance, 0.0)
+        clips = [np.asarray(clip, np.float64) for clip in evaluated]
+        collected: list[float] = []
+
+        def statistic(drawn: list[Array]) -> float:
+            # no check of n: a resampled set repeats clips, and what is wanted is its spread
+            values = np.concatenate(drawn)
+            gaussian = Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values))
+            collected.append(frechet_distance(wanted, gaussian))
+            return collected[-1]
+
+        ends = bootstrap_statistic(clips, whose, statistic, seed, resamples)
+        low, high = (max(end - float(np.median(collected)) + distance, 0.0) for end in ends)
     return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high, len(joined), wanted.n)
-
-
-def _interval(
-    wanted: Gaussian, clips: list[Array], songs: Sequence[str], seed: int, resamples: int
-) -> tuple[float, float, float]:
-    collected: list[float] = []
-
-    def statistic(drawn: list[Array]) -> float:
-        values = np.concatenate(drawn)
-        # no check of n: a resampled set repeats clips, and what is wanted is its spread
-        collected.append(
-            frechet_distance(wanted, Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values)))
-        )
-        return collected[-1]
-
-    low, high = bootstrap_statistic(clips, songs, statistic, seed, resamples)
-    return low, high, float(np.median(collected))
 
 
 def extrapolate(reference: NDArray[np.floating], evaluated: NDArray[np.floating], seed: int = 0) -> float:
@@ -167,20 +161,10 @@ def extrapolate(reference: NDArray[np.floating], evaluated: NDArray[np.floating]
         return float("nan")
     generator = np.random.default_rng(seed)
     shares = np.linspace(smallest, 1.0, SUBSETS)
-    distances = [
-        frechet_distance(
-            *(
-                fit_gaussian(values[generator.choice(len(values), math.ceil(len(values) * share), replace=False)])
-                for values in sets
-            )
-        )
-        for share in shares
-    ]
+
+    def thinned(values: Array, share: float) -> Gaussian:
+        return fit_gaussian(values[generator.choice(len(values), math.ceil(len(values) * share), replace=False)])
+
+    distances = [frechet_distance(*(thinned(values, share) for values in sets)) for share in shares]
     _, intercept = np.polyfit(1.0 / shares, distances, 1)
     return max(float(intercept), 0.0)
-
-
-def _joined(clips: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    if not len(clips):
-        raise HAFMEvaluationError("There are no clips to compare; check the folder.")
-    return np.concatenate([np.asarray(clip) for clip in clips])

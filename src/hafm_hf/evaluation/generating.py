@@ -72,26 +72,19 @@ class RenderingOptions:
         return LeadSheet(**{name: getattr(known, name) for part in self.told for name in TOLD[part]})
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """Accompaniments of one seed by clip, and the seconds at which windows of the acoustic stages meet."""
-
-    seed: int
-    parts: dict[str, Part]
-    borders: dict[str, tuple[float, ...]]
-
-
-def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role: str = "vocal") -> list[Rendered]:
+def render(
+    clips: Sequence[Clip], folder: Path, options: RenderingOptions, role: str = "vocal"
+) -> dict[int, dict[str, Part]]:
     """Generates what is missing in `folder`; a killed run resumes.
 
     Args:
         clips: whose vocals are accompanied.
-        folder: of SEED/CLIP-KEY.wav and its borders; the key is a hash of vocal, weights, configs and options.
+        folder: of SEED/CLIP-KEY.wav; the key is a hash of vocal, weights, configs and options.
         options: how.
         role: "vocal", or "separated" for the vocals of a separation.
 
     Returns:
-        one entry a seed.
+        by seed, the accompaniments by clip.
 
     Raises:
         HAFMEvaluationError: the model is to be told of a clip of which nothing is known.
@@ -100,9 +93,9 @@ def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role:
 
     model = _load(options)
     identity = _identity(model)
-    rendered = []
+    rendered: dict[int, dict[str, Part]] = {}
     for seed in options.seeds:
-        parts, borders = {}, {}
+        rendered[seed] = {}
         for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
             sound = clip.parts()[role]
             samples, rate = sound.read()
@@ -111,15 +104,11 @@ def render(clips: Sequence[Clip], folder: Path, options: RenderingOptions, role:
             described = json.dumps([identity, options.asked, seed, rate, *known], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
-            beside = path.with_suffix(".borders.json")
-            if not (path.exists() and beside.exists()):
+            if not path.exists():
                 song = model.generate(samples, rate, options=options.options, lead_sheet=sheet, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_text(json.dumps(song.borders[0]))
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
-            parts[clip.name] = Part(path)
-            borders[clip.name] = tuple(json.loads(beside.read_text()))
-        rendered.append(Rendered(seed, parts, borders))
+            rendered[seed][clip.name] = Part(path)
     return rendered
 
 

@@ -9,33 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample
 from ..corpus.engines import run_on
-from ..lead_sheet.lead_sheet import Span
 from ..listening.transcription import ChordRecogniser
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
-from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
+from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract, instrumental_to_vocal_db
 from .fools import FOOLS, NEEDS_REFERENCE
 from .leakage import voice_leak_db
-from .level import instrumental_to_vocal_db
 from .retrieval import BankItem, random_retrieved, retrieved
-from .seams import seam_excess_db
 from .statistics import HAFMEvaluationError
 
 REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
 # a candidate may end this much before its vocal
 LONGEST_GAP_SECONDS = 0.5
+# how numbers and lists are written to the cache and read from it
+AS_JSON: tuple[Callable[[Any, BinaryIO], object], Callable[[Path], Any]] = (
+    lambda value, file: file.write(json.dumps(value).encode()),
+    lambda path: json.loads(path.read_text()),
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,10 @@ class ClipJob:
     Args:
         clip: vocal and reference.
         outputs: renderings by system (and seed).
-        borders: seconds at which windows of a system's rendering meet.
     """
 
     clip: Clip
     outputs: dict[str, Part]
-    borders: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,6 @@ class Candidate:
     features: Features
     leak_db: float
     level_db: float
-    seam_db: float
     embeddings: dict[str, Embeddings]
 
 
@@ -130,7 +131,7 @@ class Measurer:
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
-            candidates[system] = self._candidate(sound, voice_sound, voice, job.borders.get(system, ()))
+            candidates[system] = self._candidate(sound, voice_sound, voice)
         measured = None if reference is None else self._band(reference)
         return Measurement(clip.name, clip.song, voice, measured, candidates)
 
@@ -153,69 +154,57 @@ class Measurer:
                 sound = fool(vocal.analysed, voice, None if reference is None else reference.analysed)
                 yield name, Sound(sound, ANALYSIS_RATE)
 
-    def _candidate(self, sound: Sound, vocal: Sound, voice: Features, borders: tuple[float, ...]) -> Candidate:
+    def _candidate(self, sound: Sound, vocal: Sound, voice: Features) -> Candidate:
         features = self._band(sound)
         embeddings = {name: self._embedding(sound, name) for name in self.embedders}
-        leak, seam = self._pair(sound, vocal, borders)
-        return Candidate(features, leak, instrumental_to_vocal_db(voice, features), seam, embeddings)
+        pair = hashlib.sha256(f"{vocal.key}/{sound.key}/{FEATURES_VERSION}".encode()).hexdigest()[:32]
+        leak = self._kept("pairs", f"{pair}.json", lambda: voice_leak_db(vocal.analysed, sound.analysed), *AS_JSON)
+        return Candidate(features, leak, instrumental_to_vocal_db(voice, features), embeddings)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, from the cache where they are there."""
-        path = self._cached("features", f"{sound.key}-{int(voice)}-{FEATURES_VERSION}.npz")
-        if path is not None and path.exists():
-            return Features.load(path)
-        features = extract(sound.analysed, voice=voice)
-        if path is not None:
-            with replacing(path) as file:
-                features.save(file)
-        return features
+        name = f"{sound.key}-{int(voice)}-{FEATURES_VERSION}.npz"
+        return self._kept("features", name, lambda: extract(sound.analysed, voice=voice), Features.save, Features.load)
 
     def _band(self, sound: Sound) -> Features:
         """Features of an accompaniment, with its chords if they are wanted."""
         features = self.features(sound)
-        return replace(features, recognised=self._chords(sound)) if self.options.chords else features
+        if not self.options.chords:
+            return features
 
-    def _chords(self, sound: Sound) -> tuple[Span, ...]:
-        path = self._cached("chords", f"{sound.key}.json")
-        if path is not None and path.exists():
-            return tuple((start, stop, label) for start, stop, label in json.loads(path.read_text()))
-        found = tuple(self.recogniser.chords(sound.samples, sound.rate))
-        if path is not None:
-            with replacing(path) as file:
-                file.write(json.dumps(found).encode())
-        return found
+        def recognise() -> list[Any]:
+            return self.recogniser.chords(sound.samples, sound.rate)
+
+        found = self._kept("chords", f"{sound.key}.json", recognise, *AS_JSON)
+        return replace(features, recognised=tuple((start, stop, label) for start, stop, label in found))
 
     def _embedding(self, sound: Sound, name: str) -> Embeddings:
         embedder = self.embedders[name]
-        path = self._cached(f"embeddings/{self.identities[name]}", f"{sound.key}.npy")
-        if path is not None and path.exists():
-            return np.load(path, allow_pickle=False)
-        values = embedder.embed(sound.at(embedder.sampling_rate))
-        if path is not None:
-            with replacing(path) as file:
-                np.save(file, values)
-        return values
 
-    def _pair(self, sound: Sound, vocal: Sound, borders: tuple[float, ...]) -> tuple[float, float]:
-        described = hashlib.sha256(json.dumps([vocal.key, sound.key, borders, FEATURES_VERSION]).encode())
-        path = self._cached("pairs", f"{described.hexdigest()[:32]}.json")
-        if path is not None and path.exists():
-            leak, seam = json.loads(path.read_text())
-            return leak, math.nan if seam is None else seam
-        leak = voice_leak_db(vocal.analysed, sound.analysed)
-        seam = seam_excess_db(sound.analysed, borders) if borders else math.nan
-        if path is not None:
-            stored = json.dumps([leak, None if math.isnan(seam) else seam])
-            with replacing(path) as file:
-                file.write(stored.encode())
-        return leak, seam
+        def embed() -> Embeddings:
+            return embedder.embed(sound.at(embedder.sampling_rate))
 
-    def _cached(self, kind: str, name: str) -> Path | None:
+        folder = f"embeddings/{self.identities[name]}"
+        return self._kept(folder, f"{sound.key}.npy", embed, lambda values, file: np.save(file, values), np.load)
+
+    def _kept(
+        self,
+        kind: str,
+        name: str,
+        make: Callable[[], T],
+        save: Callable[[T, BinaryIO], object],
+        load: Callable[[Path], T],
+    ) -> T:
+        """What `make` gives, from the cache where it is there."""
         if self.options.cache is None:
-            return None
-        folder = self.options.cache / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
+            return make()
+        path = self.options.cache / kind / name
+        if path.exists():
+            return load(path)
+        made = make()
+        with replacing(path) as file:
+            save(made, file)
+        return made
 
 
 class Sound:

@@ -29,7 +29,7 @@ from .timing import lag
 
 # a fool is caught where all of its interval lies below this share of what the reference reaches
 CAUGHT_SHARE = 0.25
-READINGS = ("leak_db", "level_db", "seam_db", "lag_ms", "drift_ms")
+READINGS = ("leak_db", "level_db", "lag_ms")
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,9 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
                 for other in others
             ]
             control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
-            found = {"leak_db": candidate.leak_db, "level_db": candidate.level_db, "seam_db": candidate.seam_db}
-            found |= {"lag_ms": math.nan, "drift_ms": math.nan}
+            found = {"leak_db": candidate.leak_db, "level_db": candidate.level_db, "lag_ms": math.nan}
             if measured.reference is not None:
-                late = lag(measured.voice, measured.reference, candidate.features)
-                found |= {"lag_ms": late.milliseconds, "drift_ms": late.drift_milliseconds}
+                found["lag_ms"] = lag(measured.voice, measured.reference, candidate.features).milliseconds
             scored.append(ClipScores(measured.name, measured.song, system, matched, control, found))
     return scored
 
@@ -149,7 +147,7 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
             scores[name] = means | _interval(interval)
     readings: dict[str, Any] = {}
     for name in READINGS:
-        values = np.array([row.readings[name] for row in rows])
+        values = np.array([row.readings.get(name, math.nan) for row in rows])
         values = values[np.isfinite(values)]
         if len(values):
             low, high = np.quantile(values, [0.25, 0.75])

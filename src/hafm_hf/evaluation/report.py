@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as JSON, as Markdown, and as one HTML page that holds its plots and players."""
+"""A report as JSON, and as one HTML page that holds its tables and players."""
 
 from __future__ import annotations
 
@@ -14,30 +14,22 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from ..atomic_files import replacing
 from ..audio import Samples, limit_peak, resample
 from .datasets import Clip, Part
-from .fools import FOOLS
-from .measuring import RANDOM, REFERENCE, RETRIEVAL
+from .measuring import REFERENCE
 from .scores import SCORES, Score
 
 TEMPLATES = Path(__file__).parent / "templates"
-READING_NAMES = {
-    "leak_db": "voice in it, dB",
-    "level_db": "level over voice, dB",
-    "seam_db": "seams, dB",
-    "lag_ms": "lag, ms",
-    "drift_ms": "drift, ms",
-}
+READING_NAMES = {"leak_db": "voice in it, dB", "level_db": "level over voice, dB", "lag_ms": "lag, ms (clips)"}
 # players are for listening, not for measuring
 PLAYER_SECONDS, PLAYER_RATE = 10.0, 24_000
-PLOT_DPI = 110
-SYSTEM_COLOUR, REFERENCE_COLOUR, BASELINE_COLOUR, FOOL_COLOUR = "#2a78d6", "#2e7d32", "#8a6d00", "#9e9e9e"
 
 
 def write_report(
     folder: Path, report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]
-) -> list[Path]:
-    """Writes report.json, report.md and report.html, each whole or not at all.
+) -> None:
+    """Writes report.json and report.html, each whole or not at all.
 
     Args:
         folder: where to.
@@ -47,15 +39,11 @@ def write_report(
     """
     texts = {
         "report.json": json.dumps(report, indent=2) + "\n",
-        "report.md": as_markdown(report),
         "report.html": as_html(report, clips, renderings),
     }
-    written = []
     for name, text in texts.items():
-        partial = folder / f".{name}.part"
-        partial.write_text(text)
-        written.append(partial.replace(folder / name))
-    return written
+        with replacing(folder / name) as file:
+            file.write(text.encode())
 
 
 def headline_scores(report: dict[str, Any]) -> list[Score]:
@@ -67,14 +55,6 @@ def headline_scores(report: dict[str, Any]) -> list[Score]:
     ]
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """The report's tables."""
-    parts = ["# Evaluation", "", *protocol_lines(report), ""]
-    for title, note, table in tables(report):
-        parts += [f"## {title}", "", note, "", _markdown_table(table), ""]
-    return "\n".join(parts)
-
-
 def protocol_lines(report: dict[str, Any]) -> list[str]:
     """What was evaluated, and how, in sentences."""
     protocol = report["protocol"]
@@ -84,16 +64,16 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     # figures of every song are for the JSON
     data = ", ".join(f"{name}: {value}" for name, value in told.items() if not isinstance(value, dict))
     lines = [
-        f"- Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
+        f"Data: {data}. {protocol['clips']} clips of {protocol['songs']} songs, {protocol['seconds']:.0f} s in all "
         f"({shortest:.1f} to {longest:.1f} s a clip, median {median:.1f} s).",
-        f"- Control: each voice with the candidates of {scoring['partners']} clips of other songs. Intervals: 95 %, "
+        f"Control: each voice with the candidates of {scoring['partners']} clips of other songs. Intervals: 95 %, "
         f"{scoring['resamples']} bootstrap resamplings of the songs, seed {scoring['seed']}.",
-        f"- Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {bank['used']} of {bank['of']}, "
+        f"Beats: {protocol['beats']}. Instrumentals in the retrieval bank: {bank['used']} of {bank['of']}, "
         f"{bank['seconds']:g} s of each.",
     ]
     if protocol["generation"]:
         given = ", ".join(f"{name} {value}" for name, value in protocol["generation"].items() if value is not None)
-        lines.append(f"- Generation: {given}.")
+        lines.append(f"Generation: {given}.")
     return lines
 
 
@@ -102,32 +82,25 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     found = [
         (
             "Following the singer",
-            "Matched minus shuffled pairs, with the interval; **bold** where it is above zero. 0 is chance. "
+            "Matched minus shuffled pairs, with the interval; a star where it lies above zero. 0 is chance. "
             "More than the reference is not better.",
-            _score_rows(report),
+            score_rows(report),
         ),
         (
             "Level, leakage and timing",
-            "Medians over clips. Lag and drift are given where a clip shares enough onsets with its reference (n).",
+            "Medians over clips. Lag is given where a clip shares enough onsets with its reference.",
             _reading_rows(report),
         ),
     ]
-    for embedder in _embedders(report):
-        found.append(
-            (
-                f"Distance to the references: {embedder}",
-                "Fréchet distance with its interval over songs, at infinite n of both sets, kernel distance × 100.",
-                _distance_rows(report, embedder),
-            )
-        )
+    systems = report["systems"].values()
+    for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
+        note = "Fréchet distance with its interval over songs, at infinite n of both sets, kernel distance × 100."
+        found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
     if report.get("isolated_and_separated"):
         rows = [["embedder", "FAD_i", "FAD_s", "Δ"]]
-        rows += [
-            [name, *(_number(pair[key]) for key in ("fad_i", "fad_s", "delta"))]
-            for name, pair in report["isolated_and_separated"].items()
-        ]
+        rows += [[name, *map(_number, pair.values())] for name, pair in report["isolated_and_separated"].items()]
         found.append(("Isolated and separated vocals", "The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s.", rows))
-    if any("over_seeds" in system for system in report["systems"].values()):
+    if any("over_seeds" in system for system in systems):
         found.append(("Seeds", "Mean ± standard deviation over generation seeds.", _seed_rows(report)))
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
@@ -143,7 +116,8 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     return found
 
 
-def _score_rows(report: dict[str, Any]) -> list[list[str]]:
+def score_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Matched minus shuffled pairs of each system in each headline score; the first row is the heading."""
     scores = headline_scores(report)
     rows = [["system", *(score.name for score in scores)]]
     for name, system in report["systems"].items():
@@ -154,24 +128,20 @@ def _score_rows(report: dict[str, Any]) -> list[list[str]]:
                 cells.append("–")
                 continue
             text = f"{found['difference']:+.2f} [{_number(found['low'])}, {_number(found['high'])}]"
-            cells.append(f"**{text}**" if found["follows"] else text)
+            cells.append(f"{text} *" if found["follows"] else text)
         rows.append([name, *cells])
     return rows
 
 
 def _reading_rows(report: dict[str, Any]) -> list[list[str]]:
-    systems = report["systems"]
-    names = [name for name in READING_NAMES if any(name in system["readings"] for system in systems.values())]
-    rows = [["system", *(READING_NAMES[name] for name in names)]]
-    for system_name, system in systems.items():
+    rows = [["system", *READING_NAMES.values()]]
+    for name, system in report["systems"].items():
         cells = []
-        for name in names:
-            found = system["readings"].get(name)
-            counted = name in ("lag_ms", "drift_ms")
-            cells.append(
-                "–" if found is None else f"{found['median']:.1f}" + (f" (n {found['n']})" if counted else "")
-            )
-        rows.append([system_name, *cells])
+        for reading in READING_NAMES:
+            found = system["readings"].get(reading)
+            clips = f" ({found['n']})" if found and reading == "lag_ms" else ""
+            cells.append(f"{found['median']:.1f}{clips}" if found else "–")
+        rows.append([name, *cells])
     return rows
 
 
@@ -215,38 +185,22 @@ def _seed_rows(report: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _embedders(report: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name for system in report["systems"].values() for name in system["distances"]))
-
-
 def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
 def as_html(report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]) -> str:
-    """One page that needs no other file: tables, a plot of the scores, and players."""
+    """One page that needs no other file: tables and players."""
     from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup, escape
-
-    def cell(text: str) -> Markup:
-        escaped = escape(text)
-        return Markup(f"<b>{escaped[2:-2]}</b>") if text.startswith("**") else escaped
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["cell"] = cell
     return environment.get_template("report.html.jinja").render(
-        protocol=[line.removeprefix("- ") for line in protocol_lines(report)],
-        plot=base64.b64encode(plot_scores(report)).decode(),
-        tables=[(title, note.replace("**", ""), rows) for title, note, rows in tables(report)],
+        protocol=protocol_lines(report),
+        tables=tables(report),
         players=[_players(clip, renderings) for clip in clips],
         seconds=PLAYER_SECONDS,
     )
@@ -276,44 +230,3 @@ def _encode(samples: Samples) -> str:
     file = io.BytesIO()
     soundfile.write(file, samples, PLAYER_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.7)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def plot_scores(report: dict[str, Any]) -> bytes:
-    """A PNG with one panel a headline score: each system's difference and interval, the reference's as a line."""
-    from matplotlib.figure import Figure
-
-    from ..plots import INK, require_matplotlib
-
-    require_matplotlib()
-    scores, systems = headline_scores(report), list(report["systems"])
-    columns = min(3, len(scores))
-    height = 0.8 + math.ceil(len(scores) / columns) * (0.6 + 0.22 * len(systems))
-    figure = Figure(figsize=(12.0, height), dpi=PLOT_DPI, layout="constrained")
-    axes = figure.subplots(math.ceil(len(scores) / columns), columns, sharey=True, squeeze=False).ravel()
-    for axis, score in zip(axes, scores, strict=False):
-        for row, name in enumerate(systems):
-            found = report["systems"][name]["scores"].get(score.name)
-            if found is None:
-                continue
-            value = found["difference"]
-            low, high = (value if found[end] is None else found[end] for end in ("low", "high"))
-            axis.plot([low, high], [row, row], color=_colour(name), linewidth=2.5, alpha=0.6)
-            axis.plot([value], [row], "o", color=_colour(name), markersize=5)
-        axis.axvline(0.0, color=INK, linewidth=0.8)
-        axis.set_title(score.name, fontsize="small", color=INK)
-        axis.tick_params(labelsize="small", colors=INK)
-    for axis in axes[len(scores) :]:
-        axis.set_visible(False)
-    axes[0].set_yticks(range(len(systems)), systems)
-    axes[0].invert_yaxis()
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
-def _colour(system: str) -> str:
-    if system == REFERENCE:
-        return REFERENCE_COLOUR
-    if system in (RETRIEVAL, RANDOM):
-        return BASELINE_COLOUR
-    return FOOL_COLOUR if system in FOOLS else SYSTEM_COLOUR

@@ -56,11 +56,12 @@ def build_bank(
         HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
-    files = {_place(clip.reference) for clip in evaluated if clip.reference} & {
-        _place(clip.reference) for clip in clips if clip.reference
-    }
+    tested, trained = (
+        {clip.reference.path.resolve() for clip in each if clip.reference} for each in (evaluated, clips)
+    )
+    files = tested & trained
     if files or songs:
-        shared = sorted(songs) or sorted(files)
+        shared = sorted(songs) or sorted(map(str, files))
         raise HAFMEvaluationError(
             f"The retrieval bank holds {len(shared)} songs of the test ({shared[0]} …); name a training split."
         )
@@ -69,10 +70,6 @@ def build_bank(
     if not bank:
         raise HAFMEvaluationError("All instrumentals of the retrieval bank are silent; name a training split.")
     return bank
-
-
-def _place(part: Part) -> str:
-    return f"{part.path.resolve()}#{part.track or ''}"
 
 
 def _measure(clip: Clip, seconds: float) -> BankItem | None:

@@ -33,95 +33,26 @@ class Score:
     fooled_by: str
 
 
-SCORES = (
-    Score(
-        "pitch_class_share",
-        lambda voice, reference, candidate: pitch_class_share(voice, candidate),
-        "harmony",
-        False,
-        True,
-        "a sine doubling the voice, the voice itself or leaking in, a drone on the tonic",
-    ),
-    Score(
-        "key_agreement",
-        lambda voice, reference, candidate: key_agreement(voice, candidate),
-        "harmony",
-        False,
-        True,
-        "a sine doubling the voice, the voice itself, a drone on the tonic",
-    ),
-    Score(
-        "chord_changes_shared",
-        chord_changes_shared,
-        "harmony",
-        True,
-        True,
-        "as far as known, another recording of the song only",
-    ),
-    Score(
-        "onset_agreement",
-        lambda voice, reference, candidate: onset_agreement(voice, candidate),
-        "time",
-        False,
-        True,
-        "the voice itself or leaking in, a sine doubling the voice, the reference in another key",
-    ),
-    Score(
-        "onsets_shared",
-        onsets_shared,
-        "time",
-        True,
-        True,
-        "clicks at the song's own beats, the reference in another key",
-    ),
-    Score(
-        "beat_agreement",
-        lambda voice, reference, candidate: beat_agreement(reference, candidate),
-        "time",
-        True,
-        True,
-        "clicks at the song's own beats, the reference in another key",
-    ),
-    Score(
-        "chroma_correlation",
-        lambda voice, reference, candidate: chroma_correlation(reference, candidate),
-        "harmony",
-        True,
-        False,
-        "a drone on the tonic chord, the voice itself",
-    ),
-    Score(
-        "chord_majmin",
-        lambda voice, reference, candidate: chord_agreement("majmin", reference, candidate),
-        "harmony",
-        True,
-        True,
-        "a drone on the tonic chord",
-    ),
-    Score(
-        "chord_root",
-        lambda voice, reference, candidate: chord_agreement("root", reference, candidate),
-        "harmony",
-        True,
-        True,
-        "a drone on the tonic",
-    ),
-    Score(
-        "told_beats",
-        lambda voice, reference, candidate: told_beats(voice, candidate),
-        "time",
-        False,
-        True,
-        "clicks at the song's own beats, the reference in another key",
-    ),
-    Score(
-        "told_chords",
-        lambda voice, reference, candidate: told_chords(voice, candidate),
-        "harmony",
-        False,
-        True,
-        "a drone on the tonic chord",
-    ),
+DOUBLED_VOICE = "a sine doubling the voice, the voice itself, a drone on the tonic"
+VOICE_ITSELF = "the voice itself or leaking in, a sine doubling the voice, the reference in another key"
+DRONE = "a drone on the tonic chord, the voice itself"
+SONGS_BEATS = "clicks at the song's own beats, the reference in another key"
+# name, function of voice, reference and candidate, aspect, needs a reference, headline, fooled by
+SCORES = tuple(
+    Score(*row)
+    for row in (
+        ("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, True, DOUBLED_VOICE),
+        ("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, True, DOUBLED_VOICE),
+        ("chord_changes_shared", chord_changes_shared, "harmony", True, True, "other recordings of the song only"),
+        ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, True, VOICE_ITSELF),
+        ("onsets_shared", onsets_shared, "time", True, True, SONGS_BEATS),
+        ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, True, SONGS_BEATS),
+        ("chroma_correlation", lambda _, r, c: chroma_correlation(r, c), "harmony", True, False, DRONE),
+        ("chord_majmin", lambda _, r, c: chord_agreement("majmin", r, c), "harmony", True, True, DRONE),
+        ("chord_root", lambda _, r, c: chord_agreement("root", r, c), "harmony", True, True, DRONE),
+        ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, True, SONGS_BEATS),
+        ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, True, DRONE),
+    )
 )
 SCORE_NAMES = tuple(score.name for score in SCORES)
 

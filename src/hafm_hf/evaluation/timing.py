@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, beats, lag and drift.
+"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, beats, and lag.
 
 0 is chance after the control of shuffled pairs is taken off, and 1 the reference itself. Curves are at 100 Hz.
 """
@@ -28,10 +28,6 @@ LONGEST_LAG_FRAMES = 50
 # a correlation below this has no lag worth the name; shorter clips reach more by chance, so they need so many standard
 # deviations of it, with about 15 independent values of a curve a second
 LEAST_CORRELATION, LEAST_DEVIATIONS, INDEPENDENT_PER_SECOND = 0.35, 4.0, 15.0
-DRIFT_WINDOW_SECONDS, DRIFT_STEP_SECONDS = 6.0, 2.0
-DRIFT_LEAST_SECONDS = 24.0
-# how far the lag may move from one window to the next
-DRIFT_SEARCH_FRAMES = 20
 
 Array = NDArray[np.float64]
 
@@ -87,16 +83,14 @@ def beat_agreement(reference: Features, candidate: Features) -> float:
 
 
 def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
-    """F-measure of beats (seconds, [K] each), ± 70 ms; NaN where none are wanted."""
+    """F-measure of beats (seconds, [K] each), ± 70 ms, each beat matched at most once; NaN where none are wanted."""
+    import mir_eval
+
     if not len(wanted):
         return math.nan
     if not len(played):
         return 0.0
-    distance = np.abs(wanted[:, None] - played[None])
-    hits = int((distance.min(axis=0) <= BEAT_TOLERANCE_SECONDS).sum())
-    found = int((distance.min(axis=1) <= BEAT_TOLERANCE_SECONDS).sum())
-    precision, recall = hits / len(played), found / len(wanted)
-    return 2 * precision * recall / (precision + recall) if hits and found else 0.0
+    return float(mir_eval.beat.f_measure(wanted, played, f_measure_threshold=BEAT_TOLERANCE_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -106,12 +100,10 @@ class Lag:
     Args:
         milliseconds: positive when it is late; NaN where it shares too little with the reference to say.
         correlation: of the onsets at that lag.
-        drift_milliseconds: lag in the last third minus the first; NaN for clips under 24 s or where there is no lag.
     """
 
     milliseconds: float
     correlation: float
-    drift_milliseconds: float
 
 
 def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
@@ -120,10 +112,15 @@ def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
     Against the voice alone the lag of true and of shuffled pairs could not be told apart, so it needs a reference.
     """
     wanted, played = beyond_voice(voice, reference, candidate)
-    at, height = _peak(wanted, played, 0.0, LONGEST_LAG_FRAMES)
-    drift = _drift(wanted, played)
-    milliseconds = at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan
-    return Lag(milliseconds, height, drift)
+    curve = lag_curve(wanted, played, LONGEST_LAG_FRAMES)
+    best = int(np.argmax(curve))
+    height, at = float(curve[best]), float(best - LONGEST_LAG_FRAMES)
+    if 0 < best < len(curve) - 1:
+        # between the frames, the top of a parabola
+        before, middle, after = curve[best - 1 : best + 2]
+        bend = before - 2 * middle + after
+        at += 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return Lag(at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan, height)
 
 
 def least_correlation(frames: int) -> float:
@@ -132,52 +129,15 @@ def least_correlation(frames: int) -> float:
     return max(LEAST_CORRELATION, LEAST_DEVIATIONS * chance)
 
 
-def _drift(wanted: Array, played: Array) -> float:
-    """Milliseconds by which the lag grows from the first third to the last, followed from window to window."""
-    if len(wanted) < DRIFT_LEAST_SECONDS * FRAME_RATE:
-        return math.nan
-    size, step = round(DRIFT_WINDOW_SECONDS * FRAME_RATE), round(DRIFT_STEP_SECONDS * FRAME_RATE)
-    times, lags = [], []
-    around, search = 0.0, LONGEST_LAG_FRAMES
-    for start in range(0, len(wanted) - size + 1, step):
-        at, height = _peak(wanted, played, around, search, slice(start, start + size))
-        if height >= least_correlation(size):
-            times.append((start + size / 2) / len(wanted))
-            lags.append(at)
-            around, search = at, DRIFT_SEARCH_FRAMES
-    first = [lag for time, lag in zip(times, lags, strict=True) if time < 1 / 3]
-    last = [lag for time, lag in zip(times, lags, strict=True) if time >= 2 / 3]
-    if not first or not last:
-        return math.nan
-    return float(np.median(last) - np.median(first)) * 1000 / FRAME_RATE
+def lag_curve(wanted: Array, played: Array, longest: int) -> Array:
+    """Correlation of `wanted` (float64 [T]) with `played` (float64 [T]) that comes so many frames later.
 
-
-def _peak(wanted: Array, played: Array, around: float, search: int, span: slice | None = None) -> tuple[float, float]:
-    """Lag in frames, between them by a parabola, and height of the best correlation within `search` of `around`."""
-    span = span or slice(0, len(wanted))
-    centre = round(around)
-    curve = lag_curve(wanted, played, search, centre, span)
-    best = int(np.argmax(curve))
-    shift = 0.0
-    if 0 < best < len(curve) - 1:
-        before, at, after = curve[best - 1 : best + 2]
-        bend = before - 2 * at + after
-        shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return centre - search + best + shift, float(curve[best])
-
-
-def lag_curve(wanted: Array, played: Array, longest: int, centre: int = 0, span: slice | None = None) -> Array:
-    """Correlation of `wanted` (float64 [T]) with `played` that comes `lag` frames later: float64 [2 · longest + 1].
-
-    Args:
-        longest: lags from `centre` − longest to `centre` + longest.
-        span: the frames of `wanted` to look at; all of them if None.
+    Returns:
+        float64 [2 · longest + 1], for lags from −longest to longest.
     """
-    start, stop, _ = (span or slice(None)).indices(len(wanted))
     curve = np.zeros(2 * longest + 1)
-    for index in range(len(curve)):
-        shift = centre - longest + index
-        low, high = max(start, -shift), min(stop, len(played) - shift)
+    for index, shift in enumerate(range(-longest, longest + 1)):
+        low, high = max(0, -shift), min(len(wanted), len(played) - shift)
         if high - low > FRAME_RATE // 2:
             curve[index] = correlation(wanted[low:high], played[low + shift : high + shift])
     return curve

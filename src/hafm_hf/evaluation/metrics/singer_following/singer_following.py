@@ -13,8 +13,9 @@ import numpy as np
 from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.evaluation.leakage import voice_leak_db
+from hafm_hf.evaluation.protocol import ClipScores, ScoringOptions, describe_system
 from hafm_hf.evaluation.scores import SCORE_NAMES, SCORES, score_pair
-from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json, bootstrap_mean, other_song_partners
+from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json, other_song_partners
 
 DESCRIPTION = """\
 Whether accompaniments follow the singer in harmony and time: each score on the matched pairs minus the same on pairs
@@ -31,8 +32,8 @@ Args:
     partners: shuffled pairs a clip.
     seed: of shuffling and bootstrap.
 Returns:
-    for each score {"matched", "control", "difference", "low", "high", "n", "songs"}, and "leak_db", the median of the
-    voice-coherent energy in the accompaniments.
+    for each score {"matched", "control", "difference", "low", "high", "n", "songs", "follows"}, and
+    "leak_db", the median of the voice-coherent energy in the accompaniments.
 """
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
 
@@ -63,26 +64,14 @@ class SingerFollowing(modules.RecordingsMetric):
         if references is not None:
             wanted = [extract(sound) for sound in modules.at_rate(references, sampling_rate, ANALYSIS_RATE)]
         names = [f"{index:06d}" for index in range(len(voices))]
-        drawn = other_song_partners(names, songs or names, [voice.seconds for voice in voices], partners, seed)
-        result: dict[str, Any] = {}
-        matched = [score_pair(*each) for each in zip(voices, wanted, bands, strict=True)]
-        control = [
-            [score_pair(voice, reference, bands[other]) for other in others]
-            for voice, reference, others in zip(voices, wanted, drawn, strict=True)
-        ]
-        for name in SCORE_NAMES:
-            true = np.array([each[name] for each in matched])
-            chance = np.array([np.mean([each[name] for each in others]) for others in control])
-            found = bootstrap_mean(true - chance, songs or names, seed)
-            if found.n:
-                means = {"matched": float(np.nanmean(true)), "control": float(np.nanmean(chance))}
-                interval = {
-                    "difference": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "n": found.n,
-                    "songs": found.songs,
-                }
-                result[name] = as_json(means | interval)
-        leaks = [voice_leak_db(voice, band) for voice, band in zip(sung, played, strict=True)]
-        return result | {"leak_db": float(np.median(leaks))}
+        whose = songs or names
+        drawn = other_song_partners(names, whose, [voice.seconds for voice in voices], partners, seed)
+        scored = []
+        for index, (voice, reference) in enumerate(zip(voices, wanted, strict=True)):
+            matched = score_pair(voice, reference, bands[index])
+            shuffled = [score_pair(voice, reference, bands[other]) for other in drawn[index]]
+            control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
+            leak = {"leak_db": voice_leak_db(sung[index], played[index])}
+            scored.append(ClipScores(names[index], whose[index], "predictions", matched, control, leak))
+        found = as_json(describe_system(scored, ScoringOptions(partners=partners, seed=seed)))
+        return found["scores"] | {"leak_db": found["readings"]["leak_db"]["median"]}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes off by how much all clips of a recorded song have the accompaniment behind or before the voice.
+
+python recipes/align_songs.py MIR1K PAIRS --karaoke
+hafm evaluate --pairs PAIRS --out REPORT
+
+In recordings of MIR-1K the two channels are apart by a constant that differs from song to song, up to 0.2 s. Who hears
+the voice only can be in time with it, and not with a channel that is not. The lag is where the onsets of voice and
+accompaniment agree best, on average over the song's *other* clips: a clip's own sound decides nothing about itself. A
+song of one clip stays as it is.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import soundfile
+import typer
+from numpy.typing import NDArray
+
+from hafm_hf.audio import Samples, resample
+from hafm_hf.audio.analysis import FRAME_RATE
+from hafm_hf.cli.console import report_error
+from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
+from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
+from hafm_hf.evaluation.timing import lag_curve, onset_curve
+
+# lags that are looked for, either way; beyond half a beat another beat fits as well
+LONGEST_SECONDS = 0.25
+
+
+def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
+    """Seconds by which each clip's reference is late (below 0: early), as the other clips of its song tell.
+
+    Raises:
+        ValueError: no song has two clips with references, so that none can tell the lag of another.
+    """
+    songs: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        songs[clip.song].append(clip)
+    lags: dict[str, float] = {}
+    for members in songs.values():
+        curves = {clip.name: _agreement(clip.vocal, clip.reference) for clip in members if clip.reference is not None}
+        for name in curves if len(curves) > 1 else ():
+            others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
+            lags[name] = (int(np.argmax(others)) - len(others) // 2) / FRAME_RATE
+    if not lags:
+        raise ValueError("The lag of a song is estimated from its other clips, and no song here has two.")
+    return lags
+
+
+def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:
+    """Correlation of the onsets of voice and reference at each lag of the reference: float64 [2 · L + 1]."""
+    sounds = (resample(*part.read(), ANALYSIS_RATE) for part in (vocal, reference))
+    sung, played = (onset_curve(onset_strength(sound)) for sound in sounds)
+    frames = min(len(sung), len(played))
+    return lag_curve(sung[:frames], played[:frames], round(LONGEST_SECONDS * FRAME_RATE))
+
+
+def moved(samples: Samples, frames: int) -> Samples:
+    """float32 [N] so many samples earlier, or later behind silence if below 0."""
+    return samples[frames:] if frames >= 0 else np.pad(samples, (-frames, 0))
+
+
+def main(
+    songs: Annotated[Path, typer.Argument(help="Folder of pairs, or of karaoke files.", file_okay=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for the aligned pairs.", file_okay=False)],
+    karaoke: Annotated[
+        bool, typer.Option("--karaoke", help="SONGS is stereo: accompaniment left, voice right.")
+    ] = False,
+) -> None:
+    """Writes OUT/CLIP/vocal.flac, instrumental.flac and labels.json, which names the song; prints lags as JSON."""
+    clips = load_karaoke(songs) if karaoke else load_pairs(songs)
+    lags = find_lags(clips)
+    for clip in clips:
+        folder = out / clip.name
+        folder.mkdir(parents=True, exist_ok=True)
+        vocal, rate = clip.vocal.read()
+        soundfile.write(folder / "vocal.flac", vocal, rate, subtype="PCM_24")
+        if clip.reference is not None:
+            band, rate = clip.reference.read()
+            late = round(lags.get(clip.name, 0.0) * rate)
+            soundfile.write(folder / "instrumental.flac", moved(band, late), rate, subtype="PCM_24")
+        labels = {} if clip.labels is None else json.loads(clip.labels.read_text())
+        (folder / "labels.json").write_text(json.dumps({**labels, "song": clip.song}) + "\n")
+    print(json.dumps(lags))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (OSError, ValueError) as error:
+        report_error(error)
+        sys.exit(1)
