@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hafm_hf import LeadSheet, audio
+from hafm_hf.accompaniment.song import asked_lead_sheet
 from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
@@ -108,7 +109,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.length)
     samples = audio.with_channels(samples, 1)
-    sheet = load_pipeline(request.model).model.asked_lead_sheet(samples, rate, sheet, request.options)
+    sheet = asked_lead_sheet(samples, rate, sheet, request.options)
     if sheet is None or kind not in {*IN_BARS, "json"}:
         raise ValueError("There are no beats or chords to write yet; listen to a voice, or tap along.")
     melody = sung_notes(samples, rate) if kind == "midi" else []

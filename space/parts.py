@@ -183,8 +183,8 @@ def band_choices(model: str) -> dict[str, Any]:
     updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     sounds = {style: SOUND + b64encode(sound).decode() for style, sound in composite.style_sounds.items()}
     updates["sounds"] = {"visible": bool(sounds), "value": {"sounds": sounds}}
-    # taking a band apart costs next to nothing, playing each of its stems as much as a band
-    updates["stems"] |= {"value": bool(composite.config.plays_stems or composite.config.separator_config)}
+    # splitting an instrumental costs next to nothing
+    updates["stems"] |= {"value": bool(composite.stems)}
     return {name: gr.update(**update) for name, update in updates.items()}
 
 

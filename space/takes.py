@@ -227,16 +227,13 @@ class Remake:
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline needs in order to keep the rest."""
-        old = {}
-        for name, part in self.job.band.items():
-            band, rate = self.job.read(part, self.variation)
-            old[name] = {"array": band, "sampling_rate": rate}
+        band, rate = self.job.read("instrumental", self.variation)
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
         keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
         if not keep or self.start >= min(self.stop, seconds):
             raise ValueError("The selected bars are the whole song; generate it anew instead.")
-        known = {"instrumental": old if self.job.stems else old["band"], "keep": keep}
+        known = {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep}
         return {**known, "stems": bool(self.job.stems), "num_samples": 1, "tail": self.job.tail}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:

@@ -1,50 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joins parts that were trained apart into one composite, and refuses parts that do not fit each other."""
 
-import io
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from .. import audio
 from ..modeling.sampling import lead_sheet_rows
 from ..modeling.stage_table import STAGES
 from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
-from ..pretrained.style_sounds import write_style_sounds
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
-from .options import GenerationOptions
-from .saving import PARTS, check_names
+from .parts import PARTS, check_names
 
-# what stages that read a lead sheet play best with (docs/generation.md), where nobody has chosen anything
+# the best settings for stages that read a lead sheet (docs/generation.md), where nobody has chosen any
 TOLD_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
     "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
 }
-# of the sound of a style: long enough for a pattern and a change of chords
-STYLE_SECONDS, STYLE_SEED = 8.0, 1
-# of libsndfile, 0 to 1: about 40 kbit a second of 24 kHz
-SMALL = 0.85
-STAGE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def assemble_composite(
     parts: Mapping[str, str | None],
     output: Path,
-    stage_dtype: str = "bf16",
+    stage_dtype: str = "bfloat16",
     limit_mb: float | None = None,
-    plays_stems: bool = False,
-    style_vocal: Path | None = None,
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
@@ -53,16 +42,13 @@ def assemble_composite(
     Args:
         parts: folder or hub id of each part, by its name in the composite; `OPTIONAL_PARTS` may be missing.
         output: folder of the composite; a composite that is there is replaced, anything else is not.
-        stage_dtype: fp32, bf16 or fp16, how the stages are stored; with one of the latter two the codec's decoder is
-            stored in fp16, which moves its samples by a thousandth of their level.
+        stage_dtype: how the stages are stored, one of STAGE_DTYPES; but for float32 the codec's decoder is stored in
+            float16, which moves its samples by a thousandth of their level.
         limit_mb: the size that the composite may have.
-        plays_stems: as `HAFMConfig` has it.
-        style_vocal: singing that the composite accompanies in each of its styles, for `styles/NAME.ogg`.
 
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
-            each other, a composite over the limit, an output that holds other files, or a `style_vocal` for a
-            model that plays no styles.
+            each other, a composite over the limit, or an output that holds other files.
         OSError: when a part is not there.
     """
     sources = {name: source for name, source in parts.items() if source}
@@ -72,7 +58,7 @@ def assemble_composite(
     _check_output(output)
     loaded: dict[str, PreTrainedModel] = {}
     for name, kind in PARTS.items():
-        options = {"dtype": STAGE_DTYPES[stage_dtype]} if name in STAGES else {}
+        options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
         if name in sources:
             codec = name == "codec"
             loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
@@ -80,21 +66,17 @@ def assemble_composite(
     _choose_settings(loaded)
     try:
         composite = HAFMForVocalAccompaniment.from_parts(**loaded)
-        composite.config.plays_stems = plays_stems
-        composite.config.validate()
     except StrictDataclassClassValidationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{output.name}.part-", dir=output.parent) as scratch:
         temporary = Path(scratch) / "new"
         composite.save_pretrained(temporary)
-        if stage_dtype != "fp32":
+        if stage_dtype != "float32":
             _halve_decoder(temporary / "codec" / SAFE_WEIGHTS_NAME)
         write_checksums(temporary)
         # what was written can be read, strictly, before anyone relies on it
-        written = HAFMForVocalAccompaniment.from_pretrained(temporary)
-        if style_vocal is not None:
-            write_style_sounds(temporary, play_styles(written, style_vocal))
+        HAFMForVocalAccompaniment.from_pretrained(temporary)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
         if limit_mb is not None and size > limit_mb:
             raise ValueError(
@@ -102,29 +84,6 @@ def assemble_composite(
             )
         _replace(temporary, output)
     return size
-
-
-def play_styles(model: HAFMForVocalAccompaniment, vocal: Path) -> dict[str, bytes]:
-    """How each style of a model sounds: the first seconds of a vocal accompanied in it, without the vocal.
-
-    Returns:
-        OGG Vorbis files by the name of the style.
-
-    Raises:
-        ValueError: the model plays no styles, or the vocal cannot be used.
-    """
-    if not model.styles:
-        raise ValueError("This model plays no styles that could be heard; leave style_vocal out.")
-    samples, rate = audio.read_audio(vocal, seconds=STYLE_SECONDS)
-    sounds = {}
-    for style in model.styles:
-        options = GenerationOptions(style=style, seed=STYLE_SEED)
-        (made,) = model.generate(samples, rate, options=options).audio
-        band = audio.limit_peak(audio.fade_edges(made.numpy().T, model.sampling_rate))
-        file = io.BytesIO()
-        soundfile.write(file, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=SMALL)
-        sounds[style] = file.getvalue()
-    return sounds
 
 
 def _halve_decoder(weights: Path) -> None:

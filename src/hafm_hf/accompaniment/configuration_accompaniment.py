@@ -19,7 +19,7 @@ from ..tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerC
 
 @strict
 class HAFMSeparatorConfig(PreTrainedConfig):
-    r"""The network that takes a band apart into the stems of `stage_table`, an optional part of the composite.
+    r"""The network that splits an instrumental into its stems, an optional part of the composite.
 
     Args:
         sampling_rate (`int`): Of the codec, in Hz.
@@ -31,7 +31,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
     """
 
     model_type = "hafm_separator"
-    role: ClassVar[str] = "the separator, which takes a band apart into its stems"
+    role: ClassVar[str] = "the separator, which splits an instrumental into stems"
 
     sampling_rate: int = 24_000
     n_fft: int = 1280
@@ -44,7 +44,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         return {
             "rates": f"{self.sampling_rate} Hz, {self.sampling_rate / self.hop_length:g} spectra/s",
-            "vocabulary": f"band → {', '.join(STEMS[1:])}",
+            "vocabulary": f"instrumental → {', '.join(STEMS[1:])}",
             "architecture": f"{self.num_layers} dilated convolutions × {self.channels} over spectra, masks",
         }
 
@@ -69,9 +69,8 @@ class HAFMConfig(PreTrainedConfig):
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
         harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
-        separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that takes bands apart; none if not given.
-        plays_stems (`bool`): Whether bands come as stems, whose sum they are, where nothing else is asked for; needs a
-            coarse stage with the stream `stem`, which plays each as a row of its own, or a separator.
+        separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that splits the instrumental into stems;
+            none if not given.
     """
 
     model_type = "hafm"
@@ -93,7 +92,6 @@ class HAFMConfig(PreTrainedConfig):
     codec_config: Any = None
     harmony_config: Any = None
     separator_config: Any = None
-    plays_stems: bool = False
 
     def describe_part(self, name: str) -> dict[str, str]:
         """Rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
@@ -120,14 +118,7 @@ class HAFMConfig(PreTrainedConfig):
         codebooks = [size for name in acoustic for size in stages[name].codebook_sizes]
         _check_equal("codec codebooks", set(codebooks), {codec.codebook_size})
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
-        told = "stem" in self.coarse_config.lead_sheet_streams
-        if self.plays_stems and not told and self.separator_config is None:
-            raise ValueError("plays_stems needs a coarse stage with the stream `stem`, or a separator.")
         if self.separator_config is not None:
-            if told:
-                raise ValueError(
-                    "The coarse stage plays stems itself, with the stream `stem`: leave the separator out."
-                )
             _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
         if self.harmony_config is not None:
             _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)

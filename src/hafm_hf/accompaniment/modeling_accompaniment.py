@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The composite: vocal → semantic tokens → three stages → codec → accompaniment.
+"""The composite: vocal → semantic tokens and lead sheet → three stages → codec → accompaniment.
 
-It owns the parts and chains them; it spans the whole path of the data. What it estimates of a vocal stands in
-`listening`, the run of a song in `song`, the spans of an older one to keep in `kept`, what can be asked in `options`,
-files in `saving`.
+Its parts stand in `parts`, the run of a song in `song`, the spans of an older instrumental to keep in `kept`, and
+what can be asked for in `options`.
 """
 
+import math
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial, reduce
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,26 +17,34 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..audio import check_sampling_rate, pad_end
-from ..audio.feature_extraction_hafm import channel_rows, mono_rows
+from ..audio import check_sampling_rate, pad_end, resample
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channel_rows, mono_rows
+from ..lead_sheet.known import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..modeling.heartbeat import Heartbeat, Progress
+from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..modeling.heartbeat import Progress
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
-from ..modeling.threads import suitable_threads, torch_threads
-from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, default_decoding
+from ..modeling.windows import ROWS_AT_ONCE
+from ..pretrained.loading import HUB_OPTIONS, model_source, write_checksums
+from ..pretrained.saving import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
+from ..pretrained.style_sounds import read_style_sounds, write_style_sounds
 from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
-from .kept import KeptInstrumental, Span
-from .listening import ListeningMixin
+from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
-from .options import GenerationOptions
-from .saving import OPTIONAL_PARTS, CompositeSavingMixin, check_names, part_classes
-from .song import SongRun, Sound
+from .options import OPTIONS, GenerationOptions
+from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes, weights_of
+from .song import Generation, SongRun, Voice, asked_lead_sheet, sounds_of
 
+# [N], or [C, N] of several channels
 Samples = torch.Tensor | np.ndarray
+# streams of a lead sheet in which beats have a place
+BEAT_STREAMS = ("chord", "beat", "bar")
 
 
 @dataclass
@@ -49,10 +57,9 @@ class HAFMAccompanimentOutput(ModelOutput):
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
-            Of a band of stems [P, Q, T_a].
         borders: seconds at which one window of the coarse or fine stage takes over from the one before.
-        lead_sheets: `LeadSheet` of each as the stages were told it; None where nothing was.
-        stems: by name (float32 [N] or [C, N]) of each band that was played so; their sum is its `audio`.
+        lead_sheets: `LeadSheet` of each, as far as it was given or estimated.
+        stems: by name (float32 [N] or [C, N]), whose sum is `audio`; only if they were asked for.
     """
 
     audio: list[torch.Tensor]
@@ -61,51 +68,15 @@ class HAFMAccompanimentOutput(ModelOutput):
     instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
     codes: list[torch.Tensor] = None  # type: ignore[assignment]
     borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
-    lead_sheets: list[LeadSheet | None] = None  # type: ignore[assignment]
+    lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
     stems: list[dict[str, torch.Tensor]] | None = None
 
 
-class Generation:
-    """A call of `generate` or `stream`: its options, and what holds while it computes.
-
-    Args:
-        model: the composite.
-        options: what is asked for.
-        progress: as for `generate`.
-
-    Raises:
-        ValueError: for options that exclude each other, or that the model cannot obey.
-    """
-
-    def __init__(
-        self, model: "HAFMForVocalAccompaniment", options: GenerationOptions, progress: Progress | None
-    ) -> None:
-        model.check_streams(options)
-        self.options = options
-        self.stems: tuple[str, ...] = STEMS[:1]
-        self.num_samples, self.device = options.num_samples, model.device
-        self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
-        self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
-        self.threads = options.threads or suitable_threads(self.stages.values())
-        decoding = options.decoding or default_decoding(self.stages.values())
-        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "quantization", "compile")
-        self.decoding = DecodingOptions(decoding, **{name: getattr(options, name) for name in names})
-        self.heartbeat = Heartbeat(model, progress)
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Around what takes long. Between the chunks of a stream the caller's random state and threads hold."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
-            torch.manual_seed(self.seed)
-            yield
-
-
-class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrainedModel):
+class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
     Without a `fine` stage it plays the coarse codebooks alone. A `harmony`, which estimates chords, and a `separator`,
-    which takes bands apart, may be there as well.
+    which splits the instrumental into stems, are optional.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
@@ -118,11 +89,18 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
     input_modalities = ("audio",)
     _no_split_modules: list[str] = []
     _supports_sdpa = True
+    semantic_tokenizer: HAFMSemanticTokenizerModel
     codec: PreTrainedModel
-    separator: HAFMSeparatorModel
+    harmony: HAFMHarmonyModel | None
+    separator: HAFMSeparatorModel | None
+    # of the feature extractor that was loaded beside the model, to be saved with it again
+    feature_extractor_config: dict[str, Any] = {}
+    # how each style sounds, as OGG files by its name: `styles/NAME.ogg` of the repository
+    style_sounds: dict[str, bytes] = {}
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
+        self.harmony = self.separator = None
         for name, part_class in part_classes(config).items():
             part = (parts or {}).get(name)
             setattr(self, name, part_class(getattr(config, f"{name}_config")) if part is None else part)
@@ -152,6 +130,96 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         config = HAFMConfig(**configs, attn_implementation=attention)
         return cls(config, parts)
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Loads a composite from a folder or the hub, part by part.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
+            kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
+                `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
+                however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
+                `device_map` is one device, or "auto".
+
+        Returns:
+            The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
+            missing, unexpected or misshapen: nothing, since that is refused.
+
+        Raises:
+            ValueError: if a part's weights are not exactly those that its configuration asks for, or on a device_map
+                of several devices.
+            OSError: if a part or its safetensors file is missing.
+        """
+        source = model_source(pretrained_model_name_or_path, **kwargs)
+        device, informed = device_of(kwargs.pop("device_map", None)), kwargs.pop("output_loading_info", False)
+        for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
+            kwargs.pop(name, None)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        stored = HAFMConfig.from_pretrained(source, **hub)
+        model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
+        model.name_or_path = str(source)
+        try:
+            model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
+        except OSError:
+            # there is none; `save_pretrained` writes the usual one
+            pass
+        model.style_sounds = read_style_sounds(source, model.styles, **hub)
+        model = model.eval() if device is None else model.eval().to(device)
+        # strict loading leaves nothing of these to report
+        problems: Any = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+        return (model, problems) if informed else model
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into
+        its subfolder.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: False in the other processes of a training; they write no files.
+            state_dict: weights to write instead of the model's own, under the names that they have in it.
+            push_to_hub: upload the model with its own weights, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+
+        Raises:
+            ValueError: if `state_dict` lacks weights of the model, or holds others.
+        """
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
+        model: Any = self
+        if state_dict is not None and is_main_process and (wrong := model.state_dict().keys() ^ state_dict.keys()):
+            problem = "should not hold" if min(wrong) in state_dict else "lacks"
+            raise ValueError(f"state_dict {problem} {min(wrong)}; give all of model.state_dict(), or leave it out.")
+        folder = Path(save_directory)
+        for name in part_classes(self.config):
+            # the other processes too, which may hold a share of the weights that the main one writes
+            weights = None if state_dict is None else weights_of(name, state_dict)
+            getattr(self, name).save_pretrained(
+                folder / name, is_main_process=is_main_process, state_dict=weights, **kwargs
+            )
+        if not is_main_process:
+            return
+        write_checksums(folder, only_again=True)
+        self.config.architectures = [type(self).__name__]
+        (folder / "config.json").write_text(config_json(self.config))
+        write_auto_map(folder, self.config, type(self))
+        write_repository_files(folder)
+        write_style_sounds(folder, self.style_sounds)
+        extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
+        HAFMFeatureExtractor(**extractor).save_pretrained(folder)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, **upload)
+
     @property
     def codec_format(self) -> CodecFormat:
         """Rates, codebooks and channels of the codec, and so of what comes out."""
@@ -167,6 +235,39 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         """The stages by name, in the order in which they run."""
         return {name: getattr(self, name) for name in part_classes(self.config) if name in STAGES}
 
+    @property
+    def reading_stages(self) -> dict[str, HAFMStageForCausalLM]:
+        """The stages that are conditioned on a lead sheet, by name."""
+        return {name: stage for name, stage in self.stages.items() if stage.config.lead_sheet_streams}
+
+    @property
+    def known_streams(self) -> set[str]:
+        """What can be asked of the model: the streams of a lead sheet that its stages read, and "stem" if it has a
+        separator.
+        """
+        known = {stream for stage in self.reading_stages.values() for stream in stage.config.lead_sheet_streams}
+        return known - {"stem"} if self.separator is None else known | {"stem"}
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The stems that the instrumental can be split into; none without a separator."""
+        return () if self.separator is None else STEMS[1:]
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Names of the styles that the model can play."""
+        configs = [stage.config for stage in self.reading_stages.values()]
+        return next((tuple(config.styles) for config in configs if "style" in config.lead_sheet_streams), ())
+
+    @property
+    def units_per_second(self) -> int:
+        """Largest rate that divides all token rates: 25 for 50 and 75 Hz. Songs are whole units long inside."""
+        return math.gcd(*(stage.config.frame_rate for stage in self.stages.values()))
+
+    def units(self, samples: int, sampling_rate: int) -> int:
+        """Whole units that hold so many samples."""
+        return math.ceil(round(samples / sampling_rate * self.units_per_second, 6))
+
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of each part, and their `total`."""
         counts = {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in part_classes(self.config)}
@@ -180,9 +281,12 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         *,
         input_values: Samples | None = None,
         padding_mask: torch.Tensor | None = None,
-        instrumental: Samples | Mapping[str, Samples] | None = None,
-        keep: Sequence[Span] = (),
         lead_sheet: LeadSheet | None = None,
+        tempo: float | None = None,
+        beats: Any = None,
+        chords: Any = None,
+        instrumental: Samples | KeptInstrumental | None = None,
+        keep: Sequence[tuple[float, float]] = (),
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         **kwargs: Any,
@@ -198,12 +302,15 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
             sampling_rate (Hz): of the vocals and the instrumental.
             input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
             padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
-            instrumental (float [N], *optional*): accompaniment of the one vocal, of which spans are kept; its stems by
-                name where the band is to be played so.
+            lead_sheet: what is known of the one vocal's song.
+            tempo (beats a minute), beats (s), chords: parts of it by themselves, which take precedence; as for the
+                pipeline.
+            instrumental (float [N] or [C, N], *optional*): accompaniment of the one vocal, of which spans are kept. Of
+                a `KeptInstrumental` `audio` has what the stages make of it, and the caller splices it.
             keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from
                 their tokens, and joins them by a short cross-fade.
-            lead_sheet: tempo, beats or chords of the one vocal, as far as they are known.
-            options: what is asked for; `kwargs` are fields of it by name (`seed=1`, `top_k=50`) that go before.
+            options: what is asked for; `kwargs` are fields of it by name (`seed=1`, `top_k=50`), which take
+                precedence.
             progress: called with (stage, steps done, steps in all) after every step, and with the same again while
                 something takes longer; what it raises ends the generation.
 
@@ -213,31 +320,45 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         Raises:
             ValueError: on vocals, options, spans or a lead sheet that cannot be used, saying why.
         """
-        generation = Generation(self, GenerationOptions.of(options, kwargs), progress)
-        rows = self._rows(input_values if vocals is None else vocals, padding_mask, lead_sheet)
-        rate = check_sampling_rate(self.sampling_rate if vocals is None else sampling_rate)
-        generation.stems = self.played(generation.options, instrumental)
-        with generation.computing():
-            kept = self._kept(rows, rate, instrumental, keep)
+        generation = Generation(self, options, kwargs, progress)
+        lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
+        rows, rate = self._rows(vocals, sampling_rate, input_values, padding_mask)
+        if len(rows) != 1 and (lead_sheet is not None or instrumental is not None):
+            raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
+        if instrumental is None and len(keep):
+            raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
+        kept, given = instrumental, None
+        if not isinstance(kept, KeptInstrumental | None):
+            audio = channel_rows(kept, self.codec_format.channels)
+            kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate)
+        if kept is not None:
+            with generation.computing():
+                given = kept.tokens(self, self.units(len(rows[0]), rate))
+        # who gives a KeptInstrumental puts it back at another rate; stems are split from the whole
+        spliced = None if kept is instrumental and not generation.options.stems else kept
         rendered: list[dict[str, Any]] = []
-        at_once = max(ROWS_AT_ONCE // (generation.num_samples * len(self._rows_of(generation.stems))), 1)
+        at_once = max(ROWS_AT_ONCE // generation.options.num_samples, 1)
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
-                song = self._song(generation, batch, rate, lead_sheet, kept)
+                song = self._song(generation, batch, rate, lead_sheet, given)
                 song.run()
                 lengths = [self._length(vocal, rate) for vocal in batch]
-                rendered += self._decode(song, lengths, kept, generation.stems)
+                rendered += self._decode(song, lengths, spliced, generation.options.stems)
         lists = {name: [each[name] for each in rendered] for name in rendered[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
 
     @torch.no_grad()
     def stream(
         self,
-        vocal: Samples,
+        vocal: Samples | None = None,
         sampling_rate: int | None = None,
         *,
+        input_values: Samples | None = None,
         lead_sheet: LeadSheet | None = None,
+        tempo: float | None = None,
+        beats: Any = None,
+        chords: Any = None,
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         **kwargs: Any,
@@ -248,106 +369,180 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), lead_sheet, options, progress, kwargs: as for `generate`; there is one sample.
+            sampling_rate (Hz), input_values, lead_sheet, tempo, beats, chords, options, progress, kwargs: as for
+                `generate`; there is one sample.
 
         Yields:
             float32 [n] at the codec's rate, [C, n] of several channels, on the CPU; with `stems=True` [S, n] or
-                [S, C, n] in the order of `stems`, whose sum over S is the band.
+                [S, C, n] in the order of `stems`, whose sum over S is the instrumental.
 
         Raises:
             ValueError: as for `generate`.
         """
-        generation = Generation(self, GenerationOptions.of(options, kwargs), progress)
-        if generation.num_samples > 1:
-            raise ValueError(f"num_samples is {generation.num_samples}; a stream is one sample.")
-        (row,), rate = self._rows(vocal, None, lead_sheet), check_sampling_rate(sampling_rate)
-        generation.stems = self.played(generation.options)
+        generation = Generation(self, options, kwargs, progress)
+        if generation.options.num_samples > 1:
+            raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
+        lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
+        rows, rate = self._rows(vocal, sampling_rate, input_values)
         with generation.computing():
-            song = self._song(generation, [row], rate, lead_sheet, at_once=len(self._rows_of(generation.stems)))
-        length, done, decoded, sent = self._length(row, rate), 0, 0, 0
+            song = self._song(generation, rows, rate, lead_sheet, at_once=1)
+        length, done, decoded, sent = self._length(rows[0], rate), 0, 0, 0
         codec = CodecStream(as_codec(self.codec))
-        separator = SeparatorStream(self.separator) if self.separates and generation.options.stems else None
+        separator = None if self.separator is None else SeparatorStream(self.separator)
         while sent < length:
-            audio = torch.zeros(1, 1, 0)
+            audio = torch.zeros(1, 0)
             with generation.computing():
                 codes = song.advance()
-                if codes.shape[2] > done:
-                    new = codec.decode(codes[:, :, done:], last=song.finished)
-                    audio = new[..., : length - decoded].float().cpu()
-                    decoded += audio.shape[2]
-                    if separator is not None:
-                        audio = separator.separate(audio[0], last=song.finished)
-            done, sent = codes.shape[2], sent + audio.shape[2]
-            if audio.shape[2]:
-                stems = audio[:, 0] if audio.shape[1] == 1 else audio
-                yield stems if generation.options.stems else stems.sum(0)
+                if codes.shape[1] > done:
+                    new = codec.decode(codes[None, :, done:], last=song.finished)[0]
+                    audio = new[:, : length - decoded].float().cpu()
+                    decoded += audio.shape[1]
+                    if generation.options.stems and separator is not None:
+                        audio = separator.separate(audio, last=song.finished)
+            done, sent = codes.shape[1], sent + audio.shape[-1]
+            if audio.shape[-1]:
+                yield _channels(audio)
 
-    def _rows(self, vocals: Any, padding_mask: Any, lead_sheet: LeadSheet | None) -> list[np.ndarray]:
-        """The vocals without their padding, float32 [N] each.
+    def check_streams(self, options: GenerationOptions) -> None:
+        """Refuses options that the model cannot obey.
 
         Raises:
-            ValueError: on no vocal or one that is not mono, a mask of another shape, or a lead sheet for several.
+            ValueError: naming the option, or the styles that there are.
         """
-        rows = [] if vocals is None else mono_rows(vocals, padding_mask)
-        if not rows:
+        known = self.known_streams
+        for name, row in OPTIONS.items():
+            value = getattr(options, name)
+            if row.streams and value not in (None, False) and known.isdisjoint(row.streams):
+                read = ", ".join(row.streams)
+                raise ValueError(f"{name} is {value!r}, but this model knows nothing of {read}; leave {name} out.")
+        if options.style is not None:
+            place_of(options.style, self.styles, "style")
+
+    def tokenize_vocal(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> torch.Tensor:
+        """Noisy vocal semantic tokens of a mono vocal (float32 [N]), padded to whole units: int64 [1, T_v].
+
+        Tempo or beats of `lead_sheet` are used instead of estimated ones.
+
+        Raises:
+            ValueError: on an empty vocal, or where neither a stage nor the tokenizer knows what to do with beats.
+        """
+        if len(vocal) == 0:
+            raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
+        tokenizer = self.semantic_tokenizer
+        rate = tokenizer.config.sampling_rate
+        samples = resample(vocal, sampling_rate, rate)
+        wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
+        waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(tokenizer.device)
+        if not tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
+            lead_sheet = None
+        return tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
+
+    def hear_voice(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> Voice:
+        """What conditions the stages of a mono vocal (float32 [N]); the rest as for `tokenize_vocal`.
+
+        Raises:
+            ValueError: as `tokenize_vocal`, or where no stage reads the chords of a lead sheet.
+        """
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
+            raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        sheet = self.complete_lead_sheet(tokens, lead_sheet)
+        return Voice(tokens, self.lead_sheet_streams(tokens, sheet), sheet)
+
+    def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:
+        """The streams of a lead sheet for the stages that are conditioned on them.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            sheet: of it, completed; what it lacks is unknown to the stages.
+
+        Returns:
+            int64 [S, T_c] by the name of the stage.
+
+        Raises:
+            ValueError: a style that the model does not have.
+        """
+        streams = {}
+        for name, stage in self.reading_stages.items():
+            config, rate = stage.config, stage.config.conditioning_frame_rate
+            frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
+            found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
+            streams[name] = found.to(stage.device)
+        return streams
+
+    def complete_lead_sheet(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> LeadSheet:
+        """What is known of a song, and the model's estimate of what is not, as far as it has one.
+
+        Args:
+            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            lead_sheet: what is known.
+        """
+        sheet, config = LeadSheet() if lead_sheet is None else lead_sheet, self.semantic_tokenizer.config
+        complete = not config.beat_line or (sheet.beats is not None and bool(sheet.chords or sheet.bars))
+        if complete and not sheet.bars:
+            return sheet
+        phase = self._beat_phase(vocal_semantic, sheet)
+        sheet = sheet.with_bars_placed(phase, config.frame_rate)
+        if complete:
+            return sheet
+        # the estimate keeps to a tempo that is given, and says where its beats lie
+        beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
+        return beats.completed_by(self._estimate(vocal_semantic, sheet, phase))
+
+    def estimate_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> LeadSheet:
+        """Estimated beats of a vocal, and the likeliest chord of each: to be corrected and given back.
+
+        Args:
+            vocal (float32 [N]): mono.
+            sampling_rate: in Hz.
+            seed: of the noise on the vocal.
+            lead_sheet: what is known already.
+
+        Returns:
+            beats, if there are two, and chords, if there is a `harmony` to estimate them.
+
+        Raises:
+            ValueError: on an empty vocal, or where the tokenizer does not estimate beats.
+        """
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        phase = self._beat_phase(tokens, sheet)
+        return self._estimate(tokens, sheet.with_bars_placed(phase, self.semantic_tokenizer.config.frame_rate), phase)
+
+    def _beat_phase(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> torch.Tensor:
+        """Where in the beat each frame lies (float [T_v]): by the beats of a lead sheet, else by a vocal's tokens."""
+        tokenizer = self.semantic_tokenizer
+        phase = sheet.phase(len(vocal_semantic), tokenizer.config.frame_rate)
+        return tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet) if phase is None else phase
+
+    def _estimate(self, vocal_semantic: torch.Tensor, sheet: LeadSheet, phase: torch.Tensor) -> LeadSheet:
+        """Beats of a phase (float [T_v]) and chords of a vocal's tokens (int64 [T_v]), known ones among them."""
+        rate, chords = self.semantic_tokenizer.config.frame_rate, None
+        if self.harmony is not None:
+            chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase).cpu(), rate)
+        return LeadSheet.from_estimates(phase, chords, rate)
+
+    def _rows(
+        self, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None
+    ) -> tuple[list[np.ndarray], int]:
+        """The vocals without their padding, float32 [N] each, and their rate in Hz.
+
+        Raises:
+            ValueError: on no vocal, one that is not mono, a mask of another shape, or no usable rate.
+        """
+        if vocals is None and input_values is None:
             raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
-        if lead_sheet is not None and len(rows) != 1:
-            raise ValueError(f"A lead sheet belongs to one vocal, and {len(rows)} were given.")
-        return rows
-
-    def played(
-        self, options: GenerationOptions, instrumental: Samples | Mapping[str, Samples] | None = None
-    ) -> tuple[str, ...]:
-        """What the band comes as: its stems, or the mix as one.
-
-        Where the options leave it open it is as the instrumental is given of which spans are kept, and without one as
-        `config.plays_stems` says.
-
-        Raises:
-            ValueError: the instrumental is given otherwise, or a stem of it is missing.
-        """
-        given = None if instrumental is None else isinstance(instrumental, Mapping)
-        wanted = self.config.plays_stems if given is None else given
-        wanted = wanted if options.stems is None else options.stems
-        stems = self.stems if wanted else STEMS[:1]
-        if not stems:
-            raise ValueError("This model plays no stems apart; give the instrumental as one.")
-        if given is not None and given != wanted:
-            raise ValueError(
-                "A band of stems keeps spans of stems: give instrumental as {'drums': …, 'bass': …, …}."
-                if wanted
-                else "stems is False, and the instrumental is given by stems; give it as one."
-            )
-        if isinstance(instrumental, Mapping) and set(instrumental) != set(stems):
-            raise ValueError(f"The instrumental has {', '.join(instrumental)}; it needs {', '.join(stems)}.")
-        return stems
-
-    def _rows_of(self, stems: tuple[str, ...]) -> tuple[str, ...]:
-        """What the acoustic stages play, a row each, for a band that comes as these stems."""
-        return STEMS[:1] if self.separates else stems
-
-    def _kept(
-        self,
-        rows: list[np.ndarray],
-        rate: int,
-        instrumental: Samples | Mapping[str, Samples] | None,
-        keep: Sequence[Span],
-    ) -> KeptInstrumental | None:
-        """What is kept of an instrumental, if there is one; raises ValueError where that cannot be."""
-        if instrumental is None:
-            if len(keep):
-                raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
-            return None
-        if len(rows) != 1:
-            raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
-        given = [instrumental[stem] for stem in self.stems] if isinstance(instrumental, Mapping) else [instrumental]
-        parts = [channel_rows(each, self.codec_format.channels) for each in given]
-        audio = np.stack([pad_end(part.T, max(each.shape[1] for each in parts)).T for part in parts])
-        kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate, self.sampling_rate)
-        codebooks = {name: stage.config.num_codebooks for name, stage in self.stages.items() if STAGES[name].acoustic}
-        units = self.units(len(rows[0]), rate)
-        kept.tokenize(self.semantic_tokenizer, self.codec, codebooks, units, self.units_per_second, self.separates)
-        return kept
+        rows = mono_rows(input_values if vocals is None else vocals, padding_mask)
+        if not rows:
+            raise ValueError("There is no vocal; the batch is empty.")
+        return rows, self.sampling_rate if vocals is None else check_sampling_rate(sampling_rate)
 
     def _song(
         self,
@@ -355,73 +550,61 @@ class HAFMForVocalAccompaniment(ListeningMixin, CompositeSavingMixin, PreTrained
         vocals: Sequence[np.ndarray],
         rate: int,
         lead_sheet: LeadSheet | None,
-        kept: KeptInstrumental | None = None,
+        kept: Mapping[str, torch.Tensor] | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> SongRun:
-        """The run of a batch of songs, which has listened to its vocals."""
+        """The run of a batch of songs, whose vocals are tokenised."""
         song = SongRun(
             generation.stages,
             [self.units(len(vocal), rate) for vocal in vocals],
             self.units_per_second,
             generation.decoding,
             generation.seed,
-            generation.num_samples,
-            self._rows_of(generation.stems),
-            self._sounds(),
-            None if kept is None else kept.flat,
+            generation.options.num_samples,
+            sounds_of(self.stages, self.codec),
+            kept,
             generation.heartbeat.report,
             at_once,
         )
-        sheets = [self.asked_lead_sheet(vocal, rate, lead_sheet, generation.options) for vocal in vocals]
-        heard = zip(vocals, sheets, strict=True)
-        song.listen([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in heard])
+        sheets = [asked_lead_sheet(vocal, rate, lead_sheet, generation.options) for vocal in vocals]
+        known = zip(vocals, sheets, strict=True)
+        song.listen([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in known])
         return song
-
-    def _sounds(self) -> dict[str, Sound]:
-        """What codes of the acoustic stages sound like, by the codec's vectors."""
-        sounds: dict[str, Sound] = {}
-        first = 0
-        for name, stage in self.stages.items():
-            if STAGES[name].acoustic:
-                sounds[name] = partial(as_codec(self.codec).code_vectors, first_codebook=first)
-                first += stage.config.num_codebooks
-        return sounds
 
     def _length(self, vocal: np.ndarray, rate: int) -> int:
         """Samples of the instrumental of a vocal."""
         return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(
-        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: Sequence[str]
+        self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: bool
     ) -> Iterator[dict[str, Any]]:
         """What the output has of each song of a finished run.
 
         Args:
             song: the run.
             lengths: of its vocals, in samples of the output.
-            kept: of an instrumental.
-            stems: what the band comes as.
+            kept: of an instrumental, put back into the audio.
+            stems: whether the instrumental is split, too.
         """
         for number, voice in enumerate(song.voices):
             codes, length = song.codes(number), lengths[number // song.num_samples]
             # one by one: a song is long
-            parts = [as_codec(self.codec).decode(row[None], length)[0].float().cpu() for row in codes]
-            if len(parts) < len(stems):
-                parts = [*self.separator.separate(parts[0])]
-            if kept is not None:
-                parts = [kept.splice(part, place) for place, part in enumerate(parts)]
-            band = {stem: _channels(part) for stem, part in zip(stems, parts, strict=True)}
+            audio = as_codec(self.codec).decode(codes[None], length)[0].float().cpu()
+            audio = audio if kept is None else kept.splice(audio, self.sampling_rate)
             rendered = {
-                "audio": reduce(torch.add, band.values()),
+                "audio": _channels(audio),
                 "vocal_semantic": voice.tokens.cpu(),
                 "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
-                "codes": (codes if len(codes) > 1 else codes[0]).cpu(),
+                "codes": codes.cpu(),
                 "borders": song.borders(number),
                 "lead_sheets": voice.lead_sheet,
             }
-            yield rendered | ({"stems": band} if len(stems) > 1 else {})
+            if stems and self.separator is not None:
+                parts = zip(self.stems, self.separator.separate(audio), strict=True)
+                rendered["stems"] = {stem: _channels(part) for stem, part in parts}
+            yield rendered
 
 
 def _channels(audio: torch.Tensor) -> torch.Tensor:
-    """Audio (float32 [C, N]) as it is handed out: [N] of one channel."""
-    return audio[0] if len(audio) == 1 else audio
+    """Audio (float32 […, C, N]) as it is handed out: […, N] of one channel."""
+    return audio.squeeze(-2) if audio.shape[-2] == 1 else audio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of generation options, and that of what is made of a generated band: name, type, limits and help.
+"""The one table of generation options, and that of mixing: name, type, limits and help.
 
 `HAFMForVocalAccompaniment.generate` and `stream`, the pipeline, the endpoint, the command line and the Space take
 theirs from it, so an option is added here, and where it has its effect. Nothing heavy is imported: `hafm --help` reads
@@ -43,7 +43,7 @@ class Option:
         choices: the only values that a text may have, or names in a dict of numbers.
         word: a text that a number may be instead.
         internal: whether it says how the machine computes; those who serve strangers do not offer it.
-        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`).
+        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); "stem": a separator.
     """
 
     help: str
@@ -149,11 +149,8 @@ class GenerationOptions(_Options):
         choices=("auto", *ENERGIES),
         streams=("energy",),
     )
-    stems: bool | None = option(
-        None,
-        "Drums, bass, chords and colour apart, each as well as their sum; as the model's config says if not given.",
-        "Stems",
-        streams=("stem",),
+    stems: bool = option(
+        False, "Also drums, bass, chords and colour, whose sum is the instrumental.", "Stems", streams=("stem",)
     )
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pipeline("vocal-accompaniment")`: files, URLs, bytes or arrays in, instrumental and mix out.
 
-The last station of the path of the data: it adds to `HAFMForVocalAccompaniment.generate` what a person needs around
-it: reading, the limits of length, mixing.
+It adds to `HAFMForVocalAccompaniment.generate` what a person needs around it: reading and checking of sound, mixing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -28,25 +27,21 @@ from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOpti
 
 logger = logging.get_logger(__name__)
 
-# of one vocal, beside the options of generation and what is known of the song
-SONG_PARAMETERS = ("instrumental", "keep")
-
 
 @dataclass(frozen=True)
 class Take:
-    """A vocal as it was given, beside what the model reads of it; of every song of it the same.
+    """A vocal as it was given, beside what the model reads of it; the same for every song of it.
 
     Args:
         samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
-        lead_sheet: of the song, told and estimated.
-        kept: an instrumental as it was given, each of its stems or the whole (float32 [N] or [N, C]) with its rate,
-            and the spans (s) to keep of it.
+        lead_sheet: of the song, given and estimated.
+        kept: spans of an instrumental to put into the song, at its own rate.
     """
 
     samples: audio.Samples
     rate: int
     lead_sheet: LeadSheet | None = None
-    kept: tuple[list[tuple[audio.Samples, int]], Sequence[tuple[float, float]]] | None = None
+    kept: KeptInstrumental | None = None
 
 
 class HAFMPipeline(Pipeline):
@@ -68,7 +63,7 @@ class HAFMPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = True
-    # what those who serve strangers let them choose
+    # what strangers may choose who are served over a network
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
@@ -84,13 +79,12 @@ class HAFMPipeline(Pipeline):
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
-                .lab file, or by the bar: "C | Am | F G"): parts of it by themselves, which go before.
-            files (bool): whether beats and chords may name files; not for those who serve strangers. Default True.
-            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of; or a dict of its
-                stems, each given so.
+                .lab file, or by the bar: "C | Am | F G"): parts of it by themselves, which take precedence.
+            files (bool): whether beats and chords may name files; not for strangers. Default True.
+            instrumental: an accompaniment of the one vocal, as `inputs` are given, to keep spans of.
             keep (list of (start, stop) in s): those spans; the rest is generated anew.
-            progress (callable(stage: str, done: int, total: int)): told how far each stage is; what it raises ends the
-                generation.
+            progress (callable(stage: str, done: int, total: int)): called with how far each stage is; what it raises
+                ends the generation.
             kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
                 left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
                 (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`,
@@ -102,11 +96,11 @@ class HAFMPipeline(Pipeline):
             "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is higher. Of a model with a
             codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most −1
             dBTP, and neither it nor the instrumental begins or ends with a jump. "lead_sheet" (`LeadSheet`): of the
-            song, as far as it was given or estimated. With `stems=True` or an option of them "stems" is a dict of
-            drums, bass, chords and colour, whose sum is "audio".
+            song, as far as it was given or estimated. With `stems=True`, or levels or places of stems, "stems" is a
+            dict of drums, bass, chords and colour, whose sum is "audio".
 
         Raises:
-            HAFMAudioError: a vocal that cannot be used. Silence is none: it gets an instrumental and a warning.
+            HAFMAudioError: a vocal that cannot be used. A silent one can: it gets an instrumental and a warning.
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
             ModuleNotFoundError: balance and loudness without pyloudnorm.
         """
@@ -136,19 +130,18 @@ class HAFMPipeline(Pipeline):
             TypeError: on another parameter.
             ValueError: as for a call.
         """
-        kwargs["lead_sheet"] = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
-        options = MixOptions.of(given={name: kwargs.pop(name, None) for name in ("output_rate", "tail")})
-        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds, tail=options.tail)
-        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], options)
-        voice, done = self._voice(features["take"], rate, options), 0
-        chunks = self.model.stream(features["input_values"][0].numpy(), model_rate, **kwargs)
-        apart = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", None))
-        # of stems all channels side by side
+        mix = MixOptions.of(given={name: kwargs.pop(name, None) for name in ("output_rate", "tail")})
+        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds, tail=mix.tail)
+        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], mix)
+        voice, done = self._voice(features["take"], rate, mix), 0
+        chunks = self.model.stream(input_values=features["input_values"], **kwargs)
+        split = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", False))
+        # of stems all channels beside each other
         bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
         for band in audio.resample_pieces(bands, model_rate, rate):
-            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), options.tail)
+            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), mix.tail)
             song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
-            if apart:
+            if split:
                 parts = np.split(piece, len(STEMS) - 1, axis=1)
                 stems = dict(zip(STEMS[1:], [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
                 song |= {"audio": reduce(np.add, stems.values()), "stems": stems}
@@ -168,57 +161,46 @@ class HAFMPipeline(Pipeline):
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
         return _song(voice[: len(band)], band, chunks[0]["sampling_rate"], MixOptions.of(given=options), stems)
 
-    def _output_rate(self, take: Take, options: MixOptions) -> int:
-        """Samples a second of the songs of a take."""
-        return options.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
-
-    def _voice(self, take: Take, rate: int, options: MixOptions) -> audio.Samples:
-        """The vocal of a take at a rate in Hz, silent behind its end where the band goes on: float32 [N] or [N, 2]."""
-        voice = audio.resample(take.samples, take.rate, rate)
-        return audio.pad_end(voice, len(voice) + round(options.tail * rate))
-
     def _sanitize_parameters(
         self,
         sampling_rate: int | None = None,
         seconds: float | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        instrumental: Any = None,
+        keep: Sequence[tuple[float, float]] | None = None,
         files: bool = True,
-        **generate_kwargs: Any,
+        **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        postprocess = {name: generate_kwargs.pop(name) for name in MIX_OPTIONS if name in generate_kwargs}
-        # refused before a vocal is read
-        MixOptions.of(given=postprocess)
-        known = {name: generate_kwargs.pop(name, None) for name in KNOWN}
-        generate_kwargs["lead_sheet"] = known_lead_sheet(**known, files=files)
-        others = (*SONG_PARAMETERS, "lead_sheet")
-        GenerationOptions.of(given={k: v for k, v in generate_kwargs.items() if k not in others})
-        if any(postprocess.get(name) is not None for name in ("stem_gain_db", "stem_pan")):
-            generate_kwargs["apart"] = True
-        if sampling_rate is not None:
-            audio.check_sampling_rate(sampling_rate)
-        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": postprocess.get("tail")}
-        forward = {"progress": progress, **generate_kwargs}
-        given = [{k: v for k, v in each.items() if v is not None} for each in (preprocess, forward, postprocess)]
-        return given[0], given[1], given[2]
+        """Checks all options, before a vocal is read; those of a call take precedence over the pipeline's own."""
+        own = {**getattr(self, "_forward_params", {}), **getattr(self, "_postprocess_params", {})}
+        mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
+        lead_sheet = known_lead_sheet(**{name: given.pop(name, None) for name in KNOWN}, files=files)
+        options = GenerationOptions.of(own.get("options"), given)
+        if mix.stem_gain_db is not None or mix.stem_pan is not None:
+            if options.stems is False or not self.model.stems:
+                raise ValueError("stem_gain_db and stem_pan need stems; leave them out where there are none.")
+            options = replace(options, stems=True)
+        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": mix.tail}
+        forward = {"progress": progress, "lead_sheet": lead_sheet, "instrumental": instrumental, "keep": keep}
+        return _known(preprocess), _known(forward) | {"options": options}, {"mix": mix}
 
     def preprocess(
-        self,
-        input_: Any,
-        sampling_rate: int | None = None,
-        seconds: float | None = None,
-        tail: float = 0.0,
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, tail: float = 0.0
     ) -> dict[str, Any]:
-        """Reads one vocal: what the model reads, with `tail` (s) of silence behind it, and the vocal as it was given.
+        """Reads and checks one vocal.
+
+        Args:
+            input_, sampling_rate (Hz), seconds: as for a call.
+            tail (s): silence behind the vocal.
 
         Returns:
-            {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`).
+            {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`), the
+            vocal as it was given.
         """
         extractor = self.feature_extractor
-        limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
-        samples, rate, name = self._read(input_, sampling_rate, seconds, **limits)
+        samples, rate, name = self._read(input_, sampling_rate, seconds)
         mono = audio.with_channels(samples, 1)
-        audio.check_duration(len(mono), rate, name, **limits)
-        features = extractor([audio.pad_end(mono, len(mono) + round(tail * rate))], rate, name=name)
+        features = extractor.batch([audio.pad_end(mono, len(mono) + round(tail * rate))], rate)
         read = features["input_values"][0].numpy()
         if audio.is_silent(read):
             logger.warning(f"{name} is silent; the instrumental follows nothing.")
@@ -227,77 +209,77 @@ class HAFMPipeline(Pipeline):
         return {**features, "take": Take(read[: len(mono)] if same else samples, rate)}
 
     def _read(
-        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, **limits: Any
+        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
     ) -> tuple[audio.Samples, int, str]:
-        """Samples of an input (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, and its name."""
-        source, rate, name = as_sound(input_, sampling_rate)
-        if is_file(source):
-            source, rate = audio.read_audio(source, seconds=seconds, name=name, mono=False, **limits)
-        # what is no sound is refused before it is asked for a rate
-        samples = audio.to_samples(source, name=name, mono=False)
-        rate = audio.check_sampling_rate(rate, name)
-        samples = samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1)
-        return samples if seconds is None else samples[: round(seconds * rate)], rate, name
+        """Checked samples of an input (float32 [N] or [N, 2]; more channels are averaged), their rate in Hz, its name.
 
-    def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        Raises:
+            HAFMAudioError: it cannot be used.
+        """
+        extractor = self.feature_extractor
+        source, rate, name = as_sound(input_, sampling_rate)
+        read = audio.read_audio if is_file(source) else audio.check_sound
+        given = {} if is_file(source) else {"sampling_rate": rate}
+        limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
+        samples, rate = read(source, **given, seconds=seconds, name=name, mono=False, **limits)
+        return samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1), rate, name
+
+    def _forward(self, input_tensors: dict[str, Any], options: GenerationOptions, **given: Any) -> dict[str, Any]:
         """One instrumental per vocal and sample: "audio" [B, K, N] or [B, K, C, N], "padding_mask" and "take".
 
-        Where stems are asked for, mixed or kept: "stems" as well, [B, K, S, N] or [B, K, S, C, N].
+        Where stems are asked for "stems" as well, [B, K, S, N] or [B, K, S, C, N].
         """
         vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
-        rate, kept, apart = self.feature_extractor.sampling_rate, None, generate_kwargs.pop("apart", False)
-        if apart and (not self.model.stems or not generate_kwargs.setdefault("stems", True)):
+        rate, kept = self.feature_extractor.sampling_rate, None
+        if self.model.sampling_rate != rate:
             raise ValueError(
-                "stem_gain_db and stem_pan are for bands of stems; leave them out where the mix is played."
-            )
-        if (old := generate_kwargs.get("instrumental")) is not None:
-            kept, generate_kwargs["instrumental"] = self._kept(old, generate_kwargs.get("keep") or (), rate)
-        output = self.model.generate(vocals, rate, padding_mask=mask, **generate_kwargs)
-        if output.sampling_rate != rate:
-            raise ValueError(
-                f"The feature extractor works at {rate} Hz and the codec at {output.sampling_rate} Hz; "
+                f"The feature extractor works at {rate} Hz and the codec at {self.model.sampling_rate} Hz; "
                 "save both from one composite."
             )
-        samples = len(output.audio) // len(vocals)
-        heard = zip(output.vocal_semantic[::samples], output.lead_sheets[::samples], strict=True)
-        sheets = [self.model.complete_lead_sheet(tokens, told) for tokens, told in heard]
-        # a batch's are a list, as its collation made it
-        if isinstance(takes, list):
-            takes = [replace(take, lead_sheet=sheet) for take, sheet in zip(takes, sheets, strict=True)]
-        else:
-            takes = replace(takes, lead_sheet=sheets[0], kept=kept)
-        made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask, "take": takes}
-        if apart or generate_kwargs.get("stems") or isinstance(old, Mapping) and _are_stems(old):
+        if given.get("instrumental") is not None:
+            sound, own_rate, _ = self._read(given["instrumental"])
+            sound = audio.with_channels(sound, self.model.codec_format.channels)
+            seconds = int(mask.count_nonzero()) / rate
+            kept = KeptInstrumental(sound.reshape(len(sound), -1).T, own_rate, given.get("keep", ()), seconds)
+            given["instrumental"] = kept
+        output = self.model.generate(input_values=vocals, padding_mask=mask, options=options, **given)
+        # a batch's takes are a list, as its collation made it
+        takes = takes if isinstance(takes, list) else [takes]
+        sheets = output.lead_sheets[:: options.num_samples]
+        takes = [replace(take, lead_sheet=sheet, kept=kept) for take, sheet in zip(takes, sheets, strict=True)]
+        made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
+        made["take"] = takes if isinstance(input_tensors["take"], list) else takes[0]
+        if output.stems is not None:
             parts = [torch.stack(list(stems.values())) for stems in output.stems]
             made["stems"] = _padded(parts, len(vocals), vocals.shape[1])
         return made
 
-    def _kept(
-        self, old: Any, keep: Sequence[tuple[float, float]], rate: int
-    ) -> tuple[tuple[list[tuple[audio.Samples, int]], Sequence[tuple[float, float]]], Any]:
-        """An instrumental or its stems as they were given, in the order of `STEMS`, and as the model takes them."""
-        stems = [stem for stem in STEMS if stem in old] if isinstance(old, Mapping) and _are_stems(old) else []
-        read = [self._read(each)[:2] for each in ([old[stem] for stem in stems] or [old])]
-        sounds = [(audio.with_channels(sound, self.model.codec_format.channels), own) for sound, own in read]
-        told = [torch.from_numpy(audio.resample(sound, own, rate).T.copy()) for sound, own in sounds]
-        return (sounds, keep), dict(zip(stems, told, strict=True)) if stems else told[0]
-
-    def postprocess(self, model_outputs: dict[str, Any], **given: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as `MixOptions` say."""
-        take, options = model_outputs["take"], MixOptions.of(given=given)
-        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, options)
-        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate, options)
-        apart, songs = "stems" in model_outputs, []
-        for generated in model_outputs["stems" if apart else "audio"][0]:
+    def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
+        """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as asked."""
+        take, split = model_outputs["take"], "stems" in model_outputs
+        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
+        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate, mix)
+        songs = []
+        for generated in model_outputs["stems" if split else "audio"][0]:
             bands = []
-            for part, sound in enumerate(generated if apart else [generated]):
+            for sound in generated if split else [generated]:
                 band = audio.resample(np.ascontiguousarray(sound[..., :length].numpy().T), model_rate, rate)
                 band = audio.pad_end(band[: len(voice)], len(voice))
-                band = audio.fade_band(band, rate, 0, len(voice), options.tail)
-                bands.append(band if take.kept is None else _spliced(band, take.kept, part, rate))
-            stems = dict(zip(STEMS[1:], bands, strict=True)) if apart else {}
-            songs.append(_song(voice, reduce(np.add, bands), rate, options, stems) | {"lead_sheet": take.lead_sheet})
+                bands.append(audio.fade_band(band, rate, 0, len(voice), mix.tail))
+            if take.kept is not None:
+                bands = _spliced(bands, take.kept, rate)
+            stems = dict(zip(STEMS[1:], bands, strict=True)) if split else {}
+            songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | {"lead_sheet": take.lead_sheet})
         return songs[0] if len(songs) == 1 else songs
+
+    def _output_rate(self, take: Take, mix: MixOptions) -> int:
+        """Samples a second of the songs of a take."""
+        return mix.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
+
+    def _voice(self, take: Take, rate: int, mix: MixOptions) -> audio.Samples:
+        """The vocal of a take at a rate in Hz, silent behind its end where the band goes on: float32 [N] or [N, 2]."""
+        voice = audio.resample(take.samples, take.rate, rate)
+        return audio.pad_end(voice, len(voice) + round(mix.tail * rate))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Saves model and feature extractor as one repository.
@@ -309,28 +291,29 @@ class HAFMPipeline(Pipeline):
         self.feature_extractor.save_pretrained(save_directory)
 
 
-def _are_stems(given: Mapping[str, Any]) -> bool:
-    return bool(given) and set(given) <= set(STEMS)
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without those that are None."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _padded(rows: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:
-    """Rows ([…, n ≤ N] each, samples innermost) as one tensor [B, K, …, N]; no copy of a single one as long."""
-    if len(rows) == 1 and rows[0].shape[-1] == length:
-        return rows[0][None, None]
-    made = rows[0].new_zeros(len(rows), *rows[0].shape[:-1], length)
-    for row, sound in zip(made, rows, strict=True):
+def _padded(sounds: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:
+    """Sounds ([…, n ≤ N] each, samples innermost) as one tensor [B, K, …, N]; no copy of a single one as long."""
+    if len(sounds) == 1 and sounds[0].shape[-1] == length:
+        return sounds[0][None, None]
+    made = sounds[0].new_zeros(len(sounds), *sounds[0].shape[:-1], length)
+    for row, sound in zip(made, sounds, strict=True):
         row[..., : sound.shape[-1]] = sound
     return made.unflatten(0, (vocals, -1))
 
 
-def _spliced(band: audio.Samples, kept: tuple[Any, Any], part: int, rate: int) -> audio.Samples:
-    """A band or stem (float32 [N] or [N, C]) with what is kept once more, since resampling has changed it."""
-    sounds, spans = kept
-    sound, sound_rate = sounds[part]
-    rows = sound.reshape(1, len(sound), -1).transpose(0, 2, 1)
-    found = KeptInstrumental(rows, sound_rate, spans, len(band) / rate, rate)
-    spliced: audio.Samples = found.splice(torch.from_numpy(band.reshape(len(band), -1).T)).numpy().T
-    return spliced.reshape(band.shape)
+def _spliced(bands: list[audio.Samples], kept: KeptInstrumental, rate: int) -> list[audio.Samples]:
+    """A band, or its stems (float32 [N] or [N, C] each), with kept spans of the instrumental put back into their sum.
+
+    What the sum lacks goes to all stems alike, so that they still add up to it.
+    """
+    band = reduce(np.add, bands)
+    whole = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T), rate).numpy().T.reshape(band.shape)
+    return [whole] if len(bands) == 1 else [stem + (whole - band) / len(bands) for stem in bands]
 
 
 def _song(

@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run of a batch of songs: the stages chained over windows, whole or window by window.
 
-Between the windows of one stage (`decoding.windows`) and the composite, which hands over voices and progress,
-and puts the codec behind.
+`modeling.windows` takes one stage through a song; the composite hands over voices and progress, and decodes the codes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.streams import with_stem
-from ..lead_sheet.vocabulary import STEMS
-from ..modeling.heartbeat import Progress
+from ..lead_sheet.vocabulary import ENERGIES
+from ..listening.transcription import energies
+from ..modeling.heartbeat import Heartbeat, Progress
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.sampling import RandomStream
 from ..modeling.stage_table import STAGES
-from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, independent_windows
+from ..modeling.threads import suitable_threads, torch_threads
+from ..modeling.windows import (
+    ROWS_AT_ONCE,
+    DecodingOptions,
+    SongRow,
+    StageRun,
+    default_decoding,
+    independent_windows,
+)
+from ..tokenizers.codecs import as_codec
+from .options import GenerationOptions
 
 # what codes of a stage (int64 [T, Q]) sound like: float32 [T, D]
 Sound = Callable[[torch.Tensor], torch.Tensor]
@@ -25,7 +39,7 @@ Sound = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Voice:
-    """What the stages are told of a vocal.
+    """What conditions the stages of a vocal.
 
     Args:
         tokens (int64 [T_v]): vocal semantic tokens, of the whole song.
@@ -35,26 +49,59 @@ class Voice:
 
     tokens: torch.Tensor
     streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    lead_sheet: LeadSheet | None = None
+    lead_sheet: LeadSheet = field(default_factory=LeadSheet)
+
+
+class Generation:
+    """A call of `generate` or `stream`: its options, and what holds while it computes.
+
+    Args:
+        model (`HAFMForVocalAccompaniment`): whose stages run.
+        options, given: what is asked for, and options by name, which take precedence.
+        progress: as for `generate`.
+
+    Raises:
+        ValueError, TypeError: on options that there are not, or that the model cannot obey.
+    """
+
+    def __init__(
+        self, model: Any, options: GenerationOptions | None, given: Mapping[str, Any], progress: Progress | None
+    ) -> None:
+        options = GenerationOptions.of(options, given)
+        model.check_streams(options)
+        self.options = options
+        self.device = model.device
+        self.seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
+        self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
+        self.threads = options.threads or suitable_threads(self.stages.values())
+        decoding = options.decoding or default_decoding(self.stages.values())
+        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "quantization", "compile")
+        self.decoding = DecodingOptions(decoding, **{name: getattr(options, name) for name in names})
+        self.heartbeat = Heartbeat(model, progress)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around what takes long. Between the chunks of a stream the caller's random state and threads hold."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
+            torch.manual_seed(self.seed)
+            yield
 
 
 class SongRun:
-    """The stages' way through the songs of a batch; every (vocal, sample) is a song, samples innermost.
-
-    A song is one row of the semantic stage, whose tokens are those of the whole band, and a row a stem of the others.
+    """The stages' way through the songs of a batch; every (vocal, sample) is a song and a row of every stage.
 
     Args:
         stages: the stages to run, by name and in their order.
         units: length of each vocal; a unit is a whole number of frames of every stage.
         units_per_second: see above.
         options: how to decode.
-        seed: of every row's random numbers.
-        num_samples: songs a vocal.
-        stems: what the acoustic stages play, of `STEMS`.
+        seed: of every song's random numbers.
+        num_samples: songs a vocal; they follow each other.
         sounds: what codes of a stage sound like, by its name; without it windows join where one of them ends.
-        kept: flat tokens of a stage that are given (int64 [n] a row of a song, −1 elsewhere), by its name.
+        kept: flat tokens of a stage that are given (int64 [n], −1 elsewhere) for every song, by its name.
         progress: called with (stage, steps done, steps in all).
-        at_once: rows that are generated side by side, at first where a stage's windows are independent.
+        at_once: rows that are generated together, at first where a stage's windows are independent.
     """
 
     def __init__(
@@ -65,26 +112,20 @@ class SongRun:
         options: DecodingOptions,
         seed: int = 0,
         num_samples: int = 1,
-        stems: Sequence[str] = STEMS[:1],
         sounds: Mapping[str, Sound] | None = None,
-        kept: Mapping[str, Sequence[torch.Tensor]] | None = None,
+        kept: Mapping[str, torch.Tensor] | None = None,
         progress: Progress | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
-        self.num_samples, self.stems = num_samples, tuple(stems)
-        self.runs: dict[str, StageRun] = {}
+        self.num_samples = num_samples
         self.voices: list[Voice] = []
+        self.runs: dict[str, StageRun] = {}
         for number, (name, stage) in enumerate(stages.items()):
             given = (kept or {}).get(name)
             rows = [
-                SongRow(
-                    length,
-                    RandomStream(seed, number, sample, STEMS.index(stem)),
-                    None if given is None else given[place],
-                )
+                SongRow(length, RandomStream(seed, number, sample), given)
                 for length in units
                 for sample in range(num_samples)
-                for place, stem in enumerate(self.played(name))
             ]
             sound = (sounds or {}).get(name)
             run = StageRun(
@@ -93,17 +134,13 @@ class SongRun:
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
         if progress is not None:
-            # the vocals are listened to before the first step
+            # the vocals are tokenised before the first step
             first = next(iter(self.runs))
             progress(first, 0, self.runs[first].steps)
 
     def listen(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
         self.voices = [voice for voice in voices for _ in range(self.num_samples)]
-
-    def played(self, name: str) -> tuple[str, ...]:
-        """What a stage plays, a row each."""
-        return self.stems if STAGES[name].acoustic else STEMS[:1]
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""
@@ -114,7 +151,7 @@ class SongRun:
         """Takes the latest stage that can go on a batch of windows further.
 
         Returns:
-            The codes of the first song that are final, int64 [P, Q, T].
+            The codes of the first song that are final, int64 [Q, T].
         """
         for name in reversed(self.runs):
             stage = self.runs[name]
@@ -129,35 +166,23 @@ class SongRun:
         return all(run.needs is None for run in self.runs.values())
 
     def codes(self, song: int) -> torch.Tensor:
-        """The codec's codes of a song so far, as far as all P of its stems are there: int64 [P, Q, T_a]."""
-        streams = [STAGES[name].writes for name in self._acoustic()]
-        found = [_together([self.stream(each, song, part) for each in streams]) for part in range(len(self.stems))]
-        length = min(codes.shape[1] for codes in found)
-        return torch.stack([codes[:, :length] for codes in found])
+        """The codec's codes of a song so far: int64 [Q, T_a]."""
+        return _together([self.stream(STAGES[name].writes, song) for name in self._acoustic()])
 
-    def stream(self, name: str, song: int, part: int = 0) -> torch.Tensor:
-        """What there is of a stream of tokens of a song, of one of the stems where it has them: int64 [Q, T]."""
+    def stream(self, name: str, song: int) -> torch.Tensor:
+        """What there is of a stream of tokens of a song: int64 [Q, T]."""
         if name == "vocal_semantic":
             return self.voices[song].tokens[None]
         (stage,) = [stage for stage in self.runs if STAGES[stage].writes == name]
-        return self.runs[stage].codes(self._row(stage, song, part))
+        return self.runs[stage].codes(song)
 
     def borders(self, song: int) -> tuple[float, ...]:
         """Seconds at which a window of an acoustic stage takes over from the one before."""
-        found: set[float] = set()
-        for name in self._acoustic():
-            rows = [self.runs[name].rows[self._row(name, song, part)] for part in range(len(self.stems))]
-            rate = self.runs[name].stage.config.frame_rate
-            found |= {frame / rate for row in rows for frame in row.borders}
-        return tuple(sorted(found))
+        runs = [self.runs[name] for name in self._acoustic()]
+        return tuple(sorted({frame / run.stage.config.frame_rate for run in runs for frame in run.rows[song].borders}))
 
     def _acoustic(self) -> list[str]:
         return [name for name in self.runs if STAGES[name].acoustic]
-
-    def _row(self, name: str, song: int, part: int) -> int:
-        """The row of a stage that plays a song's stem, or its whole band where it knows nothing else."""
-        parts = len(self.played(name))
-        return song * parts + min(part, parts - 1)
 
     def _units_before(self, name: str) -> int:
         """Units that the stage before has finished; all of the song for the first."""
@@ -170,13 +195,10 @@ class SongRun:
     def _conditioning(self, name: str) -> list[torch.Tensor]:
         """What a stage is conditioned on so far: int64 [K, T_c] for each row."""
         conditioning = []
-        names = list(self.runs[name].stage.config.lead_sheet_streams)
         for song, voice in enumerate(self.voices):
-            for part, stem in enumerate(self.played(name)):
-                streams = [self.stream(each, song, part) for each in STAGES[name].reads]
-                if name in voice.streams:
-                    streams.append(with_stem(voice.streams[name], names, stem))
-                conditioning.append(_together(streams))
+            streams = [self.stream(each, song) for each in STAGES[name].reads]
+            streams += [voice.streams[name]] if name in voice.streams else []
+            conditioning.append(_together(streams))
         return conditioning
 
 
@@ -198,3 +220,30 @@ def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int
         progress(name, done, total)
 
     return report
+
+
+def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel) -> dict[str, Sound]:
+    """What codes of the acoustic stages sound like, by the codec's vectors."""
+    sounds: dict[str, Sound] = {}
+    first = 0
+    for name, stage in stages.items():
+        if STAGES[name].acoustic:
+            sounds[name] = partial(as_codec(codec).code_vectors, first_codebook=first)
+            first += stage.config.num_codebooks
+    return sounds
+
+
+def asked_lead_sheet(
+    vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None, options: GenerationOptions
+) -> LeadSheet | None:
+    """The lead sheet of a mono vocal (float32 [N]) with the style and the energy that the options ask for."""
+    changes: dict[str, Any] = {} if options.style is None else {"style": options.style}
+    sheet = LeadSheet() if lead_sheet is None else lead_sheet
+    estimated = {*sheet.estimated} - changes.keys()
+    if options.energy in ENERGIES:
+        changes["sections"] = [(0.0, len(vocal) / sampling_rate, options.energy)]
+        estimated -= {"sections"}
+    elif options.energy is not None and not sheet.sections:
+        changes["sections"] = energies(vocal, sampling_rate, sheet.downbeats)
+        estimated |= {"sections"}
+    return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet

@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound at both ends of the path of the data: files, levels, mixing, and what is measured of it."""
+"""Sound: files, levels, mixing, and what is measured of it."""
 
+from .downloads import HAFMAudioError, download, is_url
 from .files import (
     CEILING_DBFS,
-    DEFAULT_LIMITS,
     FILE_FORMATS,
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
     MIN_SAMPLING_RATE,
     MIN_SECONDS,
     MP3_RATES,
-    URL_MAX_BYTES,
-    URL_TIMEOUT_SECONDS,
-    AudioLimits,
     AudioSource,
     GrowingAudio,
-    HAFMAudioError,
     Samples,
     check_duration,
     check_is_array,
     check_sampling_rate,
+    check_sound,
     decibels_to_gain,
-    download,
     is_silent,
-    is_url,
     limit_peak,
     pad_end,
     peak_dbfs,

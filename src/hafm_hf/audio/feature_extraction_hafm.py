@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From arrays of any rate and layout to a padded batch at the codec's rate: the first station of the path of the data.
+"""From arrays of any rate and layout to a padded batch at the codec's rate.
 
 Files, URLs and bytes are read by `audio.read_audio`; this class is what a model repository saves beside its weights
 (preprocessor_config.json), so that the rate and the accepted lengths travel with them.
@@ -76,10 +76,20 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
         """
-        rate = audio.check_sampling_rate(sampling_rate, name)
         vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
         names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
-        prepared = [self._prepare(vocal, rate, seconds, each) for vocal, each in zip(vocals, names, strict=True)]
+        limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
+        checked = [
+            audio.check_sound(vocal, sampling_rate, seconds=seconds, name=each, **limits)
+            for vocal, each in zip(vocals, names, strict=True)
+        ]
+        return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
+
+    def batch(
+        self, vocals: list[audio.Samples], sampling_rate: int, return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """As a call, of vocals (float32 [N] each, at `sampling_rate` Hz) that have been checked."""
+        prepared = [audio.resample(samples, sampling_rate, self.sampling_rate) for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
@@ -88,17 +98,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         else:
             values = np.full(mask.shape, self.padding_value, dtype=np.float32)
             values[mask] = np.concatenate(prepared)
-        batch = BatchFeature({"input_values": values, "padding_mask": mask})
-        return batch if return_tensors is None else batch.convert_to_tensors(return_tensors)
-
-    def _prepare(self, vocal: Any, sampling_rate: int, seconds: float | None, name: str) -> audio.Samples:
-        """One vocal as float32 [N] at the codec's rate, its length checked."""
-        samples = audio.to_mono(vocal, name=name)
-        if seconds is not None:
-            samples = samples[: round(seconds * sampling_rate)]
-        limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
-        audio.check_duration(samples.shape[0], sampling_rate, name, **limits)
-        return audio.resample(samples, sampling_rate, self.sampling_rate)
+        features = BatchFeature({"input_values": values, "padding_mask": mask})
+        return features if return_tensors is None else features.convert_to_tensors(return_tensors)
 
 
 def _is_batch(raw_speech: Any) -> bool:

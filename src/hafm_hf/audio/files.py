@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading, resampling, measuring, mixing and writing sound: both ends of the path of the data.
+"""Reading, checking, resampling and writing sound.
 
-Everything inside HAFM is mono float32; only this file knows about file formats, channels and integers. Shapes: `[N]`
-is one channel of N samples at a stated rate.
+Everything inside HAFM is float32; only this file knows about file formats and integers. Sound is checked here, where
+it enters (`read_audio`, `check_sound`), and trusted from then on. Shapes: `[N]` is one channel of N samples.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 import reprlib
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,11 +24,9 @@ import soxr
 from numpy.typing import NDArray
 
 from ..atomic_files import replacing
-from . import downloads
-from .downloads import is_url
+from .downloads import HAFMAudioError as HAFMAudioError
+from .downloads import download, is_url
 
-# not transformers': it takes a second to import
-logger = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -41,41 +36,16 @@ MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
 SILENCE_DBFS = -70.0
 CEILING_DBFS = -1.0
-# floats may lie a little above full scale, as MP3 decoders and resamplers leave them; from there to where integers of
-# 8 bits end nobody can tell what full scale is, and what lies above are integers of so many bits
-HEADROOM, INTEGER_BITS = 2.0, (16, 24, 32)
+# floats may lie a little above full scale, as MP3 decoders and resamplers leave them
+HEADROOM = 2.0
+# of one channel: an hour at 48 kHz, 0.7 GB of memory
+MAX_SAMPLES = 48_000 * round(MAX_SECONDS)
+MAX_CHANNELS = 32
 # what is written, and how HTTP calls it
 FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 MP3_RATES = tuple(sorted(rate // part for rate in (32_000, 44_100, 48_000) for part in (1, 2, 4)))
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
-URL_MAX_BYTES = 200_000_000
-URL_TIMEOUT_SECONDS = 60.0
-
-
-class HAFMAudioError(ValueError):
-    """A vocal that cannot be used; the message is one sentence that names the source, the value and the way out."""
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """What a source may cost before it is refused, by its header and before memory is taken.
-
-    Args:
-        max_samples: samples of one channel that are read: an hour at 48 kHz, 0.7 GB of memory.
-        max_channels: channels, which are averaged block by block.
-        max_bytes: size of a file.
-        url_max_bytes, url_timeout (s): size of a download, and time for all of it.
-    """
-
-    max_samples: int = 48_000 * round(MAX_SECONDS)
-    max_channels: int = 32
-    max_bytes: int = 4_000_000_000
-    url_max_bytes: int = URL_MAX_BYTES
-    url_timeout: float = URL_TIMEOUT_SECONDS
-
-
-DEFAULT_LIMITS = AudioLimits()
 
 
 def read_audio(
@@ -85,7 +55,6 @@ def read_audio(
     seconds: float | None = None,
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
-    limits: AudioLimits = DEFAULT_LIMITS,
     name: str | None = None,
     mono: bool = True,
 ) -> tuple[Samples, int]:
@@ -97,7 +66,6 @@ def read_audio(
         sampling_rate: rate in Hz to resample to; the source's own rate when None.
         seconds: read at most this much from the start.
         min_seconds, max_seconds: accepted length (of what is read) in seconds.
-        limits: what the source may cost.
         name: what errors call the source; derived from it when None.
         mono: whether channels are averaged.
 
@@ -109,32 +77,58 @@ def read_audio(
             infinite samples. What a header says is enough to be refused.
     """
     name = name or source_name(source)
-    with _opened(source, name, limits) as file:
+    with _opened(source, name) as file:
         rate = file.samplerate
         check_sampling_rate(rate, name)
-        if file.channels > limits.max_channels:
+        if file.channels > MAX_CHANNELS:
             raise HAFMAudioError(
-                f"{name} has {file.channels} channels; HAFM takes at most {limits.max_channels}, save it as mono."
+                f"{name} has {file.channels} channels; HAFM takes at most {MAX_CHANNELS}, save it as mono."
             )
         frames = file.frames
         if seconds is None or seconds > max_seconds:
             check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
         else:
             frames = min(frames, math.ceil(seconds * rate))
-        if frames > limits.max_samples:
+        if frames > MAX_SAMPLES:
             raise HAFMAudioError(
                 f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
-                f"{limits.max_samples / rate:.0f} s at that rate, so save it at a lower one or cut it."
+                f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
             )
         try:
             sound = _read_mono(file, frames) if mono or file.channels == 1 else file.read(frames, "float32")
-            samples = to_samples(sound, name=name, mono=mono)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
-    check_duration(samples.shape[0], rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
+    _check_values(sound, name)
+    check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     if sampling_rate is not None:
-        samples, rate = resample(samples, rate, sampling_rate), sampling_rate
-    return samples, rate
+        sound, rate = resample(sound, rate, sampling_rate), sampling_rate
+    return sound, rate
+
+
+def check_sound(
+    samples: Any,
+    sampling_rate: Any,
+    *,
+    seconds: float | None = None,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    name: str = "the vocal",
+    mono: bool = True,
+) -> tuple[Samples, int]:
+    """An array as `read_audio` gives a file.
+
+    Args:
+        samples, name, mono: as for `to_samples`.
+        sampling_rate: in Hz.
+        seconds, min_seconds, max_seconds: as for `read_audio`.
+
+    Raises:
+        HAFMAudioError: as `to_samples`; or no rate, an unsupported one, too short or too long.
+    """
+    sound, rate = to_samples(samples, name=name, mono=mono), check_sampling_rate(sampling_rate, name)
+    sound = sound if seconds is None else sound[: round(seconds * rate)]
+    check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
+    return sound, rate
 
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
@@ -166,12 +160,12 @@ def source_name(source: object) -> str:
 
 
 @contextmanager
-def _opened(source: AudioSource, name: str, limits: AudioLimits) -> Iterator[soundfile.SoundFile]:
+def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
     """`source` opened by libsndfile, every failure turned into one sentence."""
     if isinstance(source, str) and is_url(source):
-        source = download(source, max_bytes=limits.url_max_bytes, timeout=limits.url_timeout)
+        source = download(source)
     if isinstance(source, (str, os.PathLike)):
-        _check_file(Path(source), name, limits)
+        _check_file(Path(source), name)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
@@ -191,31 +185,16 @@ def _opened(source: AudioSource, name: str, limits: AudioLimits) -> Iterator[sou
         yield file
 
 
-def _check_file(path: Path, name: str, limits: AudioLimits) -> None:
-    """Raises HAFMAudioError unless there is a file that isn't empty and not too large."""
+def _check_file(path: Path, name: str) -> None:
+    """Raises HAFMAudioError unless there is a file that isn't empty."""
     if path.is_dir():
         raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
     try:
-        status = path.stat()
+        size = path.stat().st_size
     except (OSError, ValueError) as error:
         raise HAFMAudioError(f"{path} does not exist; check the path.") from error
-    if not stat.S_ISREG(status.st_mode):
-        # a pipe or a device may never end
-        raise HAFMAudioError(f"{path} is no file but a pipe or device; save the sound to a file first.")
-    if status.st_size == 0:
+    if path.is_file() and size == 0:
         raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
-    if status.st_size > limits.max_bytes:
-        raise HAFMAudioError(
-            f"{name} has {status.st_size / 1e6:.0f} MB; HAFM takes {limits.max_bytes / 1e6:g} MB, cut it first."
-        )
-
-
-def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
-    """`downloads.download` with this module's limits; raises HAFMAudioError."""
-    try:
-        return downloads.download(url, max_bytes=max_bytes, timeout=timeout)
-    except downloads.HAFMDownloadError as error:
-        raise HAFMAudioError(str(error)) from error
 
 
 def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
@@ -228,8 +207,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
 
     Args:
         samples (array, tensor or sequence: [N], [N, C] or [C, N]): the longer axis is time. Integers are scaled by
-            the range of their type (int16: 1/32768; unsigned ones are centred first). Floats are taken as they are,
-            but those that hold integers are scaled as such, with a warning.
+            the range of their type (int16: 1/32768; unsigned ones are centred first); floats are taken as they are.
         name: what errors call the samples.
         mono: whether channels are averaged.
 
@@ -237,7 +215,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         float32 [N], or [N, C] of channels that are kept.
 
     Raises:
-        HAFMAudioError: another shape, not numbers, NaN or infinite samples, or floats of an unknown full scale.
+        HAFMAudioError: another shape, not numbers, NaN or infinite samples, or floats far above full scale.
     """
     check_is_array(samples, name)
     if hasattr(samples, "detach"):
@@ -260,12 +238,19 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         array = array.T if 0 < array.shape[0] < array.shape[1] else array
         array = array.mean(axis=1) if mono else array
     sound: Samples = np.ascontiguousarray(array, dtype=np.float32)
-    peak = max(float(sound.max(initial=0.0)), -float(sound.min(initial=0.0)))
+    _check_values(sound, name)
+    return sound
+
+
+def _check_values(samples: Samples, name: str) -> None:
+    """Raises HAFMAudioError unless all samples are finite and within a little of full scale."""
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
     if peak > HEADROOM:
-        sound = sound / np.float32(_full_scale(peak, name))
-    return _without_denormals(sound)
+        raise HAFMAudioError(
+            f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its own full scale first."
+        )
 
 
 def check_is_array(samples: Any, name: str = "the vocal") -> None:
@@ -279,33 +264,6 @@ def check_is_array(samples: Any, name: str = "the vocal") -> None:
             f"{name} is {reprlib.repr(samples)}, where an array of samples is wanted; hafm_hf.audio.read_audio gives "
             "those of a file, with their rate, and the pipeline reads files itself."
         )
-
-
-def _full_scale(peak: float, name: str) -> float:
-    """What full scale is in floats that reach `peak`, above `HEADROOM`.
-
-    Raises:
-        HAFMAudioError: nobody can tell.
-    """
-    for bits in INTEGER_BITS:
-        if 2.0**7 < peak <= 2.0 ** (bits - 1):
-            logger.warning(
-                f"{name} reaches {peak:.6g}, where full scale is 1: it is taken for integers of {bits} bits and "
-                f"divided by {2 ** (bits - 1)}."
-            )
-            return 2.0 ** (bits - 1)
-    raise HAFMAudioError(f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its own full scale first.")
-
-
-def _without_denormals(samples: Samples) -> Samples:
-    """float32 [N] with 0 for what is too small to be normal: processors take a hundred times as long over it."""
-    tiny = np.finfo(np.float32).tiny
-    for start in range(0, samples.size, _BLOCK):
-        block = samples[start : start + _BLOCK]
-        smallest = np.abs(block)
-        if bool(((smallest > 0) & (smallest < tiny)).any()):
-            return np.where(np.abs(samples) < tiny, np.float32(0.0), samples)
-    return samples
 
 
 def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:

@@ -22,7 +22,6 @@ from .evaluate import evaluate
 from .lead_sheet import lead_sheet
 from .models import card, info, inspect_tokens
 from .prepare import prepare
-from .serve import serve
 from .training import assemble, plot_training
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -50,7 +49,6 @@ def hafm(
 
 for command in (
     accompany,
-    serve,
     lead_sheet,
     click,
     info,

@@ -95,7 +95,7 @@ def accompany(
     sheet = read_lead_sheet(tempo, beats, chords)
     # a folder's plan holds nothing but names and numbers
     parameters = {**options, "seconds": seconds, **({"tempo": tempo} if many else {"lead_sheet": sheet})}
-    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format, bool(parameters["stems"]))
+    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
     request = Request(model, out, device, dtype, as_json, plot, stream, parameters, file_format)
     check_request(request, vocals, many)
     check_output(request.out, [] if many or overwrite else planned_files(request, vocals))
@@ -269,11 +269,9 @@ def _write(request: Request, stem: str, key: str, samples: audio.Samples, rate: 
 
 
 def kept_instrumental(
-    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str, stems: bool = False
+    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str
 ) -> dict[str, Any]:
     """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
-
-    With `stems` the files beside the instrumental that the same command has written.
 
     Raises:
         typer.BadParameter: if one is there without the other, for several vocals, if a span is none of the
@@ -287,16 +285,9 @@ def kept_instrumental(
     written = out / f"{vocal_name(vocals[0])}_instrumental.{file_format}"
     if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
         raise typer.BadParameter(f"{instrumental} would be written over; choose another folder with --out.")
-    name, whole, suffix = instrumental.rpartition("_instrumental")
-    if stems and not whole:
-        raise typer.BadParameter(f"with --stems --instrumental is NAME_instrumental.wav beside its stems, not {name}.")
-    files = {stem: f"{name}_{stem}{suffix}" for stem in STEMS[1:]} if stems else {"": instrumental}
-    sounds = {}
-    for stem, file in files.items():
-        sound, rate = audio.read_audio(file, mono=False)
-        sounds[stem] = {"array": sound, "sampling_rate": rate, "path": file}
+    sound, rate = audio.read_audio(instrumental, mono=False)
     spans = [kept_span(text, len(sound) / rate) for text in keep]
-    return {"instrumental": sounds if stems else sounds[""], "keep": spans}
+    return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
 
 
 def kept_span(text: str, seconds: float) -> tuple[float, float]:

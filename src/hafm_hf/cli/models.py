@@ -54,7 +54,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
 
     from ..accompaniment.configuration_accompaniment import HAFMConfig
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from ..accompaniment.saving import part_classes
+    from ..accompaniment.parts import part_classes
     from ..tokenizers.configuration_codec import codec_format
 
     config = HAFMConfig.from_pretrained(folder)

@@ -65,15 +65,10 @@ def assemble(
     ] = None,
     harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
     separator: Annotated[str | None, typer.Option(help="Folder or hub id; takes bands apart, optional.")] = None,
-    stage_dtype: Annotated[str, typer.Option(help="How the stages are stored: fp32, bf16 or fp16.")] = "bf16",
+    stage_dtype: Annotated[
+        str, typer.Option(help="How the stages are stored: float32, bfloat16 or float16.")
+    ] = "bfloat16",
     limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
-    plays_stems: Annotated[
-        bool,
-        typer.Option("--plays-stems", help="Bands are stems unless asked otherwise; the mix as one if not given."),
-    ] = False,
-    style_vocal: Annotated[
-        Path | None, typer.Option(help="Accompanied in each style for styles/NAME.ogg, which the Space plays.")
-    ] = None,
 ) -> None:
     """Joins a semantic tokenizer, three stages and a codec into one model that `--model` takes."""
     from ..accompaniment.assemble import assemble_composite
@@ -87,5 +82,5 @@ def assemble(
         "harmony": harmony,
         "separator": separator,
     }
-    size = assemble_composite(parts, out, stage_dtype, limit_mb, plays_stems, style_vocal)
+    size = assemble_composite(parts, out, stage_dtype, limit_mb)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a composite, and how they are loaded: each from a subfolder of one repository, so that every part
+keeps its own configuration and generation settings and loads by itself with `subfolder=`.
+"""
+
+import json
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..modeling.modeling_hafm import STAGE_MODELS
+from ..modeling.stage_table import STAGES
+from ..pretrained.loading import load_strictly
+from ..tokenizers.codecs import codec_class
+from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from .configuration_accompaniment import HAFMConfig
+from .modeling_separator import HAFMSeparatorModel
+
+PARTS: dict[str, type[PreTrainedModel]] = {
+    "semantic_tokenizer": HAFMSemanticTokenizerModel,
+    **STAGE_MODELS,
+    # its class is that of its family, by its configuration
+    "codec": PreTrainedModel,
+    "harmony": HAFMHarmonyModel,
+    "separator": HAFMSeparatorModel,
+}
+# a composite may be without these
+OPTIONAL_PARTS = ("fine", "harmony", "separator")
+
+
+def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:
+    """The parts that a composite of this configuration has, by name."""
+    classes = PARTS | {"codec": codec_class(config.codec_config)}
+    return {name: kind for name, kind in classes.items() if getattr(config, f"{name}_config") is not None}
+
+
+def check_names(parts: Container[str]) -> None:
+    """Raises ValueError unless all parts that every composite has are among these."""
+    missing = [name for name in PARTS if name not in parts and name not in OPTIONAL_PARTS]
+    if missing:
+        raise ValueError(f"Name every part; missing: {', '.join(missing)}.")
+
+
+def load_parts(
+    source: str | os.PathLike[str], stored: HAFMConfig, options: dict[str, Any], **hub: Any
+) -> dict[str, PreTrainedModel]:
+    """Loads the parts of a composite.
+
+    Args:
+        source: folder or hub id.
+        stored: the configuration that is there.
+        options: of `from_pretrained`, without those of `hub`: `config`, `attn_implementation`, `dtype` and overrides
+            such as `semantic_config={…}`; what is left goes to every part.
+        hub: HUB_OPTIONS.
+
+    Returns:
+        The parts by name, on the CPU.
+
+    Raises:
+        ValueError, OSError: as `load_strictly`; ValueError on attention for what is no stage.
+    """
+    options, subfolder = dict(options), hub.pop("subfolder", "")
+    dtype = options.pop("dtype", None)
+    dtype = options.pop("torch_dtype", None) if dtype is None else dtype
+    # pipeline() always asks for "auto"; weights that are stored in half precision are not meant to be computed in it
+    dtype = torch.float32 if dtype in (None, "auto") else dtype
+    config, attention = _asked_config(stored, options)
+    parts: dict[str, PreTrainedModel] = {}
+    for name, part_class in part_classes(config).items():
+        own: dict[str, Any] = {"dtype": dtype if name in STAGES else torch.float32}
+        if name in attention:
+            own["attn_implementation"] = attention[name]
+        asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
+        # as it is stored a part knows best
+        if there is None or asked.to_dict() != there.to_dict():
+            own["config"] = asked
+        where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
+        with _without_bars(source):
+            parts[name] = load_strictly(part_class, source, **options, **where, **own)
+    return parts
+
+
+def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, dict[str, str]]:
+    """The configuration that `options` ask for, and the attention of each stage for which one is; takes both out."""
+    given, attention = options.pop("config", None), options.pop("attn_implementation", None)
+    if given is not None and not isinstance(given, HAFMConfig):
+        given = HAFMConfig.from_pretrained(given)
+    overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
+    config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
+    names = {f"{name}_config": name for name in STAGES}
+    if attention is None:
+        # AutoModel and pipeline() have put it into the configuration that they give
+        attention = {each: getattr(getattr(given, each, None), "_attn_implementation", None) for each in names}
+    elif not isinstance(attention, dict):
+        attention = dict.fromkeys(names, attention)
+    if unknown := sorted(set(attention) - set(names)):
+        raise ValueError(f"attn_implementation names {unknown[0]!r}; it can be of {', '.join(names)}.")
+    return config, {names[each]: value for each, value in attention.items() if value is not None}
+
+
+@contextmanager
+def _without_bars(source: str | os.PathLike[str]) -> Iterator[None]:
+    """While a part is read from a folder: five bars that are full at once say nothing. Downloads keep theirs."""
+    if not os.path.isdir(source) or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def device_of(device_map: Any) -> Any:
+    """The one device that a `device_map` of `from_pretrained` means; "auto" is the accelerator if there is one.
+
+    Raises:
+        ValueError: it spreads the model over several devices.
+    """
+    if isinstance(device_map, Mapping) and set(device_map) == {""}:
+        device_map = device_map[""]
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    if isinstance(device_map, Mapping) or device_map in ("balanced", "balanced_low_0", "sequential"):
+        raise ValueError(
+            f"device_map is {device_map!r}; the parts of a composite share one device: give it, or 'auto'. Load "
+            "stages one by one to spread them, and join them with from_parts."
+        )
+    return device_map
+
+
+def weights_of(part: str, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A part's weights out of those of the composite, under the names that they have in the part."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def config_json(config: HAFMConfig) -> str:
+    """A configuration as it is stored: without where its parts were loaded from, and by which code."""
+
+    def portable(values: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}
+        return {name: portable(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+    return json.dumps(portable(config.to_dict()), indent=2, sort_keys=True) + "\n"
