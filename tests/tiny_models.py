@@ -181,20 +181,20 @@ def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
 
 
 def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> HAFMForVocalAccompaniment:
-    """A composite whose acoustic stages play stems, with windows short enough that songs have several.
+    """A composite with styles and stems, and windows short enough that songs have several.
 
     Args:
         pattern: of the codebooks.
-        plain: without streams of a lead sheet.
-        parts: in the place of the usual semantic tokenizer and codec.
+        plain: without streams of a lead sheet and without a separator.
+        parts: more parts, or in the place of the usual semantic tokenizer and codec.
     """
-    known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style", "stem")}
+    known = {name: STREAM_SIZES[name] for name in ("chord", "energy", "style")}
     stages: dict[str, Any] = {}
     for name, window in (("semantic", 0.48), ("coarse", 0.4), ("fine", 0.32)):
         how: dict[str, Any] = {} if name == "semantic" else {"codebook_pattern": pattern}
-        streams = {} if plain else {key: known[key] for key in known if key != "stem" or name != "semantic"}
-        how |= {"lead_sheet_streams": streams, "styles": ["folk", "rock"]}
+        how |= {"lead_sheet_streams": {} if plain else known, "styles": ["folk", "rock"]}
         stages[name] = tiny_stage(name, position_scheme="time", num_hidden_layers=1, **how)
         stages[name].generation_config.update(window_seconds=window, overlap_seconds=0.08)
-    usual = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
+    usual: dict[str, Any] = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
+    usual |= {} if plain else {"separator": tiny_separator()}
     return HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()

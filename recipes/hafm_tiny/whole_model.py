@@ -180,7 +180,6 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     sizes = _sizes(options)
     clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
-    example = options.recipes.parent / "examples" / "vocal.wav"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
@@ -215,8 +214,6 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
             *(["--separator", out / "separator" / "separator"] if separates else []),
-            *(["--plays-stems"] if options.stems else []),
-            *(["--style-vocal", example] if options.styles else []),
         ],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):

@@ -55,7 +55,7 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
         (model.parent / name).mkdir()
         (model.parent / name / "notes.txt").write_text("mine")
     (model / "stale.txt").write_text("of the composite before")
-    assemble_composite(parts, model, "fp32")
+    assemble_composite(parts, model, "float32")
     assert HAFMForVocalAccompaniment.from_pretrained(model).config.model_type == "hafm"
     assert not (model / "stale.txt").exists()
     assert sorted(path.name for path in model.parent.iterdir()) == ["model", "model.old", "model.part"]
@@ -67,15 +67,15 @@ def test_an_empty_folder_and_an_older_composite_make_room_and_their_neighbours_s
 def test_in_half_precision_a_codec_sounds_the_same_and_its_codes_are_the_same(
     parts: dict[str, str], tmp_path: Path
 ) -> None:
-    for dtype in ("fp32", "bf16"):
+    for dtype in ("float32", "bfloat16"):
         assemble_composite(parts, tmp_path / dtype, dtype)
-    whole, halved = (load_codec(str(tmp_path / dtype / "codec")) for dtype in ("fp32", "bf16"))
+    whole, halved = (load_codec(str(tmp_path / dtype / "codec")) for dtype in ("float32", "bfloat16"))
     assert codec_fingerprint(halved.model) == codec_fingerprint(whole.model)
     codes = torch.randint(16, (1, 8, 75), generator=torch.Generator().manual_seed(0))
     expected, found = whole.decode(codes), halved.decode(codes)
     assert found.dtype == torch.float32
     assert 0 < float((found - expected).square().mean() / expected.square().mean()) < 1e-5
-    stored = load_file(tmp_path / "bf16" / "codec" / "model.safetensors")
+    stored = load_file(tmp_path / "bfloat16" / "codec" / "model.safetensors")
     assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
 

@@ -62,11 +62,23 @@ def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     tokens = model.tokenize_vocal(voice(2), 24_000, 0)[0]
     estimate = model.estimate_lead_sheet(voice(2), 24_000, 0)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords"]
-    chord, beat, bar, style = model.lead_sheet_streams(tokens)["semantic"]
+    chord, beat, bar, style = model.lead_sheet_streams(tokens, model.complete_lead_sheet(tokens))["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
-    chord, beat, bar, style = model.lead_sheet_streams(tokens, given)["coarse"]
+    chord, beat, bar, style = model.lead_sheet_streams(tokens, model.complete_lead_sheet(tokens, given))["coarse"]
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
     begins = (beat.diff() < 0).nonzero().flatten()
     assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
-    assert reading_composite().lead_sheet_streams(tokens)["fine"].any() == torch.tensor(False)
+    assert not reading_composite().lead_sheet_streams(tokens, LeadSheet())["fine"].any()
+
+
+def test_tempo_beats_and_chords_are_taken_by_themselves() -> None:
+    model = reading_composite()
+    known: dict[str, Any] = {"beats": [0.1, 0.6], "chords": [(0.0, 1.0, "C")]}
+    wanted = model.generate(voice(1), CODEC_RATE, seed=1, lead_sheet=LeadSheet(**known))
+    found = model.generate(voice(1), CODEC_RATE, seed=1, **known)
+    assert torch.equal(found.codes[0], wanted.codes[0]) and found.lead_sheets == wanted.lead_sheets
+    chunks = torch.cat(list(model.stream(voice(1), CODEC_RATE, seed=1, **known)))
+    torch.testing.assert_close(chunks, wanted.audio[0], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="leave tempo out"):
+        model.generate(voice(1), CODEC_RATE, tempo=96.0, **known)

@@ -2,7 +2,6 @@
 """What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
 
 import importlib.util
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ import transformers
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hafm_hf import HAFMFeatureExtractor
-from hafm_hf.audio import HAFMAudioError, to_mono
+from hafm_hf.audio import HAFMAudioError
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -81,24 +80,11 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         accompany(SimpleNamespace(get_all_samples=fails))
 
 
-def test_floats_that_hold_integers_are_scaled_with_a_warning_and_unclear_ones_refused(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.WARNING, "hafm_hf.audio.files"):
-        for bits, values in ((16, SIXTEEN_BIT.astype(float)), (32, glide() * 2.0**31), (24, glide() * 2.0**23)):
-            found = to_mono(values)
-            assert np.allclose(found, glide(), atol=1e-4) and f"integers of {bits} bits" in caplog.text
-            caplog.clear()
-        # as MP3 decoders leave them
-        assert np.array_equal(to_mono(1.2 * glide(amplitude=1)), 1.2 * glide(amplitude=1)) and not caplog.text
-    with pytest.raises(HAFMAudioError, match="the vocal reaches 50, where full scale is 1; divide it by"):
-        to_mono(np.full(10, 50.0))
-
-
 @pytest.mark.parametrize(
     ("vocal", "options", "said"),
     [
         (glide(), {}, "An array needs its sampling_rate; pass sampling_rate=44100"),
+        (100 * glide(), {"sampling_rate": 24_000}, "reaches 40, where full scale is 1; divide it by"),
         (glide(), {"sampling_rate": "44100"}, "sampling_rate is '44100'; it must be a whole number of Hz"),
         ((glide(), 0.5), {}, "sampling_rate is 0.5; it must be a whole number"),
         (None, {}, "the vocal is None, where an array"),

@@ -23,7 +23,7 @@ from pathlib import Path
 import transformers
 from typer.testing import CliRunner
 import hafm_hf
-from hafm_hf.accompaniment import modeling_accompaniment as composite
+from hafm_hf.accompaniment import song
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
 sys.path.insert(0, sys.argv[1])
@@ -31,10 +31,10 @@ import app as space, songs
 
 model, vocal = sys.argv[2], Path(sys.argv[3])
 seen = []
-def note(self, model, options, progress):
-    seen.append(options.swing)
+def note(self, model, options, given, progress):
+    seen.append(hafm_hf.GenerationOptions.of(options, given).swing)
     raise ValueError("enough")
-composite.Generation.__init__ = note
+song.Generation.__init__ = note
 def ask(function):
     try:
         function()

@@ -91,7 +91,7 @@ def test_rendered_songs_become_shards_once_and_new_songs_are_added(parts: Path, 
 
 def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:
     words = [word for part in parts.iterdir() for word in (f"--{part.name.replace('_', '-')}", part)]
-    run = run_hafm("assemble", tmp_path / "model", *words, "--stage-dtype", "fp32")
+    run = run_hafm("assemble", tmp_path / "model", *words, "--stage-dtype", "float32")
     assert run.returncode == 0, run.stderr[-3000:]
     composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes
@@ -108,7 +108,7 @@ def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: Path, tmp_path: P
         model.decoder.layers[-1].conv.bias.add_(0.1)
     model.save_pretrained(tmp_path / "codec")
     fitting = {**words, "coarse": str(tmp_path / "coarse"), "codec": str(tmp_path / "codec")}
-    assert assemble_composite(fitting, tmp_path / "model", "fp32") > 0
+    assert assemble_composite(fitting, tmp_path / "model", "float32") > 0
     assert codec_fingerprint(model) == codec != codec_fingerprint(model.decoder)
     message = f"the fine stage has learnt tokens of the codec another, but this one is {codec}"
     with pytest.raises(ValueError, match=message):

@@ -64,7 +64,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             train_here(patch, folder / "corpus", folder / stage, stage=stage, **books, **named, **sizes)
             parts[stage] = str(folder / stage / "final")
     tiny_stage("semantic", window_seconds=0.4).save_pretrained(folder / "semantic")
-    assemble_composite(parts, folder / "model", stage_dtype="fp32")
+    assemble_composite(parts, folder / "model", stage_dtype="float32")
     return {"folder": folder, "kind": request.param, "format": form}
 
 

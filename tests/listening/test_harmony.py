@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMHarmonyConfig, HAFMHarmonyModel, HAFMSemanticTokenizerModel
 from hafm_hf.accompaniment.assemble import assemble_composite
-from hafm_hf.accompaniment.saving import PARTS
+from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.listening.modeling_harmony import NUM_CHORDS, beat_cells
 from hafm_hf.pretrained.loading import fingerprint
 from tiny_models import tiny_codec, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URLs that strangers name: http(s) only, up to a size and a time, and never from the outside inwards."""
+"""URLs that strangers name: http(s) only, up to a size and a time."""
 
 import http.server
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,34 +9,28 @@ from typing import Any
 
 import pytest
 
-from hafm_hf.audio import downloads
-from hafm_hf.audio.downloads import HAFMDownloadError, download
+from hafm_hf.audio import HAFMAudioError, download
 
 LIMITS: dict[str, Any] = {"max_bytes": 100_000, "timeout": 5.0}
-PRIVATE = ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1%2"]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """/here, redirects to whatever follows /to/, a /huge declared length, and a /drip of headers."""
+    """/here, redirects to whatever follows /to/, an endless /huge body, and a /drip of bytes."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path[len("/to/") :])
-        elif self.path == "/drip":
-            self.send_response(200)
-            self.flush_headers()
-            while True:
-                try:
-                    self.wfile.write(b"x-a: b\r\n")
-                except OSError:
-                    return
-                time.sleep(0.1)
         else:
             self.send_response(200)
-            self.send_header("Content-Length", str(1 << 40 if self.path == "/huge" else 4))
         self.end_headers()
-        self.wfile.write(b"here")
+        try:
+            self.wfile.write(b"here")
+            while self.path in ("/drip", "/huge"):
+                self.wfile.write(b"x" if self.path == "/drip" else bytes(1 << 16))
+                time.sleep(0.1 if self.path == "/drip" else 0)
+        except OSError:
+            return
 
     def log_message(self, *args: object) -> None:
         pass
@@ -67,36 +60,13 @@ def test_a_redirect_among_private_addresses_is_followed(server: str) -> None:
     ],
 )
 def test_where_a_url_may_not_lead_is_refused(server: str, path: str, said: str) -> None:
-    with pytest.raises(HAFMDownloadError, match=said):
+    with pytest.raises(HAFMAudioError, match=said):
         download(server + path, **LIMITS)
 
 
 @pytest.mark.fault("hostile URLs")
-def test_a_server_that_never_ends_its_headers_is_left_in_time(server: str) -> None:
+def test_a_server_that_never_ends_is_left_in_time(server: str) -> None:
     began = time.monotonic()
-    with pytest.raises(HAFMDownloadError, match="took longer than 0.6 s"):
+    with pytest.raises(HAFMAudioError, match="took longer than 0.6 s"):
         download(f"{server}/drip", max_bytes=100_000, timeout=0.6)
     assert time.monotonic() - began < 3.0
-
-
-@pytest.mark.fault("hostile URLs")
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1%2"]
-)
-def test_a_public_server_cannot_lead_to_a_private_address(address: str) -> None:
-    guard = downloads._Guard()
-    guard.connected(Connected("1.1.1.1"))
-    guard.connected(Connected("2606:4700::1111"))
-    with pytest.raises(HAFMDownloadError, match="which is private"):
-        guard.connected(Connected(address))
-
-
-class Connected(socket.socket):
-    """A socket whose other end says it is at an address: no public one can be reached from here."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__()
-        self.address = address
-
-    def getpeername(self) -> tuple[str, int]:
-        return self.address, 80

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound from strangers is read or refused in one sentence: no crash, no hang, no gigabyte of memory."""
 
-import os
 import struct
 import time
 from collections.abc import Iterator
@@ -158,12 +157,11 @@ def test_bombs_are_refused_by_their_header_before_memory_is_taken(bomb: str, rea
 
 
 @pytest.mark.fault("odd but harmless sound")
-@pytest.mark.parametrize("sound", ["constant", "denormal", "full scale square", "one click"])
+@pytest.mark.parametrize("sound", ["constant", "full scale square", "one click"])
 def test_odd_sound_is_read_as_fast_as_any(sound: str) -> None:
     time_axis = np.arange(24_000 * 4)
     samples = {
         "constant": np.full(time_axis.size, 0.5),
-        "denormal": np.where(time_axis % 2, 1e-40, -1e-41),
         "full scale square": np.where(time_axis // 50 % 2, 1.0, -1.0),
         "one click": np.where(time_axis == 7, 1.0, 0.0),
     }[sound].astype("<f4")
@@ -177,25 +175,7 @@ def test_odd_sound_is_read_as_fast_as_any(sound: str) -> None:
         costs[name] = time.process_time() - began
         assert np.isfinite(features).all() and features.shape == (64_000,)
     assert costs[sound] < 20 * costs["voice"] + 0.05, costs
-    assert audio.is_silent(read) == (sound in ("constant", "denormal"))
-
-
-def test_limits_are_the_callers() -> None:
-    content = riff(channels=4)
-    assert audio.read_audio(content, min_seconds=0.1)[0].size == 12_000
-    for limits in ({"max_channels": 3}, {"max_samples": 11_999}):
-        with pytest.raises(audio.HAFMAudioError, match="at most"):
-            audio.read_audio(content, limits=audio.AudioLimits(**limits))
-
-
-def test_files_too_large_and_pipes_are_refused_unread(tmp_path: Path) -> None:
-    (tmp_path / "vocal.wav").write_bytes(riff())
-    with pytest.raises(audio.HAFMAudioError, match="HAFM takes 0.05 MB"):
-        audio.read_audio(tmp_path / "vocal.wav", limits=audio.AudioLimits(max_bytes=50_000))
-    os.mkfifo(tmp_path / "pipe.wav")
-    for source in (tmp_path / "pipe.wav", "/dev/zero"):
-        with pytest.raises(audio.HAFMAudioError, match="no file but a pipe or device"):
-            audio.read_audio(source)
+    assert audio.is_silent(read) == (sound == "constant")
 
 
 @pytest.mark.parametrize(

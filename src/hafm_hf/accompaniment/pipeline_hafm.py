@@ -177,7 +177,7 @@ class HAFMPipeline(Pipeline):
         lead_sheet = known_lead_sheet(**{name: given.pop(name, None) for name in KNOWN}, files=files)
         options = GenerationOptions.of(own.get("options"), given)
         if mix.stem_gain_db is not None or mix.stem_pan is not None:
-            if options.stems is False or not self.model.stems:
+            if not self.model.stems:
                 raise ValueError("stem_gain_db and stem_pan need stems; leave them out where there are none.")
             options = replace(options, stems=True)
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": mix.tail}
@@ -313,7 +313,7 @@ def _spliced(bands: list[audio.Samples], kept: KeptInstrumental, rate: int) -> l
     """
     band = reduce(np.add, bands)
     whole = kept.splice(torch.from_numpy(band.reshape(len(band), -1).T), rate).numpy().T.reshape(band.shape)
-    return [whole] if len(bands) == 1 else [stem + (whole - band) / len(bands) for stem in bands]
+    return [whole] if len(bands) == 1 else [stem + (whole - band) / np.float32(len(bands)) for stem in bands]
 
 
 def _song(

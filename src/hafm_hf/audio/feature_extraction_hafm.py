@@ -78,7 +78,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """
         vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
         names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
-        limits = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
+        limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [
             audio.check_sound(vocal, sampling_rate, seconds=seconds, name=each, **limits)
             for vocal, each in zip(vocals, names, strict=True)

@@ -88,7 +88,7 @@ def read_audio(
         if seconds is None or seconds > max_seconds:
             check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
         else:
-            frames = min(frames, math.ceil(seconds * rate))
+            frames = min(frames, round(seconds * rate))
         if frames > MAX_SAMPLES:
             raise HAFMAudioError(
                 f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets a model accompany a vocal in each of its styles: `styles/NAME.ogg`, which the Space plays and the card links.
+
+python recipes/style_sounds.py MODEL examples/vocal.wav
+"""
+
+import sys
+from pathlib import Path
+
+import soundfile
+
+from hafm_hf import HAFMForVocalAccompaniment, audio
+
+# long enough for a pattern and a change of chords
+SECONDS, SEED = 8.0, 1
+# of libsndfile, 0 to 1: about 40 kbit a second of 24 kHz
+COMPRESSION = 0.85
+
+
+def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
+    """Writes the first seconds of a vocal's accompaniment in each style beside the model; their paths."""
+    model = HAFMForVocalAccompaniment.from_pretrained(folder)
+    samples, rate = audio.read_audio(vocal, seconds=SECONDS)
+    paths = [folder / "styles" / f"{style}.ogg" for style in model.styles]
+    for path in paths:
+        (made,) = model.generate(samples, rate, style=path.stem, seed=SEED).audio
+        band = audio.limit_peak(audio.fade_edges(made.numpy().T, model.sampling_rate))
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, band, model.sampling_rate, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
+    return paths
+
+
+if __name__ == "__main__":
+    for written in write_style_sounds(Path(sys.argv[1]), Path(sys.argv[2])):
+        print(f"wrote {written}")
