@@ -261,7 +261,7 @@ def test_url_is_fetched_up_to_a_size_and_a_time(server: str) -> None:
 
 
 def test_url_may_not_name_a_local_file(tmp_path: Path) -> None:
-    with pytest.raises(HAFMAudioError, match="not an http"):
+    with pytest.raises(HAFMAudioError, match="cannot be fetched"):
         audio.download(f"file://{tmp_path}")
 
 
