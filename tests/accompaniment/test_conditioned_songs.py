@@ -42,9 +42,11 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 
         return hook
 
-    for name in STAGES:
-        getattr(model, name).model.lead_sheet_embedding.register_forward_pre_hook(keep(name))
-    whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET)
+    embeddings = {name: getattr(model, name).model.lead_sheet_embedding for name in STAGES}
+    hooks = [embedding.register_forward_pre_hook(keep(name)) for name, embedding in embeddings.items()]
+    whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET, decoding="reference")
+    for hook in hooks:
+        hook.remove()
     for name in STAGES:
         rate = getattr(model, name).config.conditioning_frame_rate
         expected = lead_sheet_streams(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])

@@ -23,8 +23,7 @@ def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
     return model
 
 
-@pytest.mark.parametrize("how", [{"decoding": "fast"}, {"decoding": "reference"}])
-def test_each_stage_reads_the_streams_that_it_is_trained_on(how: dict[str, Any]) -> None:
+def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
     model = tiny_composite(position_scheme="time", num_hidden_layers=1)
     read: dict[str, torch.Tensor] = {}
 
@@ -34,9 +33,12 @@ def test_each_stage_reads_the_streams_that_it_is_trained_on(how: dict[str, Any])
 
         return keep
 
-    for name in STAGES:
-        getattr(model, name).model.conditioning_embedding.register_forward_pre_hook(reader(name))
-    output = model.generate(voice(0.8), CODEC_RATE, seed=1, **how)
+    embeddings = {name: getattr(model, name).model.conditioning_embedding for name in STAGES}
+    hooks = [embedding.register_forward_pre_hook(reader(name)) for name, embedding in embeddings.items()]
+    output = model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="reference")
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="fast").codes[0], output.codes[0])
     tokens = {
         "vocal_semantic": output.vocal_semantic[0][None],
         "instrumental_semantic": output.instrumental_semantic[0][None],
