@@ -56,8 +56,8 @@ def tokenise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens int64 [T] and features float32 [T, D] of float [N] samples."""
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(tokenizer.device)
-    heard = tokenizer(waveform[None], noise=is_vocal, seed=0, output_features=True, vocal=is_vocal)
-    return heard.ids[0].cpu().numpy(), heard.features[0].cpu().numpy()
+    heard = tokenizer(waveform[None], noise=is_vocal, seed=0, output_hidden_states=True, vocal=is_vocal)
+    return heard.ids[0].cpu().numpy(), heard.hidden_states[-1][0].cpu().numpy()
 
 
 def song_labels(targets: dict[str, np.ndarray], is_vocal: bool) -> dict[str, np.ndarray]:

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
-from hafm_hf.audio.analysis import log_mel, mel_filters
-from hafm_hf.tokenizers.codecs import scale_invariant_sdr
+from hafm_hf.audio.analysis import log_mel, mel_filters, scale_invariant_sdr
 
 from .clusters import kmeans, nearest
 from .discriminator import MultiScaleDiscriminator

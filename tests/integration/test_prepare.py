@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from corpus.karaoke import save_tokenizers, write_karaoke
+from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
-from hafm_hf.tokenizers.codecs import load_codec, scale_invariant_sdr
+from hafm_hf.tokenizers.codecs import load_codec
 from process_groups import group_lives
 from programs import Program, run_program
 

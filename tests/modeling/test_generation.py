@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import ClassifierFreeGuidanceLogitsProcessor, GenerationConfig
-from transformers.utils import logging as transformers_logging
+from transformers import ClassifierFreeGuidanceLogitsProcessor
 
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
-from hafm_hf.modeling import generation_hafm
 from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance, CodebookLogitsProcessor
 from modeling.test_modeling import BATCH, FRAMES, conditioning_for
 from tiny_models import SIZES, STAGES, tiny_stage
@@ -180,26 +178,6 @@ def test_openings_of_any_name_are_continued_to_the_end_of_the_conditioning() -> 
     conditioning = conditioning_for(stage)
     whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
     assert torch.equal(stage.generate(whole[:, :6], conditioning_ids=conditioning, do_sample=False), whole)
-
-
-def test_generation_config_without_guidance_scale_is_told_about_the_models_own(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    stage = tiny_stage("semantic")
-    conditioning = conditioning_for(stage)
-    transformers_logging.enable_propagation()
-    try:
-        generation_hafm.logger.warning_once.cache_clear()
-        own = stage.generate(conditioning_ids=conditioning, generation_config=GenerationConfig(do_sample=False))
-        assert "the model's own, 3, holds" in caplog.text
-        caplog.clear()
-        generation_hafm.logger.warning_once.cache_clear()
-        plain = GenerationConfig(do_sample=False, guidance_scale=1.0)
-        stage.generate(conditioning_ids=conditioning, generation_config=plain)
-        assert "guidance_scale" not in caplog.text
-    finally:
-        transformers_logging.disable_propagation()
-    assert torch.equal(own, stage.generate(conditioning_ids=conditioning, do_sample=False))
 
 
 def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from . import Samples, rms_dbfs
+
+if TYPE_CHECKING:
+    import torch
 
 FRAME_RATE = 100
 MEL_BANDS = 80
@@ -230,3 +234,13 @@ def _follow_beats(onsets: Array, period: int) -> Array:
     while previous[beats[-1]] >= 0:
         beats.append(int(previous[beats[-1]]))
     return np.array(beats[::-1], dtype=np.float64)
+
+
+def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
+    target = target - target.mean(dim=-1, keepdim=True)
+    output = output - output.mean(dim=-1, keepdim=True)
+    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
+    projection = scale * target
+    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
+    return 10 * ratio.clamp_min(1e-12).log10()

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from ..audio import Samples, pad_end, resample, with_channels
+from ..audio.analysis import scale_invariant_sdr
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import codec_fingerprint, fingerprint
-from ..tokenizers.codecs import Codec, load_codec, scale_invariant_sdr
+from ..tokenizers.codecs import Codec, load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .separation_models import torch_device
 from .tokens import TokenCorpusInfo

@@ -12,14 +12,11 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.utils import logging
 
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
 from .inputs import check_conditioning, check_rows
 from .sampling import ConditioningGuidance, combine, lead_sheet_rows, split_off_sampling
-
-logger = logging.get_logger(__name__)
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -214,12 +211,6 @@ class HAFMGenerationMixin(GenerationMixin):
         if weight is not None and not any(lead_sheet_rows(self.config)):
             raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
         config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
-        if scale != 1.0 and generation_config is not None and generation_config.guidance_scale is None:
-            if kwargs.get("guidance_scale") is None:
-                logger.warning_once(
-                    f"The generation config given sets no guidance_scale, so the model's own, {scale:g}, holds; set "
-                    "it to 1 for none."
-                )
         model_kwargs["guidance_scale"] = scale
         # for `_prepare_generated_length`, which knows how long the opening is
         frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
@@ -236,7 +227,7 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
-        conditioning_ids, mask = model_kwargs["conditioning_ids"], model_kwargs.get("attention_mask")
+        conditioning_ids = model_kwargs["conditioning_ids"]
         check_conditioning(self.config, conditioning_ids, model_kwargs.get("conditioning_mask"))
         rows = len(conditioning_ids) * self.pattern.rows
         if inputs is None and model_kwargs.get("input_ids") is None:
@@ -245,11 +236,6 @@ class HAFMGenerationMixin(GenerationMixin):
             inputs, bos_token_id, model_kwargs
         )
         check_rows(self.pattern.rows, input_ids=inputs, conditioning_ids=conditioning_ids)
-        if mask is not None and mask.shape != inputs.shape:
-            raise ValueError(
-                f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(inputs.shape)}; pass the whole sequence "
-                "from BOS on, beside past_key_values too."
-            )
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:

@@ -268,10 +268,6 @@ class HAFMDecoder(HAFMPreTrainedModel):
         )
 
 
-def _holds_slots(cache: Cache | None) -> bool:
-    return cache is not None and bool(cache.get_seq_length() > 0)
-
-
 class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
     """A decoder with one head a target codebook; the three stages differ in their configuration only."""
 
@@ -330,8 +326,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask}
         rows = {"labels": labels, "conditioning_ids": conditioning_ids, "null_conditioning": null_conditioning}
         check_rows(self.model.pattern.rows, input_ids=input_ids, **rows, **masks)
-        input_ids = self._shifted(labels) if input_ids is None else input_ids
-        cached = _holds_slots(past_key_values) if conditioning_is_cached is None else conditioning_is_cached
+        if input_ids is None:
+            if labels is None:
+                raise ValueError("Give input_ids, labels, or both.")
+            input_ids = self.model.pattern.inputs(labels, self.config.codebook_size)
+        cached = conditioning_is_cached
+        if cached is None:
+            cached = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
         conditioning_ids = check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
         targets = self._target_indices(input_ids, conditioning_ids, past_key_values if cached else None)
         check_targets(self.config, input_ids, targets, attention_mask)
@@ -358,12 +359,6 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             return None
         rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=conditioning_ids.device)
         return torch.bernoulli(rate).bool()
-
-    def _shifted(self, labels: torch.Tensor | None) -> torch.Tensor:
-        """Labels (int64 [B, L]) right behind BOS."""
-        if labels is None:
-            raise ValueError("Give input_ids, labels, or both.")
-        return self.model.pattern.inputs(labels, self.config.codebook_size)
 
     def _target_indices(
         self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None

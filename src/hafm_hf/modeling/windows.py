@@ -120,14 +120,15 @@ class DecodingOptions:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a song that a stage generates at once, in units: [start, stop), of which `known` are there."""
+    """A stretch of a song that a stage generates at once: units [start, stop) of a row, of which `known` are there."""
 
     start: int
     stop: int
     known: int
+    row: int = 0
 
 
-def song_windows(units: int, window: int, overlap: int) -> list[Window]:
+def song_windows(units: int, window: int, overlap: int, row: int = 0) -> list[Window]:
     """Cuts a song into windows of one length, each beginning with what the one before has generated.
 
     The last window is moved back, so that it is as long as the others rather than a remnant.
@@ -136,6 +137,7 @@ def song_windows(units: int, window: int, overlap: int) -> list[Window]:
         units: length of the song.
         window: length of a window, the stage's training length.
         overlap: units of a window that repeat the end of the one before.
+        row: whose windows they are.
 
     Raises:
         ValueError: unless 0 ≤ overlap < window.
@@ -147,7 +149,7 @@ def song_windows(units: int, window: int, overlap: int) -> list[Window]:
     while done < units:
         start = max(0, min(done - overlap, units - window))
         stop = min(start + window, units)
-        cut.append(Window(start, stop, done - start))
+        cut.append(Window(start, stop, done - start, row))
         done = stop
     return cut
 
@@ -210,14 +212,6 @@ class SongRow:
         return torch.nn.functional.pad(given.cpu(), (0, count - len(given)), value=FREE)
 
 
-@dataclass(frozen=True)
-class RowWindow:
-    """A window of one row."""
-
-    row: int
-    window: Window
-
-
 class StageRun:
     """One stage through the songs of a batch, a batch of windows at a time.
 
@@ -257,21 +251,16 @@ class StageRun:
         window, overlap = window_units(stage, seconds_per_unit)
         # units at the end of a window that the next one may still replace
         self.held = 0 if self.sound is None else math.ceil(JOINED_SHARE * overlap)
-        windows = [song_windows(row.units, window, overlap) for row in rows]
-        jobs = [
-            RowWindow(row, window)
-            for row, cut in enumerate(windows)
-            for window in cut
-            if not self._is_given(row, window)
-        ]
-        self.batches = self._independent_batches(jobs, at_once) if independent else self._batches(jobs, at_once)
+        cut = [each for row, song in enumerate(rows) for each in song_windows(song.units, window, overlap, row)]
+        windows = [each for each in cut if not self._is_given(each)]
+        self.batches = self._independent_batches(windows, at_once) if independent else self._batches(windows, at_once)
         self.done = 0
 
     @property
     def steps(self) -> int:
         """Steps in all; a step is one slot of each row of a batch."""
         frames = self.unit_tokens // self.stage.config.num_codebooks
-        known = [0 if self.independent else batch[0].window.known * frames for batch in self.batches]
+        known = [0 if self.independent else batch[0].known * frames for batch in self.batches]
         new = [self._new_units(batch) * frames for batch in self.batches]
         return sum(self.stage.pattern.new_slots(*each) for each in zip(known, new, strict=True))
 
@@ -280,7 +269,7 @@ class StageRun:
         """Units of conditioning that the next batch needs; None when nothing is left to do."""
         if self.done == len(self.batches):
             return None
-        return max(job.window.stop for job in self.batches[self.done])
+        return max(window.stop for window in self.batches[self.done])
 
     def run(self, conditioning: list[torch.Tensor]) -> list[torch.Tensor]:
         """Everything that is left; returns the codes int64 [Q, T] of each row."""
@@ -291,10 +280,11 @@ class StageRun:
     def advance(self, conditioning: list[torch.Tensor]) -> None:
         """Generates the next batch from the conditioning so far, int64 [K, T_c] for each row."""
         batch = self.batches[self.done]
-        known_units = 0 if self.independent else batch[0].window.known
+        known_units = 0 if self.independent else batch[0].known
         tokens = self._decode(batch, conditioning, known_units)
-        for job, new in zip(batch, tokens, strict=True):
-            row, window, width = self.rows[job.row], job.window, self.stage.config.num_codebooks
+        width = self.stage.config.num_codebooks
+        for window, new in zip(batch, tokens, strict=True):
+            row = self.rows[window.row]
             self._extend(row, window.start + window.known)
             first = (window.start + known_units) * self.unit_tokens
             border = self._border(row.flat, window, new)
@@ -335,14 +325,14 @@ class StageRun:
         after = self.sound(new[: (known + side) * width].view(-1, width))
         return start + steadiest(before, after, known - held, side)
 
-    def _decode(self, batch: list[RowWindow], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
+    def _decode(self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
         """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
         new_tokens = self._new_units(batch) * self.unit_tokens
         cut, known, numbers, forced = [], [], [], []
-        for job in batch:
-            row, window = self.rows[job.row], job.window
+        for window in batch:
+            row = self.rows[window.row]
             frames = slice(window.start * self.unit_conditioning, window.stop * self.unit_conditioning)
-            cut.append(conditioning[job.row][:, frames].t())
+            cut.append(conditioning[window.row][:, frames].t())
             begin = window.start * self.unit_tokens
             start = begin + known_units * self.unit_tokens
             if known_units:
@@ -360,14 +350,14 @@ class StageRun:
             torch.stack(numbers),
             self.options,
             known=torch.stack(known),
-            forced=torch.stack(forced) if any(self.rows[job.row].given is not None for job in batch) else None,
+            forced=torch.stack(forced) if any(self.rows[each.row].given is not None for each in batch) else None,
             conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
             report=self.report,
             decoder=self.decoder,
         )
 
-    def _new_units(self, batch: list[RowWindow]) -> int:
-        return max(job.window.stop - job.window.start - (0 if self.independent else job.window.known) for job in batch)
+    def _new_units(self, batch: list[Window]) -> int:
+        return max(each.stop - each.start - (0 if self.independent else each.known) for each in batch)
 
     def _extend(self, row: SongRow, units: int) -> None:
         """Copies given tokens up to `units`, where whole windows of them were not generated."""
@@ -375,26 +365,26 @@ class StageRun:
         if row.given is not None and there < wanted:
             row.flat = torch.cat([row.flat, row.given[there:wanted].to(row.flat.device)])
 
-    def _is_given(self, row: int, window: Window) -> bool:
-        given = self.rows[row].given
+    def _is_given(self, window: Window) -> bool:
+        given = self.rows[window.row].given
         if given is None:
             return False
         new = given[(window.start + window.known) * self.unit_tokens : window.stop * self.unit_tokens]
         return bool((new != FREE).all())
 
     @staticmethod
-    def _batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
+    def _batches(windows: list[Window], at_once: int) -> list[list[Window]]:
         """Windows of different rows go together if they stand in one place; a row's own follow each other."""
-        groups: dict[tuple[int, int], list[RowWindow]] = defaultdict(list)
-        for job in jobs:
-            groups[job.window.start + job.window.known, job.window.known].append(job)
+        groups: dict[tuple[int, int], list[Window]] = defaultdict(list)
+        for window in windows:
+            groups[window.start + window.known, window.known].append(window)
         ordered = [groups[key] for key in sorted(groups)]
         return [group[i : i + at_once] for group in ordered for i in range(0, len(group), at_once)]
 
     @staticmethod
-    def _independent_batches(jobs: list[RowWindow], at_once: int) -> list[list[RowWindow]]:
+    def _independent_batches(windows: list[Window], at_once: int) -> list[list[Window]]:
         """The next windows go together; twice as many each time, so that a stream begins early and then keeps up."""
-        ordered = sorted(jobs, key=lambda job: (job.window.stop, job.row))
+        ordered = sorted(windows, key=lambda window: (window.stop, window.row))
         batches, first = [], 0
         while first < len(ordered):
             batches.append(ordered[first : first + at_once])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codec: codes of the coarse and fine stages to and from audio, for every family of codecs that transformers has.
 
-Last on the path of the data. `as_codec` gives a model of transformers the small interface (`Codec`) that all else
+`as_codec` gives a model of transformers the small interface (`Codec`) that all else
 here uses; rates, channels and codebooks come from its configuration. EnCodec (Défossez et al. 2022, arXiv 2210.13438)
 at 24 kHz is the paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 kbps. DAC: Kumar et al. 2023, arXiv
 2306.06546. Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of the decoder's input.
@@ -9,9 +9,8 @@ at 24 kHz is the paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 
 
 import math
 import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -33,19 +32,8 @@ CONTEXT_FRAMES = 16
 NORMALISED_RMS = 0.1
 # samples to each side that the residual units behind one of DAC's strides can see: kernels of 7, dilated by 1, 3, 9
 DAC_UNIT_REACH = 39
-# encodec's names → transformers': wrappers of the convolutions are flattened, lists are called layers, and codebooks
-# lose a level
-RENAMINGS: tuple[tuple[str, str], ...] = (
-    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
-    (r"\.conv\.conv\.", ".conv."),
-    (r"\.convtr\.convtr\.", ".conv."),
-    (r"\.(conv|convtr)\.norm\.", ".norm."),
-    (r"\.weight_g$", ".parametrizations.weight.original0"),
-    (r"\.weight_v$", ".parametrizations.weight.original1"),
-    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
-)
 # what makes the audio of a stretch: (its frames [B, D, n], whether it is the last) → [B, C, samples], or None so far
-Decoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
+StretchDecoder = Callable[[torch.Tensor, bool], torch.Tensor | None]
 
 
 class Codec(ABC):
@@ -73,7 +61,7 @@ class Codec(ABC):
         """Codes int64 [B, Q, T] of audio [B, C, T · hop] or a little less."""
 
     @abstractmethod
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> StretchDecoder:
         """What decodes one song stretch by stretch; it keeps what it needs of the past."""
 
     @torch.no_grad()
@@ -190,7 +178,7 @@ class EncodecCodec(Codec):
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> StretchDecoder:
         decoder, hop = self.model.decoder, self.format.hop_length
         if self.chunk is not None:
             return _Chunks(decoder, self.chunk, hop)
@@ -210,7 +198,7 @@ class DacCodec(Codec):
         padded = F.pad(audio, (0, -audio.shape[-1] % self.format.hop_length))
         return self.model.encode(padded, num_codebooks).audio_codes[:, :num_codebooks]
 
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> StretchDecoder:
         hop, rate, reach = self.format.hop_length, 1, self.model.decoder.conv1.kernel_size[0] / 2
         for ratio in self.model.config.upsampling_ratios:
             reach, rate = reach + 1 / rate, rate * ratio
@@ -371,34 +359,3 @@ def load_codec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: A
     hub = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
     config, _ = PreTrainedConfig.get_config_dict(str(name_or_path), **hub)
     return as_codec(load_strictly(codec_class(config), name_or_path, **kwargs).eval())
-
-
-def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
-    target = target - target.mean(dim=-1, keepdim=True)
-    output = output - output.mean(dim=-1, keepdim=True)
-    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
-    projection = scale * target
-    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
-    return 10 * torch.log10(ratio.clamp_min(1e-12))
-
-
-def convert_encodec_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights of the original `encodec` package under the names of transformers' EncodecModel, values untouched.
-
-    Args:
-        state: `encodec.EncodecModel.encodec_model_24khz(…).state_dict()`, or the published `.th` file read with
-            `torch.load(path, weights_only=True)`.
-
-    Raises:
-        ValueError: on a key that isn't EnCodec's.
-    """
-    converted = {}
-    for key, value in state.items():
-        name = key
-        for pattern, replacement in RENAMINGS:
-            name = re.sub(pattern, replacement, name)
-        if not re.match(r"^(encoder|decoder|quantizer)\.layers\.", name):
-            raise ValueError(f"{key} is not a weight of EnCodec.")
-        converted[name] = value
-    return converted

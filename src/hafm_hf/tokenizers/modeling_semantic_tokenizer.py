@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The semantic tokenizer: HuBERT up to one layer, then k-means. Audio at 16 kHz goes in, tokens at 50 Hz come out.
 
-First of the models on the path of the data: it makes the vocal semantic tokens (of the noisy vocal, as in SingSong)
-that the semantic stage is conditioned on, and the instrumental semantic tokens that it learns to predict (paper,
-section "Tokens"). Dimensions: B batch, N samples, T_v frames at 50 Hz, D width of HuBERT.
+It makes the vocal semantic tokens (of the noisy vocal, as in SingSong) that the semantic stage is conditioned on, and
+the instrumental semantic tokens that it learns to predict (paper, section "Tokens"). Dimensions: B batch, N samples,
+T_v frames at 50 Hz, D width of HuBERT.
 """
 
 import copy
@@ -44,14 +44,12 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
     Args:
         ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
         mask: bool [B, T_v], True on the frames of each row.
-        features: hidden states that were quantized, float32 [B, T_v, D], if asked for.
-        hidden_states: what goes into HuBERT's layers and what comes out of the last, float32 [B, T_v, D] each, if
-            asked for.
+        hidden_states: what goes into HuBERT's layers, and what comes out of the last and is quantized, float32
+            [B, T_v, D] each, if asked for.
     """
 
     ids: torch.Tensor | None = None
     mask: torch.Tensor | None = None
-    features: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
@@ -59,8 +57,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     """HuBERT cut at `config.layer`, and k-means centroids as a buffer.
 
     Where the configuration says so, a vocal's centroids lie in a space of their own: a linear projection of the
-    features and, beside it, the place in the beat that a rhythm network reads off it, if asked for along one line of
-    beats through the whole vocal. They fill the first numbers of their rows.
+    features and, beside it, the place in the beat that a rhythm network estimates, if asked for along one beat track
+    through the whole vocal. They fill the first numbers of their rows.
 
     The features are those that `HubertModel(…, output_hidden_states=True).hidden_states[layer]` gives: in the
     layer-norm variant (HuBERT-Large) the encoder's final norm comes behind the last layer, so the cut network has
@@ -103,7 +101,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
             self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
-                # how far out on the unit disc the line's places are; the network's own are further in, being unsure
+                # radius of the track's places on the unit disc; the network's own lie further in where it is unsure
                 self.register_buffer("line_scale", torch.ones(()))
             self.rhythm = HAFMRhythmNetwork(DESCRIPTORS, config.rhythm_channels, config.rhythm_layers)
         total = receptive_field(cut) - hop
@@ -189,14 +187,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        lengths: torch.Tensor | None = None,
         noise: bool = False,
         seed: int | None = None,
-        output_features: bool = False,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
         output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
         others.
@@ -204,42 +199,33 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Args:
             input_values (float [B, N]): mono audio at 16 kHz, padded at either end.
             attention_mask ([B, N], *optional*): 0 on padding; a row's tokens begin at the first frame in any case.
-            lengths (int64 [B], *optional*): samples of each row, padded at the end; all N if neither is given.
             noise: add Gaussian noise of `config.noise_std`, as for vocals.
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
-            output_features: also return the hidden states that are quantized.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
             lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
             output_hidden_states: also return those of every layer.
-            output_attentions: refused; long audio goes through the network in chunks.
 
         Raises:
             ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
                 beats are known and there is no beat line for them.
         """
-        if output_attentions:
-            raise ValueError("The tokenizer has no attention weights of a whole clip; leave output_attentions out.")
-        rows = _rows(input_values, attention_mask, lengths)
         every = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        sung = noise if vocal is None else vocal
         found, layers = [], []
-        for samples in rows:
+        for samples in _without_padding(input_values, attention_mask):
             prepared = self._prepare(samples, noise, seed)
             parts: Iterable[torch.Tensor] = self._iterate_layers(prepared[None], self.num_frames(len(samples)), every)
-            if every or output_features:
+            if every:
                 parts = list(parts)
-                count = self.config.layer + 1 if every else 1
-                empty = samples.new_empty(count, 0, self.centroids.shape[-1], dtype=torch.float32)
+                empty = samples.new_empty(self.config.layer + 1, 0, self.centroids.shape[-1], dtype=torch.float32)
                 layers.append(torch.cat([empty, *(part[:, 0] for part in parts)], dim=1).transpose(0, 1))
-            sung = noise if vocal is None else vocal
             found.append(self._tokens((part[-1] for part in parts), samples[None], sung, lead_sheet)[0])
         frames = torch.tensor([len(tokens) for tokens in found], device=input_values.device)
         ids = pad_sequence([tokens.to(input_values.device) for tokens in found], batch_first=True)
-        states = pad_sequence(layers, batch_first=True).unbind(2) if layers else ()
         return HAFMSemanticTokenizerOutput(
             ids=ids,
             mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
-            features=states[-1] if output_features else None,
-            hidden_states=states if every else None,
+            hidden_states=pad_sequence(layers, batch_first=True).unbind(2) if every else None,
         )
 
     def encode(
@@ -274,14 +260,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
                 for number, row in enumerate(waveforms)
             ]
         )
-        parts = self._iterate_features(prepared, self.num_frames(waveforms.shape[1]))
-        return self._tokens(parts, waveforms, seeds is not None)
+        layers = self._iterate_layers(prepared, self.num_frames(waveforms.shape[1]))
+        return self._tokens((part[-1] for part in layers), waveforms, seeds is not None)
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
         """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
         prepared = self._prepare(waveform, noise, seed)
-        parts = [features[0] for features in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
+        parts = [part[-1, 0] for part in self._iterate_layers(prepared[None], self.num_frames(len(waveform)))]
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
@@ -433,11 +419,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             inner.sub_(mean).div_(deviation)
         return prepared
 
-    def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [B, ≤ chunk, D] of the last layer for prepared waveforms (float32 [B, M])."""
-        return (layers[-1] for layers in self._iterate_layers(prepared, frames, every=False))
-
-    def _iterate_layers(self, prepared: torch.Tensor, frames: int, every: bool) -> Iterator[torch.Tensor]:
+    def _iterate_layers(self, prepared: torch.Tensor, frames: int, every: bool = False) -> Iterator[torch.Tensor]:
         """Hidden states float32 [layers, B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk.
 
         Of every layer, and what goes into the first, or of the last layer only.
@@ -459,21 +441,16 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             yield hidden[:, :, start - first : end - first]
 
 
-def _rows(
-    input_values: torch.Tensor, attention_mask: torch.Tensor | None, lengths: torch.Tensor | None
-) -> list[torch.Tensor]:
-    """The samples of each row (float [n]) without padding.
+def _without_padding(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
+    """The samples of each row (float [n]).
 
     Raises:
-        ValueError: on another shape than [batch, samples], both of mask and lengths, or a mask with gaps.
+        ValueError: on another shape than [batch, samples], or a mask with gaps.
     """
     if input_values.ndim != 2:
         raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
     if attention_mask is None:
-        sizes = [input_values.shape[1]] * len(input_values) if lengths is None else [int(n) for n in lengths]
-        return [row[:size] for row, size in zip(input_values, sizes, strict=True)]
-    if lengths is not None or attention_mask.shape != input_values.shape:
-        raise ValueError("Give attention_mask in the shape of input_values, or lengths, and not both.")
+        return list(input_values)
     mask = attention_mask.bool()
     if bool((mask[:, 1:] & ~mask[:, :-1]).sum(1).add(mask[:, 0]).gt(1).any()):
         raise ValueError("attention_mask has padding between samples; it may stand before or behind them only.")
@@ -507,7 +484,7 @@ def receptive_field(config: HubertConfig) -> int:
 
 
 def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
-    """Refuse a checkpoint that lacks weights of the cut network or holds some that nobody knows.
+    """Refuses a checkpoint that lacks weights of the cut network or holds some that nobody knows.
 
     Raises:
         ValueError: naming the keys.
@@ -518,11 +495,8 @@ def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
         found = later.match(key)
         return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
 
-    problems = {
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(key for key in info["unexpected_keys"] if not dropped(key)),
-        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
-    }
-    found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-    if found:
-        raise ValueError(f"{name} is not a HuBERT of its own configuration. Weights {found}.")
+    problems = [f"missing {key}" for key in info["missing_keys"]]
+    problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not dropped(key)]
+    problems += [f"of another shape {key}" for key in info["mismatched_keys"]]
+    if problems:
+        raise ValueError(f"{name} is not a HuBERT of its own configuration; weights: {', '.join(sorted(problems))}.")

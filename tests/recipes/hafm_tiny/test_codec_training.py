@@ -12,7 +12,7 @@ import soundfile
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from hafm_hf.tokenizers.codecs import scale_invariant_sdr
+from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_tiny.clusters import kmeans, nearest
 from hafm_tiny.codec import (
     CodecTrainer,
