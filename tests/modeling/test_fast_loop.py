@@ -16,11 +16,9 @@ from hafm_hf.modeling.heartbeat import Heartbeat
 from hafm_hf.modeling.sampling import RandomStream, draw
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from hafm_hf.training.adapters import add_adapters
-from modeling.test_modeling import FRAMES, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
 from recording_decoder import RecordingDecoder
-from tiny_models import SIZES, STAGES, placed, tiny_stage
-
-STAGES_AND_PATTERNS = [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
+from tiny_models import SIZES, placed, tiny_stage
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
@@ -258,15 +256,17 @@ def test_merged_adapters_and_watchers_change_nothing() -> None:
         assert torch.equal(decode_window(merged, conditioning, count, numbers, DecodingOptions(), known), expected)
 
 
+@pytest.mark.parametrize("loop", ["fast", "reference"])
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_codes_beyond_a_codebook_are_never_drawn(pattern: str) -> None:
+def test_codes_beyond_a_codebook_are_never_drawn(pattern: str, loop: str) -> None:
     sizes = [3, 9, 5]
     torch.manual_seed(0)
     config = HAFMCoarseConfig(
         **SIZES, codebook_sizes=sizes, conditioning_codebook_sizes=[[13], [13]], codebook_pattern=pattern
     )
     stage = HAFMCoarseForCausalLM(config).eval()
-    tokens = FastDecoder(stage, 1.0, 5.0).generate(torch.randint(13, (40, 2, 4)), 18, uniforms_for(40, 18))
+    conditioning, how = torch.randint(13, (40, 2, 4)), DecodingOptions(loop, 1.0, 5.0, 0)
+    tokens = decode_window(stage, conditioning, 18, uniforms_for(40, 18), how, conditioning.new_empty(40, 0))
     assert [tokens[:, codebook::3].max().item() + 1 for codebook in range(3)] == sizes
 
 

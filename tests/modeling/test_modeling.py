@@ -18,6 +18,7 @@ from tiny_models import CLUSTERS, CODES, SIZES, STAGES, tiny_stage
 BATCH = 5
 FRAMES = 6  # of conditioning, so that 50 Hz and 75 Hz both give whole frames
 SCHEMES = ("index", "time")
+STAGES_AND_PATTERNS = [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
 BACKENDS = ("sdpa", "eager")
 
 
@@ -34,7 +35,7 @@ def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int 
 
 
 def shifted(stage: Any, targets: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.full_like(targets[:, :1], stage.config.bos_token_id), targets[:, :-1]], dim=1)
+    return stage.pattern.inputs(targets, stage.config.bos_token_id)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("semantic", 38.5e6), ("coarse", 42.5e6), ("fine", 44.1e6)])
@@ -90,9 +91,9 @@ def test_conditioning_sees_its_future_under_the_time_scheme_only(scheme: str, se
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", STAGES)
-def test_cached_and_static_logits_equal_uncached(name: str, scheme: str, backend: str) -> None:
-    stage = tiny_stage(name, position_scheme=scheme, attn_implementation=backend)
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
+def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme: str, backend: str) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme, attn_implementation=backend)
     assert stage.config._attn_implementation == backend
     conditioning, input_ids = conditioning_for(stage), shifted(stage, targets_for(stage))
     slots = stage.config.num_conditioning_sources * FRAMES + input_ids.shape[1]
@@ -118,11 +119,11 @@ def test_eager_and_sdpa_agree(scheme: str) -> None:
 
 @pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", STAGES)
-def test_padded_row_equals_the_row_alone(name: str, scheme: str, there: slice) -> None:
-    stage = tiny_stage(name, position_scheme=scheme)
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
+def test_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, there: slice) -> None:
+    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme=scheme)
     conditioning, targets = conditioning_for(stage), targets_for(stage)
-    length = stage.config.target_length(4)
+    length, rows = stage.config.target_length(4), stage.pattern.rows
     alone = stage(labels=targets[:1, :length], conditioning_ids=conditioning[:1, :, there])
     conditioning_mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
     conditioning_mask[0] = False
@@ -134,9 +135,9 @@ def test_padded_row_equals_the_row_alone(name: str, scheme: str, there: slice) -
         labels=labels,
         conditioning_ids=conditioning,
         conditioning_mask=conditioning_mask,
-        attention_mask=attention_mask,
+        attention_mask=attention_mask if rows == 1 else None,
     )
-    torch.testing.assert_close(padded.logits[:1, :length], alone.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(padded.logits[:rows, : alone.logits.shape[1]], alone.logits, atol=1e-5, rtol=0)
     # and the loss of that row ignores its padding
     only_first = labels.clone()
     only_first[1:] = -100
@@ -178,16 +179,19 @@ def test_heads_and_embedding_of_a_position_equal_separate_linear_layers() -> Non
     assert torch.equal(embedding(ids, torch.tensor([2, 0, 1]))[0], expected)
 
 
-def test_loss_is_the_mean_of_the_codebooks_cross_entropies() -> None:
-    config = HAFMCoarseConfig(**SIZES, codebook_sizes=[7, 5, 9], conditioning_codebook_sizes=[[5], [5]])
+@pytest.mark.parametrize("pattern", ["flat", "delay"])
+def test_loss_is_the_mean_of_the_codebooks_cross_entropies(pattern: str) -> None:
+    config = HAFMCoarseConfig(
+        **SIZES, codebook_sizes=[7, 5, 9], conditioning_codebook_sizes=[[5], [5]], codebook_pattern=pattern
+    )
     stage = HAFMCoarseForCausalLM(config).eval()
     labels = torch.randint(5, (2, 12))
     labels[0, 6:] = -100
     output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
-    losses = []
+    logits, losses = stage.pattern.tokens(output.logits), []
     for codebook, size in enumerate((7, 5, 9)):
         flat = [
-            -output.logits[b, t, :size].log_softmax(-1)[labels[b, t]]
+            -logits[b, t, :size].log_softmax(-1)[labels[b, t]]
             for b in range(2)
             for t in range(codebook, 12, 3)
             if labels[b, t] >= 0
@@ -259,17 +263,10 @@ def test_null_conditioning_hides_the_voice(name: str, null: str) -> None:
         for s in (1, 7)
     )
     assert torch.equal(first[rows], second[rows])
+    other = tiny_stage(name, conditioning_null="zeros" if null == "mask_token" else "mask_token")
+    nulled = other(labels=targets, conditioning_ids=conditioning_for(stage), null_conditioning=rows).logits
+    assert not torch.allclose(nulled[rows], first[rows])
     assert not torch.isclose(first[~rows], second[~rows]).all(-1).any(-1).any()
-
-
-def test_null_by_zeros_and_by_mask_token_differ() -> None:
-    nulls = []
-    for null in ("zeros", "mask_token"):
-        stage = tiny_stage("semantic", conditioning_null=null)
-        rows = torch.ones(BATCH, dtype=torch.bool)
-        ids = conditioning_for(stage)
-        nulls.append(stage(labels=targets_for(stage), conditioning_ids=ids, null_conditioning=rows).logits)
-    assert not torch.allclose(*nulls)
 
 
 def test_conditioning_dropout_happens_in_training_at_its_rate_only() -> None:
@@ -349,21 +346,6 @@ def test_wrong_conditioning_is_refused_by_name_and_shape() -> None:
         stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)[..., :0])
     with pytest.raises(ValueError, match="Give input_ids, labels"):
         stage(conditioning_ids=conditioning_for(stage))
-
-
-def test_hidden_states_and_attentions_can_be_asked_for() -> None:
-    stage = tiny_stage("semantic", attn_implementation="eager")
-    slots = 2 * FRAMES
-    output = stage(
-        labels=targets_for(stage),
-        conditioning_ids=conditioning_for(stage),
-        output_attentions=True,
-        output_hidden_states=True,
-    )
-    assert len(output.attentions) == 2
-    assert output.attentions[0].shape == (BATCH, 3, slots, slots)
-    torch.testing.assert_close(output.attentions[0].sum(-1), torch.ones(BATCH, 3, slots))
-    assert output.hidden_states[0].shape == (BATCH, slots, 24)
 
 
 def test_padding_before_tokens_of_the_target_is_refused() -> None:

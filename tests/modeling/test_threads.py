@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generation on a CPU runs on as many threads as pay, and leaves torch's number as it was."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -51,12 +47,3 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
             model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
         assert torch.get_num_threads() == 2
     assert set(seen) == used
-
-
-def test_importing_the_package_leaves_the_threads_alone() -> None:
-    modules = "hafm_hf.modeling.threads, hafm_hf.accompaniment.pipeline_hafm"
-    code = f"import torch; before = torch.get_num_threads(); import {modules}; "
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    subprocess.run(
-        [sys.executable, "-c", code + "assert torch.get_num_threads() == before"], check=True, env=environment
-    )

@@ -3,7 +3,6 @@
 
 import re
 import sys
-import tokenize
 import types
 from pathlib import Path
 from typing import Any
@@ -258,15 +257,3 @@ def test_any_family_is_saved_and_loaded_by_its_own_class(other: Codec, tmp_path:
     assert torch.equal(loaded.decode(codes), other.decode(codes))
     vectors = other.code_vectors(codes[0].t())
     torch.testing.assert_close(vectors.t()[None], other.embed(codes).detach(), atol=1e-5, rtol=1e-5)
-
-
-def test_no_rate_of_the_papers_codec_stands_outside_the_configuration() -> None:
-    package = Path(codec_format.__code__.co_filename).parent
-    # rates of analysis and of players, which are no codec's
-    allowed = {"configuration_hafm.py", "FEATURE_RATE", "PLAYER_RATE"}
-    for path in sorted(package.rglob("*.py")):
-        with path.open(encoding="utf-8") as file:
-            numbers = [token for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.NUMBER]
-        for number in numbers:
-            if number.string.replace("_", "") in ("24000", "75", "320", "75.0", "24000.0"):
-                assert path.name in allowed or any(name in number.line for name in allowed), f"{path}: {number.line}"

@@ -95,15 +95,11 @@ def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:
     torch.testing.assert_close(by_model, by_hand, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("samples", [1, 319, 320, 321, 16_000, 16_001, 33_333])
+@pytest.mark.parametrize("samples", [0, 1, 319, 320, 321, 16_001, 33_333])
 def test_there_are_fifty_frames_a_second(tokenizer: HAFMSemanticTokenizerModel, samples: int) -> None:
     tokens = tokenizer.encode(waveform(3.0)[:samples])
     assert tokens.shape == (-(-samples // HOP),)
     assert tokens.dtype == torch.int64
-
-
-def test_no_samples_give_no_tokens(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    assert tokenizer.encode(torch.zeros(0)).shape == (0,)
 
 
 def test_silence_gives_finite_features(tokenizer: HAFMSemanticTokenizerModel) -> None:
@@ -121,7 +117,7 @@ def test_tokens_equal_scikit_learns_kmeans(folder: Path) -> None:
 
 
 def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    samples = waveform(2.0)
+    samples, before = waveform(2.0), torch.get_rng_state()
     clean = tokenizer.extract_features(samples)
     noisy = tokenizer.extract_features(samples, noise=True, seed=3)
     assert torch.equal(noisy, tokenizer.extract_features(samples, noise=True, seed=3))
@@ -131,12 +127,7 @@ def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanti
     by_hand = tokenizer.extract_features(samples + tokenizer.config.noise_std * drawn)
     torch.testing.assert_close(noisy, by_hand)
     assert tokenizer.config.noise_std == 0.01
-
-
-def test_seeded_noise_leaves_the_global_generator_alone(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    before = torch.get_rng_state()
-    tokenizer.encode(waveform(0.5), noise=True, seed=1)
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(before, torch.get_rng_state()), "the global generator is left alone"
 
 
 def test_chunked_tokens_equal_whole_clip_tokens_but_for_a_few() -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..modeling.sampling import lead_sheet_rows
 from ..modeling.stage_table import STAGES
 from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
 from ..tokenizers.codecs import load_codec
@@ -99,7 +98,7 @@ def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
         stage: Any = parts[name]
         config, paper = stage.generation_config, stage.default_generation_config()
         untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
-        if untouched and any(lead_sheet_rows(stage.config)):
+        if untouched and stage.config.lead_sheet_streams:
             config.update(**settings)
 
 

@@ -16,7 +16,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
 from .inputs import check_conditioning, check_rows
-from .sampling import ConditioningGuidance, combine, lead_sheet_rows, split_off_sampling
+from .sampling import ConditioningGuidance, combine, split_off_sampling
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -208,7 +208,7 @@ class HAFMGenerationMixin(GenerationMixin):
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
         # a generation config knows it where somebody has set it
         weight = model_kwargs.get("lead_sheet_guidance", getattr(config, "lead_sheet_guidance", None))
-        if weight is not None and not any(lead_sheet_rows(self.config)):
+        if weight is not None and not self.config.lead_sheet_streams:
             raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
         config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
         model_kwargs["guidance_scale"] = scale

@@ -59,16 +59,13 @@ class ConditioningGuidance:
         return torch.cat([tensor] * len(self.kinds)) if len(self.kinds) > 1 else tensor
 
     def conditioning(self, config: HAFMStageConfig, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Conditioning (int64 [B, K, T_c]) for each kind, int64 [R, K, T_c], and the rows without any, bool [R].
-
-        Which stem a row is to play is no part of a lead sheet, and stays.
-        """
+        """Conditioning (int64 [B, K, T_c]) for each kind, int64 [R, K, T_c], and the rows without any, bool [R]."""
         kinds = self.kinds
         if len(kinds) == 1:
             return ids, None
-        streams = torch.tensor(lead_sheet_rows(config), device=ids.device)
-        unknown = ids.masked_fill(streams[:, None], 0) if "voice" in kinds else ids
-        repeated = torch.cat([unknown if kind == "voice" else ids for kind in kinds])
+        voice = ids.clone()
+        voice[:, config.num_token_streams :] = 0
+        repeated = torch.cat([voice if kind == "voice" else ids for kind in kinds])
         null = torch.arange(len(repeated), device=ids.device) >= len(repeated) - len(ids)
         return repeated, null if kinds[-1] == "null" else None
 
@@ -86,11 +83,6 @@ def combine(values: torch.Tensor, scales: Sequence[float]) -> torch.Tensor:
     return result
 
 
-def lead_sheet_rows(config: HAFMStageConfig) -> list[bool]:
-    """Which conditioning streams say something of a lead sheet; which stem to play is none of it."""
-    return [False] * config.num_token_streams + [name != "stem" for name in config.lead_sheet_streams]
-
-
 @dataclass(frozen=True)
 class RandomStream:
     """Random access to one row's numbers, by a counter-based generator (Philox; Salmon et al. 2011).
@@ -99,18 +91,16 @@ class RandomStream:
         seed: of the whole generation.
         stage: number of the stage, in the order in which they run.
         sample: number of the accompaniment, for one vocal.
-        stem: number of the stem; 0 for the whole band.
     """
 
     seed: int
     stage: int = 0
     sample: int = 0
-    stem: int = 0
 
     def uniforms(self, start: int, count: int) -> torch.Tensor:
         """Numbers of the flat positions [start, start + count): float32 [count], above 0 and at most 1."""
         first, skipped = divmod(start, NUMBERS_PER_COUNT)
-        key = np.array([self.seed % 2**64, self.stem << 40 | self.stage << 32 | self.sample], dtype=np.uint64)
+        key = np.array([self.seed % 2**64, self.stage << 32 | self.sample], dtype=np.uint64)
         generator = np.random.Philox(key=key, counter=np.array([first, 0, 0, 0], dtype=np.uint64))
         raw = generator.random_raw(skipped + count)[skipped:] >> np.uint64(64 - BITS)
         return torch.from_numpy(((raw + np.uint64(1)) * 2.0**-BITS).astype(np.float32))

@@ -18,7 +18,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from .fast_loop import FastDecoder
 from .generation_hafm import TokenProgress
 from .modeling_hafm import HAFMStageForCausalLM
-from .sampling import FREE, RandomStream, StreamSampling, lead_sheet_rows
+from .sampling import FREE, RandomStream, StreamSampling
 
 DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
@@ -82,7 +82,7 @@ class DecodingOptions:
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
         """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
         names = ["guidance_scale", "temperature", "top_k"]
-        names += ["lead_sheet_guidance"] if any(lead_sheet_rows(stage.config)) else []
+        names += ["lead_sheet_guidance"] if stage.config.lead_sheet_streams else []
         own = {name: getattr(self, name) for name in names}
         # the last is in a generation config where somebody has set it
         chosen = {
