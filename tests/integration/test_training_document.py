@@ -79,7 +79,7 @@ def test_every_command_from_songs_to_a_published_model_works_in_its_order(worksp
                 upload(words, workspace, hub.url, TOKEN)
             continue
         run_command([*words, *SMALLER.get(program, "").split()], workspace, processes=2)
-    assert set(SMALLER) < set(programs) and programs[-2:] == ["card", "upload"] and len(programs) == 11
+    assert set(SMALLER) < set(programs) and programs[-2:] == ["recipes/make_card.py", "upload"] and len(programs) == 11
     for stage in ("semantic", "coarse", "fine"):
         assert json.loads((workspace / f"runs/{stage}/run.json").read_text())["processes"] == 2
     model = HAFMForVocalAccompaniment.from_pretrained(workspace / "HAFM-Base")

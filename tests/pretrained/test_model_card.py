@@ -3,21 +3,17 @@
 
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
-from hafm_hf.pretrained.model_card import CardFacts, dataset_card, load_facts, model_card, write_card
+from hafm_hf.pretrained.model_card import CardFacts, load_facts, model_card
 from hafm_hf.pretrained.saving import renamed
-from programs import run_program
+from make_card import make_card
 from tiny_models import tiny_composite, tiny_stage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -112,55 +108,6 @@ def test_facts_that_the_card_cannot_state_are_refused(tmp_path: Path, facts: Any
         load_facts(tmp_path / "facts.yaml")
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """A corpus of three train excerpts of two songs, 2 s each, and one for validation."""
-    info = TokenCorpusInfo(50, 75, 13, 16, 8)
-    frames, codes = np.zeros(100, np.int16), np.zeros((8, 150), np.int16)
-
-    def excerpt(track: str, start: float) -> TokenExcerpt:
-        return TokenExcerpt(track, start, 2.0, frames, frames, codes)
-
-    folder = tmp_path / "tiny-corpus"
-    folder.mkdir()
-    write_shard(folder / "train-00000.parquet", [excerpt("a", 0), excerpt("a", 2)], info)
-    write_shard(folder / "train-00001.parquet", [excerpt("b", 0)], info)
-    write_shard(folder / "validation-00000.parquet", [excerpt("c", 0)], info)
-    return folder
-
-
-def test_dataset_card_is_counted_from_the_shards_and_read_by_datasets(corpus: Path, tmp_path: Path) -> None:
-    write_card(corpus)
-    text = (corpus / "README.md").read_text()
-    assert "| train | 3 | 2 | 0.00 | 2 |" in text and "| validation | 1 | 1 | 0.00 | 1 |" in text
-    assert "| num_clusters | 13 |" in text and "`acoustic`" in text and "No licence" in text
-    loaded = datasets.load_dataset(str(corpus), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(split) for name, split in loaded.items()} == {"train": 3, "validation": 1}
-
-
-def test_corpora_that_are_none_or_two_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="token corpus"):
-        dataset_card(tmp_path)
-    frames, codes = np.zeros(100, np.int16), np.zeros((8, 150), np.int16)
-    other = TokenCorpusInfo(50, 75, 14, 16, 8)
-    write_shard(corpus / "train-00002.parquet", [TokenExcerpt("d", 0.0, 2.0, frames, frames, codes)], other)
-    with pytest.raises(ValueError, match="different tokenizers"):
-        dataset_card(corpus)
-
-
-def test_command_writes_the_card_of_a_saved_model(tiny_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
-    facts = tmp_path / "facts.yaml"
-    facts.write_text(yaml.safe_dump(FACTS))
-    command = [sys.executable, "-m", "hafm_hf.cli", "card", str(folder), "--facts", str(facts), "--repo-id", "org/me"]
-    result = run_program(command)
-    assert result.returncode == 0, result.stderr
-    card = ModelCard.load(folder / "README.md")
-    assert card.data.to_dict()["model-index"][0]["name"] == "me" and "org/me" in card.text
-
-
 def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
     bundled_model: Path, tmp_path: Path
 ) -> None:
@@ -168,7 +115,7 @@ def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
     again.mkdir()
     (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())
     shutil.copytree(bundled_model / "styles", again / "styles")
-    write_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
+    make_card(again, REPOSITORY / "recipes" / "configs" / "hafm_tiny_card.yaml", "org/hafm-tiny")
     text = (bundled_model / "README.md").read_text()
     assert text == (again / "README.md").read_text(), "run the commands at the top of hafm_tiny_card.yaml"
     from_the_top = text.replace("](styles/", "](src/hafm_hf/checkpoints/hafm-tiny/styles/")

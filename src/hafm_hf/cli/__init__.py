@@ -20,7 +20,7 @@ from .click import click
 from .console import HAFMCommandError, first_line, missing_package, report_error
 from .evaluate import evaluate
 from .lead_sheet import lead_sheet
-from .models import card, info, inspect_tokens
+from .models import info, inspect_tokens
 from .prepare import prepare
 from .training import assemble, plot_training
 
@@ -57,7 +57,6 @@ for command in (
     plot_training,
     assemble,
     evaluate,
-    card,
 ):
     app.command()(command)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`."""
+"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import audio
-from .console import HAFMCommandError, loading, model_folder, plotting, stdout
+from .console import loading, model_folder, plotting, stdout
 
 
 def info(
@@ -124,19 +124,3 @@ def tokenize(
         semantic = tokenizer.encode(waveform, noise=not instrumental, seed=0).numpy()
         codes = codec.encode(sound.expand(1, codec.format.channels, -1))[0].numpy()
     return {"semantic tokens": (semantic, tokenizer.config.frame_rate), "codec": (codes, codec.format.frame_rate)}
-
-
-def card(
-    folder: Annotated[Path, typer.Argument(help="A saved model, or a corpus of token shards.", file_okay=False)],
-    facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
-    repo_id: Annotated[
-        str | None, typer.Option(help="Name on the hub, for the examples; the folder if not given.")
-    ] = None,
-) -> None:
-    """Writes README.md into a folder: the card of the model or corpus in it, from its files and from --facts."""
-    from ..pretrained.model_card import write_card
-
-    try:
-        stdout.print(f"wrote {write_card(folder, facts, repo_id)}", markup=False)
-    except (ValueError, OSError) as error:
-        raise HAFMCommandError(str(error)) from error

@@ -14,7 +14,8 @@ from typing import Any
 from ..atomic_files import replacing, write_json
 from ..listening.transcription import find_beat_tracker
 from ..pretrained.loading import BUNDLED_MODEL
-from ..pretrained.model_card import IDENTIFIER, CardFacts, dataset_card, load_facts
+from ..pretrained.model_card import IDENTIFIER, CardFacts, load_facts
+from .dataset_card import dataset_card
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading that trusts nothing: whole safetensors files only, of the size and the names that a configuration asks for.
 
-transformers' own loading also reads pickles, takes whatever numbers a file
-holds, reports missing weights in the log and continues with random ones.
+transformers' own loading also reads pickles, takes whatever numbers a file holds, and, when weights are missing, says
+so in the log and continues with random ones.
 """
 
-import copy
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
@@ -31,13 +31,11 @@ BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
 CONFIG_CHECKS: dict[type[PreTrainedConfig], Callable[[Any], None]] = {}
 # as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
 SUMS_FILE = "SHA256SUMS"
-WEIGHT_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt", "model.bin")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
-_BLOCK = 1 << 22
 # how long the hub may take for its first answer
 HUB_SECONDS = 10.0
 _hub_answered = False
@@ -131,21 +129,18 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
 
 
 def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model | None:
-    """The model of files that hold exactly its weights under its own names, each read once.
-
-    Most of what loading takes is saved so: transformers compiles the renamings of all its models, reads the
-    configuration several times, and makes a second model for what `check_checkpoint` asks.
+    """The model of files that hold exactly its weights under its own names, which halves the time of loading.
 
     Returns:
-        None where loading is transformers' to do or to explain: other options, names or shapes.
+        None for other options, names or shapes, which transformers loads or refuses.
 
     Raises:
         ValueError: as `check_checkpoint`.
     """
-    dtype, hub = options.get("dtype"), {name: options[name] for name in HUB_OPTIONS if name in options}
+    dtype, hub = options.get("dtype"), _hub_options(options)
     if not isinstance(dtype, torch.dtype) or set(options) - {*HUB_OPTIONS, "dtype", "use_safetensors"}:
         return None
-    files = _weight_files(source, None, hub)
+    files = _weight_files(source, hub)
     if not files:
         return None
     config = model_class.config_class.from_pretrained(source, **hub)
@@ -168,9 +163,8 @@ def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **o
         # else a composite that it becomes a part of would initialise it again
         module._is_hf_initialized = True
     if model.can_generate():
-        where = {"subfolder": "", "revision": "main"} | {name: hub.get(name) for name in HUB_OPTIONS if name in hub}
-        where = {name: where.get(name) for name in HUB_OPTIONS}
-        model.adjust_generation_fn(None, False, None, str(source), trust_remote_code=False, **where)
+        with suppress(OSError):
+            model.generation_config = GenerationConfig.from_pretrained(source, **hub)
     return model.eval()
 
 
@@ -185,34 +179,34 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
 
     A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
     hold about as many of them as the configuration asks for. In a folder of this machine a file that is newer than
-    the sums may have been saved again: that is a warning. Says nothing where there are no weights at all:
-    `from_pretrained` does.
+    the sums may have been saved again: that is a warning. It says nothing where there are no weights at all.
 
     Args:
         model_class: the class to be loaded.
         source: folder or hub id.
-        options: as for `from_pretrained`; those that say where and what are used.
+        options: as for `from_pretrained`; `config` and HUB_OPTIONS are used.
 
     Raises:
         ValueError: naming the file and the way out.
     """
-    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-    files = _weight_files(source, options.get("variant"), hub)
+    hub = _hub_options(options)
+    files = _weight_files(source, hub)
     if not files:
         for name in PICKLES:
             if _find(source, name, hub):
                 raise ValueError(
                     f"{_where(source, options)} holds {name}, which can run code when it is read, and no "
-                    f"{SAFE_WEIGHTS_NAME}; ask its publisher for safetensors, or convert it with `hafm convert`."
+                    f"{SAFE_WEIGHTS_NAME}; ask its publisher for safetensors."
                 )
         return
-    given = options.get("config")
-    known = isinstance(given, PreTrainedConfig)
-    config = copy.deepcopy(given) if known else model_class.config_class.from_pretrained(given or source, **hub)
+    config = options.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        config = model_class.config_class.from_pretrained(config or source, **hub)
     check_config(config)
     held = sum(value.numel() for value in _read_weights(source, files, hub).values())
     with torch.device("meta"), no_init_weights():
-        wanted = sum(value.numel() for value in model_class(config).state_dict().values())
+        # a model may change the configuration that it is made with
+        wanted = sum(value.numel() for value in model_class(deepcopy(config)).state_dict().values())
     if wanted > SPARE_FACTOR * held + SPARE_VALUES:
         raise ValueError(
             f"{_where(source, options)} asks for {wanted:,} values in its configuration, but its weights are {held:,}."
@@ -256,6 +250,10 @@ def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
 
 
+def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
 def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Path | None:
     """A file of a model, downloaded if it must be; None where there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -263,13 +261,10 @@ def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Pat
     return None if found is None else Path(found)
 
 
-def _weight_files(source: str | os.PathLike[str], variant: str | None, hub: dict[str, Any]) -> list[Path]:
-    named = [name.replace("safetensors", f"{variant}.safetensors", 1) if variant else name for name in WEIGHT_NAMES]
-    single = _find(source, named[0], hub)
-    if single is not None:
+def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
+    if (single := _find(source, SAFE_WEIGHTS_NAME, hub)) is not None:
         return [single]
-    index = _find(source, named[1], hub)
-    if index is None:
+    if (index := _find(source, SAFE_WEIGHTS_INDEX_NAME, hub)) is None:
         return []
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     for name in names:
@@ -279,20 +274,13 @@ def _weight_files(source: str | os.PathLike[str], variant: str | None, hub: dict
     return [file for file in found if file is not None]
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    """SHA-256 by name of file."""
-    sums = {}
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
-        sums[name] = digest
-    return sums
-
-
-def _check_sum(file: Path, path: Path | None, stale_is_possible: bool) -> None:
-    sums = {} if path is None else _read_sums(path)
-    if path is None or file.name not in sums or _sha256(file) == sums[file.name]:
+def _check_sum(file: Path, path: Path, stale_is_possible: bool) -> None:
+    """Refuses a weights file that is not what SHA256SUMS at `path` says."""
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
+        raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
+    if sums.get(file.name) in (None, _sha256(file)):
         return
     if stale_is_possible and file.stat().st_mtime_ns > path.stat().st_mtime_ns:
         logger.warning(f"{file} was written after {path}, which it does not match; delete {SUMS_FILE}, it is stale.")
@@ -304,11 +292,8 @@ def _check_sum(file: Path, path: Path | None, stale_is_possible: bool) -> None:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -316,7 +301,8 @@ def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[s
     sums = _find(source, SUMS_FILE, hub)
     weights: dict[str, torch.Tensor] = {}
     for file in files:
-        _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
+        if sums is not None:
+            _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
         try:
             with safe_open(str(file), framework="pt") as content:
                 found = {name: content.get_tensor(name) for name in content.keys()}

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards and dataset cards: what a repository on the hub says about what is in it.
+"""Model cards: what a repository on the hub says about what is in it.
 
-What a configuration or a shard tells is read from there; everything else comes from a file
-of facts (YAML or JSON), and where that says nothing, so does the card.
+What a configuration tells is read from there; everything else comes from a file of facts (YAML or JSON), and where
+that says nothing, so does the card.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field, fields
@@ -14,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import yaml
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, RepoCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .style_sounds import STYLE_SOUND, read_style_sounds
+from .style_sounds import STYLE_SOUND
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEMPLATES = Path(__file__).parent / "templates"
-SPLITS = ("train", "validation", "test")
 PIPELINE_TAG = "audio-to-audio"
 TAGS = ("hafm", "music-generation", "vocal-accompaniment")
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")
@@ -35,7 +33,7 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 @dataclass
 class CardFacts:
-    """What only people know about a model or a corpus; the card claims nothing for a field that is empty.
+    """What only people know about a model or a corpus; of a field that is empty the card says nothing.
 
     Args:
         license: identifier of the hub, such as "cc-by-4.0", of the weights or the data.
@@ -129,96 +127,8 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
     )
 
 
-def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetCard:
-    """The card of a token corpus, counted from its Parquet shards.
-
-    Args:
-        folder: holds {train,validation,test}-NNNNN.parquet.
-        facts: what the shards cannot tell.
-
-    Raises:
-        ValueError: if there are no shards, or they are of different tokenizers.
-    """
-    import pyarrow.parquet as parquet
-
-    facts, folder = facts or CardFacts(), Path(folder)
-    shards = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in SPLITS}
-    splits = [_count_split(name, paths) for name, paths in shards.items() if paths]
-    schemas = [parquet.read_schema(path) for paths in shards.values() for path in paths]
-    descriptions = {(schema.metadata or {}).get(b"hafm", b"{}") for schema in schemas}
-    if not schemas:
-        raise ValueError(f"{folder} holds no {{train,validation,test}}-*.parquet; is it a token corpus?")
-    if len(descriptions) > 1:
-        raise ValueError(f"The shards in {folder} are of different tokenizers; give each corpus a folder.")
-    data = DatasetCardData(
-        license=facts.license,
-        pretty_name=folder.resolve().name,
-        task_categories=[PIPELINE_TAG],
-        size_categories=_size_category(sum(split["rows"] for split in splits)),
-        tags=list(TAGS),
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": s["name"], "path": f"{s['name']}-*.parquet"} for s in splits],
-            }
-        ],
-    )
-    return DatasetCard.from_template(
-        data,
-        template_path=str(TEMPLATES / "dataset_card.md"),
-        title=folder.resolve().name,
-        splits=splits,
-        columns=[(column.name, str(column.type).replace("element", "item")) for column in schemas[0]],
-        tokenizers=json.loads(descriptions.pop()),
-        facts=facts,
-    )
-
-
-def _count_split(name: str, shards: list[Path]) -> dict[str, Any]:
-    """Rows, tracks and hours of a split: {"name", "rows", "tracks", "hours", "shards"}."""
-    import pyarrow.parquet as parquet
-
-    tables = [parquet.read_table(shard, columns=["track", "duration"]) for shard in shards]
-    return {
-        "name": name,
-        "rows": sum(table.num_rows for table in tables),
-        "tracks": len({track for table in tables for track in table["track"].to_pylist()}),
-        "hours": sum(sum(table["duration"].to_pylist()) for table in tables) / 3600,
-        "shards": len(shards),
-    }
-
-
-def write_card(folder: str | Path, facts: str | Path | None = None, repo_id: str | None = None) -> Path:
-    """Writes README.md into the folder of a saved composite, part or token corpus, and returns its path.
-
-    Args:
-        folder: of the model or the corpus.
-        facts: file that `load_facts` reads.
-        repo_id: name on the hub, for the card's examples.
-
-    Raises:
-        ValueError: if the folder holds neither, or the facts are wrong.
-    """
-    folder, known = Path(folder), None if facts is None else load_facts(facts)
-    if (folder / "config.json").is_file():
-        import torch
-        from transformers import AutoConfig, AutoModel
-
-        # on the meta device a model has parameters to count but no memory
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModel.from_config(config)
-        if config.model_type == "hafm":
-            model.style_sounds = read_style_sounds(folder, model.styles)
-        card: RepoCard = model_card(model, repo_id or str(folder), known)
-    else:
-        card = dataset_card(folder, known)
-    card.save(folder / "README.md")
-    return folder / "README.md"
-
-
 def _hub_ids(names: list[str]) -> list[str] | None:
-    """Those of the names that are ids on the hub; a folder or a description is none, and the hub would link it."""
+    """Those of the names that are ids on the hub, which it links; folders and descriptions are left out."""
     return [name for name in names if _is_hub_id(name)] or None
 
 
@@ -247,13 +157,3 @@ def _eval_result(result: dict[str, Any]) -> EvalResult:
     given.setdefault("dataset_type", re.sub(r"[^a-z0-9]+", "-", given["dataset_name"].lower()).strip("-"))
     metric_args = {"how": result["how"]} if result.get("how") else None
     return EvalResult(task_type=PIPELINE_TAG, task_name="Vocal accompaniment", metric_args=metric_args, **given)
-
-
-def _size_category(rows: int) -> str:
-    """The hub's bracket for a number of rows: "n<1K", "1K<n<10K" …"""
-    brackets = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    limits = [10 ** (3 + i) for i in range(len(brackets))]
-    above = sum(rows >= limit for limit in limits)
-    if above == 0:
-        return "n<1K"
-    return f"n>{brackets[-1]}" if above == len(limits) else f"{brackets[above - 1]}<n<{brackets[above]}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes to the hub beside weights: model cards, the auto-class shim, the handler of Inference Endpoints.
 
-Off the path of the data; the models get their `push_to_hub` from here.
+The models get their `push_to_hub` from here.
 """
 
 import json
@@ -137,7 +137,7 @@ def renamed(card: ModelCard, repo_id: str) -> ModelCard:
 def write_auto_map(folder: Path, config: PreTrainedConfig, model_class: Any) -> None:
     """Lets `trust_remote_code=True` find our classes where nobody has imported hafm_hf: config.json and the shim.
 
-    A class of somebody else's is none that the shim could import, and is left out.
+    A class of somebody else's, which the shim could not import, is left out.
     """
     if not model_class.__module__.startswith(f"{__name__.partition('.')[0]}."):
         return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How each style of a composite sounds: `styles/NAME.ogg` beside its parts, some seconds that a page can play.
 
-Off the path of the data; `accompaniment/assemble.py` makes them.
+`recipes/style_sounds.py` makes them.
 """
 
 import os

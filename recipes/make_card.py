@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes README.md into a folder: the card of the model or corpus in it, from its files and a file of facts.
+
+python recipes/make_card.py FOLDER --facts FACTS.yaml --repo-id ORG/NAME
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from huggingface_hub import RepoCard
+from transformers import AutoConfig, AutoModel
+
+import hafm_hf  # noqa: F401  (registers the models)
+from hafm_hf.corpus.dataset_card import dataset_card
+from hafm_hf.pretrained.model_card import load_facts, model_card
+from hafm_hf.pretrained.style_sounds import read_style_sounds
+
+
+def make_card(
+    folder: Annotated[Path, typer.Argument(help="A saved model, or a corpus of token shards.", file_okay=False)],
+    facts: Annotated[Path | None, typer.Option(help="YAML or JSON with licence, data, results …")] = None,
+    repo_id: Annotated[str, typer.Option(help="Name on the hub, for the examples; the folder if not given.")] = "",
+) -> None:
+    """Writes README.md into a folder: the card of the model or corpus in it."""
+    known = None if facts is None else load_facts(facts)
+    if not (folder / "config.json").is_file():
+        card: RepoCard = dataset_card(folder, known)
+    else:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # on the meta device a model has parameters to count but no memory
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+        if config.model_type == "hafm":
+            model.style_sounds = read_style_sounds(folder, model.styles)
+        card = model_card(model, repo_id or str(folder), known)
+    card.save(folder / "README.md")
+
+
+if __name__ == "__main__":
+    typer.run(make_card)
