@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import LeadSheet, audio
-from hafm_hf.accompaniment.options import MIX_OPTIONS, MixOptions
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
 from programs import run_program
@@ -195,28 +194,6 @@ def test_the_command_writes_each_format_at_the_voices_rate(
         assert_ends_are_quiet(audio.read_audio(result[part], mono=False)[0])
 
 
-def test_a_folder_takes_the_same_options(tiny_model: Path, voice_file: Path, tmp_path: Path) -> None:
-    words = (
-        "--model",
-        tiny_model,
-        "--skip-fine",
-        "--seed",
-        1,
-        "--format",
-        "flac",
-        "--tail",
-        0.5,
-        "--sample-rate",
-        32000,
-    )
-    done = hafm("accompany", voice_file.parent, "--out", tmp_path, *words)
-    assert done.exit_code == 0, done.output
-    info = soundfile.info(tmp_path / "voice_mix.flac")
-    assert (info.samplerate, info.channels, info.frames) == (32_000, 2, 64_000)
-    changed = hafm("accompany", voice_file.parent, "--out", tmp_path, *words[:-2])
-    assert "begun with other options" in str(changed.exception) and "output_rate" in str(changed.exception)
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -240,17 +217,6 @@ def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voic
     done = run_program([sys.executable, "-c", program, *words])
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert "pyloudnorm is not installed" in done.stderr and "pip install 'hafm-hf[" in done.stderr
-
-
-def test_options_of_the_mix_are_one_table() -> None:
-    names = "vocal_gain_db instrumental_gain_db balance loudness stem_gain_db stem_pan tail output_rate"
-    assert list(MIX_OPTIONS) == names.split()
-    for row in MIX_OPTIONS.values():
-        assert row.help.endswith(".") and row.label and row.least is not None and row.most is not None
-    assert MixOptions(balance="auto").balance == "auto" and MixOptions.of(given={"balance": 3}).balance == 3
-    for wrong, said in (({"balance": "loud"}, "must be a number or 'auto'"), ({"tail": "2"}, "tail is '2'")):
-        with pytest.raises(ValueError, match=said):
-            MixOptions.of(given=wrong)
 
 
 def test_a_real_clip_becomes_a_song_to_take_home(real_vocals: list[Path], bundled_model: Path, tmp_path: Path) -> None:

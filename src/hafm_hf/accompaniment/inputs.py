@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people hand to the pipeline as a vocal: files, arrays, and rows, columns and data sets of `datasets`.
-
-In front of the feature extractor on the path of the data.
-"""
+"""What people hand to the pipeline as a vocal: files, arrays, and rows, columns and data sets of `datasets`."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ COLUMN_NAMES = ("vocal", "vocals", "audio")
 
 
 def as_vocals(inputs: Any) -> Any:
-    """What a pipeline is called with as its base class wants it: one vocal, a list of them, or an iterator."""
+    """The inputs of a pipeline as its base class takes them: one vocal, a list of them, or an iterator."""
     if pair := _pair(inputs):
         return {"array": pair[0], "sampling_rate": pair[1]}
     if isinstance(inputs, (list, tuple)):
@@ -77,7 +74,7 @@ def _pair(given: Any) -> tuple[Any, Any] | None:
 
 
 def _is_sound(column: str, value: Any) -> bool:
-    """Whether what a row holds is a sound, as `datasets` hands them out, or a file in a column called by our names."""
+    """Whether a value of a row is sound as `datasets` hands it out, or a file in one of COLUMN_NAMES."""
     if isinstance(value, Mapping):
         return bool(value.keys() & {"array", "bytes", "path"})
     return hasattr(value, "get_all_samples") or (column in COLUMN_NAMES and is_file(value))

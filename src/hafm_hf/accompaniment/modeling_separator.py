@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A band taken apart into its stems.
+"""An instrumental split into its stems: drums, bass, chords and colour.
 
-An optional part of the composite and the last on the path of the data, behind the codec: a model whose stages play the
-band as one gets drums, bass, chords and colour from what it has played. Masks on the spectrogram, as in Open-Unmix
-(Stöter et al. 2019), by dilated convolutions, which see half a second to each side and no further, so that a song
-can be taken apart stretch by stretch. The masks of a bin add up to one: the stems' sum is the band.
+An optional part of the composite, behind the codec. Masks on the spectrogram, as in Open-Unmix (Stöter et al. 2019),
+by dilated convolutions, which see half a second to each side and no further, so that a song can be split stretch by
+stretch. The masks of a bin add up to one: the stems' sum is the instrumental.
 
 Dimensions: B batch, N samples, S stems, T windows of the spectrogram, F bins, C channels.
 """
@@ -21,16 +20,16 @@ from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
 
-# the first name stands for the band as a whole
+# the first name stands for the whole instrumental
 NUM_STEMS = len(STEMS) - 1
 # what is added to magnitudes before their logarithm: below it there is silence
 QUIET = 1e-2
-# how much of a long band is taken apart at once
+# how much of a long instrumental is split at once
 STRETCH_SECONDS = 30
 
 
 class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
-    """Samples of a band → samples of its stems, which add up to it."""
+    """Samples of an instrumental → samples of its stems, which add up to it."""
 
     config_class = HAFMSeparatorConfig
     config: HAFMSeparatorConfig
@@ -81,7 +80,7 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
         return logits.float().softmax(2).permute(0, 2, 3, 1)
 
     def forward(self, input_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """A band (float [B, N] at `config.sampling_rate`) → its stems, float32 [B, S, N]."""
+        """An instrumental (float [B, N] at `config.sampling_rate`) → its stems, float32 [B, S, N]."""
         spectrogram = self.spectrogram(input_values)
         parts = spectrogram[:, None] * self.masks(spectrogram.abs())
         how = self._windows(parts.device)
@@ -90,29 +89,29 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def separate(self, band: torch.Tensor) -> torch.Tensor:
-        """A whole band (float32 [C, N], any length) in bounded memory → its stems, float32 [S, C, N] on the CPU."""
+        """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU."""
         stream, pieces = SeparatorStream(self), band.split(STRETCH_SECONDS * self.config.sampling_rate, dim=-1)
         found = [stream.separate(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
         return torch.cat(found, dim=-1)
 
 
 class SeparatorStream:
-    """Takes a band apart stretch by stretch into the stems that it has as a whole, up to rounding.
+    """Splits an instrumental stretch by stretch into the stems that it has as a whole, up to rounding.
 
-    What is seen of the future is held back until there is more, or the song has ended.
+    Samples whose future the network still lacks are held back until there is more, or the song has ended.
 
     Args:
-        model: that does it.
+        model: the separator.
     """
 
     def __init__(self, model: HAFMSeparatorModel) -> None:
         self.model = model
         self._stretches = Stretches(self._stems, model.context, model.context)
-        # what lies behind the last whole hop: windows stand where they stand in the whole song
+        # samples after the last whole hop: windows stand where they stand in the whole song
         self._rest: torch.Tensor | None = None
 
     def separate(self, band: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """The stems (float32 [S, C, n], on the CPU) that are final with the next samples of a band.
+        """The stems (float32 [S, C, n], on the CPU) that are final with the next samples.
 
         Args:
             band (float [C, N]): N > 0.

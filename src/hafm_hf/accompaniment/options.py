@@ -140,11 +140,11 @@ class GenerationOptions(_Options):
         streams=tuple(name for name in STREAMS if name != "stem"),
     )
     style: str | None = option(
-        None, "Of the band, by a name that the model knows; its own choice if not given.", "Style", streams=("style",)
+        None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
     )
     energy: str | None = option(
         None,
-        "Of the band; auto: the lead sheet's sections, or those by the loudness of the voice.",
+        "How much is played; auto: by the lead sheet's sections, else by the loudness of the voice.",
         "Energy",
         choices=("auto", *ENERGIES),
         streams=("energy",),
@@ -155,7 +155,7 @@ class GenerationOptions(_Options):
     skip_fine: bool = option(False, "Decode the coarse codebooks only: faster, rougher.", "Skip the fine stage")
     decoding: str | None = option(
         None,
-        "The loop: our own, or GenerationMixin's; fast on CPU and CUDA if not given.",
+        "Decoding loop: ours, or transformers'; fast on CPU and CUDA if not given.",
         "Decoding",
         choices=("fast", "reference"),
         internal=True,
@@ -173,17 +173,19 @@ class GenerationOptions(_Options):
 
 @dataclass(frozen=True)
 class MixOptions(_Options):
-    """What becomes of a generated band: how it goes with the voice, and how the song ends.
+    """How an instrumental is mixed with the voice, and how the song ends.
 
     Raises:
         ValueError: for a value of another type or out of range, naming the option.
     """
 
-    vocal_gain_db: float = option(0.0, "Voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
-    instrumental_gain_db: float = option(0.0, "Band in the mix, in dB.", "Band", least=-96.0, most=48.0)
+    vocal_gain_db: float = option(0.0, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
+    instrumental_gain_db: float = option(
+        0.0, "Gain of the instrumental in the mix, in dB.", "Band", least=-96.0, most=48.0
+    )
     balance: float | str | None = option(
         None,
-        f"Voice above the band in LU, before the gains; auto is {MEDIAN_BALANCE:g}, the median of songs.",
+        f"Loudness of the voice above the instrumental in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",
         "Balance",
         least=-30.0,
         most=30.0,
@@ -191,28 +193,28 @@ class MixOptions(_Options):
     )
     loudness: float | None = option(
         None,
-        "Of the mix in LUFS, -16 for example; peaks above -1 dBTP are limited.",
+        "Loudness of the mix in LUFS, e.g. -16; peaks above -1 dBTP are limited.",
         "Loudness",
         least=-40.0,
         most=-6.0,
     )
     stem_gain_db: dict[str, float] | None = option(
-        None, "Stems in the band, in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS[1:]
+        None, "Gains of stems in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS[1:]
     )
     stem_pan: dict[str, float] | None = option(
         None,
-        "Stems from -1, left, to 1, right: chords=-0.3,colour=0.3.",
+        "Places of stems from -1, left, to 1, right: chords=-0.3,colour=0.3.",
         "Places",
         least=-1.0,
         most=1.0,
         choices=STEMS[1:],
     )
     tail: float = option(
-        0.0, "Seconds that the band goes on behind the voice, fading out.", "Ending", least=0.0, most=30.0
+        0.0, "Seconds that the instrumental continues after the voice, fading out.", "Ending", least=0.0, most=30.0
     )
     output_rate: int | None = option(
         None,
-        "Samples a second of what comes out; the voice's own, or the model's if that is higher.",
+        "Samples a second of the output; the voice's, or the model's if that is higher.",
         "Sample rate",
         least=8000,
         most=192_000,

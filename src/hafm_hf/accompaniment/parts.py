@@ -5,13 +5,11 @@ keeps its own configuration and generation settings and loads by itself with `su
 
 import json
 import os
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..listening.modeling_harmony import HAFMHarmonyModel
 from ..modeling.modeling_hafm import STAGE_MODELS
@@ -81,8 +79,7 @@ def load_parts(
         if there is None or asked.to_dict() != there.to_dict():
             own["config"] = asked
         where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
-        with _without_bars(source):
-            parts[name] = load_strictly(part_class, source, **options, **where, **own)
+        parts[name] = load_strictly(part_class, source, **options, **where, **own)
     return parts
 
 
@@ -102,19 +99,6 @@ def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConf
     if unknown := sorted(set(attention) - set(names)):
         raise ValueError(f"attn_implementation names {unknown[0]!r}; it can be of {', '.join(names)}.")
     return config, {names[each]: value for each, value in attention.items() if value is not None}
-
-
-@contextmanager
-def _without_bars(source: str | os.PathLike[str]) -> Iterator[None]:
-    """While a part is read from a folder: five bars that are full at once say nothing. Downloads keep theirs."""
-    if not os.path.isdir(source) or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 def device_of(device_map: Any) -> Any:

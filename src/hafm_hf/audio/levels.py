@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Voice and band as a finished song: their sum, its loudness and true peak, and ends without a jump.
 
-The last things that happen on the path of the data. Loudness is pyloudnorm's, which the extra `studio` brings.
-Shapes: [N] or [N, C].
+Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C].
 """
 
 from __future__ import annotations

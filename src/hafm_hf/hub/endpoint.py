@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handler of Hugging Face Inference Endpoints: audio bytes in, encoded audio out.
 
-Behind the pipeline on the path of the data. A composite's repository holds a handler.py that imports `EndpointHandler`
-from here; the endpoint's server finds it there by that name.
+A composite's repository holds a handler.py that imports `EndpointHandler` from here; the endpoint's server finds it
+there by that name.
 """
 
 import base64
@@ -44,7 +44,7 @@ class EndpointHandler:
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
             "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it. With stems drums, bass, chords and colour
-            follow them. If it is wanted, the lead sheet as JSON comes behind all.
+            follow them. With `return_lead_sheet` the last element is the lead sheet as JSON.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
