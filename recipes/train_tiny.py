@@ -6,12 +6,12 @@
     python recipes/train_tiny.py BANDS OUT --hours 8 --workers 2
     hafm accompany vocal.wav --model OUT/model
 
-Codec, its decoder alone, HuBERT, k-means, the vocal's space, tokens, the three stages, chords and their joining, in
-order, each a process with a log and checkpoints in OUT: after a stop the same command goes on. The stages are told the
-lead sheet: chords, beats and bars, style, and energy where songs have sections. BANDS is rendered without --trio; with
---stems they play one stem at a time. --preset trial shows in minutes that all of it runs, and makes no music; --preset
+Codec, its decoder alone, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, separator and their
+joining, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes on. The stages
+read the lead sheet: chords, beats and bars, style, and energy where songs have sections. BANDS is rendered without
+--trio, and gets a separator of stems. --preset trial shows in minutes that all of it runs, and makes no music; --preset
 small is for a GPU, which is used where there is one. hafm-tiny itself began from stages and a codec of the trio
-(MODEL_CARD.md). How HAFM-Base is trained says docs/training.md.
+(MODEL_CARD.md). docs/training.md says how HAFM-Base is trained.
 """
 
 from pathlib import Path
@@ -30,10 +30,9 @@ def main(
     preset: Annotated[str, typer.Option(help="trial, tiny or small.")] = "tiny",
     workers: Annotated[int, typer.Option(min=1, help="Parts side by side, a core each.")] = 1,
     clusters: Annotated[int, typer.Option(min=2, help="Of the k-means, for voice and band each.")] = 500,
-    stems: Annotated[bool, typer.Option("--stems", help="It plays one stem at a time.")] = False,
 ) -> None:
     """Trains a whole model on CORPUS into OUT."""
-    options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters, stems)
+    options = WholeModelOptions(corpus, out, Path(__file__).parent, hours, preset, workers, clusters)
     typer.echo(train_whole_model(options))
 
 

@@ -40,7 +40,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "semantic": ("tokens",),
     "fine": ("tokens",),
     "harmony": ("tokens",),
-    # where songs have stems, and the stages play the mix
+    # where songs have stems
     "separator": ("decoder",),
     "model": ("decoder", "coarse", "semantic", "fine", "harmony", "separator"),
 }
@@ -63,8 +63,6 @@ RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
 # of the network that takes bands apart, a third of a second each
 SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
-# a codec hears what stages that play stems learn: of each excerpt four stems and the band's mix
-STEMS_AND_MIX = ("--stem_share", 0.8, "--vocal_share", 0.02, "--mix_share", 0.02)
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,6 @@ class WholeModelOptions:
         preset (str): trial, tiny or small.
         workers (int): parts that are trained side by side, each on one thread; 1 on a GPU.
         clusters (int): of the semantic tokenizer, for vocals and for instrumentals each.
-        stems (bool): for songs of bands with stems: one stem at a time.
     """
 
     corpus: Path
@@ -109,7 +106,6 @@ class WholeModelOptions:
     preset: str = "tiny"
     workers: int = 1
     clusters: int = 500
-    stems: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what can't be trained before anything is measured."""
@@ -122,8 +118,6 @@ class WholeModelOptions:
                 raise ValueError(
                     f"{self.corpus / split} holds no songs; render some with recipes/build_song_corpus.py."
                 )
-        if self.stems and not self.have_stems:
-            raise ValueError(f"The songs of {self.corpus} have no stems of a band: render them without --trio.")
 
     @cached_property
     def labels(self) -> list[dict[str, object]]:
@@ -142,8 +136,8 @@ class WholeModelOptions:
 
     def streams(self, config: Path) -> list[str]:
         """What a stage is told, of the streams of its configuration; a trio's songs have no energies."""
-        empty = {"stem": not self.stems, "energy": not any(each.get("sections") for each in self.labels)}
-        return [name for name in yaml.safe_load(config.read_text())["lead_sheet_streams"] if not empty.get(name)]
+        streams = yaml.safe_load(config.read_text())["lead_sheet_streams"]
+        return [name for name in streams if name != "energy" or any(each.get("sections") for each in self.labels)]
 
 
 def train_whole_model(options: WholeModelOptions) -> Path:
@@ -183,7 +177,6 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
-    separates = options.have_stems and not options.stems
     commands: dict[str, list[object]] = {
         **_codec_commands(options, steps["codec"], codec),
         "hubert": [
@@ -200,7 +193,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         "tokens": [
             "hafm", "prepare", corpus, out / "tokens", "--split-by", "folder",
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
-            "--lead-sheet", "labels", *(["--stems"] if options.stems else []),
+            "--lead-sheet", "labels",
         ],
         "harmony": [
             "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
@@ -213,7 +206,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "hafm", "assemble", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
             "--harmony", out / "harmony" / "harmony",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
-            *(["--separator", out / "separator" / "separator"] if separates else []),
+            *(["--separator", out / "separator" / "separator"] if options.have_stems else []),
         ],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
@@ -232,7 +225,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
-    wanted = [name for name in NEEDS if name != "separator" or separates]
+    wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
     return {name: [str(word) for word in commands[name]] for name in wanted}
 
 
@@ -244,15 +237,11 @@ def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict
     schedule = ["--quantize_from", round(QUANTIZE_FROM * whole), "--warmup_steps", min(50, whole)]
     schedule += ["--spectral_from", round(SPECTRAL_FROM * whole)]
     schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * whole))]
-    last = ["--codec", codec, *DECODER_ALONE, "--warmup_steps", min(50, alone), *_crops(options)]
+    last = ["--codec", codec, *DECODER_ALONE, "--warmup_steps", min(50, alone)]
     return {
         "codec": [recipe, *_run_words(options, "codec", whole), *sizes, *schedule],
         "decoder": [recipe, *_run_words(options, "decoder", alone), *last],
     }
-
-
-def _crops(options: WholeModelOptions) -> tuple[object, ...]:
-    return STEMS_AND_MIX if options.stems else ()
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
@@ -260,7 +249,7 @@ def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
     preset = PRESETS[options.preset]
     width, layers = preset.hubert
     return {
-        "codec": ("train_codec.py", ["--num_filters", preset.filters, *_crops(options)]),
+        "codec": ("train_codec.py", ["--num_filters", preset.filters]),
         "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
     }
 

@@ -124,6 +124,17 @@ def test_a_corpus_without_a_readable_shard_is_refused(corpus: Path) -> None:
         load_token_corpus(corpus, "train", corpus / "cache")
 
 
+def test_a_corpus_without_a_validation_split_trains_and_says_so_in_one_sentence(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (corpus / "validation-00000.parquet").unlink()
+    with caplog.at_level("WARNING"):
+        lines = train_here(monkeypatch, corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
+    assert list(losses(lines)) == list(range(1, 7)) and not any("validation_matched" in line for line in lines)
+    (told,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
+    assert told.endswith("has no validation split, so the run is not validated; prepare more songs to hold some out.")
+
+
 def test_a_stage_of_another_vocabulary_is_refused_before_training(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

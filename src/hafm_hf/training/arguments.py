@@ -79,9 +79,6 @@ class DataArguments:
 
     corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
     crop_seconds: float = 10.0
-    stems: list[str] = field(
-        default_factory=list, metadata={"help": "of the corpus, to learn; all that the stage can be told if not given"}
-    )
     validation_split: str = field(default="validation", metadata={"help": "none turns validation off"})
     validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
     validation_batch: int = 16

@@ -23,7 +23,6 @@ from torch.utils.data import Dataset, Sampler
 from transformers.utils import logging
 
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
-from ..lead_sheet.streams import STEMS
 from ..modeling.configuration_hafm import HAFMStageConfig
 from ..modeling.stage_table import stage_of
 from .lead_sheets import CropStreams, LeadSheetNoise
@@ -33,11 +32,12 @@ logger = logging.get_logger(__name__)
 COLUMNS = ("track", "duration", "vocal_semantic", "instrumental_semantic", "acoustic")
 # and where a shard has them
 OPTIONAL_COLUMNS = ("lead_sheet", "stem")
+MIX = "mix"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One block of token rows: codebooks `first` to `last`, excluded, of a corpus column (0 to 1 if semantic)."""
+    """One block of tokens: codebooks `first` to `last`, excluded, of a corpus column (0 to 1 if semantic)."""
 
     column: str
     first: int
@@ -159,25 +159,12 @@ def _can_be_read(path: Path, thoroughly: bool) -> bool:
     return True
 
 
-def rows_of_stems(corpus: datasets.Dataset, config: HAFMStageConfig, stems: Sequence[str] = ()) -> datasets.Dataset:
-    """The rows that a stage learns (see `TokenCrops`).
-
-    Raises:
-        ValueError: an unknown stem, one that the stage isn't told of, or no row of them.
-    """
-    if unknown := [stem for stem in stems if stem not in STEMS]:
-        raise ValueError(f"There is no stem {unknown[0]!r}; choose from {', '.join(STEMS)}.")
-    told = "stem" in config.lead_sheet_streams and stage_streams(config).target.column == "acoustic"
-    if len(set(stems)) > 1 and not told:
-        raise ValueError(f"The stage isn't told which of {', '.join(stems)} it plays; add stem to lead_sheet_streams.")
-    wanted = set(stems or (STEMS if told else STEMS[:1]))
-    if "stem" not in corpus.column_names or wanted == set(STEMS):
+def rows_of_mixes(corpus: datasets.Dataset) -> datasets.Dataset:
+    """The rows that hold whole bands; older corpora also have rows of single stems, which no stage learns."""
+    if "stem" not in corpus.column_names:
         return corpus
-    found = [name or STEMS[0] for name in np.asarray(corpus.with_format(None)["stem"])]
-    rows = [row for row, name in enumerate(found) if name in wanted]
-    if not rows:
-        raise ValueError(f"The corpus has no rows of {', '.join(sorted(wanted))}; it has {', '.join(set(found))}.")
-    return corpus if len(rows) == len(found) else corpus.select(rows)
+    stems = corpus.with_format(None)["stem"]
+    return corpus.select([row for row, name in enumerate(stems) if name in ("", MIX)])
 
 
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
@@ -209,12 +196,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         seed (int): sample n is a function of (seed, n).
         strangers (bool): samples hold the targets of a crop of another track too.
         noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
-        stems (sequence, *optional*): of `lead_sheet.streams.STEMS`, those to learn. All that the corpus has if not
-            given, but the mix alone for a stage that isn't told the stem or writes semantic tokens.
 
     Raises:
-        ValueError: when no row is as long as a crop or of the stems, the stage's vocabularies are not the corpus's,
-            `strangers` are asked of a single track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` are
+            asked of a single track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -226,10 +211,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
         strangers: bool = False,
         noise: LeadSheetNoise | None = None,
-        stems: Sequence[str] = (),
     ) -> None:
         check_vocabularies(config, info)
-        corpus = rows_of_stems(corpus, config, stems)
+        corpus = rows_of_mixes(corpus)
         names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
         self.lead_sheets = CropStreams(names, config.styles, rate, noise) if names else None
         if names and "lead_sheet" not in corpus.column_names:
@@ -314,10 +298,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
         )
         if self.lead_sheets is not None:
-            row = self.corpus[crop.row]
-            text, stem = (str(row.column(name)[0]) if name in row.column_names else "" for name in OPTIONAL_COLUMNS)
+            text = str(self.corpus[crop.row].column("lead_sheet")[0])
             start = float(crop.start * self.info.grid)
-            streams = self.lead_sheets.of(text, start, conditioning.shape[1], stem, generator)
+            streams = self.lead_sheets.of(text, start, conditioning.shape[1], generator)
             conditioning = torch.cat([conditioning, streams])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
@@ -411,17 +394,3 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
     }
     batch["conditioning_mask"] = None
     return batch
-
-
-def unigram_entropy(crops: TokenCrops, config: HAFMStageConfig, rows: int = 2000) -> float:
-    """Entropy of the target's token frequencies in nats, averaged over codebooks: the loss of knowing nothing else."""
-    stream, entropies = crops.streams.target, []
-    counts = [np.zeros(size, dtype=np.int64) for size in config.codebook_sizes or []]
-    for row in range(min(rows, len(crops.corpus))):
-        tokens = read_stream(crops.corpus, row, stream.column)[stream.first : stream.last]
-        for codebook, count in enumerate(counts):
-            count += np.bincount(tokens[codebook], minlength=len(count))
-    for count in counts:
-        probabilities = count[count > 0] / count.sum()
-        entropies.append(float(-(probabilities * np.log(probabilities)).sum()))
-    return float(np.mean(entropies))

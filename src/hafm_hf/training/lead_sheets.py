@@ -64,11 +64,10 @@ class LeadSheetNoise:
         ]
         return replace(sheet, **changes)  # type: ignore[arg-type]
 
-    def omit(self, streams: torch.Tensor, names: Sequence[str], generator: np.random.Generator) -> torch.Tensor:
-        """Streams (int64 [S, T]) with some or all of them unknown; which stem to play is always told."""
+    def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        """Streams (int64 [S, T]) with some or all of them unknown."""
         every, *each = generator.random(1 + len(streams))
         omitted = (np.array(each) < self.drop) | (every < self.drop_all)
-        omitted &= np.array([name != "stem" for name in names])
         return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
 
 
@@ -87,28 +86,24 @@ class CropStreams:
     ) -> None:
         self.names, self.styles, self.frame_rate, self.noise = tuple(names), tuple(styles), frame_rate, noise
 
-    def of(
-        self, text: str, start: float, frames: int, stem: str, generator: np.random.Generator | None = None
-    ) -> torch.Tensor:
+    def of(self, text: str, start: float, frames: int, generator: np.random.Generator | None = None) -> torch.Tensor:
         """Streams of one crop.
 
         Args:
             text: the excerpt's lead sheet in JSON; nothing is known where it is empty.
             start: of the crop in the excerpt, in s.
             frames: of the crop.
-            stem: which part of the band the excerpt holds; the mix where it is empty.
             generator: of a training sample; without one the lead sheet is as it is.
 
         Returns:
             int64 [S, T].
         """
         sheet = _parsed(text, self.styles)
-        if generator is not None and self.noise is not None:
-            sheet = self.noise.disturb(sheet, generator)
-        streams = lead_sheet_streams(
-            sheet.moved(-start), self.names, frames, self.frame_rate, self.styles, stem or "mix"
-        )
-        return streams if generator is None or self.noise is None else self.noise.omit(streams, self.names, generator)
+        if generator is None or self.noise is None:
+            return lead_sheet_streams(sheet.moved(-start), self.names, frames, self.frame_rate, self.styles)
+        sheet = self.noise.disturb(sheet, generator)
+        streams = lead_sheet_streams(sheet.moved(-start), self.names, frames, self.frame_rate, self.styles)
+        return self.noise.omit(streams, generator)
 
 
 @functools.lru_cache(SHEETS_KEPT)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishing a finished stage on the hub, with a card that says what it was trained on and how it fared."""
 
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from .arguments import DataArguments, RunArguments, StageArguments
 from .checkpoints import RunProgress
 from .data import TokenCrops
 from .validation import Metrics
-
-
-def source_commit() -> str:
-    """The commit of the source tree that runs, or the version of the installed package."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() if found.returncode == 0 else f"hafm-hf {version('hafm-hf')}"
 
 
 def training_facts(
@@ -49,17 +40,13 @@ def training_facts(
     found = {
         "Corpus": f"{corpus}: {len(crops.corpus)} excerpts, {hours:.1f} h",
         "Steps": f"{progress.step} of {run.global_batch} crops of {crops.seconds:g} s ({trained:.1f} h of audio)",
-        "Learning rate": f"{run.learning_rate:g}, {run.warmup_steps} steps of warm-up, cosine to "
-        f"{run.final_learning_rate:g}",
-        "Precision": {"no": "fp32"}.get(run.mixed_precision, run.mixed_precision),
-        "History dropout": f"{run.history_dropout:g}",
+        "Learning rate": f"{run.learning_rate:g}",
+        "Precision": run.mixed_precision.replace("no", "fp32"),
         "Trained weights": f"adapters of rank {stage.lora_rank}" if stage.lora_rank else "all",
-        "Averaging": f"EMA, decay {run.ema_decay:g}" if run.ema_decay else "none",
-        "Commit": source_commit(),
+        "Software": f"hafm-hf {version('hafm-hf')}",
     }
-    for name, key in (("Validation loss", "matched"), ("with another clip's voice", "shuffled"), ("without", "none")):
-        if key in last:
-            found[name] = f"{last[key]:.3f} nats a token"
+    if "matched" in last:
+        found["Validation loss"] = f"{last['matched']:.3f} nats a token"
     facts.training = found | facts.training
     return facts
 

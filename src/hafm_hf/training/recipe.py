@@ -11,8 +11,9 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..corpus.locks import locked
+from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
-from .data import TokenCrops, load_token_corpus, unigram_entropy
+from .data import TokenCrops, load_token_corpus
 from .lead_sheets import LeadSheetNoise
 from .publishing import publish_stage, training_facts
 from .samples import SongSampler
@@ -58,6 +59,21 @@ def _alone_in(folder: Path, trainer: StageTrainer) -> AbstractContextManager[Non
     return locked(folder, ValueError(f"Another run trains in {folder}; wait for it, or name another output_dir."))
 
 
+def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:
+    """What a stage is validated on; None where validation is turned off or the corpus has no such split."""
+    if data.validation_split == "none":
+        return None
+    try:
+        corpus, info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)
+    except FileNotFoundError:
+        logger.warning(
+            "%s has no %s split, so the run is not validated; prepare more songs to hold some out.",
+            data.corpus, data.validation_split,
+        )  # fmt: skip
+        return None
+    return TokenCrops(corpus, info, config, data.crop_seconds)
+
+
 def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) -> StageTrainer:
     """Corpus, stage and trainer of a run."""
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
@@ -70,26 +86,16 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
         run.lead_sheet_wrong_chords,
     )
     seed, swaps = run.seed, run.history_swap > 0
-    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise, data.stems)
-    validation = None
-    if data.validation_split != "none":
-        held_out, held_out_info = load_token_corpus(data.corpus, data.validation_split, data.cache_dir)
-        validation = TokenCrops(held_out, held_out_info, model.config, data.crop_seconds, stems=data.stems)
+    crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
+    validation = validation_crops(data, model.config)
     sampler = SongSampler(run, stage.stage, model.config) if run.sample_steps else None
     trainer = StageTrainer(model, crops, validation, data, run, sampler)
     if trainer.accelerator.is_main_process:
+        batches = trainer.batch_sampler(0)
         logger.info(
-            "%s stage, %.1f M parameters; %d excerpts, %.1f h; unigram entropy %.3f nats; "
-            "%d processes × %d crops × %d accumulation steps; peak %.1f TFLOP/s (%s)",
-            stage.stage,
-            sum(p.numel() for p in model.parameters()) / 1e6,
-            len(crops.corpus),
-            crops.cells.sum() * float(info.grid) / 3600,
-            unigram_entropy(validation or crops, model.config),
-            trainer.accelerator.num_processes,
-            trainer.batch_sampler(0).largest,
-            trainer.batch_sampler(0).accumulation,
-            trainer.peak.flops / 1e12,
-            trainer.peak.source,
-        )
+            "%s stage, %.1f M parameters; %d excerpts, %.1f h; %d processes × %d crops × %d accumulation steps",
+            stage.stage, sum(p.numel() for p in model.parameters()) / 1e6, len(crops.corpus),
+            crops.cells.sum() * float(info.grid) / 3600, trainer.accelerator.num_processes, batches.largest,
+            batches.accumulation,
+        )  # fmt: skip
     return trainer

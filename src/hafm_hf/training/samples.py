@@ -4,7 +4,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -45,7 +44,7 @@ class SongSampler:
                 )
 
     def write(self, model: PreTrainedModel, folder: Path, step: int, accelerator: Accelerator) -> Path:
-        """Generates, writes folder/step-NNNNNNN.wav, and hands the audio to the trackers that take any."""
+        """Generates, writes folder/step-NNNNNNN.wav, and hands the audio to TensorBoard."""
         replaced = getattr(self.composite, self.stage)
         self.composite.to(model.device)
         with eval_mode(model), torch.no_grad():
@@ -57,17 +56,7 @@ class SongSampler:
         samples = output.audio[0].numpy().T
         path = write_audio(folder / f"step-{step:07d}.wav", samples, output.sampling_rate)
         for tracker in accelerator.trackers:
-            log_audio(tracker, samples, output.sampling_rate, step)
+            if tracker.name == "tensorboard":
+                audio = torch.from_numpy(with_channels(samples, 1))[None]
+                tracker.writer.add_audio("sample", audio, step, sample_rate=output.sampling_rate)
         return Path(path)
-
-
-def log_audio(tracker: Any, samples: np.ndarray, sampling_rate: int, step: int) -> None:
-    """Logs audio (float32 [N] or [N, C]) to a tracker of tensorboard or wandb; the others take numbers only."""
-    if tracker.name == "tensorboard":
-        tracker.writer.add_audio(
-            "sample", torch.from_numpy(with_channels(samples, 1))[None], step, sample_rate=sampling_rate
-        )
-    elif tracker.name == "wandb":
-        import wandb
-
-        tracker.log({"sample": wandb.Audio(samples, sample_rate=sampling_rate)}, step=step)

@@ -66,21 +66,17 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize("stems", [False, True])
-def test_stages_are_told_what_the_songs_labels_say(corpus: Path, tmp_path: Path, stems: bool) -> None:
-    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES, stems=stems)
+def test_stages_are_told_what_the_songs_labels_say(corpus: Path, tmp_path: Path) -> None:
+    options = WholeModelOptions(corpus, tmp_path / "out", RECIPES)
     commands = part_commands(options, {"codec": 1000, "hubert": 500})
     assert set(options.styles) <= {"folk", "pop"} and options.styles
     for stage, acoustic in (("semantic", False), ("coarse", True), ("fine", True)):
         told, _, run = parse_arguments(commands[stage][1:])
-        assert ("stem" in told.lead_sheet_streams) == (acoustic and stems)
         assert ("energy" in told.lead_sheet_streams) == (stage != "fine")
         assert "style" in told.lead_sheet_streams and told.styles == options.styles
         assert (told.codebook_pattern == "delay") == acoustic, "one codebook has no pattern"
         assert (told.conditioning_fusion == "sum") == acoustic and run.optimizer == "muon"
-    assert ("--stems" in commands["tokens"]) == stems
-    # of a mix they are taken apart
-    assert ("separator" in commands) == ("--separator" in commands["model"]) == (not stems)
+    assert "--separator" in commands["model"]
 
 
 def test_songs_without_sections_and_styles_tell_neither(tmp_path: Path) -> None:
@@ -99,18 +95,13 @@ def test_what_cannot_be_trained_is_refused_at_once(corpus: Path, tmp_path: Path)
         WholeModelOptions(corpus, tmp_path, RECIPES, preset="huge")
     with pytest.raises(ValueError, match="holds no songs"):
         WholeModelOptions(tmp_path, tmp_path, RECIPES)
-    for split in ("train", "validation"):
-        (tmp_path / split / "song").mkdir(parents=True)
-        (tmp_path / split / "song/labels.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"have no stems of a band: render them without --trio\."):
-        WholeModelOptions(tmp_path, tmp_path, RECIPES, stems=True)
 
 
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
     corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
     smallest = ["--preset", "trial", "--hours", 0.002, "--workers", 2, "--clusters", 20]
-    words = [corpus, tmp_path / "out", *smallest, "--stems"]
+    words = [corpus, tmp_path / "out", *smallest]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
     run = run_program(command, scripts_too=True)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -121,7 +112,7 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     samples, rate = read_audio(vocal, seconds=1.2)
     played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
     assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
-    assert list(played.stems[0]) == ["drums", "bass", "chords", "colour"]
+    assert model.separator is not None
     for part in ("codec", "decoder"):
         assert json.loads((tmp_path / f"out/{part}/figures.json").read_text())["clips"] > 1
     trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "codec"))
