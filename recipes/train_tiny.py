@@ -9,7 +9,7 @@
 Codec, its decoder alone, HuBERT, k-means, the vocal's space, tokens, the three stages, chords, separator and their
 joining, in order, each a process with a log and checkpoints in OUT: after a stop the same command goes on. The stages
 read the lead sheet: chords, beats and bars, style, and energy where songs have sections. BANDS is rendered without
---trio, and gets a separator of stems. --preset trial shows in minutes that all of it runs, and makes no music; --preset
+--trio, and gets a separator of stems. --preset trial shows in minutes that all of it runs, without music; --preset
 small is for a GPU, which is used where there is one. hafm-tiny itself began from stages and a codec of the trio
 (MODEL_CARD.md). docs/training.md says how HAFM-Base is trained.
 """
