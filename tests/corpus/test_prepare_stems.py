@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from hafm_hf.audio import resample
 from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.stems import SeparatorOptions
-from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_corpus_split
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import StageArguments, stage_config
 from hafm_hf.training.data import TokenCrops, load_token_corpus
@@ -117,35 +114,11 @@ def test_the_mix_is_the_same_row_without_stems(
     assert mixes == plain and len(plain) == 8
 
 
-def config_of(stage: str, info: TokenCorpusInfo, told: bool) -> HAFMStageConfig:
-    streams = ["stem"] if told else []
-    return stage_config(StageArguments(stage, lead_sheet_streams=streams, fine_codebooks=1, **SIZES), info, 1.0)  # type: ignore[arg-type]
-
-
-def test_stages_learn_what_they_are_told_of(corpus: Path, tmp_path: Path) -> None:
+def test_stages_learn_the_mixes_alone(corpus: Path, tmp_path: Path) -> None:
     rows, info = load_token_corpus(corpus, "train", cache_dir=tmp_path / "cache")
-
-    def learnt(stage: str, told: bool = False, stems: Sequence[str] = ()) -> list[str]:
-        crops = TokenCrops(rows, info, config_of(stage, info, told), 1.0, stems=stems)
-        return sorted({str(crops.corpus[at].column("stem")[0]) for at in range(len(crops.corpus))})
-
-    assert learnt("coarse") == learnt("semantic", told=True) == [""]
-    assert learnt("coarse", told=True) == sorted(["", *PARTS])
-    assert learnt("coarse", told=True, stems=["drums", "bass"]) == ["bass", "drums"]
-    assert learnt("coarse", stems=["drums"]) == ["drums"]
-    with pytest.raises(ValueError, match="isn't told which of drums, bass"):
-        learnt("coarse", stems=["drums", "bass"])
-    with pytest.raises(ValueError, match="no stem 'piano'; choose from mix, drums"):
-        learnt("coarse", stems=["piano"])
-
-
-def test_the_stem_of_a_row_reaches_its_conditioning(corpus: Path, tmp_path: Path) -> None:
-    rows, info = load_token_corpus(corpus, "train", cache_dir=tmp_path / "cache")
-    crops = TokenCrops(rows, info, config_of("coarse", info, told=True), 1.0)
-    for crop in crops.fixed_crops():
-        stem = str(crops.corpus[crop.row].column("stem")[0])
-        streams = crops.read(crop)["conditioning_ids"]
-        assert set(streams[-1].tolist()) == {1 + ("", *PARTS).index(stem)}
+    config = stage_config(StageArguments("coarse", fine_codebooks=1, **SIZES), info, 1.0)  # type: ignore[arg-type]
+    crops = TokenCrops(rows, info, config, 1.0)
+    assert {str(crops.corpus[at].column("stem")[0]) for at in range(len(crops.corpus))} == {""}
 
 
 def test_an_excerpt_is_evaluated_once(corpus: Path, songs: Path, tmp_path: Path) -> None:
