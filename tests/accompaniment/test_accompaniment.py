@@ -12,7 +12,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, EncodecModel, pipeline, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, pipeline, set_seed
 from transformers.utils import ModelOutput
 
 from hafm_hf import (
@@ -453,15 +453,6 @@ def test_the_bundled_models_name_is_that_model_unless_a_folder_is_called_so(
     composite.save_pretrained("hafm-tiny")
     mine = HAFMForVocalAccompaniment.from_pretrained("hafm-tiny")
     assert torch.equal(mine.coarse.heads.weight, composite.coarse.heads.weight)
-
-
-@pytest.mark.parametrize("path", ["runs/coarse/final", "./model", "~/model", "/no/model", "my model"])
-def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_id(path: str) -> None:
-    for model_class in (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM):
-        with pytest.raises(FileNotFoundError, match=f"no such folder: {path}"):
-            model_class.from_pretrained(path)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        load_strictly(EncodecModel, path)
 
 
 def test_paper_size_composite_builds_from_its_config() -> None:

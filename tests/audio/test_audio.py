@@ -52,16 +52,6 @@ def test_every_format_reads_back_what_was_written(
     assert np.abs(samples - tone())[middle].max() < tolerance
 
 
-def test_path_bytes_and_file_object_give_the_same_samples(tmp_path: Path) -> None:
-    path = tmp_path / "vocal.wav"
-    path.write_bytes(encoded(tone(), format="WAV"))
-    from_path, _ = audio.read_audio(str(path))
-    from_bytes, _ = audio.read_audio(path.read_bytes())
-    with path.open("rb") as file:
-        from_file, _ = audio.read_audio(file)
-    assert np.array_equal(from_path, from_bytes) and np.array_equal(from_path, from_file)
-
-
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000, 96_000])
 def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
     samples, target = audio.read_audio(encoded(tone(rate=rate), rate, format="WAV"), sampling_rate=24_000)
@@ -117,6 +107,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
         "text bytes": (b"words " * 99, "the vocal is not audio"),
         "short": (folder / "short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s."),
         "no samples": (folder / "none.wav", "none.wav is 0 s long; HAFM needs at least 1 s."),
+        "almost a second": (encoded(tone()[: RATE - 1], format="WAV"), "is 0.99 s long; HAFM needs at least 1 s"),
         "nan": (folder / "nan.wav", "nan.wav has NaN or infinite samples"),
         "infinite": (encoded(endless, format="WAV", subtype="FLOAT"), "the vocal has NaN or infinite samples"),
         "rate": (folder / "slow.wav", "slow.wav has a sampling rate of 4000 Hz"),
@@ -131,12 +122,6 @@ def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path)
         message = str(caught.value)
         assert said in message, (case, message)
         assert message.endswith(".") and "\n" not in message, (case, message)
-
-
-def test_almost_a_second_is_never_called_a_second() -> None:
-    with pytest.raises(HAFMAudioError, match=r"is 0.99 s long; HAFM needs at least 1 s"):
-        audio.check_duration(23_999, 24_000)
-    audio.check_duration(24_000, 24_000)
 
 
 def test_a_cut_off_file_gives_its_samples_or_one_sentence() -> None:
@@ -178,6 +163,8 @@ def test_mix_adds_after_the_gains() -> None:
     vocal, instrumental = tone(amplitude=0.2), tone(frequency=300.0, amplitude=0.1)
     mixed = audio.mix_audio(vocal, instrumental, vocal_gain_db=-6.0206, instrumental_gain_db=6.0206)
     assert np.allclose(mixed, 0.5 * vocal + 2.0 * instrumental, atol=1e-5)
+    with pytest.raises(HAFMAudioError, match="33075 samples and the instrumental 33074"):
+        audio.mix_audio(tone(), tone()[:-1])
 
 
 @pytest.mark.parametrize("gain", [0.0, 12.0, 60.0])
@@ -187,11 +174,6 @@ def test_mix_never_clips_and_keeps_the_balance(gain: float) -> None:
     assert audio.true_peak_dbtp(mixed) == pytest.approx(-1.0, abs=1e-3)
     wanted = vocal + instrumental
     assert np.allclose(mixed / np.abs(mixed).max(), wanted / np.abs(wanted).max(), atol=1e-5)
-
-
-def test_mix_refuses_two_lengths() -> None:
-    with pytest.raises(HAFMAudioError, match="33075 samples and the instrumental 33074"):
-        audio.mix_audio(tone(), tone()[:-1])
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
@@ -216,12 +198,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(HAFMAudioError, match="cannot be written"):
         audio.write_audio(path, tone(), -1)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "taken").touch()
     with pytest.raises(HAFMAudioError, match="cannot be written"):
-        audio.write_audio(tmp_path / "taken" / "song.wav", tone(), RATE)
+        audio.write_audio(path / "song.wav", tone(), RATE)
 
 
 @pytest.fixture
@@ -258,11 +236,8 @@ def test_url_is_fetched_up_to_a_size_and_a_time(server: str) -> None:
         audio.download(f"{server}/endless.wav", max_bytes=1 << 40, timeout=0.2)
     with pytest.raises(HAFMAudioError, match="cannot be fetched: .*404 Not Found"):
         audio.download(f"{server}/absent.wav")
-
-
-def test_url_may_not_name_a_local_file(tmp_path: Path) -> None:
     with pytest.raises(HAFMAudioError, match="cannot be fetched"):
-        audio.download(f"file://{tmp_path}")
+        audio.download(f"file://{Path(__file__)}")
 
 
 def test_real_recordings_are_read_whole(real_vocals: list[Path]) -> None:

@@ -19,8 +19,8 @@ UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("folder", ["./nope", "/nope", "a/b/c"])
-def test_a_folder_that_is_not_there_is_named(kind: type, folder: str) -> None:
+@pytest.mark.parametrize("folder", ["./nope", "~/nope", "/nope", "a/b/c", "my model"])
+def test_a_folder_that_is_not_there_is_named_and_not_taken_for_a_hub_id(kind: type, folder: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"no such folder: {folder}$"):
         kind.from_pretrained(folder)  # type: ignore[attr-defined]
 
