@@ -96,7 +96,8 @@ def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
     """Gives stages that read a lead sheet, and still have the paper's generation settings, `TOLD_SETTINGS`."""
     for name, settings in TOLD_SETTINGS.items():
         stage: Any = parts[name]
-        config, paper = stage.generation_config, stage.default_generation_config()
+        config = stage.generation_config
+        paper = stage.default_generation_config()
         untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
         if untouched and stage.config.lead_sheet_streams:
             config.update(**settings)

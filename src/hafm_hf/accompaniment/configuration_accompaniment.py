@@ -102,7 +102,8 @@ class HAFMConfig(PreTrainedConfig):
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""
         check_codec_config(self.codec_config)
-        tokenizer, codec = self.semantic_tokenizer_config, codec_format(self.codec_config)
+        tokenizer = self.semantic_tokenizer_config
+        codec = codec_format(self.codec_config)
         stages = {name: getattr(self, f"{name}_config") for name in STAGES}
         clusters = ([tokenizer.num_clusters], tokenizer.frame_rate)
         stages = {name: config for name, config in stages.items() if config is not None}

@@ -23,8 +23,8 @@ def as_vocals(inputs: Any) -> Any:
         return {"array": pair[0], "sampling_rate": pair[1]}
     if isinstance(inputs, (list, tuple)):
         return np.asarray(inputs) if inputs and isinstance(inputs[0], Real) else list(inputs)
-    rows = _rows(inputs)
-    return inputs if rows is None else rows
+    examples = _examples(inputs)
+    return inputs if examples is None else examples
 
 
 def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
@@ -94,8 +94,8 @@ def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
         ) from error
 
 
-def _rows(inputs: Any) -> Iterator[Any] | None:
-    """The rows of a data set or column of `datasets`, sound as the bytes or paths of files; None of anything else."""
+def _examples(inputs: Any) -> Iterator[Any] | None:
+    """The examples of a data set or column of `datasets`, sound undecoded; None of anything else."""
     if "datasets" not in sys.modules:
         return None
     import datasets
@@ -108,4 +108,4 @@ def _rows(inputs: Any) -> Iterator[Any] | None:
         if isinstance(feature, datasets.Audio):
             # torchcodec, which decodes them otherwise, need not be there
             source = source.cast_column(name, datasets.Audio(decode=False))
-    return (row if column is None else row[column] for row in source)
+    return (each if column is None else each[column] for each in source)

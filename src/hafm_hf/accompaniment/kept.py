@@ -47,7 +47,8 @@ class KeptInstrumental:
             if start >= vocal_seconds:
                 raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
-        self.audio, self.rate = audio, rate
+        self.audio = audio
+        self.rate = rate
 
     def at_rate(self, rate: int) -> torch.Tensor:
         """The whole instrumental at another rate (Hz): float32 [C, N]."""
@@ -63,12 +64,14 @@ class KeptInstrumental:
         Returns:
             flat tokens of a stage's target (int64 [n]) by the stage's name, −1 where they are to be generated.
         """
-        rate, tokenizer = model.sampling_rate, model.semantic_tokenizer
+        rate = model.sampling_rate
+        tokenizer = model.semantic_tokenizer
         kept = torch.zeros(units, dtype=torch.bool)
         for start, stop in self.spans:
             first = math.ceil(start * model.units_per_second - 1e-6)
             kept[first : int(stop * model.units_per_second + 1e-6)] = True
-        audio, found = torch.zeros(len(self.audio), units * rate // model.units_per_second), self.at_rate(rate)
+        audio = torch.zeros(len(self.audio), units * rate // model.units_per_second)
+        found = self.at_rate(rate)
         length = min(audio.shape[1], found.shape[1])
         audio[:, :length] = found[:, :length]
         waveform = torch.from_numpy(resample(audio.mean(0).numpy(), rate, tokenizer.config.sampling_rate))
@@ -84,7 +87,8 @@ class KeptInstrumental:
 
     def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
         """Generated audio (float32 [C, N] at `rate` Hz) with what is kept as it was, cross-faded at the joins."""
-        result, audio = generated.clone(), self.at_rate(rate)
+        result = generated.clone()
+        audio = self.at_rate(rate)
         length = min(result.shape[1], audio.shape[1])
         for start, stop in self.spans:
             first, last = round(start * rate), min(round(stop * rate), length)

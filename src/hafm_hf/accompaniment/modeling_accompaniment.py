@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate, pad_end, resample
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channel_rows, mono_rows
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
 from ..lead_sheet.known import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
@@ -41,8 +41,8 @@ from .options import OPTIONS, GenerationOptions
 from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes, weights_of
 from .song import Generation, SongRun, Voice, asked_lead_sheet, sounds_of
 
-# [N], or [C, N] of several channels
-Samples = torch.Tensor | np.ndarray
+# float [N], or [C, N] of several channels
+Waveform = torch.Tensor | np.ndarray
 # streams of a lead sheet in which beats have a place
 BEAT_STREAMS = ("chord", "beat", "bar")
 
@@ -153,7 +153,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
-        device, informed = device_of(kwargs.pop("device_map", None)), kwargs.pop("output_loading_info", False)
+        device = device_of(kwargs.pop("device_map", None))
+        informed = kwargs.pop("output_loading_info", False)
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -227,7 +228,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @property
     def sampling_rate(self) -> int:  # type: ignore[override]
-        """Samples a second of the codec, and so of what comes out."""
+        """Waveform a second of the codec, and so of what comes out."""
         return self.codec_format.sampling_rate
 
     @property
@@ -276,16 +277,16 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     @torch.no_grad()
     def generate(
         self,
-        vocals: Samples | Sequence[Samples] | None = None,
+        vocals: Waveform | Sequence[Waveform] | None = None,
         sampling_rate: int | None = None,
         *,
-        input_values: Samples | None = None,
+        input_values: Waveform | None = None,
         padding_mask: torch.Tensor | None = None,
         lead_sheet: LeadSheet | None = None,
         tempo: float | None = None,
         beats: Any = None,
         chords: Any = None,
-        instrumental: Samples | KeptInstrumental | None = None,
+        instrumental: Waveform | KeptInstrumental | None = None,
         keep: Sequence[tuple[float, float]] = (),
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
@@ -327,9 +328,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         if instrumental is None and len(keep):
             raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
-        kept, given = instrumental, None
+        kept = instrumental
+        given = None
         if not isinstance(kept, KeptInstrumental | None):
-            audio = channel_rows(kept, self.codec_format.channels)
+            audio = channels_first(kept, self.codec_format.channels)
             kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate)
         if kept is not None:
             with generation.computing():
@@ -351,10 +353,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     @torch.no_grad()
     def stream(
         self,
-        vocal: Samples | None = None,
+        vocal: Waveform | None = None,
         sampling_rate: int | None = None,
         *,
-        input_values: Samples | None = None,
+        input_values: Waveform | None = None,
         lead_sheet: LeadSheet | None = None,
         tempo: float | None = None,
         beats: Any = None,
@@ -384,9 +386,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
         lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
         rows, rate = self._rows(vocal, sampling_rate, input_values)
+        if len(rows) != 1:
+            raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
         with generation.computing():
             song = self._song(generation, rows, rate, lead_sheet, at_once=1)
-        length, done, decoded, sent = self._length(rows[0], rate), 0, 0, 0
+        length = self._length(rows[0], rate)
+        done = decoded = sent = 0
         codec = CodecStream(as_codec(self.codec))
         separator = None if self.separator is None else SeparatorStream(self.separator)
         while sent < length:
@@ -469,7 +474,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         streams = {}
         for name, stage in self.reading_stages.items():
-            config, rate = stage.config, stage.config.conditioning_frame_rate
+            config = stage.config
+            rate = stage.config.conditioning_frame_rate
             frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
             found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
             streams[name] = found.to(stage.device)
@@ -482,7 +488,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
             lead_sheet: what is known.
         """
-        sheet, config = LeadSheet() if lead_sheet is None else lead_sheet, self.semantic_tokenizer.config
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        config = self.semantic_tokenizer.config
         complete = not config.beat_line or (sheet.beats is not None and bool(sheet.chords or sheet.bars))
         if complete and not sheet.bars:
             return sheet
@@ -524,7 +531,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def _estimate(self, vocal_semantic: torch.Tensor, sheet: LeadSheet, phase: torch.Tensor) -> LeadSheet:
         """Beats of a phase (float [T_v]) and chords of a vocal's tokens (int64 [T_v]), known ones among them."""
-        rate, chords = self.semantic_tokenizer.config.frame_rate, None
+        rate = self.semantic_tokenizer.config.frame_rate
+        chords = None
         if self.harmony is not None:
             chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase).cpu(), rate)
         return LeadSheet.from_estimates(phase, chords, rate)
@@ -539,7 +547,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         if vocals is None and input_values is None:
             raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
-        rows = mono_rows(input_values if vocals is None else vocals, padding_mask)
+        rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
         if not rows:
             raise ValueError("There is no vocal; the batch is empty.")
         return rows, self.sampling_rate if vocals is None else check_sampling_rate(sampling_rate)
@@ -572,7 +580,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return song
 
     def _length(self, vocal: np.ndarray, rate: int) -> int:
-        """Samples of the instrumental of a vocal."""
+        """Waveform of the instrumental of a vocal."""
         return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(
@@ -587,7 +595,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             stems: whether the instrumental is split, too.
         """
         for number, voice in enumerate(song.voices):
-            codes, length = song.codes(number), lengths[number // song.num_samples]
+            codes = song.codes(number)
+            length = lengths[number // song.num_samples]
             # one by one: a song is long
             audio = as_codec(self.codec).decode(codes[None], length)[0].float().cpu()
             audio = audio if kept is None else kept.splice(audio, self.sampling_rate)

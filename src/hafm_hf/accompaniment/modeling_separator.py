@@ -90,7 +90,8 @@ class HAFMSeparatorModel(HAFMHubMixin, PreTrainedModel):
     @torch.no_grad()
     def separate(self, band: torch.Tensor) -> torch.Tensor:
         """A whole instrumental (float32 [C, N], any length) in bounded memory → float32 [S, C, N] on the CPU."""
-        stream, pieces = SeparatorStream(self), band.split(STRETCH_SECONDS * self.config.sampling_rate, dim=-1)
+        stream = SeparatorStream(self)
+        pieces = band.split(STRETCH_SECONDS * self.config.sampling_rate, dim=-1)
         found = [stream.separate(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, start=1)]
         return torch.cat(found, dim=-1)
 

@@ -63,7 +63,8 @@ def load_parts(
     Raises:
         ValueError, OSError: as `load_strictly`; ValueError on attention for what is no stage.
     """
-    options, subfolder = dict(options), hub.pop("subfolder", "")
+    options = dict(options)
+    subfolder = hub.pop("subfolder", "")
     dtype = options.pop("dtype", None)
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype
     # pipeline() always asks for "auto"; weights that are stored in half precision are not meant to be computed in it

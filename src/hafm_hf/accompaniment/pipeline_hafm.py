@@ -133,7 +133,8 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(given={name: kwargs.pop(name, None) for name in ("output_rate", "tail")})
         features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds, tail=mix.tail)
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], mix)
-        voice, done = self._voice(features["take"], rate, mix), 0
+        voice = self._voice(features["take"], rate, mix)
+        done = 0
         chunks = self.model.stream(input_values=features["input_values"], **kwargs)
         split = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", False))
         # of stems all channels beside each other
@@ -230,7 +231,8 @@ class HAFMPipeline(Pipeline):
         Where stems are asked for "stems" as well, [B, K, S, N] or [B, K, S, C, N].
         """
         vocals, mask, takes = (input_tensors[name] for name in ("input_values", "padding_mask", "take"))
-        rate, kept = self.feature_extractor.sampling_rate, None
+        rate = self.feature_extractor.sampling_rate
+        kept = None
         if self.model.sampling_rate != rate:
             raise ValueError(
                 f"The feature extractor works at {rate} Hz and the codec at {self.model.sampling_rate} Hz; "
@@ -256,9 +258,11 @@ class HAFMPipeline(Pipeline):
 
     def postprocess(self, model_outputs: dict[str, Any], mix: MixOptions) -> dict[str, Any] | list[dict[str, Any]]:
         """The songs of one vocal ({"audio": [1, K, N], …} of `_forward`), mixed as asked."""
-        take, split = model_outputs["take"], "stems" in model_outputs
+        take = model_outputs["take"]
+        split = "stems" in model_outputs
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
-        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate, mix)
+        length = int(model_outputs["padding_mask"].count_nonzero())
+        voice = self._voice(take, rate, mix)
         songs = []
         for generated in model_outputs["stems" if split else "audio"][0]:
             bands = []

@@ -33,8 +33,8 @@ from ..modeling.windows import (
 from ..tokenizers.codecs import as_codec
 from .options import GenerationOptions
 
-# what codes of a stage (int64 [T, Q]) sound like: float32 [T, D]
-Sound = Callable[[torch.Tensor], torch.Tensor]
+# the codec's vectors of codes of a stage: int64 [T, Q] → float32 [T, D]
+CodeVectors = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SongRun:
         options: how to decode.
         seed: of every song's random numbers.
         num_samples: songs a vocal; they follow each other.
-        sounds: what codes of a stage sound like, by its name; without it windows join where one of them ends.
+        sounds: the codec's vectors of a stage's codes, by its name; without them windows join where one of them ends.
         kept: flat tokens of a stage that are given (int64 [n], −1 elsewhere) for every song, by its name.
         progress: called with (stage, steps done, steps in all).
         at_once: rows that are generated together, at first where a stage's windows are independent.
@@ -112,7 +112,7 @@ class SongRun:
         options: DecodingOptions,
         seed: int = 0,
         num_samples: int = 1,
-        sounds: Mapping[str, Sound] | None = None,
+        sounds: Mapping[str, CodeVectors] | None = None,
         kept: Mapping[str, torch.Tensor] | None = None,
         progress: Progress | None = None,
         at_once: int = ROWS_AT_ONCE,
@@ -222,9 +222,9 @@ def _reporter(name: str, total: int, progress: Progress | None) -> Callable[[int
     return report
 
 
-def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel) -> dict[str, Sound]:
-    """What codes of the acoustic stages sound like, by the codec's vectors."""
-    sounds: dict[str, Sound] = {}
+def sounds_of(stages: Mapping[str, HAFMStageForCausalLM], codec: PreTrainedModel) -> dict[str, CodeVectors]:
+    """The codec's vectors of the acoustic stages' codes, which say what the codes sound like."""
+    sounds: dict[str, CodeVectors] = {}
     first = 0
     for name, stage in stages.items():
         if STAGES[name].acoustic:

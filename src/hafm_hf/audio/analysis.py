@@ -219,7 +219,8 @@ def _follow_beats(onsets: Array, period: int) -> Array:
     """Frames of the beats: the chain with the strongest onsets and the steadiest distance `period`."""
     steps = np.arange(-2 * period, -period // 2)
     penalty = -BEAT_TIGHTNESS * np.log(-steps / period) ** 2
-    score, previous = onsets.copy(), np.full(len(onsets), -1)
+    score = onsets.copy()
+    previous = np.full(len(onsets), -1)
     for frame in range(period // 2 + 1, len(onsets)):
         candidates = frame + steps
         there = candidates >= 0

@@ -28,7 +28,8 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     import httpx2
 
     late = HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
-    end, received = time.monotonic() + timeout, bytearray()
+    end = time.monotonic() + timeout
+    received = bytearray()
     try:
         with httpx2.stream("GET", url, timeout=timeout, follow_redirects=True) as response:
             response.raise_for_status()

@@ -107,7 +107,7 @@ def _is_batch(raw_speech: Any) -> bool:
     return isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
 
 
-def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
+def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     """Each vocal as float32 [N] on the CPU, padding taken out.
 
     Args:
@@ -125,10 +125,10 @@ def mono_rows(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     masks = [None] * len(vocals) if masks is None else masks
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one each.")
-    return [_mono_row(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
+    return [_mono_vocal(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
 
 
-def channel_rows(sound: Any, channels: int) -> np.ndarray:
+def channels_first(sound: Any, channels: int) -> np.ndarray:
     """One sound as float32 [channels, N] on the CPU; a mono one gets equal channels.
 
     Args:
@@ -138,13 +138,13 @@ def channel_rows(sound: Any, channels: int) -> np.ndarray:
     Raises:
         ValueError: another number of channels.
     """
-    rows = torch.atleast_2d(torch.as_tensor(sound).detach().float().cpu()).numpy()
-    if rows.ndim != 2 or rows.shape[0] not in (1, channels):
-        raise ValueError(f"An instrumental has shape {list(rows.shape)}; give [N] or [{channels}, N].")
-    return np.repeat(rows, channels, axis=0) if len(rows) < channels else rows
+    waveform = torch.atleast_2d(torch.as_tensor(sound).detach().float().cpu()).numpy()
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, channels):
+        raise ValueError(f"An instrumental has shape {list(waveform.shape)}; give [N] or [{channels}, N].")
+    return np.repeat(waveform, channels, axis=0) if len(waveform) < channels else waveform
 
 
-def _mono_row(vocal: Any, mask: Any) -> np.ndarray:
+def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
     row = torch.as_tensor(vocal).detach().float().cpu().numpy()
     row = row[0] if row.shape[:-1] == (1,) else row

@@ -125,7 +125,8 @@ def check_sound(
     Raises:
         HAFMAudioError: as `to_samples`; or no rate, an unsupported one, too short or too long.
     """
-    sound, rate = to_samples(samples, name=name, mono=mono), check_sampling_rate(sampling_rate, name)
+    sound = to_samples(samples, name=name, mono=mono)
+    rate = check_sampling_rate(sampling_rate, name)
     sound = sound if seconds is None else sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     return sound, rate
@@ -399,7 +400,9 @@ class GrowingAudio:
         ceiling_dbfs: float = CEILING_DBFS,
         channels: int = 1,
     ) -> None:
-        self.path, self.ceiling, self.gain = Path(path), decibels_to_gain(ceiling_dbfs), 1.0
+        self.path = Path(path)
+        self.ceiling = decibels_to_gain(ceiling_dbfs)
+        self.gain = 1.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = soundfile.SoundFile(self.path, "w", sampling_rate, channels, "PCM_16", format="WAV")

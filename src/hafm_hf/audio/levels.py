@@ -56,14 +56,14 @@ def true_peak_dbtp(samples: Samples) -> float:
 
 def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
     """Largest value at and behind each sample, of all channels: float32 [n] block by block."""
-    rows = samples.reshape(len(samples), -1)
-    for start in range(0, len(rows), BLOCK):
+    frames = samples.reshape(len(samples), -1)
+    for start in range(0, len(frames), BLOCK):
         before = min(start, FILTER_SAMPLES)
-        fine = soxr.resample(rows[start - before : start + BLOCK + FILTER_SAMPLES], 1, OVERSAMPLING, quality="HQ")
-        count = min(BLOCK, len(rows) - start)
+        fine = soxr.resample(frames[start - before : start + BLOCK + FILTER_SAMPLES], 1, OVERSAMPLING, quality="HQ")
+        count = min(BLOCK, len(frames) - start)
         peaks = np.abs(fine).max(axis=1)[before * OVERSAMPLING :][: count * OVERSAMPLING]
         between = np.pad(peaks, (0, count * OVERSAMPLING - len(peaks))).reshape(count, OVERSAMPLING).max(axis=1)
-        yield np.maximum(between, np.abs(rows[start : start + count]).max(axis=1))
+        yield np.maximum(between, np.abs(frames[start : start + count]).max(axis=1))
 
 
 def mix_audio(
@@ -114,7 +114,8 @@ def mix_stems(
     Returns:
         [N, 2] of all where one is beside the middle; else in their own channels.
     """
-    wide, placed = any(pan.values()), {}
+    wide = any(pan.values())
+    placed = {}
     for name, samples in stems.items():
         gain = decibels_to_gain(gain_db.get(name, 0.0))
         angle = (1.0 + pan.get(name, 0.0)) * math.pi / 4
@@ -202,7 +203,8 @@ def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: 
 
 def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
     """Sound (float32 [N] or [N, C]) faded over 20 ms at each end whose 5 ms are louder than −50 dBFS; else itself."""
-    edge, length = round(EDGE_SECONDS * sampling_rate), min(round(FADE_SECONDS * sampling_rate), len(samples))
+    edge = round(EDGE_SECONDS * sampling_rate)
+    length = min(round(FADE_SECONDS * sampling_rate), len(samples))
     loud = [peak_dbfs(part) > EDGE_DBFS for part in (samples[:edge], samples[len(samples) - edge :])]
     if any(loud):
         samples = samples.copy()

@@ -137,7 +137,8 @@ def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **o
     Raises:
         ValueError: as `check_checkpoint`.
     """
-    dtype, hub = options.get("dtype"), _hub_options(options)
+    dtype = options.get("dtype")
+    hub = _hub_options(options)
     if not isinstance(dtype, torch.dtype) or set(options) - {*HUB_OPTIONS, "dtype", "use_safetensors"}:
         return None
     files = _weight_files(source, hub)
