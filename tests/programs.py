@@ -1,81 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as people start them, forked from an interpreter that has imported their libraries already.
-
-Importing torch and transformers takes a program 4 to 9 processor seconds, which is most of a short run. Each process
-of pytest starts one server, this file run as a script; it imports the libraries once and forks for every program,
-which then runs as `__main__`. What `Program` starts runs to the end of its interpreter; what `run_program` runs ends
-behind its threads and exit handlers, since taking down torch costs more than most programs do. What a test claims of
-importing hafm_hf needs a server of other people's libraries alone, `BARE`; of the hub or of importing transformers,
-`TORCH`; of another environment that is read at import, `subprocess` itself.
+"""Programs as people start them, in forks of the test: importing torch and transformers takes an interpreter 4 to 9
+processor seconds, most of a short run. What is said of imports, or of variables that libraries read while they are
+imported, needs an interpreter of its own (`fresh=True`).
 """
 
 import atexit
-import gc
 import importlib
-import json
+import logging
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
-import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import warnings
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import sitecustomize
-from sitecustomize import PROGRAMS
+from hafm_hf.audio.librosa_loading import load_librosa
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+# imported before anything is forked
 LIBRARIES = (
-    "accelerate",
+    "accelerate.state",
     "datasets",
-    "hafm_hf.batch.run",
+    "hafm_hf.cli",
     "hafm_hf.corpus.prepare",
     "hafm_hf.evaluation.run",
     "hafm_hf.registration",
     "hafm_hf.training.recipe",
-    "rich.progress",
-    "scipy.signal",
-    "sklearn.cluster",
-    "transformers.models.encodec.modeling_encodec",
-    "transformers.models.hubert.modeling_hubert",
-    "typer",
+    "tqdm",
 )
-# for programs whose own first import of hafm_hf is what is tested
-BARE = (
-    "scipy.signal",
-    "soundfile",
-    "transformers.models.encodec.modeling_encodec",
-    "transformers.models.hubert.modeling_hubert",
-    "transformers.pipelines",
-    "typer",
-)
-# for programs that import transformers in a way of their own, or with another hub
-TORCH = ("scipy.signal", "soundfile", "torch")
-# hafm_hf.cli is in none: a console of rich reads its environment as it is made
-# the names of variables that libraries read while they are imported begin so: torch, then the others
-READ_BY_TORCH = ("ATEN_", "MKL_", "OMP_", "ONEDNN_")
-READ_AT_IMPORT = (*READ_BY_TORCH, "HF_", "HUGGINGFACE_", "NUMBA_", "TRANSFORMERS_")
-READ_WHEN_USED = {"HF_TOKEN"}
+# read while a library is imported, or when torch starts its threads
+READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
+READ_WHEN_USED = {"HF_TOKEN", "HF_DATASETS_CACHE"}
 
 
-class Program:
-    """A program that runs in a session of its own, so that a signal can go to all that it starts.
+class ForkedWork:
+    """A function in a process of its own, in a session of its own, so that a signal can go to all that it starts.
 
     Args:
-        words: [sys.executable, "-m", module, …], [sys.executable, "-c", code, …], [sys.executable, script, …] or
-            [a script of the environment, …].
-        out: file for its stdout.
-        err: file for its stderr; the same one may be named.
+        function, arguments: what it runs.
+        log: file that both stdout and stderr are added to, unless there is another for stdout.
+        out: file that stdout is added to.
+    """
+
+    def __init__(self, function: Callable[..., object], *arguments: Any, log: Path, out: Path | None = None) -> None:
+        import_libraries()
+        self.log = log
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=_apart, args=(out or log, log, function, *arguments))
+        self.process.start()
+        self.pid = self.process.pid or 0
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit code, or None while it runs."""
+        self.process.join(timeout)
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """SIGKILL to it and all that it has started."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        if group_lives(self.pid):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+
+    def said(self) -> list[str]:
+        """Lines of the log that are errors of a command."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        # behind a bar that was not at its end, perhaps
+        return [line[line.index("hafm: ") :] for line in lines if "hafm: " in line]
+
+
+class Program(ForkedWork):
+    """A program: [sys.executable, "-m", module, …], [sys.executable, "-c", code, …], [a script of Python's, …].
+
+    Args:
+        words: the program and its words.
+        out, err: files that stdout and stderr are added to; the same one may be named.
         env: the whole environment; that of this process by default.
         cwd: the folder in which it runs.
-        libraries: LIBRARIES, BARE or TORCH, which its server has imported.
-        python: the interpreter; another environment's has a server of its own.
-        to_the_end: whether its interpreter takes everything down when it ends.
+        scripts_too: whether the Python scripts that it starts by `subprocess.run` are forked as well.
 
     Raises:
         ValueError: `env` differs from this process's in what libraries read at import.
@@ -88,50 +104,13 @@ class Program:
         err: Path,
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
-        libraries: tuple[str, ...] = LIBRARIES,
-        python: str = sys.executable,
-        to_the_end: bool = True,
+        scripts_too: bool = False,
     ) -> None:
         environment = dict(os.environ if env is None else env)
-        read = READ_BY_TORCH if libraries is TORCH else READ_AT_IMPORT
-        for name in os.environ.keys() | environment.keys():
-            if name in READ_WHEN_USED or not name.startswith(read):
-                continue
-            if os.environ.get(name) != environment.get(name):
-                raise ValueError(f"{name} is read at import; start the program with subprocess.")
-        request: dict[str, Any] = {"words": [*map(str, words)], "env": environment, "cwd": str(cwd or Path.cwd())}
-        request |= {"out": str(out), "err": str(err), "to_the_end": to_the_end}
-        self.returncode: int | None = None
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(_server(libraries, python))
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-        self._answers = self._socket.makefile("r")
-        self.pid = int(self._answers.readline())
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, once it has ended.
-
-        Raises:
-            subprocess.TimeoutExpired: it runs longer.
-        """
-        if self.returncode is None:
-            if not select.select([self._socket], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-            self.returncode = int(self._answers.readline())
-            self._socket.close()
-        return self.returncode
-
-    def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
-        try:
-            return self.wait(0)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        """SIGKILL to it and all that it has started."""
-        if self.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
+        for name in {name for name, _ in os.environ.items() ^ environment.items()} - READ_WHEN_USED:
+            if name.startswith(READ_AT_IMPORT):
+                raise ValueError(f"{name} is read at import; ask for fresh=True.")
+        super().__init__(_become, list(map(str, words)), environment, cwd, scripts_too, log=err, out=out)
 
 
 def run_program(
@@ -140,140 +119,148 @@ def run_program(
     cwd: Path | None = None,
     timeout: float = 600.0,
     scripts_too: bool = False,
-    libraries: tuple[str, ...] = LIBRARIES,
-    python: str = sys.executable,
+    fresh: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    """What `subprocess.run(words, capture_output=True, text=True)` gives for a `Program`.
+    """What a program says and how it ends.
 
     Args:
-        words, env, cwd, libraries, python: as of `Program`.
+        words, env, cwd, scripts_too: as of `Program`.
         timeout: seconds.
-        scripts_too: whether Python scripts that the program starts are forked from the server as well.
+        fresh: whether it is an interpreter of its own in place of a fork.
     """
-    if scripts_too:
-        env = {**(env or os.environ), PROGRAMS: _server(libraries, python)}
+    if fresh:
+        command = list(map(str, words))
+        return subprocess.run(command, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        program = Program(words, out, err, env, cwd, libraries, python, to_the_end=False)
-        try:
-            code = program.wait(timeout)
-        finally:
-            program.kill()
+        program = Program(words, out, err, env, cwd, scripts_too)
+        code = program.wait(timeout)
+        program.kill()
+        if code is None:
+            raise subprocess.TimeoutExpired(words, timeout)
         return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
 
 
+def hafm(words: list[str]) -> None:
+    """The command line, as a function for `ForkedWork`."""
+    from hafm_hf.cli import main
+
+    sys.argv = ["hafm", *words]
+    main()
+
+
+def train(words: list[str]) -> None:
+    """recipes/train_stage.py, as a function for `ForkedWork`."""
+    from hafm_hf.cli.training import run_recipe
+    from hafm_hf.training.recipe import train_stage
+
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    run_recipe(lambda: train_stage(words))
+
+
+def group_lives(group: int) -> bool:
+    """Whether any process of a group is still there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @cache
-def _server(libraries: tuple[str, ...], python: str) -> str:
-    """Starts a server and returns the address of its socket."""
-    address = tempfile.mkdtemp() + "/programs"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen()
-    number = listener.fileno()
-    log = open(f"{address}.log", "wb")
-    # as `hafm` does before it imports transformers
-    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    if python != sys.executable:
-        # nothing of this one's packages
-        environment |= {"PYTHONPATH": str(Path(sitecustomize.__file__).parent), "PYTHONNOUSERSITE": "1"}
-    subprocess.Popen(
-        [python, __file__, str(number), *libraries], env=environment,
-        pass_fds=[number], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-    )  # fmt: skip
-    return address
+def import_libraries() -> None:
+    """All that programs import; librosa under its lock, since another process of a fresh clone may compile it."""
+    load_librosa()
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
-def _next_request(listener: socket.socket) -> dict[str, Any]:
-    """Forks for every request until pytest has ended; returns only in the program that is to run."""
-    parent = os.getppid()
-    listener.settimeout(2.0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while os.getppid() == parent:
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            continue
-        if os.fork() == 0:
-            listener.close()
-            connection.setblocking(True)
-            return _waited_for(connection)
-        connection.close()
-    os._exit(0)
-
-
-def _waited_for(connection: socket.socket) -> dict[str, Any]:
-    """Forks the program, in which this returns, and waits for it, so that the server need not."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    request = json.loads(connection.makefile("r").readline())
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        connection.sendall(f"{os.getpid()}\n".encode())
-        connection.close()
-        return request
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    connection.sendall(f"{code}\n".encode())
-    os._exit(0)
-
-
-def _become(request: dict[str, Any]) -> None:
-    """Turns this process into the program."""
-    for name, descriptor in (("out", 1), ("err", 2)):
-        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    os.chdir(request["cwd"])
-    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ.clear()
-    os.environ.update(request["env"])
-    # TMPDIR may be another one
-    tempfile.tempdir = None
+def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: Any) -> None:
+    """Runs a function in a process that has been forked from a test, without what pytest and the test left there."""
+    os.setsid()
+    for path, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     # a shell that runs the tests in the background has told them and their children to ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
-    words = request["words"][request["words"][0] == sys.executable :]
-    sys.argv = words if words[0] != "-m" else words[1:]
+    importlib.reload(warnings)
+    logging.root.handlers.clear()
+    for logger in logging.root.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setStream(sys.stderr)
+    # of the test's own temporary folders, which are not this one's to remove
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    # the server of the process that this one is forked from is no child of this one, which may not wait for it
+    multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
+    _forget_runs()
+    try:
+        function(*arguments)
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+
+
+def _forget_runs() -> None:
+    """Takes from accelerate, tqdm and rich what they know of the test's process."""
+    from accelerate.state import AcceleratorState, GradientState
+    from tqdm import tqdm
+
+    from hafm_hf.cli import console
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after; a
+    # class of bars that was used in threads keeps the lock by itself
+    lock: Any = threading.RLock()
+    classes: list[Any] = [tqdm]
+    for each in classes:
+        each.set_lock(lock)
+        classes += each.__subclasses__()
+    console.stderr.file, console.stdout.file = sys.stderr, sys.stdout
+
+
+def _become(words: list[str], environment: dict[str, str], cwd: Path | None, scripts_too: bool) -> None:
+    """Turns this process into a program."""
+    import datasets
+
+    from hafm_hf.cli import console
+
+    os.chdir(cwd or Path.cwd())
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ.clear()
+    os.environ.update(environment)
+    # what was read from another environment
+    tempfile.tempdir = None
+    if "HF_DATASETS_CACHE" in environment:
+        datasets.config.HF_DATASETS_CACHE = Path(environment["HF_DATASETS_CACHE"])
+    for each in (console.stdout, console.stderr):
+        each.width = int(environment.get("COLUMNS", 80))
+    sys.path[:0] = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
+    # a script's folder may hold modules of the names of those that the test has imported
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(REPOSITORY / "recipes")):
+            del sys.modules[name]
+    if scripts_too:
+        subprocess.run = _run_forked  # type: ignore[assignment]
+    words = words[words[0] == sys.executable :]
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         sys.path.insert(0, "")
-        namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-        exec(compile(words[1], "<string>", "exec"), namespace)
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
     elif words[0] == "-m":
+        sys.argv = words[1:]
         sys.path.insert(0, os.getcwd())
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
+        sys.argv = words
         sys.path.insert(0, str(Path(words[0]).resolve().parent))
         runpy.run_path(words[0], run_name="__main__")
 
 
-def _end_with(program: Callable[[], None]) -> NoReturn:
-    """Runs what it is given and ends with its exit code, as an interpreter does, but takes nothing down."""
-    code: object = None
-    try:
-        program()
-    except SystemExit as ended:
-        code = ended.code
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(int(code or 0) & 0xFF)
-
-
-if __name__ == "__main__":
-    # that of this file, which no program has
-    sys.path.pop(0)
-    for library in sys.argv[2:]:
-        importlib.import_module(library)
-    # what is there is not copied by the collector of each program
-    gc.collect()
-    gc.freeze()
-    request = _next_request(socket.socket(fileno=int(sys.argv[1])))
-    if request["to_the_end"]:
-        _become(request)
-    else:
-        _end_with(lambda: _become(request))
+def _run_forked(words: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+    """`subprocess.run` of a Python script into one file."""
+    log = Path(options["stdout"].name)
+    program = Program(words, log, log, options.get("env"), options.get("cwd"), scripts_too=True)
+    return subprocess.CompletedProcess(words, program.wait() or 0)

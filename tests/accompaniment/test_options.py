@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hafm_hf.accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, MixOptions, Option
-from programs import BARE, run_program
+from programs import run_program
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_one_row_of_the_table_is_an_option_in_all_five_places(tiny_model: Path, 
     paths = os.pathsep.join([str(source.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     words = [REPOSITORY / "space", tiny_model, vocal, tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
-    done = run_program([sys.executable, "-c", PROGRAM, *words], environment, libraries=BARE)
+    done = run_program([sys.executable, "-c", PROGRAM, *words], environment, fresh=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     places = ("generate", "stream", "pipeline", "pipeline.stream", "endpoint", "command", "batch", "space")

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import audio
-from programs import BARE, TORCH, run_program
+from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 
@@ -161,7 +161,7 @@ model = {str(tiny_model)!r}
 accompany = transformers.pipeline("vocal-accompaniment", model=model, trust_remote_code=True, device="cpu")
 numpy.save("song.npy", accompany("vocal.wav", seed=1)["audio"])
 """
-    done = run_program([sys.executable, "-c", script], cwd=tmp_path, libraries=BARE)
+    done = run_program([sys.executable, "-c", script], cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     assert np.allclose(np.load(tmp_path / "song.npy"), song["audio"], atol=1e-6)
 
@@ -172,7 +172,7 @@ def test_bundled_model_is_the_default_and_loaded_without_a_warning_and_bars(bund
     song = accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
     assert song["audio"].shape == glide().shape and audio.rms_dbfs(song["audio"]) > -40.0
     script = "import hafm_hf, transformers; transformers.pipeline('vocal-accompaniment', device='cpu')"
-    done = run_program([sys.executable, "-c", script], libraries=TORCH)
+    done = run_program([sys.executable, "-c", script], fresh=True)
     assert done.returncode == 0, done.stderr
     assert "No model was supplied" not in done.stderr and "Loading weights" not in done.stderr, done.stderr
 

@@ -24,8 +24,7 @@ from hafm_hf.batch.run import BatchOptions, accompany_all
 from hafm_hf.batch.vocals import HAFMBatchError, Vocal
 from hafm_hf.cli import app
 from hafm_hf.corpus.plan import locked
-from process_groups import group_lives
-from programs import Program, run_program
+from programs import Program, group_lives, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")

@@ -4,7 +4,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,22 +11,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from programs import run_program
-
-OTHERS = ("transformers.models.encodec.modeling_encodec", "transformers.models.hubert.modeling_hubert")
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN_NAME = "hafm-hf"
 
 
 @dataclass
 class Environment:
-    """A virtual environment apart from the one that the tests run in.
-
-    Where many programs are run, its interpreter `forks` them, having imported torch and transformers once.
-    """
+    """A virtual environment apart from the one that the tests run in."""
 
     folder: Path
-    forks: bool = False
 
     @property
     def python(self) -> Path:
@@ -43,8 +35,6 @@ class Environment:
         """Runs one of its programs, with nothing of the surrounding environment on the path."""
         words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        if self.forks:
-            return run_program(words, env=kept, cwd=cwd, libraries=OTHERS, python=str(self.python))
         return subprocess.run(
             words, cwd=cwd, env=kept | {"PYTHONNOUSERSITE": "1"}, capture_output=True, text=True, timeout=600
         )
@@ -62,26 +52,26 @@ def make(target: str, **variables: object) -> str:
     return result.stdout
 
 
-def make_environment(folder: Path, wheel: Path, extras: Iterable[str] = (), forks: bool = False) -> Environment:
-    """A virtual environment with `wheel`, its dependencies and those of `extras`, and nothing else, not even pip.
+def make_environment(folder: Path, wheel: Path) -> Environment:
+    """A virtual environment with `wheel` and its dependencies and nothing else, not even pip.
 
     Raises:
         PackageNotFoundError: a dependency is not installed here.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    environment = Environment(folder, forks)
+    environment = Environment(folder)
     install = [sys.executable, "-m", "pip", "--quiet", "--python", str(environment.python), "install"]
     subprocess.run([*install, "--no-index", "--no-deps", str(wheel)], check=True, capture_output=True)
     (own,) = metadata.distributions(name=OWN_NAME, path=[str(environment.site_packages)])
-    for name in closure(own, extras):
+    for name in closure(own):
         link(metadata.distribution(name), environment.site_packages)
     return environment
 
 
-def closure(distribution: metadata.Distribution, extras: Iterable[str]) -> list[str]:
-    """Names of all that `distribution` with `extras` needs, by the metadata of what is installed here."""
+def closure(distribution: metadata.Distribution) -> list[str]:
+    """Names of all that a distribution needs on this machine, by the metadata of what is installed here."""
     found: dict[str, set[str]] = {}
-    open_requirements = wanted(distribution, set(extras))
+    open_requirements = wanted(distribution, set())
     while open_requirements:
         requirement = open_requirements.pop()
         name = canonicalize_name(requirement.name)
@@ -93,7 +83,7 @@ def closure(distribution: metadata.Distribution, extras: Iterable[str]) -> list[
 
 
 def wanted(distribution: metadata.Distribution, extras: set[str]) -> list[Requirement]:
-    """What one distribution asks for on this machine."""
+    """What one distribution with extras asks for on this machine."""
     requirements = [Requirement(text) for text in distribution.requires or []]
     return [
         each

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the package agrees with it: README's first command, version, pre-commit, continuous integration."""
+"""What surrounds the package agrees with it: README's first command, version, continuous integration."""
 
 import os
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 from distribution.environments import REPOSITORY, make
@@ -30,19 +29,6 @@ def test_one_version_everywhere() -> None:
     assert PROJECT["version"] == cited == released[0]
 
 
-def test_a_commit_is_checked_by_what_make_lint_runs() -> None:
-    recipe = MAKEFILE.split("\nlint:")[1].split("\n\n")[0]
-    lint = {words for line in re.findall(r"^\t@(?!echo)(.*)$", recipe, re.MULTILINE) if (words := programs(line))}
-    (repository,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
-    assert {programs(hook["entry"]) for hook in repository["hooks"]} == lint
-
-
-def programs(command: str) -> str:
-    """`env A=b .venv/bin/ruff check --fix` → `ruff check`."""
-    words = [word for word in command.split() if word not in ("env", ".") and not re.match(r"--|[A-Z_]+=", word)]
-    return " ".join([Path(words[0].replace("$(BIN)", "bin")).name, *words[1:]])
-
-
 def test_continuous_integration_runs_what_a_contributor_runs() -> None:
     (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
@@ -50,10 +36,3 @@ def test_continuous_integration_runs_what_a_contributor_runs() -> None:
     assert (REPOSITORY / ".ci/run").read_text().rstrip().endswith("make test")
     targets = re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE)
     assert {command.split()[1] for command in commands[1:] if command.startswith("make ")} <= set(targets)
-
-
-@pytest.mark.parametrize("name", ["bug_report", "feature_request"])
-def test_issue_templates_have_what_the_form_needs(name: str) -> None:
-    form = yaml.safe_load((REPOSITORY / f".github/ISSUE_TEMPLATE/{name}.yml").read_text())
-    assert form["name"] and form["description"] and any(field["type"] == "textarea" for field in form["body"])
-    assert len({field["id"] for field in form["body"]}) == len(form["body"])

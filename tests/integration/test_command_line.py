@@ -21,7 +21,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany import kept_span
 from hafm_hf.cli.lead_sheet import read_lead_sheet
-from programs import TORCH, Program, run_program
+from programs import Program, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -333,7 +333,7 @@ def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_
 def test_loading_shows_no_bars(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     words = ["inspect-tokens", vocal, "--model", tiny_model, "--out", tmp_path / "tokens.png"]
-    done = run_program([HAFM, *words], libraries=TORCH)
+    done = run_program([HAFM, *words], fresh=True)
     assert done.returncode == 0 and done.stderr == ""
 
 

@@ -20,7 +20,7 @@ from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
 from hafm_hf.listening.transcription import can_recognise_chords
 from little_band import RATE, song, told_song
-from torture.works import ForkedWork, hafm
+from programs import ForkedWork, hafm
 
 
 def run(*arguments: object) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.pretrained.loading import load_strictly
 from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words
-from programs import TORCH, run_program
+from programs import run_program
 from tiny_models import CLUSTERS, CODES
 from vocals import CODEC_RATE, glide
 
@@ -74,7 +74,7 @@ def published(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         online = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(folder / "cache")}
         online |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         environment = {**kept, **online, "ACCELERATE_USE_CPU": "true"}
-        run = run_program([sys.executable, RECIPE, *flags], environment, libraries=TORCH)
+        run = run_program([sys.executable, RECIPE, *flags], environment, fresh=True)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder / "run", hub
 

@@ -22,8 +22,7 @@ from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import SeparatorOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
-from process_groups import group_lives
-from programs import Program, run_program
+from programs import Program, group_lives, run_program
 
 COMMAND = [sys.executable, "-m", "hafm_hf.cli", "prepare"]
 

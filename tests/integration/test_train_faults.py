@@ -16,8 +16,7 @@ import pytest
 
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import RECIPE, losses, read_metrics, train_here, words
-from programs import run_program
-from torture.works import ForkedWork, train
+from programs import ForkedWork, run_program, train
 from training.toy_corpus import toy_config, write_toy_corpus
 
 QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}

@@ -3,7 +3,6 @@
 
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
+from commands import ranks
 from hafm_hf.training.arguments import ARCHITECTURE
 from programs import Program, run_program
 
@@ -55,21 +55,17 @@ def launch(corpus: Path, output: Path, processes: int = 1) -> None:
         launcher += ["--mixed_precision", "no"]
     paths = os.pathsep.join([str(REPOSITORY / "src"), os.environ["PYTHONPATH"]])
     environment = {**os.environ, "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
-    run = run_program([*launcher, RECIPE, *words(corpus, output)], environment, timeout=300, scripts_too=True)
+    run = run_program([*launcher, RECIPE, *words(corpus, output)], environment, timeout=300, fresh=True)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
 def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[Program]:
     """Starts the processes of a run as the launcher does, without its time; their log goes to OUTPUT/stderr.txt."""
     output.mkdir(parents=True, exist_ok=True)
-    log, environment = output / "stderr.txt", {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    log = output / "stderr.txt"
     log.unlink(missing_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     command = [sys.executable, RECIPE, *words(corpus, output, **changes)]
-    return [Program(command, log, log, environment | (rank if processes > 1 else {})) for rank in ranks]
+    return [Program(command, log, log, {**os.environ, **each}) for each in ranks(processes)]
 
 
 def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[dict[str, Any]]:

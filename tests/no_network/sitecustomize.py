@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps every Python process of the tests on this machine: names are not looked up, strangers are not connected to.
 
-Python imports this module when it starts, because conftest.py puts its folder onto PYTHONPATH. Where a test says so,
-a script is handed to the interpreter of tests/programs.py, which has its libraries imported.
+Python imports this module when it starts, because conftest.py puts its folder onto PYTHONPATH.
 """
 
 import contextlib
 import ipaddress
-import json
 import os
-import signal
 import socket
 import sys
 from functools import lru_cache
@@ -18,8 +15,6 @@ from typing import Any
 NAMES = {"", "localhost", "localhost.localdomain", "0.0.0.0", "::", socket.gethostname()}
 # where a process writes down what it was kept from, if anybody wants to know
 DIARY = "HAFM_TEST_CONNECTIONS"
-# the socket of tests/programs.py, in the environment of programs whose own scripts are to be forked there
-PROGRAMS = "HAFM_TEST_PROGRAMS"
 
 
 @lru_cache(maxsize=256)
@@ -60,23 +55,4 @@ def keep_here(event: str, arguments: tuple[Any, ...]) -> None:
         raise socket.gaierror(socket.EAI_NONAME, f"tests stay on this machine, and {host} is not on it")
 
 
-def run_elsewhere(words: list[str], address: str) -> None:
-    """Has a script forked from the server of tests/programs.py, with this process's output, and ends as it ends."""
-    mine = f"/proc/{os.getpid()}/fd"
-    request = {"words": words, "env": dict(os.environ), "cwd": os.getcwd(), "to_the_end": False}
-    request |= {"out": f"{mine}/1", "err": f"{mine}/2"}
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(address)
-        server.sendall(json.dumps(request).encode() + b"\n")
-        _, code = map(int, server.makefile("r"))
-    if code < 0:
-        os.kill(os.getpid(), -code)
-        signal.pause()
-    os._exit(code)
-
-
 sys.addaudithook(keep_here)
-# launchers ask for unbuffered output
-words = [word for word in sys.orig_argv if word != "-u"]
-if PROGRAMS in os.environ and words[1:] and words[1].endswith(".py"):
-    run_elsewhere([sys.executable, *words[1:]], os.environ[PROGRAMS])

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from hafm_hf.pretrained.saving import REPOSITORY_FILES
 from hub_stand_in import TOKEN, StandIn, stand_in
-from programs import TORCH, run_program
+from programs import run_program
 from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -69,7 +69,7 @@ def run_online(script: str, hub: StandIn, folder: Path, *arguments: str) -> None
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    result = run_program([sys.executable, "-c", script, *arguments], environment, folder, libraries=TORCH)
+    result = run_program([sys.executable, "-c", script, *arguments], environment, folder, fresh=True)
     assert result.returncode == 0, result.stderr[-3000:] + "\n".join(hub.requests[-20:])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel
 from hub_stand_in import TOKEN, stand_in
-from programs import TORCH, run_program
+from programs import run_program
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 CLASSES = (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM, HAFMSemanticTokenizerModel)
@@ -36,7 +36,7 @@ def test_an_unknown_model_is_one_sentence(kind: type) -> None:
 
 def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HOME": str(folder), **environment}
-    return run_program([sys.executable, *words], environment, timeout=120, libraries=TORCH)
+    return run_program([sys.executable, *words], environment, timeout=120, fresh=True)
 
 
 @pytest.mark.parametrize("command", ["accompany", "info"])

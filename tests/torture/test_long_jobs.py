@@ -21,7 +21,7 @@ from faults import Tally
 from hafm_hf.corpus.locks import locked
 from integration.training_runs import losses, read_metrics, words
 from little_band import RATE, song
-from torture.works import ForkedWork, hafm, import_libraries, train
+from programs import ForkedWork, hafm, import_libraries, train
 from training.toy_corpus import write_toy_corpus
 from vocals import file_bytes, glide
 
