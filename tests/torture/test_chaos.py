@@ -4,10 +4,7 @@
 import sys
 from pathlib import Path
 
-import pytest
-
-import chaos
-from chaos import CommandWork, HAFMChaosError, digest_files, torment
+from chaos import CommandWork, digest_files, torment
 from programs import run_program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,14 +25,6 @@ for number in range(4):
     time.sleep(0.05)
     open(f"{sys.argv[1]}/all", "a").write(f"work {number}")
 """
-HANGING = """
-import os, sys, time
-if os.path.exists(sys.argv[1]):
-    time.sleep(600)
-os.makedirs(sys.argv[1])
-open(f"{sys.argv[1]}/all", "w").write("work")
-time.sleep(0.2)
-"""
 
 
 def command(job: str, output: object) -> list[str]:
@@ -55,18 +44,3 @@ def test_a_job_that_does_not_is_found_out_by_the_recipe(tmp_path: Path) -> None:
     run = run_program([sys.executable, REPOSITORY / "recipes" / "chaos.py", *words])
     assert run.returncode == 1, run.stderr
     assert "differs in all." in run.stdout and run.stdout.splitlines()[1].split()[:2] == ["kill", "9"]
-
-
-def test_a_job_that_hangs_after_a_kill_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "LEAST_PATIENCE", 1.5)
-    report = torment(
-        lambda output: CommandWork(command(HANGING, output), tmp_path / "log"), tmp_path, digest_files, kills=9
-    )
-    assert report.lost and report.lost[0].endswith("hangs after kills.")
-
-
-def test_a_job_that_fails_by_itself_is_no_matter_of_kills(tmp_path: Path) -> None:
-    with pytest.raises(HAFMChaosError, match="ends with 1 when nobody kills it"):
-        torment(
-            lambda _: CommandWork([sys.executable, "-S", "-c", "1/0"], tmp_path / "log"), tmp_path, digest_files, 1
-        )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lead sheet counted out in bars: what musicians' formats (charts, MIDI, MusicXML) are written from.
 
-Beside the path of the data. Places are quarters from the beginning of the sheet, which is the beginning of the song.
+Places are quarters from the beginning of the song.
 """
 
 from __future__ import annotations
@@ -151,26 +151,28 @@ def chart(sheet: LeadSheet, seconds: float) -> Chart:
     # what sounds before the first beat fills quarters of its own, unless it is nothing
     lead_in = max(round(beats[0] / period), 1) if beats[0] > 0.05 else 0
     empty = Chart(sheet, lead_in, ())
-    changes: dict[float, str] = {}
-    for start, stop, label in sheet.chords:
-        place, end = (round(empty.quarters(second) / GRID) * GRID for second in (start, stop))
-        if end > place:
-            changes[place] = label
-            changes.setdefault(end, "N")
-    labels = ["N", *(label for _, label in sorted(changes.items()))]
-    changes = {
-        place: label
-        for place, label, before in zip(sorted(changes), labels[1:], labels, strict=False)
-        if label != before
-    }
+    changes = _changes(empty)
     length = max(math.ceil(max([empty.quarters(seconds) - GRID / 2, *changes], default=0.0)), 1)
     pickup = (lead_in + sheet.downbeat) % metre
     starts = [*([0] if pickup else []), *range(pickup, length, metre)]
     bars = []
+    running = "N"
     for number, start in enumerate(starts, start=0 if pickup else 1):
         size = pickup if pickup and start == 0 else metre
-        inside = {place - start: label for place, label in sorted(changes.items()) if start <= place < start + size}
-        running = [label for place, label in sorted(changes.items()) if place <= start]
-        inside.setdefault(0.0, running[-1] if running else "N")
-        bars.append(Bar(number, start, size, tuple(sorted(inside.items()))))
+        inside = {0.0: running} | {place - start: changes[place] for place in changes if start <= place < start + size}
+        running = list(inside.values())[-1]
+        bars.append(Bar(number, start, size, tuple(inside.items())))
     return Chart(sheet, lead_in, bars)
+
+
+def _changes(song: Chart) -> dict[float, str]:
+    """The places where another chord begins, in their order, and which."""
+    found: dict[float, str] = {}
+    for start, stop, label in song.sheet.chords:
+        place, end = (max(round(song.quarters(second) / GRID) * GRID, 0.0) for second in (start, stop))
+        if end > place:
+            found[place] = label
+            found.setdefault(end, "N")
+    places = sorted(found)
+    before = ["N", *(found[place] for place in places)]
+    return {place: found[place] for place, label in zip(places, before, strict=False) if found[place] != label}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a musician knows of a song besides the voice: beats, bars, chords, key, sections, style.
 
-The interface between hearing and playing on the path of the data: the listener fills it in from the voice, the user
-may give or mend any part, and the stages are conditioned on it. Dimensions: T frames, C chords.
+The listener fills it in from the voice, the user may give or correct any part, and the stages are conditioned on it.
+Dimensions: T frames, C chords.
 """
 
 import math
