@@ -2,7 +2,7 @@
 """Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
-    python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separator audio-separator \\
+    python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separation audio-separator \\
         --artist-pattern "^([^/]*)/"
 
 Frames of random songs of the training split fill a reservoir, MiniBatchKMeans (k-means++) is fitted to it, and
@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.cli.console import report_error
-from hafm_hf.cli.prepare import SeparatorFlags, SplitFlags
-from hafm_hf.cli.request import grouped
+from hafm_hf.cli.options import grouped
+from hafm_hf.cli.prepare import SeparationFlags, SplitFlags
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.tracks import SplitOptions
@@ -38,7 +38,7 @@ def main(
     audio: Annotated[Path, typer.Argument(help="Folder of songs, as for hafm prepare.")],
     tokenizer: Annotated[Path, typer.Argument(help="Folder for the semantic tokenizer.")],
     hubert: Annotated[str, typer.Option(help="Hub id or folder of a HuBERT.")],
-    separator: SeparatorFlags,
+    separation: SeparationFlags,
     splits: SplitFlags,
     layer: Annotated[int, typer.Option(help="Hidden state that is clustered.")] = 9,
     clusters: Annotated[int, typer.Option(min=2)] = 500,
@@ -74,7 +74,7 @@ def main(
         tracks = sample_features(
             model,
             audio,
-            make_separator(separator.options(device)),
+            make_separator(separation.options(device)),
             reservoirs[0],
             reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),

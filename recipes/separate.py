@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Separates songs into vocals and accompaniment once, for all that comes after: k-means, tokens, evaluation.
 
-python recipes/separate.py SONGS STEMS --separator audio-separator --device cuda --workers 8
-python recipes/separate.py MUSDB18 PAIRS --musdb --separator audio-separator --device cuda
+python recipes/separate.py SONGS STEMS --separation audio-separator --device cuda --workers 8
+python recipes/separate.py MUSDB18 PAIRS --musdb --separation audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
 killed run goes on where it was. With --stems, demucs writes drums.flac, bass.flac and chords.flac as well. With
@@ -11,6 +11,7 @@ vocals, the sum of the other stems, and the vocals that the separator takes out 
 """
 
 import functools
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -92,9 +93,8 @@ def write_pair(what: Separation, track: Any, folder: Path) -> None:
 def main(
     songs: Annotated[Path, typer.Argument(help="Folder of songs, or of MUSDB18.", file_okay=False)],
     stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
-    separator: Annotated[str, typer.Option(help="audio-separator or demucs.")] = "audio-separator",
-    separator_model: Annotated[str, typer.Option(help="Of the separator; the paper's MDX-Net if not given.")] = "",
-    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = "",
+    separation: Annotated[str, typer.Option(help="audio-separator or demucs.")] = "audio-separator",
+    separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; the paper's if not given.")] = "",
     musdb: Annotated[bool, typer.Option("--musdb", help="SONGS is MUSDB18 or MUSDB18-HQ: its test songs.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
     parts: Annotated[bool, typer.Option("--stems", help="Also the parts of the band; demucs has them.")] = False,
@@ -102,9 +102,8 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Separates what has no stems yet."""
-    options = SeparatorOptions(
-        separator, "", separator_model, separator_model_dir, device, max_minutes * 60, stems=parts
-    )
+    model_dir, model = os.path.split(separation_model)
+    options = SeparatorOptions(separation, "", model, model_dir, device, max_minutes * 60, stems=parts)
     if musdb:
         found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
     else:

@@ -24,7 +24,7 @@ from hafm_hf import (
 )
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.accompaniment.parts import part_classes
-from hafm_hf.cli.models import describe_model
+from hafm_hf.cli.info import describe_model
 from hafm_hf.pretrained.loading import load_strictly
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import hubert_large_config
 from tiny_models import (

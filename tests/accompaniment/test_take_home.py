@@ -198,7 +198,7 @@ def test_the_command_writes_each_format_at_the_voices_rate(
         (("--loudness", "3"), "should be less than or equal to -6"),
         (("--tail", "-1"), "should be greater than or equal to 0"),
         (("--format", "ogg"), "'ogg' is not one of 'wav', 'flac', 'mp3'"),
-        (("--format", "mp3", "--sample-rate", "96000"), "MP3 has no sample rate of 96000 Hz"),
+        (("--format", "mp3", "--output-rate", "96000"), "MP3 has no sample rate of 96000 Hz"),
         (("--format", "mp3", "--stream"), "--stream writes WAV"),
     ],
 )

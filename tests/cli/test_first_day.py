@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
 from typer.testing import CliRunner, Result
 
 from hafm_hf.cli import app
@@ -43,7 +44,7 @@ def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(
     assert hafm(*words).exit_code == 0
     first = (tmp_path / "voice_mix.wav").read_bytes()
     again = hafm(*words)
-    assert again.exit_code == 2 and "voice_instrumental.wav is there already; add --overwrite" in said(again)
+    assert again.exit_code == 2 and "voice_instrumental.wav exists already; add --overwrite" in said(again)
     assert (tmp_path / "voice_mix.wav").read_bytes() == first
     take = json.loads((tmp_path / "voice_take.json").read_text())
     assert hafm(*words, "--overwrite").exit_code == 0
@@ -56,7 +57,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
     voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(accompany_module, "load_pipeline", lambda request: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(accompany_module, "load_pipeline", lambda *_: pytest.fail("a model was loaded"))
     result = hafm("accompany", voice, "--out", tmp_path / "file" / "songs")
     assert result.exit_code == 2 and "file is a file; name a folder" in said(result)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -78,7 +79,7 @@ def test_standard_input_and_output_take_the_place_of_files(voice: Path, tiny_mod
 def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
     voice: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--samples", 2, "--json", "--out")
+    words = ("--model", tiny_model, "--skip-fine", "--seed", 1, "--num-samples", 2, "--json", "--out")
     lines = {}
     for name, source in (("list", voice), ("folder", voice.parent)):
         result = hafm("accompany", source, *words, tmp_path / name)
@@ -91,6 +92,33 @@ def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
         assert set(one) - set(many) == {"elapsed_seconds", "real_time_factor"} and not set(many) - set(one)
         for name in ("sample", "sampling_rate", "seconds", "seed"):
             assert one[name] == many[name]
+
+
+@pytest.mark.parametrize("source", ["file", "folder", "files"])
+def test_lead_sheets_are_of_one_vocal_or_of_many(
+    bundled_model: Path, voice: Path, tmp_path: Path, source: str
+) -> None:
+    songs = tmp_path / "songs"
+    (songs / "verse").mkdir(parents=True)
+    for name in ("one", "verse/two"):
+        (songs / f"{name}.wav").write_bytes(voice.read_bytes())
+    (songs / "bad.wav").write_text("words")
+    named = {
+        "file": [songs / "one.wav"],
+        "folder": [songs],
+        "files": [songs / "one.wav", songs / "bad.wav", songs / "verse"],
+    }
+    words = ("lead-sheet", *named[source], "--tempo", 120, "--click")
+    done = hafm(*words, "--out", tmp_path / "out")
+    made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    names = {"file": ["one"], "folder": ["one", "verse/two"], "files": ["one", "two"]}[source]
+    assert made == {f"{name}_{part}" for name in names for part in ("beats.txt", "chords.lab", "click.wav")}
+    assert done.exit_code == (source != "file") and (source == "file" or "bad.wav is not audio" in said(done))
+    lines = [json.loads(line) for line in hafm(*words, "--json").stdout.splitlines()]
+    assert sum("beats" in line for line in lines) == len(names) and all("vocal" in line for line in lines)
+    assert hafm("lead-sheet", songs, "--chords", "C | F").exit_code == 2
+    twice = hafm("lead-sheet", voice, voice)
+    assert twice.exit_code == 2 and "have the same name" in said(twice)
 
 
 def test_a_folder_of_vocals_needs_the_core_alone(
@@ -121,7 +149,7 @@ def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
     chords = tmp_path / "voice_chords.lab"
     chords.write_text("0 1 C\n")
     refused = hafm(*words)
-    assert refused.exit_code == 2 and "is there already; add --overwrite" in said(refused)
+    assert refused.exit_code == 2 and "exists already; add --overwrite" in said(refused)
     assert chords.read_text() == "0 1 C\n"
     sheet = json.loads(hafm("lead-sheet", "-", "--tempo", 120, "--json", input=voice.read_bytes()).stdout)
     assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
@@ -132,3 +160,13 @@ def test_the_shell_completes_commands_and_options() -> None:
         words = f"hafm {typed}"
         asked = {"_HAFM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
         assert CliRunner().invoke(app, [], env=asked, prog_name="hafm").output.split() == [wanted]
+
+
+def test_the_commands_and_their_options_can_be_learnt() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert list(commands) == ["accompany", "lead-sheet", "prepare", "assemble", "evaluate", "info"]
+    options = [each for command in commands.values() for each in command.params if each.param_type_name == "option"]
+    assert sum(len(each.opts) + len(each.secondary_opts) for each in options) <= 110
+    for each in options:
+        assert each.rich_help_panel in ("Basic", "Lead sheet", "Mix", "Folder", "Advanced"), each.name
+        assert each.opts[0].startswith("--") and each.help.endswith("."), each.name

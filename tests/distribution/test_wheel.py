@@ -104,7 +104,7 @@ def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, t
         ["accompany", VOCAL, "--plot"],
         ["evaluate", "--pairs", VOCAL.parent, "--out", "report"],
         ["prepare", VOCAL.parent, "out"],
-        ["accompany", tmp_path / "vocals.parquet", "--output", "songs"],
+        ["accompany", tmp_path / "vocals.parquet", "--out", "songs"],
     ]
     # one process, since importing costs more than what they do
     script = EACH.format(commands=[[str(word) for word in words] for words in commands])

@@ -91,7 +91,7 @@ def test_rendered_songs_become_shards_once_and_new_songs_are_added(parts: Path, 
 
 def test_parts_that_fit_become_a_composite_that_loads(parts: Path, tmp_path: Path) -> None:
     words = [word for part in parts.iterdir() for word in (f"--{part.name.replace('_', '-')}", part)]
-    run = run_hafm("assemble", tmp_path / "model", *words, "--stage-dtype", "float32")
+    run = run_hafm("assemble", tmp_path / "model", *words, "--dtype", "float32")
     assert run.returncode == 0, run.stderr[-3000:]
     composite = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     assert composite.config.coarse_config.codebook_sizes == tiny_stage("coarse").config.codebook_sizes

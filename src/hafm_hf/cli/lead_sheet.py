@@ -1,23 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm lead-sheet`: a model's estimate of beats and chords, in files that can be mended; and reading such files."""
+"""`hafm lead-sheet`: estimated beats, bars, chords and key of vocals, in files that can be corrected."""
 
 from __future__ import annotations
 
 import enum
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .. import audio
-from .console import HAFMCommandError, loading, require_packages, stderr, stdout
-from .request import check_output, open_vocal, vocal_name
+from .console import HAFMCommandError, loading, report_error, require_packages, stderr, stdout
+from .options import (
+    Beats,
+    Chords,
+    ModelName,
+    OutFolder,
+    Overwrite,
+    Seconds,
+    Tempo,
+    Vocals,
+    basic,
+    check_output,
+    open_vocal,
+    read_lead_sheet,
+    sheet,
+    vocal_name,
+)
 
 if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
 
-Metre = Literal["3/4", "4/4"]
+CLICK_FILE = "_click.wav"
 
 
 class Format(enum.StrEnum):
@@ -31,78 +48,130 @@ class Format(enum.StrEnum):
     musicxml = "musicxml"
 
 
-def lead_sheet(
-    vocal: Annotated[
-        str, typer.Argument(metavar="VOCAL", help="A recording of singing: path, URL, or - for standard input.")
-    ],
-    model: Annotated[str | None, typer.Option(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files.", file_okay=False)] = Path("."),
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="Use only the start.")] = None,
-    tempo: Annotated[float | None, typer.Option(help="Beats a minute, if they are known.")] = None,
-    beats: Annotated[Path | None, typer.Option(help="File with beats that are known.", dir_okay=False)] = None,
-    chords: Annotated[str | None, typer.Option(help="File with chords that are known, or by the bar.")] = None,
-    metre: Annotated[Metre | None, typer.Option(help="Estimated bars have four quarters if not given.")] = None,
-    key: Annotated[str | None, typer.Option(help="A:min, for example; that of the chords if not given.")] = None,
-    formats: Annotated[list[Format] | None, typer.Option("--format", help="lab if not given; repeatable.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The lead sheet on stdout as JSON, and no files.")] = False,
-) -> None:
-    """Writes a model's estimate of the beats, bars, chords and key of a vocal: NAME_beats.txt and NAME_chords.lab.
+@dataclass(frozen=True)
+class Sheets:
+    """What is wanted of every vocal."""
 
-    Corrected, they go into hafm accompany with --beats and --chords. Other formats are for notation programs.
+    out: Path
+    formats: list[str]
+    click: bool
+    as_json: bool
+    known: LeadSheet | None
+    metre: int | None
+    key: str | None
+
+
+def lead_sheet(
+    vocals: Vocals,
+    model: ModelName = None,
+    out: OutFolder = Path("."),
+    overwrite: Overwrite = False,
+    seconds: Seconds = None,
+    formats: Annotated[list[Format] | None, basic("--format", help="lab if not given; repeatable.")] = None,
+    click: Annotated[bool, basic("--click", help="Also write a click track, NAME_click.wav.")] = False,
+    as_json: Annotated[
+        bool, basic("--json", help="Print the lead sheets on stdout, one JSON object per line, and write no files.")
+    ] = False,
+    tempo: Tempo = None,
+    beats: Beats = None,
+    chords: Chords = None,
+    metre: Annotated[Literal["3/4", "4/4"] | None, sheet(help="4/4 if neither given nor numbered in --beats.")] = None,
+    key: Annotated[str | None, sheet(help="Such as A:min; that of the chords if not given.")] = None,
+) -> None:
+    """Writes the estimated beats and chords of each vocal: NAME_beats.txt and NAME_chords.lab.
+
+    Corrected, they go into hafm accompany with --beats and --chords; other formats are for notation programs. All
+    audio files of a folder are taken.
+    """
+    from ..lead_sheet.files import IN_BARS, lead_sheet_files
+
+    found = [pair for vocal in vocals for pair in named_vocals(vocal)]
+    names = [name for name, _ in found]
+    if (beats or chords) and len(names) > 1:
+        raise typer.BadParameter("--beats and --chords belong to one vocal.")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("two vocals have the same name; run the command twice with different --out.")
+    known, wanted = read_lead_sheet(tempo, beats, chords), [each.value for each in formats or [Format.lab]]
+    require_packages(*(IN_BARS[each] for each in wanted if IN_BARS.get(each)))
+    planned = [file for name in names for file in lead_sheet_files(name, wanted)]
+    planned += [name + CLICK_FILE for name in names if click]
+    if not as_json:
+        check_output(out, [] if overwrite else [out / file for file in planned])
+    asked = Sheets(out, wanted, click, as_json, known, None if metre is None else int(metre[0]), key)
+    composite, failed = None, False
+    for name, vocal in found:
+        try:
+            samples, rate = audio.read_audio(open_vocal(vocal), seconds=seconds)
+        except audio.HAFMAudioError as error:
+            # one bad vocal doesn't take the good ones with it
+            report_error(error)
+            if as_json:
+                typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+            failed = True
+            continue
+        if composite is None:
+            with loading(model):
+                from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+
+                composite = HAFMForVocalAccompaniment.from_pretrained(model)
+        write_one(composite, asked, vocal, name, samples, rate)
+    raise typer.Exit(1 if failed else 0)
+
+
+def named_vocals(vocal: str) -> list[tuple[str, str]]:
+    """The vocals of an argument, itself or all of a folder, each behind the name that its files get.
+
+    Raises:
+        typer.BadParameter: the folder contains none.
+    """
+    if not Path(vocal).is_dir():
+        return [(vocal_name(vocal), vocal)]
+    from ..corpus.tracks import find_audio
+
+    paths, _, _ = find_audio(Path(vocal))
+    if not paths:
+        raise typer.BadParameter(f"{vocal} contains no audio files.")
+    return [(os.path.splitext(path)[0], os.path.join(vocal, path)) for path in paths]
+
+
+def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: audio.Samples, rate: int) -> None:
+    """Estimates what is not known of a vocal (float32 [N] at `rate` Hz) and writes or prints it.
+
+    Raises:
+        HAFMCommandError: there are no beats to count bars by, or what is known makes no sense.
     """
     from ..audio.analysis import sung_notes
+    from ..audio.click import click_track
     from ..lead_sheet.bars import chart, completed
-    from ..lead_sheet.files import IN_BARS, lead_sheet_files, write_lead_sheet
+    from ..lead_sheet.files import IN_BARS, write_lead_sheet
 
-    known, stem = read_lead_sheet(tempo, beats, chords), vocal_name(vocal)
-    wanted = [each.value for each in formats or [Format.lab]]
-    require_packages(*(IN_BARS[each] for each in wanted if IN_BARS.get(each)))
-    if not as_json:
-        check_output(out, [] if overwrite else [out / name for name in lead_sheet_files(stem, wanted)])
-    samples, rate = audio.read_audio(open_vocal(vocal), seconds=seconds)
     if audio.is_silent(samples):
-        shown = stem if vocal == "-" else audio.source_name(vocal)
+        shown = name if vocal == "-" else audio.source_name(vocal)
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.", markup=False)
-    with loading(model):
-        from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-
-        composite = HAFMForVocalAccompaniment.from_pretrained(model)
+    length = len(samples) / rate
     try:
-        # what is known goes before
-        sheet = composite.complete_lead_sheet(composite.tokenize_vocal(samples, rate, 0, known)[0], known)
-        seconds_long = len(samples) / rate
-        if sheet.has_beats:
-            sheet = completed(sheet, seconds_long, None if metre is None else int(metre[0]), key)
-        elif set(wanted).intersection(IN_BARS):
+        tokens = composite.tokenize_vocal(samples, rate, 0, asked.known)[0]
+        # what is known takes precedence
+        found = composite.complete_lead_sheet(tokens, asked.known)
+        if found.has_beats:
+            found = completed(found, length, asked.metre, asked.key)
+        elif asked.click or set(asked.formats).intersection(IN_BARS):
             raise HAFMCommandError("There are no beats to count bars by; give them with --tempo or --beats.")
     except ValueError as error:
         raise HAFMCommandError(str(error)) from error
-    if as_json:
-        typer.echo(json.dumps(sheet.to_dict()))
+    if asked.as_json:
+        typer.echo(json.dumps({"vocal": vocal, **found.to_dict()}))
         return
-    melody = sung_notes(samples, rate) if "midi" in wanted else []
-    song = chart(sheet, seconds_long) if sheet.has_beats else None
+    melody = sung_notes(samples, rate) if "midi" in asked.formats else []
+    song = chart(found, length) if found.has_beats else None
     if song is not None:
-        about = f"{len(song.beats)} beats, {song.tempo:.1f} a minute, {len(song.bars)} bars of {song.metre}/4"
-        stdout.print(about + (f", key {sheet.key}" if sheet.key else ""), markup=False)
-    if sheet.chords:
-        stdout.print(f"chords: {' '.join(label for *_, label in sheet.chords)}", markup=False)
-    for path in write_lead_sheet(sheet, out, stem, wanted, song, melody):
+        about = f"{name}: {len(song.beats)} beats, {song.tempo:.1f} BPM, {len(song.bars)} bars of {song.metre}/4"
+        stdout.print(about + (f", key {found.key}" if found.key else ""), markup=False)
+    if found.chords:
+        stdout.print(f"chords: {' '.join(label for *_, label in found.chords)}", markup=False)
+    written = write_lead_sheet(found, (asked.out / name).parent, Path(name).name, asked.formats, song, melody)
+    if asked.click and song is not None:
+        track = click_track(song.beats, found.downbeats, length, rate)
+        written.append(audio.write_audio(asked.out / f"{name}{CLICK_FILE}", track, rate))
+    for path in written:
         stdout.print(f"wrote {path}", markup=False)
-
-
-def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path | None) -> LeadSheet | None:
-    """The lead sheet of the options of those names; None where none is given.
-
-    Raises:
-        typer.BadParameter: a file that cannot be read, naming its line, or a lead sheet that makes no sense.
-    """
-    if tempo is None and beats is None and chords is None:
-        return None
-    from ..lead_sheet.known import known_lead_sheet
-
-    try:
-        return known_lead_sheet(tempo=tempo, beats=beats, chords=chords)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .console import HAFMCommandError, progress_bars, stdout
-from .request import Device, DType, EngineFlags, grouped
+from .options import AsJson, Device, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
@@ -24,118 +25,111 @@ if TYPE_CHECKING:
 
 AudioFolder = Annotated[Path, typer.Argument(help="Folder of songs.", metavar="AUDIO_DIR")]
 CorpusFolder = Annotated[Path, typer.Argument(help="Folder for the corpus.", metavar="CORPUS_DIR")]
-SeparatorName = Annotated[str, typer.Option(help="stems (separated already), audio-separator or demucs.")]
-VocalChannel = Annotated[str, typer.Option(help="left or right: where karaoke files have the voice.")]
 
 
 @dataclass
-class SeparatorFlags:
-    """How vocals and accompaniments are told apart, and which files are too long for it."""
+class SeparationFlags:
+    """How vocals and accompaniments are told apart."""
 
-    separator: SeparatorName = "stems"
-    vocal_channel: VocalChannel = ""
-    separator_model: Annotated[str, typer.Option(help="Of audio-separator or demucs.")] = ""
-    separator_model_dir: Annotated[str, typer.Option(help="Folder of the separator's model files.")] = ""
-    max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are dropped.")] = 30.0
-    stems: Annotated[
-        bool, typer.Option("--stems", help="Rows for drums, bass, chords and colour, too, where songs have them.")
-    ] = False
+    separation: Annotated[
+        str, basic(help="stems for songs that are separated already; audio-separator or demucs for mixes.")
+    ] = "stems"
+    vocal_channel: Annotated[str, basic(help="left or right: the voice's channel in stereo karaoke files.")] = ""
+    separation_model: Annotated[
+        str, advanced(help="Model of audio-separator or demucs: NAME, or FOLDER/NAME of a local one.")
+    ] = ""
 
     def options(self, device: str) -> SeparatorOptions:
         """What they say to a separator on `device`."""
         from ..corpus.stems import SeparatorOptions
 
-        named = self.separator, self.vocal_channel, self.separator_model, self.separator_model_dir
-        return SeparatorOptions(*named, device, self.max_minutes * 60, stems=self.stems)
+        model_dir, model = os.path.split(self.separation_model)
+        return SeparatorOptions(self.separation, self.vocal_channel, model, model_dir, device)
 
 
 @dataclass
 class TokenizerFlags:
-    """What makes the tokens."""
+    """Which models make the tokens."""
 
-    semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id, instead of the model's.")] = ""
-    codec: Annotated[str, typer.Option(help="Folder or hub id of an EnCodec, instead of the model's.")] = ""
-    model: Annotated[str, typer.Option(help="Composite whose tokenizers are used; hafm-tiny if not given.")] = ""
+    model: ModelName = None
+    semantic_tokenizer: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
+    codec: Annotated[str, advanced(help="Folder or hub id, in place of the model's own.")] = ""
     num_codebooks: Annotated[
-        int | None, typer.Option(min=1, help="Of the codec, at most; if not given, as many as the paper's.")
+        int | None, advanced(min=1, help="Codebooks of the codec to keep at most; 8, as in the paper, if not given.")
     ] = None
-    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.auto
-    dtype: Annotated[DType, typer.Option(help="Precision of the tokenizers; auto is float32.")] = DType.auto
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch.")] = 4
-
-
-@dataclass
-class FilterFlags:
-    """Which segments are kept."""
-
-    min_instrumental_db: Annotated[float, typer.Option(help="Drop quieter instrumentals, dB RMS.")] = -25.0
-    max_vocal_excess_db: Annotated[float, typer.Option(help="Drop vocals louder than the band by more.")] = 5.0
-    min_vocal_db: Annotated[float, typer.Option(help="Drop quieter vocals, dB RMS.")] = -50.0
+    device: DeviceName = Device.auto
+    dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = DType.auto
+    batch_size: Annotated[int, advanced(min=1, help="Segments that are tokenised together.")] = 4
 
 
 @dataclass
 class SplitFlags:
     """How tracks are divided."""
 
-    split_by: Annotated[str, typer.Option(help="hash, or folder: train, validation, test at the top.")] = "hash"
-    validation: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05
-    test: Annotated[float, typer.Option(min=0, max=1, help="Share of tracks, by hash.")] = 0.05
-    artist_pattern: Annotated[str, typer.Option(help="Regular expression; its first group is the artist.")] = ""
+    split_by: Annotated[
+        str, basic(help="hash of the artist or content; or folder: train, validation and test at the top.")
+    ] = "hash"
+    validation: Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")] = 0.05
+    test: Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")] = 0.05
+    artist_pattern: Annotated[
+        str, advanced(help="Regular expression whose first group is the artist in a track's path.")
+    ] = ""
 
 
 @grouped
 def prepare(
     audio: AudioFolder,
     corpus: CorpusFolder,
-    separator: SeparatorFlags,
-    tokenizer: TokenizerFlags,
-    kept: FilterFlags,
+    separation: SeparationFlags,
     splits: SplitFlags,
+    tokenizer: TokenizerFlags,
     engine: EngineFlags,
-    segment_seconds: Annotated[float, typer.Option(min=0.04, help="Longest segment: one row.")] = 30.0,
-    min_seconds: Annotated[float, typer.Option(min=0.04, help="Shorter tracks are dropped.")] = 3.0,
-    source: Annotated[str, typer.Option(help="Name of the collection; the folder's if not given.")] = "",
-    licence: Annotated[str, typer.Option(help="Of tracks whose files state none.")] = "",
-    facts: Annotated[str, typer.Option(help="YAML or JSON for the dataset card.")] = "",
-    lead_sheet: Annotated[str, typer.Option(help="labels (of labels.json), estimate (of the band), none.")] = "labels",
-    style_from: Annotated[str, typer.Option(help="folder, or a column of AUDIO_DIR/metadata.csv.")] = "",
+    segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; each is a row.")] = 30.0,
+    min_seconds: Annotated[float, advanced(min=0.04, help="Drop tracks that are shorter.")] = 3.0,
+    min_instrumental_db: Annotated[
+        float, advanced(help="Drop segments whose instrumental is quieter, in dB RMS.")
+    ] = -25.0,
+    licence: Annotated[str, basic(help="Of tracks whose files state none.")] = "",
+    lead_sheet: Annotated[
+        str, basic(help="labels: those of labels.json; estimate: from the accompaniment; or none.")
+    ] = "labels",
+    style_from: Annotated[str, basic(help="folder, or a column of AUDIO_DIR/metadata.csv.")] = "",
     keep_audio: Annotated[
-        str,
-        typer.Option(help="Also save the stems of kept tracks here; train/ is a bank for hafm evaluate."),
+        str, basic(help="Folder for vocals and accompaniments of the kept tracks, as hafm evaluate reads them.")
     ] = "",
-    tracks_per_shard: Annotated[int, typer.Option(min=1, help="The unit of work.")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="The manifest's figures as JSON on stdout.")] = False,
+    tracks_per_shard: Annotated[int, folder(min=1, help="The unit of work, and the most that a kill loses.")] = 16,
+    as_json: AsJson = False,
 ) -> None:
-    """Separates, filters and tokenises songs into Parquet shards; run the same command again to resume."""
+    """Separates, filters and tokenises songs into Parquet shards; the same command continues a stopped run."""
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
     from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
     if tokenizer.device is Device.mps:
-        raise typer.BadParameter("mps isn't supported here; choose auto, cpu or cuda.")
+        raise typer.BadParameter("mps is not supported here; choose auto, cpu or cuda.")
     device, dtype = tokenizer.device.value, tokenizer.dtype.value
     with corpus_errors():
         options = PrepareOptions(
             ShardOptions(
                 audio=str(audio), corpus=str(corpus),
-                separator=separator.options(device),
-                filter=FilterOptions(**asdict(kept)),
+                separator=separation.options(device),
+                filter=FilterOptions(min_instrumental_db=min_instrumental_db),
                 tokenizer=TokenizerOptions(
-                    tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model,
+                    tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",
                     tokenizer.num_codebooks or DEFAULT_CODEBOOKS, device, "float32" if dtype == "auto" else dtype,
                     tokenizer.batch_size,
                 ),
-                segment_seconds=segment_seconds, min_seconds=min_seconds, source=source, licence=licence,
+                segment_seconds=segment_seconds, min_seconds=min_seconds, licence=licence,
                 lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
             ),
-            SplitOptions(*astuple(splits)), tracks_per_shard, **asdict(engine), facts=facts,
+            SplitOptions(*astuple(splits)), tracks_per_shard, **engine.asked(),
         )  # fmt: skip
     run(options, as_json)
 
 
 def run(options: PrepareOptions, as_json: bool) -> None:
-    """Prepares with a bar on stderr, and prints what became of the tracks."""
+    """Prepares with a progress bar on stderr, and prints what became of the tracks."""
     import transformers
 
     from ..corpus.prepare import prepare as prepare_corpus
@@ -147,16 +141,15 @@ def run(options: PrepareOptions, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
-    # a table cut to 80 columns in a log is of no use to anybody
+    # a log is no terminal, whose width of 80 would cut the table
     console = Console(highlight=False, width=None if stdout.is_terminal else 120)
     for table in summary_tables(manifest):
         console.print(table)
     folder = options.shards.corpus
     fidelity = manifest["si_sdr_db"]
     if fidelity["rows"]:
-        stdout.print(
-            f"decoded again: {fidelity['median']:.1f} dB SI-SDR, median of {fidelity['rows']} rows, one a shard"
-        )
+        rows = f"the median of {fidelity['rows']} rows, one per shard"
+        stdout.print(f"decoded again: {fidelity['median']:.1f} dB SI-SDR, {rows}")
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 
 
@@ -182,7 +175,7 @@ def summary_tables(manifest: dict[str, Any]) -> Iterator[Table]:
 
 @contextmanager
 def corpus_errors() -> Iterator[None]:
-    """Errors of the corpus as errors of the command."""
+    """Turns errors of the corpus into errors of the command."""
     from ..corpus.engines import HAFMJobError
     from ..corpus.tracks import HAFMCorpusError
 

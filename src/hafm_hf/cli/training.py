@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands around training: `plot-training`, `assemble`; and how a recipe's script ends."""
+"""`hafm assemble`, and how the script of a recipe ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from .console import HAFMCommandError, first_line, missing_package, plotting, report_error, stdout
+from .console import HAFMCommandError, first_line, missing_package, report_error, stdout
+from .options import advanced, basic
 
 # what they log at INFO is about themselves
 NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
@@ -37,40 +38,23 @@ def run_recipe(recipe: Callable[[], object]) -> None:
         sys.exit(1)
 
 
-def plot_training(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training run.", file_okay=False)],
-    out: Annotated[Path | None, typer.Option(help="The picture; RUN/training.png if not given.")] = None,
-) -> None:
-    """Draws a run's metrics.jsonl: losses, the paired difference, codebooks, gradient, rate and speed."""
-    import json
-
-    log = run / "metrics.jsonl"
-    if not log.is_file():
-        raise HAFMCommandError(f"{run} holds no metrics.jsonl; name the output_dir of a training run.")
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    with plotting() as plots:
-        figure = plots.plot_training(lines, title=run.resolve().name)
-        path = plots.write_plot(out or run / "training.png", figure)
-    stdout.print(f"wrote {path}", markup=False)
+Part = Annotated[str, basic(help="Folder or hub id.")]
 
 
 def assemble(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the composite.", file_okay=False)],
-    semantic_tokenizer: Annotated[str, typer.Option(help="Folder or hub id.")],
-    semantic: Annotated[str, typer.Option(help="Folder or hub id.")],
-    coarse: Annotated[str, typer.Option(help="Folder or hub id.")],
-    codec: Annotated[str, typer.Option(help="Folder or hub id.")],
-    fine: Annotated[
-        str | None, typer.Option(help="Folder or hub id; without it the coarse codebooks are all.")
-    ] = None,
-    harmony: Annotated[str | None, typer.Option(help="Folder or hub id; estimates chords, optional.")] = None,
-    separator: Annotated[str | None, typer.Option(help="Folder or hub id; takes bands apart, optional.")] = None,
-    stage_dtype: Annotated[
-        str, typer.Option(help="How the stages are stored: float32, bfloat16 or float16.")
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the model.", file_okay=False)],
+    semantic_tokenizer: Part,
+    semantic: Part,
+    coarse: Part,
+    codec: Part,
+    fine: Annotated[str | None, basic(help="Folder or hub id; without it, the coarse codebooks are all.")] = None,
+    harmony: Annotated[str | None, basic(help="Folder or hub id of an optional chord model.")] = None,
+    separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], advanced(help="What the stages are stored in.")
     ] = "bfloat16",
-    limit_mb: Annotated[float | None, typer.Option(help="Refuse a composite larger than this.")] = None,
 ) -> None:
-    """Joins a semantic tokenizer, three stages and a codec into one model that `--model` takes."""
+    """Joins a semantic tokenizer, the stages and a codec into one model for --model."""
     from ..accompaniment.assemble import assemble_composite
 
     parts = {
@@ -82,5 +66,5 @@ def assemble(
         "harmony": harmony,
         "separator": separator,
     }
-    size = assemble_composite(parts, out, stage_dtype, limit_mb)
+    size = assemble_composite(parts, out, dtype)
     stdout.print(f"wrote {out} ({size:.1f} MB)", markup=False)

@@ -55,23 +55,28 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
     before = content["options"]
-    if changed := changed_options(before, options):
-        raise HAFMCorpusError(
-            f"{corpus} was begun with other options ({'; '.join(changed)}); use those again or choose another folder."
-        )
+    check_same_options(corpus, before, options)
     tracks = {name: Track(name=name, **values) for name, values in content["tracks"].items()}
     return Plan(before, tracks, content["shards"])
 
 
-def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between the options of a plan and today's, in words."""
+def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses options that would make other contents than those that a folder was begun with.
+
+    Raises:
+        HAFMCorpusError: naming what differs.
+    """
     # through JSON, so that tuples and lists are one
     now = json.loads(json.dumps(now))
-    return [
+    changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
+    if changed:
+        raise HAFMCorpusError(
+            f"{folder} was begun with other options ({'; '.join(changed)}); use those again or choose another folder."
+        )
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,10 @@ import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from hafm_hf import audio
-from hafm_hf.batch.accompanying import Outcome, WorkerOptions
-from hafm_hf.batch.plan import BatchPlan, extend_plan, load_plan
-from hafm_hf.batch.run import BatchOptions, accompany_all
-from hafm_hf.batch.vocals import HAFMBatchError, Vocal
 from hafm_hf.cli import app
+from hafm_hf.cli.accompany_folder import Outcome, Request, _batched, accompany_all
 from hafm_hf.corpus.plan import locked
+from hafm_hf.corpus.tracks import HAFMCorpusError
 from programs import Program, group_lives, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -43,9 +40,8 @@ def write_vocals(folder: Path) -> Path:
     return folder
 
 
-def options(vocals: Path, out: Path, model: Path, **changed: object) -> BatchOptions:
-    worker = WorkerOptions(str(vocals), str(out), model=str(model), parameters={"seed": 3, "skip_fine": True})
-    return replace(BatchOptions(worker, batch_size=2), **changed)  # type: ignore[arg-type]
+def request(vocals: Path, out: Path, model: Path, **parameters: object) -> Request:
+    return Request(str(vocals), str(out), str(model), parameters=parameters or {"seed": 3, "skip_fine": True})
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -61,16 +57,16 @@ def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
     """What one process makes that nobody disturbs."""
     out = tmp_path_factory.mktemp("batch") / "quiet"
-    return out, accompany_all(options(vocals, out, tiny_model))
+    return out, accompany_all(request(vocals, out, tiny_model), 2)
 
 
 def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: tuple[Path, list[Outcome]]) -> None:
     out, outcomes = quiet_run
-    errors = {outcome.key: outcome.error for outcome in outcomes if outcome.error}
+    errors = {outcome.vocal: outcome.error for outcome in outcomes if outcome.error}
     assert list(errors) == ["verse/notes.wav"] and "notes.wav is not audio" in errors["verse/notes.wav"]
     names = {"a.wav": "a", "verse/b.flac": "verse/b"}
-    # two vocals of one name: the first one found has it, the other one its suffix too
-    names |= {"verse/deep/a.flac": "verse/deep/a", "verse/deep/a.wav": "verse/deep/a_wav"}
+    # two vocals that differ in their suffix only
+    names |= {"verse/deep/a.flac": "verse/deep/a_flac", "verse/deep/a.wav": "verse/deep/a_wav"}
     assert sorted(contents(out)) == sorted(f"{name}_{part}.wav" for name in names.values() for part in PARTS)
     for key, name in names.items():
         for part in PARTS:
@@ -82,7 +78,7 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
 ) -> None:
     wanted = contents(quiet_run[0])
-    words = ["accompany", vocals, "--output", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
+    words = ["accompany", vocals, "--out", tmp_path, "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--workers", 2, "--batch-size", 2])]
     run = Program(command, Path(os.devnull), Path(os.devnull))
     deadline = time.monotonic() + 300
@@ -95,13 +91,13 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     # the workers of the killed command end with it
     while group_lives(run.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    outcomes = accompany_all(options(vocals, tmp_path, tiny_model))
+    outcomes = accompany_all(request(vocals, tmp_path, tiny_model), 2)
     assert contents(tmp_path) == wanted and outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("missing", ["a_mix.wav", "verse/deep/a_instrumental.wav"])
+@pytest.mark.parametrize("missing", ["a_mix.wav", "verse/deep/a_flac_instrumental.wav"])
 def test_a_file_that_is_missing_is_made_again_as_it_was(
     vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], missing: str
 ) -> None:
@@ -109,7 +105,7 @@ def test_a_file_that_is_missing_is_made_again_as_it_was(
     before = contents(out)
     (out / missing).unlink()
     told: list[tuple[int, int]] = []
-    accompany_all(options(vocals, out, tiny_model), lambda done, total, _: told.append((done, total)))
+    accompany_all(request(vocals, out, tiny_model), 2, tell=lambda _, done, total, seed: told.append((done, total)))
     assert contents(out) == before
     assert told == [(number, 5) for number in range(1, 6)]
 
@@ -119,8 +115,8 @@ def test_a_finished_run_is_finished_for_any_number_of_workers(
 ) -> None:
     out, outcomes = quiet_run
     before = contents(out)
-    again = accompany_all(options(vocals, out, tiny_model, workers=2))
-    assert [outcome.key for outcome in again] == [outcome.key for outcome in outcomes]
+    again = accompany_all(request(vocals, out, tiny_model), 2, {"workers": 2})
+    assert [outcome.vocal for outcome in again] == [outcome.vocal for outcome in outcomes]
     assert contents(out) == before
 
 
@@ -134,7 +130,7 @@ def test_ray_makes_the_files_of_one_process(
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    outcomes = accompany_all(options(vocals, tmp_path / "ray", tiny_model, engine="ray", workers=2))
+    outcomes = accompany_all(request(vocals, tmp_path / "ray", tiny_model), 2, {"engine": "ray", "workers": 2})
     assert contents(tmp_path / "ray") == contents(quiet_run[0])
     assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
 
@@ -152,13 +148,23 @@ def test_rows_of_a_parquet_file_get_the_files_of_a_folder(
     ]
     table = pa.table({"singer": [1, 2, 3, 4, 5], "vocal": rows})
     pq.write_table(table, tmp_path / "songs.parquet", row_group_size=2)
-    outcomes = accompany_all(options(tmp_path / "songs.parquet", tmp_path / "out", tiny_model))
-    assert [outcome.key for outcome in outcomes if outcome.error] == ["2"]
+    asked = request(tmp_path / "songs.parquet", tmp_path / "out", tiny_model)
+    outcomes = accompany_all(asked, 2)
+    errors = [outcome for outcome in outcomes if outcome.error]
+    assert [(each.vocal, "is empty" in each.error) for each in errors] == [("000002_vocal.wav", True)]
     of_folder = contents(quiet_run[0])
-    names = {"a": "a", "b": "verse/b", "a_2": "verse/deep/a", "songs_000004": "verse/deep/a_wav"}
-    assert contents(tmp_path / "out") == {
+    names = {
+        "000000_a": "a",
+        "000001_b": "verse/b",
+        "000003_a": "verse/deep/a_flac",
+        "000004_vocal": "verse/deep/a_wav",
+    }
+    assert {name: made for name, made in contents(tmp_path / "out").items() if ".vocals" not in name} == {
         f"{name}_{part}.wav": of_folder[f"{other}_{part}.wav"] for name, other in names.items() for part in PARTS
     }
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")}
+    accompany_all(asked, 2)
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.wav")}
 
 
 def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: Path, tmp_path: Path) -> None:
@@ -166,14 +172,12 @@ def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: P
     vocals.mkdir()
     for name, seconds in (("one", 1.0), ("two", 1.1)):
         (vocals / f"{name}.wav").write_bytes(file_bytes(glide(seconds)))
-    asked = options(vocals, tmp_path / "out", tiny_model, batch_size=1)
     # no seed: it is drawn once, and kept
-    asked = replace(asked, worker=replace(asked.worker, parameters={"skip_fine": True}))
-    accompany_all(asked)
+    asked = request(vocals, tmp_path / "out", tiny_model, skip_fine=True)
+    accompany_all(asked, 1)
     before = contents(tmp_path / "out")
     (vocals / "one.wav").write_bytes(file_bytes(glide(1.2)))
-    os.utime(vocals / "two.wav")
-    accompany_all(asked)
+    accompany_all(asked, 1)
     after = contents(tmp_path / "out")
     assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
     assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
@@ -188,9 +192,8 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
     (vocals / "one_beats.txt").write_text("0.2\n0.7\n1.2\n")
     (vocals / "one_chords.lab").write_text("0 1.5 Gm\n")
     (vocals / "bad_chords.lab").write_text("0 1.5 Gm\n1 H\n")
-    asked = options(vocals, tmp_path / "out", bundled_model, batch_size=8)
-    asked = replace(asked, worker=replace(asked.worker, parameters={"seed": 3, "skip_fine": True, "tempo": 100.0}))
-    outcomes = {outcome.key: outcome for outcome in accompany_all(asked)}
+    asked = request(vocals, tmp_path / "out", bundled_model, seed=3, skip_fine=True, tempo=100.0)
+    outcomes = {outcome.vocal: outcome for outcome in accompany_all(asked)}
     assert "bad_chords.lab, line 2" in outcomes["bad.wav"].error
     assert not outcomes["one.wav"].error and not outcomes["two.wav"].error
     made = contents(tmp_path / "out")
@@ -215,48 +218,46 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
     vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
 ) -> None:
     out, _ = quiet_run
-    asked = options(vocals, out, tiny_model)
-    with pytest.raises(HAFMBatchError, match=r"begun with other options \(batch_size was 2 and is 3\)"):
-        accompany_all(replace(asked, batch_size=3))
-    with locked(out), pytest.raises(HAFMBatchError, match="in use by another process; wait for it or stop it"):
+    asked = request(vocals, out, tiny_model)
+    with pytest.raises(HAFMCorpusError, match=r"begun with other options \(batch_size was 2 and is 3\)"):
+        accompany_all(asked, 3)
+    with locked(out), pytest.raises(HAFMCorpusError, match="in use by another process; wait for it or stop it"):
         accompany_all(asked)
-    with pytest.raises(HAFMBatchError, match="choose a folder outside of it"):
-        accompany_all(options(vocals, vocals / "out", tiny_model))
-    with pytest.raises(HAFMBatchError, match="does not exist; name a folder of vocals"):
-        accompany_all(options(tmp_path / "nowhere", tmp_path / "out", tiny_model))
+    with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
+        accompany_all(request(vocals, vocals / "out", tiny_model))
+    with pytest.raises(HAFMCorpusError, match="does not exist; name a folder of vocals"):
+        accompany_all(request(tmp_path / "nowhere", tmp_path / "out", tiny_model))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HAFMBatchError, match="holds no vocals"):
-        accompany_all(options(tmp_path / "empty", tmp_path / "out", tiny_model))
+    with pytest.raises(HAFMCorpusError, match="contains no vocals"):
+        accompany_all(request(tmp_path / "empty", tmp_path / "out", tiny_model))
     pq.write_table(pa.table({"text": ["la"]}), tmp_path / "text.parquet")
-    with pytest.raises(HAFMBatchError, match="no or several columns of sound"):
-        accompany_all(options(tmp_path / "text.parquet", tmp_path / "other", tiny_model))
+    with pytest.raises(HAFMCorpusError, match="no column vocal of audio .* found: none"):
+        accompany_all(request(tmp_path / "text.parquet", tmp_path / "other", tiny_model))
 
 
-def vocal(key: str, seconds: float) -> Vocal:
-    return Vocal(key, os.path.splitext(key)[0], seconds, f"hash of {key}", [1, 2])
-
-
-def test_batches_are_of_like_lengths_and_those_that_are_planned_stay(tmp_path: Path) -> None:
-    found = [vocal(f"{seconds}.wav", seconds) for seconds in (1.0, 30.0, 9.0, 28.0, 8.0, 27.0)]
-    plan = BatchPlan({})
-    assert extend_plan(plan, found, 2) == []
-    assert plan.batches == [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
-    before = list(plan.batches)
-    extend_plan(plan, [*found, vocal("29.0.wav", 29.0)], 2)
-    assert plan.batches == [*before, ["29.0.wav"]]
-    assert load_plan(tmp_path) is None
-    long_name = vocal("é" * 120 + ".wav", 1.0)
-    extend_plan(plan, [long_name], 2)
-    assert len(os.fsencode(plan.names[long_name.key])) <= 200
+def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path) -> None:
+    lengths = {f"{seconds}.wav": seconds for seconds in (1.0, 30.0, 9.0, 28.0, 8.0, 27.0)}
+    wanted = [["30.0.wav", "28.0.wav"], ["27.0.wav"], ["9.0.wav", "8.0.wav"], ["1.0.wav"]]
+    assert _batched(tmp_path, lengths, 2) == wanted
+    wanted[:2] = [["30.0.wav"], ["28.0.wav"], ["27.0.wav"]]
+    # what is known of one song is not said of another
+    (tmp_path / "28.0_beats.txt").write_text("0 0.5")
+    assert _batched(tmp_path, lengths, 3) == [
+        ["30.0.wav"],
+        ["28.0.wav"],
+        ["27.0.wav"],
+        ["9.0.wav", "8.0.wav"],
+        ["1.0.wav"],
+    ]
 
 
 def test_the_command_ends_with_1_and_says_what_was_left_out(
     vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]]
 ) -> None:
     # in the quiet run's folder nothing is left to do
-    words = ["accompany", vocals, "--output", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
+    words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
-    for wrong in (["--stream"], [str(vocals / "a.wav")], ["--output", "."]):
+    for wrong in (["--stream"], [str(vocals / "a.wav")], ["--out", "."]):
         assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
     assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
     done = run_program(command, {**os.environ, "NO_COLOR": "1"})

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hafm accompany FOLDER` and `hafm accompany FILE.parquet`: many vocals through the engine of the corpus.
+
+Which vocals are generated together is planned once, from the vocals alone, and written down, because matrices of
+another shape may round otherwise: so every file has the same bytes whoever makes it and however often the run is
+killed. A Parquet file with a column of audio, as `datasets` writes it, is unpacked first. NAME_lead_sheet.json,
+NAME_beats.txt and NAME_chords.lab beside a vocal, as `hafm lead-sheet` writes them, say what is known of its song.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import soundfile
+import typer
+
+from .. import audio
+from ..accompaniment.options import MIX_OPTIONS, OPTIONS
+from ..atomic_files import write_json
+from ..corpus.engines import AGAIN, HAFMJobError, run_on
+from ..corpus.plan import PLAN_FILE, check_same_options, locked
+from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
+from ..lead_sheet.vocabulary import STEMS
+from .console import (
+    HAFMCommandError,
+    first_line,
+    loading,
+    model_folder,
+    progress_bars,
+    report_error,
+    require_packages,
+    stderr,
+    stdout,
+)
+from .options import Device, DType, load_pipeline, torch_device
+
+if TYPE_CHECKING:
+    from ..lead_sheet.lead_sheet import LeadSheet
+
+PLAN_FORMAT = 2
+# a batch takes as long as its longest vocal: no other is shorter than this share of it; and it is held in memory
+LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
+SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
+DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `accompany` was asked for: its options by name; `parameters` are what the pipeline is called with."""
+
+    source: str
+    out: str
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    file_format: str = "wav"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    stream: bool = False
+    plot: bool = False
+    as_json: bool = False
+
+    def files(self, name: str) -> list[dict[str, Path]]:
+        """The files of a vocal, by part, of each sample."""
+        samples = self.parameters.get("num_samples") or 1
+        songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
+        parts = ("instrumental", "mix", *(STEMS[1:] if self.parameters.get("stems") else ()))
+        return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a vocal, a path below the folder: its files, by part, of each sample; or an error."""
+
+    vocal: str
+    files: Sequence[Mapping[str, Path]] = ()
+    error: str = ""
+
+    def lines(self, seed: int) -> list[dict[str, Any]]:
+        """What `--json` prints: a line for each sample, or one that says why there are none."""
+        lines = []
+        for sample, files in enumerate(self.files, start=1):
+            made = soundfile.info(files["instrumental"])
+            line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
+            form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
+            lines.append(line | form | {"seed": seed})
+        return lines or [{"vocal": self.vocal, "error": self.error}]
+
+
+def is_folder(vocal: str) -> bool:
+    """Whether an argument names many vocals: a folder, or a Parquet file."""
+    return Path(vocal).is_dir() or Path(vocal).suffix == ".parquet"
+
+
+def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
+    """Accompanies all vocals of a folder or Parquet file; exit code 1 if there is a bad one.
+
+    Raises:
+        HAFMCommandError: nothing could be done; what was finished is kept.
+    """
+    if Path(request.source).suffix == ".parquet":
+        require_packages("pyarrow")
+    with progress_bars(quiet=request.as_json) as bars:
+        task = bars.add_task("looking for vocals", total=None)
+
+        def tell(outcome: Outcome, done: int, total: int, seed: int) -> None:
+            bars.update(task, description="vocals", completed=done, total=total)
+            for line in outcome.lines(seed) if request.as_json else []:
+                typer.echo(json.dumps(line))
+
+        try:
+            outcomes = accompany_all(request, batch_size, engine, tell)
+        except (HAFMCorpusError, HAFMJobError) as error:
+            raise HAFMCommandError(str(error)) from error
+        except KeyboardInterrupt:
+            stderr.print(f"stopped; {AGAIN}.", markup=False)
+            raise
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        report_error(HAFMCommandError(outcome.error))
+    if not request.as_json:
+        left = f", {len(failed)} left out" if failed else ""
+        stdout.print(f"{len(outcomes) - len(failed)} vocals accompanied in {request.out}{left}", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+def accompany_all(
+    request: Request,
+    batch_size: int = 8,
+    engine: Mapping[str, Any] | None = None,
+    tell: Callable[[Outcome, int, int, int], None] = lambda outcome, done, total, seed: None,
+) -> list[Outcome]:
+    """Makes the accompaniments that are missing; killed and called again, it goes on.
+
+    Args:
+        request: what to make; a seed that is not given is drawn, and kept for the next run.
+        batch_size: vocals that are generated together.
+        engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
+        tell: called with what became of a vocal, the vocals done, all vocals, and the seed.
+
+    Returns:
+        what became of every vocal, in the order of their paths.
+
+    Raises:
+        HAFMCorpusError, HAFMJobError: one sentence that says what to do.
+    """
+    source, out = Path(request.source).resolve(), Path(request.out).resolve()
+    if not source.exists():
+        raise HAFMCorpusError(f"{source} does not exist; name a folder of vocals or a Parquet file.")
+    if out.is_relative_to(source):
+        raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
+    # a thread each: several workers on a machine would fight over its cores
+    parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
+    # a worker without a GPU must not go on with what one with a GPU began
+    device = torch_device(Device(request.device))
+    outcomes: dict[str, Outcome] = {}
+    with locked(out):
+        folder = source if source.is_dir() else _unpack(source, out / ".vocals")
+        request = replace(request, source=str(folder), out=str(out), device=device, parameters=parameters)
+        batches, bad, seed = _make_plan(request, batch_size)
+        request = replace(request, parameters={**parameters, "seed": seed})
+        names, total = _names(itertools.chain.from_iterable(batches)), sum(map(len, batches)) + len(bad)
+
+        def note(found: Iterable[Outcome]) -> None:
+            for outcome in found:
+                # of a batch that is made again, some were finished before
+                if outcome.vocal not in outcomes:
+                    outcomes[outcome.vocal] = outcome
+                    tell(outcome, len(outcomes), total, seed)
+
+        note(Outcome(vocal, error=error) for vocal, error in bad.items())
+        made = {vocal: request.files(name) for vocal, name in names.items()}
+        note(
+            Outcome(vocal, files)
+            for vocal, files in made.items()
+            if all(p.exists() for f in files for p in f.values())
+        )
+        jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not outcomes.keys() >= {*batch}]
+        by = {"engine": "local", **(engine or {}), "threads": parameters["threads"], "gpus": int(device == "cuda")}
+        for finished in run_on(make=accompany_batch, options=request, jobs=jobs, **by):
+            note(finished)
+    return [outcomes[vocal] for vocal in sorted(outcomes)]
+
+
+def _names(vocals: Iterable[str]) -> dict[str, str]:
+    """What the files of each vocal are called: its path without the suffix, unless two differ in that only."""
+    stems = {vocal: os.path.splitext(vocal)[0] for vocal in vocals}
+    shared = Counter(stems.values())
+    return {vocal: stem if shared[stem] == 1 else vocal.replace(".", "_") for vocal, stem in stems.items()}
+
+
+def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int]:
+    """The batches of all vocals; what is wrong with those that can't be used; and the seed."""
+    path, source = Path(request.out, PLAN_FILE), Path(request.source)
+    before: dict[str, Any] = {"format": PLAN_FORMAT}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="ascii"))
+    if before.get("format") != PLAN_FORMAT or "shards" in before:
+        raise HAFMCorpusError(f"{path} is not a plan of this version of hafm accompany; choose another folder.")
+    content = {**DEFAULTS, **request.parameters, "device": request.device, "dtype": request.dtype}
+    content |= {"format": request.file_format, "weights": model_fingerprint(request.model), "batch_size": batch_size}
+    content.setdefault("seed", before.get("options", {}).get("seed", secrets.randbits(31)))
+    check_same_options(Path(request.out), before.get("options", content), content)
+    vocals, drops, _ = find_audio(source)
+    bad = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
+    if not vocals and not bad:
+        raise HAFMCorpusError(f"{request.source} contains no vocals; name a folder with audio files.")
+    stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
+    known = before.get("stamps", {})
+    kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}
+    batches = [left for batch in before.get("batches", []) if (left := [vocal for vocal in batch if vocal in kept])]
+    new = [vocal for vocal in vocals if vocal not in kept]
+    with ThreadPoolExecutor(SCAN_THREADS) as pool:
+        read = pool.map(functools.partial(_read, source, request.parameters.get("seconds")), new)
+        lengths = dict(zip(new, read, strict=True))
+    bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
+    batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
+    # what was made of a vocal that has changed is out of date
+    for files in (request.files(_names(vocals)[vocal]) for vocal in new if vocal in known):
+        for made in itertools.chain.from_iterable(each.values() for each in files):
+            made.unlink(missing_ok=True)
+    stamps = {vocal: stamps[vocal] for vocal in itertools.chain.from_iterable(batches)}
+    write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
+    return batches, bad, content["seed"]
+
+
+def _read(source: Path, seconds: float | None, vocal: str) -> float | str:
+    """Reads a vocal and what lies beside it before anything is generated: its length in s, or what is wrong."""
+    try:
+        samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=display_name(vocal))
+        own_lead_sheet(source, vocal)
+        return len(samples) / rate
+    except ValueError as error:
+        return str(error)
+
+
+def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> list[list[str]]:
+    """Vocals of about one length together, the longest first."""
+    batches: list[list[str]] = []
+    for vocal in sorted(lengths, key=lambda vocal: (-lengths[vocal], vocal)):
+        batch = batches[-1] if batches else []
+        fits = 0 < len(batch) < batch_size and lengths[vocal] >= LEAST_SHARE * lengths[batch[0]]
+        fits = fits and sum(lengths[each] for each in (*batch, vocal)) <= LONGEST_BATCH_SECONDS
+        # a lead sheet is of one song
+        if fits and not any(_sheet_files(source, each) for each in (batch[0], vocal)):
+            batch.append(vocal)
+        else:
+            batches.append([vocal])
+    return batches
+
+
+def _unpack(source: Path, folder: Path) -> Path:
+    """Writes the vocals of a Parquet file into a folder, NUMBER_NAME, as far as they are not there.
+
+    Raises:
+        HAFMCorpusError: it can't be read, or which column is meant is not clear.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(exist_ok=True)
+    try:
+        with pq.ParquetFile(source) as file:
+            kinds = {each.name: each.type for each in file.schema_arrow if pa.types.is_struct(each.type)}
+            found = [name for name, kind in kinds.items() if {"bytes", "path"} <= {part.name for part in kind}]
+            column = [name for name in ("vocal", "vocals", "audio") if name in found][:1] or found
+            if len(column) != 1:
+                there = ", ".join(found) or "none"
+                raise HAFMCorpusError(f"{source} has no column vocal of audio (bytes and path); found: {there}.")
+            for number, row in enumerate(file.iter_batches(batch_size=1, columns=column)):
+                content = row.column(0)[0].as_py() or {}
+                data, name = content.get("bytes") or b"", Path(content.get("path") or "vocal.wav").name
+                if not data and content.get("path"):
+                    data = (source.parent / content["path"]).read_bytes()
+                path = folder / f"{number:06d}_{name}"
+                if not path.exists() or path.read_bytes() != data:
+                    path.write_bytes(data)
+    except (OSError, pa.ArrowException) as error:
+        raise HAFMCorpusError(f"{source} can't be unpacked: {first_line(error)}.") from error
+    return folder
+
+
+def model_fingerprint(model: str | None) -> str:
+    """SHA-256 over the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
+    with loading(model):
+        folder = model_folder(model)
+        files = [
+            str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")
+        ]
+        return hash_files(folder, dict(zip(files, files, strict=True)))
+
+
+def _sheet_files(source: Path, vocal: str) -> dict[str, str]:
+    """The files of a vocal's lead sheet that lie beside it, by suffix."""
+    name = os.path.splitext(vocal)[0]
+    return {suffix: name + suffix for suffix in (SHEET, BEATS, CHORDS) if (source / (name + suffix)).is_file()}
+
+
+def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> LeadSheet | None:
+    """What the files beside a vocal say of its song; None where there are none.
+
+    Args:
+        source: the folder.
+        vocal: its path below.
+        tempo: of all songs; a song's own beats take precedence.
+
+    Raises:
+        ValueError: naming the file, and its line.
+    """
+    files = {suffix: source / file for suffix, file in _sheet_files(source, vocal).items()}
+    if not files:
+        return None
+    from ..lead_sheet.files import read_lead_sheet
+    from ..lead_sheet.known import known_lead_sheet
+    from ..lead_sheet.lead_sheet import LeadSheet
+
+    known = read_lead_sheet(files[SHEET]) if SHEET in files else LeadSheet()
+    if BEATS in files:
+        # the sheet counts its own beats
+        known = replace(known, tempo=None, beats_per_bar=None, downbeat=0)
+    own = known_lead_sheet(known, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None)
+    assert own is not None
+    return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
+
+
+@functools.lru_cache(maxsize=1)
+def _pipeline(model: str | None, device: str, dtype: str) -> Any:
+    """The one model of this process."""
+    return load_pipeline(model, Device(device), DType(dtype))
+
+
+def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
+    """Reads, generates and writes a batch of (vocal, name of its files); a bad vocal is left out, with its error.
+
+    Raises:
+        HAFMCorpusError: the results can't be written.
+    """
+    source, parameters = Path(request.source), dict(request.parameters)
+    seconds, sounds, outcomes = parameters.pop("seconds", None), {}, []
+    for vocal, _ in batch:
+        try:
+            samples, rate = audio.read_audio(source / vocal, seconds=seconds, name=vocal, mono=False)
+            if own := own_lead_sheet(source, vocal, parameters.get("tempo")):
+                parameters |= {"lead_sheet": own, "tempo": None}
+            sounds[vocal] = {"array": samples, "sampling_rate": rate, "path": vocal}
+        except ValueError as error:
+            outcomes.append(Outcome(vocal, error=str(error)))
+    try:
+        pipeline = _pipeline(request.model, request.device, request.dtype)
+        songs = pipeline(list(sounds.values()), batch_size=len(sounds), **parameters) if sounds else []
+    except Exception as error:
+        why = f"can't be accompanied ({type(error).__name__}: {first_line(error)})."
+        return outcomes + [Outcome(vocal, error=f"{vocal} {why}") for vocal in sounds]
+    names = dict(batch)
+    for vocal, made in zip(sounds, songs, strict=True):
+        outcomes.append(Outcome(vocal, request.files(names[vocal])))
+        for song, files in zip(made if isinstance(made, list) else [made], outcomes[-1].files, strict=True):
+            parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
+            try:
+                for part in [part for part, path in files.items() if not path.exists()]:
+                    audio.write_audio(files[part], parts[part], song["sampling_rate"])
+            except audio.HAFMAudioError as error:
+                raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error
+    return outcomes

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .console import loading, model_folder, stdout
+from .options import AsJson
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows a model's parts with their sizes, frame rates, vocabularies and architectures."""
+    with loading(model):
+        description = describe_model(model)
+    if as_json:
+        typer.echo(json.dumps(description))
+        return
+    table = Table(title=description["model"], title_justify="left")
+    for heading in ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "size on disk") else "left")
+    for name, part in description["parts"].items():
+        sizes = f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB"
+        table.add_row(name, *sizes, part["rates"], part["vocabulary"], part["architecture"])
+    table.add_row("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", "")
+    # a log is no terminal, whose width of 80 would cut the table
+    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+
+
+def describe_model(model: str | None) -> dict[str, Any]:
+    """What `hafm info` shows, read from the configurations; no weights are loaded.
+
+    Args:
+        model: folder or hub id; the bundled hafm-tiny if None.
+
+    Returns:
+        {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
+        "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}}}.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    folder = model_folder(model)
+    import torch
+
+    from ..accompaniment.configuration_accompaniment import HAFMConfig
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from ..accompaniment.parts import part_classes
+    from ..tokenizers.configuration_codec import codec_format
+
+    config = HAFMConfig.from_pretrained(folder)
+    # on the meta device a model has shapes but no memory: the paper's size is counted in seconds
+    with torch.device("meta"):
+        counts = HAFMForVocalAccompaniment(config).parameter_counts()
+    parts = {}
+    for name in part_classes(config):
+        described = config.describe_part(name)
+        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **described}
+    return {
+        "model": str(folder if model is None else model),
+        "sampling_rate": codec_format(config.codec_config).sampling_rate,
+        "parameters": counts["total"],
+        "bytes": _bytes_in(folder),
+        "parts": parts,
+    }
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns command-line options into calls: groups of options, the tables of generation and mix, vocals, devices."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+
+import typer
+
+from .. import audio
+from ..accompaniment.options import MIX_OPTIONS, Option
+from .console import HAFMCommandError, loading
+
+if TYPE_CHECKING:
+    from ..accompaniment.pipeline_hafm import HAFMPipeline
+    from ..lead_sheet.lead_sheet import LeadSheet
+
+Command = TypeVar("Command", bound=Callable[..., None])
+# standard input or output in the place of a file or folder
+STANDARD = "-"
+# in the help, options stand together by what they are for
+basic = functools.partial(typer.Option, rich_help_panel="Basic")
+sheet = functools.partial(typer.Option, rich_help_panel="Lead sheet")
+mix = functools.partial(typer.Option, rich_help_panel="Mix")
+folder = functools.partial(typer.Option, rich_help_panel="Folder")
+advanced = functools.partial(typer.Option, rich_help_panel="Advanced")
+PANELS = {
+    **dict.fromkeys(("num_samples", "seed", "stems"), basic),
+    **dict.fromkeys(("style", "energy", "lead_sheet_guidance"), sheet),
+    **dict.fromkeys(MIX_OPTIONS, mix),
+}
+# Python's: nobody needs them in a shell
+PYTHON_ONLY = ("decoding", "stem_pan")
+
+
+class Device(enum.StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DType(enum.StrEnum):
+    """Precision; auto is float32 whatever the weights are stored in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Vocals = Annotated[
+    list[str],
+    typer.Argument(metavar="VOCAL…", help="Recordings of singing: files, URLs, or - for standard input; or a folder."),
+]
+ModelName = Annotated[str | None, basic("--model", help="Folder or hub id; the bundled hafm-tiny if not given.")]
+OutFolder = Annotated[Path, basic("--out", help="Folder for the files.", file_okay=False)]
+Overwrite = Annotated[bool, basic("--overwrite", help="Replace files that exist.")]
+AsJson = Annotated[bool, basic("--json", help="Print one JSON object per line on stdout.")]
+Seconds = Annotated[float | None, basic(min=0.01, help="Use only this much from the start of each vocal.")]
+DeviceName = Annotated[Device, advanced(help="Where the model runs.")]
+Tempo = Annotated[float | None, sheet(help="Beats per minute of a take recorded to a click; estimated if not given.")]
+Beats = Annotated[Path | None, sheet(help="File with the beats, one time in seconds per line.", dir_okay=False)]
+Chords = Annotated[
+    str | None, sheet(help="File with START STOP LABEL per line; or the chords bar by bar: 'C | Am | F G'.")
+]
+
+
+@dataclass
+class EngineFlags:
+    """Who does the work of a command that works on many files (`corpus.engines.run_on`)."""
+
+    engine: Annotated[str, folder(help="local, ray, or ray:HOST:PORT for a running Ray cluster.")] = "local"
+    workers: Annotated[int, folder(min=0, help="Processes, or tasks of Ray at a time; with ray, 0 for no limit.")] = 1
+
+    def asked(self) -> dict[str, Any]:
+        """The arguments `engine`, `workers` and `address` of `run_on`."""
+        engine, _, address = self.engine.partition(":")
+        return {"engine": engine, "workers": self.workers, "address": address}
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes the fields of its dataclass parameters as options and gets them as those dataclasses."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in signature.parameters.values() if is_dataclass(each.annotation)
+    }
+    parameters: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        if each.name not in groups:
+            parameters.append(each)
+            continue
+        hints = get_type_hints(groups[each.name], include_extras=True)
+        parameters += [
+            each.replace(name=own.name, default=own.default, annotation=hints[own.name])
+            for own in fields(groups[each.name])
+        ]
+
+    @functools.wraps(command)
+    def run(*positional: Any, **given: Any) -> None:
+        made = {
+            name: kind(**{own.name: given.pop(own.name, own.default) for own in fields(kind)})
+            for name, kind in groups.items()
+        }
+        command(*positional, **given, **made)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def takes_options(table: Mapping[str, Option]) -> Callable[[Command], Command]:
+    """Gives a command the options of a table in place of its `**options`."""
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        parameters = [*own, *(_parameter(row) for row in table.values() if row.name not in PYTHON_ONLY)]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """A row of a table as typer reads it."""
+    kind: Any = Literal[option.choices] if option.choices else option.kind
+    limits: Any = {} if option.least is None else {"min": option.least, "max": option.most}
+    if option.word:
+        parser = functools.partial(_number_or_word, option)
+        kind, limits = Any, {"parser": parser, "metavar": f"[{option.word}|NUMBER]"}
+    elif option.kind is dict:
+        kind, limits = Any, {"parser": functools.partial(_numbers_by_name, option), "metavar": "NAME=NUMBER,…"}
+    flag = f"--{option.name.replace('_', '-')}"
+    kind = kind | None if option.optional else kind
+    option_of = PANELS.get(option.name, advanced)
+    annotation = Annotated[kind, option_of(flag, help=option.help, **limits)]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
+    )
+
+
+def _number_or_word(option: Option, text: str) -> float | str:
+    """The value of an option that also takes a word; raises typer.BadParameter."""
+    try:
+        value = text if text == option.word else float(text)
+        option.check(value)
+    except ValueError as error:
+        said = str(error) if "must be between" in str(error) else f"{text!r} is neither {option.word} nor a number."
+        raise typer.BadParameter(said) from None
+    return value
+
+
+def _numbers_by_name(option: Option, text: str) -> dict[str, float]:
+    """Numbers by name, written drums=-3,bass=2; raises typer.BadParameter."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        value = {name.strip(): float(number) for name, number in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not of the form drums=-3,bass=2.") from None
+    try:
+        option.check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return value
+
+
+def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path | None) -> LeadSheet | None:
+    """The lead sheet of the options of those names; None where none is given.
+
+    Raises:
+        typer.BadParameter: a file that cannot be read, naming its line, or a lead sheet that makes no sense.
+    """
+    if tempo is None and beats is None and chords is None:
+        return None
+    from ..lead_sheet.known import known_lead_sheet
+
+    try:
+        return known_lead_sheet(tempo=tempo, beats=beats, chords=chords)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def vocal_name(vocal: str) -> str:
+    """What the files of a vocal are named after."""
+    return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
+
+
+def open_vocal(vocal: str) -> str | bytes:
+    """A vocal as `audio.read_audio` takes it: the bytes of standard input for "-"."""
+    return sys.stdin.buffer.read() if vocal == "-" else vocal
+
+
+def check_output(out: Path, files: list[Path]) -> None:
+    """Finds out before minutes of work that results cannot be written.
+
+    Raises:
+        typer.BadParameter: one of the files exists, or a file stands where the folder should.
+        HAFMCommandError: the folder cannot be written to.
+    """
+    if str(out) == STANDARD:
+        return
+    if there := [path for path in files if path.exists()]:
+        raise typer.BadParameter(f"{there[0]} exists already; add --overwrite, or choose another folder with --out.")
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise typer.BadParameter(f"{nearest} is a file; name a folder with --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise HAFMCommandError(f"{out} cannot be written to; choose another folder with --out.")
+
+
+def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeline:
+    """The pipeline of a model on a device, or an error that says what to do instead."""
+    import torch
+    import transformers
+
+    from ..pretrained.loading import model_source
+    from ..registration import register
+
+    register()
+    place, precision = torch_device(device), getattr(torch, dtype.value, "auto")
+    with loading(model):
+        source: Any = str(model_source(model))
+        return transformers.pipeline(
+            "vocal-accompaniment", model=source, device=place, dtype=precision, trust_remote_code=False
+        )
+
+
+def torch_device(wanted: Device) -> str:
+    """The device as torch names it; raises HAFMCommandError where this machine has none of the kind."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted is Device.auto:
+        return next(name for name, there in available.items() if there)
+    if not available[wanted.value]:
+        raise HAFMCommandError(f"This machine has no {wanted.value} device that torch can use; try --device cpu.")
+    return wanted.value
