@@ -75,7 +75,7 @@ class SeparatorTrainer:
         pool.require(arguments.crop_seconds)
         self.model, self.pool, self.arguments = model, pool, arguments
         for song in pool.songs:
-            if missing := {*STEMS[1:]} - song.stems.keys():
+            if missing := {*STEMS} - song.stems.keys():
                 raise ValueError(f"The song {song.name} has no {min(missing)}; render its band with stems.")
         # in half precision: hours of them are held
         self.coded = {song.name: coded(codec, band_of(song)[None])[0].astype(np.float16) for song in pool.songs}
@@ -116,7 +116,7 @@ def band_of(song: Song) -> np.ndarray:
 
 def stems_of(song: Song) -> np.ndarray:
     """The stems of a song, float32 [S, N]."""
-    return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in STEMS[1:]])
+    return np.stack([song.stems[name].astype(np.float32) / PCM_SCALE for name in STEMS])
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def separator_scores(model: HAFMSeparatorModel, songs: Sequence[Song], codec: Co
         band, *stems = torch.from_numpy(sounds)
         coded_band, *coded_stems = torch.from_numpy(coded(codec, sounds))
         apart, coded_apart = (model.separate(each[None])[:, 0] for each in (band, coded_band))
-        for number, name in enumerate(STEMS[1:]):
+        for number, name in enumerate(STEMS):
             if float(stems[number].square().mean().sqrt()) < LEAST_LEVEL:
                 continue
             pairs = {

@@ -239,9 +239,9 @@ def test_what_was_given_wins_over_the_estimate_which_fills_the_rest() -> None:
 
 
 def test_streams_say_what_is_known_of_each_frame() -> None:
-    names = ["chord", "beat", "bar", "energy", "style", "stem"]
-    streams = lead_sheet_streams(FULL, names, 200, 50, styles=["pop", "folk", "rock"], stem="bass")
-    chord, beat, bar, energy, style, stem = streams
+    names = ["chord", "beat", "bar", "energy", "style"]
+    streams = lead_sheet_streams(FULL, names, 200, 50, styles=["pop", "folk", "rock"])
+    chord, beat, bar, energy, style = streams
     assert all(
         0 <= int(row.min()) and int(row.max()) < STREAM_SIZES[name] for name, row in zip(names, streams, strict=True)
     )
@@ -253,7 +253,6 @@ def test_streams_say_what_is_known_of_each_frame() -> None:
     assert bar[25:50].unique().tolist() == [7] and bar[50:75].unique().tolist() == [4] and bar[0] == 6
     assert energy[:50].unique().tolist() == [1] and energy[50:150].unique().tolist() == [3] and energy[150] == 0
     assert style[:75].unique().tolist() == [2] and style[75:150].unique().tolist() == [3]
-    assert stem.unique().tolist() == [3]
     assert not lead_sheet_streams(LeadSheet(), names, 10, 50).any()
     with pytest.raises(ValueError, match="no style 'folk'; it has pop"):
         lead_sheet_streams(FULL, ["style"], 10, 50, styles=["pop"])

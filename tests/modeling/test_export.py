@@ -53,7 +53,7 @@ class Step(torch.nn.Module):
     ("name", "scheme", "pattern", "streams"),
     [
         ("semantic", "time", "flat", {}),
-        ("coarse", "time", "flat", {"chord": 17, "stem": 14}),
+        ("coarse", "time", "flat", {"chord": 17, "style": 14}),
         ("fine", "index", "flat", {}),
         ("coarse", "time", "delay", {}),
         ("coarse", "sum", "delay", {"chord": 17}),

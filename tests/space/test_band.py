@@ -23,7 +23,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `sp
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-PARTS = STEMS[1:]
+PARTS = STEMS
 
 
 def choose_band(page: "Page", model: Path) -> None:

@@ -10,10 +10,8 @@ lowest upwards, D and U strummed down and up; lower case softer. Pads play chord
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hafm_hf.lead_sheet import streams as conditioning_streams
+from hafm_hf.lead_sheet.vocabulary import STEMS as STEMS
 
-# what a band's players are, and what a stage may be asked to play but for the mix
-STEMS = conditioning_streams.STEMS[1:]
 # General MIDI's drums
 DRUMS = {
     "kick": 36, "stick": 37, "snare": 38, "clap": 39, "low_tom": 41, "hat": 42, "pedal": 44, "mid_tom": 45,

@@ -44,7 +44,7 @@ class HAFMSeparatorConfig(PreTrainedConfig):
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
         return {
             "rates": f"{self.sampling_rate} Hz, {self.sampling_rate / self.hop_length:g} spectra/s",
-            "vocabulary": f"instrumental → {', '.join(STEMS[1:])}",
+            "vocabulary": f"instrumental → {', '.join(STEMS)}",
             "architecture": f"{self.num_layers} dilated convolutions × {self.channels} over spectra, masks",
         }
 

@@ -252,7 +252,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     @property
     def stems(self) -> tuple[str, ...]:
         """The stems that the instrumental can be split into; none without a separator."""
-        return () if self.separator is None else STEMS[1:]
+        return () if self.separator is None else STEMS
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -421,7 +421,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 read = ", ".join(row.streams)
                 raise ValueError(f"{name} is {value!r}, but this model knows nothing of {read}; leave {name} out.")
         if options.style is not None:
-            place_of(options.style, self.styles, "style")
+            place_of(options.style, self.styles)
 
     def tokenize_vocal(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None

@@ -21,7 +21,7 @@ from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
 
 # the first name stands for the whole instrumental
-NUM_STEMS = len(STEMS) - 1
+NUM_STEMS = len(STEMS)
 # what is added to magnitudes before their logarithm: below it there is silence
 QUIET = 1e-2
 # how much of a long instrumental is split at once

@@ -28,7 +28,7 @@ KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
     str: (str, "a text"),
-    dict: (Mapping, f"numbers by {', '.join(STEMS[1:])}"),
+    dict: (Mapping, f"numbers by {', '.join(STEMS)}"),
 }
 
 
@@ -137,7 +137,7 @@ class GenerationOptions(_Options):
         "How strictly to follow chords, beats, energy and style; as the voice if not given.",
         "Lead sheet guidance",
         least=0.0,
-        streams=tuple(name for name in STREAMS if name != "stem"),
+        streams=STREAMS,
     )
     style: str | None = option(
         None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
@@ -199,7 +199,7 @@ class MixOptions(_Options):
         most=-6.0,
     )
     stem_gain_db: dict[str, float] | None = option(
-        None, "Gains of stems in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS[1:]
+        None, "Gains of stems in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS
     )
     stem_pan: dict[str, float] | None = option(
         None,
@@ -207,7 +207,7 @@ class MixOptions(_Options):
         "Places",
         least=-1.0,
         most=1.0,
-        choices=STEMS[1:],
+        choices=STEMS,
     )
     tail: float = option(
         0.0, "Seconds that the instrumental continues after the voice, fading out.", "Ending", least=0.0, most=30.0

@@ -143,8 +143,8 @@ class HAFMPipeline(Pipeline):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), mix.tail)
             song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
             if split:
-                parts = np.split(piece, len(STEMS) - 1, axis=1)
-                stems = dict(zip(STEMS[1:], [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
+                parts = np.split(piece, len(STEMS), axis=1)
+                stems = dict(zip(STEMS, [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
                 song |= {"audio": reduce(np.add, stems.values()), "stems": stems}
             if len(piece):
                 yield song
@@ -272,7 +272,7 @@ class HAFMPipeline(Pipeline):
                 bands.append(audio.fade_band(band, rate, 0, len(voice), mix.tail))
             if take.kept is not None:
                 bands = _spliced(bands, take.kept, rate)
-            stems = dict(zip(STEMS[1:], bands, strict=True)) if split else {}
+            stems = dict(zip(STEMS, bands, strict=True)) if split else {}
             songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | {"lead_sheet": take.lead_sheet})
         return songs[0] if len(songs) == 1 else songs
 

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from ..audio import Samples, pad_end, resample, with_channels
-from ..lead_sheet.streams import STEMS as STEM_NAMES
+from ..lead_sheet.vocabulary import STEMS as STEM_NAMES
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
@@ -57,7 +57,7 @@ class Stems:
     """Vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track from one instant on, and their rate in Hz.
 
     `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs. `parts` are
-    those of the instrumental, of its shape and as loud as in it, by the names of `lead_sheet.streams.STEMS`.
+    those of the instrumental, of its shape and as loud as in it, by the names of `lead_sheet.vocabulary.STEMS`.
     """
 
     vocal: Samples

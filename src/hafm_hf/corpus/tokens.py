@@ -16,7 +16,7 @@ rows of the same instants, which differ in `acoustic`, `loudness` and `stem`:
 | `tempo`, `key` | float32, string | of the instrumental: beats a minute, and a key such as `F#:min` |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
 | `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
-| `stem` | string | the part of the band that `acoustic` holds (`lead_sheet.streams.STEMS`); empty for the mix |
+| `stem` | string | the part of the band that `acoustic` holds (`lead_sheet.vocabulary.STEMS`); empty for the mix |
 
 The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
 does not fit.
