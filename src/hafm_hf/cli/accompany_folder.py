@@ -73,7 +73,7 @@ class Request:
         """The files of a vocal, by part, of each sample."""
         samples = self.parameters.get("num_samples") or 1
         songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
-        parts = ("instrumental", "mix", *(STEMS[1:] if self.parameters.get("stems") else ()))
+        parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
 
 
