@@ -46,7 +46,6 @@ LONGEST = (
     "space/test_timeline.py",
     "integration/test_training_document.py",
     "test_processors.py",
-    "batch/test_batch.py",
     "integration/test_overfit.py",
     "integration/test_other_codecs.py",
     "space/test_recorder.py",

@@ -21,7 +21,7 @@ from distribution.environments import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: list(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
 # Folders that an extra is needed for; all others must do with the core when they are imported.
-FOLDERS = {"corpus": "data", "batch": "data", "training": "train", "evaluation": "eval"}
+FOLDERS = {"corpus": "data", "training": "train", "evaluation": "eval"}
 
 # No extra brings them: a tracker that accelerate can be told to use; a beat tracker that fetches its weights itself.
 OWN_CHOICE = {"wandb", "beat-this"}
