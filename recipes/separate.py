@@ -5,8 +5,7 @@ python recipes/separate.py SONGS STEMS --separation audio-separator --device cud
 python recipes/separate.py MUSDB18 PAIRS --musdb --separation audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
-killed run goes on where it was. With --stems, demucs writes drums.flac, bass.flac and chords.flac as well. With
---musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated
+killed run goes on where it was. With --musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated
 vocals, the sum of the other stems, and the vocals that the separator takes out of the mix.
 """
 
@@ -97,13 +96,12 @@ def main(
     separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; the paper's if not given.")] = "",
     musdb: Annotated[bool, typer.Option("--musdb", help="SONGS is MUSDB18 or MUSDB18-HQ: its test songs.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
-    parts: Annotated[bool, typer.Option("--stems", help="Also the parts of the band; demucs has them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers take the GPUs in turn.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Separates what has no stems yet."""
     model_dir, model = os.path.split(separation_model)
-    options = SeparatorOptions(separation, "", model, model_dir, device, max_minutes * 60, stems=parts)
+    options = SeparatorOptions(separation, "", model, model_dir, device, max_minutes * 60)
     if musdb:
         found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
     else:

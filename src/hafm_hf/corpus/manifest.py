@@ -35,14 +35,12 @@ class TrackReport:
 class ShardReport:
     """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start).
 
-    `stems`: rows of the mix and of each stem.
     `si_sdr`: dB, of the beginning of the first row, decoded again, against its instrumental; None without rows.
     """
 
     name: str
     rows: int = 0
     si_sdr: float | None = None
-    stems: dict[str, int] = field(default_factory=dict)
     tracks: dict[str, TrackReport] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
 
@@ -69,7 +67,6 @@ def read_report(corpus: Path, shard: str) -> ShardReport | None:
         name=content["name"],
         rows=content["rows"],
         si_sdr=content["si_sdr"],
-        stems=content["stems"],
         tracks={name: TrackReport(**values) for name, values in content["tracks"].items()},
         drops=[Drop(**{**drop, "reason": Reason(drop["reason"])}) for drop in content["drops"]],
     )
@@ -118,7 +115,6 @@ def make_manifest(
             "kept": round(sum(track.kept_seconds for track in tracks.values()) / 3600, 4),
         },
         "splits": {split: _count_split(split, plan, reports) for split in SPLITS},
-        "stems": dict(sorted(sum((Counter(report.stems) for report in reports), Counter[str]()).items())),
         "si_sdr_db": {"median": round(statistics.median(ratios), 2) if ratios else None, "rows": len(ratios)},
         "other_files": others,
         "dropped": [_listed(drop) for drop in drops],

@@ -55,9 +55,17 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
     before = content["options"]
+    if before["separator"].pop("stems", False):
+        raise HAFMCorpusError(f"{corpus} has rows of stems, which are not made any more; choose another folder.")
     check_same_options(corpus, before, options)
-    tracks = {name: Track(name=name, **values) for name, values in content["tracks"].items()}
+    tracks = {name: Track(name=name, **_known(values)) for name, values in content["tracks"].items()}
     return Plan(before, tracks, content["shards"])
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a track, without those of earlier versions."""
+    names = {field.name for field in dataclasses.fields(Track)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from .reading import decode
 from .stems import (
     LABELS_FILE,
     LONGEST_DIFFERENCE_SECONDS,
-    STEM_OF_PART,
     Separator,
     SeparatorOptions,
     Stems,
@@ -61,9 +60,8 @@ class StemsSeparator:
         """Pairs and stem folders first; what is left are stereo files, where a vocal channel is named."""
         families: dict[str, dict[str, str]] = defaultdict(dict)
         singles = []
-        roles = ROLES | {name: name for name in STEM_OF_PART} if self.options.stems else ROLES
         for path in paths:
-            role = stem_role(path, roles)
+            role = stem_role(path)
             if role is None or role[1] in families[role[0]]:
                 singles.append(path)
             else:
@@ -72,9 +70,7 @@ class StemsSeparator:
         for name, files in families.items():
             kept = chosen_stems(files)
             if kept is not None:
-                wanted = files.keys() & STEM_OF_PART.keys() - kept.keys() if self.options.stems else ()
-                parts = {role: files[role] for role in sorted(wanted)}
-                groupings.append(Grouping(display_name(name or "."), kept, parts))
+                groupings.append(Grouping(display_name(name or "."), kept))
             elif files:
                 missing = "a vocal" if "vocal" not in files else "an instrumental"
                 detail = f"{', '.join(sorted(files))} without {missing}"
@@ -89,11 +85,6 @@ class StemsSeparator:
             elif os.path.dirname(path) not in stem_folders:
                 detail = "name a vocal channel, or a separator for mixes"
                 drops.append(Drop(display_name(path), Reason.NO_STEMS, detail))
-        if self.options.stems and groupings and not any(map(_has_parts, groupings)):
-            raise HAFMCorpusError(
-                f"No song has stems (files called {', '.join(STEM_OF_PART)}) beside its accompaniment; leave --stems "
-                "out, or take mixes apart with the separator demucs."
-            )
         return groupings, drops
 
     def separate(self, files: Mapping[str, Path]) -> Stems:
@@ -112,28 +103,23 @@ class StemsSeparator:
         sounds = {role: decode(files[role], self.options.max_seconds) for role in sorted(files) if role != "vocal"}
         whole = [sounds["instrumental"]] if "instrumental" in sounds else [sounds[role] for role in sorted(BAND_NAMES)]
         band, band_rate = add_up(whole, self.options.channels)
-        parts = [(role, *sounds[role]) for role in sounds if role in STEM_OF_PART and self.options.stems]
-        return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels, parts)
+        return align(vocal_sound, vocal_rate, band, band_rate, labels, self.options.channels)
 
 
 CHANNELS = ("left", "right")
 
 
-def _has_parts(grouping: Grouping) -> bool:
-    return bool((grouping.files.keys() | grouping.parts.keys()) & {*STEM_OF_PART, "stem_mp4"})
-
-
-def stem_role(path: str, roles: Mapping[str, str] = ROLES) -> tuple[str, str] | None:
+def stem_role(path: str) -> tuple[str, str] | None:
     """The track (its path without the role) and the role of a stem, None for files that are not called like one."""
     folder, file = os.path.split(path)
     stem = os.path.splitext(file)[0]
     lower = stem.lower()
-    if lower in roles:
-        return folder, roles[lower]
+    if lower in ROLES:
+        return folder, ROLES[lower]
     # no_vocals ends in vocals, so the longest name counts
-    for name in sorted(roles, key=len, reverse=True):
+    for name in sorted(ROLES, key=len, reverse=True):
         if lower.endswith(name) and lower[-len(name) - 1] in "_-. ":
-            return os.path.join(folder, stem[: -len(name) - 1]), roles[name]
+            return os.path.join(folder, stem[: -len(name) - 1]), ROLES[name]
     return None
 
 
@@ -196,8 +182,7 @@ def read_stem_mp4(path: Path, options: SeparatorOptions) -> Stems:
         raise TrackError(Reason.NO_STEMS, f"{len(stems)} streams; expected {', '.join(STEM_MP4_STREAMS)}")
     streams = dict(zip(STEM_MP4_STREAMS, stems, strict=True))
     band, _ = add_up([(streams[name], rate) for name in BAND_NAMES], options.channels)
-    parts = [(name, streams[name], int(rate)) for name in BAND_NAMES if options.stems]
-    return align(streams["vocals"], int(rate), band, int(rate), channels=options.channels, parts=parts)
+    return align(streams["vocals"], int(rate), band, int(rate), channels=options.channels)
 
 
 def _audio_separator(options: SeparatorOptions) -> Separator:

@@ -18,7 +18,7 @@ import torch
 
 from ..audio import Samples, with_channels
 from .reading import decode
-from .stems import STEM_OF_PART, SeparatorOptions, Stems, align, group_mixes, require
+from .stems import SeparatorOptions, Stems, align, group_mixes, require
 from .tracks import HAFMCorpusError, Reason, TrackError
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
@@ -40,8 +40,6 @@ class AudioSeparator:
     """
 
     def __init__(self, options: SeparatorOptions) -> None:
-        if options.stems:
-            raise HAFMCorpusError("audio-separator tells vocals and accompaniments apart only; take demucs for stems.")
         require("audio_separator", "separate")
         require("onnxruntime", "separate")
         from audio_separator.separator import Separator as Library
@@ -148,6 +146,4 @@ class DemucsSeparator:
         band = sum(sound for name, sound in sources.items() if name != "vocals")
         own_rate = self.library.samplerate
         vocal, band = (sound.cpu().numpy().T for sound in (sources["vocals"], band))
-        named = STEM_OF_PART.keys() & sources.keys() if self.options.stems else ()
-        parts = [(name, sources[name].cpu().numpy().T, own_rate) for name in sorted(named)]
-        return align(vocal, own_rate, band, own_rate, channels=self.options.channels, parts=parts)
+        return align(vocal, own_rate, band, own_rate, channels=self.options.channels)

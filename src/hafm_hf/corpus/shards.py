@@ -7,7 +7,6 @@ What every worker does, on this machine or on another of a cluster; nothing here
 import functools
 import hashlib
 import json
-import math
 import os
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..audio import Samples, loudness, with_channels
+from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from ..modeling.threads import torch_threads
@@ -38,8 +37,8 @@ FEATURE_RATE = 24_000
 MOST_WAITING = 4
 # the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
 DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
-# where a row belongs: number of the track, start in s, and 0 for the mix or the number of the stem
-_Place = tuple[int, float, int]
+# where a row belongs: number of the track and start in s
+_Place = tuple[int, float]
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class ShardMaker:
         try:
             with torch_threads(self.options.threads):
                 rows = self._rows(job.tracks, report)
-            report.rows, report.stems = len(rows), dict(sorted(Counter(row.stem or "mix" for row in rows).items()))
+            report.rows = len(rows)
             with self._step("write"):
                 if rows:
                     write_shard(corpus / job.name, rows, self.tokenizers.info)
@@ -173,12 +172,10 @@ class ShardMaker:
     def _segments(self, place: int, track: Track, counted: TrackReport, report: ShardReport) -> "list[_Segment]":
         """What is kept of one track; raises TrackError when it gives nothing as a whole."""
         with self._step("read"):
-            for files, planned in ((track.files, track.content_hash), (track.parts, track.parts_hash)):
-                if files and hash_files(Path(self.options.audio), files) != planned:
-                    raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
+            if hash_files(Path(self.options.audio), track.files) != track.content_hash:
+                raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
         with self._step("separate"):
-            files = track.files | track.parts
-            paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in files.items()}
+            paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
             stems = self.separator.separate(paths)
         rate, duration = stems.sampling_rate, len(stems.vocal) / stems.sampling_rate
         counted.seconds = round(duration, 6)
@@ -195,10 +192,7 @@ class ShardMaker:
                 vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
                 found = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
                 if found is None:
-                    # a part that rests is kept: a stage must learn when to
-                    parts = {name: cut(sound, rate, start, length) for name, sound in stems.parts.items()}
-                    labels = stems.labels
-                    kept.append(_Segment(place, track, labels, start, length, vocal, instrumental, rate, parts))
+                    kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
                 else:
                     report.drops.append(Drop(track.name, *found, start=round(start, 3)))
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
@@ -213,7 +207,7 @@ class ShardMaker:
         return kept
 
     def _tokenize(self, segments: "Sequence[_Segment]", report: ShardReport) -> dict[_Place, TokenExcerpt]:
-        """Rows of segments of one rate and length, by track, start and stem."""
+        """Rows of segments of one rate and length, by track and start."""
         first = segments[0]
         vocals, instrumentals = [each.vocal for each in segments], [each.instrumental for each in segments]
         with self._step("tokenise"):
@@ -224,18 +218,7 @@ class ShardMaker:
                 ratio = self.tokenizers.fidelity(first.instrumental, first.sampling_rate, first.seconds, tokens[0])
                 # rounded, so that reports agree where the last bits of a decoder don't
                 report.si_sdr = round(ratio, 2)
-        rows: dict[_Place, TokenExcerpt] = {}
-        stems = [(name, sound) for each in segments for name, sound in each.parts.items()]
-        with self._step("tokenise"):
-            codes = self.tokenizers.encode_sounds([sound for _, sound in stems], first.sampling_rate, first.seconds)
-            played = list(zip(stems, codes, strict=True))[::-1]
-        for each, streams in zip(segments, tokens, strict=True):
-            mix = rows[each.place, each.start, 0] = self._row(each, streams)
-            for number in range(1, 1 + len(each.parts)):
-                (name, sound), acoustic = played.pop()
-                level = loudness_of(sound, each.sampling_rate)
-                rows[each.place, each.start, number] = replace(mix, acoustic=acoustic, loudness=level, stem=name)
-        return rows
+        return {(each.place, each.start): self._row(each, own) for each, own in zip(segments, tokens, strict=True)}
 
     def _row(self, segment: "_Segment", streams: SegmentTokens) -> TokenExcerpt:
         with self._step("features"):
@@ -255,7 +238,7 @@ class ShardMaker:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A kept piece of track `place`, `seconds` from `start`: vocal [N], instrumental and parts [N] or [N, C]."""
+    """A kept piece of track `place`, `seconds` from `start`: vocal [N], instrumental [N] or [N, C]."""
 
     place: int
     track: Track
@@ -265,25 +248,17 @@ class _Segment:
     vocal: Samples
     instrumental: Samples
     sampling_rate: int
-    parts: dict[str, Samples]
     sheet: LeadSheet = LeadSheet()
 
     def alone(self) -> "_Segment":
         """The same with sounds of its own instead of views of the track's."""
-        parts = {name: sound.copy() for name, sound in self.parts.items()}
-        return replace(self, vocal=self.vocal.copy(), instrumental=self.instrumental.copy(), parts=parts)
+        return replace(self, vocal=self.vocal.copy(), instrumental=self.instrumental.copy())
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:
     """A piece of float32 [N] or [N, C], of equally many samples wherever it starts; times in seconds."""
     first = round(start * sampling_rate)
     return sound[first : first + round(length * sampling_rate)]
-
-
-def loudness_of(sound: Samples, sampling_rate: int) -> float:
-    """LUFS of float32 [N] or [N, C], mixed to mono; NaN for silence."""
-    level = loudness(with_channels(sound, 1), sampling_rate)
-    return level if math.isfinite(level) else math.nan
 
 
 def noise_seed(content_hash: str, start: float) -> int:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What separators take and give: a track's files in, its vocal and its instrumental out.
 
-Below the separators on the path of the data: `separation` reads stems that exist, `separation_models` takes mixes
-apart.
+`separation` reads stems that exist, `separation_models` takes mixes apart.
 """
 
 import importlib.util
@@ -16,15 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 import soundfile
 
-from ..audio import Samples, pad_end, resample, with_channels
-from ..lead_sheet.vocabulary import STEMS as STEM_NAMES
+from ..audio import Samples, resample, with_channels
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
 LABELS_FILE = "labels.json"
 DEFAULT_MAX_SECONDS = 1800.0
-# which stem each separated part of a band is; MUSDB18's and demucs's `other` is what plays the chords
-STEM_OF_PART = {"drums": "drums", "bass": "bass", "other": "chords", "chords": "chords", "colour": "colour"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,6 @@ class SeparatorOptions:
         device (str): auto, cpu or cuda; where models run.
         max_seconds (float): longer files are dropped.
         channels (int): of the instrumental; the preparation sets it to those of the codec.
-        stems (bool): whether the parts of the band are wanted by themselves, too.
     """
 
     name: str = "stems"
@@ -49,22 +44,19 @@ class SeparatorOptions:
     device: str = "auto"
     max_seconds: float = DEFAULT_MAX_SECONDS
     channels: int = 1
-    stems: bool = False
 
 
 @dataclass(frozen=True)
 class Stems:
     """Vocal (float32 [N]) and instrumental ([N], or [N, C]) of one track from one instant on, and their rate in Hz.
 
-    `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs. `parts` are
-    those of the instrumental, of its shape and as loud as in it, by the names of `lead_sheet.vocabulary.STEMS`.
+    `labels` are what lies beside the stems as labels.json: tempo, key and licence of rendered songs.
     """
 
     vocal: Samples
     instrumental: Samples
     sampling_rate: int
     labels: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, Samples] = field(default_factory=dict)
 
 
 class Separator(Protocol):
@@ -78,7 +70,7 @@ class Separator(Protocol):
 
 
 def write_stems(folder: Path, stems: Stems) -> None:
-    """Saves stems as vocals.flac, accompaniment.flac and the parts by name, whole or not at all: a layout that the
+    """Saves stems as vocals.flac and accompaniment.flac, whole or not at all: a layout that the
     separator `stems` and `hafm evaluate` (`--pairs`, `--retrieval-bank`, `--separated-vocals`) read.
 
     Where one of them would clip, all are turned down alike.
@@ -89,7 +81,7 @@ def write_stems(folder: Path, stems: Stems) -> None:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    sounds = {"vocals": stems.vocal, "accompaniment": stems.instrumental, **stems.parts}
+    sounds = {"vocals": stems.vocal, "accompaniment": stems.instrumental}
     gain = 1.0 / max(1.0, *(float(np.abs(sound).max(initial=0.0)) for sound in sounds.values()))
     try:
         for name, sound in sounds.items():
@@ -121,7 +113,6 @@ def align(
     instrumental_rate: int,
     labels: dict[str, Any] | None = None,
     channels: int = 1,
-    parts: Sequence[tuple[str, Samples, int]] = (),
 ) -> Stems:
     """Two stems of one recording at one rate and length; both begin where their files begin.
 
@@ -130,7 +121,6 @@ def align(
         vocal_rate, instrumental_rate: in Hz; the higher one is brought to the lower.
         labels: of the track.
         channels: of the instrumental.
-        parts: of the band: what each is called (a key of `STEM_OF_PART`), float32 [N] or [N, C], and its rate in Hz.
 
     Raises:
         TrackError: their lengths differ by more than a second, so that they can't be of one recording.
@@ -144,12 +134,4 @@ def align(
     if max(map(len, sounds)) - length > LONGEST_DIFFERENCE_SECONDS * rate:
         seconds = [len(sound) / rate for sound in sounds]
         raise TrackError(Reason.LENGTHS_DIFFER, f"vocal {seconds[0]:.2f} s, instrumental {seconds[1]:.2f} s")
-    found: dict[str, Samples] = {}
-    for name, sound, own_rate in parts:
-        part = resample(np.ascontiguousarray(with_channels(sound, channels)), own_rate, rate)
-        if abs(len(part) - length) > LONGEST_DIFFERENCE_SECONDS * rate:
-            raise TrackError(Reason.LENGTHS_DIFFER, f"{name} {len(part) / rate:.2f} s, band {length / rate:.2f} s")
-        stem, part = STEM_OF_PART[name], pad_end(part[:length], length)
-        found[stem] = found[stem] + part if stem in found else part
-    ordered = {name: found[name] for name in STEM_NAMES if name in found}
-    return Stems(sounds[0][:length], sounds[1][:length], rate, labels or {}, ordered)
+    return Stems(sounds[0][:length], sounds[1][:length], rate, labels or {})

@@ -135,13 +135,6 @@ class Tokenizers:
             ):
                 yield SegmentTokens(vocal, instrumental, acoustic)
 
-    @torch.inference_mode()
-    def encode_sounds(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> Iterator[np.ndarray]:
-        """Codes (int16 [Q, T_a] each) of sounds of `seconds`, as of `encode`'s instrumentals, batch by batch."""
-        for begin in range(0, len(sounds), self.options.batch_size):
-            part = sounds[begin : begin + self.options.batch_size]
-            yield from self._codes(part, sampling_rate, seconds).cpu().numpy().astype(np.int16)
-
     def _codes(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> torch.Tensor:
         batch = self._batch(sounds, sampling_rate, self.codec.format.sampling_rate, seconds)
         return self.codec.encode(batch.mT if batch.ndim == 3 else batch[:, None], self.info.num_codebooks)

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token shards: the Parquet format that lies between audio and training.
 
-A row is one excerpt of one track, all of its streams cut at the same two instants. A corpus with stems has further
-rows of the same instants, which differ in `acoustic`, `loudness` and `stem`:
+A row is one excerpt of one track, all of its streams cut at the same two instants:
 
 | column | type | content |
 |---|---|---|
 | `track` | string | name of the track; excerpts of one track share it |
 | `start`, `duration` | float32 | seconds, multiples of the common grid of both frame rates |
 | `vocal_semantic`, `instrumental_semantic` | List(int16) [T_v] | semantic tokens |
-| `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental, or of one stem of it |
+| `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental |
 | `source`, `licence` | string | collection that the track is from, and its terms; empty where unknown |
 | `split` | string | train, validation or test; the same for all rows of a track |
-| `loudness` | float32 | of what `acoustic` holds, LUFS; NaN for silence |
+| `loudness` | float32 | of the instrumental, LUFS; NaN for silence |
 | `tempo`, `key` | float32, string | of the instrumental: beats a minute, and a key such as `F#:min` |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
 | `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
-| `stem` | string | the part of the band that `acoustic` holds (`lead_sheet.vocabulary.STEMS`); empty for the mix |
+| `stem` | string | empty; corpora of earlier versions may have rows of single stems, too |
 
 The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
 does not fit.
@@ -90,7 +89,7 @@ class TokenExcerpt:
         track (str): name of the track.
         start, duration (float): seconds, on the common grid.
         vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
-        acoustic (int16 [Q, T_a]): codec codes of the instrumental or a stem.
+        acoustic (int16 [Q, T_a]): codec codes of the instrumental.
         source, licence, split, key, content_hash, lead_sheet, stem (str), loudness (float, LUFS), tempo (float, beats
             a minute): as in the table above.
     """

@@ -75,14 +75,10 @@ class TrackError(Exception):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Files that make one track: `name` (display name) and the path of each role, such as vocal or mix.
-
-    `parts` are files of parts of the band beside that of the whole; what a track is doesn't depend on them.
-    """
+    """Files that make one track: `name` (display name) and the path of each role, such as vocal or mix."""
 
     name: str
     files: dict[str, str]
-    parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,6 @@ class Track:
         split, artist, licence (str): the last two empty where nothing is known.
         stamps (list): size in bytes and modification time in ns of each file, to know unchanged ones again.
         style (str): of the band, where somebody says it (`read_styles`).
-        parts (dict), parts_hash (str): of the further files of its band's parts; both empty where there are none.
     """
 
     name: str
@@ -106,8 +101,6 @@ class Track:
     artist: str = ""
     licence: str = ""
     stamps: list[list[int]] = field(default_factory=list)
-    parts: dict[str, str] = field(default_factory=dict)
-    parts_hash: str = ""
     style: str = ""
 
 
@@ -350,24 +343,22 @@ def identify_tracks(
 
     def identify(grouping: Grouping) -> Track | Drop:
         before = known.get(grouping.name)
-        stamps = stamp_files(root, grouping.files) + stamp_files(root, grouping.parts)
-        files = grouping.files, grouping.parts
-        if before is not None and before.stamps == stamps and (before.files, before.parts) == files:
+        stamps = stamp_files(root, grouping.files)
+        if before is not None and before.stamps == stamps and before.files == grouping.files:
             return before
         try:
             content = hash_files(root, grouping.files)
-            parts = hash_files(root, grouping.parts) if grouping.parts else ""
         except TrackError as error:
             # the outcome of a planned track is reported by its shard, once
             return before or Drop(grouping.name, error.reason, error.detail)
-        if before is not None and (before.content_hash, before.parts_hash) != (content, parts):
+        if before is not None and before.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
         tags = read_tags(Path(os.path.join(root, grouping.files[min(grouping.files)])))
         matched = re.search(splits.artist_pattern, grouping.name) if splits.artist_pattern else None
         artist = display_name(tags.get("artist") or (matched.group(1) if matched else "") or "")
         split = choose_split(grouping.name, artist, content, splits)
         licence = display_name(tags.get("license", ""))
-        return Track(grouping.name, grouping.files, content, split, artist, licence, stamps, grouping.parts, parts)
+        return Track(grouping.name, grouping.files, content, split, artist, licence, stamps)
 
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         found = list(pool.map(identify, groupings))
