@@ -5,8 +5,9 @@ python recipes/separate.py SONGS STEMS --separation audio-separator --device cud
 python recipes/separate.py MUSDB18 PAIRS --musdb --separation audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
-killed run goes on where it was. With --musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated
-vocals, the sum of the other stems, and the vocals that the separator takes out of the mix.
+killed run goes on where it was. With --musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads
+them for FAD_i and FAD_s: isolated vocals, the sum of the other stems, and the vocals that the separator takes out of
+the mix.
 """
 
 import functools
