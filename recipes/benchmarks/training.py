@@ -34,7 +34,7 @@ from hafm_hf.modeling.layers import HAFMAttention
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
 from hafm_hf.training.arguments import StageArguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
-from hafm_hf.training.flops import device_peak, step_flops
+from hafm_hf.training.watching import device_peak, step_flops
 
 # the paper's tokens
 _COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()

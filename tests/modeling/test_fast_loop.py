@@ -15,7 +15,7 @@ from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
 from hafm_hf.modeling.heartbeat import Heartbeat
 from hafm_hf.modeling.sampling import RandomStream, draw
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from hafm_hf.training.adapters import add_adapters
+from hafm_hf.training.stages import add_adapters
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
 from recording_decoder import RecordingDecoder
 from tiny_models import SIZES, placed, tiny_stage

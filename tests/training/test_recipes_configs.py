@@ -12,8 +12,8 @@ from hafm_hf.corpus.tokens import TokenCorpusInfo
 from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
 from hafm_hf.training.arguments import DataArguments, RunArguments, StageArguments, parse_arguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler
-from hafm_hf.training.flops import GPU_PEAKS, step_flops
 from hafm_hf.training.stages import STAGE_MODELS
+from hafm_hf.training.watching import GPU_PEAKS, step_flops
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes/configs"
 DOCUMENT = CONFIGS.parents[1] / "docs/training.md"

@@ -8,8 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from accelerate import Accelerator
-from hafm_hf.training.flops import device_peak, step_flops
-from hafm_hf.training.watching import LossWindow
+from hafm_hf.training.watching import LossWindow, device_peak, step_flops
 from tiny_models import tiny_stage
 
 

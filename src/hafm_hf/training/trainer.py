@@ -22,16 +22,15 @@ from accelerate import Accelerator
 
 from ..modeling.codebook_patterns import codebook_pattern
 from ..modeling.configuration_hafm import HAFMStageConfig
-from .adapters import plain_stage
 from .arguments import DataArguments, RunArguments
 from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
-from .flops import device_peak, step_flops
 from .objective import draw_seeds, drop_history, history_dropout_rate, null_rows, swap_history
 from .optimizers import make_optimizers, scheduled_rate
 from .samples import SongSampler
+from .stages import plain_stage
 from .validation import Metrics, eval_mode, validate_stage
-from .watching import LossWindow
+from .watching import LossWindow, device_peak, step_flops
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
