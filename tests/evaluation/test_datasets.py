@@ -34,17 +34,6 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
     assert all(clip.reference is not None for clip in clips)
 
 
-def test_no_vocals_is_the_reference_of_vocals(tmp_path: Path) -> None:
-    for name in ("song_vocals", "song_no_vocals", "two/vocals", "two/no_vocals"):
-        write(tmp_path / f"{name}.wav", 1)
-    clips = datasets.load_pairs(tmp_path)
-    found = {clip.name: {role: part.path.stem for role, part in clip.parts().items()} for clip in clips}
-    assert found == {
-        "song": {"vocal": "song_vocals", "reference": "song_no_vocals"},
-        "two": {"vocal": "vocals", "reference": "no_vocals"},
-    }
-
-
 def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_path: Path) -> None:
     write(tmp_path / "a" / "vocal.wav", 2)
     write(tmp_path / "b" / "vocal.wav", 2)

@@ -17,7 +17,6 @@ from hafm_hf.evaluation.frechet import (
     fit_gaussian,
     frechet_audio_distance,
     frechet_distance,
-    symmetric_root,
 )
 from hafm_hf.evaluation.kernel import kernel_audio_distance
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
@@ -36,35 +35,11 @@ def test_distance_of_gaussians_of_known_moments() -> None:
     assert frechet_distance(*gaussians) == pytest.approx(expected, abs=1e-9)
 
 
-def test_distance_equals_the_usual_root_of_the_product() -> None:
-    generator = np.random.default_rng(1)
-    first, second = (generator.standard_normal((300, 7)) @ generator.standard_normal((7, 7)) for _ in range(2))
-    one, two = fit_gaussian(first), fit_gaussian(second)
-    eigenvalues = np.linalg.eigvals(one.covariance @ two.covariance)
-    expected = (
-        ((one.mean - two.mean) ** 2).sum()
-        + np.trace(one.covariance + two.covariance)
-        - 2 * np.sqrt(eigenvalues.real).sum()
-    )
-    assert frechet_distance(one, two) == pytest.approx(expected, rel=1e-9)
-
-
 def test_identical_sets_are_at_zero() -> None:
     clips = list(np.random.default_rng(2).standard_normal((6, 20, 5)).astype(np.float32))
     found = frechet_audio_distance(clips, clips, resamples=20)
     assert found.distance == pytest.approx(0.0, abs=1e-9)
     assert found.low == pytest.approx(0.0, abs=0.2)
-
-
-def test_singular_covariances_have_a_distance() -> None:
-    embeddings = np.zeros((10, 4))
-    embeddings[:, 0] = np.arange(10)
-    root = symmetric_root(np.cov(embeddings, rowvar=False))
-    assert np.isfinite(root).all()
-    # np.var(ddof=1) of 0…9 is 9.1667; the other is a point
-    assert frechet_distance(
-        fit_gaussian(embeddings), Gaussian(np.full(4, 4.5) * [1, 0, 0, 0], np.zeros((4, 4)), 9)
-    ) == (pytest.approx(9.1667, abs=1e-4))
 
 
 def test_too_few_embeddings_are_refused() -> None:
@@ -110,27 +85,6 @@ def test_kernel_distance_is_the_estimator_written_out() -> None:
     within += np.mean([kernel(x, y) for i, x in enumerate(second) for j, y in enumerate(second) if i != j])
     between = np.mean([kernel(x, y) for x in first for y in second])
     assert kernel_audio_distance(first, second, 1.3) == pytest.approx(100 * (within - 2 * between), rel=1e-9)
-
-
-def test_kernel_distance_has_no_bias_and_grows_with_the_shift() -> None:
-    generator = np.random.default_rng(5)
-    same = [
-        kernel_audio_distance(generator.standard_normal((60, 4)), generator.standard_normal((60, 4)), 2.0)
-        for _ in range(60)
-    ]
-    assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(len(same))
-    near, far = (kernel_audio_distance(generator.standard_normal((60, 4)), np.full((60, 4), x)) for x in (0.5, 2.0))
-    assert near < far
-
-
-def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(6)
-    covered = [
-        interval.low <= 1.0 <= interval.high
-        for interval in (bootstrap_mean(generator.normal(1.0, 1.0, 40), one_each(40), 0, 300) for _ in range(200))
-    ]
-    assert 0.91 <= np.mean(covered) <= 0.99
-    assert bootstrap_mean([1.0, float("nan"), 3.0], one_each(3)).n == 2
 
 
 def one_each(count: int) -> list[str]:

@@ -20,7 +20,6 @@ from hafm_hf.training.data import (
     GlobalBatchSampler,
     TokenCrops,
     check_vocabularies,
-    collate,
     load_token_corpus,
     read_stream,
 )
@@ -99,12 +98,6 @@ def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step(
     assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
-def test_a_global_batch_too_small_for_its_processes_names_the_way_out() -> None:
-    with pytest.raises(ValueError, match="take at least --global_batch 7, or fewer processes"):
-        GlobalBatchSampler(6, world_size=7)
-    assert GlobalBatchSampler(16, accumulation=4, world_size=7).accumulation == 2
-
-
 def test_samples_follow_from_seed_and_number_alone(corpus_folder: Path) -> None:
     first, again = make_crops(corpus_folder, "semantic"), make_crops(corpus_folder, "semantic")
     other = make_crops(corpus_folder, "semantic", seed=4)
@@ -125,23 +118,6 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["labels"], plain[number]["labels"])
     with pytest.raises(ValueError, match="two tracks"):
         TokenCrops(corpus.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
-
-
-def test_a_batch_needs_no_padding(corpus_folder: Path) -> None:
-    crops = make_crops(corpus_folder, "coarse")
-    batch = collate([crops[n] for n in range(4)])
-    assert batch["conditioning_mask"] is None
-    conditioning, labels = batch["conditioning_ids"], batch["labels"]
-    assert conditioning is not None and labels is not None
-    assert conditioning.shape == (4, 2, 80) and labels.shape == (4, 360) and labels.dtype == torch.int64
-
-
-def test_validation_crops_are_fixed_and_thinned_evenly(corpus_folder: Path) -> None:
-    crops = make_crops(corpus_folder, "semantic")
-    assert len(crops.fixed_crops()) == len(crops)
-    thinned = crops.fixed_crops(4)
-    assert len(thinned) == 4 and len({crop.row for crop in thinned}) > 2
-    assert thinned == crops.fixed_crops(4)
 
 
 @pytest.mark.parametrize(

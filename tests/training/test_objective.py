@@ -14,8 +14,6 @@ from hafm_hf.training.objective import (
     draw_seeds,
     drop_history,
     hidden_spans,
-    history_dropout_rate,
-    null_rows,
     other_tracks,
     paired_losses,
     sample_rates,
@@ -24,12 +22,6 @@ from hafm_hf.training.objective import (
 )
 from hafm_hf.training.trainer import teacher_forcing
 from training.toy_corpus import toy_config
-
-
-def test_without_dropout_the_input_is_the_target_one_step_later() -> None:
-    labels = torch.arange(12).view(2, 6)
-    expected = torch.tensor([[99, 0, 1, 2, 3, 4], [99, 6, 7, 8, 9, 10]])
-    assert torch.equal(drop_history(labels, 99, FlatPattern(3), 0.0, 5.0, [1, 2]), expected)
 
 
 def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> None:
@@ -99,14 +91,6 @@ def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() ->
     assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
 
 
-def test_history_dropout_is_annealed_over_the_run() -> None:
-    assert [history_dropout_rate(x, 0.8, 0.2) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.8, 0.5, 0.2])
-
-
-def test_guidance_dropout_hits_the_share_asked_for() -> None:
-    assert null_rows(0.1, range(5000)).float().mean() == pytest.approx(0.1, abs=0.015)
-
-
 def test_losses_are_per_sample_and_codebook_in_nats() -> None:
     logits = torch.zeros(2, 6, 8)
     logits[1, 0::3, 5] = 50.0
@@ -151,11 +135,6 @@ def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
     partners = other_tracks(tracks)
     assert sorted(partners) == list(range(7))
     assert all(tracks[clip] != tracks[partner] for clip, partner in enumerate(partners))
-
-
-def test_a_single_track_cannot_be_shuffled() -> None:
-    with pytest.raises(ValueError, match="several tracks"):
-        other_tracks(["a", "a", "a", "b"])
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:

@@ -76,17 +76,6 @@ def meta_stage(name: str, config: HAFMStageConfig) -> torch.nn.Module:
         return STAGE_MODELS[name](config)
 
 
-@pytest.mark.parametrize("name", ["tiny/semantic.yaml", "tiny/coarse.yaml", "tiny/fine.yaml", "tiny/smoke.yaml"])
-def test_the_tiny_stages_use_the_time_scheme_and_one_process(name: str) -> None:
-    _, _, run, config = read(name)
-    assert config.position_scheme == "time" and run.accumulation == 1
-
-
-def test_fine_tuning_trains_adapters_in_little_memory() -> None:
-    stage, _, run, _ = read("finetune.yaml")
-    assert stage.lora_rank > 0 and run.activation_checkpointing and run.mixed_precision == "bf16"
-
-
 # a card's facts are no run
 CONFIGURATIONS = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if "card" not in path.name

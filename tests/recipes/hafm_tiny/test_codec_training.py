@@ -12,23 +12,17 @@ import soundfile
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from hafm_hf.audio.analysis import scale_invariant_sdr
-from hafm_tiny.clusters import kmeans, nearest
 from hafm_tiny.codec import (
     CodecTrainer,
     CodecTrainingArguments,
     QuantizerTraining,
     draw_batch,
-    emphasised,
     evaluate_codec,
-    mel_distance,
-    relative_error,
     spectral_distance,
     start_codec,
 )
-from hafm_tiny.discriminator import MultiScaleDiscriminator
 from hafm_tiny.song_pool import SongPool
-from hafm_tiny.state import cosine_learning_rate, load_state, save_state
+from hafm_tiny.state import load_state, save_state
 from programs import run_program
 from synthetic_songs import write_song
 
@@ -104,17 +98,6 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> N
     assert [resumed.train_step() for _ in range(4)] == wanted
 
 
-def test_start_brings_every_layer_to_unit_variance(pool: SongPool) -> None:
-    codec = tiny_codec()
-    batch = draw_batch(pool, arguments(), 0)
-    start_codec(codec, batch)
-    with torch.no_grad():
-        embeddings = codec.encoder(batch)
-        output = codec.decoder(embeddings)
-    assert float(embeddings.std()) == pytest.approx(1.0, rel=0.05)
-    assert float(output.std() / batch.std()) == pytest.approx(0.3, rel=0.1)
-
-
 def test_quantizing_passes_gradients_straight_through_and_updates_codebooks() -> None:
     codec = tiny_codec()
     training = QuantizerTraining(codec, decay=0.9, dead_share=0.1)
@@ -133,45 +116,6 @@ def test_quantizing_passes_gradients_straight_through_and_updates_codebooks() ->
     assert float(commitment.detach()) > 0
     assert not torch.equal(before, training.codebooks[0].embed)
     assert torch.equal(last_before, training.codebooks[-1].embed), "no row of this batch reached the last codebook"
-
-
-def test_dead_codes_are_replaced_by_vectors_of_the_batch() -> None:
-    codec = tiny_codec()
-    training = QuantizerTraining(codec, decay=0.5, dead_share=0.2)
-    generator = torch.Generator().manual_seed(0)
-    book = training.codebooks[0]
-    book.embed.fill_(100.0)
-    book.embed[0] = 0.0
-    book.embed_avg.copy_(book.embed)
-    book.cluster_size.fill_(1.0)
-    vectors = torch.randn(40, 12, generator=generator)
-    for _ in range(12):
-        codes = nearest(vectors, book.embed)
-        training._update(book, vectors, codes, generator)
-    assert float(book.embed.abs().max()) < 50
-    assert len(nearest(vectors, book.embed).unique()) > 16
-
-
-def test_kmeans_finds_separate_clusters() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    vectors = centers.repeat(50, 1) + 0.1 * torch.randn(150, 2, generator=generator)
-    found = kmeans(vectors, 6, 20, generator)
-    assert float((vectors - found[nearest(vectors, found)]).norm(dim=1).max()) < 1.0
-    with pytest.raises(ValueError, match="5 vectors cannot start 6 clusters"):
-        kmeans(vectors[:5], 6, 1, generator)
-
-
-def test_losses_are_zero_for_equal_audio_and_known_for_scaled() -> None:
-    audio = torch.randn(3, 1, 4_000)
-    assert float(relative_error(audio, audio)) == 0.0
-    assert float(relative_error(audio, torch.zeros_like(audio))) == pytest.approx(1.0, rel=0.01)
-    assert float(spectral_distance(audio, audio)) == 0.0
-    assert float(spectral_distance(audio, 0.5 * audio)) > 0.5
-    noise = torch.randn(3, 4_000)
-    assert bool((scale_invariant_sdr(audio[:, 0], 0.3 * audio[:, 0]) > 60).all())
-    ten_db = scale_invariant_sdr(audio[:, 0], audio[:, 0] + noise * 10**-0.5)
-    torch.testing.assert_close(ten_db, torch.full((3,), 10.0), atol=0.6, rtol=0.0)
 
 
 def test_batches_are_a_function_of_seed_and_step(pool: SongPool) -> None:
@@ -207,12 +151,6 @@ def test_stems_are_drawn_and_decoded_apart_where_they_are_asked_for(tmp_path: Pa
     assert apart["clips"] == 3 and apart["si_sdr_db_unquantized"] != figures["si_sdr_db_unquantized"]
 
 
-def test_learning_rate_rises_then_falls_to_its_floor() -> None:
-    rates = [cosine_learning_rate(step, 100, 1.0, 0.1, 10) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and rates[10] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
-
-
 def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
     write_song(tmp_path / "train" / "one", RATE, seconds=2.0, seed=0)
     write_song(tmp_path / "train" / "two.partial", RATE, seconds=2.0, seed=1)
@@ -229,24 +167,6 @@ def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
         pool.require(5.0)
     with pytest.raises(ValueError, match="validation holds no finished song"):
         SongPool(tmp_path, "validation", RATE).require(1.0)
-
-
-@pytest.mark.parametrize("noise", [0.05, 0.002])
-def test_discriminators_learn_to_tell_tones_from_tones_with_noise_9_and_37_db_below(noise: float) -> None:
-    torch.manual_seed(0)
-    discriminator = MultiScaleDiscriminator((256, 512))
-    optimizer = torch.optim.AdamW(discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
-    time = torch.arange(1600) / RATE
-    for _ in range(40):
-        real = 0.2 * torch.sin(2 * torch.pi * (200 + 300 * torch.rand(3, 1, 1)) * time)
-        loss = discriminator.loss(real, real + noise * torch.randn_like(real))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 1.5, "2 is not telling them apart"
-    hinges = [discriminator.judge(real, audio)[0] for audio in (real, real + noise * torch.randn_like(real))]
-    assert hinges[0] < hinges[1]
-    assert discriminator.judge(real, real)[1] == 0, "equal audio has equal features"
 
 
 def test_the_codec_trains_against_discriminators_from_the_step_that_was_asked_for(pool: SongPool) -> None:
@@ -277,51 +197,6 @@ def test_training_the_decoder_alone_leaves_every_code_as_it_was(pool: SongPool) 
             for each in (frozen, codec)
         )
     assert after < 0.95 * before, (before, after)
-
-
-def test_mel_energies_say_how_loud_noise_is_and_not_which_noise() -> None:
-    noise, other = torch.randn(2, 2, 1, RATE).unbind()
-    assert float(mel_distance(noise, noise, RATE)) == 0.0
-    # half of the log of energies: the log of a factor of amplitudes, whichever it is
-    for factor in (0.5, 0.1):
-        assert float(mel_distance(noise, factor * noise, RATE)) == pytest.approx(-np.log(factor), rel=0.05)
-    # to the waveform's error silence is better than other noise of the right level, and to mel energies much worse
-    silence = torch.zeros_like(noise)
-    assert float(relative_error(noise, other)) > float(relative_error(noise, silence))
-    assert float(mel_distance(noise, other, RATE)) < 0.3 * float(mel_distance(noise, silence, RATE))
-
-
-def test_a_decoder_learns_the_level_of_what_its_codes_cannot_say(pool: SongPool) -> None:
-    """Of the same codec's decoder, by the waveform alone and by mel energies as well."""
-    codec = begun_codec(pool, quantize_from=20, steps=40)
-    sound, distances = draw_batch(pool, arguments(), 900), []
-    for weights in ({"waveform_weight": 1.0, "mel_weight": 0.0}, {"waveform_weight": 0.1, "mel_weight": 2.0}):
-        trained = copy.deepcopy(codec)
-        options = {"decoder_only": True, "spectral_from": 0, "spectral_ramp": 1, "emphasis_weight": 0.0}
-        trainer = CodecTrainer(trained, pool, arguments(**options, spectral_weight=0.0, seed=1, **weights))
-        reports = [trainer.train_step() for _ in range(60)]
-        assert ("mel" in reports[0]) == bool(weights["mel_weight"])
-        with torch.no_grad():
-            decoded = trained.decoder(trained.quantizer.decode(trained.quantizer.encode(trained.encoder(sound))))
-        distances.append(float(mel_distance(sound, decoded[..., : sound.shape[-1]], RATE)))
-    assert distances[1] < 0.8 * distances[0], distances
-
-
-def test_a_trained_codec_goes_on_from_its_codebooks(pool: SongPool) -> None:
-    codec = begun_codec(pool, quantize_from=10, steps=20)
-    before = codec.quantizer.layers[0].codebook.embed.clone()
-    CodecTrainer(codec, pool, arguments(quantize_from=-1)).train_step()
-    after = codec.quantizer.layers[0].codebook.embed
-    assert 0 < float((after - before).norm()) < 0.3 * float(before.norm())
-
-
-def test_pre_emphasis_lets_quiet_high_frequencies_weigh_as_much_as_loud_low_ones() -> None:
-    time = torch.arange(RATE) / RATE
-    low, high = (
-        level * torch.sin(2 * torch.pi * rate * time)[None, None] for rate, level in ((100, 0.3), (3000, 0.01))
-    )
-    plain, emphasis = (relative_error(low + high, low), relative_error(emphasised(low + high), emphasised(low)))
-    assert plain < 0.01 < 0.1 < emphasis
 
 
 def test_the_recipe_trains_and_resumes_a_codec_from_the_command_line(tmp_path: Path) -> None:

@@ -16,13 +16,11 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_tiny.songs.song_corpus import (
-    Item,
     SongCorpusOptions,
     build_corpus,
     list_tasks,
     render_item,
     split_songs,
-    write_item,
 )
 from hafm_tiny.songs.styles import STEMS, STYLES
 from programs import Program, run_program
@@ -115,28 +113,6 @@ def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongC
     assert alike["drums"] > 0.95 > 0.8 > alike["bass"], alike
 
 
-def novelty(audio: np.ndarray, rate: int, highest: float) -> np.ndarray:
-    """Growth of the level below `highest` Hz, every 10 ms."""
-    hop = rate // 100
-    frames = np.lib.stride_tricks.sliding_window_view(audio, 4 * hop)[::hop] * np.hanning(4 * hop)
-    power = np.abs(np.fft.rfft(frames, axis=1))[:, : int(highest * 4 * hop / rate)] ** 2
-    level = np.log(power.sum(axis=1) + 0.01 * power.sum(axis=1).mean())
-    rise = np.maximum(np.diff(level), 0)
-    return (rise - rise.mean()) / rise.std()
-
-
-def test_vocal_and_band_share_one_clock(options: SongCorpusOptions) -> None:
-    long = dataclasses.replace(options, seconds=(25.0, 30.0))
-    lags = np.arange(-25, 26)
-    total = np.zeros(lags.size)
-    for task in list_tasks(long, 0)[:2]:
-        item = render_item(task, long)
-        # the consonants of the synthetic voice are hiss, and come before the onset as they should
-        sung, played = novelty(item.vocal, 24000, 1000), novelty(item.instrumental, 24000, 12000)
-        total += [np.mean(np.roll(sung, -lag)[40:-40] * played[40:-40]) for lag in lags]
-    assert abs(lags[np.argmax(total)]) <= 4
-
-
 def test_unusable_song_is_skipped_and_named(
     options: SongCorpusOptions, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -152,17 +128,6 @@ def test_unusable_song_is_skipped_and_named(
     assert list(build_corpus(options, [dataclasses.replace(task, folder=empty)])) == [("666_0", 0.0)]
     assert "666 cannot be read" in caplog.text
     assert not content(options.output)
-
-
-def test_left_over_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
-    folder = tmp_path / "train" / "001_0"
-    left_over = tmp_path / "train" / "001_0.partial"
-    left_over.mkdir(parents=True)
-    (left_over / "drums.flac").write_bytes(b"half a file")
-    audio = np.zeros(240)
-    write_item(Item(audio, audio, {}, {"song": "001", "tempo": 0.12345678}), folder, 24000)
-    assert {path.name for path in folder.iterdir()} == FILES and not left_over.exists()
-    assert json.loads((folder / "labels.json").read_text()) == {"song": "001", "tempo": 0.123457}
 
 
 def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: SongCorpusOptions, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.arranger import arrange, voicing
+from hafm_tiny.songs.arranger import arrange
 from hafm_tiny.songs.band import bars
 from hafm_tiny.songs.form import Section, reharmonised, sections, with_form
-from hafm_tiny.songs.midi_song import Chord, Note, Song, change, excerpt, read_song
+from hafm_tiny.songs.midi_song import Chord, Song, change, excerpt, read_song
 from hafm_tiny.songs.song_corpus import soundfont_of
 from hafm_tiny.songs.styled import play, style_song
 from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
@@ -59,19 +59,6 @@ def of_bar(stem: np.ndarray, bar: int) -> np.ndarray:
 
 def level(audio: np.ndarray) -> float:
     return float(10 * np.log10(np.mean(audio**2)))
-
-
-@styles
-def test_patterns_are_whole_bars_of_known_symbols(style: Style) -> None:
-    symbols = {"bass": "Rr58._", "chords": "CcLlHhBbDdUu123456._", "drums": "Xxo."}
-    for player in style.players.values():
-        for patterns in player.patterns.values():
-            for pattern in patterns:
-                assert isinstance(pattern, str) == (player.role != "drums")
-                assert player.role != "drums" or set(pattern) <= set(DRUMS)
-                for steps in [pattern] if isinstance(pattern, str) else pattern.values():
-                    assert len(steps) % 16 == 0 and set(steps) <= set(symbols[player.role])
-    assert len({len(steps) for steps in style.fill.values()}) == 1
 
 
 @styles
@@ -181,25 +168,6 @@ def test_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, so
     assert isinstance(spans, list) and spans[0][0] == 0.0 and spans[-1][1] == 12.0
     assert all(left[1] == right[0] for left, right in zip(spans[:-1], spans[1:], strict=True))
     assert set(sheet["downbeats"]) <= set(sheet["beats"])  # type: ignore[call-overload]
-
-
-@pytest.mark.parametrize(
-    ("kind", "pitches"),
-    [("close", [55, 60, 64]), ("open", [55, 64, 72]), ("power", [60, 67, 72]), ("guitar", [60, 67, 72, 76, 79, 84])],
-)
-def test_voicings_of_a_chord(kind: str, pitches: list[int]) -> None:
-    assert voicing(Chord(0.0, 1.0, "C:maj"), kind, 55) == pitches
-
-
-def test_a_note_sounds_the_same_in_any_frame_and_only_there(soundfont: Path) -> None:
-    frames = (7, 97, 208)
-    notes = tuple(Note(at / 75, (at + 20) / 75, pitch) for at in frames for pitch in (55, 59))
-    audio = synthesiser(RATE).play(notes, 4, soundfont, 4.0, drums=False)
-    assert audio.size == 4 * RATE and not np.any(audio[: 7 * 320])
-    # FluidSynth plays the very first note a little differently
-    _, first, other = (audio[at * 320 : (at + 40) * 320] for at in frames)
-    assert level(first) > -60
-    np.testing.assert_array_equal(other, first)
 
 
 def test_what_is_no_soundfont_or_not_there_is_an_error_that_names_it(

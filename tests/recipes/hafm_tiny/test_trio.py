@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.midi_song import Note, Song, change, excerpt, read_song
-from hafm_tiny.songs.trio import COMPING_PATTERNS, FRAME_RATE, comping_notes, on_frames, trio_parts
+from hafm_tiny.songs.midi_song import Song, change, excerpt, read_song
+from hafm_tiny.songs.trio import COMPING_PATTERNS, FRAME_RATE, comping_notes, trio_parts
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,3 @@ def test_every_note_starts_with_a_frame_and_close_to_its_time(song: Song) -> Non
     steps = np.interp(np.arange(0, len(song.beats) - 1, 0.25), np.arange(len(song.beats)), song.beats)
     inside = starts[starts < song.beats[-1] - 0.1]
     assert np.abs(inside[:, None] - steps).min(axis=1).max() <= 0.5 / FRAME_RATE + 1e-6
-
-
-def test_moving_notes_to_frames_keeps_them_audible() -> None:
-    short = on_frames([Note(0.111, 0.112, 60)])[0]
-    assert short.start == pytest.approx(8 / FRAME_RATE) and short.end == pytest.approx(12 / FRAME_RATE)

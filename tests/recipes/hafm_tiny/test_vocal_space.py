@@ -20,8 +20,6 @@ from hafm_tiny.vocal_space import (
     RhythmicFrames,
     SungFrames,
     VocalSpaceArguments,
-    discriminants,
-    fit_rhythm,
     fit_vocal_space,
 )
 from tiny_models import tiny_semantic_tokenizer
@@ -85,18 +83,6 @@ def fit(
     return fit_vocal_space(tokenizer, songs[:6], songs[6:], how, frames=5000)
 
 
-def test_discriminants_find_what_tells_classes_apart_in_louder_noise() -> None:
-    rng = np.random.default_rng(0)
-    classes = rng.integers(0, 3, 3000)
-    features = 5.0 * rng.normal(size=(3000, 8))
-    features[:, 2] = 0.2 * rng.normal(size=3000) + classes
-    (direction,) = discriminants(features.astype(np.float32), classes, 1).T
-    assert abs(direction[2]) > 20 * np.abs(np.delete(direction, 2)).max()
-    assert (features @ direction).std() == pytest.approx(1.0, abs=1e-3)
-    with pytest.raises(ValueError, match="0 classes have 50 frames; render more songs"):
-        discriminants(features[:9].astype(np.float32), classes[:9], 1)
-
-
 def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_heard() -> None:
     def heard(seeds: range) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(song.rhythm.descriptors, song.rhythm.beat) for song in map(sung_song, seeds)]
@@ -123,23 +109,6 @@ def test_only_the_vocal_changes(
     assert not torch.equal(before.encode(sound, vocal=True), after.encode(sound, vocal=True))
     assert figures["half_beat_agreement"] > 0.5 and figures["vocal_used_clusters"] > CLUSTERS / 2
     assert before.config.vocal_projection_size == 0, "the tokenizer that was given stays what it was"
-
-
-def test_another_rhythm_network_leaves_notes_and_clusters_as_they_were(
-    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
-) -> None:
-    _, before, _ = fitted
-    songs = [sung_song(seed).rhythm for seed in range(8)]
-    after, figures = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, channels=24))
-    assert after.config.rhythm_channels == 24 and before.config.rhythm_channels == 16
-    assert figures["half_beat_agreement"] > 0.5
-    others = {name: values for name, values in before.state_dict().items() if not name.startswith("rhythm.")}
-    assert all(torch.equal(after.state_dict()[name], values) for name, values in others.items())
-    # one that is as large goes on from what is known
-    again, _ = fit_rhythm(before, songs[:6], songs[6:], replace(QUICK, steps=1, learning_rate=0.0))
-    assert all(torch.equal(again.state_dict()[name], values) for name, values in before.state_dict().items())
-    with pytest.raises(ValueError, match="with a rhythm network"):
-        fit_rhythm(tokenizer_with_centroids(), songs[:6], songs[6:], QUICK)
 
 
 @pytest.mark.parametrize(
