@@ -102,16 +102,6 @@ def chords(chroma: NDArray[np.float32]) -> Array:
     return unit - unit.mean(axis=1, keepdims=True)
 
 
-def chroma_correlation(reference: Features, candidate: Features) -> float:
-    """Mean correlation over time of the chroma of accompaniment and reference at each instant, −1 to 1.
-
-    A reading beside the headline scores: much of it is the common key. Needs a reference.
-
-    Fooled by: a drone on the tonic chord, the voice itself.
-    """
-    return chroma_agreement(reference.chroma, candidate.chroma)
-
-
 def chroma_agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Mean correlation of two chromas (float32 [12, T_c]) over the frames in which the first has something, or NaN."""
     frames = min(first.shape[1], second.shape[1])

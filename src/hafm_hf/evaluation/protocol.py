@@ -85,7 +85,7 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
             control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
             found = {"leak_db": candidate.leak_db, "level_db": candidate.level_db, "lag_ms": math.nan}
             if measured.reference is not None:
-                found["lag_ms"] = lag(measured.voice, measured.reference, candidate.features).milliseconds
+                found["lag_ms"] = lag(measured.voice, measured.reference, candidate.features)
             scored.append(ClipScores(measured.name, measured.song, system, matched, control, found))
     return scored
 
@@ -267,8 +267,7 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
         caught[fool] = [
             score.name
             for score in SCORES
-            if score.headline
-            and score.name in reached
+            if score.name in reached
             and systems[fool]["scores"][score.name]["high"] < CAUGHT_SHARE * reached[score.name]["difference"]
         ]
         leak = systems[fool]["readings"].get("leak_db")
@@ -278,8 +277,8 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _separates(systems: dict[str, Any]) -> dict[str, bool]:
-    """For each headline score whether the true accompaniments beat their shuffled control."""
+    """For each score whether the true accompaniments beat their shuffled control."""
     if REFERENCE not in systems:
         return {}
     scores = systems[REFERENCE]["scores"]
-    return {score.name: scores[score.name]["follows"] for score in SCORES if score.headline and score.name in scores}
+    return {score.name: scores[score.name]["follows"] for score in SCORES if score.name in scores}

@@ -46,13 +46,9 @@ def write_report(
             file.write(text.encode())
 
 
-def headline_scores(report: dict[str, Any]) -> list[Score]:
-    """The headline scores that some system of the report has."""
-    return [
-        score
-        for score in SCORES
-        if score.headline and any(score.name in system["scores"] for system in report["systems"].values())
-    ]
+def scores_of(report: dict[str, Any]) -> list[Score]:
+    """The scores that some system of the report has."""
+    return [score for score in SCORES if any(score.name in system["scores"] for system in report["systems"].values())]
 
 
 def protocol_lines(report: dict[str, Any]) -> list[str]:
@@ -110,15 +106,15 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     rows = [["score", "aspect", "needs", "fooled by"]]
     rows += [
         [score.name, score.aspect, "reference" if score.needs_reference else "voice only", score.fooled_by]
-        for score in headline_scores(report)
+        for score in scores_of(report)
     ]
     found.append(("The scores", "How each can be fooled; hafm_hf.evaluation says how each is computed.", rows))
     return found
 
 
 def score_rows(report: dict[str, Any]) -> list[list[str]]:
-    """Matched minus shuffled pairs of each system in each headline score; the first row is the heading."""
-    scores = headline_scores(report)
+    """Matched minus shuffled pairs of each system in each score; the first row is the heading."""
+    scores = scores_of(report)
     rows = [["system", *(score.name for score in scores)]]
     for name, system in report["systems"].items():
         cells = []

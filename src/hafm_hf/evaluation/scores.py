@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .features import Features
-from .harmony import chord_changes_shared, chroma_correlation, key_agreement, pitch_class_share
+from .harmony import chord_changes_shared, key_agreement, pitch_class_share
 from .timing import beat_agreement, onset_agreement, onsets_shared
 from .told import chord_agreement, told_beats, told_chords
 
@@ -21,7 +21,6 @@ class Score:
         function: of voice, reference and candidate.
         aspect: harmony or time.
         needs_reference: whether it can be had without a reference accompaniment.
-        headline: whether reports lead with it. A headline score tells true pairs from shuffled ones.
         fooled_by: what gets a high value without following the singer.
     """
 
@@ -29,7 +28,6 @@ class Score:
     function: Callable[[Features, Features, Features], float]
     aspect: str
     needs_reference: bool
-    headline: bool
     fooled_by: str
 
 
@@ -37,21 +35,20 @@ DOUBLED_VOICE = "a sine doubling the voice, the voice itself, a drone on the ton
 VOICE_ITSELF = "the voice itself or leaking in, a sine doubling the voice, the reference in another key"
 DRONE = "a drone on the tonic chord, the voice itself"
 SONGS_BEATS = "clicks at the song's own beats, the reference in another key"
-# name, function of voice, reference and candidate, aspect, needs a reference, headline, fooled by
+# name, function of voice, reference and candidate, aspect, needs a reference, fooled by
 SCORES = tuple(
     Score(*row)
     for row in (
-        ("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, True, DOUBLED_VOICE),
-        ("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, True, DOUBLED_VOICE),
-        ("chord_changes_shared", chord_changes_shared, "harmony", True, True, "other recordings of the song only"),
-        ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, True, VOICE_ITSELF),
-        ("onsets_shared", onsets_shared, "time", True, True, SONGS_BEATS),
-        ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, True, SONGS_BEATS),
-        ("chroma_correlation", lambda _, r, c: chroma_correlation(r, c), "harmony", True, False, DRONE),
-        ("chord_majmin", lambda _, r, c: chord_agreement("majmin", r, c), "harmony", True, True, DRONE),
-        ("chord_root", lambda _, r, c: chord_agreement("root", r, c), "harmony", True, True, DRONE),
-        ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, True, SONGS_BEATS),
-        ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, True, DRONE),
+        ("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, DOUBLED_VOICE),
+        ("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, DOUBLED_VOICE),
+        ("chord_changes_shared", chord_changes_shared, "harmony", True, "other recordings of the song only"),
+        ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, VOICE_ITSELF),
+        ("onsets_shared", onsets_shared, "time", True, SONGS_BEATS),
+        ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, SONGS_BEATS),
+        ("chord_majmin", lambda _, r, c: chord_agreement("majmin", r, c), "harmony", True, DRONE),
+        ("chord_root", lambda _, r, c: chord_agreement("root", r, c), "harmony", True, DRONE),
+        ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
+        ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
     )
 )
 SCORE_NAMES = tuple(score.name for score in SCORES)

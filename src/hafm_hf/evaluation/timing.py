@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,23 +92,13 @@ def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:
     return float(mir_eval.beat.f_measure(wanted, played, f_measure_threshold=BEAT_TOLERANCE_SECONDS))
 
 
-@dataclass(frozen=True)
-class Lag:
-    """How late an accompaniment is.
-
-    Args:
-        milliseconds: positive when it is late; NaN where it shares too little with the reference to say.
-        correlation: of the onsets at that lag.
-    """
-
-    milliseconds: float
-    correlation: float
-
-
-def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
-    """The lag of accompaniment behind reference at which their onsets, beyond the voice's, agree best, within ± 0.5 s.
+def lag(voice: Features, reference: Features, candidate: Features) -> float:
+    """Milliseconds by which an accompaniment is late: where its onsets and the reference's agree best, within ± 0.5 s.
 
     Against the voice alone the lag of true and of shuffled pairs could not be told apart, so it needs a reference.
+
+    Returns:
+        the lag; NaN where the accompaniment shares too little with the reference to say.
     """
     wanted, played = beyond_voice(voice, reference, candidate)
     curve = lag_curve(wanted, played, LONGEST_LAG_FRAMES)
@@ -120,7 +109,7 @@ def lag(voice: Features, reference: Features, candidate: Features) -> Lag:
         before, middle, after = curve[best - 1 : best + 2]
         bend = before - 2 * middle + after
         at += 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return Lag(at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan, height)
+    return at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan
 
 
 def least_correlation(frames: int) -> float:
