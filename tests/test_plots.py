@@ -50,33 +50,6 @@ def test_beats_bars_and_chords_are_drawn_over_the_voice_where_they_are() -> None
     assert "chords" in voice.get_title(loc="left")
 
 
-def test_streams_of_two_rates_line_up_in_seconds() -> None:
-    tokens = np.random.default_rng(0).integers(0, 9, (8, 150))
-    figure = plots.plot_tokens({"semantic": (tokens[0, :100], 50), "acoustic": (tokens, 75)})
-    semantic, acoustic = figure.axes
-    assert semantic.images[0].get_extent()[:2] == acoustic.images[0].get_extent()[:2] == [0.0, 2.0]
-    shapes = [np.asarray(axes.images[0].get_array()).shape for axes in (semantic, acoustic)]
-    assert shapes == [(1, 100), (8, 150)]
-    assert "100 frames at 50 Hz" in semantic.get_title(loc="left")
-
-
-def test_equal_tokens_have_equal_colours_and_neighbours_unlike_ones() -> None:
-    figure = plots.plot_tokens({"semantic": (np.array([3, 4, 3]), 50)})
-    colours = np.asarray(figure.axes[0].images[0].get_array())[0]
-    assert colours[0] == colours[2] and abs(colours[0] - colours[1]) > 0.2
-
-
-def test_description_counts_tokens_and_changes() -> None:
-    assert plots.describe_tokens(np.array([1, 1, 2, 2, 3]), 50) == (
-        "5 frames at 50 Hz, 3 different tokens, 25.0 changes a second"
-    )
-
-
-def test_no_tokens_are_an_error() -> None:
-    with pytest.raises(plots.HAFMPlotError, match="no tokens"):
-        plots.plot_tokens({"semantic": (np.empty(0, int), 50)})
-
-
 def test_equal_songs_give_equal_files_that_are_pictures(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         plots.write_plot(tmp_path / "new" / name, plots.plot_song(glide(1.0), glide(1.0), CODEC_RATE))
@@ -88,45 +61,11 @@ def test_equal_songs_give_equal_files_that_are_pictures(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(plots.HAFMPlotError, match="cannot be written"):
-        plots.write_plot(tmp_path / "file" / "a.png", plots.plot_tokens({"semantic": (np.array([1]), 50)}))
+        plots.write_plot(tmp_path / "file" / "a.png", plots.new_figure(1.0, ""))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(plots.HAFMPlotError, match=r"pip install 'hafm-hf\[studio\]'"):
-        plots.plot_tokens({"semantic": (np.array([1]), 50)})
-
-
-def training_lines() -> list[dict]:
-    """Metrics of a short run of a stage with two codebooks."""
-    lines: list[dict] = []
-    for step in (1, 50, 100):
-        lines.append(
-            {"step": step, "loss": 6.0 - step / 50, "codebook_losses": [5.0, 6.0], "codebook_accuracy": [0.2, 0.1]}
-            | {"gradient_norm": 1.0, "tokens_per_second": 900.0}
-        )
-    lines.append(
-        {"step": 100, "validation_matched": 4.5, "validation_shuffled": 4.9}
-        | {"validation_paired_difference": 0.4, "validation_paired_difference_error": 0.05}
-    )
-    return lines
-
-
-def test_a_training_run_is_drawn_with_its_losses_codebooks_and_the_gain_from_the_voice() -> None:
-    figure = plots.plot_training(training_lines(), title="runs/coarse")
-    captions = [axis.get_title(loc="left") for axis in figure.axes]
-    assert captions[0] == "loss, nats a token" and captions[4] == "training loss by codebook"
-    loss, validation, other = figure.axes[0].lines
-    assert np.asarray(loss.get_xdata()).tolist() == [1, 50, 100] and np.asarray(loss.get_ydata()).tolist() == [
-        5.98,
-        5,
-        4,
-    ]
-    assert [line.get_label() for line in (loss, validation, other)] == ["training", "validation", "another voice"]
-    assert len(figure.axes[4].lines) == len(figure.axes[1].lines) == 2, "one curve a codebook"
-
-
-def test_a_run_without_a_loss_cannot_be_drawn() -> None:
-    with pytest.raises(plots.HAFMPlotError, match="no loss yet"):
-        plots.plot_training([{"step": 0, "validation_matched": 6.0}])
+        plots.new_figure(1.0, "")
