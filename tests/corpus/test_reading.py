@@ -83,21 +83,6 @@ def test_what_is_no_sound_is_not_decodable_whatever_its_name(tmp_path: Path, con
     assert reason(tmp_path / "song.wav", content) is Reason.NOT_DECODABLE
 
 
-def test_fewer_than_8_bits_are_refused_and_8_and_12_are_read(tmp_path: Path) -> None:
-    data = np.random.default_rng(0).bytes(2 * RATE)
-    for bits in (1, 2, 4):
-        assert reason(tmp_path / "song.wav", wav(bits, data)) is Reason.BIT_DEPTH
-    for bits, samples in ((8, 2 * RATE), (16, RATE)):
-        (tmp_path / "song.wav").write_bytes(wav(bits, data))
-        assert len(decode(tmp_path / "song.wav", 60.0)[0]) == samples
-
-
-def test_a_tag_before_the_format_of_a_1_bit_file_hides_nothing(tmp_path: Path) -> None:
-    content = wav(1, bytes(1000))
-    padded = content[:12] + b"LIST" + struct.pack("<I", 8) + b"fmt fmt " + content[12:]
-    assert reason(tmp_path / "song.wav", padded) is Reason.BIT_DEPTH
-
-
 def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     samples = sing(1.0, 0)
     samples[100] = np.nan

@@ -2,7 +2,7 @@
 """From a folder of songs to a token corpus: read, separate, align, filter, tokenise, and Parquet shards with a card.
 
 `prepare` may be killed at any moment and started again: it plans once, makes the shards that are not there, and sums
-up. Where the path of the data begins for training; `hafm prepare` is its command.
+up. `hafm prepare` is its command.
 """
 
 import dataclasses

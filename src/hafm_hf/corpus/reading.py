@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound files of unknown origin as arrays: what isn't sound, or isn't whole, is refused with a reason.
 
-The preparation must never write a row of noise: so a file that gives fewer samples than it promises, or whose samples
-libsndfile would misread, is dropped rather than mended.
+The preparation must never write a row of noise: so a file that gives fewer samples than it promises is dropped rather
+than repaired.
 """
 
 import contextlib
 import io
 import os
-import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +18,6 @@ from .tracks import Reason, TrackError
 
 # decoders of MP3 may lose their own delay (529 to 2,257 samples) at the ends of a good file
 LOST_SECONDS = 0.06
-LOWEST_BIT_DEPTH = 8
 
 
 def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, int]:
@@ -33,17 +31,15 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
         float32 [N, C] and the sampling rate in Hz.
 
     Raises:
-        TrackError: it can't be read, is no sound, damaged, too long, of an odd bit depth, or not finite.
+        TrackError: it can't be read, is no sound, damaged, too long, or not finite.
     """
     try:
         # unbuffered: libsndfile continues at the descriptor's position
         file = open(path, "rb", buffering=0)
     except OSError as error:
         raise TrackError(Reason.UNREADABLE, error.strerror or "") from error
-    with file:
-        check_bit_depth(file)
-        with _quiet_decoder():
-            return _decode(file, max_seconds)
+    with file, _quiet_decoder():
+        return _decode(file, max_seconds)
 
 
 def _decode(file: io.FileIO, max_seconds: float) -> tuple[Samples, int]:
@@ -66,30 +62,6 @@ def _decode(file: io.FileIO, max_seconds: float) -> tuple[Samples, int]:
     if not np.isfinite(samples).all():
         raise TrackError(Reason.NOT_FINITE)
     return samples, rate
-
-
-def check_bit_depth(file: io.FileIO) -> None:
-    """Refuses WAV files below 8 bits, which libsndfile reads as 8; leaves the file at its start.
-
-    Raises:
-        TrackError: fewer bits.
-    """
-    header = file.read(12)
-    try:
-        if header[:4] not in (b"RIFF", b"RF64") or header[8:] != b"WAVE":
-            return
-        while len(chunk := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"fmt " and len(content := file.read(16)) == 16:
-                kind, bits = struct.unpack_from("<H", content)[0], struct.unpack_from("<H", content, 14)[0]
-                # compressed kinds state 0 or 4 bits and are decoded by their own rules
-                if kind == 1 and bits < LOWEST_BIT_DEPTH:
-                    raise TrackError(Reason.BIT_DEPTH, f"{bits} bits")
-                return
-            # chunks begin at even bytes
-            file.seek(size + size % 2, os.SEEK_CUR)
-    finally:
-        file.seek(0)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,6 @@ class Reason(enum.StrEnum):
 
     UNREADABLE = "cannot be read"
     SYMLINK_LOOP = "symlink loop"
-    NO_FILE = "not a regular file"
     EMPTY = "empty file"
     DUPLICATE = "duplicate content"
     NO_STEMS = "no stems"
@@ -44,7 +43,6 @@ class Reason(enum.StrEnum):
     CHANGED = "changed while preparing"
     NOT_DECODABLE = "not decodable"
     DAMAGED = "damaged"
-    BIT_DEPTH = "unusual bit depth"
     NOT_FINITE = "NaN or infinite samples"
     BAD_LABELS = "labels that make no sense"
     LENGTHS_DIFFER = "stems of different lengths"
@@ -186,10 +184,7 @@ def _walk(root: Path, folder: str, above: list[tuple[int, int]]) -> Iterator[tup
                 yield path, Drop(display_name(path), Reason.SYMLINK_LOOP, "leads to a folder that contains it")
             else:
                 yield from _walk(root, path, [*above, identity])
-        elif not stat.S_ISREG(status.st_mode) and path.lower().endswith(AUDIO_SUFFIXES):
-            # a FIFO would block its reader for ever
-            yield path, Drop(display_name(path), Reason.NO_FILE)
-        else:
+        elif stat.S_ISREG(status.st_mode):
             yield path, None
 
 
