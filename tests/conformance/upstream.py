@@ -34,7 +34,7 @@ def _load(name: str) -> Any:
 
 
 class GenerationStandIn:
-    """In place of GenerationTesterMixin, which is not distributed; tests/modeling/test_generate_options.py is ours."""
+    """In place of GenerationTesterMixin, which is not distributed; tests/modeling/test_generation.py is ours."""
 
 
 class ExportStandIn:

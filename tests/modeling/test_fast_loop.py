@@ -13,7 +13,7 @@ from accelerate import cpu_offload
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
 from hafm_hf.modeling.heartbeat import Heartbeat
-from hafm_hf.modeling.sampling import RandomStream, draw
+from hafm_hf.modeling.sampling import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from hafm_hf.training.stages import add_adapters
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
@@ -89,19 +89,6 @@ def test_greedy_tokens_equal_generates(name: str, pattern: str, frames: int) -> 
     reference = stage.codes_of(stage.generate(conditioning_ids=conditioning, do_sample=False))
     tokens = FastDecoder(stage, 3.0).generate(conditioning, steps, None)
     assert torch.equal(tokens, reference.transpose(1, 2).flatten(1))
-
-
-def test_sampled_tokens_equal_a_plain_loop_with_the_same_numbers() -> None:
-    stage = tiny_stage("coarse")
-    conditioning = conditioning_for(stage, batch=2)
-    numbers = uniforms_for(2, 20)
-    tokens = torch.empty(2, 0, dtype=torch.long)
-    for step in range(20):
-        # the score of a step doesn't depend on the label that stands there
-        labels = torch.cat([tokens, torch.zeros(2, 1, dtype=torch.long)], dim=1)
-        scores = guided_scores(stage, conditioning, labels, 2.0)[:, -1]
-        tokens = torch.cat([tokens, draw(scores, numbers[:, step], 1.1, 9)[:, None]], dim=1)
-    assert torch.equal(FastDecoder(stage, 2.0, 1.1, 9).generate(conditioning, 20, numbers), tokens)
 
 
 @pytest.mark.parametrize("padding", ["behind", "before"])

@@ -83,8 +83,8 @@ def test_both_loops_choose_the_same_tokens(pattern: str) -> None:
 
 
 def test_rows_whose_scores_cancel_are_not_computed() -> None:
-    kinds = {(3.0, None): "told null", (3.0, 3.0): "told null", (1.0, None): "told", (1.0, 1.0): "told"}
-    kinds |= {(1.0, 2.0): "told voice", (3.0, 2.0): "told voice null", (0.0, 2.0): "told voice null"}
+    kinds = {(3.0, None): "all null", (3.0, 3.0): "all null", (1.0, None): "all", (1.0, 1.0): "all"}
+    kinds |= {(1.0, 2.0): "all voice", (3.0, 2.0): "all voice null", (0.0, 2.0): "all voice null"}
     for scales, expected in kinds.items():
         assert ConditioningGuidance(*scales).kinds == tuple(expected.split())
     values = torch.randn(6, 5)

@@ -119,14 +119,6 @@ class HAFMStageConfig(PreTrainedConfig):
         self.lead_sheet_streams = {name: self.lead_sheet_streams[name] for name in ordered}
         super().__post_init__(**kwargs)
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As of any configuration; other `codebook_sizes` than those of the dictionary move BOS behind them."""
-        if kwargs.get("codebook_sizes") is not None:
-            changed = {"codebook_sizes": kwargs["codebook_sizes"], "bos_token_id": kwargs.get("bos_token_id")}
-            config_dict = {**config_dict, **changed}
-        return super().from_dict(config_dict, **kwargs)
-
     @property
     def codebook_size(self) -> int:
         """Size of the largest target codebook."""

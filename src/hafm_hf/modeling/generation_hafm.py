@@ -4,13 +4,12 @@
 The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `fast_loop` is the fast loop.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation import LogitsProcessor, LogitsProcessorList
 from transformers.generation.configuration_utils import GenerationMode
 
 from .codebook_patterns import CodebookPattern, codebook_pattern
@@ -110,7 +109,7 @@ class CodebookLogitsProcessor(LogitsProcessor):
 class HAFMGenerationMixin(GenerationMixin):
     """`generate()` for a stage.
 
-    `generate(conditioning_ids=…)` starts from BOS and, unless told a length, generates as long as the conditioning
+    `generate(conditioning_ids=…)` starts from BOS and, unless given a length, generates as long as the conditioning
     lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
     conditional rows first, then the same rows with their conditioning nulled. With another `lead_sheet_guidance` there
     are as many rows between the two, with the voice and an empty lead sheet.
@@ -351,15 +350,3 @@ class HAFMGenerationMixin(GenerationMixin):
 def _guidance(config: GenerationConfig) -> ConditioningGuidance:
     scale = 1.0 if config.guidance_scale is None else config.guidance_scale
     return ConditioningGuidance(scale, getattr(config, "lead_sheet_guidance", None))
-
-
-class TokenProgress(StoppingCriteria):
-    """Reports each generated token to a callback, and never stops."""
-
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self.report = report
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
-        """Called by `generate()` after each token."""
-        self.report(1)
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A generation that can be stopped at any moment: progress is told again while a long computation goes on.
+"""A generation that can be stopped at any moment: progress is reported again during a long computation.
 
 A step of decoding takes milliseconds, but the tokenizer, the beginning of a window and the codec take longer.
 `modeling_accompaniment` puts it around all of them.
@@ -30,7 +30,7 @@ class Heartbeat:
     def __init__(self, model: nn.Module, progress: Progress | None) -> None:
         self.model, self.progress = model, progress
         self.last = ("semantic", 0, 1)
-        self.told = 0.0
+        self.reported = 0.0
         self.handles: list[Any] = []
 
     @property
@@ -39,7 +39,7 @@ class Heartbeat:
         return None if self.progress is None else self._report
 
     def __enter__(self) -> "Heartbeat":
-        self.told = time.perf_counter()
+        self.reported = time.perf_counter()
         if self.progress is not None:
             lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
             layers = {layer for members in lists for layer in members}
@@ -53,9 +53,9 @@ class Heartbeat:
 
     def _report(self, stage: str, done: int, total: int) -> None:
         assert self.progress is not None
-        self.last, self.told = (stage, done, total), time.perf_counter()
+        self.last, self.reported = (stage, done, total), time.perf_counter()
         self.progress(stage, done, total)
 
     def _beat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if time.perf_counter() - self.told >= BEAT_SECONDS:
+        if time.perf_counter() - self.reported >= BEAT_SECONDS:
             self._report(*self.last)

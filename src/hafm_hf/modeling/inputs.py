@@ -99,7 +99,7 @@ def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.T
         ValueError: naming the id and the limit.
     """
     alike = len(set(sizes)) == 1
-    # one number where it is enough, which no device has to be told
+    # one number where it is enough, for which no device has to wait
     limits = sizes[0] if alike else torch.tensor(sizes, device=ids.device)[codebooks]
     known = (ids >= 0) & (ids < limits)
 

@@ -137,19 +137,19 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
 
 
 class HAFMCodebookEmbedding(nn.Module):
-    """One embedding table a codebook, each with a last row for the mask token (conditioning) or BOS (target).
+    """One embedding table a codebook, each with a last entry for the mask token (conditioning) or BOS (target).
 
     Tables of unequal codebooks are padded to the largest one.
     """
 
     def __init__(self, codebook_sizes: list[int], hidden_size: int) -> None:
         super().__init__()
-        self.rows = max(codebook_sizes) + 1
-        self.weight = nn.Parameter(torch.empty(len(codebook_sizes), self.rows, hidden_size))
+        self.table_size = max(codebook_sizes) + 1
+        self.weight = nn.Parameter(torch.empty(len(codebook_sizes), self.table_size, hidden_size))
 
     def forward(self, ids: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
         """ids (int64 [..., n]) of codebooks (int64 [n]) → float [..., n, D]."""
-        return F.embedding(ids + codebooks * self.rows, self.weight.flatten(0, 1))
+        return F.embedding(ids + codebooks * self.table_size, self.weight.flatten(0, 1))
 
 
 class HAFMCodebookHeads(nn.Module):

@@ -141,7 +141,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         known = ids[..., tokens:]
         ids, streams = ids[..., :tokens], streams[:tokens]
         if null is not None and self.config.conditioning_null == "mask_token":
-            ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.rows - 1)
+            ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.table_size - 1)
         embedded = self.conditioning_embedding(ids, streams)
         if null is not None and self.config.conditioning_null == "zeros":
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
@@ -244,8 +244,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         targets = query[-input_ids.shape[1] :] - conditioning_slots
         hidden_states = self.embed_target(input_ids, targets)
         if self.config.conditioning_fusion == "sum":
-            told = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
-            hidden_states = hidden_states + told
+            added = self.conditioning_of(targets, conditioning_ids, null_conditioning, conditioning_mask)
+            hidden_states = hidden_states + added
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)

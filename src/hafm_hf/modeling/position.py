@@ -143,20 +143,20 @@ def _bucket_starts(num_buckets: int, max_distance: int) -> torch.Tensor:
 class RelativeAttentionBias(nn.Module):
     """Learnt bias on attention logits, one table for all layers, computed once per forward.
 
-    The rows of `weight` are the causal buckets on sequence distance and, under the time scheme, the signed buckets on
+    `weight` holds the causal buckets on sequence distance and, under the time scheme, the signed buckets on
     time of each conditioning source behind them.
     """
 
     def __init__(self, config: HAFMStageConfig) -> None:
         super().__init__()
         self.config = config
-        rows = self._causal_rows = config.relative_attention_num_buckets
+        buckets = self._causal_buckets = config.relative_attention_num_buckets
         if config.position_scheme == "time":
-            rows += config.num_prepended_sources * config.time_attention_num_buckets
-        self.weight = nn.Parameter(torch.empty(rows, config.num_attention_heads))
+            buckets += config.num_prepended_sources * config.time_attention_num_buckets
+        self.weight = nn.Parameter(torch.empty(buckets, config.num_attention_heads))
 
     def locality(self) -> torch.Tensor:
-        """What the time scheme's table starts from: the nearer in time the likelier, float [rows, H].
+        """What the time scheme's table starts from: the nearer in time the likelier, float [buckets, H].
 
         Learnt from noise, a table needs thousands of steps of Adam until it outweighs content. Head 0 starts sharply
         at the same instant, the last head without preference, those between them in even steps; target keys are
@@ -175,14 +175,14 @@ class RelativeAttentionBias(nn.Module):
         config = self.config
         # beyond its limit every distance shares one bucket, so a short table holds them all
         limit = config.relative_attention_max_distance
-        table = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_rows, limit)
+        table = causal_bucket(torch.arange(limit + 1, device=key.slot.device), self._causal_buckets, limit)
         distance = query.position[:, :, None] - key.position[:, None, :]
         sequence = table[distance.clamp(0, limit)]
         if config.position_scheme == "index":
             return sequence
         limit = config.time_attention_max_distance
         table = torch.arange(-limit, limit + 1, device=key.slot.device)
-        table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_rows
+        table = signed_bucket(table, config.time_attention_num_buckets, limit) + self._causal_buckets
         apart = query.frame[:, :, None] - key.frame[:, None, :]
         time = table[apart.clamp(-limit, limit) + limit] + key.source * config.time_attention_num_buckets
         return torch.where(key.source == config.num_prepended_sources, sequence, time)
@@ -208,7 +208,7 @@ class _BucketLookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(buckets)
-        ctx.rows = weight.shape[0]
+        ctx.num_buckets = weight.shape[0]
         table = F.pad(weight.t(), (0, 1), value=torch.finfo(weight.dtype).min)
         # four times as fast as indexing with all dimensions at once
         return table.index_select(1, buckets.flatten()).unflatten(1, buckets.shape).transpose(0, 1)
@@ -217,24 +217,26 @@ class _BucketLookup(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (buckets,) = ctx.saved_tensors
         grad = grads[0].transpose(0, 1).flatten(1)
-        # scattered adds onto a few rows serialise on a GPU, where a product is nearly free; on a CPU it is the reverse
+        # scattered adds onto few buckets serialise on a GPU, where a product is nearly free; on a CPU the reverse holds
         reduce = sum_by_product if grad.is_cuda else sum_by_index
-        return reduce(grad, buckets.flatten(), ctx.rows + 1)[:, :-1].t(), None
+        return reduce(grad, buckets.flatten(), ctx.num_buckets + 1)[:, :-1].t(), None
 
 
-def sum_by_index(values: torch.Tensor, buckets: torch.Tensor, rows: int) -> torch.Tensor:
-    """Sums `values` [H, n] over equal `buckets` (int64 [n]) to [H, rows] by indexed addition."""
+def sum_by_index(values: torch.Tensor, buckets: torch.Tensor, num_buckets: int) -> torch.Tensor:
+    """Sums `values` [H, n] over equal `buckets` (int64 [n]) to [H, num_buckets] by indexed addition."""
     # neighbours are mostly of one bucket, and a sum that waits for its own last addition is slow: they take turns
     turns = torch.arange(len(buckets), device=buckets.device) % ADDING_TURNS
-    sums = values.new_zeros(values.shape[0], rows * ADDING_TURNS)
-    sums.index_add_(1, torch.add(buckets, turns, alpha=rows), values)
-    return sums.view(-1, ADDING_TURNS, rows).sum(dim=1)
+    sums = values.new_zeros(values.shape[0], num_buckets * ADDING_TURNS)
+    sums.index_add_(1, torch.add(buckets, turns, alpha=num_buckets), values)
+    return sums.view(-1, ADDING_TURNS, num_buckets).sum(dim=1)
 
 
-def sum_by_product(values: torch.Tensor, buckets: torch.Tensor, rows: int, chunk: int = 1 << 18) -> torch.Tensor:
+def sum_by_product(
+    values: torch.Tensor, buckets: torch.Tensor, num_buckets: int, chunk: int = 1 << 18
+) -> torch.Tensor:
     """The same sums as `sum_by_index`, as products with one-hot rows, in chunks of bounded memory."""
-    total = values.new_zeros(values.shape[0], rows, dtype=torch.float32)
-    row = torch.arange(rows, device=values.device)
+    total = values.new_zeros(values.shape[0], num_buckets, dtype=torch.float32)
+    bucket = torch.arange(num_buckets, device=values.device)
     for part, index in zip(values.split(chunk, dim=1), buckets.split(chunk), strict=True):
-        total += (part @ (index[:, None] == row).to(part.dtype)).float()
+        total += (part @ (index[:, None] == bucket).to(part.dtype)).float()
     return total.to(values.dtype)

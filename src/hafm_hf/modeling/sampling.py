@@ -8,7 +8,7 @@ in which windows are generated, or on which loop generates them.
 Dimensions: B sequences, R rows of all kinds, K conditioning streams, T_c conditioning frames, V codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ NUMBERS_PER_COUNT = 4
 class ConditioningGuidance:
     """Classifier-free guidance by the voice and, apart from it, by the lead sheet.
 
-    ℓ = ℓ_null + λ (ℓ_voice − ℓ_null) + μ (ℓ_told − ℓ_voice), where the rows of ℓ_null see no conditioning, those of
-    ℓ_voice a lead sheet of which nothing is known, and those of ℓ_told all. Of several sources it is that of
+    ℓ = ℓ_null + λ (ℓ_voice − ℓ_null) + μ (ℓ_all − ℓ_voice), where the rows of ℓ_null see no conditioning, those of
+    ℓ_voice a lead sheet of which nothing is known, and those of ℓ_all everything. Of several sources it is that of
     InstructPix2Pix (arXiv 2211.09800, eq. 3), as JASCO has it; with μ = λ that of the paper (§3.5).
 
     Args:
@@ -44,9 +44,9 @@ class ConditioningGuidance:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The rows that each sequence needs, of "told", "voice" and "null"; those whose scores cancel are left out."""
+        """The rows that each sequence needs, of "all", "voice" and "null"; those whose scores cancel are left out."""
         voice = self.lead_sheet is not None and self.lead_sheet != self.scale
-        return ("told", *(["voice"] if voice else []), *(["null"] if self.scale != 1.0 else []))
+        return ("all", *(["voice"] if voice else []), *(["null"] if self.scale != 1.0 else []))
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -157,12 +157,20 @@ class StreamSampling(LogitsProcessor):
         uniforms (float32 [B, n]): one number for each row and token to be generated.
         known (int): tokens in `input_ids`, BOS among them, when generation begins.
         forced (int64 [B, n], *optional*): tokens to take instead of drawing, −1 where to draw.
+        report: called with 1 after each step; what it raises ends the generation.
     """
 
-    def __init__(self, uniforms: torch.Tensor, known: int, forced: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        uniforms: torch.Tensor,
+        known: int,
+        forced: torch.Tensor | None = None,
+        report: Callable[[int], None] | None = None,
+    ) -> None:
         self.uniforms = uniforms
         self.known = known
         self.forced = forced
+        self.report = report
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """scores (float [B, V]) → float [B, V], −inf but for one code a row."""
@@ -170,6 +178,8 @@ class StreamSampling(LogitsProcessor):
         chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
         # BOS, which is forced where a slot has no frame, is none of the codes; `CodebookPattern.hide` puts it there
         chosen = chosen.clamp(max=scores.shape[1] - 1)
+        if self.report is not None:
+            self.report(1)
         return torch.full_like(scores, -float("inf")).scatter(1, chosen[:, None], 0.0)
 
 

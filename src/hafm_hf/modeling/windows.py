@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers.generation import LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import LogitsProcessorList
 
 from .fast_loop import FastDecoder
-from .generation_hafm import TokenProgress
 from .modeling_hafm import HAFMStageForCausalLM
 from .sampling import FREE, RandomStream, StreamSampling
 
@@ -80,7 +79,7 @@ class DecodingOptions:
                 raise ValueError(f"{name} is {value!r}, for the fast loop only; decoding is {self.decoding!r}.")
 
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
-        """What `FastDecoder` and `generate` of a stage are told; the likeliest token where it does not sample."""
+        """What `FastDecoder` and `generate` of a stage are given; the likeliest token where it does not sample."""
         names = ["guidance_scale", "temperature", "top_k"]
         names += ["lead_sheet_guidance"] if stage.config.lead_sheet_streams else []
         own = {name: getattr(self, name) for name in names}
@@ -430,7 +429,7 @@ def decode_window(
         frames = stage.target_frames(conditioning_mask)
     plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
     assert plan.uniforms is not None
-    sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced)
+    sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced, report)
     generated = stage.generate(
         input_ids=torch.nn.functional.pad(plan.known, (1, 0), value=bos),
         conditioning_ids=conditioning_ids,
@@ -438,7 +437,6 @@ def decode_window(
         max_new_tokens=plan.slots,
         target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
         logits_processor=LogitsProcessorList([sampled]),
-        stopping_criteria=StoppingCriteriaList([TokenProgress(report)]) if report else None,
         # where it takes the likeliest token, `sampling` says so
         do_sample=True,
         **sampling,
