@@ -217,7 +217,7 @@ class _BucketLookup(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (buckets,) = ctx.saved_tensors
         grad = grads[0].transpose(0, 1).flatten(1)
-        # scattered adds onto few buckets serialise on a GPU, where a product is nearly free; on a CPU the reverse holds
+        # scattered adds onto few buckets serialise on a GPU, where a product is nearly free; a CPU is the reverse
         reduce = sum_by_product if grad.is_cuda else sum_by_index
         return reduce(grad, buckets.flatten(), ctx.num_buckets + 1)[:, :-1].t(), None
 
