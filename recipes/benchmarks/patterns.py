@@ -77,12 +77,7 @@ def benchmark_patterns(
     for name in DELAYED_STAGES:
         speeds = {key: crops * window[name] / value for key, value in taken[f"train {name}"].items()}
         work[f"train {name}"] = _entry("h of audio/h", speeds)
-    return {
-        "model": model,
-        "threads": torch.get_num_threads(),
-        "clock": clock(torch.device("cpu"))[0],
-        "work": work,
-    }
+    return {"model": model, "threads": torch.get_num_threads(), "clock": clock(torch.device("cpu"))[0], "work": work}
 
 
 def _entry(unit: str, speeds: dict[str, float]) -> dict[str, Any]:

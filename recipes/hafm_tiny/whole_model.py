@@ -210,23 +210,28 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         ],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
-        hours = options.hours * SHARES[stage] * _share_of_time(options)
-        # compiling takes a minute or two
-        compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
-        width, layers, heads = getattr(preset, stage)
-        config = options.recipes / f"configs/band/{stage}.yaml"
-        commands[stage] = [
-            "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
-            *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
-            "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
-            "--max_hours", hours, "--compile", compiled,
-            "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
-        ]  # fmt: skip
+        commands[stage] = _stage_command(options, stage)
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
     wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
     return {name: [str(word) for word in commands[name]] for name in wanted}
+
+
+def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
+    """The command of a stage, from what it reads to its size."""
+    hours = options.hours * SHARES[stage] * _share_of_time(options)
+    # compiling takes a minute or two
+    compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
+    width, layers, heads = getattr(PRESETS[options.preset], stage)
+    config, out = options.recipes / f"configs/band/{stage}.yaml", options.out
+    return [
+        "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
+        *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
+        "--output_dir", out / stage, "--cache_dir", out / stage / "cache", "--max_steps", 10**6,
+        "--max_hours", hours, "--compile", compiled,
+        "--hidden_size", width, "--num_hidden_layers", layers, "--num_attention_heads", heads,
+    ]  # fmt: skip
 
 
 def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict[str, list[object]]:
