@@ -39,7 +39,7 @@ def register() -> None:
             default={"model": (str(BUNDLED_MODEL), "main")},
             type="audio",
         )
-        # pipeline() warns of every default; this one comes with the package and does not change beneath anybody
+        # pipeline() warns of every default; this one comes with the package and does not change by itself
         logging.getLogger("transformers.pipelines").addFilter(
             lambda record: str(BUNDLED_MODEL) not in record.getMessage()
         )

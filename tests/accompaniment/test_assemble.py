@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.accompaniment.assemble import TOLD_SETTINGS, assemble_composite
+from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint
 from hafm_hf.tokenizers.codecs import load_codec
@@ -122,7 +122,7 @@ def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody
     assemble_composite({name: str(tmp_path / name) for name in names}, tmp_path / "model")
     made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
     semantic, coarse, fine = (stage.generation_config for stage in made.stages.values())
-    for key, value in TOLD_SETTINGS["semantic"].items():
+    for key, value in LEAD_SHEET_SETTINGS["semantic"].items():
         assert getattr(semantic, key) == value
     assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
     assert (fine.temperature, fine.guidance_scale) == (0.9, 3.0)

@@ -21,7 +21,7 @@ from .modeling_accompaniment import HAFMForVocalAccompaniment
 from .parts import PARTS, check_names
 
 # the best settings for stages that read a lead sheet (docs/generation.md), where nobody has chosen any
-TOLD_SETTINGS = {
+LEAD_SHEET_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
     "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
 }
@@ -86,15 +86,15 @@ def assemble_composite(
 
 
 def _halve_decoder(weights: Path) -> None:
-    """Stores what of a codec makes sound, and has no say in its codes, in half precision."""
+    """Stores a codec's decoder, on which its codes do not depend, in half precision."""
     stored = load_file(weights)
     halved = {name: each.half() if name.startswith("decoder.") else each for name, each in stored.items()}
     save_file(halved, weights, metadata={"format": "pt"})
 
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
-    """Gives stages that read a lead sheet, and still have the paper's generation settings, `TOLD_SETTINGS`."""
-    for name, settings in TOLD_SETTINGS.items():
+    """Gives stages that read a lead sheet, and still have the paper's generation settings, `LEAD_SHEET_SETTINGS`."""
+    for name, settings in LEAD_SHEET_SETTINGS.items():
         stage: Any = parts[name]
         config = stage.generation_config
         paper = stage.default_generation_config()

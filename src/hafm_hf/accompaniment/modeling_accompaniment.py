@@ -125,7 +125,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         check_names(parts)
         configs: dict[str, Any] = {f"{name}_config": None for name in OPTIONAL_PARTS}
         configs |= {f"{name}_config": part.config for name, part in parts.items()}
-        # a composite's configuration sets its parts' attention too, to none at all unless it is told theirs
+        # a composite's configuration sets its parts' attention too: without theirs it would set none
         attention = {name: config._attn_implementation for name, config in configs.items() if config is not None}
         config = HAFMConfig(**configs, attn_implementation=attention)
         return cls(config, parts)

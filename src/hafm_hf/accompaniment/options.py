@@ -21,7 +21,7 @@ from ..lead_sheet.vocabulary import ENERGIES, STEMS, STREAMS
 Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value
 OF_EVERY_STAGE = "in every stage; each has its own value if not given"
-# loudness of the voice minus that of the band in MUSDB18's songs
+# loudness of the voice above the instrumental in MUSDB18's songs, in LU
 MEDIAN_BALANCE = -2.5
 KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
@@ -42,7 +42,7 @@ class Option:
         least, most: its limits, inclusive.
         choices: the only values that a text may have, or names in a dict of numbers.
         word: a text that a number may be instead.
-        internal: whether it says how the machine computes; those who serve strangers do not offer it.
+        internal: whether it says how the machine computes, which strangers must not choose.
         streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); "stem": a separator.
     """
 

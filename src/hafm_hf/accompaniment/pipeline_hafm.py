@@ -63,7 +63,7 @@ class HAFMPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = True
-    # what strangers may choose who are served over a network
+    # what strangers may choose
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
@@ -281,7 +281,7 @@ class HAFMPipeline(Pipeline):
         return mix.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
 
     def _voice(self, take: Take, rate: int, mix: MixOptions) -> audio.Samples:
-        """The vocal of a take at a rate in Hz, silent behind its end where the band goes on: float32 [N] or [N, 2]."""
+        """The vocal of a take at a rate in Hz, with silence for the tail: float32 [N] or [N, 2]."""
         voice = audio.resample(take.samples, take.rate, rate)
         return audio.pad_end(voice, len(voice) + round(mix.tail * rate))
 

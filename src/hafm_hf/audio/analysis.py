@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be told of a sound without a model: log-mel spectrogram, fundamental frequency and beats.
+"""Analysis of sound without a model: log-mel spectrogram, fundamental frequency and beats.
 
 For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and beats are
 estimated with NumPy alone, because the libraries that do so bring a compiler with them that every call would wait for.
@@ -34,7 +34,7 @@ F0_FRAMES_AT_ONCE = 1000
 NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
 BEATS_PER_MINUTE = (60.0, 200.0)
 LIKELIEST_TEMPO = 110.0
-# how much a beat prefers to lie one period behind the one before over lying on a stronger onset
+# how strongly beats keep to one period rather than follow the strongest onsets
 BEAT_TIGHTNESS = 100.0
 
 Array = NDArray[np.float64]
@@ -130,7 +130,7 @@ def _yin(frames: Array, window: int, sampling_rate: int) -> Array:
     normalised[:, 1:] = difference[:, 1:] * lags / np.maximum(np.cumsum(difference[:, 1:], axis=1), 1e-12)
     normalised[:, :shortest] = np.inf
     below = normalised < F0_APERIODICITY
-    # the bottom of the first dip below the threshold; a later and deeper one is a multiple of the period
+    # the minimum of the first dip below the threshold; a later, deeper one is a multiple of the period
     falling = np.append(normalised[:, 1:] < normalised[:, :-1], np.zeros((len(frames), 1), bool), axis=1)
     lag = np.argmax(below & ~falling, axis=1)
     rows = np.arange(len(frames))

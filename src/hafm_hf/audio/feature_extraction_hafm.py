@@ -46,7 +46,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             raise audio.HAFMAudioError(
                 f"The feature extractor takes {min_seconds} to {max_seconds} s, which no vocal can last."
             )
-        # with the file of that name beside it, AutoFeatureExtractor finds the class where nobody has imported hafm_hf
+        # AutoFeatureExtractor finds the class by the file of that name, where hafm_hf has not been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds

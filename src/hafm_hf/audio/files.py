@@ -58,7 +58,7 @@ def read_audio(
     name: str | None = None,
     mono: bool = True,
 ) -> tuple[Samples, int]:
-    """Reads sound of any rate and channel count as float32, mono if not told otherwise.
+    """Reads sound of any rate and channel count as float32, mono unless asked otherwise.
 
     Args:
         source: path, http(s) URL, the bytes of a file, or a binary file object. WAV, FLAC, MP3, OGG, AIFF, AU or CAF;
@@ -134,7 +134,7 @@ def check_sound(
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:
     """The first `frames` frames, or what there is of them, as the mean of the channels: float32 [≤ frames]."""
-    # pages that a lying header asks for and no sample fills are never taken from the system
+    # memory that a false header asks for is never taken, because no sample fills it
     mono = np.empty(frames, dtype=np.float32)
     done = 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -180,7 +180,7 @@ def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
     except OSError as error:
         raise HAFMAudioError(f"{name} cannot be read: {error.strerror or error}.") from error
     with file:
-        # libsndfile also knows formats that nobody sings into, each a parser for strangers to play with
+        # libsndfile knows other formats, each a parser that strangers could attack
         if file.format not in FORMATS:
             raise HAFMAudioError(not_audio)
         yield file
@@ -255,7 +255,7 @@ def _check_values(samples: Samples, name: str) -> None:
 
 
 def check_is_array(samples: Any, name: str = "the vocal") -> None:
-    """Refuses what names or holds a file where samples are wanted, and what is nothing at all.
+    """Refuses names and contents of files where samples are wanted, and None.
 
     Raises:
         HAFMAudioError: a text, bytes, a path, a dict or None.
@@ -378,10 +378,10 @@ def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
 
 
 class GrowingAudio:
-    """A 16-bit WAV file that is written while its sound comes into being, and that can be played meanwhile.
+    """A 16-bit WAV file that is written while its sound is generated, and that can be played meanwhile.
 
-    What is to come is not known, so a chunk above the ceiling turns down itself and all that follows. It is a context
-    manager: whatever ends it early takes the file away.
+    Later chunks are not known, so one above the ceiling turns down itself and all that follow. It is a context manager,
+    which removes the file if an exception ends it.
 
     Args:
         path: the file.
@@ -417,7 +417,7 @@ class GrowingAudio:
         written: Samples = (samples * self.gain).astype(np.float32)
         try:
             self.file.write(to_integers(written))
-            # the header is brought up to date with every chunk, for those who listen meanwhile
+            # the header is updated with every chunk, for those who listen meanwhile
             self.file.flush()
         except (OSError, soundfile.LibsndfileError) as error:
             raise HAFMAudioError(f"{self.path} cannot be written: {error}.") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voice and band as a finished song: their sum, its loudness and true peak, and ends without a jump.
+"""Mixing of voice and instrumental: gains, loudness, true peak, and fades at both ends.
 
 Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C].
 """
@@ -21,12 +21,12 @@ from .files import CEILING_DBFS, HAFMAudioError, Samples, decibels_to_gain, peak
 LOUDNESS_BLOCK_SECONDS = 0.4
 # of ITU-R BS.1770-4, annex 2
 OVERSAMPLING = 4
-# the limiter's gain moves within it; of a block of samples what the resampler's filter reaches beyond it
+# window of the limiter's gain; samples on both sides of a block that the resampler's filter needs; samples of a block
 LIMITER_SECONDS, FILTER_SAMPLES, BLOCK = 0.04, 256, 1 << 20
-# limiting makes a mix quieter, and turning it up makes more to be limited
+# limiting lowers the loudness, so that gain and limiter take turns
 LIMITER_TURNS, LOUDNESS_TOLERANCE = 6, 0.1
 LARGEST_GAIN_DB = 48.0
-# what a fade of the shortest length is to be below in its first quarter
+# the first quarter of the shortest fade is below this level
 EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
 FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
 
@@ -92,7 +92,7 @@ def mix_audio(
     channels = max(sound.size // max(len(sound), 1) for sound in (vocal, instrumental))
     mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
     gain = np.float32(decibels_to_gain(instrumental_gain_db))
-    # in place and block by block: of an hour of sound there are few copies in memory
+    # in place and block by block: an hour of sound is copied as little as possible
     for start in range(0, len(mixed), BLOCK):
         mixed[start : start + BLOCK] += with_channels(instrumental[start : start + BLOCK], channels) * gain
     excess = true_peak_dbtp(mixed) - ceiling_dbfs
@@ -104,7 +104,7 @@ def mix_audio(
 def mix_stems(
     stems: Mapping[str, Samples], gain_db: Mapping[str, float], pan: Mapping[str, float]
 ) -> dict[str, Samples]:
-    """Stems (float32 [N] or [N, C] each) at their levels and places; the sum of what comes back is the band.
+    """Stems (float32 [N] or [N, C] each) at their gains and places; the sum of the result is the instrumental.
 
     Args:
         stems: by name.
@@ -139,7 +139,7 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
 def to_loudness(samples: Samples, sampling_rate: int, lufs: float, ceiling_dbtp: float = CEILING_DBFS) -> Samples:
     """A mix at a loudness in LUFS, its true peaks limited to the ceiling; silence is left as it is.
 
-    Where there is more to limit than to hear, it stays quieter than asked.
+    A mix that would be limited too much stays quieter than asked.
 
     Raises:
         ModuleNotFoundError: without pyloudnorm.
@@ -166,16 +166,16 @@ def _limited(samples: Samples, sampling_rate: int, ceiling_dbtp: float) -> Sampl
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
     width = 2 * round(LIMITER_SECONDS * sampling_rate / 2) + 1
-    # every value of the mean is a minimum over a window that holds the place of the mean: it is never above the need
+    # the mean is of minima over windows that all hold its place, and so never above the gain that is needed
     gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
     gain = uniform_filter1d(gain, width)
     limited = samples * gain.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
-    # the gain's own movement bends the curve between samples a little
+    # the moving gain changes the curve between samples a little
     return limited * np.float32(decibels_to_gain(min(ceiling_dbtp - true_peak_dbtp(limited), 0.0)))
 
 
 def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: float = 0.0) -> Samples:
-    """A piece of a band with a beginning and an ending without a jump.
+    """A piece of an instrumental with fades where the song begins and ends.
 
     Args:
         piece (float32 [n] or [n, C]): of a song; changed in place.

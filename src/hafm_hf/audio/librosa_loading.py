@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""librosa, loaded so that several processes of a fresh installation may do it at once.
+"""librosa, loaded safely by several processes of a fresh installation at once.
 
 Of the extras that analyse recordings; generation needs none of it.
 """
@@ -21,7 +21,7 @@ def librosa_lock() -> Path:
 
 @cache
 def load_librosa() -> Any:
-    """librosa, whose compiled functions one process of a machine at a time makes or reads.
+    """librosa, whose compiled functions are made or read by one process of a machine at a time.
 
     Two processes that fill numba's cache together leave files that do not fit each other, and whoever calls them dies
     of a segmentation fault (numba issue 10128): the first evaluation of a fresh installation with two workers did.

@@ -65,7 +65,7 @@ def model_source(source: str | os.PathLike[str] | None, **options: Any) -> str |
     times for every file, which takes minutes.
 
     Args:
-        source: folder or hub id. A folder of the bundled model's name goes before it.
+        source: folder or hub id. A folder of the bundled model's name takes precedence.
         options: as for `from_pretrained`; `cache_dir`, `revision` and `local_files_only` are used.
 
     Raises:
@@ -95,7 +95,7 @@ def _hub_answers() -> bool:
     global _hub_answered
     if not _hub_answered and not is_offline_mode():
         with suppress(Exception):
-            # whatever it says, it is there
+            # any answer will do
             get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
             _hub_answered = True
     return _hub_answered and not is_offline_mode()
@@ -150,7 +150,7 @@ def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **o
     config.name_or_path = str(source)
     for each in (config, *(getattr(config, name) for name in config.sub_configs)):
         each.dtype = dtype
-    # not on the meta device, which has neither the buffers that no file holds nor quick norms of weights
+    # not on the meta device, on which buffers that no file holds would be missing
     with no_init_weights():
         model = model_class(config)
     made, saved = ({name: value.shape for name, value in each.items()} for each in (model.state_dict(), weights))
@@ -229,7 +229,7 @@ def codec_fingerprint(codec: torch.nn.Module) -> str:
 
 
 def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
-    """SHA-256 over a model's weights and their names, as long as a short commit id.
+    """SHA-256 over a model's weights and their names, 16 hexadecimal digits.
 
     Weights whose names begin with `without` don't count.
 
@@ -317,5 +317,5 @@ def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[s
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    # a finite sum has finite parts, and is found in one pass; that of finite parts can still overflow
+    # a finite sum has finite terms, and takes one pass; the sum of finite terms can still overflow
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())

@@ -5,7 +5,7 @@ import os
 import re
 
 _NAME = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|KEY)$")
-# shorter values are words that stand in any sentence
+# shorter values may be ordinary words
 _SHORTEST = 8
 
 

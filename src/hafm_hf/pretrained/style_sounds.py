@@ -13,7 +13,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 STYLE_SOUND = "styles/{}.ogg"
-# a stranger's may be of any size, and pages hold all of them
+# a page loads all of them, and a stranger's may be of any size
 STYLE_SOUND_BYTES = 300_000
 PLAIN_STYLE = re.compile(r"\w[\w -]*")
 
