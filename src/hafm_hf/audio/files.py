@@ -380,8 +380,8 @@ def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
 class GrowingAudio:
     """A 16-bit WAV file that is written while its sound is generated, and that can be played meanwhile.
 
-    Later chunks are not known, so one above the ceiling turns down itself and all that follow. It is a context manager,
-    which removes the file if an exception ends it.
+    Later chunks are not known, so one above the ceiling turns down itself and all that follow. It is a context
+    manager, which removes the file if an exception ends it.
 
     Args:
         path: the file.
