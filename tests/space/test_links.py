@@ -24,7 +24,7 @@ SHEET: dict[str, Any] = {
 }  # fmt: skip
 TIMELINE: dict[str, Any] = {"vocal": "a.wav", "seconds": 8.25, "sheet": SHEET}
 OPTIONS: dict[str, Any] = {"num_samples": 2, "seed": 7, "temperature": 0.9, "skip_fine": True}
-OPTIONS |= {"style": "folk", "energy": "full", "stems": False}
+OPTIONS |= {"style": "folk", "energy": "full", "stems": True}
 
 
 def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:

@@ -66,11 +66,11 @@ def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() 
     assert (asked.vocal, asked.model, asked.length, asked.tempo) == ("a.wav", "m", 1.5, 0)
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
-    assert drawn[0] == {"num_samples": 2, "top_k": 7, "skip_fine": False}
+    assert drawn[0] == {"num_samples": 2, "top_k": 7, "stems": False, "skip_fine": False}
     # what a browser makes of empty inputs
     empty = {**values, "seed": -1, "guidance_scale": 0, "temperature": 0, "top_k": 0}
     assert songs.Request.of("a.wav", "m", *empty.values(), 0, 0, 0).parameters().keys() == {
-        "num_samples", "seed", "skip_fine"
+        "num_samples", "seed", "stems", "skip_fine"
     }  # fmt: skip
     assert songs.Request.of("a.wav", "m", *{**empty, "seed": 0}.values(), 0, 0, 0).parameters()["seed"] == 0
     with pytest.raises(ValueError, match="temperature is 0.001; it must be 0.01 or more"):
