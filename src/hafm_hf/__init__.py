@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accompaniment.configuration_accompaniment import HAFMConfig, HAFMSeparatorConfig
-    from .accompaniment.modeling_accompaniment import HAFMAccompanimentOutput, HAFMForVocalAccompaniment
+    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from .accompaniment.modeling_separator import HAFMSeparatorModel
     from .accompaniment.options import GenerationOptions
     from .accompaniment.pipeline_hafm import HAFMPipeline
+    from .accompaniment.song import HAFMAccompanimentOutput
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .audio.files import HAFMAudioError
     from .lead_sheet.lead_sheet import LeadSheet
@@ -54,10 +55,11 @@ __all__ = [
 
 _NAMES = {
     "accompaniment.configuration_accompaniment": ("HAFMConfig", "HAFMSeparatorConfig"),
-    "accompaniment.modeling_accompaniment": ("HAFMAccompanimentOutput", "HAFMForVocalAccompaniment"),
+    "accompaniment.modeling_accompaniment": ("HAFMForVocalAccompaniment",),
     "accompaniment.modeling_separator": ("HAFMSeparatorModel",),
     "accompaniment.options": ("GenerationOptions",),
     "accompaniment.pipeline_hafm": ("HAFMPipeline",),
+    "accompaniment.song": ("HAFMAccompanimentOutput",),
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "audio.files": ("HAFMAudioError",),
     "lead_sheet.lead_sheet": ("LeadSheet",),

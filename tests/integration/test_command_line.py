@@ -208,7 +208,9 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_help_is_answered_without_torch() -> None:
-    program = "import sys, hafm_hf.cli; sys.exit('torch' in sys.modules)"
+    program = (
+        "import os, sys; os.environ['HAFM_COMMAND_LINE'] = '1'; import hafm_hf.cli; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

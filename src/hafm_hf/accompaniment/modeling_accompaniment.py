@@ -8,14 +8,13 @@ what can be asked for in `options`.
 import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
@@ -39,37 +38,12 @@ from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
 from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes, weights_of
-from .song import Generation, SongRun, Voice, asked_lead_sheet, sounds_of
+from .song import Generation, HAFMAccompanimentOutput, SongRun, Voice, asked_lead_sheet, sounds_of
 
 # float [N], or [C, N] of several channels
 Waveform = torch.Tensor | np.ndarray
 # streams of a lead sheet in which beats have a place
 BEAT_STREAMS = ("chord", "beat", "bar")
-
-
-@dataclass
-class HAFMAccompanimentOutput(ModelOutput):
-    """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
-
-    Args:
-        audio: instrumentals, float32 [N] each, [C, N] of a codec of several channels, as long as their vocal.
-        sampling_rate: samples a second of `audio`.
-        vocal_semantic: int64 [T_v] each, at 50 Hz.
-        instrumental_semantic: int64 [T_v] each, at 50 Hz.
-        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
-        borders: seconds at which one window of the coarse or fine stage takes over from the one before.
-        lead_sheets: `LeadSheet` of each, as far as it was given or estimated.
-        stems: by name (float32 [N] or [C, N]), whose sum is `audio`; only if they were asked for.
-    """
-
-    audio: list[torch.Tensor]
-    sampling_rate: int = None  # type: ignore[assignment]
-    vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
-    instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
-    codes: list[torch.Tensor] = None  # type: ignore[assignment]
-    borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
-    lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
-    stems: list[dict[str, torch.Tensor]] | None = None
 
 
 class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import ENERGIES
@@ -50,6 +51,31 @@ class Voice:
     tokens: torch.Tensor
     streams: Mapping[str, torch.Tensor] = field(default_factory=dict)
     lead_sheet: LeadSheet = field(default_factory=LeadSheet)
+
+
+@dataclass
+class HAFMAccompanimentOutput(ModelOutput):
+    """What `HAFMForVocalAccompaniment.generate` returns; lists hold one entry a vocal and sample, samples innermost.
+
+    Args:
+        audio: instrumentals, float32 [N] each, [C, N] of a codec of several channels, as long as their vocal.
+        sampling_rate: samples a second of `audio`.
+        vocal_semantic: int64 [T_v] each, at 50 Hz.
+        instrumental_semantic: int64 [T_v] each, at 50 Hz.
+        codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
+        borders: seconds at which one window of the coarse or fine stage takes over from the one before.
+        lead_sheets: `LeadSheet` of each, as far as it was given or estimated.
+        stems: by name (float32 [N] or [C, N]), whose sum is `audio`; only if they were asked for.
+    """
+
+    audio: list[torch.Tensor]
+    sampling_rate: int = None  # type: ignore[assignment]
+    vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
+    codes: list[torch.Tensor] = None  # type: ignore[assignment]
+    borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
+    lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
+    stems: list[dict[str, torch.Tensor]] | None = None
 
 
 class Generation:
