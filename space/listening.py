@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was heard: a voice's beats, bars, chords and key for the timeline, without generating anything.
+"""The timeline's side of the server: estimates of a voice's beats, chords and key, and what a person made of them.
 
-Between reading and generating on the path of the data: `listen` fills the timeline, a person mends it there, and
-`lead_sheet_of` reads what the timeline sends back.
+`listen` fills the timeline, a person corrects it there, and `lead_sheet_of` reads what the timeline sends back.
 """
 
 from __future__ import annotations
@@ -24,32 +23,32 @@ from hafm_hf.lead_sheet.vocabulary import ENERGIES
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
-# pitch is found at it in a fraction of the time, and as exactly as a line on a screen needs
+# At this rate (Hz) pitch is estimated in a fraction of the time, and precisely enough for a line on a screen.
 PITCH_RATE = 8_000
-# values of the pitch line a second
+# Values of the pitch line per second.
 LINE_RATE = 25
 A4_HZ, A4_MIDI = 440.0, 69
 
 
-def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet) -> dict[str, Any]:
+def listen(vocal: str | None, model: str, seconds: float | None, known: LeadSheet) -> dict[str, Any]:
     """What the timeline shows of a voice.
 
     Args:
-        vocal, length: as for `read_vocal`.
-        model: whose listening it is.
+        vocal, seconds: as for `read_vocal`.
+        model: the one that estimates.
         known: tempo or beats, as far as they are known.
 
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
-        the model can play, and "sheet", whose beats and chords cover the voice from start to end; without beats where
-        the model hears none.
+        the model can play, and "sheet", whose beats and chords cover the voice from start to end; it has no beats if
+        the model estimates none.
 
     Raises:
         ValueError: a voice, model or tempo that cannot be used.
     """
-    samples, rate = read_vocal(vocal, length)
+    samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
-    sheet = hear(model, samples, rate, known)
+    sheet = estimate(model, samples, rate, known)
     if sheet.has_beats:
         sheet = on_the_beat(completed(sheet, len(samples) / rate), len(samples) / rate)
     if known.has_beats:
@@ -61,8 +60,8 @@ def listen(vocal: str | None, model: str, length: float | None, known: LeadSheet
 
 
 @on_gpu
-def hear(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
-    """What is known, and the model's estimate of the rest; nothing is estimated by a model that knows no beats."""
+def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
+    """What is known, and the model's estimate of the rest, if it is a model that estimates beats."""
     composite = load_pipeline(model).model
     if not composite.semantic_tokenizer.config.beat_line:
         return known
@@ -77,7 +76,7 @@ def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
 
 
 def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
-    """A lead sheet whose chords change on its beats, or where the song begins and ends."""
+    """A lead sheet with every change of chord moved to the nearest beat, or to the song's start or end."""
     beats = np.asarray(sheet.beats)
     edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
     chords = []
@@ -89,7 +88,7 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:
-    """The lead sheet that a timeline shows of this vocal; None where it shows another one, or nothing that is known.
+    """The lead sheet that a timeline shows of this vocal; None if it shows another vocal, or nothing is known.
 
     Raises:
         ValueError: what the timeline sends makes no sense.
@@ -101,13 +100,13 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
 
 
 def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
-    """The lead sheet that a generation would go by, in the format that the timeline asks for by {"format"}.
+    """Writes the lead sheet that a generation would follow, in the format that the timeline asks for by {"format"}.
 
     Raises:
         ValueError: there is nothing to write, or no such format.
     """
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
-    samples, rate = read_vocal(request.vocal, request.length)
+    samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
     sheet = asked_lead_sheet(samples, rate, sheet, request.options)
     if sheet is None or kind not in {*IN_BARS, "json"}:
@@ -123,7 +122,7 @@ def uploaded(path: Any) -> Path:
     """A file that the browser says it has uploaded.
 
     Raises:
-        ValueError: it lies elsewhere: strangers don't choose which files of this machine are read.
+        ValueError: it lies elsewhere; strangers must not choose which files of this machine are read.
     """
     found = Path(str(path)).resolve()
     if not found.is_relative_to(JOBS.resolve()) or not found.is_file():

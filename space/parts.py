@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page is made of: its inputs and results, our own parts of static/, and the words that it says.
-
-Between songs.py, whose values are shown here, and app.py, which joins the components by events.
-"""
+"""What the page is made of: its inputs, our own parts of static/, and its words. app.py joins them by events."""
 
 from __future__ import annotations
 
 import html
 import json
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from hafm_hf.accompaniment.options import MIX_OPTIONS
-from songs import CHOICES, MAX_SECONDS, OFFERED, Stages, load_pipeline
+from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS
+from songs import MAX_SECONDS, OFFERED, Stages, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
@@ -26,39 +23,31 @@ EXAMPLES = [
     for kind in ("*.wav", "*.flac")
     for path in sorted((folder / "examples").glob(kind))
 ]
-# Options that some models cannot be asked for.
-NEEDING_STREAMS = [name for name, option in CHOICES.items() if option.streams]
-# What of the band is updated, in its order; "sounds" are those of the styles.
-PAGE_OPTIONS = ["model", "length", "tail", *CHOICES, "sounds"]
-# Of an option, less than its table allows.
-MOST = {"variations": 4}
-# Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader listens to.
-LIVE_REGIONS = """document.querySelectorAll('#announced, #phase')
-    .forEach(element => element.setAttribute('aria-live', 'polite'));"""
-ONE_SOUND = """document.addEventListener('play', event => document.querySelectorAll('audio')
-    .forEach(each => each === event.target || each.pause()), true);"""
-ON_LOAD = f"() => {{ {LIVE_REGIONS} {ONE_SOUND} }}"
+# Options that some models do not have.
+NEEDING_STREAMS = [name for name, option in PUBLIC_OPTIONS.items() if option.streams]
+# The inputs of the band, in the order in which `restore` updates them; "sounds" are examples of the styles.
+PAGE_OPTIONS = ["model", "seconds", "tail", *PUBLIC_OPTIONS, "sounds"]
+# Limits that are lower here than in the package.
+MOST = {"num_samples": 4}
 INTRODUCTION = """# Sing, and get a band
 Sing something, alone; HAFM plays a band to it. Three clicks: an example voice, Generate, Play."""
-# Stages and options in the words of somebody who sings.
-STAGE_WORDS = {"semantic": "Thinking of a part", "coarse": "Playing it", "fine": "Polishing the sound"}
+# Labels and help of the options in the words of somebody who sings, and what an empty number stands for.
+STAGE_WORDS = {"semantic": "Composing", "coarse": "Playing", "fine": "Refining the sound"}
 OPTION_WORDS = {
-    "variations": ("Variations", "Bands that play differently"),
-    "seed": ("Seed", "The same number makes the same music again; −1 rolls the dice"),
-    "guidance_scale": ("Faithfulness", "How strictly the band follows the voice, 1 to 5; 0: as usual"),
-    "temperature": ("Daring", "How far from the obvious it plays, around 1; 0: as usual"),
-    "top_k": ("Palette", "Among how many likely sounds it chooses; 0: as usual"),
-    "skip_fine": ("Quick sketch", "Faster, with a rougher sound"),
-    "lead_sheet_guidance": ("Obedience", "How strictly it keeps to chords, beats and sections, 1 to 5; 0: as usual"),
-    "style": ("Style", "Who plays"),
-    "energy": ("Energy", "How much they play; sections of their own are set in the timeline, over selected bars"),
-    "stems": ("Instruments apart", "Drums, bass, chords and colour, each with a channel of the mixer"),
+    "num_samples": ("Variations", "Different bands for the same voice", ""),
+    "seed": ("Seed", "The same seed gives the same music", "random"),
+    "guidance_scale": ("Guidance", "How closely the band follows the voice, usually 1 to 5", "auto"),
+    "temperature": ("Temperature", "Above 1 the music is more surprising, below 1 less", "auto"),
+    "top_k": ("Top-k", "How many of the likeliest sounds it chooses from; 0 for all", "auto"),
+    "skip_fine": ("Quick draft", "Faster, with a rougher sound", ""),
+    "lead_sheet_guidance": ("Lead sheet guidance", "How closely it follows beats, chords and sections", "auto"),
+    "style": ("Style", "The kind of band", ""),
+    "energy": ("Energy", "How much the band plays; set it for single sections in the timeline", ""),
+    "stems": ("Separate instruments", "Drums, bass, chords and colour, each with its own channel in the mixer", ""),
 }
-# What is chosen of an option that is left to the model or the lead sheet, and of energy left to the voice.
-AS_IT_COMES, CHOICE_WORDS = ("As it comes", ""), {"auto": "As the voice"}
-# What the browser plays of a style: small, and there as long as the page is.
-SOUND = "data:audio/ogg;base64,"
-# What stands above the numbers, where the model can be asked for it.
+# The choice that leaves an option to the model or the lead sheet, and the choice that leaves the energy to the voice.
+AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "Like the voice"}
+# What stands above the numbers, if the model has it.
 CARDS = ("style", "energy", "stems")
 
 
@@ -66,32 +55,32 @@ CARDS = ("style", "energy", "stems")
 
 
 def progress_bars(stages: Stages) -> str:
-    """HTML of one bar a stage, and the time that all of them still need."""
+    """HTML of one bar per stage, and of the time that is left."""
     rows = []
     for stage in stages.names:
         done, total = stages.done.get(stage, (0, 1))
-        told = "done" if done == total else f"{100 * done // total} %" if stage in stages.done else "waiting"
+        state = "done" if done == total else f"{100 * done // total} %" if stage in stages.done else "waiting"
         name = STAGE_WORDS[stage]
         bar = f"<progress value='{done}' max='{total}' aria-label='{name}'></progress>"
-        rows.append(f"<div class='hafm-stage'><span>{name}</span>{bar}<span>{told}</span></div>")
+        rows.append(f"<div class='hafm-stage'><span>{name}</span>{bar}<span>{state}</span></div>")
     left = stages.remaining()
     rows.append("" if left is None else f"<p>About {max(round(left), 1)} s left in all.</p>")
     return "".join(rows)
 
 
 def announcement(text: str, kind: str = "status") -> str:
-    """HTML of the one line that a screen reader speaks; `kind` "alert" for refusals."""
+    """HTML of the one line that a screen reader speaks; `kind` is "alert" for refusals."""
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
 
 
 def phase(stages: Stages) -> str:
-    """What is going on, in words that change only when a stage does."""
+    """What is going on, in words that change only when the stage does."""
     running = [stage for stage in stages.names if stage in stages.done]
     if not running:
         return "Listening to the voice …"
     done, total = stages.done[running[-1]]
     if done == total:
-        return "Almost there …" if running[-1] == stages.names[-1] else "On to the next step …"
+        return "Almost done …" if running[-1] == stages.names[-1] else "On to the next step …"
     return f"{STAGE_WORDS[running[-1]]} …"
 
 
@@ -101,9 +90,9 @@ def voice_name(path: Path) -> str:
 
 
 def finished_songs(voices: Iterable[Path] = EXAMPLES) -> str:
-    """HTML of players of the finished songs that lie beside example voices; empty where there is none.
+    """HTML of players of the finished songs that lie beside example voices; empty if there are none.
 
-    Of NAME.flac it is NAME_accompanied_STYLE.ogg where there is one, else NAME_accompanied.ogg.
+    That of NAME.flac is NAME_accompanied_STYLE.ogg if it exists, else NAME_accompanied.ogg.
     """
     players = ""
     for voice in voices:
@@ -116,7 +105,17 @@ def finished_songs(voices: Iterable[Path] = EXAMPLES) -> str:
                 f"<label><span>{title}</span> <audio controls preload='metadata' src='gradio_api/file={song}' "
                 f"aria-label='Finished song: {title}'></audio></label>"
             )
-    return players and f"<div class='hafm-finished'><strong>Hear what comes out:</strong>{players}</div>"
+    return players and f"<div class='hafm-finished'><strong>Listen to finished songs:</strong>{players}</div>"
+
+
+def style_players(sounds: Mapping[str, bytes]) -> str:
+    """HTML of a button for each style whose sound (OGG) the model has; static/page.js plays it."""
+    buttons = "".join(
+        f"<button type='button' aria-pressed='false' data-sound='data:audio/ogg;base64,{b64encode(sound).decode()}'>"
+        f"Hear {html.escape(style)}</button>"
+        for style, sound in sounds.items()
+    )
+    return f"<div class='hafm-studio'><div class='row' role='group' aria-label='Style examples'>{buttons}</div></div>"
 
 
 # Components
@@ -139,92 +138,82 @@ def voice_components() -> gr.Audio:
 
 
 def option_components() -> dict[str, gr.components.Component]:
-    """The inputs of the band by name: model, the options of generation, length."""
-    band = {"style": option_component("style"), "sounds": studio_part("style_sounds", visible=False)}
-    band |= {name: option_component(name) for name in CARDS if name not in band}
+    """The inputs of the band by name: model, the options of generation, seconds and tail."""
+    # given to the constructors, by which Gradio checks what comes back: it forgets attributes that are set later
+    known = band_properties(OFFERED[0])
+    found: dict[str, gr.components.Component] = {"style": option_component("style", known["style"])}
+    found["sounds"] = gr.HTML(elem_id="style_sounds", min_height=0, **known["sounds"])
+    found |= {name: option_component(name, known[name]) for name in CARDS if name not in found}
     with gr.Row():
-        found: dict[str, gr.components.Component] = {"variations": option_component("variations")}
-        found["length"] = gr.Number(
-            0, label="Length", minimum=0, info="Seconds from the start of the voice; 0 for all", elem_id="length"
-        )
-        ending = MIX_OPTIONS["tail"]
-        about = "Seconds that the band goes on behind the voice, fading out"
-        found["tail"] = gr.Number(
-            0, label=ending.label, minimum=ending.least, maximum=ending.most, info=about, elem_id="tail"
-        )
+        found["num_samples"] = option_component("num_samples")
+        found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
+        ending, about = MIX_OPTIONS["tail"], "Seconds that the band goes on after the voice, fading out"
+        found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
     with gr.Accordion("More options", open=False), gr.Row():
+        about = "From the list, or a hub id: org/name"
         found["model"] = gr.Dropdown(
-            OFFERED,
-            value=OFFERED[0],
-            allow_custom_value=True,
-            label="Model",
-            info="From the list, or a hub id: org/name",
-            elem_id="model",
+            OFFERED, value=OFFERED[0], allow_custom_value=True, label="Model", info=about, elem_id="model"
         )
-        found |= {name: option_component(name) for name in CHOICES if name not in {**found, **band}}
-    found |= band
-    # known before anybody comes: what arrives later could undo what somebody has chosen by then
-    for name, update in band_choices(OFFERED[0]).items():
-        for key in update.keys() - {"__type__"}:
-            setattr(found[name], key, update[key])
+        found |= {name: option_component(name, known.get(name)) for name in PUBLIC_OPTIONS if name not in found}
     return found
 
 
-def band_choices(model: str) -> dict[str, Any]:
-    """Updates of the inputs that need a model which reads something: shown where it does, with what it knows."""
+def band_properties(model: str) -> dict[str, dict[str, Any]]:
+    """Properties of the inputs that not every model has: whether they are shown, and what can be chosen."""
     try:
         composite = load_pipeline(model).model
     except ValueError:
-        # it is said when something is generated
-        return dict.fromkeys([*NEEDING_STREAMS, "sounds"], gr.update(visible=False))
-    updates: dict[str, dict[str, Any]] = {
-        name: {"visible": not composite.known_streams.isdisjoint(CHOICES[name].streams)} for name in NEEDING_STREAMS
+        # the reason is given when something is generated
+        return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
+    known: dict[str, dict[str, Any]] = {
+        name: {"visible": not composite.known_streams.isdisjoint(PUBLIC_OPTIONS[name].streams)}
+        for name in NEEDING_STREAMS
     }
-    updates["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
-    sounds = {style: SOUND + b64encode(sound).decode() for style, sound in composite.style_sounds.items()}
-    updates["sounds"] = {"visible": bool(sounds), "value": {"sounds": sounds}}
-    # splitting an instrumental costs next to nothing
-    updates["stems"] |= {"value": bool(composite.stems)}
-    return {name: gr.update(**update) for name, update in updates.items()}
+    known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
+    known["sounds"] = {"visible": bool(composite.style_sounds), "value": style_players(composite.style_sounds)}
+    # a separator costs next to nothing, playing each stem as much as a band
+    known["stems"] |= {"value": bool(composite.config.plays_stems or composite.config.separator_config)}
+    return known
 
 
-def option_component(name: str) -> gr.components.Component:
-    """The input of an option of generation, by its row of the table.
-
-    Browsers send 0 for an empty number; so 0 leaves an option to the model, and a seed of −1 to chance.
-    """
-    option = CHOICES[name]
-    label, info = OPTION_WORDS.get(name, (option.label, option.help))
-    shown: dict[str, Any] = {"label": label, "info": info, "elem_id": name, "min_width": 140}
-    shown["visible"] = name not in NEEDING_STREAMS
+def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
+    """The input of an option of generation; `known` are properties that depend on the model."""
+    option = PUBLIC_OPTIONS[name]
+    label, info, empty = OPTION_WORDS[name]
+    shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
-        return gr.Checkbox(option.default, **shown)
+        return gr.Checkbox(**{"value": bool(option.default), **shown})
     if option.kind is str:
-        return gr.Radio(radio_choices(option.choices), value=option.default or "", **shown)
-    most = MOST.get(name, option.most)
-    if option.least is not None and most is not None and not option.optional:
-        return gr.Slider(option.least, most, option.default, step=1 if option.kind is int else None, **shown)
-    precision = 0 if option.kind is int else None
-    if name == "seed":
-        return gr.Number(-1, precision=precision, minimum=-1, maximum=most, **shown)
-    return gr.Number(0, precision=precision, minimum=0, maximum=most, **shown)
+        return gr.Radio(**{"choices": radio_choices(option.choices), "value": "", **shown})
+    if not option.optional:
+        return gr.Slider(option.least, MOST.get(name, option.most), option.default, step=1, **shown)
+    return number(name, label, info, empty, **(known or {}))
+
+
+def number(name: str, label: str, info: str, empty: str, **properties: Any) -> gr.Number:
+    """A field for a number, which is empty at first; `empty` says what that means."""
+    shown = {"label": label, "info": info, "placeholder": empty, "elem_id": name, "min_width": 140}
+    # of None, Gradio's page makes a 0; what is emptied there comes as None
+    return gr.Number("", **shown, **properties)  # type: ignore[arg-type]
 
 
 def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
     """Choices of an option with their words, the first of which leaves it open."""
-    return [AS_IT_COMES, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
+    return [AUTOMATIC, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
-def studio_part(name: str, visible: bool = True) -> gr.HTML:
+def studio_part(name: str) -> gr.HTML:
     """A part of our own, empty: static/NAME.js fills it, and its value is what a person makes of it there."""
-    address = json.dumps(f"gradio_api/file={STATIC / name}.js")
-    mount = "part => part.mount(element, props, watch, trigger, upload)"
     return gr.HTML(
         html_template=f"<div class='hafm-studio hafm-{name}'></div>",
-        js_on_load=f"import(new URL({address}, document.baseURI)).then({mount})",
+        js_on_load=f"{imported(name)}.then(part => part.mount(element, props, watch, trigger, upload))",
         apply_default_css=False,
         elem_id=name,
         min_height=0,
         limit=MAX_SECONDS,
-        visible=visible,
     )
+
+
+def imported(name: str) -> str:
+    """A JavaScript expression: the promise of the module static/NAME.js."""
+    return f"import(new URL({json.dumps(f'gradio_api/file={STATIC / name}.js')}, document.baseURI))"

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a vocal to songs: what the Space does for its page and for its endpoint, without either.
+"""From a vocal to songs, for the page and for the endpoint alike.
 
-The path: read the vocal, generate songs, or the selected bars of one, and hand them to takes.py, which writes them.
+`make_job` reads the vocal, generates songs or the selected bars of one, and hands them to takes.py, which writes them.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import queue
 import re
 import secrets
@@ -25,7 +26,7 @@ import torch
 import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions, Option
+from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.pretrained.redaction import without_secrets
 from takes import Job, Remake, setting, write_job
@@ -41,54 +42,66 @@ logger = transformers.utils.logging.get_logger("hafm_space")
 BUNDLED = "hafm-tiny (bundled)"
 MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
-# What the list offers beside hub ids; the first is chosen. Only these may be folders of this machine.
+# The models of the list; the first is chosen. Hub ids can be typed, but no other folder of this machine.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# The options of generation by what they are called here; those with `streams` are for models that read them
-CHOICES = {"variations" if name == "num_samples" else name: option for name, option in PUBLIC_OPTIONS.items()}
-# How often a run looks whether it is still wanted.
+# How often a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
-# Gradio encodes sound that is heard meanwhile with it.
+# Gradio needs it to play the mix while it is generated.
 CAN_STREAM = shutil.which("ffmpeg") is not None
-# A seed makes a song only while nobody else draws random numbers, so songs are made one after another.
+# A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
 GENERATING = threading.Lock()
-# Seconds a token of each stage by model, as last seen: what the remaining time is estimated by.
+# Seconds per token of each stage, by model, in its last run: the remaining time is estimated from them.
 PACE: dict[str, dict[str, float]] = {}
-# Of a token of each stage next to the others', measured with hafm-tiny.
+# Seconds per token of the stages, relative to each other, measured with hafm-tiny.
 RELATIVE_PACE = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
 
 
 class Cancelled(Exception):
-    """The person has changed their mind; raised in the middle of a stage."""
+    """Raised in the middle of a stage after the Cancel button was pressed."""
 
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for; 0 is the whole vocal for `length` (s), and for `tempo` (beats a minute)
-    the one that is estimated, or that of the lead sheet. For `tail` (s) the band goes on behind the voice."""
+    """What the page or the endpoint asks for.
+
+    Args:
+        vocal: file of the voice.
+        model: one of OFFERED, or a hub id.
+        options: of generation.
+        seconds: how much of the vocal is used, from its start; all if 0.
+        tempo (beats per minute): estimated, or that of the lead sheet, if 0.
+        tail (s): how long the band goes on after the voice, fading out.
+        lead_sheet: what is known of the song.
+        remake: the part of an earlier take to generate again, if only a part is wanted.
+    """
 
     vocal: str | None
     model: str
     options: GenerationOptions
-    length: float = 0.0
+    seconds: float = 0.0
     tempo: float = 0.0
     tail: float = 0.0
     lead_sheet: LeadSheet | None = None
     remake: Remake | None = None
 
     @classmethod
-    def of(cls, vocal: str | None, model: str, *values: Any) -> Request:
-        """A request by the values of CHOICES, then length, tempo and tail.
+    def of(cls, vocal: Any, model: Any, *values: Any) -> Request:
+        """A request by the values of PUBLIC_OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
+
+        Gradio is not asked to check them: what it refuses, it refuses before we can say why.
 
         Raises:
-            ValueError: an option out of range.
+            ValueError: an option of another type or out of range.
         """
-        *chosen, length, tempo, tail = values
-        given = {
-            option.name: None if _is_empty(option, value) else option.kind(value)
-            for option, value in zip(CHOICES.values(), chosen, strict=True)
-        }
-        return cls(vocal, model, GenerationOptions.of(given=given), length, tempo, MixOptions(tail=tail or 0.0).tail)
+        *chosen, seconds, tempo, tail = (None if value == "" else value for value in values)
+        given = {name: whole(value) for name, value in zip(PUBLIC_OPTIONS, chosen, strict=True)}
+        path = vocal.get("path") if isinstance(vocal, dict) else vocal
+        for name, value in {"seconds": seconds, "tempo": tempo}.items():
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
+        mix = MixOptions.of(given={"tail": tail})
+        return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, mix.tail)
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a seed that is not given is drawn here."""
@@ -105,20 +118,21 @@ class Request:
         return {"seed": secrets.randbits(31), **parameters}
 
 
-def _is_empty(option: Option, value: Any) -> bool:
-    """Whether an input leaves an option to the model: an empty number comes as 0, an empty seed is −1."""
-    left = option.optional and option.kind is not bool
-    return value is None or (left and (value < 0 if option.name == "seed" else not value))
+def whole(value: Any) -> Any:
+    """A value, as an int where it is a whole number: browsers do not tell 2.0 from 2."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass
 class Stages:
-    """How far each stage is, and since when: what the bars show.
+    """How far each stage is, and since when: what the progress bars show.
 
     Args:
         names: of the stages, in their order.
+        done: for each stage that has begun, the number of its tokens that exist, and of all its tokens.
+        began: for each stage that has begun, when (s), and how many tokens there were.
         totals: tokens of each stage, as far as they are known before it begins.
-        pace: seconds a token of each stage, of an earlier run of the same model.
+        pace: seconds per token of each stage, from an earlier run of the same model.
     """
 
     names: list[str]
@@ -136,9 +150,9 @@ class Stages:
             self.pace[stage] = (now - since) / (done - first)
 
     def remaining(self) -> float | None:
-        """Seconds until all stages are done if each goes on at its mean speed; None before there is one.
+        """Seconds until all stages are done if each goes on at its mean speed; None while no speed is known.
 
-        A stage that has never been seen is as fast, next to the one that runs, as in hafm-tiny.
+        A stage that has never run is taken to be as fast, relative to the running one, as in hafm-tiny.
         """
         running = [name for name in self.names if name in self.done][-1:]
         usual = {name: self.pace[name] / RELATIVE_PACE[name] for name in running if name in self.pace}
@@ -152,21 +166,18 @@ class Stages:
 
 
 class LiveMix:
-    """The mix while it comes into being, piece by piece.
+    """The mix while it is generated, piece by piece.
 
-    What is to come is not known, so a piece that would clip turns down itself and all that follows.
-
-    Args:
-        band_db (dB): level of the instrumental in the mix.
+    The rest is not known yet, so a piece that would clip is turned down together with all that follow.
     """
 
-    def __init__(self, band_db: float) -> None:
-        self.band_db, self.gain = band_db, 1.0
+    def __init__(self) -> None:
+        self.gain = 1.0
 
     def add(self, piece: dict[str, Any]) -> bytes:
         """The next piece ("audio" and "vocals", float32 [n] or [n, C] at "sampling_rate"), mono, as a WAV file."""
         voice, band = (audio.with_channels(piece[name], 1) for name in ("vocals", "audio"))
-        mix = np.float32(self.gain) * (voice + np.float32(audio.decibels_to_gain(self.band_db)) * band)
+        mix = np.float32(self.gain) * (voice + band)
         limited = audio.limit_peak(mix)
         self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
         buffer = io.BytesIO()
@@ -174,12 +185,12 @@ class LiveMix:
         return buffer.getvalue()
 
 
-def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, int]:
+def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
     """Reads a recording, or says in one sentence why it cannot be used.
 
     Args:
         path: file; None when there is none.
-        length: use only this many seconds from the start; all if None or 0.
+        seconds: use only this much from the start; all if None or 0.
 
     Returns:
         samples (float32 [N] or [N, C]) and their rate in Hz.
@@ -188,16 +199,16 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
         HAFMAudioError: no file, not audio, too short, too long, silent.
     """
     if path is None:
-        raise audio.HAFMAudioError("There is no voice yet; record one, upload a file or choose the example.")
-    # A second more than allowed is read, so that a longer file is noticed but never decoded as a whole.
+        raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
+    # a second more than allowed is read: a longer file is noticed, but never decoded as a whole
     limit = MAX_SECONDS + 1.0
-    wanted = min(length or limit, limit)
-    # a Path is never taken for a URL: strangers don't make this server fetch things
+    wanted = min(seconds or limit, limit)
+    # as a Path, it is never taken for a URL: strangers must not make this server fetch things
     samples, rate = audio.read_audio(Path(path), seconds=wanted, max_seconds=limit, mono=False)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(
-            f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Length to use only its start."
+            f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Seconds to use only its start."
         )
     if audio.is_silent(samples):
         raise audio.HAFMAudioError(f"{name} is silent; check the microphone, or sing closer to it.")
@@ -206,14 +217,14 @@ def read_vocal(path: str | None, length: float | None) -> tuple[audio.Samples, i
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """The pipeline of an offered model, hafm-tiny or a hub id; the two last used stay in memory.
+    """The pipeline of an offered model, hafm-tiny or a hub id; the last two stay in memory.
 
     Raises:
         ValueError: none of them, or it cannot be loaded.
     """
     known = (*OFFERED, BUNDLED_MODEL.name)
     if model not in known and (not HUB_ID.fullmatch(model) or Path(model).exists()):
-        raise ValueError(f"{model!r} is no model; choose one of the list or type a hub id such as org/name.")
+        raise ValueError(f"There is no model {model!r}; choose one from the list, or type a hub id such as org/name.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = str(BUNDLED_MODEL) if model in (BUNDLED, BUNDLED_MODEL.name) else model
     try:
@@ -231,9 +242,9 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @on_gpu
 def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[list[Any]]:
-    """Runs the pipeline; yields every REPORT_SECONDS what has been reported since, the songs last of all.
+    """Runs the pipeline; yields every REPORT_SECONDS what has been reported since, and the songs last.
 
-    Reports are (stage, done, total), and of a single song each piece as `HAFMPipeline.stream` yields it. Closing this
+    Reports are (stage, done, total), and for a single song each piece that `HAFMPipeline.stream` yields. Closing this
     generator stops the pipeline at its next token.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -278,7 +289,7 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
 
 
 def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
-    """All that was reported within REPORT_SECONDS, or until there is a result (neither counts nor a piece)."""
+    """All reports within REPORT_SECONDS, or up to a result (songs or an error)."""
     deadline = time.monotonic() + REPORT_SECONDS
     found: list[Any] = []
     while (left := deadline - time.monotonic()) > 0 and (not found or isinstance(found[-1], tuple | dict)):
@@ -290,11 +301,11 @@ def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
 
 
 def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages | bytes | Job, None, None]:
-    """Reads, generates and writes: yields how far it is, the next piece of the mix as a WAV, and at last the job.
+    """Reads, generates and writes: yields the progress, each new piece of the mix as a WAV file, and last the job.
 
     Args:
         request: what is wanted.
-        live: what mixes the pieces of a single song; none are heard without it.
+        live: mixes the pieces of a single song; without it, no pieces are yielded.
 
     Raises:
         ValueError: a request that cannot be fulfilled; the message is for the person.
@@ -302,7 +313,7 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     began = time.monotonic()
     stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
     stages.pace = PACE.setdefault(request.model, {})
-    samples, rate = read_vocal(request.vocal, request.length)
+    samples, rate = read_vocal(request.vocal, request.seconds)
     yield stages
     there = load_pipeline(request.model).model.stages
     stages.names = [stage for stage in stages.names if stage in there]
@@ -312,7 +323,7 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
         for found in reports:
-            # of each stage the last report, so that none is left short of its end
+            # the last report of each stage, so that none stops short of its end
             latest = {report[0]: report[1:] for report in found if isinstance(report, tuple)}
             for stage, counts in latest.items():
                 stages.update(stage, *counts)

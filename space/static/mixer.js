@@ -1,8 +1,7 @@
-// Take home: voice and band of every take, or its stems, through Web Audio, with level, mute, solo and place; nothing
-// is generated.
+// The mixer: voice and band of every take, or its stems, through Web Audio, with level, mute, solo and pan.
 //
-// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, channels}, and
-// files of it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
+// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, channels}. Files of
+// it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
 
 import { Transport, load, startBuffer } from "./sound.js";
 
@@ -11,11 +10,11 @@ const titled = (name) => name[0].toUpperCase() + name.slice(1);
 const strip = (name, title) => `
   <fieldset class="channel" data-channel="${name}">
     <legend>${title}</legend>
-    <label class="wide">Level <input type="range" data-set="db" min="-24" max="12" step="0.5" value="0" aria-label="${title}, level in dB"></label>
+    <label class="wide">Level <input type="range" data-set="db" min="-24" max="6" step="0.5" value="0" aria-label="${title}, level in dB"></label>
     <output>0 dB</output>
     <button type="button" data-do="muted" aria-pressed="false" aria-label="Mute ${title.toLowerCase()}">Mute</button>
     <button type="button" data-do="solo" aria-pressed="false" aria-label="Solo ${title.toLowerCase()}">Solo</button>
-    <label class="wide">Left–right <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, left to right"></label>
+    <label class="wide">Pan <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, pan"></label>
   </fieldset>`;
 
 const USUAL = { db: 0, pan: 0, muted: false, solo: false };
@@ -29,7 +28,7 @@ const TEMPLATE = `
     <button type="button" data-do="seed">Use this seed</button>
   </div>
   <div class="channels"></div>
-  <div class="row"><button type="button" data-do="balance">Balance voice and band</button><span class="hint loudness"></span></div>
+  <p class="hint loudness"></p>
   <div class="row" role="group" aria-label="Download">
     <label>Format <select data-set="format" aria-label="Format"></select></label>
     <label>Loudness <select data-set="loudness" aria-label="Loudness">
@@ -60,16 +59,13 @@ class Mixer {
 
   /** What Python has sent. */
   show() {
-    const { takes = [], chosen, formats = [], usual = 0 } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const { takes = [], chosen, formats = [] } = JSON.parse(JSON.stringify(this.props.value || {}));
     const fresh = takes.length && chosen !== this.chosen;
-    const first = !this.takes.length;
-    this.usual = usual;
     [this.takes, this.chosen] = [takes, chosen ?? takes.at(-1)?.id ?? null];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (!this.chosen) { this.transport.stop(); return; }
-    if (first) this.balance();
-    else if (fresh) this.send();
+    if (fresh) this.send();
     this.draw();
     if (!fresh) return;
     this.transport.stop();
@@ -83,14 +79,12 @@ class Mixer {
 
   /** The channels of the take that is chosen, by name: the voice, and the band or its stems. */
   get heard() {
-    const names = ["voice", ...Object.keys(this.take.band)];
-    // stems begin as loud as the band was
-    const [, before] = Object.entries(this.channels).find(([name]) => name !== "voice") ?? [null, USUAL];
-    for (const name of names) this.channels[name] ??= { ...USUAL, db: before.db };
+    const names = Object.keys(this.take.files);
+    for (const name of names) this.channels[name] ??= { ...USUAL };
     return Object.fromEntries(names.map((name) => [name, this.channels[name]]));
   }
 
-  /** What Python mixes by: solo is the others' silence. */
+  /** Tells Python what is set; solo mutes the other channels. */
   send(ask) {
     const solo = Object.values(this.heard).some((channel) => channel.solo);
     const heard = Object.entries(this.heard).map(([name, { db, pan, muted, solo: alone }]) =>
@@ -108,8 +102,7 @@ class Mixer {
     list.replaceChildren(...this.takes.map((each) => {
       const label = document.createElement("label");
       const radio = Object.assign(document.createElement("input"), { type: "radio", name: "hafm-take", value: each.id, checked: each.id === this.chosen });
-      const variation = each.variation ? `, variation ${each.variation}` : "";
-      label.append(radio, `${each.name}${variation} (seed ${each.seed})`);
+      label.append(radio, `${each.name} (seed ${each.seed})`);
       return label;
     }));
     if (focused) list.querySelector(":checked")?.focus();
@@ -133,29 +126,15 @@ class Mixer {
 
   /** How loud voice and band are to each other, in words. */
   loudness() {
-    const above = this.above();
-    if (above === null) return "Voice or band is silent.";
-    const apart = Math.round(above * 10) / 10;
-    const how = apart === 0 ? "as loud as the band" : `${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band`;
-    return `The voice is ${how}; in most songs it is ${-this.usual} dB quieter.`;
-  }
-
-  /** How far the voice lies above the band (dB), whose stems add up as sounds that know nothing of each other do. */
-  above() {
-    const { voice: alone, ...band } = this.take.loudness;
+    const { voice, ...band } = this.take.loudness;
     const powers = Object.entries(band).filter(([, loudness]) => loudness !== null)
-      .map(([name, loudness]) => 10 ** ((loudness + this.heard[name].db) / 10));
-    if (alone === null || !powers.length) return null;
-    return alone + this.heard.voice.db - 10 * Math.log10(powers.reduce((sum, power) => sum + power, 0));
-  }
-
-  balance() {
-    const { voice, ...band } = this.heard;
-    const more = this.above() - this.usual;
-    for (const channel of Object.values(this.above() === null ? {} : band)) {
-      channel.db = Math.min(Math.max(Math.round((channel.db + more) * 2) / 2, -24), 12);
-    }
-    this.send();
+      .map(([name, loudness]) => 10 ** ((loudness + this.take.balance + this.heard[name].db) / 10));
+    if (voice === null || !powers.length) return "Voice or band is silent.";
+    // stems add up as sounds that are independent of each other
+    const above = voice + this.heard.voice.db - 10 * Math.log10(powers.reduce((sum, power) => sum + power, 0));
+    const apart = Math.round(above * 10) / 10;
+    if (apart === 0) return "The voice is as loud as the band.";
+    return `The voice is ${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band; at 0 dB they are as in most songs.`;
   }
 
   clicked(event) {
@@ -166,7 +145,6 @@ class Mixer {
     const channel = this.channels[button.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[name] = !channel[name];
     if (name === "play") this.transport.playing ? this.transport.stop() : this.play(this.transport.began);
-    else if (name === "balance") this.balance();
     else if (name === "seed") this.send({ seed: this.take.seed });
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value });
     else this.send();
@@ -195,14 +173,13 @@ class Mixer {
   async play(from) {
     const { take } = this;
     let buffers;
-    const files = { voice: take.voice, ...take.band };
-    try { buffers = await Promise.all(Object.values(files).map(load)); }
+    try { buffers = await Promise.all(Object.values(take.files).map(load)); }
     catch (error) { this.find(".wrong").textContent = error.message; return; }
     const start = from >= take.seconds - 0.1 ? 0 : from;
     await this.transport.play(start, take.seconds, (out, zero) => {
       const ctx = out.context;
       this.nodes = {};
-      for (const [at, name] of Object.keys(files).entries()) {
+      for (const [at, name] of Object.keys(take.files).entries()) {
         const [gain, panner] = [new GainNode(ctx), new StereoPannerNode(ctx)];
         gain.connect(panner).connect(out);
         this.nodes[name] = { gain, panner };
@@ -214,13 +191,16 @@ class Mixer {
     this.follow();
   }
 
-  /** What is heard follows what is set. */
+  /** Makes what is heard follow what is set. */
   settle() {
     if (!this.transport.playing || !this.nodes) return;
+    const { balance } = this.take;
     for (const [name, { gain, panner }] of Object.entries(this.nodes)) {
       const { db, pan, muted } = this.props.value.channels?.[name] ?? this.channels[name];
+      // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
+      const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
       // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
-      gain.gain.setTargetAtTime(muted ? 0 : Math.SQRT2 * 10 ** (db / 20), gain.context.currentTime, 0.01);
+      gain.gain.setTargetAtTime(muted ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20), gain.context.currentTime, 0.01);
       panner.pan.setTargetAtTime(pan, gain.context.currentTime, 0.01);
     }
   }
@@ -236,5 +216,6 @@ class Mixer {
   }
 }
 
+/** Seconds as minutes and seconds. */
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 const place = (pan) => (pan === 0 ? "middle" : `${Math.round(Math.abs(pan) * 100)} % ${pan < 0 ? "left" : "right"}`);

@@ -20,18 +20,18 @@ const ENVELOPE = 1000;
 
 const TEMPLATE = `
   <details>
-    <summary>Record to a click (the surest way to a band on the beat)</summary>
-    <p class="hint">Put on headphones. After one bar of count-in you are recorded, and the band will play on these beats.</p>
+    <summary>Record to a click (for a band that is exactly on your beat)</summary>
+    <p class="hint">Put on headphones. Recording begins after one bar of count-in, and the band plays on the click's beats.</p>
     <div class="row">
       <label>Tempo <input type="number" data-set="tempo" min="${TEMPO.least}" max="${TEMPO.most}" step="any" value="${TEMPO.usual}"></label>
-      <label>Metre of the take <select data-set="metre" aria-label="Metre of the take"><option value="3">3/4</option><option value="4" selected>4/4</option></select></label>
+      <label>Metre of the take <select data-set="beats_per_bar" aria-label="Metre of the take"><option value="3">3/4</option><option value="4" selected>4/4</option></select></label>
       <button type="button" class="strong" data-do="record">Record to the click</button>
       <span class="lamp" aria-hidden="true"></span>
       <meter min="0" max="1" value="0" aria-label="Level of the microphone"></meter>
     </div>
     <div class="row">
       <label>Latency, ms <input type="number" data-set="latency" min="-200" max="900" step="1" placeholder="auto"></label>
-      <button type="button" data-do="measure">Measure it by claps</button>
+      <button type="button" data-do="measure">Measure with claps</button>
       <span class="exact"></span>
     </div>
     <p class="told" role="status"></p>
@@ -53,19 +53,18 @@ class Recorder {
     });
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
     const linked = new URLSearchParams(location.search);
-    for (const name of ["tempo", "metre"]) {
+    for (const name of ["tempo", "beats_per_bar"]) {
       const [input, usual] = [this.find(`[data-set=${name}]`), this.number(name)];
       input.value = linked.get(name);
-      // what the field does not take
       if (!input.value || !input.checkValidity()) input.value = String(usual);
     }
     this.limit = Number(this.props.limit) || 120;
-    this.sayExact("The browser's estimate is used, which may be 50 ms wrong; measured, it is within a few ms.");
+    this.sayExact("The browser's estimate may be off by 50 ms; a measurement is precise to a few ms.");
   }
 
   number(name) { return Number(this.find(`[data-set=${name}]`).value); }
   get period() { return 60 / Math.min(Math.max(this.number("tempo") || TEMPO.usual, TEMPO.least), TEMPO.most); }
-  get metre() { return this.number("metre"); }
+  get metre() { return this.number("beats_per_bar"); }
   say(text) { const told = this.find(".told"); if (told.textContent !== text) told.textContent = text; }
   sayExact(text) { this.find(".exact").textContent = text; }
 
@@ -90,7 +89,7 @@ class Recorder {
     const ctx = context();
     await ctx.resume();
     if (this.stream) return;
-    if (!navigator.mediaDevices) throw new Error("This browser gives no microphone to pages without https.");
+    if (!navigator.mediaDevices) throw new Error("The browser lets only pages with https use the microphone.");
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.loaded ??= ctx.audioWorklet.addModule(new URL("worklet.js", import.meta.url));
@@ -163,7 +162,7 @@ class Recorder {
     this.out?.disconnect();
     this.out = this.running = null;
     this.lamp(-1, { metre: 4 });
-    for (const [name, text] of [["record", "Record to the click"], ["measure", "Measure it by claps"]]) {
+    for (const [name, text] of [["record", "Record to the click"], ["measure", "Measure with claps"]]) {
       const button = this.find(`[data-do=${name}]`);
       [button.textContent, button.disabled] = [text, false];
     }
@@ -194,7 +193,7 @@ class Recorder {
     const found = clapLatency(joined(chunks), chunks[0]?.[0] ?? 0, context().sampleRate, times, run.period);
     if (!found) {
       this.say("");
-      throw new Error(`Fewer than half of the ${run.count} claps were heard in time; clap louder, on every click.`);
+      throw new Error(`Fewer than half of the ${run.count} claps could be heard; clap louder, on every click.`);
     }
     const [latency, spread] = [found.latency, found.spread].map((seconds) => Math.round(seconds * 1000));
     this.find("[data-set=latency]").value = String(latency);
@@ -203,7 +202,7 @@ class Recorder {
     this.before = latency;
     const sure = apart <= Math.max(2 * spread, SAME_MS);
     this.sayExact(`Measured by ${found.count} claps: ${latency} ms, ± ${Math.max(spread, 1)} ms.`);
-    this.say(sure ? "Measured as before; now record to the click." : "Measured; measure once more to be sure.");
+    this.say(sure ? "Measured as before; now record to the click." : "Measured; measure again to be sure.");
   }
 
   /** Cuts the take to the beats, and hands it to the page. */
@@ -216,7 +215,7 @@ class Recorder {
     const samples = whole.subarray(Math.max(start - (chunks[0]?.[0] ?? 0), 0));
     const seconds = samples.length / sampleRate;
     this.close();
-    if (seconds < 1) throw new Error("There was no time to sing: stop after the count-in, not before.");
+    if (seconds < 1) throw new Error("Nothing was recorded: stop after the count-in, not before it.");
     const tempo = 60 / run.period;
     const beats = [];
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);

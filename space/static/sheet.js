@@ -18,7 +18,7 @@ export function parseChord(label) {
   const written = label.trim();
   if (NONE.includes(written)) return null;
   const found = CHORD.exec(written);
-  if (!found) throw new Error(`“${label}” is no chord; write Am7, Bb, F#dim or N, for example.`);
+  if (!found) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
   const [, letter, signs, quality, bass] = found;
   const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
   return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
@@ -281,10 +281,10 @@ export function setDownbeat(sheet, second) {
 /** A lead sheet of a file's text; throws where it is none. */
 export function readSheet(text) {
   let sheet;
-  try { sheet = JSON.parse(text); } catch { throw new Error("This file is no lead sheet: it is not JSON."); }
+  try { sheet = JSON.parse(text); } catch { throw new Error("This file is not a lead sheet: it is not JSON."); }
   const numbers = (values) => Array.isArray(values) && values.every(Number.isFinite);
-  if (sheet === null || typeof sheet !== "object" || Array.isArray(sheet)) throw new Error("This file is no lead sheet.");
-  if (sheet.beats !== undefined && !numbers(sheet.beats)) throw new Error("The beats of this lead sheet are no seconds.");
+  if (sheet === null || typeof sheet !== "object" || Array.isArray(sheet)) throw new Error("This file is not a lead sheet.");
+  if (sheet.beats !== undefined && !numbers(sheet.beats)) throw new Error("The beats of this lead sheet are not numbers of seconds.");
   for (const [kind, name] of [["chords", "chord"], ["sections", "section"], ["form", "section"]]) {
     for (const [start, stop, label] of sheet[kind] ?? []) {
       if (!numbers([start, stop]) || start >= stop) throw new Error(`A ${name} of this lead sheet has no length.`);

@@ -1,7 +1,7 @@
-// What was heard: a voice's waveform and pitch with bars, beats and chords, which can be mended and played.
+// The timeline: a voice's waveform and pitch with bars, beats and chords, which can be corrected and played.
 //
 // `mount` fills a component of the page; its value is {vocal, seconds, pitch, sheet, selection} (listening.py). What a
-// person changes is written back into it, and what is generated next goes by it.
+// person changes is written back into it, and the next generation follows it.
 
 import {
   allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat, nudge,
@@ -16,13 +16,13 @@ const LEAST_TAPS = 4;
 const GRAB_PIXELS = 5;
 const HEIGHT = 120;
 
-const EMPTY = "When there is a voice, its beats and chords appear here.";
+const EMPTY = "Once there is a voice, its beats and chords appear here.";
 
 const TEMPLATE = `
   <p class="empty" role="status"></p>
   <div class="full" hidden>
     <p class="summary" role="status"></p>
-    <div class="row" role="group" aria-label="Listen to what was heard">
+    <div class="row" role="group" aria-label="Listen to beats and chords">
       <button data-do="play" class="strong">Play</button>
       <label><input type="checkbox" data-hear="voice" checked> Voice</label>
       <label><input type="checkbox" data-hear="clicks" checked> Metronome</label>
@@ -49,7 +49,7 @@ const TEMPLATE = `
       <button data-do="section">Set section</button>
     </div>
     <p class="wrong" role="alert"></p>
-    <div class="row" role="group" aria-label="Mend the beats">
+    <div class="row" role="group" aria-label="Correct the beats">
       <button data-do="half">Half tempo</button>
       <button data-do="double">Double tempo</button>
       <button data-do="shift">Half a beat later</button>
@@ -66,7 +66,7 @@ const TEMPLATE = `
       <button data-do="redo">Redo</button>
       <button data-do="save">Save lead sheet</button>
       <select data-set="format" aria-label="Format of the lead sheet"><option value="json">JSON</option>
-        <option value="chordpro">ChordPro</option><option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
+        <option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
       <button data-do="load">Load lead sheet</button>
       <input type="file" accept=".json,application/json" aria-label="Lead sheet file" hidden>
     </div>
@@ -157,14 +157,14 @@ class Timeline {
   drawSummary() {
     const { sheet } = this;
     const tempo = tempoOf(sheet);
-    const how = (name) => ((sheet.estimated ?? []).includes(name) ? "estimated" : "told");
-    const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats a minute (${how("beats")})` : "no beats yet: tap along"];
+    const how = (name) => ((sheet.estimated ?? []).includes(name) ? "estimated" : "given");
+    const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
     if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
     // spelled as its chords are
     const [tonic, mode] = (sheet.key ? allKeys().find((key) => sameKey(key, sheet.key)) : "").split(":");
     if (tonic) parts.push(`${pretty(tonic)} ${mode === "min" ? "minor" : "major"} (${how("key")})`);
-    this.write(".summary", `Heard: ${parts.join(", ")}. Generating goes by what is shown here.`);
+    this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
     for (const name of ["half", "double", "shift", "earlier", "later", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-do=redo]").disabled = !this.future.length;
@@ -308,7 +308,7 @@ class Timeline {
   drawEditor() {
     const { selection, sheet, value } = this;
     const label = selection ? filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)?.[2] : "";
-    this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "Select a chord or bars (Shift: up to there).");
+    this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "Select a chord or bars (with Shift, several).");
     const input = this.find("[data-set=chord]");
     if (document.activeElement !== input) input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
     for (const control of [input, this.find("[data-do=chord]")]) control.disabled = !selection;
@@ -331,7 +331,7 @@ class Timeline {
     const { name = "", energy = "" } = sectionsOf(sheet).find(({ stop }) => selection && stop > selection.start + 0.02) ?? {};
     const [text, select] = [this.find("[data-set=section]"), this.find("[data-set=energy]")];
     const energies = ["", ...(value.energies ?? [])];
-    if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "as it comes", each)));
+    if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "automatic", each)));
     // what has been typed for these bars stays until it is set
     if (this.editing?.selection !== selection || this.editing.sheet !== sheet) {
       [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
@@ -541,7 +541,7 @@ class Timeline {
     this.write("[data-do=tap]", "Tap along");
     this.find("[data-do=taps]").hidden = true;
     this.find("[data-do=tap]").focus();
-    if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are ${taps.length} taps; tap ${LEAST_TAPS} beats or more.`));
+    if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
     else this.edit(tappedBeats(this.sheet, taps, this.value.seconds));
   }
 

@@ -68,7 +68,7 @@ def upload(page: "Page", path: Path) -> None:
 
 def skip_fine(page: "Page") -> None:
     page.get_by_role("button", name="More options").click()
-    page.get_by_label("Quick sketch").check()
+    page.get_by_label("Quick draft").check()
 
 
 def generate(page: "Page") -> None:

@@ -29,7 +29,7 @@ PARTS = STEMS
 def choose_band(page: "Page", model: Path) -> None:
     """The model with styles, of two beats a second, and four seconds of the voice."""
     page.get_by_role("button", name="More options").click()
-    page.get_by_label("Quick sketch").check()
+    page.get_by_label("Quick draft").check()
     page.get_by_label("Model").click()
     page.get_by_role("option", name=str(model)).click()
     page.get_by_label("Length").fill("4")
@@ -39,11 +39,11 @@ def choose_band(page: "Page", model: Path) -> None:
 def test_a_band_is_chosen_and_kept_in_the_lead_sheet_and_its_stems_are_mixed(
     page: "Page", band_model: Path, voices: Path, tmp_path: Path
 ) -> None:
-    for name in ("Style", "Energy", "Instruments apart", "Obedience"):
+    for name in ("Style", "Energy", "Separate instruments", "Obedience"):
         expect(page.get_by_label(name, exact=True)).to_have_count(0)
     choose_band(page, band_model)
     page.get_by_role("radio", name="rock").check()
-    page.get_by_label("Instruments apart").check()
+    page.get_by_label("Separate instruments").check()
     upload(page, voices / "patience.wav")
     expect(summary(page)).to_contain_text("120 beats a minute (told)")
 
@@ -87,7 +87,7 @@ def test_a_band_is_chosen_and_kept_in_the_lead_sheet_and_its_stems_are_mixed(
 
 def test_the_drums_of_a_band_that_was_played_as_one_can_be_muted(heard: "Page") -> None:
     heard.get_by_label("Length").fill("6")
-    expect(heard.get_by_label("Instruments apart")).to_be_checked()
+    expect(heard.get_by_label("Separate instruments")).to_be_checked()
     generate(heard)
     expect(announced(heard)).to_contain_text("Done")
     with zipfile.ZipFile(downloaded(heard, "(zip)")) as archive:

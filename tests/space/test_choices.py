@@ -11,7 +11,7 @@ from space.serving import Space
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-NUMBERS = {"tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
+NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
 NUMBERS |= {"lead_sheet_guidance": "3"}
 
 
@@ -31,9 +31,9 @@ def test_every_style_energy_and_option_is_chosen_and_generated(
         style.check()
         energy.check()
         if number == 2:
-            page.get_by_label("Instruments apart").uncheck()
-            page.get_by_label("Quick sketch").check()
-            page.locator("#variations input[type=number]").fill("2")
+            page.get_by_label("Separate instruments").uncheck()
+            page.get_by_label("Quick draft").check()
+            page.locator("#num_samples input[type=number]").fill("2")
         if number == 3:
             for name, value in NUMBERS.items():
                 page.locator(f"#{name} input").fill(value)

@@ -102,7 +102,7 @@ def test_a_page_is_opened_as_its_link_has_it(
     another.goto(address)
     for name in ("rock", "sparse"):
         expect(another.get_by_role("radio", name=name)).to_be_checked()
-    expect(another.get_by_label("Instruments apart")).to_be_checked()
+    expect(another.get_by_label("Separate instruments")).to_be_checked()
     recorder = another.locator("#recorder")
     recorder.get_by_text("Record to a click").click()
     expect(recorder.get_by_label("Tempo")).to_have_value("120")

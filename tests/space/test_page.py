@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voices: Path) -> None:
     upload(page, voices / "song.wav")
-    page.locator("#variations input[type=number]").fill("2")
+    page.locator("#num_samples input[type=number]").fill("2")
     skip_fine(page)
     generate(page)
     expect(announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ makes the same again"))
@@ -89,7 +89,7 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
     assert downloaded(page, "Download band").name == "song_2_instrumental.wav"
     page.get_by_role("button", name="Use this seed").click()
     expect(page.locator("#seed input")).not_to_have_value("-1")
-    page.locator("#variations input[type=number]").fill("1")
+    page.locator("#num_samples input[type=number]").fill("1")
     generate(page)
     expect(page.locator("#mixer").get_by_role("radio", name="Take 2")).to_be_checked()
     again = downloaded(page, "Download band").read_bytes()
@@ -242,7 +242,7 @@ def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(
     body.to_contain_class("dark")
     upload(page, voices / "song.wav")
     skip_fine(page)
-    page.get_by_label("Quick sketch").focus()
+    page.get_by_label("Quick draft").focus()
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Generate")).to_be_focused()
     page.keyboard.press("Enter")
