@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,31 +284,41 @@ accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: i
 # The page
 
 
-@dataclass
 class Page:
-    """The components that events speak of, in the order in which they stand."""
+    """The components, built from top to bottom."""
 
-    vocal: gr.Audio
-    recorder: gr.HTML
-    tempo: gr.Number
-    listen: gr.Button
-    timeline: gr.HTML
-    options: dict[str, gr.components.Component]
-    run: gr.Button
-    cancel: gr.Button
-    ticket: gr.Textbox
-    announced: gr.HTML
-    progress: gr.Column
-    phase: gr.HTML
-    bars: gr.HTML
-    live: gr.Audio
-    results: gr.Column
-    mixer: gr.HTML
-    remake: gr.Button
-    file: gr.Textbox
-    copy: gr.Button
-    link: gr.Textbox
-    linked: gr.State
+    def __init__(self) -> None:
+        gr.Markdown(INTRODUCTION)
+        if players := finished_songs():
+            gr.HTML(players, min_height=0)
+        gr.Markdown("## 1 · Sing")
+        self.vocal = voice_components()
+        self.recorder = studio_part("recorder")
+        gr.Markdown("## 2 · Beats and chords")
+        self.timeline = studio_part("timeline")
+        with gr.Row(equal_height=False):
+            self.tempo = number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
+            self.listen = gr.Button("Estimate again", elem_id="listen", min_width=140)
+        gr.Markdown("## 3 · The band")
+        self.options = option_components()
+        with gr.Row():
+            self.run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
+            self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
+            self.copy = gr.Button("Copy a link to these settings", elem_id="copy", min_width=120)
+        self.announced = gr.HTML(elem_id="announced", min_height=0)
+        with gr.Column(visible="hidden", elem_id="progress") as self.progress:
+            self.phase = gr.HTML(elem_id="phase", min_height=0)
+            self.bars = gr.HTML(elem_id="bars", min_height=0)
+        live = {"label": "The mix, while it is generated", "streaming": True, "autoplay": True, "interactive": False}
+        self.live = gr.Audio(visible=False, elem_id="live", buttons=[], **live)
+        with gr.Column(visible=False, elem_id="results") as self.results:
+            gr.Markdown("## 4 · Mix and download")
+            self.mixer = studio_part("mixer")
+            self.remake = gr.Button("Replace the selected bars", elem_id="remake")
+        self.ticket, self.file, self.link = (
+            gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link")
+        )
+        self.linked = gr.State(LeadSheet())
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
@@ -395,37 +405,7 @@ def connect_endpoint(page: Page) -> None:
 def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
     with gr.Blocks(title="HAFM: sing, and get a band") as blocks:
-        gr.Markdown(INTRODUCTION)
-        if players := finished_songs():
-            gr.HTML(players, min_height=0)
-        gr.Markdown("## 1 · Sing")
-        vocal, recorder = voice_components(), studio_part("recorder")
-        gr.Markdown("## 2 · Beats and chords")
-        timeline = studio_part("timeline")
-        with gr.Row(equal_height=False):
-            tempo = number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
-            listen_again = gr.Button("Estimate again", elem_id="listen", min_width=140)
-        gr.Markdown("## 3 · The band")
-        options = option_components()
-        with gr.Row():
-            generate = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
-            cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
-            copy = gr.Button("Copy a link to these settings", elem_id="copy", min_width=120)
-        ticket = gr.Textbox(visible="hidden", label="Ticket")
-        announced = gr.HTML(elem_id="announced", min_height=0)
-        with gr.Column(visible="hidden", elem_id="progress") as progress:
-            phase_shown, bars = gr.HTML(elem_id="phase", min_height=0), gr.HTML(elem_id="bars", min_height=0)
-        live = gr.Audio(label="The mix, while it is generated", streaming=True, autoplay=True, interactive=False,
-                        visible=False, elem_id="live", buttons=[])  # fmt: skip
-        with gr.Column(visible=False, elem_id="results") as results:
-            gr.Markdown("## 4 · Mix and download")
-            mixer = studio_part("mixer")
-            remake = gr.Button("Replace the selected bars", elem_id="remake")
-        file, link = (gr.Textbox(visible="hidden", label=label) for label in ("File", "Link"))
-        linked = gr.State(LeadSheet())
-        page = Page(vocal, recorder, tempo, listen_again, timeline, options, generate, cancel, ticket, announced,
-                    progress, phase_shown, bars, live, results, mixer, remake, file, copy,
-                    link, linked)  # fmt: skip
+        page = Page()
         connect_listening(page)
         connect_settings(page, blocks)
         connect_generating(page, blocks)

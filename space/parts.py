@@ -171,8 +171,8 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     known["sounds"] = {"visible": bool(composite.style_sounds), "value": style_players(composite.style_sounds)}
-    # a separator costs next to nothing, playing each stem as much as a band
-    known["stems"] |= {"value": bool(composite.config.plays_stems or composite.config.separator_config)}
+    # splitting a band costs next to nothing
+    known["stems"] |= {"value": bool(composite.stems)}
     return known
 
 

@@ -51,10 +51,10 @@ REPORT_SECONDS = 0.05
 CAN_STREAM = shutil.which("ffmpeg") is not None
 # A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
 GENERATING = threading.Lock()
-# Seconds per token of each stage, by model, in its last run: the remaining time is estimated from them.
-PACE: dict[str, dict[str, float]] = {}
-# Seconds per token of the stages, relative to each other, measured with hafm-tiny.
-RELATIVE_PACE = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
+# The share of a song that must be done before the remaining time is estimated.
+LEAST_DONE = 0.03
+# What a token of each stage costs, relative to each other, measured with hafm-tiny.
+COST = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
 
 
 class Cancelled(Exception):
@@ -125,44 +125,32 @@ def whole(value: Any) -> Any:
 
 @dataclass
 class Stages:
-    """How far each stage is, and since when: what the progress bars show.
+    """How far each stage is: what the progress bars show.
 
     Args:
         names: of the stages, in their order.
-        done: for each stage that has begun, the number of its tokens that exist, and of all its tokens.
-        began: for each stage that has begun, when (s), and how many tokens there were.
         totals: tokens of each stage, as far as they are known before it begins.
-        pace: seconds per token of each stage, from an earlier run of the same model.
+        done: for each stage that has begun, the number of its tokens that exist, and of all its tokens.
+        began: when the first token was reported (s).
     """
 
     names: list[str]
-    done: dict[str, tuple[int, int]] = field(default_factory=dict)
-    began: dict[str, tuple[float, int]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
-    pace: dict[str, float] = field(default_factory=dict)
+    done: dict[str, tuple[int, int]] = field(default_factory=dict)
+    began: float | None = None
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Notes that `done` of `total` tokens of a stage exist."""
-        now = time.monotonic()
-        since, first = self.began.setdefault(stage, (now, done))
         self.done[stage], self.totals[stage] = (done, total), total
-        if done > first:
-            self.pace[stage] = (now - since) / (done - first)
+        self.began = time.monotonic() if self.began is None else self.began
 
     def remaining(self) -> float | None:
-        """Seconds until all stages are done if each goes on at its mean speed; None while no speed is known.
-
-        A stage that has never run is taken to be as fast, relative to the running one, as in hafm-tiny.
-        """
-        running = [name for name in self.names if name in self.done][-1:]
-        usual = {name: self.pace[name] / RELATIVE_PACE[name] for name in running if name in self.pace}
-        seconds = 0.0
-        for name in self.names:
-            if name not in self.totals or (name not in self.pace and not usual):
-                return None
-            pace = self.pace.get(name) or RELATIVE_PACE[name] * usual[running[0]]
-            seconds += pace * (self.totals[name] - self.done.get(name, (0, 0))[0])
-        return seconds
+        """Seconds until all stages are done if they go on at the same speed; None while that cannot be said."""
+        whole = sum(COST[name] * self.totals.get(name, 0) for name in self.names)
+        done = sum(COST[name] * count for name, (count, _) in self.done.items())
+        if self.began is None or done < LEAST_DONE * whole:
+            return None
+        return (time.monotonic() - self.began) * (whole - done) / done
 
 
 class LiveMix:
@@ -241,11 +229,11 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_gpu
-def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[list[Any]]:
-    """Runs the pipeline; yields every REPORT_SECONDS what has been reported since, and the songs last.
+def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[Any]:
+    """Runs the pipeline; yields its reports as they come, and the songs last.
 
-    Reports are (stage, done, total), and for a single song each piece that `HAFMPipeline.stream` yields. Closing this
-    generator stops the pipeline at its next token.
+    Reports are (stage, done, total), for a single song each piece that `HAFMPipeline.stream` yields, and None where
+    there is nothing new. Closing this generator stops the pipeline at its next token.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     closed = threading.Event()
@@ -277,27 +265,18 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
             reports.put(error)
 
     threading.Thread(target=work, daemon=True).start()
+    report = None
     try:
-        found: list[Any] = []
-        while not (found and isinstance(found[-1], list)):
-            found = reported(reports)
-            if found and isinstance(found[-1], Exception):
-                raise found[-1]
-            yield found
+        while not isinstance(report, list):
+            try:
+                report = reports.get(timeout=REPORT_SECONDS)
+            except queue.Empty:
+                report = None
+            if isinstance(report, Exception):
+                raise report
+            yield report
     finally:
         closed.set()
-
-
-def reported(reports: queue.SimpleQueue[Any]) -> list[Any]:
-    """All reports within REPORT_SECONDS, or up to a result (songs or an error)."""
-    deadline = time.monotonic() + REPORT_SECONDS
-    found: list[Any] = []
-    while (left := deadline - time.monotonic()) > 0 and (not found or isinstance(found[-1], tuple | dict)):
-        try:
-            found.append(reports.get(timeout=left))
-        except queue.Empty:
-            break
-    return found
 
 
 def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages | bytes | Job, None, None]:
@@ -312,7 +291,6 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     """
     began = time.monotonic()
     stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
-    stages.pace = PACE.setdefault(request.model, {})
     samples, rate = read_vocal(request.vocal, request.seconds)
     yield stages
     there = load_pipeline(request.model).model.stages
@@ -322,15 +300,14 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
-        for found in reports:
-            # the last report of each stage, so that none stops short of its end
-            latest = {report[0]: report[1:] for report in found if isinstance(report, tuple)}
-            for stage, counts in latest.items():
-                stages.update(stage, *counts)
-            songs = next((report for report in found if isinstance(report, list)), songs)
+        for report in reports:
+            if isinstance(report, tuple):
+                stages.update(*report)
+            elif isinstance(report, list):
+                songs = report
+            elif isinstance(report, dict) and live is not None:
+                yield live.add(report)
             yield stages
-            if live is not None:
-                yield from (live.add(piece) for piece in found if isinstance(piece, dict))
     if request.remake is not None:
         songs = [request.remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"

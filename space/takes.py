@@ -79,12 +79,15 @@ class Job:
         """The mixer's channels, each with the name of its file: the voice, and the stems or the band."""
         return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
 
+    def apart(self, sample: int) -> float | None:
+        """How far the voice is above the band (LU); None if one of them is silent."""
+        voice, band = (self.loudness[sample - 1][part] for part in ("vocal", "instrumental"))
+        return None if voice is None or band is None else voice - band
+
     def balance(self, sample: int) -> float:
         """The gain of the band (dB) that makes it as loud beside the voice as in the median song; 0 beside silence."""
-        voice, band = (self.loudness[sample - 1][part] for part in ("vocal", "instrumental"))
-        if voice is None or band is None:
-            return 0.0
-        return min(max(voice - band - MEDIAN_BALANCE, LEVELS_DB[0]), LEVELS_DB[1])
+        apart = self.apart(sample)
+        return 0.0 if apart is None else min(max(apart - MEDIAN_BALANCE, LEVELS_DB[0]), LEVELS_DB[1])
 
     def path(self, part: str, suffix: str, sample: int | None = None) -> Path:
         """A file, under the name that a download has; samples are counted from 1."""
@@ -277,6 +280,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "seconds": soundfile.info(job.path("vocal", "wav")).duration,
             "files": {name: str(job.path(part, "wav", sample)) for name, part in job.channels.items()},
             "loudness": {name: job.loudness[sample - 1][part] for name, part in job.channels.items()},
+            "apart": job.apart(sample),
             "balance": job.balance(sample),
         }
         for job in jobs

@@ -3,7 +3,7 @@
 // Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, channels}. Files of
 // it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
 
-import { Transport, load, startBuffer } from "./sound.js";
+import { Player, load, startBuffer } from "./sound.js";
 
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
@@ -47,12 +47,11 @@ export function mount(element, props, watch, trigger) {
   mixer.show();
 }
 
-class Mixer {
+class Mixer extends Player {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, takes: [], chosen: null, transport: new Transport() });
-    this.channels = { voice: { ...USUAL } };
+    super(root, props, trigger);
+    Object.assign(this, { takes: [], chosen: null, channels: {} });
     root.innerHTML = TEMPLATE;
-    this.find = (selector) => root.querySelector(selector);
     root.addEventListener("click", (event) => this.clicked(event));
     root.addEventListener("input", (event) => this.changed(event));
   }
@@ -71,7 +70,7 @@ class Mixer {
     this.transport.stop();
     this.transport.began = 0;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    setTimeout(() => this.root.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "center" }), 100);
+    setTimeout(() => this.root.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" }), 100);
     this.follow();
   }
 
@@ -126,15 +125,14 @@ class Mixer {
 
   /** How loud voice and band are to each other, in words. */
   loudness() {
-    const { voice, ...band } = this.take.loudness;
-    const powers = Object.entries(band).filter(([, loudness]) => loudness !== null)
-      .map(([name, loudness]) => 10 ** ((loudness + this.take.balance + this.heard[name].db) / 10));
-    if (voice === null || !powers.length) return "Voice or band is silent.";
+    const { apart, balance, loudness: { voice, ...band } } = this.take;
+    if (apart === null) return "Voice or band is silent.";
     // stems add up as sounds that are independent of each other
-    const above = voice + this.heard.voice.db - 10 * Math.log10(powers.reduce((sum, power) => sum + power, 0));
-    const apart = Math.round(above * 10) / 10;
-    if (apart === 0) return "The voice is as loud as the band.";
-    return `The voice is ${Math.abs(apart)} dB ${apart > 0 ? "louder" : "quieter"} than the band; at 0 dB they are as in most songs.`;
+    const power = (level) => Object.keys(band).reduce((sum, name) => sum + 10 ** (((band[name] ?? -Infinity) + level(name)) / 10), 0);
+    const raised = 10 * Math.log10(power((name) => this.heard[name].db) / power(() => 0));
+    const above = Math.round(10 * (apart - balance + this.heard.voice.db - raised)) / 10;
+    if (above === 0) return "The voice is as loud as the band.";
+    return `The voice is ${Math.abs(above)} dB ${above > 0 ? "louder" : "quieter"} than the band; at 0 dB they are as in most songs.`;
   }
 
   clicked(event) {
@@ -144,7 +142,7 @@ class Mixer {
     const name = button.dataset.do;
     const channel = this.channels[button.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[name] = !channel[name];
-    if (name === "play") this.transport.playing ? this.transport.stop() : this.play(this.transport.began);
+    if (name === "play") this.toggle();
     else if (name === "seed") this.send({ seed: this.take.seed });
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value });
     else this.send();
@@ -165,30 +163,22 @@ class Mixer {
     if (target.type === "radio" && this.transport.playing) this.play(this.transport.position);
   }
 
-  seek(second) {
-    if (this.transport.playing) this.play(second);
-    else { this.transport.began = second; this.follow(); }
-  }
-
   async play(from) {
-    const { take } = this;
+    const { files, seconds } = this.take;
     let buffers;
-    try { buffers = await Promise.all(Object.values(take.files).map(load)); }
-    catch (error) { this.find(".wrong").textContent = error.message; return; }
-    const start = from >= take.seconds - 0.1 ? 0 : from;
-    await this.transport.play(start, take.seconds, (out, zero) => {
+    try { buffers = await Promise.all(Object.values(files).map(load)); }
+    catch (error) { this.write(".wrong", error.message); return; }
+    await this.start(from, seconds, (out, zero, first) => {
       const ctx = out.context;
       this.nodes = {};
-      for (const [at, name] of Object.keys(take.files).entries()) {
+      for (const [at, name] of Object.keys(files).entries()) {
         const [gain, panner] = [new GainNode(ctx), new StereoPannerNode(ctx)];
         gain.connect(panner).connect(out);
         this.nodes[name] = { gain, panner };
-        startBuffer(gain, buffers[at], zero, start);
+        startBuffer(gain, buffers[at], zero, first);
       }
       this.settle();
-    }, () => { this.find("[data-do=play]").textContent = "Play"; });
-    this.find("[data-do=play]").textContent = "Stop";
-    this.follow();
+    });
   }
 
   /** Makes what is heard follow what is set. */
@@ -205,15 +195,7 @@ class Mixer {
     }
   }
 
-  follow() {
-    const { position } = this.transport;
-    const range = this.find("[data-set=position]");
-    range.value = String(position);
-    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
-    this.find(".clock").textContent = `${clock(position)} / ${clock(this.take?.seconds ?? 0)}`;
-    cancelAnimationFrame(this.frame);
-    if (this.transport.playing) this.frame = requestAnimationFrame(() => this.follow());
-  }
+  at(position) { this.write(".clock", `${clock(position)} / ${clock(this.take?.seconds ?? 0)}`); }
 }
 
 /** Seconds as minutes and seconds. */

@@ -212,14 +212,6 @@ export function shiftHalfBeat(sheet, seconds) {
     downbeat: (sheet.downbeat ?? 0) + before.length, chords: joined(chords) }, "beats");
 }
 
-/** Every beat and chord later by so many seconds (earlier below 0). */
-export function nudge(sheet, by, seconds) {
-  const beats = sheet.beats.map((beat) => beat + by);
-  const chords = (sheet.chords ?? []).map(([start, stop, label]) =>
-    [start <= 0.01 ? 0 : start + by, stop >= seconds - 0.01 ? stop : stop + by, label]);
-  return told({ ...sheet, beats, chords: joined(chords) }, "beats");
-}
-
 /** The beat that is nearest to an instant. */
 export function nearestBeat(sheet, second) {
   const distances = (sheet.beats ?? []).map((beat) => Math.abs(beat - second));

@@ -99,6 +99,43 @@ export class Transport {
   }
 }
 
+/** A part of the page with a play button, a range for the position, and something that plays. */
+export class Player {
+  constructor(root, props, trigger) {
+    Object.assign(this, { root, props, trigger, transport: new Transport() });
+    this.find = (selector) => root.querySelector(selector);
+  }
+
+  /** Sets a text only where it changes: what is set again is spoken again. */
+  write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
+
+  toggle() { this.transport.playing ? this.transport.stop() : this.play(this.transport.began); }
+
+  seek(second) {
+    if (this.transport.playing) this.play(second);
+    else { this.transport.began = second; this.follow(); }
+  }
+
+  /** Plays from a second on, or from the beginning at the end. */
+  async start(from, seconds, schedule) {
+    const first = from >= seconds - 0.1 ? 0 : from;
+    await this.transport.play(first, seconds, schedule, () => this.write("[data-do=play]", "Play"));
+    this.write("[data-do=play]", "Stop");
+    this.follow();
+  }
+
+  /** Shows the position, and goes on as long as something plays. */
+  follow() {
+    const { position, playing } = this.transport;
+    const range = this.find("[data-set=position]");
+    range.value = String(position);
+    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
+    this.at(position);
+    cancelAnimationFrame(this.frame);
+    if (playing) this.frame = requestAnimationFrame(() => this.follow());
+  }
+}
+
 /** Starts a buffer so that its second s is heard at zero + s. */
 export function startBuffer(target, buffer, zero, from) {
   if (from >= buffer.duration) return null;

@@ -4,11 +4,11 @@
 // person changes is written back into it, and the next generation follows it.
 
 import {
-  allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat, nudge,
+  allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat,
   parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, shiftHalfBeat,
   spell, tappedBeats, tempoOf,
 } from "./sheet.js";
-import { Transport, context, load, startBuffer, startSheet } from "./sound.js";
+import { Player, context, load, startBuffer, startSheet } from "./sound.js";
 
 const PIXELS_A_SECOND = 56;
 const NUDGE_SECONDS = 0.01;
@@ -53,8 +53,6 @@ const TEMPLATE = `
       <button data-do="half">Half tempo</button>
       <button data-do="double">Double tempo</button>
       <button data-do="shift">Half a beat later</button>
-      <button data-do="earlier">10 ms earlier</button>
-      <button data-do="later">10 ms later</button>
       <button data-do="tap">Tap along</button>
       <button data-do="taps" hidden>Use the taps</button>
     </div>
@@ -66,7 +64,7 @@ const TEMPLATE = `
       <button data-do="redo">Redo</button>
       <button data-do="save">Save lead sheet</button>
       <select data-set="format" aria-label="Format of the lead sheet"><option value="json">JSON</option>
-        <option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
+        <option value="chordpro">ChordPro</option><option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
       <button data-do="load">Load lead sheet</button>
       <input type="file" accept=".json,application/json" aria-label="Lead sheet file" hidden>
     </div>
@@ -78,11 +76,11 @@ export function mount(element, props, watch, trigger) {
   timeline.show();
 }
 
-class Timeline {
+class Timeline extends Player {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], future: [], selection: null, taps: null, transport: new Transport() });
+    super(root, props, trigger);
+    Object.assign(this, { past: [], future: [], selection: null, taps: null });
     root.innerHTML = TEMPLATE;
-    this.find = (selector) => root.querySelector(selector);
     root.addEventListener("click", (event) => this.clicked(event));
     root.addEventListener("change", (event) => this.changed(event));
     root.addEventListener("keydown", (event) => this.pressed(event));
@@ -165,7 +163,7 @@ class Timeline {
     const [tonic, mode] = (sheet.key ? allKeys().find((key) => sameKey(key, sheet.key)) : "").split(":");
     if (tonic) parts.push(`${pretty(tonic)} ${mode === "min" ? "minor" : "major"} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
-    for (const name of ["half", "double", "shift", "earlier", "later", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
+    for (const name of ["half", "double", "shift", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-do=redo]").disabled = !this.future.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
@@ -177,9 +175,6 @@ class Timeline {
     keys.value = sheet.key ? [...keys.options].find(({ value }) => value && sameKey(value, sheet.key)).value : "";
     this.find("[data-set=position]").max = String(this.value.seconds);
   }
-
-  /** Sets a text only where it changes: what is set again is spoken again. */
-  write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
 
   drawSections() {
     const sections = sectionsOf(this.sheet);
@@ -366,11 +361,10 @@ class Timeline {
     const { sheet, value: { seconds } } = this;
     const beats = {
       half: () => halfTempo(sheet), double: () => doubleTempo(sheet), shift: () => shiftHalfBeat(sheet, seconds),
-      earlier: () => nudge(sheet, -NUDGE_SECONDS, seconds), later: () => nudge(sheet, NUDGE_SECONDS, seconds),
       downbeat: () => setDownbeat(sheet, this.selection?.start ?? this.transport.position),
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
-    else if (name === "play") this.transport.playing ? this.transport.stop() : this.play(this.transport.began);
+    else if (name === "play") this.toggle();
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
@@ -486,37 +480,23 @@ class Timeline {
     if (!this.transport.playing) this.seek(moved.beats[at]);
   }
 
-  seek(second) {
-    if (this.transport.playing) this.play(second);
-    else { this.transport.began = second; this.follow(); }
-  }
-
   async play(from) {
     const buffer = await this.buffer.catch(() => null);
     const { seconds } = this.value;
     const heard = (name) => this.find(`[data-hear=${name}]`).checked;
-    const start = from >= seconds - 0.1 ? 0 : from;
-    await this.transport.play(start, seconds, (out, zero) => {
-      if (buffer && heard("voice")) startBuffer(out, buffer, zero, start);
-      startSheet(heard("clicks") && out, heard("chords") && out, this.sheet, zero, start, seconds);
-    }, () => this.write("[data-do=play]", "Play"));
-    this.write("[data-do=play]", "Stop");
-    this.follow();
+    await this.start(from, seconds, (out, zero, first) => {
+      if (buffer && heard("voice")) startBuffer(out, buffer, zero, first);
+      startSheet(heard("clicks") && out, heard("chords") && out, this.sheet, zero, first, seconds);
+    });
   }
 
-  /** The playhead, as long as something plays. */
-  follow() {
-    const position = this.transport.position;
+  /** The playhead, which the lane follows while something plays. */
+  at(position) {
     const x = position * this.scale;
     this.find(".head").style.transform = `translateX(${x}px)`;
-    const range = this.find("[data-set=position]");
-    range.value = String(position);
-    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
-    if (!this.transport.playing) return;
     const strip = this.find(".strip");
-    if (x < strip.scrollLeft || x > strip.scrollLeft + 0.8 * strip.clientWidth) strip.scrollLeft = x - 0.2 * strip.clientWidth;
-    cancelAnimationFrame(this.frame);
-    this.frame = requestAnimationFrame(() => this.follow());
+    const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.8 * strip.clientWidth;
+    if (hidden && this.transport.playing) strip.scrollLeft = x - 0.2 * strip.clientWidth;
   }
 
   /** The first tap starts the voice; each of the others is a beat. */

@@ -71,8 +71,19 @@ def skip_fine(page: "Page") -> None:
     page.get_by_label("Quick draft").check()
 
 
+def use_only(page: "Page", seconds: float) -> None:
+    """So much of the voice, from its start."""
+    page.locator("#seconds input").fill(f"{seconds:g}")
+
+
 def generate(page: "Page") -> None:
     page.get_by_role("button", name="Generate").click()
+
+
+def generated(page: "Page") -> None:
+    """Generates, and waits until it is done."""
+    generate(page)
+    expect(announced(page)).to_contain_text("Done")
 
 
 def announced(page: "Page") -> "Locator":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A served Space and voices to give to it."""
+"""A served Space with the bundled model, and voices to give to it."""
 
 import shutil
 import subprocess
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from space.serving import BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, Space, served
-from tiny_models import tiny_band, tiny_rhythmic_tokenizer
 from vocals import file_bytes, glide
 
 if TYPE_CHECKING:
@@ -18,17 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def band_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny composite that estimates beats and plays styles, energies and stems."""
-    folder = tmp_path_factory.mktemp("models") / "band"
-    tiny_band("delay", semantic_tokenizer=tiny_rhythmic_tokenizer()).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def space(tiny_model: Path, band_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space that offers the tiny model, then the band, and takes vocals of `MAX_SECONDS`."""
-    with served(tiny_model, tmp_path_factory.mktemp("space"), HAFM_SPACE_MODELS=f"{tiny_model},{band_model}") as space:
+def space(bundled_model: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A Space that offers the bundled model, then a tiny one without styles, and takes vocals of `MAX_SECONDS`."""
+    with served(f"hafm-tiny (bundled),{tiny_model}", tmp_path_factory.mktemp("space")) as space:
         yield space
 
 
@@ -73,7 +64,7 @@ def options() -> dict[str, object]:
 def page(
     browser: "Browser", space: Space, options: dict[str, object], request: pytest.FixtureRequest
 ) -> "Iterator[Page]":
-    """The page of the tiny model, of which a screenshot is kept."""
+    """The page, of which a screenshot is kept."""
     from space.browsing import keep_screenshot, open_page
 
     page = open_page(browser, space, **options)
@@ -82,26 +73,14 @@ def page(
     page.context.close()
 
 
-@pytest.fixture(scope="session")
-def studio(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space with the bundled model, which hears beats and chords."""
-    with served(bundled_model, tmp_path_factory.mktemp("studio")) as space:
-        yield space
-
-
 @pytest.fixture
-def heard(
-    browser: "Browser", studio: Space, options: dict[str, object], request: pytest.FixtureRequest
-) -> "Iterator[Page]":
-    """The page after the example has been listened to: 96 beats a minute, F major."""
-    from space.browsing import EXAMPLE, expect, keep_screenshot, open_page, summary, upload
+def heard(page: "Page") -> "Page":
+    """The page after the example has been analysed: 96 beats per minute, F major."""
+    from space.browsing import EXAMPLE, expect, summary, upload
 
-    page = open_page(browser, studio, **options)
     upload(page, EXAMPLE)
-    expect(summary(page)).to_contain_text("beats a minute (estimated), chords (estimated), F major")
-    yield page
-    keep_screenshot(page, request.node.name)
-    page.context.close()
+    expect(summary(page)).to_contain_text("beats per minute (estimated), chords (estimated), F major")
+    return page
 
 
 @pytest.fixture(scope="session")

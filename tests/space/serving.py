@@ -48,13 +48,13 @@ class Space:
 
 
 @contextmanager
-def served(model: Path, temporary: Path, **settings: str) -> Iterator[Space]:
-    """Runs space/app.py with `model` until the block ends."""
+def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
+    """Runs space/app.py with `models` until the block ends."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     settings = {
-        "HAFM_SPACE_MODELS": str(model),
+        "HAFM_SPACE_MODELS": models,
         "HAFM_SPACE_MAX_SECONDS": str(MAX_SECONDS),
         "HAFM_SPACE_QUEUE_SIZE": str(QUEUE_SIZE),
         "GRADIO_SERVER_PORT": str(port),

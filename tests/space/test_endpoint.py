@@ -12,6 +12,8 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
+from hafm_hf.accompaniment.options import PUBLIC_OPTIONS
+from hafm_hf.lead_sheet.vocabulary import STEMS
 from readme import blocks
 from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, served
 from vocals import file_bytes, glide
@@ -30,14 +32,14 @@ def accompany(client: Any, vocal: Path, **options: object) -> tuple[str, str, st
     return client.predict(handle, skip_fine=True, api_name="/accompany", **options)
 
 
-def test_the_endpoint_is_documented(client: Any) -> None:
+def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any) -> None:
     (name, endpoint), *others = client.view_api(return_format="dict")["named_endpoints"].items()
     assert name == "/accompany" and not others
-    optional = {each["parameter_name"] for each in endpoint["parameters"] if each["parameter_has_default"]}
     assert "singing voice" in endpoint["description"]
-    assert [each["parameter_name"] for each in endpoint["parameters"] if each["parameter_name"] not in optional] == [
-        "vocal"
-    ]
+    names = [each["parameter_name"] for each in endpoint["parameters"]]
+    own = ["vocal", "model", *PUBLIC_OPTIONS, "seconds", "tempo", "tail", "lead_sheet", "instrumental_gain_db"]
+    assert names == own
+    assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
 
 
 def test_the_documented_example_reaches_the_endpoint(
@@ -51,69 +53,63 @@ def test_the_documented_example_reaches_the_endpoint(
     assert soundfile.info(scope["mix"]).frames == 24_000 and scope["report"]["seed"] == 1
 
 
-def test_variations_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
-    mix, instrumental, stems, report = accompany(client, voices / "song.wav", variations=2, seed=3, length=1.0)
+def test_samples_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
+    asked = {"num_samples": 2, "seed": 3, "seconds": 1.0, "style": "rock", "energy": "sparse", "stems": True}
+    mix, instrumental, stems, report = accompany(client, voices / "song.wav", **asked)
     # at the voice's own rate
     assert soundfile.info(mix).frames == soundfile.info(instrumental).frames == 44_100
+    parts = ("instrumental", *STEMS[1:])
     with zipfile.ZipFile(stems) as archive:
         names = archive.namelist()
         first = archive.read("song_1_instrumental.wav")
-        assert names == ["song_vocal.wav", "song_1_instrumental.wav", "song_2_instrumental.wav"]
+        assert names == ["song_vocal.wav", *(f"song_{number}_{part}.wav" for number in (1, 2) for part in parts)]
         assert first == Path(instrumental).read_bytes() != archive.read("song_2_instrumental.wav")
-    assert report["seed"] == 3 and report["variations"] == 2 and report["seconds"] > 0
-    again = accompany(client, voices / "song.wav", variations=2, seed=3, length=1.0, band_db=-12)
+    assert report["seed"] == 3 and report["num_samples"] == 2 and report["elapsed"] > 0
+    again = accompany(client, voices / "song.wav", **asked, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
     quieter, _ = audio.read_audio(again[0])
     louder, _ = audio.read_audio(mix)
     assert audio.rms_dbfs(quieter - louder) > -60.0
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("silent.wav", "silent.wav is silent; check the microphone"),
-        ("short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s"),
-        ("long.wav", f"long.wav is longer than {MAX_SECONDS} s; cut it, or set Length"),
-        ("notes.wav", "notes.wav is not audio that HAFM can read"),
-    ],
-)
-def test_what_cannot_be_used_is_refused_in_one_sentence(client: Any, voices: Path, name: str, message: str) -> None:
-    with pytest.raises(gradio_client.exceptions.AppError, match=message):
-        accompany(client, voices / name)
-
-
-def test_refusals_leave_no_traceback_in_the_log(space: Space, client: Any, voices: Path) -> None:
-    before = (space.temporary / "log.txt").read_text()
-    sheets: list[Any] = [{"tones": 1}, {"beats": [0.0, 1e-6]}, [1]]
-    for sheet in sheets:
-        with pytest.raises(gradio_client.exceptions.AppError, match="lead_sheet|0.1 s apart"):
-            accompany(client, voices / "song.wav", lead_sheet=sheet)
-    with pytest.raises(gradio_client.exceptions.AppError, match="is silent"):
-        accompany(client, voices / "silent.wav")
-    assert "Traceback" not in (space.temporary / "log.txt").read_text()[len(before) :]
-
-
 @pytest.mark.fault("paths and addresses sent to a Space")
-@pytest.mark.parametrize("model", ["/etc", "../models/tiny", "nobody/nothing"])
-def test_no_folder_of_the_machine_can_be_named_as_model(client: Any, voices: Path, model: str) -> None:
-    with pytest.raises(gradio_client.exceptions.AppError, match=f"model '?{model}'? cannot|'{model}' is no model"):
-        accompany(client, voices / "song.wav", model=model)
+def test_what_cannot_be_used_is_refused_in_one_sentence_without_a_traceback(
+    space: Space, client: Any, voices: Path
+) -> None:
+    before = (space.temporary / "log.txt").read_text()
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"vocal": "silent.wav"}, "silent.wav is silent; check the microphone"),
+        ({"vocal": "short.wav"}, "short.wav is 0.3 s long; HAFM needs at least 1 s"),
+        ({"vocal": "long.wav"}, f"long.wav is longer than {MAX_SECONDS} s; cut it, or set Seconds"),
+        ({"vocal": "notes.wav"}, "notes.wav is not audio that HAFM can read"),
+        ({"style": "polka"}, "no style 'polka'; it has ballad, folk"),
+        ({"instrumental_gain_db": 99}, "instrumental_gain_db is 99; it must be between"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        *(({"lead_sheet": sheet}, "lead_sheet|0.1 s apart") for sheet in ({"tones": 1}, {"beats": [0.0, 1e-6]}, [1])),
+        # no folder of the machine can be named as a model
+        *(({"model": model}, "There is no model|cannot be loaded") for model in ("/etc", "../models/tiny", "a/b")),
+    ]
+    for given, message in cases:
+        vocal = voices / given.pop("vocal", "song.wav")
+        with pytest.raises(gradio_client.exceptions.AppError, match=message):
+            accompany(client, vocal, **given)
+    assert "Traceback" not in (space.temporary / "log.txt").read_text()[len(before) :]
 
 
 @pytest.mark.fault("files left behind by a Space")
 def test_songs_expire_and_a_process_that_is_told_to_stop_leaves_no_file(
     tiny_model: Path, voices: Path, tmp_path: Path
 ) -> None:
-    with served(tiny_model, tmp_path, HAFM_SPACE_KEEP_SECONDS="10") as space:
+    with served(str(tiny_model), tmp_path, HAFM_SPACE_KEEP_SECONDS="10") as space:
         client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
-        accompany(client, voices / "song.wav", length=1.0)
+        accompany(client, voices / "song.wav", seconds=1.0)
         (folder,) = tmp_path.glob("hafm_space_*")
         deadline = time.monotonic() + PATIENCE_SECONDS
         assert any(path.is_file() for path in folder.rglob("*"))
         while list(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not list(folder.iterdir()), "songs, uploads and their folders"
-        accompany(client, voices / "song.wav", length=1.0)
+        accompany(client, voices / "song.wav", seconds=1.0)
         os.kill(space.process.pid, signal.SIGTERM)
         assert space.process.wait(PATIENCE_SECONDS) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads", "log.txt"]

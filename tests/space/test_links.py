@@ -11,7 +11,7 @@ import links
 import songs
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import GenerationOptions
-from space.browsing import announced, expect, keep_screenshot, open_page, press, summary, upload
+from space.browsing import announced, expect, keep_screenshot, open_page, summary, upload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,14 +31,13 @@ def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:
     request = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions(**OPTIONS), 4.0, 0.0, 2.0)
     query = links.write_link(TIMELINE, 9, request)
     inputs, known = links.read_link(query)
-    named = {"variations" if name == "num_samples" else name: value for name, value in OPTIONS.items()}
-    assert inputs == {**named, "length": 4.0, "tail": 2.0, "tempo": 120.0}
+    assert inputs == {**OPTIONS, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
     assert known == LeadSheet(tempo=120.0, beats_per_bar=4, key="A:min", bars=("Am", "F#dim", "G", "G"))
     # what is estimated follows from the voice again; a seed that was drawn is that of the take
     estimated = {**TIMELINE, "sheet": {**SHEET, "estimated": ["beats", "chords", "key", "beats_per_bar"]}}
     plain = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions())
     assert links.write_link(estimated, 9, plain) == "?seed=9"
-    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == ({"seed": 9, "tempo": 0}, LeadSheet())
+    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == ({"seed": 9}, LeadSheet())
     # two chords in a bar have no short text
     crowded = {**SHEET, "chords": [[0.25, 1.25, "Am"], [1.25, 8.25, "G"]]}
     assert "chords" not in links.write_link({**TIMELINE, "sheet": crowded}, None, plain)
@@ -54,23 +53,23 @@ def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:
     ("query", "said"),
     [
         ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
-        ("?tempo=nan", "tempo is 'nan'; such a number is not taken"),
+        ("?tempo=nan", "tempo is 'nan'; such a number is not accepted"),
         ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
-        ("?metre=5", "beats_per_bar is 5; it must be 3 or 4"),
+        ("?beats_per_bar=5", "beats_per_bar is 5; it must be 3 or 4"),
         ("?key=H:dur", "'H:dur' is no chord"),
         ("?chords=C|G", "need to know where bars are"),
         ("?tempo=96&chords=C|../../etc/passwd", "passwd"),
         ("?tempo=96&chords=" + "C|" * 40, "chords has 40 bars; a link takes 32"),
         ("?tempo=96&chords=" + "C" * 500, "chords is longer than 400 characters"),
         ("?seed=-1", "seed is -1; it must be 0 or more"),
-        ("?seed=99999999999999999999", "such a number is not taken"),
+        ("?seed=99999999999999999999", "such a number is not accepted"),
         ("?seed=1.5", "seed is '1.5'; it must be a number"),
-        ("?variations=64", "such a number is not taken"),
+        ("?num_samples=64", "such a number is not accepted"),
         ("?energy=loud", "energy is 'loud'; choose 'auto'"),
         ("?stems=yes", "stems is 'yes'; it must be 1 or 0"),
         ("?tail=99", "tail is 99.0; it must be between 0 and 30"),
-        ("?length=-3", "length is -3; it must be between 0"),
-        ("?model=nobody/nothing", "model is none that this page offers"),
+        ("?seconds=-3", "seconds is -3; it must be between 0"),
+        ("?model=nobody/nothing", "model is not one that this page offers"),
         ("?" + "&".join("seed=1" for _ in range(60)), "The link has too many parts"),
     ],
 )
@@ -81,26 +80,25 @@ def test_a_link_that_makes_no_sense_is_refused_in_one_sentence(query: str, said:
 
 
 def test_a_page_is_opened_as_its_link_has_it(
-    page: "Page", browser: "Browser", space: "Space", band_model: Path, voices: Path
+    page: "Page", browser: "Browser", space: "Space", tiny_model: Path, voices: Path
 ) -> None:
-    page.goto(f"{space.url}/?style=rock")
+    model = page.evaluate("model => encodeURIComponent(model)", str(tiny_model))
+    page.goto(f"{space.url}/?model={model}&style=rock")
     expect(announced(page)).to_contain_text("this model knows nothing of style")
-    model = page.evaluate("model => encodeURIComponent(model)", str(band_model))
-    page.goto(f"{space.url}/?model={model}&style=rock&energy=full&stems=1&seed=5&tempo=120&metre=3&key=A:min&length=4")
-    expect(page.get_by_role("radio", name="rock")).to_be_checked()
+    page.goto(f"{space.url}/?style=rock&energy=full&stems=1&seed=5&tempo=120&beats_per_bar=3&key=A:min&seconds=4")
+    expect(page.get_by_role("radio", name="Rock")).to_be_checked()
     expect(page.locator("#tempo input")).to_have_value("120")
     upload(page, voices / "patience.wav")
-    expect(summary(page)).to_contain_text("120 beats a minute (told), A minor (told)")
+    expect(summary(page)).to_contain_text("120 beats per minute (given)")
+    expect(summary(page)).to_contain_text("A minor (given)")
     assert page.get_by_label("Metre", exact=True).input_value() == "3"
-    press(page, "Bar 1")
-    page.get_by_role("radio", name="sparse").check()
+    page.get_by_role("radio", name="Sparse").check()
     page.get_by_role("button", name="Copy a link").click()
     expect(announced(page)).to_contain_text("The link to these settings is copied")
     page.wait_for_function("location.search.includes('energy=sparse')")
-    address = page.evaluate("location.href")
     another = open_page(browser, space)
-    another.goto(address)
-    for name in ("rock", "sparse"):
+    another.goto(page.evaluate("location.href"))
+    for name in ("Rock", "Sparse"):
         expect(another.get_by_role("radio", name=name)).to_be_checked()
     expect(another.get_by_label("Separate instruments")).to_be_checked()
     recorder = another.locator("#recorder")

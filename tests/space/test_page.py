@@ -13,18 +13,23 @@ import pytest
 import soundfile
 
 from hafm_hf import audio
+from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from space.browsing import (
     PHONE,
     announced,
     downloaded,
     expect,
+    findings,
     generate,
+    generated,
     keep_screenshot,
     open_page,
     skip_fine,
+    tab_to,
     upload,
+    use_only,
 )
-from space.serving import MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
+from space.serving import PATIENCE_SECONDS, QUEUE_SIZE, Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -35,15 +40,13 @@ if TYPE_CHECKING:
 def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voices: Path) -> None:
     upload(page, voices / "song.wav")
     page.locator("#num_samples input[type=number]").fill("2")
+    page.get_by_label("Separate instruments").uncheck()
     skip_fine(page)
     generate(page)
-    expect(announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ makes the same again"))
+    expect(announced(page)).to_contain_text(re.compile(r"Done in \d+ s; seed \d+ gives the same music again"))
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
     expect(page.locator("#mixer").get_by_role("radio")).to_have_count(2)
-    level = page.get_by_label("Band, level in dB")
-    level.fill("0")
-
     mixes = {}
     for suffix in ("wav", "flac"):
         page.get_by_label("Format", exact=True).select_option(suffix)
@@ -62,45 +65,46 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
     with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
         assert stems.namelist() == ["song_vocal.wav", "song_1_instrumental.wav", "song_2_instrumental.wav"]
         vocal, band = (audio.read_audio(stems.read(name))[0] for name in stems.namelist()[:2])
-    inner = slice(rate // 20, -rate // 20)
+    balance = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
     # but for its ends, which are faded
-    np.testing.assert_allclose(mix[inner], audio.mix_audio(vocal, band)[inner], atol=2 / 2**15)
-
-    level.fill("-24")
+    inner = slice(rate // 20, -rate // 20)
+    np.testing.assert_allclose(
+        mix[inner], audio.mix_audio(vocal, band, instrumental_gain_db=balance)[inner], atol=1e-3
+    )
+    page.get_by_label("Band, level in dB").fill("-24")
     quiet, _ = audio.read_audio(downloaded(page, "Download mix"))
-    wanted = audio.mix_audio(vocal, band, instrumental_gain_db=-24)
-    np.testing.assert_allclose(quiet[inner], wanted[inner], atol=2 / 2**15)
+    wanted = audio.mix_audio(vocal, band, instrumental_gain_db=balance - 24)
+    np.testing.assert_allclose(quiet[inner], wanted[inner], atol=1e-3)
     page.get_by_role("button", name="Mute band").click()
     alone, _ = audio.read_audio(downloaded(page, "Download mix"))
     np.testing.assert_allclose(alone[inner], vocal[inner], atol=2 / 2**15)
     page.get_by_role("button", name="Mute band").click()
     page.get_by_role("button", name="Solo band").click()
-    level.fill("0")
-    page.get_by_label("Band, left to right").fill("-1")
+    page.get_by_label("Band, pan").fill("-1")
     left, _ = audio.read_audio(downloaded(page, "Download mix"), mono=False)
     assert audio.rms_dbfs(left[:, 1]) < -90
     assert np.corrcoef(left[inner, 0], band[inner])[0, 1] > 0.999
-    page.get_by_label("Band, left to right").fill("0")
+    page.get_by_label("Band, pan").fill("0")
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Loudness").select_option("-23")
     assert audio.loudness(*audio.read_audio(downloaded(page, "Download mix"))) == pytest.approx(-23, abs=0.5)
-    assert announced(page).inner_text().startswith("Done")
     page.locator("#mixer").get_by_role("radio", name="variation 2").check()
     assert downloaded(page, "Download band").name == "song_2_instrumental.wav"
     page.get_by_role("button", name="Use this seed").click()
-    expect(page.locator("#seed input")).not_to_have_value("-1")
+    expect(page.locator("#seed input")).not_to_have_value("")
     page.locator("#num_samples input[type=number]").fill("1")
     generate(page)
     expect(page.locator("#mixer").get_by_role("radio", name="Take 2")).to_be_checked()
-    again = downloaded(page, "Download band").read_bytes()
+    again, _ = audio.read_audio(downloaded(page, "Download band"))
     page.locator("#mixer").get_by_role("radio", name="Take 1, variation 1").check()
-    assert downloaded(page, "Download band").read_bytes() == again
+    # a batch of two rounds otherwise than one of one
+    np.testing.assert_allclose(audio.read_audio(downloaded(page, "Download band"))[0], again, atol=4 / 2**15)
 
 
 def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
     """One song is made at a time: when another person's is done, whatever was generated before has ended."""
     client = gradio_client.Client(space.url, verbose=False, download_files=folder)
-    client.predict(gradio_client.handle_file(str(vocal)), skip_fine=True, length=1.0, api_name="/accompany")
+    client.predict(gradio_client.handle_file(str(vocal)), skip_fine=True, seconds=1.0, api_name="/accompany")
 
 
 @pytest.mark.fault("cancelled in the Space")
@@ -118,10 +122,9 @@ def test_progress_is_seen_and_cancel_stops_it_and_the_next_voice_is_taken(
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
     expect_cancelled(page)
     keep_screenshot(page, "cancelled")
-    page.get_by_label("Length").fill("1")
+    use_only(page, 1)
     skip_fine(page)
-    generate(page)
-    expect(announced(page)).to_contain_text("Done")
+    generated(page)
     assert soundfile.info(downloaded(page, "Download mix")).frames == 24_000
 
 
@@ -172,7 +175,7 @@ def test_a_full_queue_is_said_and_the_page_can_be_used_again(
     expect(another.locator("#bars")).to_contain_text("%")
     client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path)
     voice = gradio_client.handle_file(str(voices / "song.wav"))
-    waiting = [client.submit(voice, skip_fine=True, length=1.0, api_name="/accompany") for _ in range(QUEUE_SIZE)]
+    waiting = [client.submit(voice, skip_fine=True, seconds=1.0, api_name="/accompany") for _ in range(QUEUE_SIZE)]
     deadline = time.monotonic() + PATIENCE_SECONDS
     while any(job.status().code is not gradio_client.utils.Status.IN_QUEUE for job in waiting):
         assert time.monotonic() < deadline, [job.status() for job in waiting]
@@ -185,25 +188,23 @@ def test_a_full_queue_is_said_and_the_page_can_be_used_again(
     for job in waiting:
         job.result(timeout=PATIENCE_SECONDS)
     another.context.close()
-    page.get_by_label("Length").fill("1")
-    generate(page)
-    expect(announced(page)).to_contain_text("Done")
+    use_only(page, 1)
+    generated(page)
 
 
-def test_what_cannot_be_used_is_said_on_the_page(page: "Page", voices: Path) -> None:
+def test_what_cannot_be_used_is_said_on_the_page(page: "Page", space: Space, voices: Path) -> None:
     alert = page.get_by_role("alert")
     generate(page)
-    expect(alert).to_have_text("There is no voice yet; record one, upload a file or choose the example.")
-    for name, message in (
-        ("silent.wav", "silent.wav is silent; check the microphone, or sing closer to it."),
-        ("short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s."),
-        ("long.wav", f"long.wav is longer than {MAX_SECONDS} s; cut it, or set Length to use only its start."),
-        ("notes.wav", "notes.wav is not audio that HAFM can read; convert it to WAV, FLAC, MP3 or OGG first."),
-    ):
-        upload(page, voices / name)
-        generate(page)
-        expect(alert).to_have_text(message)
-        page.locator("#vocal").get_by_role("button", name="Clear").click()
+    expect(alert).to_have_text("There is no voice yet: record one, upload a file or choose an example.")
+    upload(page, voices / "silent.wav")
+    generate(page)
+    expect(alert).to_have_text("silent.wav is silent; check the microphone, or sing closer to it.")
+    # what nobody expects is never said to be a full queue
+    for folder in space.temporary.glob("hafm_space_*/gradio"):
+        shutil.rmtree(folder)
+    generate(page)
+    expect(alert.filter(has_text="Something went wrong on the server; try again")).to_be_visible()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
     expect(page.locator("#results")).not_to_be_visible()
 
 
@@ -215,44 +216,34 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     expect(voice).to_contain_text("0:02")
     voice.get_by_role("button", name="Stop", exact=True).first.click()
     expect(voice.get_by_role("button", name="Clear")).to_be_visible()
-    page.get_by_label("Length").fill("1")
+    use_only(page, 1)
     skip_fine(page)
-    generate(page)
-    expect(announced(page)).to_contain_text("Done")
+    generated(page)
     assert soundfile.info(downloaded(page, "Download band")).duration == 1.0
     # what the microphone was given, not silence
-    expect(page.locator("#mixer .loudness")).to_contain_text("The voice is")
-
-
-def test_the_example_is_accompanied(page: "Page") -> None:
-    page.get_by_role("button", name="Vocal", exact=True).click()
-    expect(page.locator("#vocal").get_by_role("button", name="Clear")).to_be_visible()
-    page.get_by_label("Length").fill("1")
-    skip_fine(page)
-    generate(page)
-    expect(announced(page)).to_contain_text("Done")
-    assert downloaded(page, "Download mix").name == "vocal_mix.wav"
+    expect(page.locator("#mixer .loudness")).to_contain_text("The voice is 2.5 dB quieter")
 
 
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])
 def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(
-    page: "Page", voices: Path, options: dict[str, object]
+    page: "Page", voices: Path, axe: Path, options: dict[str, object]
 ) -> None:
     body = expect(page.locator("body"))
     body.to_contain_class("dark")
     upload(page, voices / "song.wav")
     skip_fine(page)
-    page.get_by_label("Quick draft").focus()
-    page.keyboard.press("Tab")
+    tab_to(page, "Generate")
     expect(page.get_by_role("button", name="Generate")).to_be_focused()
     page.keyboard.press("Enter")
     expect(announced(page)).to_contain_text("Done")
-    expect(page.get_by_role("button", name="Download mix")).to_be_in_viewport()
+    expect(page.locator("#mixer").get_by_role("button", name="Play", exact=True)).to_be_in_viewport()
     fits = "width => document.documentElement.scrollWidth <= width"
     page.wait_for_function(fits, arg=PHONE["width"])
+    assert findings(page, axe) == []
     page.emulate_media(color_scheme="light")
     body.not_to_contain_class("dark")
     page.wait_for_function(fits, arg=PHONE["width"])
+    assert findings(page, axe) == []
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('main button, main input, main select, main textarea')]
             .filter(e => e.checkVisibility() && e.type !== 'file')

@@ -92,15 +92,15 @@ def nearest(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on_its_beats(
-    singer: "Browser", studio: Space
+    singer: "Browser", space: Space
 ) -> None:
-    page = open_page(singer, studio, viewport=PHONE, color_scheme="dark")
+    page = open_page(singer, space, viewport=PHONE, color_scheme="dark")
     told, press = page.locator("#recorder .told"), page.keyboard.press
     tab_to(page, "Record to a click")
     press("Enter")
     tab_to(page, "Tempo")
     page.keyboard.type(str(TEMPO))
-    tab_to(page, "Measure it by claps")
+    tab_to(page, "Measure with claps")
     for _ in range(6):
         press("Enter")
         expect(told).to_contain_text("Clap with the clicks")
@@ -113,7 +113,7 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     expect(told).to_have_text("Recording: bar 4")
     keep_screenshot(page, "recording to a click")
     press("Enter")
-    expect(summary(page)).to_contain_text("90 beats a minute (told), chords (estimated)")
+    expect(summary(page)).to_contain_text("90 beats per minute (given), chords (estimated)")
     keep_screenshot(page, "recorded to a click")
     files = {}
     for name in ("Save lead sheet", "Generate", "Download stems", "Download mix"):
@@ -150,10 +150,8 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     page.context.close()
 
 
-def test_claps_are_found_around_the_circle_of_a_beat_and_silence_says_nothing(
-    singer: "Browser", studio: Space
-) -> None:
-    page = open_page(singer, studio)
+def test_claps_are_found_around_the_circle_of_a_beat_and_silence_says_nothing(singer: "Browser", space: Space) -> None:
+    page = open_page(singer, space)
     folder = Path(__file__).resolve().parents[2] / "space" / "static" / "recorder.js"
     measured = page.evaluate(
         """async (path) => {

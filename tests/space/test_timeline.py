@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was heard, and mended: the timeline on the page, by mouse and by keyboard; and what is generated from it."""
+"""The timeline: estimates are corrected by mouse and by keyboard, and what is generated follows them."""
 
 import json
 from pathlib import Path
@@ -13,15 +13,15 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from space.browsing import (
     EXAMPLE,
-    announced,
     chords,
     downloaded,
     expect,
-    generate,
+    generated,
     keep_screenshot,
     press,
     skip_fine,
     summary,
+    use_only,
 )
 from space.serving import Space
 
@@ -35,7 +35,7 @@ def saved(page: "Page") -> LeadSheet:
     return read_lead_sheet(downloaded(page, "Save lead sheet"))
 
 
-def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_path: Path) -> None:
+def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path: Path) -> None:
     estimate = saved(heard)
     assert estimate.beats is not None and estimate.key == "F:maj"
     assert set(estimate.estimated) == {"beats", "beats_per_bar", "chords", "key"}
@@ -47,31 +47,31 @@ def test_what_was_heard_is_mended_undone_saved_and_loaded(heard: "Page", tmp_pat
     expect(heard.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
     heard.get_by_label("Chord", exact=True).fill("H7")
     press(heard, "Set")
-    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("“H7” is no chord")
+    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("“H7” is not a chord")
     heard.get_by_label("Chord", exact=True).fill("F#dim")
     press(heard, "Set")
     assert "F♯dim" in chords(heard)
-    expect(summary(heard)).to_contain_text("(estimated), chords (told)")
-    mended = saved(heard)
-    (changed,) = [chord for chord in mended.chords if chord[2] == "F#dim"]
+    expect(summary(heard)).to_contain_text("(estimated), chords (given)")
+    corrected = saved(heard)
+    (changed,) = [chord for chord in corrected.chords if chord[2] == "F#dim"]
     first = estimate.downbeat + 4
     np.testing.assert_allclose(changed[:2], (estimate.beats[first], estimate.beats[first + 8]), atol=1e-6)
-    assert mended.beats == estimate.beats
+    assert corrected.beats == estimate.beats
     press(heard, "Undo")
     assert saved(heard) == estimate
     press(heard, "Redo")
     press(heard, "Double tempo")
-    expect(summary(heard)).to_contain_text("191.9 beats a minute (told)")
-    keep_screenshot(heard, "timeline mended")
+    expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
+    keep_screenshot(heard, "timeline corrected")
     press(heard, "Undo", "Undo")
     assert saved(heard) == estimate
-    (tmp_path / "mended.json").write_text(json.dumps(mended.to_dict()))
-    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "mended.json")
+    (tmp_path / "corrected.json").write_text(json.dumps(corrected.to_dict()))
+    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
-    assert saved(heard) == mended
+    assert saved(heard) == corrected
     (tmp_path / "no_sheet.json").write_text("[1, 2]")
     heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "no_sheet.json")
-    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is no lead sheet")
+    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is not a lead sheet")
 
 
 def test_a_beat_is_dragged_and_moved_by_the_keyboard(heard: "Page") -> None:
@@ -141,7 +141,7 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     taps = heard.evaluate("taps")
     heard.keyboard.press("Tab")
     heard.keyboard.press("Enter")
-    expect(summary(heard)).to_contain_text("beats a minute (told)")
+    expect(summary(heard)).to_contain_text("beats per minute (given)")
     beats = saved(heard).beats
     assert beats is not None and 60 * (len(beats) - 1) / (beats[-1] - beats[0]) == pytest.approx(
         60 * 6 / (taps[-1] - taps[0]), abs=6
@@ -152,7 +152,7 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     assert (sheet.beats_per_bar, sheet.key) == (3, "D:min") and not sheet.estimated
 
 
-def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", studio: Space, tmp_path: Path) -> None:
+def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp_path: Path) -> None:
     press(heard, "Bar 2")
     heard.get_by_label("Chord", exact=True).fill("F#dim")
     press(heard, "Set", "Half a beat later")
@@ -160,16 +160,15 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", studio: Space, tm
     skip_fine(heard)
     heard.get_by_label("Seed").fill("3")
     # to the end of the second bar
-    heard.get_by_label("Length").fill("5")
-    generate(heard)
-    expect(announced(heard)).to_contain_text("Done")
-    client = gradio_client.Client(studio.url, verbose=False, download_files=tmp_path)
-    options: dict[str, Any] = {"seed": 3, "skip_fine": True, "length": 5.0, "api_name": "/accompany"}
+    use_only(heard, 5)
+    generated(heard)
+    client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path)
+    options: dict[str, Any] = {"seed": 3, "skip_fine": True, "seconds": 5.0, "api_name": "/accompany"}
     voice = gradio_client.handle_file(str(EXAMPLE))
     told = client.predict(voice, lead_sheet=json.loads(sheet.read_text()), **options)
     assert downloaded(heard, "Download band").read_bytes() == Path(told[1]).read_bytes()
-    heard_again = client.predict(voice, **options)
-    assert Path(heard_again[1]).read_bytes() != Path(told[1]).read_bytes()
+    estimated_again = client.predict(voice, **options)
+    assert Path(estimated_again[1]).read_bytes() != Path(told[1]).read_bytes()
 
 
 def test_chords_change_on_the_beats() -> None:
