@@ -188,6 +188,8 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
     """
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
+    if not Path(path).exists():
+        raise audio.HAFMAudioError("This voice has been removed from the server; record it again, or upload it again.")
     # a second more than allowed is read: a longer file is noticed, but never decoded as a whole
     limit = MAX_SECONDS + 1.0
     wanted = min(seconds or limit, limit)

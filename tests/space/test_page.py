@@ -199,9 +199,12 @@ def test_what_cannot_be_used_is_said_on_the_page(page: "Page", space: Space, voi
     upload(page, voices / "silent.wav")
     generate(page)
     expect(alert).to_have_text("silent.wav is silent; check the microphone, or sing closer to it.")
-    # what nobody expects is never said to be a full queue
     for folder in space.temporary.glob("hafm_space_*/gradio"):
         shutil.rmtree(folder)
+    generate(page)
+    expect(alert).to_have_text("This voice has been removed from the server; record it again, or upload it again.")
+    # what nobody expects is never said to be a full queue
+    page.route("**/queue/join*", lambda route: route.fulfill(status=500, json={"detail": "broken"}))
     generate(page)
     expect(alert.filter(has_text="Something went wrong on the server; try again")).to_be_visible()
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
