@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +28,13 @@ from songs import CAN_STREAM, OFFERED, LiveMix, Request, load_pipeline, logger, 
 # after songs: when it is imported, gradio reads once where temporary files go
 import gradio as gr
 
+import parts
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
-from links import known_of, read_link, write_link
+from links import read_link, write_link
 from listening import lead_sheet_of, listen, uploaded, write_sheet
-from parts import (
-    EXAMPLES,
-    INTRODUCTION,
-    NEEDING_STREAMS,
-    PAGE_OPTIONS,
-    STATIC,
-    announcement,
-    band_properties,
-    finished_songs,
-    imported,
-    number,
-    option_components,
-    phase,
-    progress_bars,
-    studio_part,
-    voice_components,
-)
+from parts import NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported
 from takes import FORMATS, JOBS, Channel, Job, Remake, find, keep_sweeping, mix_job, setting, shelf, write_file
 
 QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
@@ -84,17 +70,17 @@ def explain(error: Exception) -> str:
     return f"{UNEXPECTED} ({type(error).__name__})"
 
 
-def show_estimates(voice: Any, take: Values | None, linked: LeadSheet, *inputs: Any) -> Values | None:
+def show_estimates(voice: Any, take: Values | None, *inputs: Any) -> Values | None:
     """The value of the timeline: what is estimated of a voice, or {"wrong": why nothing is}; None without a voice.
 
-    The beats of a take to the click are known; a link may have said more.
+    The beats of a take to the click are known.
     """
     if voice is None:
         return None
     try:
         request = Request.of(voice, *inputs)
         recorded = take is not None and Path(str(request.vocal)).name == take["name"]
-        known = known_of(take["sheet"] if take and recorded else None, request.tempo, linked)
+        known = take["sheet"] if take and recorded else LeadSheet(tempo=request.tempo or None)
         return listen(request.vocal, request.model, request.seconds, known)
     except Exception as error:
         return {"wrong": explain(error)}
@@ -121,29 +107,19 @@ def cancel_run(ticket: str) -> list[Any]:
     return [announcement("Cancelled."), *IDLE, UNHEARD]
 
 
-def run_page(ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any) -> Iterator[list[Any]]:
-    """The Generate button; `wanted` is the timeline and the inputs."""
-    yield from run(ticket, jobs, mixer, lambda: page_request(*wanted))
-
-
-def run_remake(ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any) -> Iterator[list[Any]]:
-    """The button that generates the selected bars of the chosen take again."""
-    yield from run(ticket, jobs, mixer, lambda: remake_request(jobs, mixer, *wanted))
-
-
-def page_request(timeline: Values | None, *inputs: Any) -> Request:
-    """What the page asks for: its options, and the lead sheet that its timeline shows."""
+def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
+    """What the Generate button asks for: the page's options, and the lead sheet that its timeline shows."""
     request = Request.of(*inputs)
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
 def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """`page_request` for the selected bars of a take.
+    """What the button that replaces the selected bars of the chosen take asks for.
 
     Raises:
         ValueError: nothing is selected, or the take is of another voice.
     """
-    request = page_request(timeline, *inputs)
+    request = song_request(jobs, mixer, timeline, *inputs)
     job, sample = find(jobs, (mixer or {}).get("chosen"))
     if job.source != request.vocal:
         raise ValueError("This take belongs to another voice than the one above; generate a new one.")
@@ -153,8 +129,10 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
     return replace(request, remake=Remake(job, sample, *selection))
 
 
-def run(ticket: str, jobs: list[Job], mixer: Values | None, request: Callable[[], Request]) -> Iterator[list[Any]]:
-    """What both yield: [announced, run, cancel, remake, progress, live, phase, bars, results, jobs, mixer].
+def run(
+    request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
+) -> Iterator[list[Any]]:
+    """What both buttons yield: [announced, run, cancel, remake, progress, live, phase, bars, results, jobs, mixer].
 
     After Cancel, `ticket` is in CANCELLED, and nothing more is generated, shown or heard.
     """
@@ -165,7 +143,7 @@ def run(ticket: str, jobs: list[Job], mixer: Values | None, request: Callable[[]
         # Gradio takes a run that yields nothing for one that empties every component
         yield [*still, *[gr.skip()] * 3, *keep]
         live = LiveMix() if CAN_STREAM else None
-        for step in () if ticket in CANCELLED else make_job(request(), live):
+        for step in () if ticket in CANCELLED else make_job(request(jobs, mixer, *wanted), live):
             if ticket in CANCELLED:
                 return
             if isinstance(step, Job):
@@ -175,11 +153,11 @@ def run(ticket: str, jobs: list[Job], mixer: Values | None, request: Callable[[]
                     yield [*still, gr.update(visible=True), *[gr.skip()] * 2, *keep]
                 heard = True
                 yield [*still, step, *[gr.skip()] * 2, *keep]
-            elif time.monotonic() - shown >= SHOW_SECONDS or phase(step) != spoken:
+            elif time.monotonic() - shown >= SHOW_SECONDS or parts.phase(step) != spoken:
                 # what is set again is spoken again
-                said = gr.skip() if phase(step) == spoken else announcement(phase(step))
-                spoken, shown = phase(step), time.monotonic()
-                yield [*still, gr.skip(), said, progress_bars(step), *keep]
+                said = gr.skip() if parts.phase(step) == spoken else announcement(parts.phase(step))
+                spoken, shown = parts.phase(step), time.monotonic()
+                yield [*still, gr.skip(), said, parts.progress_bars(step), *keep]
     except Exception as error:
         yield [announcement(explain(error), "alert"), *IDLE, UNHEARD, "", "", *keep]
 
@@ -216,31 +194,30 @@ def save_sheet(timeline: Values, *inputs: Any) -> str:
 
 
 def restore(query: str) -> list[Any]:
-    """The page as the query of its address describes it: [announced, linked, tempo, options …]; unchanged if empty."""
+    """The page as the query of its address describes it: [announced, tempo, options …]; unchanged if empty."""
     if not query:
-        return [gr.skip()] * (3 + len(PAGE_OPTIONS))
+        return [gr.skip()] * (2 + len(PAGE_OPTIONS))
     inputs: Values = {}
-    said, linked = "", LeadSheet()
+    said = ""
     try:
-        inputs, known = read_link(query)
+        inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})
         if asked != GenerationOptions():
             load_pipeline(inputs.get("model", OFFERED[0])).model.check_streams(asked)
-        linked = known
     except ValueError as error:
         said, inputs = announcement(explain(error), "alert"), {}
     properties: Values = {"tempo": {}, **{name: {} for name in PAGE_OPTIONS}}
     properties |= band_properties(inputs.get("model", OFFERED[0]))
     for name, value in inputs.items():
         properties[name]["value"] = value
-    return [said, linked, *(gr.update(**each) for each in properties.values())]
+    return [said, *(gr.update(**each) for each in properties.values())]
 
 
-def link_to(timeline: Values | None, mixer: Values | None, *inputs: Any) -> list[str]:
+def link_to(mixer: Values | None, *inputs: Any) -> list[str]:
     """The button that copies a link: [link, announced]."""
     try:
         seeds = {take["id"]: take["seed"] for take in (mixer or {}).get("takes", [])}
-        query = write_link(timeline, seeds.get((mixer or {}).get("chosen")), Request.of(*inputs))
+        query = write_link(seeds.get((mixer or {}).get("chosen")), Request.of(*inputs))
     except ValueError as error:
         return ["", announcement(explain(error), "alert")]
     return [query, announcement("The link to these settings is copied, and is in the address bar.")]
@@ -288,19 +265,19 @@ class Page:
     """The components, built from top to bottom."""
 
     def __init__(self) -> None:
-        gr.Markdown(INTRODUCTION)
-        if players := finished_songs():
+        gr.Markdown(parts.INTRODUCTION)
+        if players := parts.finished_songs():
             gr.HTML(players, min_height=0)
         gr.Markdown("## 1 · Sing")
-        self.vocal = voice_components()
-        self.recorder = studio_part("recorder")
+        self.vocal = parts.voice_components()
+        self.recorder = parts.studio_part("recorder")
         gr.Markdown("## 2 · Beats and chords")
-        self.timeline = studio_part("timeline")
+        self.timeline = parts.studio_part("timeline")
         with gr.Row(equal_height=False):
-            self.tempo = number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
+            self.tempo = parts.number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
             self.listen = gr.Button("Estimate again", elem_id="listen", min_width=140)
         gr.Markdown("## 3 · The band")
-        self.options = option_components()
+        self.options = parts.option_components()
         with gr.Row():
             self.run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
             self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
@@ -313,12 +290,11 @@ class Page:
         self.live = gr.Audio(visible=False, elem_id="live", buttons=[], **live)
         with gr.Column(visible=False, elem_id="results") as self.results:
             gr.Markdown("## 4 · Mix and download")
-            self.mixer = studio_part("mixer")
+            self.mixer = parts.studio_part("mixer")
             self.remake = gr.Button("Replace the selected bars", elem_id="remake")
         self.ticket, self.file, self.link = (
             gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link")
         )
-        self.linked = gr.State(LeadSheet())
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
@@ -337,7 +313,7 @@ def connect_listening(page: Page) -> None:
     """A new voice is analysed; a take to the click brings its beats."""
     take = gr.State(None)
     voice, *others = page.inputs()
-    listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, page.linked, *others]}
+    listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, *others]}
     listening |= {"concurrency_limit": 2, "concurrency_id": "listen", "trigger_mode": "always_last", **QUIET}
     for changed in (page.vocal.change, page.listen.click):  # type: ignore[attr-defined]
         changed(**listening | {"outputs": page.timeline, "show_progress": "full"})
@@ -357,11 +333,9 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
         return [gr.update(**properties) for properties in band_properties(name).values()]
 
     model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
-    restored = [page.announced, page.linked, page.tempo, *(page.options[name] for name in PAGE_OPTIONS)]
+    restored = [page.announced, page.tempo, *(page.options[name] for name in PAGE_OPTIONS)]
     blocks.load(restore, page.link, restored, js="() => location.search", **quick)
-    copied = page.copy.click(
-        link_to, [page.timeline, page.mixer, *page.inputs()], [page.link, page.announced], **quick
-    )
+    copied = page.copy.click(link_to, [page.mixer, *page.inputs()], [page.link, page.announced], **quick)
     copied.success(None, page.link, None, js=COPY)
 
 
@@ -377,10 +351,10 @@ def connect_generating(page: Page, blocks: gr.Blocks) -> None:
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
         return [announcement(FULL if full else UNEXPECTED, "alert"), *IDLE, UNHEARD]
 
-    for button, generate in ((page.run, run_page), (page.remake, run_remake)):
+    for button, request in ((page.run, song_request), (page.remake, remake_request)):
         begun = button.click(begin, None, [*status, page.phase, page.bars, page.ticket], queue=False, **QUIET)
         # a cancelled run may still be ending, or waiting, when the next one begins
-        made = begun.then(generate, wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
+        made = begun.then(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
         made.failure(failed, page.ticket, status, queue=False, **QUIET)
     page.cancel.click(cancel_run, page.ticket, status, queue=False, **QUIET)
     answered = page.mixer.submit(  # type: ignore[attr-defined]
@@ -416,7 +390,7 @@ def build_page() -> gr.Blocks:
 
 def main() -> None:
     """Serves the page until it is told to stop, and leaves no file behind."""
-    gr.set_static_paths([STATIC, *{path.parent for path in EXAMPLES}])
+    gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keep_sweeping()
     build_page().launch(

@@ -57,7 +57,7 @@ class Job:
         seed: of the generation.
         elapsed (s): how long it took.
         source: the vocal's file.
-        loudness: of each song's vocal, instrumental and stems in LUFS; None for silence.
+        balance (dB): for each song, the gain that makes its band as loud beside the voice as in the median song.
         tail (s): how long the band goes on after the voice.
         stems: their names, if the band has any.
         number: of the take, on a person's page.
@@ -69,7 +69,7 @@ class Job:
     seed: int
     elapsed: float
     source: str
-    loudness: list[dict[str, float | None]]
+    balance: list[float]
     tail: float = 0.0
     stems: tuple[str, ...] = ()
     number: int = 1
@@ -78,16 +78,6 @@ class Job:
     def channels(self) -> dict[str, str]:
         """The mixer's channels, each with the name of its file: the voice, and the stems or the band."""
         return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
-
-    def apart(self, sample: int) -> float | None:
-        """How far the voice is above the band (LU); None if one of them is silent."""
-        voice, band = (self.loudness[sample - 1][part] for part in ("vocal", "instrumental"))
-        return None if voice is None or band is None else voice - band
-
-    def balance(self, sample: int) -> float:
-        """The gain of the band (dB) that makes it as loud beside the voice as in the median song; 0 beside silence."""
-        apart = self.apart(sample)
-        return 0.0 if apart is None else min(max(apart - MEDIAN_BALANCE, LEVELS_DB[0]), LEVELS_DB[1])
 
     def path(self, part: str, suffix: str, sample: int | None = None) -> Path:
         """A file, under the name that a download has; samples are counted from 1."""
@@ -110,24 +100,25 @@ def write_job(
     songs: list[dict[str, Any]], name: str, seed: int, elapsed: float, source: str, tail: float = 0.0
 ) -> Job:
     """Writes vocal, instrumentals, their stems and the zip of all of these, which `sweep` removes in time."""
-    rate, stems = songs[0]["sampling_rate"], [song.get("stems", {}) for song in songs]
-    parts = [{"instrumental": song["audio"], **each} for song, each in zip(songs, stems, strict=True)]
-    loudness = [measure({"vocal": songs[0]["vocals"], **each}, rate) for each in parts]
+    vocal, rate = songs[0]["vocals"], songs[0]["sampling_rate"]
+    balance = [balancing_gain(vocal, song["audio"], rate) for song in songs]
     folder = Path(tempfile.mkdtemp(dir=JOBS))
-    job = Job(folder, name, len(songs), seed, elapsed, source, loudness, tail, tuple(stems[0]))
-    files = [audio.write_audio(job.path("vocal", "wav"), songs[0]["vocals"], rate)]
-    for number, each in enumerate(parts, start=1):
-        files += [audio.write_audio(job.path(part, "wav", number), sound, rate) for part, sound in each.items()]
+    stems = tuple(songs[0].get("stems", ()))
+    job = Job(folder, name, len(songs), seed, elapsed, source, balance, tail, stems)
+    files = [audio.write_audio(job.path("vocal", "wav"), vocal, rate)]
+    for number, song in enumerate(songs, start=1):
+        parts = {"instrumental": song["audio"], **song.get("stems", {})}
+        files += [audio.write_audio(job.path(part, "wav", number), sound, rate) for part, sound in parts.items()]
     with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             archive.write(path, path.name)
     return job
 
 
-def measure(sounds: dict[str, audio.Samples], rate: int) -> dict[str, float | None]:
-    """Loudness of sounds in LUFS; None for silence, and for less than 0.4 s."""
-    found = {name: audio.loudness(samples, rate) for name, samples in sounds.items()}
-    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+def balancing_gain(vocal: audio.Samples, band: audio.Samples, rate: int) -> float:
+    """The gain of a band (dB) that makes it as loud beside a vocal as in the median song; 0 beside silence."""
+    gain = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
+    return min(max(gain, LEVELS_DB[0]), LEVELS_DB[1]) if math.isfinite(gain) else 0.0
 
 
 @dataclass(frozen=True)
@@ -213,7 +204,7 @@ def write_file(job: Job, sample: int, mixer: dict[str, Any]) -> Path:
         channels = {name: Channel.of(sent.get(name)) for name in job.channels}
         for name, channel in channels.items():
             if name != "voice":
-                channels[name] = replace(channel, db=channel.db + job.balance(sample))
+                channels[name] = replace(channel, db=channel.db + job.balance[sample - 1])
         return mix_job(job, sample, channels, suffix, options.loudness)
     path = job.path("instrumental", suffix, sample)
     return path if path.exists() else audio.write_audio(path, *job.read("instrumental", sample))
@@ -279,9 +270,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "seed": job.seed,
             "seconds": soundfile.info(job.path("vocal", "wav")).duration,
             "files": {name: str(job.path(part, "wav", sample)) for name, part in job.channels.items()},
-            "loudness": {name: job.loudness[sample - 1][part] for name, part in job.channels.items()},
-            "apart": job.apart(sample),
-            "balance": job.balance(sample),
+            "balance": job.balance[sample - 1],
         }
         for job in jobs
         for sample in range(1, job.num_samples + 1)

@@ -28,7 +28,7 @@ const TEMPLATE = `
     <button type="button" data-do="seed">Use this seed</button>
   </div>
   <div class="channels"></div>
-  <p class="hint loudness"></p>
+  <p class="hint">At 0 dB, voice and band are as loud as in most songs.</p>
   <div class="row" role="group" aria-label="Download">
     <label>Format <select data-set="format" aria-label="Format"></select></label>
     <label>Loudness <select data-set="loudness" aria-label="Loudness">
@@ -120,19 +120,6 @@ class Mixer extends Player {
       part.querySelector("output").textContent = `${channel.db > 0 ? "+" : ""}${channel.db} dB`;
       for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
     }
-    this.find(".loudness").textContent = this.loudness();
-  }
-
-  /** How loud voice and band are to each other, in words. */
-  loudness() {
-    const { apart, balance, loudness: { voice, ...band } } = this.take;
-    if (apart === null) return "Voice or band is silent.";
-    // stems add up as sounds that are independent of each other
-    const power = (level) => Object.keys(band).reduce((sum, name) => sum + 10 ** (((band[name] ?? -Infinity) + level(name)) / 10), 0);
-    const raised = 10 * Math.log10(power((name) => this.heard[name].db) / power(() => 0));
-    const above = Math.round(10 * (apart - balance + this.heard.voice.db - raised)) / 10;
-    if (above === 0) return "The voice is as loud as the band.";
-    return `The voice is ${Math.abs(above)} dB ${above > 0 ? "louder" : "quieter"} than the band; at 0 dB they are as in most songs.`;
   }
 
   clicked(event) {

@@ -53,11 +53,9 @@ class Recorder {
     });
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
     const linked = new URLSearchParams(location.search);
-    for (const name of ["tempo", "beats_per_bar"]) {
-      const [input, usual] = [this.find(`[data-set=${name}]`), this.number(name)];
-      input.value = linked.get(name);
-      if (!input.value || !input.checkValidity()) input.value = String(usual);
-    }
+    const tempo = this.find("[data-set=tempo]");
+    tempo.value = linked.get("tempo");
+    if (!tempo.value || !tempo.checkValidity()) tempo.value = String(TEMPO.usual);
     this.limit = Number(this.props.limit) || 120;
     this.sayExact("The browser's estimate may be off by 50 ms; a measurement is precise to a few ms.");
   }

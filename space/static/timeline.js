@@ -109,7 +109,7 @@ class Timeline extends Player {
     this.transport.began = 0;
     this.peaks = null;
     this.buffer = load(value.vocal);
-    this.buffer.then((buffer) => { this.peaks = buffer.getChannelData(0); this.draw(); }, (error) => this.refuse(error));
+    this.buffer.then((buffer) => { this.showWave(buffer.getChannelData(0)); }, (error) => this.refuse(error));
     this.draw();
   }
 
@@ -266,7 +266,7 @@ class Timeline extends Player {
   drawWave(paint, width, colour) {
     paint.fillStyle = colour;
     const samples = this.peaks.length / width;
-    const loudest = this.loudest();
+    const { loudest } = this;
     for (let x = 0; x < width; x += 1) {
       let peak = 0;
       const stop = Math.min((x + 1) * samples, this.peaks.length);
@@ -276,10 +276,10 @@ class Timeline extends Player {
     }
   }
 
-  loudest() {
-    let loudest = 0.01;
-    for (let at = 0; at < this.peaks.length; at += 8) loudest = Math.max(loudest, Math.abs(this.peaks[at]));
-    return loudest;
+  showWave(samples) {
+    this.peaks = samples;
+    this.loudest = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
+    this.draw();
   }
 
   drawPitch(paint, colour) {
@@ -395,16 +395,14 @@ class Timeline extends Player {
   pressed(event) {
     const item = event.target.closest("li");
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (event.target.dataset.set === "chord" && event.key === "Enter") {
+    const { set } = event.target.dataset;
+    if (event.key === "Enter" && (set === "chord" || set === "section")) {
       event.preventDefault();
-      this.putChord(event.target.value);
-    } else if (event.target.dataset.set === "section" && event.key === "Enter") {
-      event.preventDefault();
-      this.putSection();
+      this.act(set);
     } else if (event.target.dataset.do === "tap" && (event.key === " " || event.key === "Enter")) {
       event.preventDefault();
       if (!event.repeat) this.tap(event);
-    } else if (event.target.dataset.set === "position" && event.altKey && step) {
+    } else if (set === "position" && event.altKey && step) {
       event.preventDefault();
       this.nudgeBeat(step * NUDGE_SECONDS);
     } else if (item && step) {

@@ -9,7 +9,6 @@ import pytest
 
 import links
 import songs
-from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import GenerationOptions
 from space.browsing import announced, expect, keep_screenshot, open_page, summary, upload
 
@@ -18,34 +17,17 @@ if TYPE_CHECKING:
 
     from space.serving import Space
 
-SHEET: dict[str, Any] = {
-    "beats": [0.25 + 0.5 * number for number in range(16)], "beats_per_bar": 4, "key": "A:min",
-    "chords": [[0.25, 2.25, "Am"], [2.25, 4.25, "F#dim"], [4.25, 8.25, "G"]],
-}  # fmt: skip
-TIMELINE: dict[str, Any] = {"vocal": "a.wav", "seconds": 8.25, "sheet": SHEET}
 OPTIONS: dict[str, Any] = {"num_samples": 2, "seed": 7, "temperature": 0.9, "skip_fine": True}
 OPTIONS |= {"style": "folk", "energy": "full", "stems": True}
 
 
-def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:
-    request = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions(**OPTIONS), 4.0, 0.0, 2.0)
-    query = links.write_link(TIMELINE, 9, request)
-    inputs, known = links.read_link(query)
-    assert inputs == {**OPTIONS, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
-    assert known == LeadSheet(tempo=120.0, beats_per_bar=4, key="A:min", bars=("Am", "F#dim", "G", "G"))
-    # what is estimated follows from the voice again; a seed that was drawn is that of the take
-    estimated = {**TIMELINE, "sheet": {**SHEET, "estimated": ["beats", "chords", "key", "beats_per_bar"]}}
-    plain = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions())
-    assert links.write_link(estimated, 9, plain) == "?seed=9"
-    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == ({"seed": 9}, LeadSheet())
-    # two chords in a bar have no short text
-    crowded = {**SHEET, "chords": [[0.25, 1.25, "Am"], [1.25, 8.25, "G"]]}
-    assert "chords" not in links.write_link({**TIMELINE, "sheet": crowded}, None, plain)
-    take = LeadSheet(beats=(0.3, 0.9), beats_per_bar=3)
-    assert links.known_of(take, 0, known) == LeadSheet(
-        beats=(0.3, 0.9), beats_per_bar=3, key="A:min", bars=("Am", "F#dim", "G", "G")
-    )
-    assert links.known_of(None, 0, known) == LeadSheet(beats_per_bar=4, key="A:min")
+def test_a_link_says_what_was_chosen_and_is_read_again() -> None:
+    request = songs.Request("a.wav", songs.OFFERED[0], GenerationOptions(**OPTIONS), 4.0, 120.0, 2.0)
+    query = links.write_link(9, request)
+    assert links.read_link(query) == {**OPTIONS, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
+    # a seed that was drawn is that of the take
+    assert links.write_link(9, songs.Request("a.wav", songs.OFFERED[0], GenerationOptions())) == "?seed=9&stems=0"
+    assert links.read_link("?seed=9&__theme=dark&utm_source=x") == {"seed": 9}
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
@@ -55,12 +37,7 @@ def test_a_link_says_what_was_told_and_chosen_and_is_read_again() -> None:
         ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
         ("?tempo=nan", "tempo is 'nan'; such a number is not accepted"),
         ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
-        ("?beats_per_bar=5", "beats_per_bar is 5; it must be 3 or 4"),
-        ("?key=H:dur", "'H:dur' is no chord"),
-        ("?chords=C|G", "need to know where bars are"),
-        ("?tempo=96&chords=C|../../etc/passwd", "passwd"),
-        ("?tempo=96&chords=" + "C|" * 40, "chords has 40 bars; a link takes 32"),
-        ("?tempo=96&chords=" + "C" * 500, "chords is longer than 400 characters"),
+        ("?style=" + "C" * 500, "style is longer than 400 characters"),
         ("?seed=-1", "seed is -1; it must be 0 or more"),
         ("?seed=99999999999999999999", "such a number is not accepted"),
         ("?seed=1.5", "seed is '1.5'; it must be a number"),
@@ -85,13 +62,11 @@ def test_a_page_is_opened_as_its_link_has_it(
     model = page.evaluate("model => encodeURIComponent(model)", str(tiny_model))
     page.goto(f"{space.url}/?model={model}&style=rock")
     expect(announced(page)).to_contain_text("this model knows nothing of style")
-    page.goto(f"{space.url}/?style=rock&energy=full&stems=1&seed=5&tempo=120&beats_per_bar=3&key=A:min&seconds=4")
+    page.goto(f"{space.url}/?style=rock&energy=full&stems=1&seed=5&tempo=120&seconds=4")
     expect(page.get_by_role("radio", name="Rock")).to_be_checked()
     expect(page.locator("#tempo input")).to_have_value("120")
     upload(page, voices / "patience.wav")
     expect(summary(page)).to_contain_text("120 beats per minute (given)")
-    expect(summary(page)).to_contain_text("A minor (given)")
-    assert page.get_by_label("Metre", exact=True).input_value() == "3"
     page.get_by_role("radio", name="Sparse").check()
     page.get_by_role("button", name="Copy a link").click()
     expect(announced(page)).to_contain_text("The link to these settings is copied")
@@ -104,7 +79,6 @@ def test_a_page_is_opened_as_its_link_has_it(
     recorder = another.locator("#recorder")
     recorder.get_by_text("Record to a click").click()
     expect(recorder.get_by_label("Tempo")).to_have_value("120")
-    expect(recorder.get_by_label("Metre of the take")).to_have_value("3")
     another.get_by_role("button", name="More options").click()
     expect(another.get_by_label("Seed")).to_have_value("5")
     keep_screenshot(another, "opened by a link")

@@ -71,14 +71,6 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
     np.testing.assert_allclose(
         mix[inner], audio.mix_audio(vocal, band, instrumental_gain_db=balance)[inner], atol=1e-3
     )
-    page.get_by_label("Band, level in dB").fill("-24")
-    quiet, _ = audio.read_audio(downloaded(page, "Download mix"))
-    wanted = audio.mix_audio(vocal, band, instrumental_gain_db=balance - 24)
-    np.testing.assert_allclose(quiet[inner], wanted[inner], atol=1e-3)
-    page.get_by_role("button", name="Mute band").click()
-    alone, _ = audio.read_audio(downloaded(page, "Download mix"))
-    np.testing.assert_allclose(alone[inner], vocal[inner], atol=2 / 2**15)
-    page.get_by_role("button", name="Mute band").click()
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Band, pan").fill("-1")
     left, _ = audio.read_audio(downloaded(page, "Download mix"), mono=False)
@@ -108,53 +100,9 @@ def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
 
 
 @pytest.mark.fault("cancelled in the Space")
-def test_progress_is_seen_and_cancel_stops_it_and_the_next_voice_is_taken(
+def test_a_run_is_seen_and_heard_and_cancelled_at_whatever_moment(
     page: "Page", space: Space, voices: Path, tmp_path: Path
 ) -> None:
-    upload(page, voices / "patience.wav")
-    generate(page)
-    expect(page.locator("#bars")).to_contain_text(re.compile(r"About \d+ s left in all"))
-    expect(page.get_by_role("progressbar")).to_have_count(3)
-    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
-    keep_screenshot(page, "generating")
-    page.get_by_role("button", name="Cancel").click()
-    expect(announced(page)).to_have_text("Cancelled.")
-    expect_others_to_be_served(space, voices / "song.wav", tmp_path)
-    expect_cancelled(page)
-    keep_screenshot(page, "cancelled")
-    use_only(page, 1)
-    skip_fine(page)
-    generated(page)
-    assert soundfile.info(downloaded(page, "Download mix")).frames == 24_000
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="Gradio streams sound with ffmpeg")
-def test_the_mix_is_heard_while_it_is_made_until_it_is_cancelled(page: "Page", voices: Path) -> None:
-    upload(page, voices / "patience.wav")
-    generate(page)
-    live = page.locator("#live audio")
-    # the song is far from done when its beginning is played
-    page.wait_for_function("document.querySelector('#live audio')?.currentTime > 0.5")
-    expect(page.locator("#bars")).to_contain_text(re.compile(r"About \d+ s left in all"))
-    expect(page.locator("#results")).not_to_be_visible()
-    assert live.evaluate("audio => !audio.paused && !audio.error")
-    keep_screenshot(page, "heard while it is made")
-    page.get_by_role("button", name="Cancel").click()
-    expect(live).to_have_count(0)
-    expect_cancelled(page)
-
-
-def expect_cancelled(page: "Page") -> None:
-    expect(announced(page)).to_have_text("Cancelled.")
-    expect(page.locator("#bars")).not_to_be_visible()
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
-    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
-    # Gradio writes it, out of sight, beside every component whose event has failed
-    assert "Error" not in page.evaluate("document.body.textContent")
-
-
-@pytest.mark.fault("cancelled in the Space")
-def test_a_run_is_cancelled_at_whatever_moment(page: "Page", space: Space, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     for _ in range(8):
         # Cancel is enabled as soon as the run is on its way: mostly before it has begun
@@ -162,7 +110,28 @@ def test_a_run_is_cancelled_at_whatever_moment(page: "Page", space: Space, voice
         page.get_by_role("button", name="Cancel").click()
         expect(announced(page)).to_have_text("Cancelled.")
     expect_others_to_be_served(space, voices / "song.wav", tmp_path)
-    expect_cancelled(page)
+    generate(page)
+    expect(page.get_by_role("progressbar")).to_have_count(3)
+    expect(page.locator("#bars")).to_contain_text(re.compile(r"About \d+ s left in all"))
+    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
+    if shutil.which("ffmpeg"):
+        # the song is far from done when its beginning is played
+        page.wait_for_function("document.querySelector('#live audio')?.currentTime > 0.5")
+        assert page.locator("#live audio").evaluate("audio => !audio.paused && !audio.error")
+    expect(page.locator("#results")).not_to_be_visible()
+    keep_screenshot(page, "generating")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#live audio")).to_have_count(0)
+    expect_others_to_be_served(space, voices / "song.wav", tmp_path)
+    expect(announced(page)).to_have_text("Cancelled.")
+    expect(page.locator("#bars")).not_to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    # Gradio writes it, out of sight, beside every component whose event has failed
+    assert "Error" not in page.evaluate("document.body.textContent")
+    use_only(page, 1)
+    skip_fine(page)
+    generated(page)
+    assert soundfile.info(downloaded(page, "Download mix")).frames == 24_000
 
 
 @pytest.mark.fault("full queue of the Space")
@@ -222,9 +191,10 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     use_only(page, 1)
     skip_fine(page)
     generated(page)
-    assert soundfile.info(downloaded(page, "Download band")).duration == 1.0
     # what the microphone was given, not silence
-    expect(page.locator("#mixer .loudness")).to_contain_text("The voice is 2.5 dB quieter")
+    with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
+        voice, rate = audio.read_audio(stems.read(next(name for name in stems.namelist() if "vocal" in name)))
+    assert len(voice) == rate and not audio.is_silent(voice)
 
 
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])

@@ -54,7 +54,7 @@ def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() 
     assert (asked.vocal, asked.model, asked.seconds, asked.tempo, asked.tail) == ("a.wav", "m", 1.5, 0, 0)
     drawn = [asked.parameters() for _ in range(2)]
     assert drawn[0].pop("seed") != drawn[1].pop("seed")
-    assert drawn[0] == {"num_samples": 2, "top_k": 7, "skip_fine": False}
+    assert drawn[0] == {"num_samples": 2, "top_k": 7, "stems": False, "skip_fine": False}
     known = songs.Request.of("a.wav", "m", *{**EMPTY, "seed": 0, "top_k": 0}.values(), 0, 92, 0).parameters()
     assert (known["seed"], known["top_k"], known["lead_sheet"]) == (0, 0, LeadSheet(tempo=92))
 
@@ -87,7 +87,7 @@ def test_progress_comes_stage_by_stage_and_ends_in_files(voices: Path) -> None:
     instrumentals = ["song_1_instrumental.wav", "song_2_instrumental.wav"]
     assert sorted(path.name for path in job.folder.iterdir()) == [*instrumentals, "song_stems.zip", "song_vocal.wav"]
     mix = takes.mix_job(job, 2, {"voice": takes.Channel(), "band": takes.Channel(-6.0)})
-    assert mix.name == "song_2_mix.wav" and [set(each) for each in job.loudness] == [{"vocal", "instrumental"}] * 2
+    assert mix.name == "song_2_mix.wav"
     with zipfile.ZipFile(job.path("stems", "zip")) as stems:
         assert stems.testzip() is None
 
@@ -114,7 +114,7 @@ def test_selected_seconds_are_replaced_and_all_other_samples_stay(
 ) -> None:
     wanted = request(voices / "patience.wav", seconds=5, tail=tail, stems=stems, style="folk")
     old = job_of(wanted)
-    parts = STEMS[1:] if stems else ()
+    parts = STEMS if stems else ()
     voice, rate = old.read("vocal")
     assert old.stems == parts and len(voice) == (5 + tail) * rate and not voice[5 * rate :].any()
     # whatever the page asks for by now
