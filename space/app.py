@@ -286,8 +286,8 @@ class Page:
         with gr.Column(visible="hidden", elem_id="progress") as self.progress:
             self.phase = gr.HTML(elem_id="phase", min_height=0)
             self.bars = gr.HTML(elem_id="bars", min_height=0)
-        live = {"label": "The mix, while it is generated", "streaming": True, "autoplay": True, "interactive": False}
-        self.live = gr.Audio(visible=False, elem_id="live", buttons=[], **live)
+        live: Values = {"streaming": True, "autoplay": True, "interactive": False, "visible": False, "buttons": []}
+        self.live = gr.Audio(label="The mix, while it is generated", elem_id="live", **live)
         with gr.Column(visible=False, elem_id="results") as self.results:
             gr.Markdown("## 4 · Mix and download")
             self.mixer = parts.studio_part("mixer")

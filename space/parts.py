@@ -186,7 +186,8 @@ def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.co
     if option.kind is str:
         return gr.Radio(**{"choices": radio_choices(option.choices), "value": "", **shown})
     if not option.optional:
-        return gr.Slider(option.least, MOST.get(name, option.most), option.default, step=1, **shown)
+        limits = {"minimum": option.least, "maximum": MOST[name], "step": 1}
+        return gr.Slider(**{"value": option.default, **limits, **shown})
     return number(name, label, info, empty, **(known or {}))
 
 

@@ -4,6 +4,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from programs import Program
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,7 +43,7 @@ class Space:
 
     url: str
     temporary: Path
-    process: Program
+    process: "subprocess.Popen[bytes]"
 
 
 @contextmanager
@@ -63,8 +62,10 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
         "TMPDIR": str(temporary),
         **settings,
     }
-    command, log = [sys.executable, REPOSITORY / "space" / "app.py"], temporary / "log.txt"
-    process = Program(command, log, log, {**os.environ, **settings})
+    # in an interpreter of its own: in a fork of the tests, the modules of the Space would be theirs
+    with (temporary / "log.txt").open("ab") as log:
+        command = [sys.executable, REPOSITORY / "space" / "app.py"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
     space = Space(f"http://127.0.0.1:{port}", temporary, process)
     try:
         wait_until_served(space)

@@ -193,8 +193,9 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     generated(page)
     # what the microphone was given, not silence
     with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
-        voice, rate = audio.read_audio(stems.read(next(name for name in stems.namelist() if "vocal" in name)))
-    assert len(voice) == rate and not audio.is_silent(voice)
+        (vocal,) = (stems.read(name) for name in stems.namelist() if "vocal" in name)
+    heard, rate = audio.read_audio(vocal)
+    assert len(heard) == rate and not audio.is_silent(heard)
 
 
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])

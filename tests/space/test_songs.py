@@ -189,7 +189,7 @@ def test_only_offered_models_and_hub_ids_are_loaded(
 
 
 def test_pieces_that_are_heard_are_the_mix_and_change_no_file(tmp_path: Path) -> None:
-    wanted = request(audio.write_audio(tmp_path / "quiet.wav", 0.2 * glide(12.0), CODEC_RATE))
+    wanted = request(audio.write_audio(tmp_path / "quiet.wav", np.float32(0.2) * glide(12.0), CODEC_RATE))
     *steps, job = songs.make_job(wanted, songs.LiveMix())
     assert isinstance(job, takes.Job)
     pieces = [audio.read_audio(step, min_seconds=0.0)[0] for step in steps if isinstance(step, bytes)]
