@@ -64,7 +64,7 @@ def served(models: str, temporary: Path, **settings: str) -> Iterator[Space]:
     }
     # in an interpreter of its own: in a fork of the tests, the modules of the Space would be theirs
     with (temporary / "log.txt").open("ab") as log:
-        command = [sys.executable, REPOSITORY / "space" / "app.py"]
+        command = [sys.executable, str(REPOSITORY / "space" / "app.py")]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
     space = Space(f"http://127.0.0.1:{port}", temporary, process)
     try:
