@@ -34,7 +34,7 @@ SMALLER = {
     "evaluate": "--device cpu --workers 1 --seeds 1 --clip-seconds 2 --skip-fine --players 0",
 }
 # no network that could be had without its weights
-INSTEAD = {"vggish-original": "tokenizer"}
+INSTEAD = {"vggish": "tokenizer"}
 
 
 @pytest.fixture
