@@ -5,6 +5,7 @@ imported, needs an interpreter of its own (`fresh=True`).
 """
 
 import atexit
+import concurrent.futures.thread
 import importlib
 import logging
 import multiprocessing
@@ -192,6 +193,8 @@ def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: An
     # of the test's own temporary folders, which are not this one's to remove
     atexit._clear()
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    # a pool's thread that this one is forked from would wait for itself
+    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
     # the server of the process that this one is forked from is no child of this one, which may not wait for it
     multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
     _forget_runs()

@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_bundled_model_and_is_under_80_megabytes(wheel: Path
             name = f"hafm_hf/checkpoints/hafm-tiny/{path.relative_to(BUNDLED_MODEL)}"
             assert archive.getinfo(name).file_size == path.stat().st_size
         assert len(held) == len(files) and any(name.endswith("NOTICE") for name in archive.namelist())
-        assert {name.split("/")[0] for name in archive.namelist() if not name.startswith("hafm_hf-")} == {"hafm_hf"}
+        tops = {name.split("/")[0] for name in archive.namelist() if not name.startswith("hafm_hf-")}
+        assert tops == {"hafm_hf", "hafm_command.py"}
 
 
 def test_the_core_alone_accompanies_on_the_command_line(core: Environment, tmp_path: Path) -> None:
