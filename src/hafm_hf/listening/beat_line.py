@@ -8,6 +8,8 @@ Where one steady tempo explains nearly as much, as in a take sung to a click, th
 beat where a phrase leans that way, a tempo cannot. Dimensions: T frames, N states, L lengths of a beat.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,13 +40,20 @@ class HAFMBeatLine(nn.Module):
 
     Args:
         frame_rate: in Hz.
+        tempi: beats a minute between which beats may lie.
+        prior: log-probability of tempi (float64 [K], beats a minute) without any evidence.
     """
 
-    def __init__(self, frame_rate: int) -> None:
+    def __init__(
+        self,
+        frame_rate: int,
+        tempi: tuple[float, float] = BEATS_PER_MINUTE,
+        prior: Callable[[Array], Array] | None = None,
+    ) -> None:
         super().__init__()
-        self.frame_rate = frame_rate
+        self.frame_rate, self.tempi, self.tempo_prior = frame_rate, tempi, prior or _tempo_prior
         rate = frame_rate * STATES_A_FRAME
-        slowest, fastest = (rate * 60 / tempo for tempo in BEATS_PER_MINUTE)
+        slowest, fastest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
         self.first: Indices = self.last - lengths + 1
@@ -53,7 +62,7 @@ class HAFMBeatLine(nn.Module):
         # from the column's length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
-        self.prior = np.repeat(_tempo_prior(rate * 60 / lengths), lengths)
+        self.prior = np.repeat(self.tempo_prior(rate * 60 / lengths), lengths)
 
     def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
         """Where in the beat each frame of a song lies.
@@ -70,11 +79,11 @@ class HAFMBeatLine(nn.Module):
         if not len(evidence):
             return torch.zeros(0)
         if tempo is not None:
-            return wrapped(self._steady(evidence, tempo))
+            return wrapped(self.steady(evidence, tempo))
         path = self._path(evidence)
         if len(evidence) > LONGEST_STEADY_SECONDS * self.frame_rate:
             return wrapped(path)
-        steady = self._steady(evidence)
+        steady = self.steady(evidence)
         speaks = [float((evidence * beat_points(wrapped(line)).numpy()).sum()) for line in (path, steady)]
         return wrapped(steady if speaks[1] > STEADY_SHARE * speaks[0] else path)
 
@@ -88,7 +97,7 @@ class HAFMBeatLine(nn.Module):
             before.append(stretch)
         return self._trace_back(int(score.argmax()), np.concatenate(before))[::STATES_A_FRAME]
 
-    def _steady(self, evidence: Array, tempo: float | None = None) -> Array:
+    def steady(self, evidence: Array, tempo: float | None = None) -> Array:
         """The beats passed on the likeliest line of one tempo (beats a minute, any if None), float64 [T].
 
         What speaks for a tempo and the phase at its start is one number of the places' spectrum, turned by the phase.
@@ -100,13 +109,13 @@ class HAFMBeatLine(nn.Module):
             once, twice = np.array([once @ turned]), np.array([twice @ turned**2])
         else:
             size = 1 << max(SPECTRUM_PADDING * len(evidence), SHORTEST_SPECTRUM).bit_length()
-            first, last = (round(each / 60 / self.frame_rate * size) for each in BEATS_PER_MINUTE)
+            first, last = (round(each / 60 / self.frame_rate * size) for each in self.tempi)
             bins = np.arange(first, last + 1)
             speeds = bins / size
             once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
         phases = np.arange(STEADY_PLACES) / STEADY_PLACES
         turn = np.exp(-2j * np.pi * phases)[:, None]
-        speaks = (once * turn + twice * turn**2).real + _tempo_prior(speeds * 60 * self.frame_rate)
+        speaks = (once * turn + twice * turn**2).real + self.tempo_prior(speeds * 60 * self.frame_rate)
         place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
         line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
         return line

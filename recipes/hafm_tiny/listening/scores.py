@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How near an estimated lead sheet comes to a known one: chords and key by mir_eval, beats and tempo.
+
+What pairs of different songs agree in is taken off, so that 0 is chance. Dimensions: T cells of time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
+from hafm_hf.evaluation.timing import beat_f_measure
+from hafm_hf.lead_sheet.chords import chord_class, root_and_quality
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
+
+from .references import Recording
+
+Cells, Beats = NDArray[np.int64], NDArray[np.float64]
+Values = TypeVar("Values", Cells, Beats)
+CELL_SECONDS = 0.05
+# other recordings that each estimate is compared with
+CONTROLS = 40
+# share by which a tempo may be off, and factors by which it may besides be wrong where octaves are allowed
+TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
+# by how much a singer may be late or early as a whole where that is forgiven
+LAGS = np.arange(-0.2, 0.2001, 0.02)
+
+
+@dataclass(frozen=True)
+class ListeningScores:
+    """Means over recordings; chords and beats beyond what pairs of different songs share."""
+
+    chords: Interval
+    chords_matched: float
+    key: Interval
+    beats: Interval
+    beats_matched: float
+    beats_lag_forgiven: Interval
+    tempo: float
+    tempo_octaves: float
+
+
+def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
+    """The scores of one estimated lead sheet a recording, in the order of the recordings."""
+    songs = [recording.song for recording in recordings]
+    estimated = [_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
+    wanted = [_cells(each.chords, each.seconds) for each in recordings]
+    beats = [np.array([b for b in sheet.beats or () if b >= 0]) for sheet in sheets]
+    known = [np.asarray(each.beats) for each in recordings]
+    found = {
+        "chords": _beyond_shuffled(estimated, wanted, songs, chord_overlap),
+        "beats": _beyond_shuffled(beats, known, songs, _f_measure),
+        "lag": _beyond_shuffled(beats, known, songs, _f_measure_with_lag),
+    }
+    keys = [key_score(sheet.key, each.key) for sheet, each in zip(sheets, recordings, strict=True)]
+    tempos = [60 / float(np.median(np.diff(each))) if len(each) > 1 else float("nan") for each in beats]
+    return ListeningScores(
+        chords=bootstrap_mean(found["chords"][1], songs),
+        chords_matched=float(np.nanmean(found["chords"][0])),
+        key=bootstrap_mean(keys, songs),
+        beats=bootstrap_mean(found["beats"][1], songs),
+        beats_matched=float(np.nanmean(found["beats"][0])),
+        beats_lag_forgiven=bootstrap_mean(found["lag"][1], songs),
+        tempo=float(np.mean([tempo_is_right(t, each.tempo) for t, each in zip(tempos, recordings, strict=True)])),
+        tempo_octaves=float(
+            np.mean([tempo_is_right(t, each.tempo, OCTAVES) for t, each in zip(tempos, recordings, strict=True)])
+        ),
+    )
+
+
+def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
+    """Whether a tempo is within 4 % of one of these multiples of the known one."""
+    return any(abs(estimated / (known * factor) - 1) <= TEMPO_TOLERANCE for factor in factors)
+
+
+def key_score(estimated: str | None, known: str | None) -> float:
+    """mir_eval's weighted score of a key such as "A:min": 1, .5 a fifth off, .3 relative, .2 parallel, 0."""
+    import mir_eval
+
+    if known is None:
+        return float("nan")
+    if estimated is None:
+        return 0.0
+    names = [key.replace(":maj", " major").replace(":min", " minor") for key in (known, estimated)]
+    return float(mir_eval.key.weighted_score(*names))
+
+
+def chord_overlap(estimated: Cells, wanted: Cells) -> float:
+    """Share of the cells in which two rows of majmin classes agree; -1 of those wanted counts nothing."""
+    length = min(len(estimated), len(wanted))
+    there = wanted[:length] >= 0
+    return float((estimated[:length] == wanted[:length])[there].mean()) if there.any() else float("nan")
+
+
+def _cells(chords: Sequence[Span], seconds: float) -> Cells:
+    """`mir_eval.chord.majmin`'s class of each cell: int64 [T]."""
+    cells = np.full(int(seconds / CELL_SECONDS), 0, np.int64)
+    for start, stop, label in chords:
+        cells[round(start / CELL_SECONDS) : round(stop / CELL_SECONDS)] = majmin(label)
+    return cells
+
+
+@cache
+def majmin(label: str) -> int:
+    """0 no chord, 12 major and 12 minor triads; -1 for a chord that mir_eval's majmin leaves out."""
+    import mir_eval
+
+    found = root_and_quality(label)
+    if found is None:
+        return 0
+    try:
+        _, tones, _ = mir_eval.chord.encode(label)
+    except mir_eval.chord.InvalidChordException:
+        # written as lead sheets write, with a triad
+        return chord_class(label)
+    triad = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}.get(tuple(int(tone) for tone in tones[:8]))
+    return -1 if triad is None else 1 + found[0] + triad
+
+
+def _f_measure(estimated: Beats, wanted: Beats) -> float:
+    if not len(wanted) or not len(estimated):
+        return float("nan") if not len(wanted) else 0.0
+    end = min(estimated[-1], wanted[-1]) + 0.1
+    return beat_f_measure(wanted[wanted < end], estimated[estimated < end])
+
+
+def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
+    return max(_f_measure(estimated + lag, wanted) for lag in LAGS)
+
+
+def _beyond_shuffled(
+    estimated: Sequence[Values],
+    wanted: Sequence[Values],
+    songs: Sequence[str],
+    agree: Callable[[Values, Values], float],
+) -> tuple[list[float], list[float]]:
+    """Agreement of each estimate with its own reference, and that beyond its mean agreement with other songs'."""
+    matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
+    rng, beyond = np.random.default_rng(0), []
+    for at, each in enumerate(estimated):
+        others = [number for number, song in enumerate(songs) if song != songs[at]]
+        drawn = rng.choice(others, min(len(others), CONTROLS), replace=False)
+        beyond.append(matched[at] - float(np.nanmean([agree(each, wanted[other]) for other in drawn])))
+    return matched, beyond

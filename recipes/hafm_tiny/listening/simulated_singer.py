@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A singer made of numbers: a melody in symbols → the pitch line that would be measured of somebody singing it.
+
+Stands in for recordings where listeners are trained. It slides into notes, scoops, sings vibrato and lets notes fall;
+misses, exchanges, ornaments and joins notes; breathes; is out of tune, late and early; its tempo
+drifts; and the tracker that measures it loses pitches and takes octaves for one another. Ranges are those of real
+singers (recipes/evaluate_listening.py compares). Dimensions: N notes, T frames at 50 Hz.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+
+from .pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
+from .tunes import Tune
+
+Array = NDArray[np.float64]
+TEMPI = (50.0, 200.0)
+# notes a second that nobody sings
+MOST_NOTES = 7.0
+# beats between two points of the drift of a tempo, its standard deviation
+DRIFT_BEATS, DRIFT = 8.0, 0.015
+LEAST_SUNG = 0.3
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a listener is told of a crop, and what it should find.
+
+    Attributes:
+        line (PitchLine): of the singer.
+        beats (float64 [T]): beats since the song's first.
+        chords (int64 [T]): triad.
+        tempo (float): beats a minute.
+        metre (int): beats of a bar.
+        downbeat (int): a beat that begins a bar.
+        key (int): 0 to 23, C major first, of all of the song's chords.
+    """
+
+    line: PitchLine
+    beats: Array
+    chords: NDArray[np.int64]
+    tempo: float
+    metre: int
+    downbeat: int
+    key: int
+
+
+@dataclass
+class Sung:
+    """Notes as they are sung, float64 [N] each: seconds, semitones, and how."""
+
+    onset: Array
+    end: Array
+    pitch: Array
+    before: Array
+    glide: Array
+    scoop: Array
+    fall: Array
+    vibrato: Array
+    vibrato_rate: Array
+    consonant: Array
+    accent: Array
+    strength: Array
+    aspirate: Array
+
+
+class SimulatedSinger:
+    """Sings tunes.
+
+    Args:
+        rng: of all that is drawn.
+        own_tempo: share of the songs that are sung near the tempo that they were played in.
+        joined: share of the crops that are several stretches of a song, one behind the other.
+    """
+
+    def __init__(self, rng: np.random.Generator, own_tempo: float = 0.4, joined: float = 0.25) -> None:
+        self.rng, self.own_tempo, self.joined = rng, own_tempo, joined
+
+    def sing(self, tune: Tune, seconds: float) -> Performance:
+        """A crop of so many seconds of a tune, in any key and tempo; shorter where the tune is."""
+        rng = self.rng
+        semitones, tempo = int(rng.integers(PITCH_CLASSES)) - 6, self._tempo(tune)
+        seconds_of_beats = self._clock(tune, tempo)
+        sung = self._sung(tune, seconds_of_beats, semitones)
+        times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
+        line = self._line(sung, times)
+        beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
+        chords = transposed(chords_at(tune, beats), semitones)
+        key = key_of(tune)
+        key = key // PITCH_CLASSES * PITCH_CLASSES + (key + semitones) % PITCH_CLASSES
+        return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat, key)
+
+    def _tempo(self, tune: Tune) -> float:
+        for _ in range(20):
+            if tune.tempo is not None and self.rng.random() < self.own_tempo:
+                tempo = tune.tempo * 2 ** self.rng.normal(0.0, 0.2)
+            else:
+                tempo = self.rng.uniform(*TEMPI)
+            busiest = len(tune.notes) / max(float(tune.notes[:, 1].sum()), 1.0) * tempo / 60
+            if TEMPI[0] <= tempo <= TEMPI[1] and busiest < MOST_NOTES:
+                return float(tempo)
+        return 90.0
+
+    def _clock(self, tune: Tune, tempo: float) -> tuple[Array, Array]:
+        """Beats and the seconds at which they lie."""
+        count = int(np.ceil(tune.beats)) + 2
+        points = self.rng.normal(0.0, DRIFT * self.rng.uniform(0, 2), int(count / DRIFT_BEATS) + 2)
+        drift = np.interp(np.arange(count), np.arange(len(points)) * DRIFT_BEATS, points)
+        seconds = np.concatenate([[0.0], np.cumsum(60 / tempo * np.exp(drift))])
+        return np.arange(count + 1, dtype=np.float64), seconds
+
+    def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        rng = self.rng
+        notes = self._changed(tune.notes)
+        count = len(notes)
+        starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))
+        plosive = rng.random(count) < rng.uniform(0.2, 0.7)
+        consonant = np.minimum(np.where(plosive, rng.uniform(0.02, 0.14, count), 0.0), 0.4 * (ends - starts))
+        # vowels, not consonants, are on the beat
+        late = rng.uniform(-0.05, 0.06) + rng.normal(0.0, rng.uniform(0.008, 0.045), count) - consonant
+        onset = np.maximum.accumulate(starts + late) + 1e-4 * np.arange(count)
+        held = rng.uniform(0.75, 1.05) + rng.normal(0.0, 0.1, count)
+        end = onset + np.maximum((ends - starts) * held, 0.06)
+        following = np.append(onset[1:], np.inf)
+        legato = (following - end < 0.25) & (rng.random(count) < rng.uniform(0.3, 0.95))
+        end = np.where(legato, following, np.minimum(end, following))
+        end[-1] = min(end[-1], onset[-1] + 4)
+        off = rng.normal(0.0, rng.uniform(0.1, 0.5), count)
+        tuning = np.clip(rng.normal(0.0, 0.2), -0.5, 0.5)
+        drift = np.cumsum(rng.normal(0.0, 0.01, count))
+        pitch = notes[:, 2] + semitones + off + tuning + drift - drift.mean()
+        close = np.append(False, onset[1:] - end[:-1] < 0.15)
+        before = np.where(close, np.append(pitch[:1], pitch[:-1]), pitch)
+        melisma = close & (rng.random(count) < 0.12)
+        return Sung(
+            onset,
+            end,
+            pitch,
+            before,
+            glide=rng.uniform(0.02, 0.11, count),
+            scoop=np.where(rng.random(count) < rng.uniform(0.1, 0.6), rng.uniform(0.3, 2.5, count), 0.0),
+            fall=np.where(rng.random(count) < rng.uniform(0.0, 0.3), rng.uniform(0.5, 4.0, count), 0.0),
+            vibrato=np.where(rng.random(count) < rng.uniform(0.0, 0.8), rng.uniform(0.05, 0.6, count), 0.0),
+            vibrato_rate=rng.uniform(4.5, 6.8, count),
+            consonant=np.where(melisma, 0.0, consonant),
+            accent=rng.normal(0.0, 3.0, count),
+            strength=np.where(melisma, 0.2, 1.0) * np.exp(rng.normal(0.0, 0.5, count)),
+            aspirate=np.where(melisma, 0.1, 1.0) * np.exp(rng.normal(-0.4, 0.8, count)),
+        )
+
+    def _changed(self, notes: Array) -> Array:
+        """Notes (float64 [N, 3]), some missed, exchanged, joined and ornamented."""
+        rng = self.rng
+        missed, wrong, joined, turned = rng.uniform(0, [0.08, 0.15, 0.1, 0.1])
+        notes = notes[rng.random(len(notes)) >= missed]
+        notes = notes.copy()
+        which = rng.random(len(notes)) < wrong
+        notes[which, 2] += rng.choice([-3, -2, -1, 1, 2, 3, 4, 5, -5], which.sum())
+        # of two notes one
+        which = np.append(False, (rng.random(len(notes) - 1) < joined) & (notes[1:, 0] - notes[:-1, :2].sum(1) < 0.2))
+        notes[:-1][which[1:], 1] += notes[1:][which[1:], 1]
+        notes = notes[~which]
+        # of one note two
+        which = (rng.random(len(notes)) < turned) & (notes[:, 1] > 0.4)
+        second = notes[which].copy()
+        second[:, 0] += second[:, 1] / 2
+        second[:, 1] /= 2
+        notes[which, 2] += rng.choice([-2, -1, 1, 2], which.sum())
+        notes[which, 1] /= 2
+        notes = np.concatenate([notes, second])
+        return notes[np.argsort(notes[:, 0], kind="stable")]
+
+    def _times(self, sung: Sung, clock: tuple[Array, Array], seconds: float) -> Array:
+        """The instants that are heard: one stretch with enough singing in it, or several joined, float64 [T]."""
+        rng, whole = self.rng, clock[1][-1]
+        pieces = int(rng.integers(2, 6)) if rng.random() < self.joined and seconds > 12 else 1
+        lengths = rng.dirichlet(np.full(pieces, 6.0)) * seconds
+        found = []
+        for length in lengths:
+            for _ in range(8):
+                start = rng.uniform(0, max(whole - length, 1e-3))
+                inside = np.minimum(sung.end, start + length) - np.maximum(sung.onset, start)
+                if np.maximum(inside, 0).sum() > LEAST_SUNG * length:
+                    break
+            found.append(start + (np.arange(round(length * LINE_RATE)) + 0.5) / LINE_RATE)
+        return np.concatenate(found)
+
+    def _line(self, sung: Sung, times: Array) -> PitchLine:
+        rng, count = self.rng, len(times)
+        note = np.clip(np.searchsorted(sung.onset, times, side="right") - 1, 0, None)
+        age, left = times - sung.onset[note], sung.end[note] - times
+        inside = (age >= 0) & (left > 0)
+        vowel = age - sung.consonant[note]
+        pitch = self._pitch(sung, note, np.maximum(age, 0), np.maximum(left, 0))
+        # a pitch is found when half of the tracker's window is a vowel
+        voiced = inside & (vowel >= rng.uniform(0.0, 0.05) * (sung.consonant[note] > 0)) & self._kept(count)
+        level = sung.accent[note] - rng.uniform(0, 5) * np.maximum(age, 0)
+        level -= 14 * np.clip(1 - vowel / 0.05, 0, 1.3) * (sung.consonant[note] > 0)
+        level -= 10 * np.clip(1 - left / 0.06, 0, 1) + 4 * np.clip(1 - age / 0.05, 0, 1)
+        away = np.where(inside, 0.0, np.maximum(-left, 0.0))
+        floor = rng.uniform(-48, -30)
+        level = np.where(inside, level, np.maximum(-12 - rng.uniform(60, 200) * away, floor))
+        level = level + rng.normal(0.0, rng.uniform(0.5, 2.0), count)
+        level = np.maximum(level - np.quantile(level, 0.95), FLOOR_DB)
+        near = inside | (age < 0.1)
+        low = sung.strength[note] * np.exp(-((vowel / 0.025) ** 2)) * near
+        high = sung.aspirate[note] * (np.exp(-((age / 0.025) ** 2)) + 0.6 * np.exp(-((vowel / 0.03) ** 2))) * near
+        flux = np.stack([low, high], axis=1)
+        flux += self._noise(count, rng.uniform(0.03, 0.15))
+        return PitchLine(
+            np.where(voiced, pitch, np.nan).astype(np.float32), level.astype(np.float32), normalised(flux)
+        )
+
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+        """Semitones of each frame, whether they are sung or not: float64 [T]."""
+        rng, count = self.rng, len(note)
+        pitch = sung.pitch[note] + (sung.before - sung.pitch)[note] * np.exp(-age / sung.glide[note])
+        pitch -= sung.scoop[note] * np.exp(-age / 0.06) + sung.fall[note] * np.clip(1 - left / 0.12, 0, 1)
+        depth = sung.vibrato[note] * np.clip((age - 0.2) / 0.2, 0, 1)
+        pitch += depth * np.sin(2 * np.pi * sung.vibrato_rate[note] * age)
+        points = rng.normal(0.0, rng.uniform(0.05, 0.35), count // 8 + 2)
+        pitch += np.interp(np.arange(count) / 8, np.arange(len(points)), points)
+        # a tracker takes a note, or a moment, for another octave or for anything
+        octave = rng.choice([0, -12, 12], len(sung.onset), p=[0.985, 0.01, 0.005])
+        pitch += octave[note]
+        wild = rng.random(count) < rng.uniform(0, 0.003)
+        pitch[wild] += rng.uniform(-12, 12, wild.sum())
+        return pitch
+
+    def _kept(self, count: int) -> NDArray[np.bool_]:
+        """Frames at which the tracker finds a pitch: it loses some stretches of a tenth of a second."""
+        lost = self.rng.random(count) < self.rng.uniform(0.0, 0.02)
+        return np.convolve(lost, np.ones(int(self.rng.integers(2, 7))))[:count] < 0.5
+
+    def _noise(self, count: int, amount: float) -> Array:
+        """Beginnings that are none: of all frames a little, of some as much as of a note."""
+        rng = self.rng
+        bumps = (rng.random((count, 2)) < 0.012) * np.exp(rng.normal(-0.8, 0.6, (count, 2)))
+        return np.abs(rng.normal(0.0, amount, (count, 2))) + bumps
+
+
+def chords_at(tune: Tune, beats: Array) -> NDArray[np.int64]:
+    """The triad at each of some beats: int64 [T]."""
+    at = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)
+    inside = (beats >= tune.chords[at, 0]) & (beats < tune.chords[at, 1])
+    return np.where(inside, tune.chords[at, 2], 0).astype(np.int64)
+
+
+def transposed(chords: NDArray[np.int64], semitones: int) -> NDArray[np.int64]:
+    """Triads so many semitones higher."""
+    mode, root = np.divmod(chords - 1, PITCH_CLASSES)
+    return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
+
+
+def key_of(tune: Tune) -> int:
+    """0 to 23, C major first, then C minor: what the notes of the chords fit best, by how long they last."""
+    from hafm_hf.audio.analysis import key_fit
+
+    lengths = np.bincount(tune.chords[:, 2].astype(int), tune.chords[:, 1] - tune.chords[:, 0], NUM_CHORDS)[1:]
+    profile = np.zeros(PITCH_CLASSES)
+    for chord, length in enumerate(lengths):
+        mode, root = divmod(chord, PITCH_CLASSES)
+        profile[[root, (root + 4 - mode) % PITCH_CLASSES, (root + 7) % PITCH_CLASSES]] += length
+    return int(key_fit(profile).argmax())

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Melodies with chords and bars, counted in beats, of POP909 and of lead sheets: what the simulated singer sings.
+
+Dimensions: N notes, C chords.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.utils import logging
+
+from hafm_hf.lead_sheet.beats import beats_passed
+from hafm_hf.lead_sheet.chords import chord_class
+
+from ..song_pool import load_labels
+
+logger = logging.get_logger(__name__)
+Array = NDArray[np.float64]
+SONGS, SHEETS = "songs", "sheets"
+# quarters of a beat, beats of a bar
+METRES = {"4/4": (1.0, 4), "2/2": (1.0, 4), "2/4": (1.0, 4), "3/4": (1.0, 3), "6/8": (1.5, 4), "12/8": (1.5, 4)}
+LEAST_NOTES = 16
+# a lead sheet is sung over and over until it is as long as this
+LEAST_BEATS = 360
+# so many songs of POP909 are for validation and for test, as for the corpora that are rendered
+VALIDATION_SONGS, TEST_SONGS, TEST_TUNES = 50, 59, 100
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A melody and its chords.
+
+    Attributes:
+        name (str): of the song.
+        split (str): train, validation or test.
+        source (str): songs or sheets.
+        notes (float64 [N, 3]): onset and length in beats, MIDI pitch; one voice.
+        chords (float64 [C, 3]): start and end in beats, triad (`chord_class`).
+        tempo (float, *optional*): beats a minute, as it was played.
+        metre (int): beats of a bar.
+        downbeat (int): a beat that begins a bar.
+    """
+
+    name: str
+    split: str
+    source: str
+    notes: Array
+    chords: Array
+    tempo: float | None
+    metre: int
+    downbeat: int
+
+    @property
+    def beats(self) -> float:
+        """Its length."""
+        return float(max(self.notes[-1, :2].sum(), self.chords[-1, 1]))
+
+
+def labelled_tune(name: str, split: str, source: str, labels: Mapping[str, Any]) -> Tune | None:
+    """A song of labels in seconds: `notes` (start, end, pitch), `chords` (start, end, label), `beats`, and
+    `downbeats` where bars are known. None where there is too little of it."""
+    beats = np.asarray(labels["beats"], np.float64)
+    if len(beats) < 2 or len(labels["notes"]) < LEAST_NOTES or not labels["chords"]:
+        return None
+    spans = [(*span[:2], chord_class(span[2])) for span in labels["chords"]]
+    notes, chords = (np.array(rows, np.float64) for rows in (labels["notes"], spans))
+    for rows in (notes, chords):
+        rows[:, :2] = beats_passed(beats, rows[:, :2].ravel()).reshape(-1, 2)
+    notes[:, 1] -= notes[:, 0]
+    bars = np.round(beats_passed(beats, np.asarray(labels.get("downbeats") or (), np.float64))).astype(int)
+    metre = int(np.median(np.diff(bars))) if len(bars) > 1 else 0
+    downbeat = int(bars[len(bars) // 2]) % metre if metre else 0
+    return Tune(name, split, source, notes, chords, 60 / float(np.median(np.diff(beats))), metre, downbeat)
+
+
+def pop909_tunes(folder: Path, validation: int, test: int) -> Iterator[Tune]:
+    """The songs of POP909 (`…/NNN/NNN.mid`), each in the split that it is rendered in."""
+    from ..songs.midi_song import SongError, list_songs, read_song
+    from ..songs.song_corpus import split_songs
+
+    paths = {path.name: path for path in list_songs(folder)}
+    for name, split in split_songs(list(paths), validation, test).items():
+        try:
+            song = read_song(paths[name])
+        except SongError as error:
+            logger.warning("skipped %s: %s", name, error)
+            continue
+        labels = {
+            "notes": [(note.start, note.end, note.pitch) for note in song.melody],
+            "chords": [(chord.start, chord.end, chord.label) for chord in song.chords],
+            "beats": song.beats,
+            "downbeats": song.downbeats,
+        }
+        if (tune := labelled_tune(name, split, SONGS, labels)) is not None:
+            yield tune
+
+
+def rendered_tunes(corpus: Path) -> Iterator[Tune]:
+    """The songs of a rendered corpus, by the labels that lie beside their sound."""
+    for split in ("train", "validation"):
+        for name, labels in load_labels(corpus, split).items():
+            if (tune := labelled_tune(name, split, SONGS, labels)) is not None:
+                yield tune
+
+
+def lead_sheet_tunes(path: Path, test: int = TEST_TUNES) -> Iterator[Tune]:
+    """The tunes of a file of lead sheets, one JSON object a line; those of other metres are left out.
+
+    The first `test` by the hashes of their titles are for test.
+    """
+    lines = [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
+    ranked = sorted(lines, key=lambda tune: hashlib.sha256((tune["source"] + tune["title"]).encode()).hexdigest())
+    for number, tune in enumerate(ranked):
+        if tune["metre"] not in METRES or len(tune["notes"]) < LEAST_NOTES or not tune["chords"]:
+            continue
+        quarters, metre = METRES[tune["metre"]]
+        notes = np.array(sorted(tune["notes"]), dtype=np.float64)
+        chords = np.array([(start, length, chord_class(label)) for start, length, label in tune["chords"]])
+        notes[:, :2] /= quarters
+        chords[:, :2] /= quarters
+        chords[:, 1] += chords[:, 0]
+        split = "test" if number < test else "train"
+        notes, chords = _repeated(_one_voice(notes), chords, metre)
+        yield Tune(tune["title"], split, SHEETS, notes, chords, None, metre, 0)
+
+
+def _one_voice(notes: Array) -> Array:
+    """Notes that end where the next begins at the latest; of those that begin together the highest."""
+    notes = notes[np.lexsort((-notes[:, 2], notes[:, 0]))]
+    notes = notes[np.append(True, np.diff(notes[:, 0]) > 0.05)]
+    notes[:-1, 1] = np.minimum(notes[:-1, 1], np.diff(notes[:, 0]))
+    return notes
+
+
+def _repeated(notes: Array, chords: Array, metre: int) -> tuple[Array, Array]:
+    """A tune sung over and over, each time from a bar line on."""
+    length = np.ceil(max(notes[-1, :2].sum(), chords[-1, 1]) / metre - 0.01) * metre
+    times = max(int(np.ceil(LEAST_BEATS / length)), 1)
+    shifts = np.arange(times) * length
+    return (
+        np.concatenate([notes + [shift, 0, 0] for shift in shifts]),
+        np.concatenate([chords + [shift, shift, 0] for shift in shifts]),
+    )
+
+
+def load_tunes(
+    songs: str = "", sheets: str = "", corpus: str = "", validation: int = VALIDATION_SONGS, test: int = TEST_SONGS
+) -> dict[str, list[Tune]]:
+    """All tunes by split.
+
+    Args:
+        songs: folder of songs in POP909's layout.
+        sheets: file of lead sheets.
+        corpus: folder of rendered songs, which are taken where `songs` is not given.
+        validation, test: so many of `songs` are not for training.
+    """
+    found: dict[str, list[Tune]] = {"train": [], "validation": [], "test": []}
+    whole = pop909_tunes(Path(songs), validation, test) if songs else rendered_tunes(Path(corpus)) if corpus else ()
+    for tune in [*whole, *(lead_sheet_tunes(Path(sheets), min(TEST_TUNES, 2 * test)) if sheets else ())]:
+        found[tune.split].append(tune)
+    return found
+
+
+def of_source(tunes: Sequence[Tune], source: str) -> list[Tune]:
+    """Those of one source."""
+    return [tune for tune in tunes if tune.source == source]

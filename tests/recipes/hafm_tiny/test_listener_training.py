@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listener is learnt from simulated singers: what they sing, what is asked of it, its scores, and the recipe."""
+
+import gzip
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
+pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+
+from hafm_hf import LeadSheet
+from hafm_tiny.listening.measuring import beat_seconds, performance_scores, simulated, told_of
+from hafm_tiny.listening.modeling_listener import HAFMListenerModel
+from hafm_tiny.listening.pitch_line import LINE_RATE
+from hafm_tiny.listening.references import Recording
+from hafm_tiny.listening.scores import key_score, majmin, score, tempo_is_right
+from hafm_tiny.listening.simulated_singer import SimulatedSinger, key_of
+from hafm_tiny.listening.training import ListenerArguments, ListenerTrainer, tempo_targets
+from hafm_tiny.listening.tunes import SHEETS, SONGS, Tune, labelled_tune, lead_sheet_tunes, load_tunes
+from hafm_tiny.songs.midi_song import list_songs
+from hafm_tiny.steps import take_steps
+from programs import run_program
+from tiny_listener import tiny_listener
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+ROOTS = {"C": 60, "F": 65, "G": 67, "A": 69}
+
+
+def labels_of_roots(seed: int = 0, beats: int = 96, beat: float = 0.5) -> dict[str, Any]:
+    """A song that sings in every beat the root of its chord, which is there for four beats."""
+    drawn = np.random.default_rng(seed).choice(list(ROOTS), beats // 4)
+    times = np.arange(beats + 1) * beat + 0.1
+    return {
+        "beats": times.tolist(),
+        "downbeats": times[::4].tolist(),
+        "notes": [[times[n], times[n + 1] - 0.05, ROOTS[drawn[n // 4]]] for n in range(beats)],
+        "chords": [[times[4 * n], times[4 * n + 4], f"{root}:maj"] for n, root in enumerate(drawn)],
+    }
+
+
+def tune_of_roots(seed: int = 0) -> Tune:
+    tune = labelled_tune(str(seed), "train", SONGS, labels_of_roots(seed))
+    assert tune is not None
+    return tune
+
+
+def test_labels_in_seconds_become_a_tune_in_beats() -> None:
+    tune = tune_of_roots()
+    assert np.allclose(tune.notes[:, 0], np.arange(96)) and np.allclose(tune.notes[:, 1], 0.9)
+    assert np.allclose(tune.chords[:, 0], np.arange(0, 96, 4)) and {*tune.chords[:, 2]} <= {1, 6, 8, 10}
+    assert (tune.tempo, tune.metre, tune.downbeat) == (pytest.approx(120), 4, 0)
+    assert labelled_tune("short", "train", SONGS, {"beats": [0.5], "notes": [], "chords": []}) is None
+
+
+def write_sheets(path: Path, count: int = 3) -> Path:
+    """Lead sheets of 16 bars of three."""
+    notes = [[float(at), 1.0, 60 + at % 5] for at in range(48)]
+    tune = {"source": "test", "metre": "3/4", "notes": notes, "chords": [[0.0, 24.0, "C:maj"], [24.0, 24.0, "A:min"]]}
+    with gzip.open(path, "wt") as file:
+        file.writelines(json.dumps({**tune, "title": str(number)}) + "\n" for number in range(count))
+    return path
+
+
+def test_a_lead_sheet_is_sung_over_and_over(tmp_path: Path) -> None:
+    tunes = list(lead_sheet_tunes(write_sheets(tmp_path / "sheets.jsonl.gz"), test=1))
+    assert [tune.split for tune in tunes].count("test") == 1 and {tune.source for tune in tunes} == {SHEETS}
+    assert tunes[0].metre == 3 and tunes[0].beats >= 360 and tunes[0].beats % 48 == 0
+    assert np.allclose(tunes[0].notes[48:96] - tunes[0].notes[:48], [48, 0, 0])
+
+
+def test_what_is_sung_fits_what_should_be_found() -> None:
+    sung = SimulatedSinger(np.random.default_rng(0), own_tempo=1.0, joined=0.0).sing(tune_of_roots(), 30.0)
+    assert len(sung.line) == 30 * LINE_RATE == len(sung.beats) == len(sung.chords)
+    assert np.diff(beat_seconds(sung)).mean() == pytest.approx(60 / sung.tempo, rel=0.1)
+    held = np.isfinite(sung.line.held)
+    classes = np.round(sung.line.held[held] - sung.line.tuning).astype(int) % 12
+    # the root of the chord, but for wrong notes and late ones
+    assert np.mean(classes == (sung.chords[held] - 1) % 12) > 0.7
+    assert 0.3 < np.isfinite(sung.line.midi).mean() < 0.95
+
+
+def test_a_song_that_is_moved_has_its_key_moved() -> None:
+    tune = tune_of_roots()
+    keys = [SimulatedSinger(np.random.default_rng(seed)).sing(tune, 10.0) for seed in range(4)]
+    for sung in keys:
+        moved = (sung.key - key_of(tune)) % 12
+        there = {1 + (int(chord) - 1 + moved) % 12 for chord in tune.chords[:, 2]}
+        assert {int(chord) for chord in sung.chords if chord} <= there
+
+
+def test_training_makes_both_towers_better() -> None:
+    tunes = [tune_of_roots(seed) for seed in range(4)]
+    arguments = ListenerArguments(
+        steps=60, warmup_steps=5, batch_seconds=60, crop_seconds=[10.0, 20.0], sheet_share=0.0
+    )
+    model = tiny_listener(harmony_channels=16, time_channels=16, time_layers=4)
+    trainer = ListenerTrainer(model, tunes, arguments)
+    for loss in (trainer.harmony_loss, trainer.time_loss):
+        with torch.no_grad():
+            before = np.mean([float(loss()) for _ in range(4)])
+        assert take_steps(model, loss, arguments) < before - 0.2
+    targets = tempo_targets(model, torch.tensor([60.0, 120.0]))
+    assert torch.allclose(targets.sum(1), torch.ones(2)) and targets[1].argmax() > targets[0].argmax()
+    with pytest.raises(ValueError, match="no tunes"):
+        ListenerTrainer(model, [], arguments)
+
+
+def test_performances_are_scored_against_what_was_sung() -> None:
+    performances = simulated([tune_of_roots(seed) for seed in range(2)], 20.0)
+    roots = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+    sheets = []
+    for sung in performances:
+        edges = [0, *(np.flatnonzero(np.diff(sung.chords)) + 1), len(sung.chords)]
+        spans = [
+            (a / LINE_RATE, b / LINE_RATE, roots[(sung.chords[a] - 1) % 12]) for a, b in itertools.pairwise(edges)
+        ]
+        sheets.append(LeadSheet(beats=list(beat_seconds(sung)), chords=spans))
+    found = performance_scores(sheets, performances)
+    assert found["chords"] == 1.0 and found["beats"] == 1.0 and found["tempo"] == 1.0 and found["key"] == 0.0
+    chords = told_of(performances[0], "chords")
+    assert chords is not None and chords.chords[0][0] == 0.0
+    assert told_of(performances[0], "tempo") == LeadSheet(tempo=performances[0].tempo)
+
+
+def test_recordings_are_scored_beyond_chance() -> None:
+    recordings, sheets = [], []
+    for number, label in enumerate(("C", "D", "E", "F#")):
+        beats = list(0.3 * number + np.arange(0.5, 20, 0.5 + 0.07 * number))
+        spans = [(0.0, 20.0, f"{label}:maj")]
+        recordings.append(Recording(label, label, np.zeros(320_000, np.float32), spans, f"{label}:maj", beats))
+        sheets.append(LeadSheet(beats=beats, chords=[(0.0, 20.0, label)], key=f"{label}:maj"))
+    right, wrong = score(sheets, recordings), score([*sheets[1:], sheets[0]], recordings)
+    assert right.chords.value == right.chords_matched == right.key.value == right.tempo == right.beats_matched == 1.0
+    assert wrong.chords.value < 0 and right.beats.value > 0.5 > 0.1 > wrong.beats.value
+
+
+def test_labels_keys_and_tempi_are_compared_as_mir_eval_does() -> None:
+    assert [majmin(label) for label in ("N", "C:maj7", "A:min7", "Bb", "F#m", "D:sus4(b7)", "B:dim")] == [
+        0, 1, 1 + 9 + 12, 11, 1 + 6 + 12, -1, -1
+    ]  # fmt: skip
+    assert [key_score(key, "C:maj") for key in ("C:maj", "G:maj", "A:min", "C:min", "D:maj", None)] == [
+        1.0, 0.5, 0.3, 0.2, 0.0, 0.0
+    ]  # fmt: skip
+    assert tempo_is_right(62, 60) and not tempo_is_right(63, 60) and tempo_is_right(120, 60, (1, 2))
+
+
+def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(RECIPES / "train_listener.py"), "--songs", str(songs), "--validation_songs", "2"]
+    words += ["--test_songs", "1", "--sheets", str(write_sheets(tmp_path / "sheets.jsonl.gz")), "--steps", "3"]
+    words += ["--harmony_channels", "8", "--time_channels", "8", "--batch_seconds", "20", "--crop_seconds", "10"]
+    done = run_program([*words, "--out", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    learnt = len(list_songs(songs)) - 3
+    assert f"'train': '{learnt} songs', 'validation': '2 songs'" in done.stderr
+    figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
+    assert {"harmony_nats", "time_nats", "chords", "beats", "tempo", "key"} == figures.keys()
+    assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 8
+    done = run_program([sys.executable, str(RECIPES / "train_listener.py"), "--out", str(tmp_path)])
+    assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
+
+
+def test_rendered_songs_serve_by_their_labels(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("train", 1), ("validation", 2)):
+        song = tmp_path / split / f"{seed:03}_1"
+        song.mkdir(parents=True)
+        (song / "labels.json").write_text(json.dumps(labels_of_roots(seed)))
+    found = load_tunes(corpus=str(tmp_path))
+    assert [len(found[split]) for split in ("train", "validation", "test")] == [2, 1, 0]
