@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ def decode(heard: Heard, phase: torch.Tensor, known: LeadSheet | None = None) ->
     heights = CHORD_WEIGHT * scores - NO_CHORD_COST * (np.arange(NUM_CHORDS) == 0)
     chords = likeliest_chords(heights, np.where(bars, BAR_COST, CHANGE_COST))
     key = int(heard.key.argmax())
-    estimated = {"chords": _spans(chords, edges), "key": key_name(key)}
+    estimated: dict[str, Any] = {"chords": _spans(chords, edges), "key": key_name(key)}
     sure = {
         "chords": float(np.exp(scores[np.arange(len(chords)), chords]) @ np.diff(edges) / edges[-1]),
         "key": float(np.exp(heard.key[key])),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ class PitchLine:
         extras = [_cells(sung, each).mean(1), _cells(self.flux.mean(1), each).max(1), _cells(height, each).mean(1)]
         return np.concatenate([*classes, np.stack(extras, axis=1)], axis=1).astype(np.float32)
 
-    def _classes(self, pitch: Array, each: int) -> Array:
+    def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
         """Shares of cells in which each pitch class sounds: float64 [P, 12]."""
         sounds = np.isfinite(pitch)
         above = np.where(sounds, pitch, 0.0).astype(np.float64) - self.tuning
@@ -94,7 +95,8 @@ class PitchLine:
         cell, found = np.arange(len(self)) // each, np.zeros((-(-len(self) // each), PITCH_CLASSES))
         np.add.at(found, (cell, below % PITCH_CLASSES), sounds - share)
         np.add.at(found, (cell, (below + 1) % PITCH_CLASSES), share)
-        return found / each
+        shares: NDArray[np.float64] = found / each
+        return shares
 
     def time_cells(self, each: int) -> Array:
         """What says where beats are, in cells of so many frames: float32 [P, 10], of the order of 1.
@@ -142,7 +144,7 @@ def pitch_line(samples: Samples, sampling_rate: int) -> PitchLine:
     return PitchLine(_steady(pitch, each), loudness.astype(np.float32), normalised(flux))
 
 
-def normalised(flux: Array) -> Array:
+def normalised(flux: NDArray[Any]) -> Array:
     """Beginnings (float [T, 2]) in standard deviations."""
     found: Array = (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
     return found

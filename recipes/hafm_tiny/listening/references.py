@@ -71,7 +71,8 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     single, joined = [], []
     for song, members in parts.items():
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
-        whole = (song, *(np.concatenate(each) for each in list(zip(*sounds, strict=True))[1:]))
+        voice, played = (np.concatenate([sound[part] for sound in sounds]) for part in (1, 2))
+        whole = (song, voice, played)
         for name, _, played in [*sounds, whole]:
             place = "song " + name if name == song else name
             if place not in known:

@@ -7,7 +7,7 @@ What pairs of different songs agree in is taken off, so that 0 is chance. Dimens
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,8 @@ from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 
 from .references import Recording
 
-Cells, Beats = NDArray[np.int64], NDArray[np.float64]
-Values = TypeVar("Values", Cells, Beats)
+Cells = NDArray[np.int64]
+Beats = NDArray[np.float64]
 CELL_SECONDS = 0.05
 # other recordings that each estimate is compared with
 CONTROLS = 40
@@ -117,7 +117,8 @@ def majmin(label: str) -> int:
     except mir_eval.chord.InvalidChordException:
         # written as lead sheets write, with a triad
         return chord_class(label)
-    triad = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}.get(tuple(int(tone) for tone in tones[:8]))
+    triads: dict[tuple[int, ...], int] = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 12}
+    triad = triads.get(tuple(int(tone) for tone in tones[:8]))
     return -1 if triad is None else 1 + found[0] + triad
 
 
@@ -133,10 +134,10 @@ def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
 
 
 def _beyond_shuffled(
-    estimated: Sequence[Values],
-    wanted: Sequence[Values],
+    estimated: Sequence[NDArray[Any]],
+    wanted: Sequence[NDArray[Any]],
     songs: Sequence[str],
-    agree: Callable[[Values, Values], float],
+    agree: Callable[[NDArray[Any], NDArray[Any]], float],
 ) -> tuple[list[float], list[float]]:
     """Agreement of each estimate with its own reference, and that beyond its mean agreement with other songs'."""
     matched = [agree(*pair) for pair in zip(estimated, wanted, strict=True)]
