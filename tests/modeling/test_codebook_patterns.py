@@ -164,22 +164,31 @@ def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_fr
     assert torch.equal(stage.codes_of(stopped), stage.codes_of(once)[:, :, : 7 - books + 1])
 
 
-def test_a_checkpoint_says_its_pattern_and_is_loaded_with_no_other(tmp_path: Path) -> None:
-    for pattern, other in (("flat", "delay"), ("delay", "flat")):
-        stage = tiny_stage("coarse", codebook_pattern=pattern)
-        stage.save_pretrained(tmp_path / pattern)
-        assert f'"codebook_pattern": "{pattern}"' in (tmp_path / pattern / "config.json").read_text()
-        loaded = HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern)
+@pytest.mark.parametrize(
+    ("field", "values"), [("codebook_pattern", ("flat", "delay")), ("conditioning_fusion", ("sum", "prepend"))]
+)
+def test_a_checkpoint_says_its_arrangement_and_is_loaded_with_no_other(
+    field: str, values: Any, tmp_path: Path
+) -> None:
+    refused = "trained with another codebook_pattern"
+    if field == "conditioning_fusion":
+        refused += "|ignore_mismatched_sizes"
+    for own, other in (values, values[::-1]):
+        options: dict[str, Any] = {field: own}
+        stage = tiny_stage("coarse", **options)
+        stage.save_pretrained(tmp_path / own)
+        assert f'"codebook_pattern": "{stage.config.codebook_pattern}"' in (tmp_path / own / "config.json").read_text()
+        loaded = HAFMCoarseForCausalLM.from_pretrained(tmp_path / own)
         arguments = {"labels": targets_for(stage), "conditioning_ids": conditioning_for(stage)}
         assert torch.equal(loaded(**arguments).logits, stage(**arguments).logits)
-        wrong = loaded.config.__class__.from_pretrained(tmp_path / pattern, codebook_pattern=other)
-        for options in ({"codebook_pattern": other}, {"config": wrong}):
-            with pytest.raises(ValueError, match="trained with another codebook_pattern"):
-                HAFMCoarseForCausalLM.from_pretrained(tmp_path / pattern, **options)
+        wrong = loaded.config.__class__.from_pretrained(tmp_path / own, **{field: other})
+        for options in ({field: other}, {"config": wrong}):
+            with pytest.raises((ValueError, RuntimeError), match=refused):
+                HAFMCoarseForCausalLM.from_pretrained(tmp_path / own, **options)
+    with pytest.raises(Exception, match=f"{field} is 'other'"):
+        HAFMCoarseConfig(**{field: "other"})  # type: ignore[arg-type]
 
 
-def test_what_the_delay_pattern_cannot_do_is_refused() -> None:
-    with pytest.raises(Exception, match="codebook_pattern is 'parallel'"):
-        HAFMCoarseConfig(codebook_pattern="parallel")
+def test_the_delay_pattern_refuses_parts_of_frames() -> None:
     with pytest.raises(ValueError, match="whole frames, not 9 tokens"):
         DelayPattern(4).plan(torch.zeros(1, 4, dtype=torch.long), 9, BOS)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conditioning added to the target's slots: at the right instant, nothing where it is null, saved and trained."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
 from modeling.test_modeling import FRAMES, conditioning_for, targets_for
 from tiny_models import STAGES, placed, tiny_composite, tiny_stage
@@ -65,19 +63,6 @@ def test_padded_conditioning_gives_the_scores_of_the_row_alone(padding: str) -> 
         alone = stage(labels=labels[1:], conditioning_ids=conditioning[1:, :, mask[1]]).logits
     rows = stage.pattern.rows
     torch.testing.assert_close(both[rows:, :slots], alone[:, :slots])
-
-
-def test_a_checkpoint_says_its_fusion_and_is_loaded_with_no_other(tmp_path: Path) -> None:
-    for fusion, other in (("sum", "prepend"), ("prepend", "sum")):
-        stage = tiny_stage("coarse", conditioning_fusion=fusion)
-        stage.save_pretrained(tmp_path / fusion)
-        loaded = HAFMCoarseForCausalLM.from_pretrained(tmp_path / fusion)
-        heard = conditioning_for(stage)
-        assert torch.equal(logits(loaded, heard), logits(stage, heard))
-        with pytest.raises((ValueError, RuntimeError), match="conditioning_fusion|ignore_mismatched_sizes"):
-            HAFMCoarseForCausalLM.from_pretrained(tmp_path / fusion, conditioning_fusion=other)
-    with pytest.raises(Exception, match="conditioning_fusion is 'cross'"):
-        HAFMCoarseConfig(conditioning_fusion="cross")
 
 
 def test_it_learns_what_the_conditioning_says_at_once() -> None:

@@ -77,20 +77,6 @@ def test_fast_and_reference_draw_the_same_tokens(name: str, pattern: str, scheme
     assert len(fast.unique()) > 2
 
 
-@pytest.mark.parametrize(
-    ("name", "pattern", "frames"),
-    # the last two are 1,008 and 1,002 slots
-    [*((*each, FRAMES) for each in STAGES_AND_PATTERNS), ("coarse", "flat", 168), ("coarse", "delay", 666)],
-)
-def test_greedy_tokens_equal_generates(name: str, pattern: str, frames: int) -> None:
-    stage = tiny_stage(name, codebook_pattern=pattern, position_scheme="time")
-    conditioning = conditioning_for(stage, frames=frames)
-    steps = stage.config.target_length(frames)
-    reference = stage.codes_of(stage.generate(conditioning_ids=conditioning, do_sample=False))
-    tokens = FastDecoder(stage, 3.0).generate(conditioning, steps, None)
-    assert torch.equal(tokens, reference.transpose(1, 2).flatten(1))
-
-
 @pytest.mark.parametrize("padding", ["behind", "before"])
 @pytest.mark.parametrize("scheme", ["index", "time", "sum"])
 @pytest.mark.parametrize("pattern", ["flat", "delay"])

@@ -104,15 +104,6 @@ def test_padded_conditioning_generates_as_the_row_alone(scheme: str, pattern: st
     assert torch.equal(stage.codes_of(batch)[:1, :, : alone.shape[2]], alone)
 
 
-def test_prefix_is_continued_as_if_it_had_been_generated() -> None:
-    stage = tiny_stage("coarse")
-    conditioning = conditioning_for(stage)
-    whole = stage.generate(conditioning_ids=conditioning, do_sample=False)
-    for known in (1, 5, 8):
-        again = stage.generate(input_ids=whole[:, : 1 + known], conditioning_ids=conditioning, do_sample=False)
-        assert torch.equal(again, whole)
-
-
 def test_several_samples_of_one_vocal_are_rows_that_differ_and_seeds_repeat_them() -> None:
     stage = tiny_stage("semantic", initializer_range=0.1)
     conditioning = conditioning_for(stage, batch=2)

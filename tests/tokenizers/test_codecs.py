@@ -129,13 +129,6 @@ def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
     assert torch.equal(codec.decode(codes, 2_400), audio)
 
 
-def test_fewer_codebooks_are_the_first_of_all(codec: Codec) -> None:
-    waveform = 0.3 * torch.randn(1, 1, 1_200)
-    codes = codec.encode(waveform, 3)
-    assert torch.equal(codec.encode(waveform, 1), codes[:, :1])
-    assert not torch.equal(codec.decode(codes[:, :1]), codec.decode(codes))
-
-
 def test_saved_codec_loads_strictly_from_folder_and_subfolder(codec: Codec, tmp_path: Path) -> None:
     codec.model.save_pretrained(tmp_path / "codec")
     waveform = 0.3 * torch.randn(1, 1, 1_200)

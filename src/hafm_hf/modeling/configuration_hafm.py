@@ -192,9 +192,8 @@ class HAFMStageConfig(PreTrainedConfig):
     def validate_sizes(self) -> None:
         """Refuses sizes that are not positive, or so large that they can only be a mistake, before any allocation."""
         check_range("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)
-        for name in ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size"):
-            check_range(name, getattr(self, name), MAX_WIDTH)
-        for name in ("conditioning_frame_rate", "frame_rate"):
+        widths = ("hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
+        for name in (*widths, "conditioning_frame_rate", "frame_rate"):
             check_range(name, getattr(self, name), MAX_WIDTH)
         sizes = self.conditioning_sizes
         if len(sizes) > MAX_STREAMS or len(self.codebook_sizes) > MAX_STREAMS:

@@ -15,7 +15,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
 from .inputs import check_conditioning, check_rows
-from .sampling import ConditioningGuidance, combine, split_off_sampling
+from .sampling import ConditioningGuidance, StreamSampling, combine
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -278,13 +278,10 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> LogitsProcessorList:
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
-        given, last = split_off_sampling(kwargs.pop("logits_processor", None))
-        others = super()._get_logits_processor(  # type: ignore[misc]
-            generation_config, *args, logits_processor=LogitsProcessorList(given), **kwargs
-        )
+        others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
         generation_config.guidance_scale = scale
-        ours = LogitsProcessorList()
-        if scales := _guidance(generation_config).scales:
+        ours: list[LogitsProcessor] = []
+        if scales := ConditioningGuidance(scale, generation_config.lead_sheet_guidance).scales:
             ours.append(ClassifierFreeGuidance(*reversed(scales)))
         weight = getattr(generation_config, "history_free_guidance", 0.0)
         if weight != 0.0:
@@ -295,7 +292,9 @@ class HAFMGenerationMixin(GenerationMixin):
             ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
         # after guidance, which would turn −inf − −inf into NaN
         ours.append(CodebookLogitsProcessor(self.config.codebook_sizes, self.pattern.rows))
-        return LogitsProcessorList([*ours, *others, *last])
+        # what draws comes behind all that changes the scores
+        others.sort(key=lambda processor: isinstance(processor, StreamSampling))
+        return LogitsProcessorList([*ours, *others])
 
     def prepare_inputs_for_generation(
         self,
@@ -345,8 +344,3 @@ class HAFMGenerationMixin(GenerationMixin):
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs
-
-
-def _guidance(config: GenerationConfig) -> ConditioningGuidance:
-    scale = 1.0 if config.guidance_scale is None else config.guidance_scale
-    return ConditioningGuidance(scale, getattr(config, "lead_sheet_guidance", None))

@@ -239,7 +239,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
             past = past.clone()
         if conditioning_is_cached is None:
             conditioning_is_cached = bool(past > 0)
-        conditioning_slots = self.config.num_prepended_sources * conditioning_ids.shape[-1]
+        frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
+        conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
         key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
         query = torch.arange(new_slots, device=input_ids.device) + past
@@ -251,14 +252,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         elif not conditioning_is_cached:
             prefix = self.embed_conditioning(conditioning_ids, null_conditioning)
             hidden_states = torch.cat([prefix, hidden_states], dim=1)
-        layout = token_layout(
-            self.config,
-            conditioning_ids.shape[-1],
-            key_slots - conditioning_slots,
-            conditioning_mask,
-            attention_mask,
-            device=input_ids.device,
-        )
+        target_slots = key_slots - conditioning_slots
+        layout = token_layout(self.config, frames, target_slots, *masks, device=input_ids.device)
         position_bias = self.attention_bias(layout, query)
         for number, layer in enumerate(self.layers):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:

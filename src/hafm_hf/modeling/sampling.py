@@ -10,7 +10,6 @@ Dimensions: B sequences, R rows of all kinds, K conditioning streams, T_c condit
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -181,12 +180,3 @@ class StreamSampling(LogitsProcessor):
         if self.report is not None:
             self.report(1)
         return torch.full_like(scores, -float("inf")).scatter(1, chosen[:, None], 0.0)
-
-
-def split_off_sampling(processors: list[Any] | None) -> tuple[list[Any], list[StreamSampling]]:
-    """Splits processors into the others and the stream sampling, which has to come behind all."""
-    given = list(processors or [])
-    return (
-        [processor for processor in given if not isinstance(processor, StreamSampling)],
-        [processor for processor in given if isinstance(processor, StreamSampling)],
-    )

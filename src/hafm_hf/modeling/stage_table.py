@@ -48,24 +48,9 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "semantic",
-            "semantic tokens",
-            ("vocal_semantic",),
-            "instrumental_semantic",
-        ),
-        Stage(
-            "coarse",
-            "coarse codebooks",
-            ("vocal_semantic", "instrumental_semantic"),
-            "coarse",
-        ),
-        Stage(
-            "fine",
-            "fine codebooks",
-            ("coarse",),
-            "fine",
-        ),
+        Stage("semantic", "semantic tokens", ("vocal_semantic",), "instrumental_semantic"),
+        Stage("coarse", "coarse codebooks", ("vocal_semantic", "instrumental_semantic"), "coarse"),
+        Stage("fine", "fine codebooks", ("coarse",), "fine"),
     )
 }
 

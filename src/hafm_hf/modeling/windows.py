@@ -424,9 +424,8 @@ def decode_window(
     if options.decoding == "fast":
         decoder = decoder or options.decoder(stage)
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
-    bos, frames = stage.config.codebook_size, None
-    if conditioning_mask is not None:
-        frames = stage.target_frames(conditioning_mask)
+    bos = stage.config.codebook_size
+    frames = None if conditioning_mask is None else stage.target_frames(conditioning_mask)
     plan = stage.pattern.plan(known, new_tokens, bos, uniforms.to(conditioning_ids.device), forced, frames)
     assert plan.uniforms is not None
     sampled = StreamSampling(plan.uniforms, plan.known.shape[1] + 1, plan.forced, report)
