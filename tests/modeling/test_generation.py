@@ -90,20 +90,6 @@ def test_guidance_formula_is_the_stock_processors() -> None:
         ClassifierFreeGuidance(2.0)(ids, scores[:3])
 
 
-@pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6)])
-@pytest.mark.parametrize("pattern", ["flat", "delay"])
-@pytest.mark.parametrize("scheme", ["index", "time"])
-def test_padded_conditioning_generates_as_the_row_alone(scheme: str, pattern: str, there: slice) -> None:
-    stage = tiny_stage("coarse", position_scheme=scheme, codebook_pattern=pattern)
-    conditioning = conditioning_for(stage)
-    mask = torch.ones(BATCH, FRAMES, dtype=torch.bool)
-    mask[0] = False
-    mask[0, there] = True
-    alone = stage.codes_of(stage.generate(conditioning_ids=conditioning[:1, :, there], do_sample=False))
-    batch = stage.generate(conditioning_ids=conditioning, conditioning_mask=mask, do_sample=False)
-    assert torch.equal(stage.codes_of(batch)[:1, :, : alone.shape[2]], alone)
-
-
 def test_several_samples_of_one_vocal_are_rows_that_differ_and_seeds_repeat_them() -> None:
     stage = tiny_stage("semantic", initializer_range=0.1)
     conditioning = conditioning_for(stage, batch=2)

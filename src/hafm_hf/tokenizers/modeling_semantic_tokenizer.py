@@ -254,14 +254,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Returns:
             int64 [B, T_v]: what `encode` gives row by row, but where rounding decides between two centroids.
         """
-        prepared = torch.stack(
-            [
-                self._prepare(row, seeds is not None, None if seeds is None else seeds[number])
-                for number, row in enumerate(waveforms)
-            ]
-        )
-        layers = self._iterate_layers(prepared, self.num_frames(waveforms.shape[1]))
-        return self._tokens((part[-1] for part in layers), waveforms, seeds is not None)
+        noise = seeds is not None
+        drawn = seeds if seeds is not None else [None] * len(waveforms)
+        rows = [self._prepare(row, noise, seed) for row, seed in zip(waveforms, drawn, strict=True)]
+        layers = self._iterate_layers(torch.stack(rows), self.num_frames(waveforms.shape[1]))
+        return self._tokens((part[-1] for part in layers), waveforms, noise)
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
