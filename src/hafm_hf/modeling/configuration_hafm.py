@@ -130,11 +130,6 @@ class HAFMStageConfig(PreTrainedConfig):
         return self.codebook_size
 
     @property
-    def input_vocab_size(self) -> int:
-        """Ids that `input_ids` may hold: the codes of the largest target codebook, and BOS behind them."""
-        return self.codebook_size + 1
-
-    @property
     def num_codebooks(self) -> int:
         """Q, the number of target codebooks."""
         return len(self.codebook_sizes)
