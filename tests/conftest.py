@@ -29,6 +29,7 @@ import pytest
 import torch
 
 from faults import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary, tally
+from programs import start_server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -58,6 +59,9 @@ LONGEST = (
 )
 
 torch.set_num_threads(1)
+# in a run of the whole suite it imports while tests are collected
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    start_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

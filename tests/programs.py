@@ -1,46 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as people start them, in forks of the test: importing torch and transformers takes an interpreter 4 to 9
-processor seconds, most of a short run. What is said of imports, or of variables that libraries read while they are
-imported, needs an interpreter of its own (`fresh=True`).
+"""Programs as people start them, forked from Python's fork server, which has imported their libraries: importing torch
+and transformers takes an interpreter 4 to 9 processor seconds, most of a short run. What is said of imports, or of
+variables that libraries read while they are imported, needs an interpreter of its own (`fresh=True`).
 """
 
-import atexit
-import concurrent.futures.thread
-import importlib
-import logging
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import warnings
-import weakref
 from collections.abc import Callable
-from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from hafm_hf.audio.librosa_loading import load_librosa
-
 REPOSITORY = Path(__file__).resolve().parents[1]
-# imported before anything is forked
-LIBRARIES = (
-    "accelerate.state",
+# what the server imports; hafm_hf.cli is not among it: a console of rich reads its environment when it is made
+LIBRARIES = [
+    "accelerate",
     "datasets",
-    "hafm_hf.cli",
     "hafm_hf.corpus.prepare",
     "hafm_hf.evaluation.run",
-    "hafm_hf.registration",
     "hafm_hf.training.recipe",
-    "tqdm",
-)
+    "rich.progress",
+    "scipy.signal",
+    "sklearn.cluster",
+    "transformers.models.encodec.modeling_encodec",
+    "transformers.models.hubert.modeling_hubert",
+    "typer",
+]
 # read while a library is imported, or when torch starts its threads
 READ_AT_IMPORT = ("ATEN_", "HF_", "HUGGINGFACE_", "MKL_", "NUMBA_", "OMP_", "ONEDNN_", "TRANSFORMERS_")
 READ_WHEN_USED = {"HF_TOKEN", "HF_DATASETS_CACHE"}
+
+
+def start_server() -> None:
+    """Starts the process that programs are forked from, before a test's own workers start one without libraries."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
+    forkserver.ensure_running()
 
 
 class ForkedWork:
@@ -53,9 +52,9 @@ class ForkedWork:
     """
 
     def __init__(self, function: Callable[..., object], *arguments: Any, log: Path, out: Path | None = None) -> None:
-        import_libraries()
+        start_server()
         self.log = log
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("forkserver")
         self.process = context.Process(target=_apart, args=(out or log, log, function, *arguments))
         self.process.start()
         self.pid = self.process.pid or 0
@@ -92,7 +91,6 @@ class Program(ForkedWork):
         out, err: files that stdout and stderr are added to; the same one may be named.
         env: the whole environment; that of this process by default.
         cwd: the folder in which it runs.
-        scripts_too: whether the Python scripts that it starts by `subprocess.run` are forked as well.
 
     Raises:
         ValueError: `env` differs from this process's in what libraries read at import.
@@ -105,13 +103,12 @@ class Program(ForkedWork):
         err: Path,
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
-        scripts_too: bool = False,
     ) -> None:
         environment = dict(os.environ if env is None else env)
         for name in {name for name, _ in os.environ.items() ^ environment.items()} - READ_WHEN_USED:
             if name.startswith(READ_AT_IMPORT):
                 raise ValueError(f"{name} is read at import; ask for fresh=True.")
-        super().__init__(_become, list(map(str, words)), environment, cwd, scripts_too, log=err, out=out)
+        super().__init__(_become, list(map(str, words)), environment, cwd or Path.cwd(), log=err, out=out)
 
 
 def run_program(
@@ -119,13 +116,12 @@ def run_program(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     timeout: float = 600.0,
-    scripts_too: bool = False,
     fresh: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """What a program says and how it ends.
 
     Args:
-        words, env, cwd, scripts_too: as of `Program`.
+        words, env, cwd: as of `Program`.
         timeout: seconds.
         fresh: whether it is an interpreter of its own in place of a fork.
     """
@@ -134,7 +130,7 @@ def run_program(
         return subprocess.run(command, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        program = Program(words, out, err, env, cwd, scripts_too)
+        program = Program(words, out, err, env, cwd)
         code = program.wait(timeout)
         program.kill()
         if code is None:
@@ -168,69 +164,22 @@ def group_lives(group: int) -> bool:
     return True
 
 
-@cache
-def import_libraries() -> None:
-    """All that programs import; librosa under its lock, since another process of a fresh clone may compile it."""
-    load_librosa()
-    for name in LIBRARIES:
-        importlib.import_module(name)
-
-
 def _apart(out: Path, err: Path, function: Callable[..., object], *arguments: Any) -> None:
-    """Runs a function in a process that has been forked from a test, without what pytest and the test left there."""
+    """Runs a function in this fresh fork, in a session of its own, and with its output in files."""
     os.setsid()
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     # a shell that runs the tests in the background has told them and their children to ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importlib.reload(warnings)
-    logging.root.handlers.clear()
-    for logger in logging.root.manager.loggerDict.values():
-        for handler in getattr(logger, "handlers", ()):
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.setStream(sys.stderr)
-    # of the test's own temporary folders, which are not this one's to remove
-    atexit._clear()
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
-    # a pool's thread that this one is forked from would wait for itself
-    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
-    # the server of the process that this one is forked from is no child of this one, which may not wait for it
-    multiprocessing.forkserver._forkserver.__init__()  # type: ignore[misc]
-    _forget_runs()
-    try:
-        function(*arguments)
-    finally:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+    function(*arguments)
 
 
-def _forget_runs() -> None:
-    """Takes from accelerate, tqdm and rich what they know of the test's process."""
-    from accelerate.state import AcceleratorState, GradientState
-    from tqdm import tqdm
-
-    from hafm_hf.cli import console
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    # forks share tqdm's lock, and a job that was killed with it in hand would keep it from all that come after; a
-    # class of bars that was used in threads keeps the lock by itself
-    lock: Any = threading.RLock()
-    classes: list[Any] = [tqdm]
-    for each in classes:
-        each.set_lock(lock)
-        classes += each.__subclasses__()
-    console.stderr.file, console.stdout.file = sys.stderr, sys.stdout
-
-
-def _become(words: list[str], environment: dict[str, str], cwd: Path | None, scripts_too: bool) -> None:
+def _become(words: list[str], environment: dict[str, str], cwd: Path) -> None:
     """Turns this process into a program."""
     import datasets
 
-    from hafm_hf.cli import console
-
-    os.chdir(cwd or Path.cwd())
+    os.chdir(cwd)
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(environment)
@@ -238,15 +187,7 @@ def _become(words: list[str], environment: dict[str, str], cwd: Path | None, scr
     tempfile.tempdir = None
     if "HF_DATASETS_CACHE" in environment:
         datasets.config.HF_DATASETS_CACHE = Path(environment["HF_DATASETS_CACHE"])
-    for each in (console.stdout, console.stderr):
-        each.width = int(environment.get("COLUMNS", 80))
     sys.path[:0] = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder not in known]
-    # a script's folder may hold modules of the names of those that the test has imported
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(REPOSITORY / "recipes")):
-            del sys.modules[name]
-    if scripts_too:
-        subprocess.run = _run_forked  # type: ignore[assignment]
     words = words[words[0] == sys.executable :]
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
@@ -260,10 +201,3 @@ def _become(words: list[str], environment: dict[str, str], cwd: Path | None, scr
         sys.argv = words
         sys.path.insert(0, str(Path(words[0]).resolve().parent))
         runpy.run_path(words[0], run_name="__main__")
-
-
-def _run_forked(words: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
-    """`subprocess.run` of a Python script into one file."""
-    log = Path(options["stdout"].name)
-    program = Program(words, log, log, options.get("env"), options.get("cwd"), scripts_too=True)
-    return subprocess.CompletedProcess(words, program.wait() or 0)

@@ -103,7 +103,7 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     smallest = ["--preset", "trial", "--hours", 0.002, "--workers", 2, "--clusters", 20]
     words = [corpus, tmp_path / "out", *smallest]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
-    run = run_program(command, scripts_too=True)
+    run = run_program(command)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() == str(tmp_path / "out/model")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "out/model")
@@ -124,7 +124,7 @@ def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
     assert min(steps.values()) >= 16
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
-    again = run_program(command, scripts_too=True)
+    again = run_program(command)
     assert again.returncode == 0, again.stderr[-2000:]
     assert logs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.log")}
     other = run_program([*command, "--preset", "tiny"])
