@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a stage trains: against itself without a bias, against MusicGen's decoder, against the device's peak.
+"""How fast a stage trains: against itself without a bias, and against MusicGen's decoder.
 
 All variants take full optimiser steps over one fixed batch, by turns, and each counts with its fastest step, so that
 what else the machine does falls on all of them alike. MusicGen's decoder (transformers' `MusicgenForCausalLM`) has the
@@ -34,7 +34,6 @@ from hafm_hf.modeling.layers import HAFMAttention
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS, HAFMStageForCausalLM
 from hafm_hf.training.arguments import StageArguments, stage_config
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, collate, load_token_corpus
-from hafm_hf.training.watching import device_peak, step_flops
 
 # the paper's tokens
 _COARSE, _FINE = HAFMCoarseConfig(), HAFMFineConfig()
@@ -114,7 +113,7 @@ def without_bias(stage: HAFMStageForCausalLM) -> HAFMStageForCausalLM:
 
 
 def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
-    """Measures and returns {"options", "clock", "peak", "variants", "ratios", "data_loading"}; times in seconds.
+    """Measures and returns {"options", "clock", "variants", "ratios", "data_loading"}; times in seconds.
 
     Raises:
         ValueError: for an unknown stage or dtype.
@@ -141,13 +140,11 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
             elapsed = timed(step, device)
             if turn:  # the first turn warms up
                 fastest[name] = min(fastest[name], elapsed)
-    peak, flops = device_peak(device, DTYPES[options.dtype]), step_flops(config, frames, options.batch)
     speeds = {name: tokens / elapsed for name, elapsed in fastest.items()}
     loading = loading_seconds(config, seconds, options.batch, options.repeats)
     return {
         "options": {**asdict(options), "crop_seconds": seconds},
         "clock": clock(device)[0],
-        "peak": asdict(peak),
         "variants": {
             name: {"step_seconds": fastest[name], "tokens_per_second": speed, "parameters": parameters[name]}
             for name, speed in speeds.items()
@@ -156,7 +153,6 @@ def benchmark_training(options: TrainingBenchmark) -> dict[str, Any]:
             "without_bias": speeds["relative_bias"] / speeds["without_bias"],
             "musicgen": speeds["relative_bias"] / speeds["musicgen"],
         },
-        "model_flop_utilisation": flops / fastest["relative_bias"] / peak.flops,
         "data_loading": {"seconds_per_step": loading, "share_of_step": loading / fastest["relative_bias"]},
     }
 
@@ -288,10 +284,9 @@ def main(
             f"{variant['tokens_per_second']:,.0f}",
             "" if ratio is None else f"{ratio:.2f} × as fast",
         )
-    console, peak = Console(), result["peak"]
+    console = Console()
     console.print(table)
-    share, loading = result["model_flop_utilisation"], result["data_loading"]["share_of_step"]
-    console.print(f"{share:.1%} of the peak of {peak['flops'] / 1e9:,.0f} GFLOP/s ({peak['source']})", markup=False)
+    loading = result["data_loading"]["share_of_step"]
     console.print(f"reading a batch takes {loading:.2%} of a step", markup=False)
 
 

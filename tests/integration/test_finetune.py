@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from huggingface_hub import ModelCard
 
@@ -18,7 +17,6 @@ from hub_stand_in import TOKEN, StandIn, stand_in
 from integration.training_runs import RECIPE, read_metrics, words
 from programs import run_program
 from tiny_models import CLUSTERS, CODES
-from vocals import CODEC_RATE, glide
 
 pytest.importorskip("peft", reason="peft is not installed; pip install 'hafm-hf[train]'")
 NAME = "singers/tiny-coarse-mine"
@@ -46,7 +44,6 @@ def published(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """Output folder of the run, and the hub that it published to."""
     folder = tmp_path_factory.mktemp("finetune")
     corpus = write_own_songs(folder / "own-songs")
-    soundfile.write(folder / "vocal.wav", glide(2.0), CODEC_RATE)
     (folder / "facts.yaml").write_text("license: cc-by-4.0\nattribution: [Sung by nobody]\n")
     flags = words(
         corpus,
@@ -60,10 +57,6 @@ def published(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
         ema_decay=0.0,
         activation_checkpointing=True,
         learning_rate=3e-2,
-        sample_steps=4,
-        sample_model=tiny_model,
-        sample_vocal=folder / "vocal.wav",
-        sample_seconds=1.0,
         report_to="tensorboard",
         push_to_hub=NAME,
         hub_private=True,
@@ -103,10 +96,8 @@ def test_the_hub_gets_weights_configurations_and_a_card_that_tells_the_run(publi
         assert told in card.text, told
 
 
-def test_the_run_is_heard_and_tracked(published: tuple[Path, StandIn]) -> None:
+def test_the_run_is_tracked(published: tuple[Path, StandIn]) -> None:
     run, _ = published
-    samples, rate = soundfile.read(run / "samples/step-0000004.wav")
-    assert rate == CODEC_RATE and len(samples) == CODEC_RATE
     events = list(run.rglob("events.out.tfevents.*"))
     assert events
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -114,4 +105,3 @@ def test_the_run_is_heard_and_tracked(published: tuple[Path, StandIn]) -> None:
     log = EventAccumulator(str(max(events, key=lambda path: path.stat().st_size)))
     log.Reload()
     assert {"loss", "validation_paired_difference", "codebook_losses/4"} <= set(log.Tags()["scalars"])
-    assert log.Tags()["audio"] == ["sample"]

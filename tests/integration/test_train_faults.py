@@ -167,5 +167,5 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_p
 def test_a_run_says_what_it_was_asked_for(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_here(monkeypatch, corpus, tmp_path / "run", **QUICK)
     facts = json.loads((tmp_path / "run/run.json").read_text())
-    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6 and "measured" in facts["peak"]["source"]
+    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6
     assert read_metrics(tmp_path / "run")[-1]["skipped_steps"] == 0

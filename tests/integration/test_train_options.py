@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of a run that change how it computes, and not what it learns."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,6 @@ def test_options_leave_the_losses_alone(
 ) -> None:
     lines = train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, **options)
     assert losses(lines) == pytest.approx(losses(plain), abs=tolerance, rel=0)
-    facts = json.loads((tmp_path / "run/run.json").read_text())
-    wanted = "torch.bfloat16" if options.get("mixed_precision") == "bf16" else "torch.float32"
-    assert wanted in facts["peak"]["source"]
 
 
 def test_averaged_weights_are_what_is_validated_and_saved(

@@ -109,7 +109,6 @@ def test_every_configuration_runs_on_every_launch_file(name: str, launch: str) -
     ("flags", "message"),
     [
         (["--ema_decay", "1.0"], "ema_decay is 1.0"),
-        (["--sample_steps", "5"], "--sample_vocal"),
         (["--mixed_precision", "fp8"], "choose no, fp16 or bf16"),
         (["--history_dropout", "1.5"], "from 0 to 1"),
     ],

@@ -129,12 +129,6 @@ class RunArguments:
     activation_checkpointing: bool = False
     compile: bool = False
     report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})
-    sample_steps: int = field(default=0, metadata={"help": "generate from sample_vocal every so many steps; 0: never"})
-    sample_vocal: str | None = field(default=None, metadata={"help": "recording of singing for audio samples"})
-    sample_model: str | None = field(
-        default=None, metadata={"help": "composite whose stage is replaced for audio samples; hafm-tiny if not given"}
-    )
-    sample_seconds: float = field(default=5.0, metadata={"help": "length of an audio sample"})
     push_to_hub: str | None = field(default=None, metadata={"help": "hub repository for the finished stage"})
     hub_private: bool = False
     card_facts: str | None = field(default=None, metadata={"help": "YAML file for the model card (hub.model_card)"})
@@ -152,8 +146,6 @@ class RunArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay is {self.ema_decay}; it must be 0 (off) or more, and below 1.")
-        if self.sample_steps and not self.sample_vocal:
-            raise ValueError("sample_steps needs a recording of singing: name one with --sample_vocal.")
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -18,7 +18,6 @@ from .arguments import DataArguments, RunArguments, StageArguments, parse_argume
 from .checkpoints import RunProgress
 from .data import TokenCrops, load_token_corpus
 from .lead_sheets import LeadSheetNoise
-from .samples import SongSampler
 from .stages import make_stage
 from .trainer import StageTrainer
 from .validation import Metrics
@@ -91,8 +90,7 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
     validation = validation_crops(data, model.config)
-    sampler = SongSampler(run, stage.stage, model.config) if run.sample_steps else None
-    trainer = StageTrainer(model, crops, validation, data, run, sampler)
+    trainer = StageTrainer(model, crops, validation, data, run)
     if trainer.accelerator.is_main_process:
         batches = trainer.batch_sampler(0)
         logger.info(

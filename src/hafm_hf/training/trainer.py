@@ -27,14 +27,12 @@ from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .objective import draw_seeds, drop_history, history_dropout_rate, null_rows, swap_history
 from .optimizers import make_optimizers, scheduled_rate
-from .samples import SongSampler
 from .stages import plain_stage
 from .validation import Metrics, eval_mode, validate_stage
-from .watching import LossWindow, device_peak, step_flops
+from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
 Batch = dict[str, torch.Tensor]
-PRECISIONS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dropout: float) -> torch.Tensor:
@@ -63,7 +61,6 @@ class StageTrainer:
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
         data (DataArguments), run (RunArguments): see there.
-        sampler (SongSampler or None): generates audio every `run.sample_steps`.
 
     Raises:
         ValueError: when the global batch cannot be divided over processes and accumulation, or is larger than the
@@ -77,9 +74,8 @@ class StageTrainer:
         validation: TokenCrops | None,
         data: DataArguments,
         run: RunArguments,
-        sampler: SongSampler | None = None,
     ) -> None:
-        self.data, self.run, self.crops, self.validation, self.sampler = data, run, crops, validation, sampler
+        self.data, self.run, self.crops, self.validation = data, run, crops, validation
         self.accelerator = Accelerator(
             mixed_precision=run.mixed_precision,
             log_with=None if run.report_to == "none" else run.report_to,
@@ -102,9 +98,6 @@ class StageTrainer:
             model.compile(dynamic=False)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         self.folder = RunFolder(Path(run.output_dir), self.accelerator, run.keep_checkpoints)
-        frames = round(crops.seconds * self.config.conditioning_frame_rate)
-        self.flops = step_flops(self.config, frames, run.global_batch)
-        self.peak = device_peak(self.accelerator.device, PRECISIONS[run.mixed_precision])
         self.progress = RunProgress()
         self.skipped_in_a_row = 0
         self.last_validation: Metrics = {}
@@ -186,18 +179,16 @@ class StageTrainer:
         return self.progress
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps (0: never) happens after this one."""
-        return every > 0 and self.progress.step % every == 0
+        """Whether something that happens every so many steps happens after this one."""
+        return self.progress.step % every == 0
 
     def pause(self, window: LossWindow) -> None:
-        """Validation, checkpoint and audio sample where they are due; their time is not training time."""
+        """Validation and checkpoint where they are due; their time is not training time."""
         began = time.monotonic()
         if self.due(self.run.validation_steps):
             self.validate()
         if self.due(self.run.save_steps):
             self.save_checkpoint()
-        if self.due(self.run.sample_steps):
-            self.write_sample()
         window.pause(time.monotonic() - began)
 
     def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
@@ -225,7 +216,6 @@ class StageTrainer:
         if watched:
             window.look_at(self.pattern.tokens(output.logits), batch["labels"], self.config.num_codebooks)
         window.learning_rate = rate
-        window.steps += 1
         progress.step += 1
 
     def update(self, window: LossWindow) -> None:
@@ -276,7 +266,7 @@ class StageTrainer:
         """Writes one line of training metrics."""
         self.write(
             {
-                **window.metrics(self.accelerator, self.flops, self.peak.flops),
+                **window.metrics(self.accelerator),
                 "history_dropout": self.history_dropout(fraction),
                 "hours_of_audio": self.progress.step * self.run.global_batch * self.crops.seconds / 3600,
                 "skipped_steps": float(self.progress.skipped),
@@ -304,7 +294,6 @@ class StageTrainer:
                 "arguments": asked,
                 "processes": self.accelerator.num_processes,
                 "crops_a_process": self.batch_sampler(0).largest,
-                "peak": asdict(self.peak),
                 "config": self.config.to_diff_dict(),
             }
         )
@@ -329,14 +318,6 @@ class StageTrainer:
             self.progress.best = matched
             self.folder.save_stage(finished, "best")
         return metrics
-
-    def write_sample(self) -> None:
-        """Generates audio with the stage as it is now, on the main process."""
-        if self.sampler is not None and self.accelerator.is_main_process:
-            folder = self.folder.path / "samples"
-            path = self.sampler.write(self.finished_stage, folder, self.progress.step, self.accelerator)
-            logger.info("Audio sample of step %d: %s", self.progress.step, path)
-        self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> None:
         """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
