@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from hafm_hf.audio.librosa_loading import librosa_lock, load_librosa
+from hafm_hf.evaluation import retrieval
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.evaluation.features import (
@@ -182,16 +183,20 @@ def test_level_is_the_gain_that_was_applied(measured: list, songs: list) -> None
     assert difference == pytest.approx(6.02, abs=0.01)
 
 
-def test_the_bank_is_as_large_as_asked_for_and_evenly_spread(tmp_path: Path) -> None:
+def test_the_bank_is_no_larger_than_its_bound_and_evenly_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clips = []
     for number in range(5):
         tone = np.sin(2 * np.pi * 220 * 2 ** (number / 12) * np.arange(3 * RATE) / RATE).astype(np.float32)
         soundfile.write(tmp_path / f"{number}.wav", 0.3 * tone, RATE)
         part = Part(tmp_path / f"{number}.wav")
         clips.append(Clip(str(number), str(number), part, part))
-    assert [item.song for item in build_bank(clips, [], size=2, seconds=1.5)] == ["0", "2"]
-    bank = build_bank(clips, [], size=0, seconds=1.5)
-    assert [item.song for item in bank] == list("01234") and {item.part.seconds for item in bank} == {1.5}
+    assert [item.song for item in build_bank(clips, [])] == list("01234")
+    monkeypatch.setattr(retrieval, "BANK_SIZE", 2)
+    monkeypatch.setattr(retrieval, "BANK_SECONDS", 1.5)
+    bank = build_bank(clips, [])
+    assert [item.song for item in bank] == ["0", "2"] and {item.part.seconds for item in bank} == {1.5}
 
 
 @pytest.mark.parametrize("entry", [0.3, 2.3, 3.0, 4.4, 9.0])

@@ -3,7 +3,6 @@
 
 import json
 import statistics
-from multiprocessing import Pipe
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +12,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from benchmarks import decoding, patterns, preparation, scoring, song, start, training
+from benchmarks import decoding, patterns, song, start, training
 from benchmarks.decoding import DecodingBenchmark, benchmark_decoding, musicgen_decoder, musicgen_run
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 # what transformers' classes import by themselves is not ours to choose; beyond them a song needs none of these
 NOT_NEEDED = {
@@ -123,22 +121,3 @@ def test_the_command_starts_quickly_beside_the_imports_of_torch_and_transformers
     assert result["ours"] == pytest.approx(sum(result["parts"][name] for name in start.OURS))
     assert not NOT_NEEDED & set(result["packages"])
     assert result["ratio"] <= 0.5, result
-
-
-def test_preparation_tells_its_speed_by_step_its_memory_and_the_seconds_of_audio(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    preparation.write_songs(tmp_path / "songs", 3, 4.0)
-    receiver, sender = Pipe(duplex=False)
-    options = preparation.PreparationBenchmark(tokenizer=TokenizerOptions(model=str(tiny_model), device="cpu"))
-    preparation._run(options, tmp_path / "songs", tmp_path / "corpus", 1, sender)
-    measured = receiver.recv()
-    assert measured["audio_seconds"] == 12.0 and measured["rate"] > 0 and measured["peak_gib"] > 0
-    assert {"read", "separate", "tokenise", "write"} <= set(measured["steps"])
-
-
-def test_scoring_tells_each_step_and_the_whole_run() -> None:
-    result = run(scoring, "--clips 4 --seconds 5 --workers 1")
-    assert set(scoring.STEPS_OF_A_CLIP) < set(result["steps"])
-    assert 0 < result["cores"]["1"] < min(result["steps"].values())
-    assert result["run"]["real_time_factor"] > 1

@@ -123,8 +123,6 @@ def make_report(
     for name, seeds in groups.items():
         averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
         systems[name] = describe_system(averaged, options) | {"distances": distances[seeds[0]], "seeds": len(seeds)}
-        if len(seeds) > 1:
-            systems[name] |= _spread_over_seeds([rows[seed] for seed in seeds], [distances[seed] for seed in seeds])
     report = {
         "protocol": protocol | _stated(measurements, options),
         "systems": systems,
@@ -180,29 +178,6 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
         mean([row.control for row in rows]),
         mean([row.readings for row in rows]),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Of the values that are there (NaN: not)."""
-    there = [value for value in values if math.isfinite(value)]
-    return float(np.mean(there)) if there else math.nan
-
-
-def _spread_over_seeds(rows: Sequence[Sequence[ClipScores]], distances: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of what a whole set gives."""
-    over: dict[str, Any] = {}
-    for name in SCORE_NAMES:
-        values = [_mean([row.matched[name] - row.control[name] for row in seed]) for seed in rows]
-        if np.isfinite(values).all():
-            over[name] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-    found: dict[str, Any] = {}
-    for embedder in distances[0]:
-        for kind in ("frechet", "frechet_infinite", "kernel"):
-            values = [each[embedder].get(kind, math.nan) for each in distances]
-            if np.isfinite(values).all():
-                spread = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-                found.setdefault(embedder, {})[kind] = spread
-    return {"over_seeds": {"scores": over, "distances": found}}
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:

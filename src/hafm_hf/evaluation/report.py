@@ -96,8 +96,6 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
         rows = [["embedder", "FAD_i", "FAD_s", "Δ"]]
         rows += [[name, *map(_number, pair.values())] for name, pair in report["isolated_and_separated"].items()]
         found.append(("Isolated and separated vocals", "The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s.", rows))
-    if any("over_seeds" in system for system in systems):
-        found.append(("Seeds", "Mean ± standard deviation over generation seeds.", _seed_rows(report)))
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
@@ -162,22 +160,6 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
             _number(found.get("kernel")),
         ]
         rows.append([name, *cells, sizes])
-    return rows
-
-
-def _seed_rows(report: dict[str, Any]) -> list[list[str]]:
-    rows = [["system", "measure", "mean ± std", "seeds"]]
-    for name, system in report["systems"].items():
-        spread = system.get("over_seeds")
-        if not spread:
-            continue
-        found = dict(spread["scores"])
-        for embedder, kinds in spread["distances"].items():
-            found |= {f"{kind}, {embedder}": value for kind, value in kinds.items()}
-        rows += [
-            [name, measure, f"{_number(value['mean'])} ± {_number(value['std'])}", str(system["seeds"])]
-            for measure, value in found.items()
-        ]
     return rows
 
 

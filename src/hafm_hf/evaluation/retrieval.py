@@ -21,7 +21,7 @@ from .datasets import Clip, Part, spread
 from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
 from .statistics import HAFMEvaluationError
 
-# instrumentals of the bank if not told, and how much of each: enough keys and tempi for a near one
+# instrumentals of the bank at most, and how much of each: enough keys and tempi for a near one
 BANK_SIZE, BANK_SECONDS = 1000, 40.0
 STRETCH_WINDOW = 1024
 DEFAULT_TEMPO = 100.0
@@ -41,16 +41,12 @@ class BankItem:
     beats: tuple[float, ...]
 
 
-def build_bank(
-    clips: Sequence[Clip], evaluated: Sequence[Clip], size: int = BANK_SIZE, seconds: float = BANK_SECONDS
-) -> list[BankItem]:
-    """Measures the instrumentals of a training split.
+def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankItem]:
+    """Measures the first 40 s of up to 1000 instrumentals of a training split, evenly spread over it.
 
     Args:
         clips: of the training split.
         evaluated: the clips of the test, which must not be among them.
-        size: instrumentals at most, evenly spread over the split; 0 for all.
-        seconds: of each, from its beginning.
 
     Raises:
         HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
@@ -66,15 +62,15 @@ def build_bank(
             f"The retrieval bank holds {len(shared)} songs of the test ({shared[0]} …); name a training split."
         )
     usable = [clip for clip in clips if clip.reference is not None]
-    bank = [item for item in (_measure(clip, seconds) for clip in spread(usable, size or None)) if item is not None]
+    bank = [item for item in (_measure(clip) for clip in spread(usable, BANK_SIZE)) if item is not None]
     if not bank:
         raise HAFMEvaluationError("All instrumentals of the retrieval bank are silent; name a training split.")
     return bank
 
 
-def _measure(clip: Clip, seconds: float) -> BankItem | None:
+def _measure(clip: Clip) -> BankItem | None:
     assert clip.reference is not None
-    part = replace(clip.reference, seconds=seconds)
+    part = replace(clip.reference, seconds=BANK_SECONDS)
     samples, rate = part.read()
     features = extract(resample(samples, rate, ANALYSIS_RATE))
     if not features.chroma.any():

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .features import Features
-from .harmony import chord_changes_shared, key_agreement, pitch_class_share
-from .timing import beat_agreement, onset_agreement, onsets_shared
-from .told import chord_agreement, told_beats, told_chords
+from .harmony import chord_agreement, chord_changes_shared, key_agreement, pitch_class_share, told_chords
+from .timing import beat_agreement, onset_agreement, onsets_shared, told_beats
 
 
 @dataclass(frozen=True)
