@@ -124,8 +124,6 @@ class RunArguments:
     keep_checkpoints: int = 2
     logging_steps: int = 50
     validation_steps: int = 1000
-    validate_only: bool = field(default=False, metadata={"help": "measure the stage named by init_from and stop"})
-    validate_without_history: bool = field(default=False, metadata={"help": "also validate with all history hidden"})
     activation_checkpointing: bool = False
     compile: bool = False
     report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})

@@ -157,7 +157,6 @@ def paired_losses(
     conditioning_ids: torch.Tensor,
     shuffled_ids: torch.Tensor,
     labels: torch.Tensor,
-    hide_history: bool = False,
     groups: Mapping[str, slice] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Losses of the same targets under the right conditioning, another clip's, and none.
@@ -166,15 +165,13 @@ def paired_losses(
         model: a stage, in evaluation mode.
         conditioning_ids, shuffled_ids (int64 [B, K, T_c]): the clips' own conditioning, and that of other clips.
         labels (int64 [B, T·Q]): target tokens.
-        hide_history (bool): replace the whole history by BOS, so that the conditioning is all that the model knows.
         groups: conditioning streams that are another clip's by themselves, by name.
 
     Returns:
         `matched`, `shuffled`, `none` (float32 [B, Q]) in nats, and `shuffled_NAME` for each group.
     """
-    pattern, bos = codebook_pattern(model.config), model.config.bos_token_id
-    history = torch.full_like(labels, bos) if hide_history else labels
-    input_ids = pattern.inputs(history, bos)
+    pattern = codebook_pattern(model.config)
+    input_ids = pattern.inputs(labels, model.config.bos_token_id)
     null = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
     for name, streams in (groups or {}).items():
@@ -202,9 +199,6 @@ class Estimate:
 
     mean: float
     error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.error:.4f}"
 
 
 def clustered_mean(values: torch.Tensor, clusters: list[str]) -> Estimate:

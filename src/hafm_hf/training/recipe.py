@@ -41,9 +41,6 @@ def train_stage(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
     trainer = make_trainer(stage, data, run)
-    if run.validate_only:
-        trainer.validate()
-        return
     with _alone_in(Path(run.output_dir), trainer):
         progress = trainer.train()
     if not trainer.accelerator.is_main_process:

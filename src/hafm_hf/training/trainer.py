@@ -306,11 +306,6 @@ class StageTrainer:
         finished = self.finished_stage
         with eval_mode(finished) as model:
             metrics = validate_stage(model, self.validation, self.data, self.accelerator)
-            if self.run.validate_without_history:
-                blind = validate_stage(model, self.validation, self.data, self.accelerator, hide_history=True)
-                metrics |= {
-                    f"{key}_without_history": value for key, value in blind.items() if isinstance(value, float)
-                }
         self.last_validation = metrics
         self.write({f"validation_{key}": value for key, value in metrics.items()})
         matched = metrics["matched"]

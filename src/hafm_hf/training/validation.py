@@ -34,7 +34,6 @@ def validate_stage(
     validation: TokenCrops,
     data: DataArguments,
     accelerator: Accelerator,
-    hide_history: bool = False,
 ) -> Metrics:
     """Validation losses of a stage in nats a token.
 
@@ -57,7 +56,7 @@ def validate_stage(
         tensors = (batch["conditioning_ids"], other["conditioning_ids"], batch["labels"])
         right, wrong, labels = (value.to(accelerator.device) for value in tensors if value is not None)
         with accelerator.autocast():
-            losses = paired_losses(model, right, wrong, labels, hide_history, groups)
+            losses = paired_losses(model, right, wrong, labels, groups)
         for place, clip in enumerate(chosen):
             found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(found))
