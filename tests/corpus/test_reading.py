@@ -41,21 +41,7 @@ def test_whole_files_are_read_to_the_last_sample(tmp_path: Path, file_format: st
     assert (rate, samples.shape, samples.dtype) == (RATE, (6 * RATE, 1), np.float32)
 
 
-def test_an_mp3_of_another_encoder_is_whole_too(tmp_path: Path) -> None:
-    pytest.importorskip("lameenc")
-    import lameenc
-
-    encoder = lameenc.Encoder()
-    encoder.set_channels(1)
-    encoder.set_in_sample_rate(RATE)
-    encoder.silence()
-    pcm = (sing(4.0, 1) * 32767).astype(np.int16)
-    (tmp_path / "song.mp3").write_bytes(bytes(encoder.encode(pcm.tobytes()) + encoder.flush()))
-    samples, rate = decode(tmp_path / "song.mp3", 60.0)
-    assert abs(len(samples) - 4 * RATE) < 0.2 * RATE and rate == RATE
-
-
-def test_mp3s_that_are_cut_overwritten_or_torn_are_damaged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mp3s_that_are_cut_overwritten_or_torn_are_damaged(tmp_path: Path) -> None:
     whole = encoded("MP3")
     third = len(whole) // 3
     noise = np.random.default_rng(0).bytes(len(whole) // 4)
@@ -66,7 +52,6 @@ def test_mp3s_that_are_cut_overwritten_or_torn_are_damaged(tmp_path: Path, capfd
         whole[:third] + bytes(len(noise)) + whole[third + len(noise) :],
     ):
         assert reason(tmp_path / "song.mp3", content) is Reason.DAMAGED
-    assert capfd.readouterr().err == ""
 
 
 def test_broken_flac_and_ogg_are_damaged(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from ..modeling.stage_table import STAGES
-from .accompany_folder import Outcome, Request, accompany_folder, is_folder
-from .console import HAFMCommandError, plotting, progress_bars, report_error, require_packages, stderr, stdout
+from .accompany_folder import Outcome, Request, accompany_folder
+from .console import HAFMCommandError, plotting, progress_bars, require_packages, stderr, stdout
 from .options import (
     STANDARD,
     AsJson,
@@ -43,8 +43,8 @@ from .options import (
     folder,
     grouped,
     load_pipeline,
-    open_vocal,
     read_lead_sheet,
+    read_vocal,
     takes_options,
     vocal_name,
 )
@@ -85,13 +85,12 @@ def accompany(
 ) -> None:
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
-    VOCAL may also be one folder, or one Parquet file with a column of audio. Such a run may be stopped at any time,
-    and the same command continues it. NAME_take.json records the seed where none is given; --out - writes the mix to
-    stdout.
+    VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
+    NAME_take.json records the seed where none is given; --out - writes the mix to stdout.
     """
-    many = any(map(is_folder, vocals))
+    many = any(Path(vocal).is_dir() for vocal in vocals)
     if not many and engine != EngineFlags():
-        raise typer.BadParameter("--engine and --workers go with a folder or a Parquet file of vocals.")
+        raise typer.BadParameter("--engine and --workers go with a folder of vocals.")
     if (beats or chords) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
     # the plan of a folder contains names and numbers only
@@ -145,15 +144,12 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal in vocals:
-        try:
-            sound, rate = audio.read_audio(open_vocal(vocal), seconds=request.parameters["seconds"], mono=False)
-        except audio.HAFMAudioError as error:
-            # one bad vocal doesn't take the good ones with it, and is found before a model is loaded
-            report_error(error)
-            if request.as_json:
-                typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        # a bad one is found before a model is loaded
+        read = read_vocal(vocal, request.as_json, seconds=request.parameters["seconds"], mono=False)
+        if read is None:
             failed = True
             continue
+        sound, rate = read
         pipeline = pipeline or _loaded(request)
         try:
             accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})

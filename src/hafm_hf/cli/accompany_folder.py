@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm accompany FOLDER` and `hafm accompany FILE.parquet`: many vocals through the engine of the corpus.
+"""`hafm accompany FOLDER`: many vocals through the engine of the corpus.
 
 Which vocals are generated together is planned once, from the vocals alone, and written down, because matrices of
 another shape may round otherwise: so every file has the same bytes whoever makes it and however often the run is
-killed. A Parquet file with a column of audio, as `datasets` writes it, is unpacked first. NAME_lead_sheet.json,
-NAME_beats.txt and NAME_chords.lab beside a vocal, as `hafm lead-sheet` writes them, say what is known of its song.
+killed. NAME_lead_sheet.json, NAME_beats.txt and NAME_chords.lab beside a vocal, as `hafm lead-sheet` writes them, say
+what is known of its song.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from .console import (
     model_folder,
     progress_bars,
     report_error,
-    require_packages,
     stderr,
     stdout,
 )
@@ -85,6 +84,10 @@ class Outcome:
     files: Sequence[Mapping[str, Path]] = ()
     error: str = ""
 
+    def is_there(self) -> bool:
+        """Whether all of its files exist."""
+        return all(path.exists() for files in self.files for path in files.values())
+
     def lines(self, seed: int) -> list[dict[str, Any]]:
         """What `--json` prints: a line for each sample, or one that says why there are none."""
         lines = []
@@ -96,19 +99,12 @@ class Outcome:
         return lines or [{"vocal": self.vocal, "error": self.error}]
 
 
-def is_folder(vocal: str) -> bool:
-    """Whether an argument names many vocals: a folder, or a Parquet file."""
-    return Path(vocal).is_dir() or Path(vocal).suffix == ".parquet"
-
-
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:
-    """Accompanies all vocals of a folder or Parquet file; exit code 1 if there is a bad one.
+    """Accompanies all vocals of a folder; exit code 1 if there is a bad one.
 
     Raises:
         HAFMCommandError: nothing could be done; what was finished is kept.
     """
-    if Path(request.source).suffix == ".parquet":
-        require_packages("pyarrow")
     with progress_bars(quiet=request.as_json) as bars:
         task = bars.add_task("looking for vocals", total=None)
 
@@ -153,21 +149,11 @@ def accompany_all(
     Raises:
         HAFMCorpusError, HAFMJobError: one sentence that says what to do.
     """
-    source, out = Path(request.source).resolve(), Path(request.out).resolve()
-    if not source.exists():
-        raise HAFMCorpusError(f"{source} does not exist; name a folder of vocals or a Parquet file.")
-    if out.is_relative_to(source):
-        raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
-    # a thread each: several workers on a machine would fight over its cores
-    parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
-    # a worker without a GPU must not go on with what one with a GPU began
-    device = torch_device(Device(request.device))
+    request = _resolved(request)
     outcomes: dict[str, Outcome] = {}
-    with locked(out):
-        folder = source if source.is_dir() else _unpack(source, out / ".vocals")
-        request = replace(request, source=str(folder), out=str(out), device=device, parameters=parameters)
+    with locked(Path(request.out)):
         batches, bad, seed = _make_plan(request, batch_size)
-        request = replace(request, parameters={**parameters, "seed": seed})
+        request = replace(request, parameters={**request.parameters, "seed": seed})
         names, total = _names(itertools.chain.from_iterable(batches)), sum(map(len, batches)) + len(bad)
 
         def note(found: Iterable[Outcome]) -> None:
@@ -178,17 +164,30 @@ def accompany_all(
                     tell(outcome, len(outcomes), total, seed)
 
         note(Outcome(vocal, error=error) for vocal, error in bad.items())
-        made = {vocal: request.files(name) for vocal, name in names.items()}
-        note(
-            Outcome(vocal, files)
-            for vocal, files in made.items()
-            if all(p.exists() for f in files for p in f.values())
-        )
+        made = (Outcome(vocal, request.files(name)) for vocal, name in names.items())
+        note(each for each in made if each.is_there())
         jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not outcomes.keys() >= {*batch}]
-        by = {"engine": "local", **(engine or {}), "threads": parameters["threads"], "gpus": int(device == "cuda")}
+        needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
+        by = {"engine": "local", **(engine or {}), **needs}
         for finished in run_on(make=accompany_batch, options=request, jobs=jobs, **by):
             note(finished)
     return [outcomes[vocal] for vocal in sorted(outcomes)]
+
+
+def _resolved(request: Request) -> Request:
+    """A request with its folders in full, the device that is meant here and a thread for each worker.
+
+    Raises:
+        HAFMCorpusError: the results would lie among the vocals.
+    """
+    source, out = Path(request.source).resolve(), Path(request.out).resolve()
+    if out.is_relative_to(source):
+        raise HAFMCorpusError(f"{out} is inside {source}; choose a folder outside of it.")
+    # several workers on a machine would fight over its cores
+    parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
+    # a worker without a GPU must not go on with what one with a GPU began
+    device = torch_device(Device(request.device))
+    return replace(request, source=str(source), out=str(out), device=device, parameters=parameters)
 
 
 def _names(vocals: Iterable[str]) -> dict[str, str]:
@@ -256,37 +255,6 @@ def _batched(source: Path, lengths: Mapping[str, float], batch_size: int) -> lis
         else:
             batches.append([vocal])
     return batches
-
-
-def _unpack(source: Path, folder: Path) -> Path:
-    """Writes the vocals of a Parquet file into a folder, NUMBER_NAME, as far as they are not there.
-
-    Raises:
-        HAFMCorpusError: it can't be read, or which column is meant is not clear.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder.mkdir(exist_ok=True)
-    try:
-        with pq.ParquetFile(source) as file:
-            kinds = {each.name: each.type for each in file.schema_arrow if pa.types.is_struct(each.type)}
-            found = [name for name, kind in kinds.items() if {"bytes", "path"} <= {part.name for part in kind}]
-            column = [name for name in ("vocal", "vocals", "audio") if name in found][:1] or found
-            if len(column) != 1:
-                there = ", ".join(found) or "none"
-                raise HAFMCorpusError(f"{source} has no column vocal of audio (bytes and path); found: {there}.")
-            for number, row in enumerate(file.iter_batches(batch_size=1, columns=column)):
-                content = row.column(0)[0].as_py() or {}
-                data, name = content.get("bytes") or b"", Path(content.get("path") or "vocal.wav").name
-                if not data and content.get("path"):
-                    data = (source.parent / content["path"]).read_bytes()
-                path = folder / f"{number:06d}_{name}"
-                if not path.exists() or path.read_bytes() != data:
-                    path.write_bytes(data)
-    except (OSError, pa.ArrowException) as error:
-        raise HAFMCorpusError(f"{source} can't be unpacked: {first_line(error)}.") from error
-    return folder
 
 
 def model_fingerprint(model: str | None) -> str:

@@ -103,7 +103,6 @@ def evaluate(
     from ..evaluation import run
     from ..evaluation.generating import RenderingOptions
     from ..evaluation.protocol import ScoringOptions
-    from ..evaluation.report import score_rows
     from ..evaluation.statistics import HAFMEvaluationError
 
     require_packages("librosa", "scipy", "mir_eval")
@@ -124,6 +123,14 @@ def evaluate(
         report = run.evaluate(evaluation, progress=_progress)
     except (HAFMEvaluationError, HAFMJobError, OSError) as error:
         raise HAFMCommandError(str(error)) from error
+    show(report, out, as_json)
+
+
+def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Prints a report as JSON, or its scores as a table and where its files are."""
+    from ..evaluation.report import score_rows
+    from ..evaluation.run import CLIPS_FILE
+
     if as_json:
         typer.echo(json.dumps(report))
         return
@@ -133,7 +140,7 @@ def evaluate(
         table.add_row(*row)
     # a log is no terminal, whose width of 80 would cut the table
     Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
-    for name in ("report.json", "report.html", run.CLIPS_FILE):
+    for name in ("report.json", "report.html", CLIPS_FILE):
         stdout.print(f"wrote {out / name}", markup=False)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that look at a model and prepare it for others: `info`, `inspect-tokens`, `card`."""
+"""`hafm info`: the parts of a model, read from its configurations."""
 
 from __future__ import annotations
 

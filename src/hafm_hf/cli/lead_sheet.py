@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .. import audio
-from .console import HAFMCommandError, loading, report_error, require_packages, stderr, stdout
+from .console import HAFMCommandError, loading, require_packages, stderr, stdout
 from .options import (
     Beats,
     Chords,
@@ -25,8 +25,8 @@ from .options import (
     Vocals,
     basic,
     check_output,
-    open_vocal,
     read_lead_sheet,
+    read_vocal,
     sheet,
     vocal_name,
 )
@@ -100,13 +100,8 @@ def lead_sheet(
     asked = Sheets(out, wanted, click, as_json, known, None if metre is None else int(metre[0]), key)
     composite, failed = None, False
     for name, vocal in found:
-        try:
-            samples, rate = audio.read_audio(open_vocal(vocal), seconds=seconds)
-        except audio.HAFMAudioError as error:
-            # one bad vocal doesn't take the good ones with it
-            report_error(error)
-            if as_json:
-                typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        read = read_vocal(vocal, as_json, seconds=seconds)
+        if read is None:
             failed = True
             continue
         if composite is None:
@@ -114,7 +109,7 @@ def lead_sheet(
                 from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
                 composite = HAFMForVocalAccompaniment.from_pretrained(model)
-        write_one(composite, asked, vocal, name, samples, rate)
+        write_one(composite, asked, vocal, name, *read)
     raise typer.Exit(1 if failed else 0)
 
 

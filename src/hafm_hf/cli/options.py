@@ -6,6 +6,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ import typer
 
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, Option
-from .console import HAFMCommandError, loading
+from .console import HAFMCommandError, loading, report_error
 
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
@@ -197,9 +198,16 @@ def vocal_name(vocal: str) -> str:
     return "stdin" if vocal == "-" else Path(audio.source_name(vocal)).stem
 
 
-def open_vocal(vocal: str) -> str | bytes:
-    """A vocal as `audio.read_audio` takes it: the bytes of standard input for "-"."""
-    return sys.stdin.buffer.read() if vocal == "-" else vocal
+def read_vocal(vocal: str, as_json: bool, **how: Any) -> tuple[audio.Samples, int] | None:
+    """A vocal and its rate in Hz, as `audio.read_audio` reads it; None, once its error is told, for a bad one."""
+    try:
+        return audio.read_audio(sys.stdin.buffer.read() if vocal == "-" else vocal, **how)
+    except audio.HAFMAudioError as error:
+        # one bad vocal doesn't take the good ones with it
+        report_error(error)
+        if as_json:
+            typer.echo(json.dumps({"vocal": vocal, "error": str(error)}))
+        return None
 
 
 def check_output(out: Path, files: list[Path]) -> None:

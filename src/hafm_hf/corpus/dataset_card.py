@@ -9,8 +9,7 @@ import pyarrow.parquet as parquet
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..pretrained.model_card import PIPELINE_TAG, TAGS, TEMPLATES, CardFacts
-
-SPLITS = ("train", "validation", "test")
+from .tracks import SPLITS
 
 
 def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetCard:
@@ -36,7 +35,6 @@ def dataset_card(folder: str | Path, facts: CardFacts | None = None) -> DatasetC
         license=facts.license,
         pretty_name=folder.resolve().name,
         task_categories=[PIPELINE_TAG],
-        size_categories=_size_category(sum(split["rows"] for split in splits)),
         tags=list(TAGS),
         configs=[
             {
@@ -66,13 +64,3 @@ def _count_split(name: str, shards: list[Path]) -> dict[str, Any]:
         "hours": sum(sum(table["duration"].to_pylist()) for table in tables) / 3600,
         "shards": len(shards),
     }
-
-
-def _size_category(rows: int) -> str:
-    """The hub's bracket for a number of rows: "n<1K", "1K<n<10K" …"""
-    brackets = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    limits = [10 ** (3 + i) for i in range(len(brackets))]
-    above = sum(rows >= limit for limit in limits)
-    if above == 0:
-        return "n<1K"
-    return f"n>{brackets[-1]}" if above == len(limits) else f"{brackets[above - 1]}<n<{brackets[above]}"

@@ -16,11 +16,12 @@ from ..listening.transcription import find_beat_tracker
 from ..pretrained.loading import BUNDLED_MODEL
 from ..pretrained.model_card import IDENTIFIER, CardFacts, load_facts
 from .dataset_card import dataset_card
+from .engines import run_on
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .separation_models import torch_device
-from .shards import ShardOptions, ShardResult, run_jobs, shard_maker
+from .shards import ShardOptions, ShardResult, make_shard, shard_maker
 from .tokenizing import TokenizerOptions
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
@@ -39,7 +40,7 @@ class PrepareOptions:
         shards (ShardOptions): what decides what a shard holds.
         splits (SplitOptions): how tracks are divided.
         tracks_per_shard (int): the unit of work, and of what a kill can lose.
-        engine, workers, address: as for `run_jobs`; they don't change the corpus.
+        engine, workers, address: as for `engines.run_on`; they don't change the corpus.
         facts (str): file of facts for the dataset card (`hub.model_card.load_facts`).
     """
 
@@ -141,9 +142,12 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Progress | None
     done = len(jobs) - len(missing)
     if progress:
         progress(done, len(jobs), None)
-    if not missing:
-        return
-    for result in run_jobs(missing, options.shards, options.engine, options.workers, options.address):
+    shards = options.shards
+    results = run_on(
+        options.engine, make_shard, shards, missing, options.workers, options.address,
+        threads=shards.threads, gpus=int(shards.tokenizer.device == "cuda"),
+    )  # fmt: skip
+    for result in results:
         done += 1
         if progress:
             progress(done, len(jobs), result)

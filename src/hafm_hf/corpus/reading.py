@@ -5,10 +5,8 @@ The preparation must never write a row of noise: so a file that gives fewer samp
 than repaired.
 """
 
-import contextlib
 import io
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -38,7 +36,7 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
         file = open(path, "rb", buffering=0)
     except OSError as error:
         raise TrackError(Reason.UNREADABLE, error.strerror or "") from error
-    with file, _quiet_decoder():
+    with file:
         return _decode(file, max_seconds)
 
 
@@ -62,20 +60,3 @@ def _decode(file: io.FileIO, max_seconds: float) -> tuple[Samples, int]:
     if not np.isfinite(samples).all():
         raise TrackError(Reason.NOT_FINITE)
     return samples, rate
-
-
-@contextlib.contextmanager
-def _quiet_decoder() -> Iterator[None]:
-    """Keeps mpg123's notes about damaged frames off stderr: the reason of the drop says it."""
-    try:
-        saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:
-        yield
-        return
-    try:
-        os.dup2(silent, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(silent)

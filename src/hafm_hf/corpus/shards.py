@@ -20,7 +20,6 @@ from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from ..modeling.threads import torch_threads
-from .engines import run_on
 from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet
@@ -277,23 +276,6 @@ def number(labels: dict[str, Any], name: str, default: float) -> float:
     """A label that is a number, else the default."""
     value = labels.get(name)
     return float(value) if isinstance(value, int | float) else default
-
-
-def run_jobs(
-    jobs: Sequence[ShardJob], options: ShardOptions, engine: str = "local", workers: int = 1, address: str = ""
-) -> Iterator[ShardResult]:
-    """Makes shards, in any order.
-
-    Args:
-        jobs: what to make.
-        options: what decides contents.
-        engine, workers, address: as for `jobs.engines.run_on`.
-
-    Raises:
-        HAFMJobError: unknown engine, Ray is not installed or not reachable, a worker died, or a shard failed.
-    """
-    needs = {"threads": options.threads, "gpus": int(options.tokenizer.device == "cuda")}
-    yield from run_on(engine, make_shard, options, jobs, workers, address, **needs)
 
 
 def make_shard(options: ShardOptions, job: ShardJob) -> ShardResult:

@@ -8,12 +8,10 @@ are no UTF-8 as Python's surrogate escapes; what people and Parquet see is `disp
 
 import csv
 import enum
-import errno
 import hashlib
 import os
 import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +33,6 @@ class Reason(enum.StrEnum):
     """Why a file, a track or a segment is not in the corpus; the words of the manifest."""
 
     UNREADABLE = "cannot be read"
-    SYMLINK_LOOP = "symlink loop"
     EMPTY = "empty file"
     DUPLICATE = "duplicate content"
     NO_STEMS = "no stems"
@@ -136,7 +133,7 @@ def display_name(path: str) -> str:
 
 
 def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
-    """Audio files under a folder, by their suffix, in a fixed order; symlinks are followed, loops are not.
+    """Audio files under a folder, by their suffix, in a fixed order; links to files are followed, to folders not.
 
     Returns:
         relative paths, what can't be used, and the number of other files.
@@ -147,45 +144,26 @@ def find_audio(root: Path) -> tuple[list[str], list[Drop], int]:
     paths: list[str] = []
     drops: list[Drop] = []
     others = 0
-    try:
-        top = os.stat(root)
-        os.listdir(root)
-    except OSError as error:
-        raise HAFMCorpusError(f"{root} can't be listed: {error.strerror}.") from error
-    for path, drop in _walk(root, "", [(top.st_dev, top.st_ino)]):
-        if drop is not None:
-            drops.append(drop)
-        elif path.lower().endswith(AUDIO_SUFFIXES):
-            paths.append(path)
-        else:
-            others += 1
-    return sorted(paths, key=os.fsencode), drops, others
 
+    def unreadable(error: OSError) -> None:
+        if error.filename == os.fspath(root):
+            raise HAFMCorpusError(f"{root} can't be listed: {error.strerror}.") from error
+        folder = os.path.relpath(error.filename, root)
+        drops.append(Drop(display_name(folder), Reason.UNREADABLE, error.strerror or ""))
 
-def _walk(root: Path, folder: str, above: list[tuple[int, int]]) -> Iterator[tuple[str, Drop | None]]:
-    """Files under a folder; of what can't be followed only folders, and files with a suffix of audio."""
-    try:
-        entries = sorted(os.listdir(os.path.join(root, folder)), key=os.fsencode)
-    except OSError as error:
-        yield folder, Drop(display_name(folder), Reason.UNREADABLE, error.strerror or "")
-        return
-    for entry in entries:
-        path = os.path.join(folder, entry)
-        try:
-            status = os.stat(os.path.join(root, path))
-        except OSError as error:
-            looping = os.path.islink(os.path.join(root, path)) and error.errno == errno.ELOOP
-            reason = Reason.SYMLINK_LOOP if looping else Reason.UNREADABLE
-            yield path, Drop(display_name(path), reason, error.strerror or "")
-            continue
-        identity = (status.st_dev, status.st_ino)
-        if stat.S_ISDIR(status.st_mode):
-            if identity in above:
-                yield path, Drop(display_name(path), Reason.SYMLINK_LOOP, "leads to a folder that contains it")
-            else:
-                yield from _walk(root, path, [*above, identity])
-        elif stat.S_ISREG(status.st_mode):
-            yield path, None
+    for folder, folders, files in os.walk(root, onerror=unreadable):
+        for name in folders:
+            if os.path.islink(path := os.path.join(folder, name)):
+                drops.append(Drop(display_name(os.path.relpath(path, root)), Reason.UNREADABLE, "a link to a folder"))
+        for name in files:
+            path = os.path.relpath(os.path.join(folder, name), root)
+            if not name.lower().endswith(AUDIO_SUFFIXES):
+                others += 1
+            elif os.path.isfile(os.path.join(folder, name)):
+                paths.append(path)
+            elif os.path.islink(os.path.join(folder, name)):
+                drops.append(Drop(display_name(path), Reason.UNREADABLE, "a link that leads nowhere"))
+    return sorted(paths, key=os.fsencode), sorted(drops, key=lambda drop: drop.track), others
 
 
 def hash_files(root: Path, files: dict[str, str]) -> str:
