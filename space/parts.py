@@ -179,7 +179,7 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option of generation; `known` are properties that depend on the model."""
     option = PUBLIC_OPTIONS[name]
-    label, info, empty = OPTION_WORDS[name]
+    label, info, empty = OPTION_WORDS.get(name, (option.label, option.help, "auto" if option.optional else ""))
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
         return gr.Checkbox(**{"value": bool(option.default), **shown})
