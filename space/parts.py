@@ -186,7 +186,7 @@ def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.co
     if option.kind is str:
         return gr.Radio(**{"choices": radio_choices(option.choices), "value": "", **shown})
     if not option.optional:
-        limits = {"minimum": option.least, "maximum": MOST[name], "step": 1}
+        limits = {"minimum": option.least, "maximum": MOST.get(name, option.most), "step": 1}
         return gr.Slider(**{"value": option.default, **limits, **shown})
     return number(name, label, info, empty, **(known or {}))
 
