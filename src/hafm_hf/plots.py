@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Read on white and on near-black alike (contrast 4.5 : 1 and 4.2 : 1), so one picture serves light and dark pages.
 INK = "#767676"
-VOICE, BAND, PITCH, BEAT = "#2a78d6", "#c2560c", "#ffffff", "#ffffff"
+VOICE, BAND, PITCH = "#2a78d6", "#c2560c", "#ffffff"
 WAVEFORM_COLUMNS = 1000
 DOTS_PER_INCH = 120
 
@@ -48,7 +48,7 @@ def plot_song(
     downbeats: Sequence[float] = (),
     chords: Sequence[tuple[float, float, str]] = (),
 ) -> Figure:
-    """Voice and accompaniment on one time axis: waveforms, log-mel, pitch of the voice, beats of the band.
+    """Voice and accompaniment on one time axis: waveforms, log-mel, pitch of the voice.
 
     Args:
         vocal, instrumental (float32 [N] each, at `sampling_rate` Hz).
@@ -70,10 +70,8 @@ def plot_song(
         _draw_lead_sheet(axes[0], beats, downbeats, chords)
     pitch = analysis.fundamental_frequency(vocal, sampling_rate)
     _draw_pitch(axes[1], pitch, sampling_rate)
-    played = analysis.beat_times(instrumental, sampling_rate)
-    axes[3].vlines(played, 0.0, 0.2, BEAT, transform=axes[3].get_xaxis_transform(), linewidth=1.2)
     write_caption(axes[1], "voice: log-mel, and pitch (white line)")
-    write_caption(axes[3], "accompaniment: log-mel, and beats (white ticks)")
+    write_caption(axes[3], "accompaniment: log-mel")
     axes[3].set_xlabel("seconds")
     axes[3].set_xlim(0.0, len(vocal) / sampling_rate)
     use_ink(axes)

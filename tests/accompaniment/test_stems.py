@@ -137,9 +137,8 @@ def test_the_pipeline_hands_out_mixes_and_streams_stems(accompany: Any, tiny_mod
     pieces = list(accompany.stream(vocal, seed=1, stems=True, style="folk", output_rate=32_000))
     joined = accompany.join(pieces)
     assert list(joined["stems"]) == NAMES and joined["sampling_rate"] == 32_000
-    kept = accompany(
-        vocal, seed=2, stems=True, output_rate=32_000, instrumental=(song["audio"], CODEC_RATE), keep=[(0.0, 0.5)]
-    )
+    earlier = {"instrumental": {**vocal, "array": song["audio"]}, "keep": [(0.0, 0.5)]}
+    kept = accompany(vocal, seed=2, stems=True, output_rate=32_000, **earlier)
     assert np.allclose(sum(kept["stems"].values()), kept["audio"], atol=1e-6)
     new, old = kept["audio"][1_300:14_000], audio.resample(song["audio"], CODEC_RATE, 32_000)[1_300:14_000]
     assert np.allclose(new, old * (new @ old) / (old @ old), atol=1e-5), "but for the gain that prevents clipping"

@@ -1,21 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pictures show: pitch, beats and spectra of sounds whose pitch, beats and spectra are known."""
+"""What pictures show: pitch and spectra of sounds whose pitch and spectra are known."""
 
 import numpy as np
 import pytest
 
 from hafm_hf.audio import analysis
 from vocals import CODEC_RATE, glide
-
-
-def clicks(tempo: float, first: float, seconds: float = 8.0, rate: int = CODEC_RATE) -> tuple[np.ndarray, np.ndarray]:
-    """Noise bursts at a tempo over faint noise, float32 [N], and when they are."""
-    noise = np.random.default_rng(7).normal(size=round(seconds * rate))
-    times = np.arange(first, seconds - 0.2, 60.0 / tempo)
-    level = np.full(len(noise), 1e-4)
-    for start in np.round(times * rate).astype(int):
-        level[start : start + rate // 10] += 0.3 * np.exp(-np.arange(rate // 10) / (rate / 60))
-    return (noise * level).astype(np.float32), times
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
@@ -40,19 +30,6 @@ def test_noise_and_silence_have_no_pitch() -> None:
     noise = np.random.default_rng(0).normal(scale=0.1, size=CODEC_RATE).astype(np.float32)
     assert np.isnan(analysis.fundamental_frequency(noise, CODEC_RATE)).mean() > 0.9
     assert np.isnan(analysis.fundamental_frequency(np.zeros(5000, np.float32), CODEC_RATE)).all()
-
-
-@pytest.mark.parametrize(("tempo", "first"), [(80.0, 0.35), (100.0, 0.5), (132.0, 0.2)])
-def test_beats_lie_on_the_clicks(tempo: float, first: float) -> None:
-    samples, times = clicks(tempo, first)
-    beats = analysis.beat_times(samples, CODEC_RATE)
-    assert abs(len(beats) - len(times)) <= 1
-    assert max(np.abs(times - beat).min() for beat in beats) < 0.03
-
-
-def test_silence_and_a_second_of_anything_are_handled() -> None:
-    assert analysis.beat_times(np.zeros(CODEC_RATE, np.float32), CODEC_RATE).size == 0
-    assert np.isfinite(analysis.beat_times(glide(1.0), CODEC_RATE)).all()
 
 
 def test_log_mel_is_loudest_where_the_tone_is_and_ends_with_the_sound() -> None:

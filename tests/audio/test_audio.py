@@ -136,19 +136,19 @@ def test_a_cut_off_file_gives_its_samples_or_one_sentence() -> None:
 
 def test_integers_are_scaled_by_the_range_of_their_type() -> None:
     wave = tone()
-    assert np.allclose(audio.to_mono((wave * 32768).astype(np.int16)), wave, atol=1e-4)
-    assert np.allclose(audio.to_mono((wave * 2**31).astype(np.int32)), wave, atol=1e-6)
-    assert np.allclose(audio.to_mono((wave * 128 + 128).astype(np.uint8)), wave, atol=1e-2)
-    assert np.array_equal(audio.to_mono(torch.from_numpy(wave)), wave)
-    assert np.allclose(audio.to_mono(torch.from_numpy((wave * 32768).astype(np.int16))), wave, atol=1e-4)
-    assert np.allclose(audio.to_mono(torch.from_numpy(wave).bfloat16()), wave, atol=1e-2)
-    assert np.array_equal(audio.to_mono(np.stack([wave, wave])), audio.to_mono(np.stack([wave, wave], axis=1)))
+    assert np.allclose(audio.to_samples((wave * 32768).astype(np.int16)), wave, atol=1e-4)
+    assert np.allclose(audio.to_samples((wave * 2**31).astype(np.int32)), wave, atol=1e-6)
+    assert np.allclose(audio.to_samples((wave * 128 + 128).astype(np.uint8)), wave, atol=1e-2)
+    assert np.array_equal(audio.to_samples(torch.from_numpy(wave)), wave)
+    assert np.allclose(audio.to_samples(torch.from_numpy((wave * 32768).astype(np.int16))), wave, atol=1e-4)
+    assert np.allclose(audio.to_samples(torch.from_numpy(wave).bfloat16()), wave, atol=1e-2)
+    assert np.array_equal(audio.to_samples(np.stack([wave, wave])), audio.to_samples(np.stack([wave, wave], axis=1)))
 
 
 @pytest.mark.parametrize("samples", [np.zeros((2, 3, 4)), np.array(["a", "b"]), np.array(3.0), [True, False]])
 def test_arrays_that_are_not_sound_are_refused(samples: object) -> None:
     with pytest.raises(HAFMAudioError):
-        audio.to_mono(samples)
+        audio.to_samples(samples)
 
 
 def test_levels_are_decibels_below_full_scale() -> None:

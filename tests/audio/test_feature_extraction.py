@@ -61,12 +61,6 @@ def test_lengths_outside_the_configured_limits_are_refused() -> None:
     assert extractor(noise(0.5, 24_000), 24_000)["input_values"].shape == (1, 12_000)
 
 
-@pytest.mark.parametrize("rate", [0, -24_000, 4_000, 400_000])
-def test_impossible_rates_are_refused(rate: int) -> None:
-    with pytest.raises(HAFMAudioError, match=f"sampling rate of {rate} Hz"):
-        HAFMFeatureExtractor()(noise(1.0, 24_000), sampling_rate=rate)
-
-
 def test_saved_limits_come_back(tmp_path: Path) -> None:
     HAFMFeatureExtractor(sampling_rate=32_000, min_seconds=0.7, max_seconds=33.0).save_pretrained(tmp_path)
     assert (tmp_path / "preprocessor_config.json").exists()

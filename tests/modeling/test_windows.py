@@ -135,7 +135,6 @@ def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: py
             borders.append(min(changes, key=changes.__getitem__))
             changed += borders[-1] != end
             heard = torch.cat([heard[: borders[-1]], window[borders[-1] - start :]])
-        assert rows[row].borders == borders
         assert torch.equal(codes[row], heard.t())
     assert changed > 0, "some windows take over before the one before has ended"
 

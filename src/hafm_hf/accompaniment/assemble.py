@@ -32,7 +32,6 @@ def assemble_composite(
     parts: Mapping[str, str | None],
     output: Path,
     stage_dtype: str = "bfloat16",
-    limit_mb: float | None = None,
 ) -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
@@ -43,11 +42,10 @@ def assemble_composite(
         output: folder of the composite; a composite that is there is replaced, anything else is not.
         stage_dtype: how the stages are stored, one of STAGE_DTYPES; but for float32 the codec's decoder is stored in
             float16, which moves its samples by a thousandth of their level.
-        limit_mb: the size that the composite may have.
 
     Raises:
         ValueError: for a missing part, an unknown precision, parts whose vocabularies, rates or tokenizers do not fit
-            each other, a composite over the limit, or an output that holds other files.
+            each other, or an output that holds other files.
         OSError: when a part is not there.
     """
     sources = {name: source for name, source in parts.items() if source}
@@ -55,12 +53,7 @@ def assemble_composite(
     if stage_dtype not in STAGE_DTYPES:
         raise ValueError(f"stage_dtype is {stage_dtype!r}; choose one of {', '.join(STAGE_DTYPES)}.")
     _check_output(output)
-    loaded: dict[str, PreTrainedModel] = {}
-    for name, kind in PARTS.items():
-        options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
-        if name in sources:
-            codec = name == "codec"
-            loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
+    loaded = _load(sources, stage_dtype)
     _check_tokenizers(loaded)
     _choose_settings(loaded)
     try:
@@ -77,12 +70,19 @@ def assemble_composite(
         # what was written can be read, strictly, before anyone relies on it
         HAFMForVocalAccompaniment.from_pretrained(temporary)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
-        if limit_mb is not None and size > limit_mb:
-            raise ValueError(
-                f"The composite has {size:.1f} MB, over the limit of {limit_mb} MB: choose smaller parts."
-            )
         _replace(temporary, output)
     return size
+
+
+def _load(sources: Mapping[str, str], stage_dtype: str) -> dict[str, PreTrainedModel]:
+    """The parts from their folders or hub ids, by name; the stages in their precision."""
+    loaded: dict[str, PreTrainedModel] = {}
+    for name, kind in PARTS.items():
+        options = {"dtype": getattr(torch, stage_dtype)} if name in STAGES else {}
+        if name in sources:
+            codec = name == "codec"
+            loaded[name] = load_codec(sources[name]).model if codec else load_strictly(kind, sources[name], **options)
+    return loaded
 
 
 def _halve_decoder(weights: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,8 @@ COLUMN_NAMES = ("vocal", "vocals", "audio")
 
 def as_vocals(inputs: Any) -> Any:
     """The inputs of a pipeline as its base class takes them: one vocal, a list of them, or an iterator."""
-    if pair := _pair(inputs):
-        return {"array": pair[0], "sampling_rate": pair[1]}
     if isinstance(inputs, (list, tuple)):
-        return np.asarray(inputs) if inputs and isinstance(inputs[0], Real) else list(inputs)
+        return list(inputs)
     examples = _examples(inputs)
     return inputs if examples is None else examples
 
@@ -37,8 +34,6 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     Raises:
         HAFMAudioError: a dict without sound or with several, or a decoder that fails.
     """
-    if pair := _pair(vocal):
-        return *pair, audio.source_name(pair[0])
     if hasattr(vocal, "get_all_samples"):
         return _decoded(vocal)
     if not isinstance(vocal, Mapping):
@@ -62,15 +57,6 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
 def is_file(source: Any) -> bool:
     """Whether a source is a path, URL, file or the bytes of one, rather than samples."""
     return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
-
-
-def _pair(given: Any) -> tuple[Any, Any] | None:
-    """Samples and their rate of a pair of them in either order; None of anything else."""
-    if isinstance(given, (list, tuple)) and len(given) == 2:
-        for samples, rate in (given, given[::-1]):
-            if isinstance(rate, Real) and (isinstance(samples, (list, tuple)) or hasattr(samples, "ndim")):
-                return samples, rate
-    return None
 
 
 def _is_sound(column: str, value: Any) -> bool:

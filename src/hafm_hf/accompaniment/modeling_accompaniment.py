@@ -37,7 +37,7 @@ from .configuration_accompaniment import HAFMConfig
 from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
-from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes, weights_of
+from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes
 from .song import Generation, HAFMAccompanimentOutput, SongRun, Voice, asked_lead_sheet, sounds_of
 
 # float [N], or [C, N] of several channels
@@ -118,8 +118,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 `device_map` is one device, or "auto".
 
         Returns:
-            The composite in evaluation mode; with `output_loading_info=True` a pair of it and a dict of what was
-            missing, unexpected or misshapen: nothing, since that is refused.
+            The composite in evaluation mode.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for, or on a device_map
@@ -128,7 +127,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
         device = device_of(kwargs.pop("device_map", None))
-        informed = kwargs.pop("output_loading_info", False)
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -141,17 +139,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             # there is none; `save_pretrained` writes the usual one
             pass
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
-        model = model.eval() if device is None else model.eval().to(device)
-        # strict loading leaves nothing of these to report
-        problems: Any = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
-        return (model, problems) if informed else model
+        return model.eval() if device is None else model.eval().to(device)
 
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | os.PathLike[str],
         *,
         is_main_process: bool = True,
-        state_dict: dict[str, torch.Tensor] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **kwargs: Any,
@@ -162,26 +156,20 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             save_directory: the folder.
             is_main_process: False in the other processes of a training; they write no files.
-            state_dict: weights to write instead of the model's own, under the names that they have in it.
             push_to_hub: upload the model with its own weights, too.
             repo_id: where to; the folder's name if not given.
-            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
+            kwargs: as for any `save_pretrained` but `state_dict`, and when uploading those of `push_to_hub`.
 
         Raises:
-            ValueError: if `state_dict` lacks weights of the model, or holds others.
+            TypeError: if a `state_dict` is given; load it into the model first.
         """
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
-        model: Any = self
-        if state_dict is not None and is_main_process and (wrong := model.state_dict().keys() ^ state_dict.keys()):
-            problem = "should not hold" if min(wrong) in state_dict else "lacks"
-            raise ValueError(f"state_dict {problem} {min(wrong)}; give all of model.state_dict(), or leave it out.")
+        if kwargs.pop("state_dict", None) is not None:
+            raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")
         folder = Path(save_directory)
         for name in part_classes(self.config):
             # the other processes too, which may hold a share of the weights that the main one writes
-            weights = None if state_dict is None else weights_of(name, state_dict)
-            getattr(self, name).save_pretrained(
-                folder / name, is_main_process=is_main_process, state_dict=weights, **kwargs
-            )
+            getattr(self, name).save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
         if not is_main_process:
             return
         write_checksums(folder, only_again=True)
@@ -364,7 +352,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
         with generation.computing():
             song = self._song(generation, rows, rate, lead_sheet, at_once=1)
-        length = self._length(rows[0], rate)
+        yield from self._chunks(generation, song, self._length(rows[0], rate))
+
+    def _chunks(self, generation: Generation, song: SongRun, length: int) -> Iterator[torch.Tensor]:
+        """What `stream` yields of a run of one song, `length` samples in all, while it goes on."""
         done = decoded = sent = 0
         codec = CodecStream(as_codec(self.codec))
         separator = None if self.separator is None else SeparatorStream(self.separator)
@@ -579,7 +570,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 "vocal_semantic": voice.tokens.cpu(),
                 "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
                 "codes": codes.cpu(),
-                "borders": song.borders(number),
                 "lead_sheets": voice.lead_sheet,
             }
             if stems and self.separator is not None:

@@ -61,7 +61,7 @@ def load_parts(
         The parts by name, on the CPU.
 
     Raises:
-        ValueError, OSError: as `load_strictly`; ValueError on attention for what is no stage.
+        ValueError, OSError: as `load_strictly`.
     """
     options = dict(options)
     subfolder = hub.pop("subfolder", "")
@@ -73,8 +73,8 @@ def load_parts(
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():
         own: dict[str, Any] = {"dtype": dtype if name in STAGES else torch.float32}
-        if name in attention:
-            own["attn_implementation"] = attention[name]
+        if name in STAGES and attention is not None:
+            own["attn_implementation"] = attention
         asked, there = (getattr(each, f"{name}_config") for each in (config, stored))
         # as it is stored a part knows best
         if there is None or asked.to_dict() != there.to_dict():
@@ -84,22 +84,17 @@ def load_parts(
     return parts
 
 
-def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, dict[str, str]]:
-    """The configuration that `options` ask for, and the attention of each stage for which one is; takes both out."""
+def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:
+    """The configuration and the attention of the stages that `options` ask for; takes both out."""
     given, attention = options.pop("config", None), options.pop("attn_implementation", None)
     if given is not None and not isinstance(given, HAFMConfig):
         given = HAFMConfig.from_pretrained(given)
     overrides = {name: options.pop(name) for name in HAFMConfig.sub_configs if name in options}
     config = HAFMConfig.from_dict((stored if given is None else given).to_dict(), **overrides)
-    names = {f"{name}_config": name for name in STAGES}
-    if attention is None:
+    if attention is None and given is not None:
         # AutoModel and pipeline() have put it into the configuration that they give
-        attention = {each: getattr(getattr(given, each, None), "_attn_implementation", None) for each in names}
-    elif not isinstance(attention, dict):
-        attention = dict.fromkeys(names, attention)
-    if unknown := sorted(set(attention) - set(names)):
-        raise ValueError(f"attn_implementation names {unknown[0]!r}; it can be of {', '.join(names)}.")
-    return config, {names[each]: value for each, value in attention.items() if value is not None}
+        attention = given.semantic_config._attn_implementation
+    return config, attention
 
 
 def device_of(device_map: Any) -> Any:
@@ -118,12 +113,6 @@ def device_of(device_map: Any) -> Any:
             "stages one by one to spread them, and join them with from_parts."
         )
     return device_map
-
-
-def weights_of(part: str, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A part's weights out of those of the composite, under the names that they have in the part."""
-    prefix = f"{part}."
-    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
 def config_json(config: HAFMConfig) -> str:

@@ -71,7 +71,7 @@ class HAFMPipeline(Pipeline):
 
         Args:
             inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
-                with `sampling_rate`), a pair of both in either order, a dict with "array" or "raw" and "sampling_rate"
+                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate"
                 (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
                 with such a dict or an AudioDecoder in it, or a list of these. Of a data set or a column of one the
                 songs come one by one, as an iterator, and torchcodec is not needed.

@@ -63,7 +63,6 @@ class HAFMAccompanimentOutput(ModelOutput):
         vocal_semantic: int64 [T_v] each, at 50 Hz.
         instrumental_semantic: int64 [T_v] each, at 50 Hz.
         codes: int64 [Q, T_a] each, the codec's codebooks at its frame rate; Q is 8, or 4 without the fine stage.
-        borders: seconds at which one window of the coarse or fine stage takes over from the one before.
         lead_sheets: `LeadSheet` of each, as far as it was given or estimated.
         stems: by name (float32 [N] or [C, N]), whose sum is `audio`; only if they were asked for.
     """
@@ -73,7 +72,6 @@ class HAFMAccompanimentOutput(ModelOutput):
     vocal_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
     instrumental_semantic: list[torch.Tensor] = None  # type: ignore[assignment]
     codes: list[torch.Tensor] = None  # type: ignore[assignment]
-    borders: list[tuple[float, ...]] = None  # type: ignore[assignment]
     lead_sheets: list[LeadSheet] = None  # type: ignore[assignment]
     stems: list[dict[str, torch.Tensor]] | None = None
 
@@ -193,7 +191,7 @@ class SongRun:
 
     def codes(self, song: int) -> torch.Tensor:
         """The codec's codes of a song so far: int64 [Q, T_a]."""
-        return _together([self.stream(STAGES[name].writes, song) for name in self._acoustic()])
+        return _together([self.stream(STAGES[name].writes, song) for name in self.runs if STAGES[name].acoustic])
 
     def stream(self, name: str, song: int) -> torch.Tensor:
         """What there is of a stream of tokens of a song: int64 [Q, T]."""
@@ -201,14 +199,6 @@ class SongRun:
             return self.voices[song].tokens[None]
         (stage,) = [stage for stage in self.runs if STAGES[stage].writes == name]
         return self.runs[stage].codes(song)
-
-    def borders(self, song: int) -> tuple[float, ...]:
-        """Seconds at which a window of an acoustic stage takes over from the one before."""
-        runs = [self.runs[name] for name in self._acoustic()]
-        return tuple(sorted({frame / run.stage.config.frame_rate for run in runs for frame in run.rows[song].borders}))
-
-    def _acoustic(self) -> list[str]:
-        return [name for name in self.runs if STAGES[name].acoustic]
 
     def _units_before(self, name: str) -> int:
         """Units that the stage before has finished; all of the song for the first."""

@@ -27,7 +27,6 @@ from .files import (
     resample_pieces,
     rms_dbfs,
     source_name,
-    to_mono,
     to_samples,
     with_channels,
     write_audio,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analysis of sound without a model: log-mel spectrogram, fundamental frequency and beats.
+"""Analysis of sound without a model: log-mel spectrogram, fundamental frequency and tempo.
 
-For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and beats are
+For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and tempo are
 estimated with NumPy alone, because the libraries that do so bring a compiler with them that every call would wait for.
 """
 
@@ -34,8 +34,6 @@ F0_FRAMES_AT_ONCE = 1000
 NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
 BEATS_PER_MINUTE = (60.0, 200.0)
 LIKELIEST_TEMPO = 110.0
-# how strongly beats keep to one period rather than follow the strongest onsets
-BEAT_TIGHTNESS = 100.0
 
 Array = NDArray[np.float64]
 # Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
@@ -168,19 +166,6 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
     ]
 
 
-def beat_times(samples: Samples, sampling_rate: int) -> Array:
-    """Beats of a recording by dynamic programming over onsets (Ellis, 2007), at one tempo throughout.
-
-    Args:
-        samples (float32 [N], at `sampling_rate` Hz).
-
-    Returns:
-        float64 [number of beats], seconds; empty for silence and for sound without onsets.
-    """
-    onsets = _onset_strength(samples, sampling_rate)
-    return np.empty(0) if onsets is None else _follow_beats(onsets, _beat_period(onsets)) / FRAME_RATE
-
-
 def tempo(samples: Samples, sampling_rate: int) -> float:
     """Beats a minute of a recording (float32 [N] at `sampling_rate` Hz), 60 to 200; NaN without onsets."""
     onsets = _onset_strength(samples, sampling_rate)
@@ -213,28 +198,6 @@ def _beat_period(onsets: Array) -> int:
     repeats = np.correlate(onsets, onsets, "full")[len(onsets) - 1 :]
     usual = np.exp(-0.5 * np.log2(60 * FRAME_RATE / lags / LIKELIEST_TEMPO) ** 2)
     return int(lags[np.argmax(repeats[np.minimum(lags, len(repeats) - 1)] * usual)])
-
-
-def _follow_beats(onsets: Array, period: int) -> Array:
-    """Frames of the beats: the chain with the strongest onsets and the steadiest distance `period`."""
-    steps = np.arange(-2 * period, -period // 2)
-    penalty = -BEAT_TIGHTNESS * np.log(-steps / period) ** 2
-    score = onsets.copy()
-    previous = np.full(len(onsets), -1)
-    for frame in range(period // 2 + 1, len(onsets)):
-        candidates = frame + steps
-        there = candidates >= 0
-        if not there.any():
-            continue
-        totals = score[candidates[there]] + penalty[there]
-        best = int(np.argmax(totals))
-        if totals[best] > 0:
-            score[frame] += totals[best]
-            previous[frame] = candidates[there][best]
-    beats = [int(np.argmax(score[-2 * period :])) + max(len(onsets) - 2 * period, 0)]
-    while previous[beats[-1]] >= 0:
-        beats.append(int(previous[beats[-1]]))
-    return np.array(beats[::-1], dtype=np.float64)
 
 
 def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -84,16 +84,7 @@ def read_audio(
             raise HAFMAudioError(
                 f"{name} has {file.channels} channels; HAFM takes at most {MAX_CHANNELS}, save it as mono."
             )
-        frames = file.frames
-        if seconds is None or seconds > max_seconds:
-            check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
-        else:
-            frames = min(frames, round(seconds * rate))
-        if frames > MAX_SAMPLES:
-            raise HAFMAudioError(
-                f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
-                f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
-            )
+        frames = _frames_to_read(file, name, seconds, max_seconds)
         try:
             sound = _read_mono(file, frames) if mono or file.channels == 1 else file.read(frames, "float32")
         except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -103,6 +94,21 @@ def read_audio(
     if sampling_rate is not None:
         sound, rate = resample(sound, rate, sampling_rate), sampling_rate
     return sound, rate
+
+
+def _frames_to_read(file: soundfile.SoundFile, name: str, seconds: float | None, max_seconds: float) -> int:
+    """How many frames of a file are wanted, by what its header declares; HAFMAudioError where it is too much."""
+    frames, rate = file.frames, file.samplerate
+    if seconds is None or seconds > max_seconds:
+        check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
+    else:
+        frames = min(frames, round(seconds * rate))
+    if frames > MAX_SAMPLES:
+        raise HAFMAudioError(
+            f"{name} declares {frames / rate:.0f} s at {rate} Hz; HAFM reads at most "
+            f"{MAX_SAMPLES / rate:.0f} s at that rate, so save it at a lower one or cut it."
+        )
+    return frames
 
 
 def check_sound(
@@ -196,11 +202,6 @@ def _check_file(path: Path, name: str) -> None:
         raise HAFMAudioError(f"{path} does not exist; check the path.") from error
     if path.is_file() and size == 0:
         raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
-
-
-def to_mono(samples: Any, *, name: str = "the vocal") -> Samples:
-    """`to_samples` whose channels are averaged: float32 [N]."""
-    return to_samples(samples, name=name)
 
 
 def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> Samples:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_mono
+from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
 from ..corpus.stems import LABELS_FILE
 from ..lead_sheet.lead_sheet import LeadSheet
@@ -63,12 +63,12 @@ class Part:
             file.seek(min(round(self.start * rate), file.frames))
             samples = file.read(-1 if self.seconds is None else round(self.seconds * rate), "float32", always_2d=True)
         if self.channel is None:
-            return to_mono(samples.mean(axis=1), name=self.path.name), rate
+            return to_samples(samples.mean(axis=1), name=self.path.name), rate
         if self.channel >= samples.shape[1]:
             raise HAFMAudioError(
                 f"{self.path.name} has {samples.shape[1]} channel; karaoke needs two, accompaniment and voice."
             )
-        return to_mono(samples[:, self.channel], name=self.path.name), rate
+        return to_samples(samples[:, self.channel], name=self.path.name), rate
 
     def duration(self) -> float:
         """Seconds of the sound behind `start`, at most `seconds`.

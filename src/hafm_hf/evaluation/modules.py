@@ -12,7 +12,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ..audio import resample, to_mono
+from ..audio import resample, to_samples
 from .embedders import EmbedderOptions, make_embedder
 
 EMBEDDER_INPUTS = """\
@@ -78,5 +78,5 @@ def at_rate(recordings: Any, rate: int, wanted_rate: int) -> list[np.ndarray]:
     Raises:
         HAFMAudioError: NaN, infinite samples, or another shape.
     """
-    sounds = [to_mono(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
+    sounds = [to_samples(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
     return [resample(sound, rate, wanted_rate) for sound in sounds]

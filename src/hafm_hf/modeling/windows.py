@@ -196,14 +196,12 @@ class SongRow:
         stream: its random numbers.
         given (int64 [units · tokens a unit], *optional*): tokens that are kept as they are, and −1 elsewhere.
         flat (int64 [n]): the tokens so far, frame by frame.
-        borders: frames at which one window takes over from the one before.
     """
 
     units: int
     stream: RandomStream
     given: torch.Tensor | None = None
     flat: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    borders: list[int] = field(default_factory=list)
 
     def forced(self, first: int, count: int) -> torch.Tensor:
         """Given tokens of [first, first + count), −1 where there are none: int64 [count], on the CPU."""
@@ -287,8 +285,6 @@ class StageRun:
             self._extend(row, window.start + window.known)
             first = (window.start + known_units) * self.unit_tokens
             border = self._border(row.flat, window, new)
-            if border:
-                row.borders.append(border)
             length = (window.stop - window.start - known_units) * self.unit_tokens
             row.flat = torch.cat([row.flat[: border * width].to(new.device), new[border * width - first : length]])
         self.done += 1

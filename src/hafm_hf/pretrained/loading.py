@@ -22,9 +22,8 @@ from huggingface_hub.utils import HFValidationError, get_session, validate_repo_
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-logger = logging.get_logger(__name__)
 Model = TypeVar("Model", bound=PreTrainedModel)
 BUNDLED_MODEL = Path(__file__).parents[1] / "checkpoints" / "hafm-tiny"
 # checks of configurations that are transformers' own, by class; `tokenizers.configuration_codec` adds the codecs'
@@ -179,8 +178,7 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     """Refuses weights that cannot be those that were saved, before a model is allocated.
 
     A file must be whole safetensors, agree with SHA256SUMS beside it where there is one, hold finite numbers, and
-    hold about as many of them as the configuration asks for. In a folder of this machine a file that is newer than
-    the sums may have been saved again: that is a warning. It says nothing where there are no weights at all.
+    hold about as many of them as the configuration asks for. It says nothing where there are no weights at all.
 
     Args:
         model_class: the class to be loaded.
@@ -275,16 +273,13 @@ def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[P
     return [file for file in found if file is not None]
 
 
-def _check_sum(file: Path, path: Path, stale_is_possible: bool) -> None:
+def _check_sum(file: Path, path: Path) -> None:
     """Refuses a weights file that is not what SHA256SUMS at `path` says."""
     lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values()):
         raise ValueError(f"{path} is damaged; get it again, or delete it if the weights can be trusted without.")
     if sums.get(file.name) in (None, _sha256(file)):
-        return
-    if stale_is_possible and file.stat().st_mtime_ns > path.stat().st_mtime_ns:
-        logger.warning(f"{file} was written after {path}, which it does not match; delete {SUMS_FILE}, it is stale.")
         return
     raise ValueError(
         f"{file} is damaged: it is not what {SUMS_FILE} says; get it again, or delete {SUMS_FILE} if you changed the "
@@ -303,7 +298,7 @@ def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[s
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         if sums is not None:
-            _check_sum(file, sums, stale_is_possible=os.path.isdir(source))
+            _check_sum(file, sums)
         try:
             with safe_open(str(file), framework="pt") as content:
                 found = {name: content.get_tensor(name) for name in content.keys()}
