@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a voice, without anything learnt: whether and how high it sings, its level, and what begins.
+"""Low-level descriptors of a voice, nothing learnt: voicing, pitch, level and onset strength.
 
-Beside HuBERT on the path of the data, for the rhythm network. Features that were learnt from a few voices know less of
-others; pitch, level and spectral flux (low-level descriptors, as speech research has them) do not depend on the voice.
+The rhythm network reads them beside HuBERT's features. Features learnt from a few voices transfer badly to others;
+pitch, level and spectral flux do not depend on the voice.
 Dimensions: N samples, S frames of measuring at 100 Hz, T frames of the tokenizer.
 """
 

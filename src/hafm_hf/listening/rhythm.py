@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where in the beat each frame of a vocal lies, from seconds of singing around it.
 
-Inside the semantic tokenizer on the path of the data, beside HuBERT. One frame of a voice does not tell the beat, and
+Part of the semantic tokenizer, beside HuBERT. One frame of a voice does not tell the beat, and
 a small stage does not find it in ten seconds of tokens; a network of dilated convolutions with beats to learn from
 does (as in Davies & Böck 2019, "Temporal convolutional networks for musical audio beat tracking"). It reads
 descriptors of the voice (`descriptors`). Dimensions: B batch, T frames, P descriptors, C channels.
