@@ -2,6 +2,7 @@
 """A generation ends within a tenth of a second, wherever it is: what takes longer than a step asks in between."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -82,6 +83,19 @@ def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path) -> Non
     with Heartbeat(model, stop), pytest.raises(Stop):
         model.semantic_tokenizer.beat_phase(places)
     assert time.process_time() - began < whole / 2
+
+
+def test_who_uses_the_model_in_another_thread_is_not_ended(bundled_model: Path) -> None:
+    model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
+    places = torch.zeros(50 * 60, 4)
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with Heartbeat(model, stop), ThreadPoolExecutor() as pool:
+        assert len(pool.submit(model.semantic_tokenizer.beat_phase, places).result()) == len(places)
+        with pytest.raises(Stop):
+            model.semantic_tokenizer.beat_phase(places)
 
 
 def test_no_hook_stays_behind() -> None:

@@ -5,6 +5,7 @@ A step of decoding takes milliseconds, but the tokenizer, the beginning of a win
 `modeling_accompaniment` puts it around all of them.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ class Heartbeat:
         self.model, self.progress = model, progress
         self.last = ("semantic", 0, 1)
         self.reported = 0.0
+        self.thread = 0
         self.handles: list[Any] = []
 
     @property
@@ -40,6 +42,7 @@ class Heartbeat:
 
     def __enter__(self) -> "Heartbeat":
         self.reported = time.perf_counter()
+        self.thread = threading.get_ident()
         if self.progress is not None:
             lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
             layers = {layer for members in lists for layer in members}
@@ -57,5 +60,6 @@ class Heartbeat:
         self.progress(stage, done, total)
 
     def _beat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if time.perf_counter() - self.reported >= BEAT_SECONDS:
+        # other threads may use the model at the same time; they are not this computation's to report or to end
+        if threading.get_ident() == self.thread and time.perf_counter() - self.reported >= BEAT_SECONDS:
             self._report(*self.last)
