@@ -4,11 +4,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hafm_hf.corpus.features import PITCH_NAMES
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 
 CHORDS = ((0, 4, 7), (9, 0, 4), (5, 9, 0), (7, 11, 2))
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 BEAT = 0.5
 Samples = NDArray[np.float32]
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where vocal and instrumental come from: layouts of stems, `.stem.mp4` made by ffmpeg, and models of demucs."""
+"""Where vocal and instrumental come from: layouts of stems, and models that take mixes apart."""
 
 import hashlib
 import importlib.util
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import soundfile
 import torch
 
 from corpus.karaoke import RATE, karaoke, save_demucs, sing
-from hafm_hf.audio import resample
 from hafm_hf.corpus.separation import SEPARATORS, StemsSeparator, make_separator
 from hafm_hf.corpus.stems import SeparatorOptions, Stems
 from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
@@ -43,12 +40,10 @@ def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_pat
     write(tmp_path / "train/Song B", vocal=silence, instrumental=silence, comping=silence)
     write(tmp_path / "pairs", x_vocals=silence, x_accompaniment=silence, y_vocals=silence, z_drums=silence)
     write(tmp_path / "mixes", mix=silence)
-    (tmp_path / "train/Song C.stem.mp4").touch()
     groupings, drops = StemsSeparator(SeparatorOptions()).group(paths(tmp_path))
     assert {grouping.name: sorted(grouping.files) for grouping in groupings} == {
         "train/Song A": ["bass", "drums", "other", "vocal"],
         "train/Song B": ["instrumental", "vocal"],
-        "train/Song C.stem.mp4": ["stem_mp4"],
         "pairs/x": ["instrumental", "vocal"],
     }
     assert {drop.track: drop.reason for drop in drops} == {
@@ -109,43 +104,6 @@ def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(t
     write(tmp_path, song_vocals=np.tile(tone, 2))
     with pytest.raises(TrackError, match="vocal 4.00 s, instrumental 2.00 s"):
         separate(tmp_path, "song")
-
-
-@pytest.fixture(scope="module")
-def stem_mp4(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
-    """A .stem.mp4 as MUSDB18 has them, AAC, and what went in."""
-    pytest.importorskip("stempeg")
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed")
-    folder = tmp_path_factory.mktemp("stems")
-    sounds = {name: sing(2.0, seed) for seed, name in enumerate(("drums", "bass", "other", "vocals"))}
-    sounds = {"mixture": np.sum(list(sounds.values()), axis=0), **sounds}
-    write(folder / "parts", **sounds)
-    inputs = [word for name in sounds for word in ("-i", str(folder / f"parts/{name}.wav"))]
-    maps = [word for number in range(len(sounds)) for word in ("-map", str(number))]
-    command = ["ffmpeg", "-v", "error", *inputs, *maps, "-c:a", "aac", "-b:a", "192k", "-ar", "44100", "-ac", "2"]
-    subprocess.run([*command, str(folder / "song.stem.mp4")], check=True)
-    shutil.rmtree(folder / "parts")
-    return folder, sounds
-
-
-def test_a_stem_mp4_gives_its_vocal_and_the_rest(stem_mp4: tuple[Path, dict[str, np.ndarray]]) -> None:
-    folder, sounds = stem_mp4
-    stems = separate(folder, "song.stem.mp4")
-    assert stems.sampling_rate == 44_100 and abs(len(stems.vocal) - 2 * 44_100) < 4_096
-    at_rate = resample(stems.vocal, 44_100, RATE)[: 2 * RATE]
-    agreement = np.corrcoef(at_rate[2000:-2000], sounds["vocals"][: len(at_rate)][2000:-2000])[0, 1]
-    other = np.corrcoef(at_rate[2000:-2000], sounds["other"][: len(at_rate)][2000:-2000])[0, 1]
-    assert agreement > 0.9 > abs(other) + 0.5
-    loudness = np.sqrt(np.mean(stems.instrumental**2)) / np.sqrt(np.mean(stems.vocal**2))
-    assert 1.4 < loudness < 2.1
-
-
-def test_a_stem_mp4_that_is_cut_is_dropped(stem_mp4: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
-    whole = (stem_mp4[0] / "song.stem.mp4").read_bytes()
-    (tmp_path / "song.stem.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrackError):
-        separate(tmp_path, "song.stem.mp4")
 
 
 @pytest.mark.parametrize("options", [{"name": "spleeter"}, {"vocal_channel": "middle"}])

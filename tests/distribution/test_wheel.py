@@ -101,7 +101,7 @@ def test_every_command_explains_itself_with_the_core_alone(core: Environment, tm
 
 def test_what_an_extra_is_needed_for_is_refused_by_its_name(core: Environment, tmp_path: Path) -> None:
     commands = [
-        ["accompany", VOCAL, "--plot"],
+        ["accompany", VOCAL, "--loudness", "-16"],
         ["evaluate", "--pairs", VOCAL.parent, "--out", "report"],
         ["prepare", VOCAL.parent, "out"],
     ]

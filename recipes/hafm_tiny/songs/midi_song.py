@@ -14,9 +14,10 @@ import mir_eval.chord
 import numpy as np
 import pretty_midi
 
-from hafm_hf.corpus.features import PITCH_NAMES, key_of
+from hafm_hf.audio.analysis import key_fit
 
 NO_CHORD = "N"
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 CHORD_FIELDS = 3
 SHORTEST_NOTE = 0.06
 SAME_ONSET = 0.03
@@ -83,7 +84,8 @@ class Song:
         for chord in self.chords:
             for pitch_class in chord.pitch_classes:
                 histogram[pitch_class] += chord.end - chord.start
-        return key_of(histogram)
+        mode, tonic = divmod(int(key_fit(histogram).argmax()), len(PITCH_NAMES))
+        return f"{PITCH_NAMES[tonic]}:{('maj', 'min')[mode]}"
 
 
 def one_voice(notes: Iterable[Note]) -> tuple[Note, ...]:

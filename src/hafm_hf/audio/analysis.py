@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analysis of sound without a model: log-mel spectrogram, fundamental frequency and tempo.
+"""Analysis of sound without a model: log-mel spectrogram and fundamental frequency.
 
-For pictures and scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch and tempo are
-estimated with NumPy alone, because the libraries that do so bring a compiler with them that every call would wait for.
+For scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch is estimated with NumPy alone,
+because the libraries that do so bring a compiler with them that every call would wait for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from . import Samples, rms_dbfs
+from . import Samples
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +32,6 @@ F0_FLOOR_DBFS = -50.0
 F0_FRAMES_AT_ONCE = 1000
 # frames on both sides over which a note's pitch is smoothed, and frames of the shortest note
 NOTE_SMOOTHING, SHORTEST_NOTE = 8, 8
-BEATS_PER_MINUTE = (60.0, 200.0)
-LIKELIEST_TEMPO = 110.0
 
 Array = NDArray[np.float64]
 # Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
@@ -164,40 +162,6 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         for first, last in spans
         if last - first >= SHORTEST_NOTE and rounded[first] >= 0
     ]
-
-
-def tempo(samples: Samples, sampling_rate: int) -> float:
-    """Beats a minute of a recording (float32 [N] at `sampling_rate` Hz), 60 to 200; NaN without onsets."""
-    onsets = _onset_strength(samples, sampling_rate)
-    if onsets is None:
-        return float("nan")
-    period = _beat_period(onsets)
-    before, at, after = (float(onsets[: len(onsets) - lag] @ onsets[lag:]) for lag in (period - 1, period, period + 1))
-    bend = before - 2.0 * at + after
-    # the top of a parabola through the three lags: a whole frame is 2 % of a usual period
-    shift = float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5)) if bend < 0 else 0.0
-    return 60.0 * FRAME_RATE / (period + shift)
-
-
-def _onset_strength(samples: Samples, sampling_rate: int) -> Array | None:
-    """How strongly sound begins in each frame, float64 [T] of mean 0 and deviation 1; None where nothing does."""
-    if rms_dbfs(samples) < F0_FLOOR_DBFS:
-        return None
-    onsets = np.maximum(np.diff(log_mel(samples, sampling_rate, hops_in_window=4), axis=1), 0.0).mean(axis=0)
-    onsets = np.concatenate([[0.0], onsets])
-    # a period is looked for in half of the frames
-    if onsets.std() < 1e-6 or len(onsets) < 4 * FRAME_RATE * 60 / BEATS_PER_MINUTE[1]:
-        return None
-    return (onsets - onsets.mean()) / onsets.std()
-
-
-def _beat_period(onsets: Array) -> int:
-    """Frames between beats: the lag at which onsets (float64 [T]) repeat, preferring usual tempi."""
-    lags = np.arange(round(60 * FRAME_RATE / BEATS_PER_MINUTE[1]), round(60 * FRAME_RATE / BEATS_PER_MINUTE[0]) + 1)
-    lags = lags[lags < max(len(onsets) // 2, lags[0] + 1)]
-    repeats = np.correlate(onsets, onsets, "full")[len(onsets) - 1 :]
-    usual = np.exp(-0.5 * np.log2(60 * FRAME_RATE / lags / LIKELIEST_TEMPO) ** 2)
-    return int(lags[np.argmax(repeats[np.minimum(lags, len(repeats) - 1)] * usual)])
 
 
 def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

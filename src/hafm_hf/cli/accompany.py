@@ -21,7 +21,7 @@ from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from ..modeling.stage_table import STAGES
 from .accompany_folder import Outcome, Request, accompany_folder
-from .console import HAFMCommandError, plotting, progress_bars, require_packages, stderr, stdout
+from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
 from .options import (
     STANDARD,
     AsJson,
@@ -78,7 +78,6 @@ def accompany(
     beats: Beats = None,
     chords: Chords = None,
     stream: Annotated[bool, basic("--stream", help="Write the instrumental while it is generated.")] = False,
-    plot: Annotated[bool, basic("--plot", help="Also plot vocal, instrumental and chords: NAME_plot.png.")] = False,
     batch_size: Annotated[int, folder(min=1, help="Vocals that are generated together.")] = 8,
     as_json: AsJson = False,
     **options: Any,
@@ -97,7 +96,7 @@ def accompany(
     known = {"tempo": tempo} if many else {"lead_sheet": read_lead_sheet(tempo, beats, chords)}
     parameters = {**options, "seconds": seconds, **known}
     parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
-    request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, stream, plot, as_json)
+    request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, stream, as_json)
     check_request(request, vocals, many)
     planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
@@ -110,16 +109,16 @@ def accompany(
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
     """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
     kept = "keep" in request.parameters
-    if many and (len(vocals) > 1 or request.stream or request.plot or kept or request.out in (".", STANDARD)):
-        raise typer.BadParameter("a folder goes alone, with --out, and without --stream, --plot and --instrumental.")
+    if many and (len(vocals) > 1 or request.stream or kept or request.out in (".", STANDARD)):
+        raise typer.BadParameter("a folder goes alone, with --out, and without --stream and --instrumental.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
     several = request.parameters["num_samples"] > 1
     if request.stream and (several or kept):
         raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
-    if request.out == STANDARD and (len(vocals) > 1 or several or request.stream or request.plot or request.as_json):
-        raise typer.BadParameter("--out - is for one mix of one vocal, without --stream, --plot and --json.")
+    if request.out == STANDARD and (len(vocals) > 1 or several or request.stream or request.as_json):
+        raise typer.BadParameter("--out - is for one mix of one vocal, without --stream and --json.")
     if request.stream and request.file_format != "wav":
         raise typer.BadParameter(f"--stream writes WAV; leave out --format {request.file_format}.")
     if request.stream and request.parameters["stem_gain_db"]:
@@ -127,9 +126,6 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
-    if request.plot:
-        with plotting() as plots:
-            plots.require_matplotlib()
     # needed at the end of minutes of generating
     if request.parameters["balance"] is not None or request.parameters["loudness"] is not None:
         require_packages("pyloudnorm")
@@ -199,36 +195,14 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
             if not request.as_json:
                 stdout.print(f"wrote {path}", markup=False)
     lines = outcome.lines(request.parameters["seed"])
-    for song, line in zip(songs, lines, strict=True):
-        if request.plot:
-            line["plot"] = str(plot_one(line["mix"], song))
     seconds = lines[0]["seconds"]
     timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(songs))}
     if request.as_json:
         for line in lines:
             typer.echo(json.dumps(line | timing))
         return
-    for line in lines if request.plot else []:
-        stdout.print(f"wrote {line['plot']}", markup=False)
     speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
     stdout.print(f"{speed}, seed {request.parameters['seed']}", markup=False)
-
-
-def plot_one(mix: str, song: dict[str, Any]) -> Path:
-    """Draws a song beside its NAME_mix.wav, with beats, bars and chords where its lead sheet has any."""
-    from ..lead_sheet.bars import completed
-
-    name, _, _ = Path(mix).name.rpartition("_mix")
-    lead_sheet, rate = song.get("lead_sheet"), song["sampling_rate"]
-    sounds = [audio.with_channels(song[key], 1) for key in ("vocals", "audio")]
-    known: dict[str, Any] = {}
-    if lead_sheet is not None and lead_sheet.has_beats:
-        lead_sheet = completed(lead_sheet, len(sounds[0]) / rate)
-        known = {"beats": lead_sheet.beats, "downbeats": lead_sheet.downbeats, "chords": lead_sheet.chords}
-    with plotting() as plots:
-        figure = plots.plot_song(*sounds, rate, title=name, **known)
-        drawn: Path = plots.write_plot(Path(mix).with_name(f"{name}_plot.png"), figure)
-    return drawn
 
 
 def stream_one(

@@ -65,7 +65,6 @@ class Request:
     file_format: str = "wav"
     parameters: dict[str, Any] = field(default_factory=dict)
     stream: bool = False
-    plot: bool = False
     as_json: bool = False
 
     def files(self, name: str) -> list[dict[str, Path]]:

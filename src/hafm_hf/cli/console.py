@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -113,14 +112,3 @@ def progress_bars(quiet: bool) -> Progress:
     )
     # a redraw holds the interpreter for milliseconds, which a generation needs
     return Progress(*columns, console=stderr, refresh_per_second=4, disable=quiet and not stderr.is_terminal)
-
-
-@contextmanager
-def plotting() -> Iterator[ModuleType]:
-    """The module `plots`, imported only now; what it cannot do becomes an error of the command."""
-    from .. import plots
-
-    try:
-        yield plots
-    except plots.HAFMPlotError as error:
-        raise HAFMCommandError(str(error)) from error

@@ -186,12 +186,12 @@ def corpus_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int, Any], None]]:
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A callback for `prepare` that keeps one bar on stderr."""
     with progress_bars(quiet) as bars:
         task = bars.add_task("looking for songs", total=None)
 
-        def advance(done: int, total: int, _: Any) -> None:
+        def advance(done: int, total: int) -> None:
             bars.update(task, description="shards", completed=done, total=total)
 
         yield advance

@@ -55,8 +55,6 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
     before = content["options"]
-    if before["separator"].pop("stems", False):
-        raise HAFMCorpusError(f"{corpus} has rows of stems, which are not made any more; choose another folder.")
     check_same_options(corpus, before, options)
     tracks = {name: Track(name=name, **_known(values)) for name, values in content["tracks"].items()}
     return Plan(before, tracks, content["shards"])
@@ -76,15 +74,22 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
     """
     # through JSON, so that tuples and lists are one
     now = json.loads(json.dumps(now))
+    was, will_be = _given(before), _given(now)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if was.get(key) != will_be.get(key)
     ]
     if changed:
         raise HAFMCorpusError(
             f"{folder} was begun with other options ({'; '.join(changed)}); use those again or choose another folder."
         )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those that are off: other versions may not know them."""
+    inner = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {name: value for name, value in inner.items() if value not in ("", None, False)}
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:

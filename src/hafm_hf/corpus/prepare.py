@@ -14,14 +14,14 @@ from typing import Any
 from ..atomic_files import replacing, write_json
 from ..listening.transcription import find_beat_tracker
 from ..pretrained.loading import BUNDLED_MODEL
-from ..pretrained.model_card import IDENTIFIER, CardFacts, load_facts
+from ..pretrained.model_card import IDENTIFIER, CardFacts
 from .dataset_card import dataset_card
 from .engines import run_on
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .separation_models import torch_device
-from .shards import ShardOptions, ShardResult, make_shard, shard_maker
+from .shards import ShardOptions, make_shard, shard_maker
 from .tokenizing import TokenizerOptions
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
@@ -29,7 +29,8 @@ DEFAULT_TRACKS_PER_SHARD = 16
 # what may differ between two runs into one corpus: where things lie and who does the work
 NOT_CONTENT = ("audio", "corpus", "keep_audio")
 
-Progress = Callable[[int, int, ShardResult | None], None]
+# called with finished shards and all shards
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class PrepareOptions:
         splits (SplitOptions): how tracks are divided.
         tracks_per_shard (int): the unit of work, and of what a kill can lose.
         engine, workers, address: as for `engines.run_on`; they don't change the corpus.
-        facts (str): file of facts for the dataset card (`hub.model_card.load_facts`).
     """
 
     shards: ShardOptions
@@ -50,7 +50,6 @@ class PrepareOptions:
     engine: str = "local"
     workers: int = 1
     address: str = ""
-    facts: str = ""
 
 
 def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
 
     Args:
         options: what to do.
-        progress: called with finished shards, all shards, and the result of the last one (None at first).
+        progress: called with finished shards and all shards.
 
     Returns:
         the manifest, as manifest.json holds it.
@@ -74,13 +73,12 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[s
     if not audio.is_dir():
         # before models are loaded
         raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")
-    facts = load_facts(options.facts) if options.facts else _facts(options)
     try:
         with locked(corpus):
             (corpus / REPORT_FOLDER).mkdir(exist_ok=True)
             plan, drops, others = make_plan(options)
             _make_missing(plan, options, progress)
-            return _finish(plan, options, drops, others, facts)
+            return _finish(plan, options, drops, others)
     except OSError as error:
         raise HAFMCorpusError(
             f"{corpus} can't be written: {error.strerror or error}; finished shards are kept, make room and run the "
@@ -141,19 +139,19 @@ def _make_missing(plan: Plan, options: PrepareOptions, progress: Progress | None
     missing: list[ShardJob] = [job for job in jobs if read_report(corpus, job.name) is None]
     done = len(jobs) - len(missing)
     if progress:
-        progress(done, len(jobs), None)
+        progress(done, len(jobs))
     shards = options.shards
     results = run_on(
         options.engine, make_shard, shards, missing, options.workers, options.address,
         threads=shards.threads, gpus=int(shards.tokenizer.device == "cuda"),
     )  # fmt: skip
-    for result in results:
+    for _ in results:
         done += 1
         if progress:
-            progress(done, len(jobs), result)
+            progress(done, len(jobs))
 
 
-def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int, facts: CardFacts) -> dict[str, Any]:
+def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int) -> dict[str, Any]:
     """Writes manifest and card."""
     corpus = Path(options.shards.corpus)
     found = (read_report(corpus, name) for name in plan.shards)
@@ -163,7 +161,7 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int,
     write_json(corpus / MANIFEST_FILE, manifest)
     if any(report.rows for report in reports):
         with replacing(corpus / "README.md") as file:
-            file.write(str(dataset_card(corpus, facts)).encode())
+            file.write(str(dataset_card(corpus, _facts(options))).encode())
     return manifest
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the files of a track to its vocal and its instrumental: one small interface; stems that exist, and models.
 
-`stems` takes material that is separated: folders like MUSDB18's, `.stem.mp4`, pairs of files, and stereo files with
-the voice on one channel (karaoke). The models of `separation_models` take mixes apart; the paper used MDX-Net.
+`stems` takes material that is separated: folders like MUSDB18-HQ's, pairs of files, and stereo files with the voice on
+one channel (karaoke). The models of `separation_models` take mixes apart; the paper used MDX-Net.
 """
 
 import json
@@ -23,7 +23,6 @@ from .stems import (
     SeparatorOptions,
     Stems,
     align,
-    require,
 )
 from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
 
@@ -33,8 +32,6 @@ INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_voca
 BAND_NAMES = ("drums", "bass", "other")
 ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
 ROLES |= {name: name for name in BAND_NAMES}
-STEM_MP4 = ".stem.mp4"
-STEM_MP4_STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 
 
 def make_separator(options: SeparatorOptions) -> Separator:
@@ -78,9 +75,7 @@ class StemsSeparator:
         # other sounds in a folder of stems (a mixture, a part of the band) are what its stems came from
         stem_folders = {name for name, files in families.items() if chosen_stems(files)}
         for path in singles:
-            if path.lower().endswith(STEM_MP4):
-                groupings.append(Grouping(display_name(path), {"stem_mp4": path}))
-            elif self.options.vocal_channel:
+            if self.options.vocal_channel:
                 groupings.append(Grouping(display_name(path), {"karaoke": path}))
             elif os.path.dirname(path) not in stem_folders:
                 detail = "name a vocal channel, or a separator for mixes"
@@ -89,9 +84,6 @@ class StemsSeparator:
 
     def separate(self, files: Mapping[str, Path]) -> Stems:
         """Reads and aligns what there is; the parts of a band are added up where it has no file of its own."""
-        if "stem_mp4" in files:
-            require("stempeg", "separate")
-            return read_stem_mp4(files["stem_mp4"], self.options)
         if "karaoke" in files:
             samples, rate = decode(files["karaoke"], self.options.max_seconds)
             if samples.shape[1] != len(CHANNELS):
@@ -153,36 +145,6 @@ def read_labels(stem: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return labels if isinstance(labels, dict) else {}
-
-
-def read_stem_mp4(path: Path, options: SeparatorOptions) -> Stems:
-    """The stems of a .stem.mp4 as MUSDB18 has them: mixture, drums, bass, other, vocals.
-
-    Raises:
-        TrackError: ffmpeg can't read it, it holds other streams, or it is too long.
-        HAFMCorpusError: there is no ffmpeg.
-    """
-    try:
-        import stempeg
-
-        info = stempeg.Info(os.fspath(path))
-    except SystemExit as error:
-        raise HAFMCorpusError("ffmpeg is not installed; install it (Debian: apt install ffmpeg).") from error
-    except Exception as error:
-        raise TrackError(Reason.NOT_DECODABLE, str(error)[:200]) from error
-    seconds = info.duration(0)
-    if seconds > options.max_seconds:
-        raise TrackError(Reason.TOO_LONG, f"{seconds:.0f} s, at most {options.max_seconds:.0f}")
-    try:
-        stems, rate = stempeg.read_stems(os.fspath(path), dtype=np.float32, always_3d=True)
-    except Exception as error:
-        # ffmpeg's failures come as exceptions of several libraries
-        raise TrackError(Reason.DAMAGED, str(error)[:200]) from error
-    if len(stems) != len(STEM_MP4_STREAMS):
-        raise TrackError(Reason.NO_STEMS, f"{len(stems)} streams; expected {', '.join(STEM_MP4_STREAMS)}")
-    streams = dict(zip(STEM_MP4_STREAMS, stems, strict=True))
-    band, _ = add_up([(streams[name], rate) for name in BAND_NAMES], options.channels)
-    return align(streams["vocals"], int(rate), band, int(rate), channels=options.channels)
 
 
 def _audio_separator(options: SeparatorOptions) -> Separator:

