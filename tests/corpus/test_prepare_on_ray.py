@@ -44,7 +44,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypa
         second = cluster.add_node(**NODE)
         nodes: list[int] = []
 
-        def kill_the_second(done: int, total: int, result: Any) -> None:
+        def kill_the_second(done: int, total: int) -> None:
             if done == 2:
                 cluster.remove_node(second, allow_graceful=False)
                 nodes.append(total - done)
