@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from hafm_hf.audio import HAFMAudioError
-from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.evaluation import datasets
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
 
@@ -59,37 +58,6 @@ def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
     write(tmp_path / "mono_1_01.wav", 2)
     with pytest.raises(HAFMEvaluationError, match="mono_1_01.wav has 1 channel"):
         datasets.load_karaoke(tmp_path)
-
-
-def test_a_corpus_split_names_excerpts_and_the_folder_of_pairs_their_sound(tmp_path: Path) -> None:
-    info = TokenCorpusInfo(
-        semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=9, codebook_size=16, num_codebooks=3
-    )
-    vocal, codes = np.zeros(100, np.int64), np.zeros((3, 150), np.int64)
-    excerpts = [
-        TokenExcerpt(
-            track=track,
-            start=start,
-            duration=2.0,
-            vocal_semantic=vocal,
-            instrumental_semantic=vocal,
-            acoustic=codes,
-        )
-        for track, start in (("one", 0.0), ("one", 2.0), ("two", 1.0))
-    ]
-    (tmp_path / "corpus" / "test").mkdir(parents=True)
-    write_shard(tmp_path / "corpus" / "test" / "00000.parquet", excerpts, info)
-    for track in ("one", "two"):
-        write(tmp_path / "songs" / track / "vocal.wav", 5)
-        write(tmp_path / "songs" / track / "instrumental.wav", 5)
-    clips = datasets.load_corpus_split(tmp_path / "corpus", "test", tmp_path / "songs")
-    assert [(clip.name, clip.vocal.start, clip.vocal.seconds) for clip in clips] == [
-        ("one@0", 0.0, 2.0),
-        ("one@2", 2.0, 2.0),
-        ("two@1", 1.0, 2.0),
-    ]
-    with pytest.raises(HAFMEvaluationError, match="no shards of the split 'validation'"):
-        datasets.load_corpus_split(tmp_path / "corpus", "validation", tmp_path / "songs")
 
 
 def test_a_pair_ends_with_its_shorter_sound_and_unlike_lengths_are_refused(tmp_path: Path) -> None:

@@ -189,7 +189,6 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
     [
         ((), "name one set of vocals"),
         (("--pairs", "TEST", "--karaoke", "TEST"), "name one set of vocals"),
-        (("--corpus", "TEST"), "a token corpus contains no audio"),
         (("--pairs", "TEST", "--outputs", "late"), "is not NAME=FOLDER"),
         (("--pairs", "TEST", "--no-model", "--model", "hafm-tiny"), "contradict each other"),
     ],

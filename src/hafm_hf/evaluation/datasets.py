@@ -195,38 +195,6 @@ def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str
     return clips
 
 
-def load_corpus_split(corpus: Path, split: str, audio: Path) -> list[Clip]:
-    """The excerpts of one split of a token corpus, their sound taken from the folder of pairs it was made from.
-
-    Args:
-        corpus: folder with SPLIT/*.parquet or SPLIT*.parquet of token shards.
-        split: train, validation or test.
-        audio: folder of pairs (see `load_pairs`), whose names end in the corpus' track names.
-
-    Raises:
-        HAFMEvaluationError: no such split, or a track without sound.
-    """
-    import pyarrow.parquet as pq
-
-    shards = sorted({*corpus.glob(f"{split}/**/*.parquet"), *corpus.glob(f"{split}*.parquet")})
-    if not shards:
-        raise HAFMEvaluationError(f"{corpus} has no shards of the split {split!r}.")
-    pairs = {clip.name: clip for clip in load_pairs(audio)}
-    by_track = {name.rsplit("__", 1)[-1]: clip for name, clip in pairs.items()} | pairs
-    clips = []
-    for shard in shards:
-        # the stems of an excerpt have rows of their own
-        places = pq.read_table(shard, columns=["track", "start", "duration"]).to_pylist()
-        for row in {(row["track"], row["start"]): row for row in places}.values():
-            track = _flat(row["track"])
-            clip = by_track.get(track, by_track.get(track.rsplit("__", 1)[-1]))
-            if clip is None:
-                raise HAFMEvaluationError(f"{audio} has no pair of the track {row['track']!r} of {corpus}.")
-            name = f"{track}@{row['start']:g}"
-            clips.append(_cut(replace(clip, name=name), float(row["start"]), float(row["duration"])))
-    return sorted(clips, key=lambda clip: clip.name)
-
-
 def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = None) -> list[Clip]:
     """Cuts songs to clips of `seconds`, one each `hop` seconds (as long as the clip if None); None leaves them whole.
 

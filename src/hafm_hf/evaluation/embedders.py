@@ -36,13 +36,11 @@ class EmbedderOptions:
         kind: "tokenizer", "vggish", or the hub id or folder of an audio model.
         layer: of a transformers model, the hidden state to take; the last if None.
         weights: file of VGGish's weights; downloaded if None.
-        model: composite whose semantic tokenizer is used; the bundled one if None.
     """
 
     kind: str = "tokenizer"
     layer: int | None = None
     weights: str | None = None
-    model: str | None = None
 
 
 class Embedder(Protocol):
@@ -66,7 +64,7 @@ def make_embedder(options: EmbedderOptions) -> Embedder:
         HAFMEvaluationError: its weights cannot be had, or there is no such model.
     """
     if options.kind == "tokenizer":
-        return TokenizerEmbedder(options.model)
+        return TokenizerEmbedder()
     if options.kind == "vggish":
         return VGGishEmbedder(vggish.load_vggish(options.weights))
     return TransformersEmbedder(options.kind, options.layer)
@@ -109,21 +107,17 @@ class TokenizerEmbedder:
     with VGGish's, nor with those of another tokenizer.
     """
 
-    def __init__(self, model: str | None = None) -> None:
+    def __init__(self) -> None:
         from ..pretrained.loading import BUNDLED_MODEL, load_strictly
         from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
-        source = BUNDLED_MODEL if model is None else model
-        try:
-            loaded = load_strictly(
-                HAFMSemanticTokenizerModel, source, subfolder="semantic_tokenizer", dtype=torch.float32
-            )
-        except OSError as error:
-            raise HAFMEvaluationError(f"No semantic tokenizer can be loaded from {source} ({error}).") from error
+        loaded = load_strictly(
+            HAFMSemanticTokenizerModel, BUNDLED_MODEL, subfolder="semantic_tokenizer", dtype=torch.float32
+        )
         self.tokenizer: Any = loaded.eval()
         self.sampling_rate = int(self.tokenizer.config.sampling_rate)
         self.name = (
-            f"semantic tokenizer of {Path(source).name}, layer {self.tokenizer.config.layer}, "
+            f"semantic tokenizer of {BUNDLED_MODEL.name}, layer {self.tokenizer.config.layer}, "
             f"mean over {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s"
         )
 

@@ -9,10 +9,10 @@ that is a quarter tone off.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,22 +63,14 @@ class Features:
     recognised: tuple[Span, ...] | None = None
     told: LeadSheet | None = None
 
-    def save(self, file: BinaryIO) -> None:
-        """Writes all fields of the sound alone as one .npz."""
-        np.savez(file, **{name: getattr(self, name) for name in measured_fields()})
+    def measured(self) -> dict[str, Any]:
+        """What `extract` has measured, by name: numbers and arrays."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.default is MISSING}
 
     @classmethod
-    def load(cls, path: Path) -> Features:
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
-            values: dict[str, Any] = {name: stored[name] for name in measured_fields()}
-        numbers = {name: float(values[name]) for name in ("seconds", "level_dbfs", "active_dbfs")}
-        return cls(**(values | numbers))
-
-
-def measured_fields() -> list[str]:
-    """Names of what `extract` measures."""
-    return [field.name for field in fields(Features) if field.default is MISSING]
+    def of(cls, measured: Mapping[str, Any]) -> Features:
+        """The features that gave `measured`, its numbers as arrays perhaps."""
+        return cls(**{name: float(value) if np.ndim(value) == 0 else value for name, value in measured.items()})
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:

@@ -8,13 +8,11 @@ resumes, and ends with the same numbers.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample
 from ..corpus.engines import run_on
 from ..listening.transcription import ChordRecogniser
+from ..modeling.threads import torch_threads
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
 from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract, instrumental_to_vocal_db
@@ -33,13 +32,6 @@ from .statistics import HAFMEvaluationError
 REFERENCE, RETRIEVAL, RANDOM = "reference", "retrieval", "random retrieval"
 # a candidate may end this much before its vocal
 LONGEST_GAP_SECONDS = 0.5
-# how numbers and lists are written to the cache and read from it
-AS_JSON: tuple[Callable[[Any, BinaryIO], object], Callable[[Path], Any]] = (
-    lambda value, file: file.write(json.dumps(value).encode()),
-    lambda path: json.loads(path.read_text()),
-)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,13 +150,13 @@ class Measurer:
         features = self._band(sound)
         embeddings = {name: self._embedding(sound, name) for name in self.embedders}
         pair = hashlib.sha256(f"{vocal.key}/{sound.key}/{FEATURES_VERSION}".encode()).hexdigest()[:32]
-        leak = self._kept("pairs", f"{pair}.json", lambda: voice_leak_db(vocal.analysed, sound.analysed), *AS_JSON)
-        return Candidate(features, leak, instrumental_to_vocal_db(voice, features), embeddings)
+        found = self._kept(f"pairs/{pair}", lambda: {"leak": voice_leak_db(vocal.analysed, sound.analysed)})
+        return Candidate(features, float(found["leak"]), instrumental_to_vocal_db(voice, features), embeddings)
 
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, from the cache where they are there."""
-        name = f"{sound.key}-{int(voice)}-{FEATURES_VERSION}.npz"
-        return self._kept("features", name, lambda: extract(sound.analysed, voice=voice), Features.save, Features.load)
+        name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
+        return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
     def _band(self, sound: Sound) -> Features:
         """Features of an accompaniment, with its chords if they are wanted."""
@@ -172,39 +164,33 @@ class Measurer:
         if not self.options.chords:
             return features
 
-        def recognise() -> list[Any]:
-            return self.recogniser.chords(sound.samples, sound.rate)
+        def recognise() -> dict[str, Any]:
+            found = self.recogniser.chords(sound.samples, sound.rate)
+            return {"times": [span[:2] for span in found], "labels": [label for *_, label in found]}
 
-        found = self._kept("chords", f"{sound.key}.json", recognise, *AS_JSON)
-        return replace(features, recognised=tuple((start, stop, label) for start, stop, label in found))
+        kept = self._kept(f"chords/{sound.key}", recognise)
+        chords = zip(np.reshape(kept["times"], (-1, 2)).tolist(), map(str, kept["labels"]), strict=True)
+        return replace(features, recognised=tuple((start, stop, label) for (start, stop), label in chords))
 
     def _embedding(self, sound: Sound, name: str) -> Embeddings:
         embedder = self.embedders[name]
 
-        def embed() -> Embeddings:
-            return embedder.embed(sound.at(embedder.sampling_rate))
+        def embed() -> dict[str, Embeddings]:
+            return {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))}
 
-        folder = f"embeddings/{self.identities[name]}"
-        return self._kept(folder, f"{sound.key}.npy", embed, lambda values, file: np.save(file, values), np.load)
+        return self._kept(f"embeddings/{self.identities[name]}/{sound.key}", embed)["embeddings"]
 
-    def _kept(
-        self,
-        kind: str,
-        name: str,
-        make: Callable[[], T],
-        save: Callable[[T, BinaryIO], object],
-        load: Callable[[Path], T],
-    ) -> T:
-        """What `make` gives, from the cache where it is there."""
+    def _kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The arrays that `make` gives, from the cache where they are there."""
         if self.options.cache is None:
             return make()
-        path = self.options.cache / kind / name
-        if path.exists():
-            return load(path)
-        made = make()
-        with replacing(path) as file:
-            save(made, file)
-        return made
+        path = self.options.cache / f"{name}.npz"
+        if not path.exists():
+            made = make()
+            with replacing(path) as file:
+                np.savez(file, **made)
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
 
 
 class Sound:
@@ -267,7 +253,8 @@ def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
     Raises:
         HAFMEvaluationError: naming the clip whose sound cannot be used.
     """
-    with _one_thread():
+    # sums of several threads differ in their last digits from those of one, which a worker has
+    with torch_threads(1):
         try:
             return _measurer(options).measure(job)
         except HAFMAudioError as error:
@@ -277,16 +264,3 @@ def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
 @lru_cache(maxsize=1)
 def _measurer(options: MeasuringOptions) -> Measurer:
     return Measurer(options)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads differ in their last digits from those of one, which a worker has."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,16 +6,16 @@ evaluate.load("<this folder>").compute(predictions=[accompaniment, …], vocals=
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.evaluation.leakage import voice_leak_db
-from hafm_hf.evaluation.protocol import ClipScores, ScoringOptions, describe_system
-from hafm_hf.evaluation.scores import SCORE_NAMES, SCORES, score_pair
-from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json, other_song_partners
+from hafm_hf.evaluation.measuring import Candidate, Measurement
+from hafm_hf.evaluation.protocol import ScoringOptions, describe_system, score_clips
+from hafm_hf.evaluation.scores import SCORES
+from hafm_hf.evaluation.statistics import HAFMEvaluationError, as_json
 
 DESCRIPTION = """\
 Whether accompaniments follow the singer in harmony and time: each score on the matched pairs minus the same on pairs
@@ -56,22 +56,15 @@ class SingerFollowing(modules.RecordingsMetric):
     ) -> dict[str, Any]:
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
-        sung = modules.at_rate(vocals, sampling_rate, ANALYSIS_RATE)
-        played = modules.at_rate(predictions, sampling_rate, ANALYSIS_RATE)
-        voices = [extract(sound, voice=True) for sound in sung]
-        bands = [extract(sound) for sound in played]
-        wanted: list[Any] = [None] * len(voices)
-        if references is not None:
-            wanted = [extract(sound) for sound in modules.at_rate(references, sampling_rate, ANALYSIS_RATE)]
-        names = [f"{index:06d}" for index in range(len(voices))]
-        whose = songs or names
-        drawn = other_song_partners(names, whose, [voice.seconds for voice in voices], partners, seed)
-        scored = []
-        for index, (voice, reference) in enumerate(zip(voices, wanted, strict=True)):
-            matched = score_pair(voice, reference, bands[index])
-            shuffled = [score_pair(voice, reference, bands[other]) for other in drawn[index]]
-            control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
-            leak = {"leak_db": voice_leak_db(sung[index], played[index])}
-            scored.append(ClipScores(names[index], whose[index], "predictions", matched, control, leak))
-        found = as_json(describe_system(scored, ScoringOptions(partners=partners, seed=seed)))
+        rates = (sampling_rate, ANALYSIS_RATE)
+        names = [f"{index:06d}" for index in range(len(vocals))]
+        wanted = [None] * len(vocals) if references is None else modules.at_rate(references, *rates)
+        sounds = zip(modules.at_rate(vocals, *rates), modules.at_rate(predictions, *rates), wanted, strict=True)
+        measured = []
+        for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
+            candidate = Candidate(extract(played), voice_leak_db(sung, played), math.nan, {})
+            own = None if reference is None else extract(reference)
+            measured.append(Measurement(name, song, extract(sung, voice=True), own, {"predictions": candidate}))
+        options = ScoringOptions(partners, seed)
+        found = as_json(describe_system(score_clips(measured, options), options))
         return found["scores"] | {"leak_db": found["readings"]["leak_db"]["median"]}
