@@ -70,7 +70,10 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> Features:
         """The features that gave `measured`, its numbers as arrays perhaps."""
-        return cls(**{name: float(value) if np.ndim(value) == 0 else value for name, value in measured.items()})
+        values: dict[str, Any] = {
+            name: float(value) if np.ndim(value) == 0 else value for name, value in measured.items()
+        }
+        return cls(**values)
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:
