@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
-from hafm_hf.cli.accompany import kept_span
 from hafm_hf.cli.options import read_lead_sheet
 from programs import Program, run_program
 from vocals import CODEC_RATE, file_bytes, glide
@@ -246,7 +245,7 @@ def test_a_real_recording_gets_a_band_from_the_bundled_model(
     assert_song_of(json.loads(done.stdout), 4 * rate, rate)
 
 
-def test_streamed_song_is_the_song_and_parts_of_it_can_be_kept(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+def test_streamed_song_is_the_song(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
     options = ("--model", tiny_model, "--seed", 1)
     for folder, extra in (("whole", ()), ("streamed", ("--stream",))):
         done = run_hafm("accompany", vocal, *options, "--out", tmp_path / folder, *extra)
@@ -255,23 +254,11 @@ def test_streamed_song_is_the_song_and_parts_of_it_can_be_kept(tiny_model: Path,
     assert songs[0].shape == songs[1].shape and files_in(tmp_path / "streamed") == files_in(tmp_path / "whole")
     level = np.abs(songs[0]).max() / np.abs(songs[1]).max()
     assert np.allclose(songs[0], level * songs[1], atol=2e-4)
-    old = tmp_path / "whole" / "vocal_instrumental.wav"
-    keeping = ("--instrumental", old, "--keep", "0:0.5", "--out", tmp_path / "kept")
-    done = run_hafm("accompany", vocal, *options[:2], "--seed", 2, *keeping)
-    assert done.returncode == 0, done.stderr
-    kept = audio.read_audio(tmp_path / "kept" / "vocal_instrumental.wav")[0]
-    gain = np.abs(kept[:21_000]).max() / np.abs(songs[0][:21_000]).max()
-    assert np.allclose(kept[:21_000], gain * songs[0][:21_000], atol=2e-4)
-    assert not np.allclose(kept[23_000:], gain * songs[0][23_000:], atol=1e-3)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ("--keep", "0:1"),
-        ("--instrumental", EXAMPLE, "--keep", "abc"),
-        ("--instrumental", EXAMPLE, "--keep", "5:1000"),
-        ("--instrumental", EXAMPLE, "--keep", "8:4"),
         ("--stream", "--num-samples", "2"),
         ("--tempo", "300"),
         ("--chords", "C | F", "another.wav"),
@@ -283,17 +270,6 @@ def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, 
     words = ["accompany", EXAMPLE, "--out", tmp_path / "out", *options]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 2 and not files_in(tmp_path / "out")
-
-
-def test_spans_may_be_open_and_an_instrumental_is_not_written_over(tmp_path: Path) -> None:
-    assert kept_span(":2.5", 10.004) == (0.0, 2.5) and kept_span("4:", 10.004) == (4.0, 10.004)
-    # as it is printed, rounded
-    assert kept_span("4:10.01", 10.004) == (4.0, 10.004)
-    old = tmp_path / "vocal_instrumental.wav"
-    old.write_bytes(EXAMPLE.read_bytes())
-    words = ["accompany", EXAMPLE, "--instrumental", old, "--keep", ":1", "--out", tmp_path]
-    done = CliRunner().invoke(app, list(map(str, words)))
-    assert done.exit_code == 2 and "overwritten" in done.output.replace("\n", " ")
 
 
 def test_what_is_known_of_a_song_is_read_from_files(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_machines_that_do_not_share_the_folder_are_refused_at_once(corpus: Path,
     assert [each.wait(120) for each in nodes] == [1, 1]
     for each in nodes:
         (said,) = set(each.said())
-        assert "1 of 2 processes" in said and "disk that all machines share" in said
+        assert "do not see the main process" in said and "disk that all machines share" in said
     assert not list(tmp_path.glob("disk*/checkpoint-*")) and not list(tmp_path.glob("disk*/metrics.jsonl"))
 
 

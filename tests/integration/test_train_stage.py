@@ -20,8 +20,6 @@ WATCHED = {
     "learning_rate",
     "tokens_per_second",
     "hours_of_audio",
-    "memory_gb",
-    "data_share",
 }
 
 
@@ -82,7 +80,6 @@ def test_every_log_line_says_how_the_run_fares(whole_run: Path) -> None:
     for line in lines:
         assert set(line) >= WATCHED
         assert len(line["codebook_losses"]) == len(line["codebook_accuracy"]) == 1
-        assert line["memory_gb"] > 0.05
     assert lines[-1]["hours_of_audio"] == pytest.approx(30 * 8 * 1.2 / 3600)
     assert lines[-1]["codebook_accuracy"][0] > lines[0]["codebook_accuracy"][0]
 

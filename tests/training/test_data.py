@@ -168,34 +168,6 @@ def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(
     assert make_stage(same, INFO, 10.0).config.position_scheme == "time"
 
 
-def test_a_trained_stage_may_be_told_more_and_plays_the_same_until_it_has_learnt_to(tmp_path: Path) -> None:
-    for own in ({}, {"bar": 8, "chord": 86}):
-        trained = STAGE_MODELS["semantic"](toy_config("semantic", conditioning_fusion="sum", lead_sheet_streams=own))
-        trained.save_pretrained(tmp_path / "trained")
-        more = ["energy", "style", "bar", "chord"]
-        asked = StageArguments(
-            init_from=str(tmp_path / "trained"), lead_sheet_streams=more, styles=["folk"], conditioning_fusion="sum"
-        )
-        stage = make_stage(asked, INFO, 10.0)
-        assert list(stage.config.lead_sheet_streams) == ["chord", "bar", "energy", "style"]
-        assert stage.config.styles == ["folk"]
-        ids = {"input_ids": torch.randint(0, 9, (1, 9)), "use_cache": False}
-        told = {"chord": 80, "bar": 5, "energy": 2, "style": 1}
-        heard = {
-            model: torch.tensor([3, *(told[name] for name in model.config.lead_sheet_streams)])[None, :, None]
-            for model in (trained, stage)
-        }
-        before, after = (
-            model.eval()(**ids, conditioning_ids=heard[model].expand(1, -1, 50)).logits for model in (trained, stage)
-        )
-        torch.testing.assert_close(after, before)
-        stage.save_pretrained(tmp_path / "grown")
-        again = make_stage(dataclasses.replace(asked, init_from=str(tmp_path / "grown")), INFO, 10.0)
-        assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), again.parameters(), strict=True))
-        with pytest.raises(ValueError, match="cannot go on with styles"):
-            make_stage(dataclasses.replace(asked, init_from=str(tmp_path / "grown"), styles=["rock"]), INFO, 10.0)
-
-
 def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:
     write_toy_corpus(tmp_path)
     table = parquet.read_table(tmp_path / "train-00000.parquet")

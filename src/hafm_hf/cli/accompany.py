@@ -70,10 +70,6 @@ def accompany(
     file_format: Annotated[FileFormat, basic("--format", help="Format of the audio files.")] = "wav",
     device: DeviceName = Device.auto,
     dtype: Annotated[DType, advanced(help="Precision of the model; auto is float32.")] = DType.auto,
-    instrumental: Annotated[str | None, basic(help="An existing instrumental, to keep spans of.")] = None,
-    keep: Annotated[
-        list[str] | None, basic(help="START:STOP in seconds of --instrumental, such as 0:12.5 or 20:; repeatable.")
-    ] = None,
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
@@ -95,7 +91,6 @@ def accompany(
     # the plan of a folder contains names and numbers only
     known = {"tempo": tempo} if many else {"lead_sheet": read_lead_sheet(tempo, beats, chords)}
     parameters = {**options, "seconds": seconds, **known}
-    parameters |= kept_instrumental(instrumental, keep or [], vocals, out, file_format)
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, stream, as_json)
     check_request(request, vocals, many)
     planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
@@ -108,15 +103,14 @@ def accompany(
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
     """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
-    kept = "keep" in request.parameters
-    if many and (len(vocals) > 1 or request.stream or kept or request.out in (".", STANDARD)):
-        raise typer.BadParameter("a folder goes alone, with --out, and without --stream and --instrumental.")
+    if many and (len(vocals) > 1 or request.stream or request.out in (".", STANDARD)):
+        raise typer.BadParameter("a folder goes alone, with --out, and without --stream.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
     several = request.parameters["num_samples"] > 1
-    if request.stream and (several or kept):
-        raise typer.BadParameter("--stream goes with one sample of a new instrumental only.")
+    if request.stream and several:
+        raise typer.BadParameter("--stream goes with one sample only.")
     if request.out == STANDARD and (len(vocals) > 1 or several or request.stream or request.as_json):
         raise typer.BadParameter("--out - is for one mix of one vocal, without --stream and --json.")
     if request.stream and request.file_format != "wav":
@@ -229,48 +223,6 @@ def stream_one(
             written.append(chunk | ({"stems": stems} if stems else {}))
     mixing = {name: value for name, value in request.parameters.items() if name in MIX_OPTIONS}
     return pipeline.join(written, **mixing)
-
-
-def kept_instrumental(
-    instrumental: str | None, keep: list[str], vocals: list[str], out: Path, file_format: str
-) -> dict[str, Any]:
-    """The parameters `instrumental` and `keep` of the pipeline, from the options of those names.
-
-    Raises:
-        typer.BadParameter: if one is given without the other, for several vocals, if a span does not lie within the
-            instrumental, or if the instrumental would be overwritten.
-        HAFMAudioError: if the instrumental cannot be used.
-    """
-    if instrumental is None and not keep:
-        return {}
-    if instrumental is None or not keep or len(vocals) > 1:
-        raise typer.BadParameter("--instrumental and --keep START:STOP belong together, and to one vocal.")
-    written = out / f"{vocal_name(vocals[0])}_instrumental.{file_format}"
-    if written.exists() and Path(instrumental).exists() and written.samefile(instrumental):
-        raise typer.BadParameter(f"{instrumental} would be overwritten; choose another folder with --out.")
-    sound, rate = audio.read_audio(instrumental, mono=False)
-    spans = [kept_span(text, len(sound) / rate) for text in keep]
-    return {"instrumental": {"array": sound, "sampling_rate": rate, "path": instrumental}, "keep": spans}
-
-
-def kept_span(text: str, seconds: float) -> tuple[float, float]:
-    """Start and stop in s of START:STOP; where one is left out, the instrumental's beginning or end.
-
-    Raises:
-        typer.BadParameter: if it is no span, or does not lie within an instrumental of so many seconds.
-    """
-    try:
-        first, last = text.split(":")
-        start, stop = float(first or 0.0), float(last or seconds)
-    except ValueError:
-        raise typer.BadParameter(
-            f"--keep is {text}; give START:STOP in seconds: 0:12.5, :12.5 or 20:, for example."
-        ) from None
-    # the length as it is printed, with two digits, is meant exactly
-    stop = seconds if 0.0 < stop - seconds <= 0.01 else stop
-    if not 0.0 <= start < stop <= seconds:
-        raise typer.BadParameter(f"--keep {text} does not lie within the instrumental of {seconds:.2f} s.")
-    return start, stop
 
 
 @contextmanager

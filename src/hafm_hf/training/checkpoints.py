@@ -3,18 +3,15 @@
 
 import json
 import math
-import os
 import platform
 import shutil
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel
@@ -23,9 +20,7 @@ from transformers.utils import logging
 from accelerate import Accelerator
 
 logger = logging.get_logger(__name__)
-# a network disk may take a moment to show a new file
-SHARED_FOLDER_SECONDS = 5.0
-PROGRESS, AVERAGE, METRICS = "progress.json", "average.safetensors", "metrics.jsonl"
+PROGRESS, AVERAGE, METRICS, RUN = "progress.json", "average.safetensors", "metrics.jsonl", "run.json"
 
 
 @dataclass
@@ -60,28 +55,18 @@ class RunFolder:
         self.path, self.accelerator, self.keep = path, accelerator, keep
 
     def require_shared(self) -> None:
-        """Makes sure that all processes see one folder: else some would begin at step 0 where others go on.
+        """Makes sure that all processes see what `write_run` wrote: else some would begin where others go on.
 
         Raises:
-            ValueError: on every process, when one of them does not see what the main process writes.
+            ValueError: on every process, when one of them does not see it.
         """
-        if self.accelerator.num_processes == 1:
-            return
-        mark = [f".shared-{uuid.uuid4().hex}"]
-        if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / mark[0]).touch()
-        name = str(broadcast_object_list(mark)[0])
-        deadline = time.monotonic() + SHARED_FOLDER_SECONDS
-        # listed, not asked for by name: network disks remember for a while that a name is not there
-        while not (seen := self.path.is_dir() and name in os.listdir(self.path)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        blind = [place for place, sees in gather_object([(platform.node(), seen)]) if not sees]
-        (self.path / name).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        sees = (self.path / RUN).is_file()
+        blind = sorted({place for place, seen in gather_object([(platform.node(), sees)]) if not seen})
         if blind:
             raise ValueError(
-                f"{len(blind)} of {self.accelerator.num_processes} processes (on {', '.join(sorted(set(blind)))}) do "
-                f"not see the main process's {self.path}: name an --output_dir on a disk that all machines share."
+                f"Processes of the run (on {', '.join(blind)}) do not see the main process's {self.path}: name an "
+                "--output_dir on a disk that all machines share."
             )
 
     def checkpoints(self) -> list[Path]:
@@ -111,7 +96,7 @@ class RunFolder:
         _whole_or_nothing(write, temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            _whole_or_nothing(lambda: _write_json(temporary / PROGRESS, asdict(progress)), temporary)
+            _whole_or_nothing(lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress))), temporary)
             replace_folder(temporary, folder)
             for old in self.checkpoints()[: -self.keep]:
                 shutil.rmtree(old)
@@ -171,7 +156,7 @@ class RunFolder:
         """Writes run.json, what this session of the run was asked for, on the main process."""
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+            (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n")
 
     def write_metrics(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the main process."""
@@ -179,10 +164,6 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / METRICS, "a") as file:
                 file.write(json.dumps(line) + "\n")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content))
 
 
 def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:

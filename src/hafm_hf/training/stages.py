@@ -8,7 +8,6 @@ draws all embeddings from N(0, 0.02), so this is an option.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,8 +21,6 @@ from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
 from .data import stage_streams
 
-# the weights that read the streams of a lead sheet
-TOLD = "model.lead_sheet_embedding.weight"
 # every linear layer of the decoder; embeddings, heads and the relative bias stay as they were published
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 # share of the old random values that is kept: it fills the directions that the projection leaves empty
@@ -33,8 +30,7 @@ NOISE = 0.25
 def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> PreTrainedModel:
     """The stage to train.
 
-    `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken. Streams of a lead sheet
-    that it does not read yet may be added to it.
+    `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken.
 
     Raises:
         ValueError: for an unknown stage, a stage of another kind or shape, or more codebooks than the corpus has.
@@ -44,7 +40,6 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
-        model = told_more(model, config.lead_sheet_streams, config.styles)
         for name, value in asked(arguments, (*ARCHITECTURE, *STREAMS, "codec", "semantic_tokenizer")).items():
             own = getattr(model.config, name, None)
             if value and value != own and (name != "lead_sheet_streams" or set(value) - set(own or ())):
@@ -64,34 +59,6 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     if arguments.lora_rank:
         model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model
-
-
-def told_more(stage: PreTrainedModel, streams: Mapping[str, int], styles: Sequence[str]) -> PreTrainedModel:
-    """The same stage, with streams of a lead sheet (sizes by name) and styles added to those that it reads.
-
-    What is added starts at zero, so that it plays what it played until it has learnt to read them. Styles must begin
-    with its own, which keep their numbers; the stage itself is returned where there is nothing to add.
-    """
-    own = stage.config.lead_sheet_streams
-    added = set(streams) - set(own)
-    known = list(stage.config.styles)
-    if list(styles[: len(known)]) == known and len(styles) > len(known):
-        known = list(styles)
-    if not added:
-        stage.config.styles = known
-        return stage
-    streams = {**own, **{name: streams[name] for name in added}}
-    config = type(stage.config).from_dict({**stage.config.to_dict(), "lead_sheet_streams": streams, "styles": known})
-    grown = type(stage)(config)
-    weights = stage.state_dict()
-    learnt = weights.pop(TOLD, None)
-    grown.load_state_dict(weights | {TOLD: grown.state_dict()[TOLD]})
-    table = grown.model.lead_sheet_embedding.weight
-    with torch.no_grad():
-        table.zero_()
-        for row, name in enumerate(own):
-            table[list(config.lead_sheet_streams).index(name), : learnt.shape[1]] = learnt[row]
-    return grown
 
 
 def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:

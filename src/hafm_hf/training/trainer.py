@@ -154,17 +154,17 @@ class StageTrainer:
             OSError: when something can't be written; what was saved before stays as it is.
             ValueError: when the machines of the run do not share its folder.
         """
+        self.init_trackers()
         self.folder.require_shared()
         self.resume()
-        self.init_trackers()
         shown = self.accelerator.is_local_main_process
         bar = tqdm(
             total=self.run.max_steps, initial=self.progress.step, disable=not shown, mininterval=30, unit="step"
         )
         if self.progress.step == 0:
             self.validate()
-        window, batches = LossWindow(), self.batches()
-        for parts in window.waiting(batches):
+        window = LossWindow()
+        for parts in self.batches():
             fraction = self.fraction()
             if fraction >= 1.0:
                 break

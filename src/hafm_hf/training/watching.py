@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says about itself between two log lines: losses, speed, memory, waiting for data."""
+"""What a run says about itself between two log lines: losses and speed."""
 
 import math
 import time
-from collections.abc import Iterator
-from typing import TypeVar
 
-import psutil
 import torch
 
 from accelerate import Accelerator
 
 from .objective import token_losses
 from .validation import Metrics
-
-T = TypeVar("T")
 
 
 class LossWindow:
@@ -30,22 +25,11 @@ class LossWindow:
         self.tokens = 0
         self.learning_rate = 0.0
         self.gradient_norm: torch.Tensor | float = 0.0
-        self.waited = 0.0
         self.codebooks: torch.Tensor | None = None
 
     def pause(self, seconds: float) -> None:
         """Takes time that was not training (validation, saving) out of the window."""
         self.begin += seconds
-
-    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """Passes batches on and adds up the time that is spent waiting for them."""
-        while True:
-            began = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - began
-            if batch is None:
-                return
-            yield batch
 
     def look_at(self, logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int) -> None:
         """Keeps loss and accuracy of each codebook: logits [B, T·Q, V], labels [B, T·Q] → [2, Q]."""
@@ -70,17 +54,8 @@ class LossWindow:
             "learning_rate": self.learning_rate,
             "gradient_norm": float(self.gradient_norm),
             "tokens_per_second": self.tokens / elapsed,
-            "data_share": self.waited / elapsed,
-            "memory_gb": memory_gb(accelerator.device),
         }
         if self.codebooks is not None:
             per_codebook = accelerator.reduce(self.codebooks, "mean").tolist()
             found |= {"codebook_losses": per_codebook[0], "codebook_accuracy": per_codebook[1]}
         return found
-
-
-def memory_gb(device: torch.device) -> float:
-    """Memory in GB: the most that this process has held of its GPU, or what it holds of the machine without one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return psutil.Process().memory_info().rss / 1e9
