@@ -40,7 +40,6 @@ OPTION_WORDS = {
     "temperature": ("Temperature", "Above 1 the music is more surprising, below 1 less", "auto"),
     "top_k": ("Top-k", "How many of the likeliest sounds it chooses from; 0 for all", "auto"),
     "skip_fine": ("Quick draft", "Faster, with a rougher sound", ""),
-    "lead_sheet_guidance": ("Lead sheet guidance", "How closely it follows beats, chords and sections", "auto"),
     "style": ("Style", "The kind of band", ""),
     "energy": ("Energy", "How much the band plays; set it for single sections in the timeline", ""),
     "stems": ("Separate instruments", "Drums, bass, chords and colour, each with its own channel in the mixer", ""),

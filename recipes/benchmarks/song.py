@@ -26,7 +26,6 @@ GLIDE_SECONDS = 24.0
 def benchmark_song(
     model: str,
     seconds: float,
-    quantization: str | None = None,
     num_samples: int = 1,
     threads: int | None = None,
     pattern: str | None = None,
@@ -36,7 +35,7 @@ def benchmark_song(
     Args:
         model: folder or hub id; the bundled hafm-tiny if empty.
         seconds: length of the vocal, a glide with pauses.
-        quantization, num_samples, threads: as for `generate`.
+        num_samples, threads: as for `generate`.
         pattern: codebook pattern of the coarse and the fine stage; stages with random weights if not their own.
 
     Returns:
@@ -52,7 +51,7 @@ def benchmark_song(
             setattr(composite, name, untrained(getattr(composite, name), pattern))
     loaded, loaded_gib = time.perf_counter(), _peak_gib()
     vocal = glide(seconds, composite.sampling_rate)
-    parts = _song_parts(composite, vocal, quantization=quantization, num_samples=num_samples, threads=threads)
+    parts = _song_parts(composite, vocal, num_samples=num_samples, threads=threads)
     elapsed = sum(parts.values())
     configs = [getattr(composite, name).config for name in composite.stages]
     tokens = num_samples * seconds * sum(config.frame_rate * config.num_codebooks for config in configs)
@@ -112,13 +111,12 @@ def main(
     model: Annotated[str, typer.Option(help="Folder or hub id; the bundled hafm-tiny if empty.")] = "",
     seconds: Annotated[list[float] | None, typer.Option(help="Length of the singing; repeatable.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Accompaniments at once.")] = 1,
-    quantization: Annotated[str | None, typer.Option(help="int8.")] = None,
     pattern: Annotated[str | None, typer.Option(help="flat or delay, with random weights if not the model's.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Seconds of whole songs, part by part."""
-    results = [benchmark_song(model, each, quantization, num_samples, threads, pattern) for each in seconds or [10.0]]
+    results = [benchmark_song(model, each, num_samples, threads, pattern) for each in seconds or [10.0]]
     if as_json:
         typer.echo(json.dumps(results))
         return

@@ -389,7 +389,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     [
         ({"top_k": -1}, "top_k is -1"),
         ({"options": GenerationOptions(), "num_samples": 0}, "num_samples is 0"),
-        ({"quantization": "int8", "decoding": "reference"}, "quantization is 'int8', for the fast loop only"),
+        ({"compile": True, "decoding": "reference"}, "compile is True, for the fast loop only"),
         ({"keep": [(0.0, 0.2)]}, "keep names spans of an instrumental"),
     ],
 )

@@ -78,7 +78,6 @@ def test_what_the_model_does_not_know_is_refused_in_a_sentence_and_changes_nothi
         ({"stems": True}, "stems is True, but this model knows nothing of stem; leave stems out"),
         ({"style": "folk"}, "style is 'folk', but this model knows nothing of style"),
         ({"energy": "auto"}, "energy is 'auto', but this model knows nothing of energy"),
-        ({"lead_sheet_guidance": 2.0}, "is 2.0, but this model knows nothing of chord, beat, bar, energy, style"),
     ):
         with pytest.raises(ValueError, match=said):
             plain.generate(voice(0.4), CODEC_RATE, **asked)
@@ -148,7 +147,7 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     vocal, words = folder.parent / "v.wav", ["--model", folder, "--seed", 1, "--skip-fine"]
     done = hafm(
         "accompany", vocal, *words, "--out", tmp_path, "--stems", "--style", "rock", "--energy", "sparse",
-        "--lead-sheet-guidance", 2, "--json",
+        "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     written = json.loads(done.stdout)

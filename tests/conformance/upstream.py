@@ -38,7 +38,7 @@ class GenerationStandIn:
 
 
 class ExportStandIn:
-    """In place of ExportTesterMixin, which is not distributed; tests/modeling/test_export.py is ours."""
+    """In place of ExportTesterMixin, which is not distributed."""
 
 
 _package(PACKAGE)

@@ -259,16 +259,13 @@ def test_progress_is_reported_and_an_exception_ends_the_loop() -> None:
 
 @pytest.mark.processor
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
-def test_bfloat16_and_int8_stay_near_float32(pattern: str) -> None:
+def test_bfloat16_stays_near_float32(pattern: str) -> None:
     stage = tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1)
     conditioning = conditioning_for(stage)
     steps = stage.config.target_length(FRAMES)
     exact = RecordingDecoder(stage, 3.0)
     tokens = exact.generate(conditioning, steps, None)
-    for decoder in (
-        RecordingDecoder(stage, 3.0, quantization="int8"),
-        RecordingDecoder(tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0),
-    ):
-        decoder.generate(conditioning, steps, None, forced=tokens)
-        apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
-        assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1
+    decoder = RecordingDecoder(tiny_stage("coarse", codebook_pattern=pattern, initializer_range=0.1).bfloat16(), 3.0)
+    decoder.generate(conditioning, steps, None, forced=tokens)
+    apart = torch.stack(decoder.scores).float() - torch.stack(exact.scores)
+    assert 0 < float(apart.std() / torch.stack(exact.scores).std()) < 0.1

@@ -145,7 +145,7 @@ def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:
     stage = tiny_stage("coarse")
     conditioning = conditioning_for(stage)
     tokens = torch.full((2, 1), stage.config.bos_token_id)
-    with pytest.raises(ValueError, match="conditioning_ids 5, input_ids 2"):
+    with pytest.raises(ValueError, match="input_ids has 2 rows; conditioning_ids of 5 need 5"):
         stage.generate(tokens, conditioning_ids=conditioning)
     with pytest.raises(ValueError, match="inputs_embeds"):
         stage.generate(inputs_embeds=torch.zeros(BATCH, 1, 24), conditioning_ids=conditioning)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.generation_hafm import HistoryFreeGuidance
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
@@ -99,28 +98,3 @@ def test_several_samples_of_one_vocal_share_its_scores() -> None:
     assert torch.equal(found, 0.5 + added[[0, 0, 0, 1, 1, 1], 1]), "the second token of three samples of each vocal"
     stage = listening_stage("semantic")
     assert stage.generate(conditioning_ids=conditioning_for(stage, batch=2), num_return_sequences=3).shape[0] == 6
-
-
-def test_a_generation_config_from_before_it_existed_has_none() -> None:
-    stage = tiny_stage("semantic")
-    del stage.generation_config.history_free_guidance
-    assert DecodingOptions().decoder(stage).history_free_guidance == 0.0
-    assert stage.generate(conditioning_ids=conditioning_for(stage)).shape[1] > 1
-
-
-@pytest.mark.parametrize("null", ["zeros", "mask_token"])
-@pytest.mark.parametrize("scale", [1.0, 2.0])
-@pytest.mark.parametrize("scheme", ["index", "sum"])
-def test_both_loops_agree_beside_guidance_by_the_lead_sheet(scheme: str, scale: float, null: str) -> None:
-    streams = {name: STREAM_SIZES[name] for name in ("chord", "energy")}
-    stage = listening_stage("coarse", lead_sheet_streams=streams, conditioning_null=null, **placed(scheme))
-    conditioning = conditioning_for(stage, batch=3) % torch.tensor(stage.config.conditioning_sizes)[:, None]
-    steps = stage.config.target_length(FRAMES)
-    numbers, known = uniforms_for(3, steps), conditioning.new_empty(3, 0)
-    fast, reference = (
-        decode_window(
-            stage, conditioning, steps, numbers, DecodingOptions(loop, scale, 0.9, 7, lead_sheet_guidance=2.5), known
-        )
-        for loop in ("fast", "reference")
-    )
-    assert torch.equal(fast, reference)

@@ -171,14 +171,11 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: st
     assert run.steps == steps
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
-def test_a_minute_in_lower_precision_holds_nothing_but_numbers(precision: str) -> None:
+def test_a_minute_in_bfloat16_holds_nothing_but_numbers() -> None:
     stage = tiny_stage("semantic", position_scheme="time", num_hidden_layers=1)
     stage.generation_config.update(window_seconds=6.0, overlap_seconds=1.2)
-    quantization = "int8" if precision == "int8" else None
-    options = DecodingOptions(quantization=quantization)
-    run = StageRun(stage if quantization else stage.bfloat16(), rows_of(1500), UNIT, options)
-    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9, quantization)
+    run = StageRun(stage.bfloat16(), rows_of(1500), UNIT, DecodingOptions())
+    run.decoder = RecordingDecoder(stage, 3.0, 0.9, 9)
     (codes,) = run.run([conditioning_for(stage, 1, 3000)[0]])
     scores = torch.cat(run.decoder.scores)
     assert codes.shape == (1, 3000) and len(scores) == 3000
@@ -226,7 +223,6 @@ def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> Non
     ("options", "message"),
     [
         ({"decoding": "fastest"}, "decoding is 'fastest'"),
-        ({"decoding": "reference", "quantization": "int8"}, "quantization is 'int8', for the fast loop only"),
         ({"decoding": "reference", "compile": True}, "compile is True, for the fast loop only"),
         ({"compile": True}, "compile is True, which needs CUDA"),
     ],

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
-NUMBERS |= {"lead_sheet_guidance": "3", "tempo": "120"}
+NUMBERS |= {"tempo": "120"}
 # which examples of styles are heard: how many players play, and the names of the buttons that are pressed
 HEARD = """() => [
     [...document.querySelectorAll('audio')].filter(each => !each.paused).length,
@@ -98,7 +98,7 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
     page.get_by_role("button", name="More options").click()
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
-    for name in ("style_sounds", "style", "energy", "stems", "lead_sheet_guidance"):
+    for name in ("style_sounds", "style", "energy", "stems"):
         expect(page.locator(f"#{name}")).to_have_count(0)
 
 

@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ..lead_sheet.vocabulary import ENERGIES, STEMS, STREAMS
+from ..lead_sheet.vocabulary import ENERGIES, STEMS
 
 Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value
@@ -132,13 +132,6 @@ class GenerationOptions(_Options):
     top_k: int | None = option(
         None, f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0
     )
-    lead_sheet_guidance: float | None = option(
-        None,
-        "How strictly to follow chords, beats, energy and style; as the voice if not given.",
-        "Lead sheet guidance",
-        least=0.0,
-        streams=STREAMS,
-    )
     style: str | None = option(
         None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
     )
@@ -159,9 +152,6 @@ class GenerationOptions(_Options):
         "Decoding",
         choices=("fast", "reference"),
         internal=True,
-    )
-    quantization: str | None = option(
-        None, "Matrices of 8 bits: faster, CPU only.", "Quantization", choices=("int8",), internal=True
     )
     compile: bool | None = option(
         None, "Replay decoding steps as CUDA graphs: faster, NVIDIA GPUs only.", "Compile", internal=True

@@ -99,7 +99,7 @@ class Generation:
         self.stages = {name: stage for name, stage in model.stages.items() if name != "fine" or not options.skip_fine}
         self.threads = options.threads or suitable_threads(self.stages.values())
         decoding = options.decoding or default_decoding(self.stages.values())
-        names = ("guidance_scale", "lead_sheet_guidance", "temperature", "top_k", "quantization", "compile")
+        names = ("guidance_scale", "temperature", "top_k", "compile")
         self.decoding = DecodingOptions(decoding, **{name: getattr(options, name) for name in names})
         self.heartbeat = Heartbeat(model, progress)
 

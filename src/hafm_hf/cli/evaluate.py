@@ -85,7 +85,7 @@ class ReferenceFlags:
 
 
 @grouped
-@takes_options({name: OPTIONS[name] for name in ("guidance_scale", "lead_sheet_guidance", "skip_fine")})
+@takes_options({name: OPTIONS[name] for name in ("guidance_scale", "skip_fine")})
 def evaluate(
     out: Annotated[Path, basic(help="Folder for the report, the generated songs and the cache.")],
     clips: SetFlags,

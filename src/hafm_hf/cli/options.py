@@ -35,7 +35,7 @@ folder = functools.partial(typer.Option, rich_help_panel="Folder")
 advanced = functools.partial(typer.Option, rich_help_panel="Advanced")
 PANELS = {
     **dict.fromkeys(("num_samples", "seed", "stems"), basic),
-    **dict.fromkeys(("style", "energy", "lead_sheet_guidance"), sheet),
+    **dict.fromkeys(("style", "energy"), sheet),
     **dict.fromkeys(MIX_OPTIONS, mix),
 }
 # Python's: nobody needs them in a shell

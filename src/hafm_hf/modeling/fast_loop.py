@@ -9,12 +9,13 @@ number of rows, and bias rows come in blocks from the stage's own position schem
 On a GPU `compile=True` replays each step as one CUDA graph, which is launched once instead of a hundred small kernels
 a layer. Its first step must agree with the plain loop's, which goes on where it does not.
 
-Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B or 3B under
+Dimensions: B rows of the batch, C codes a slot (1, or Q under the delay pattern), R rows of the step (2B under
 guidance, conditional ones first), L slots, D width, H heads of d, V codes of a codebook.
 """
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,13 +23,19 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
-from .matrices import packed_down_linear, packed_linear
 from .modeling_hafm import HAFMStageForCausalLM
 from .position import TokenLayout, token_layout
-from .sampling import ConditioningGuidance, draw, force
+from .sampling import draw, for_guidance, force, null_rows
 
 logger = logging.get_logger(__name__)
 
+Linear = Callable[[torch.Tensor], torch.Tensor]
+# rows up to which reading the matrix is what a product costs
+FEW_ROWS = 4
+# rows up to which halves beat oneDNN's product of float32
+HALF_ROWS = 32
+# what rounding to half precision may change in a number for the product to count as float32's
+HALF_ROUNDING = 2.0**-25
 # steps whose biases lie ready at once
 BLOCK = 64
 # runs of a step before it is captured, in which libraries make what they keep
@@ -62,6 +69,65 @@ def check_plain(stage: HAFMStageForCausalLM) -> None:
                 )
 
 
+def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
+    """`x ↦ x Wᵀ` for float32 [R, I] with R = `rows`, to float32, whatever the precision of W.
+
+    For few rows a product costs the reading of its matrix, so the matrix is kept small and in the order in which it
+    is read.
+
+    Args:
+        weight (float [O, I]): the matrix.
+        rows: how many rows the inputs will have.
+    """
+    weight = weight.detach().contiguous()
+    if weight.device.type != "cpu":
+        return lambda x: F.linear(x.to(weight.dtype), weight).float()
+    # oneDNN's product of bfloat16 is faster for many rows, and rounds the input too, as bfloat16 is meant to
+    rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
+    if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and _multiplies_halves() and _fits_half(weight):
+        # half the bytes to read; each number is widened before it is multiplied, and sums are float32's
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+        product = torch.ops.quantized.linear_dynamic_fp16
+        return lambda x: product(x, packed)
+    return _packed_linear(weight, rows)
+
+
+def _packed_linear(weight: torch.Tensor, rows: int) -> Linear:
+    """By oneDNN in the matrix's own precision, to which inputs are rounded; where it has no bfloat16, widened."""
+    if weight.dtype == torch.bfloat16 and not _packs(torch.bfloat16):
+        weight = weight.float()
+    dtype = weight.dtype
+    if dtype not in (torch.float32, torch.bfloat16) or not _packs(dtype):
+        return lambda x: F.linear(x.to(dtype), weight).float()
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    product = torch.ops.mkldnn._linear_pointwise
+    if dtype == torch.float32:
+        return lambda x: product(x, packed, None, "none", [], "")
+    return lambda x: product(x.to(dtype), packed, None, "none", [], "").float()
+
+
+@cache
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies packed matrices of this precision on this processor: a tiny one is tried."""
+    tiny = torch.zeros(1, 1, dtype=dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(tiny, 1)
+        torch.ops.mkldnn._linear_pointwise(tiny, packed, None, "none", [], "")
+    except (RuntimeError, AttributeError):
+        return False
+    return True
+
+
+def _multiplies_halves() -> bool:
+    """Whether this build and this processor have FBGEMM's product of float32 and half precision."""
+    return torch.backends.quantized.engine in ("x86", "fbgemm")
+
+
+def _fits_half(weight: torch.Tensor) -> bool:
+    """Whether half precision holds every number, as it does those that bfloat16 holds, the tiniest rounded."""
+    return bool(((weight.half().float() - weight.float()).abs() <= HALF_ROUNDING).all())
+
+
 class _Norm:
     """RMSNorm of float32 as x / √(‖x‖² + D·ε) · (√D · weight), in four small kernels instead of eight."""
 
@@ -85,14 +151,13 @@ class _Norm:
 class _Layer:
     """One decoder layer's matrices and, once opened, its keys and values in one cache, [2, R, H, L, d]."""
 
-    def __init__(self, layer: Any, rows: int, quantization: str | None) -> None:
+    def __init__(self, layer: Any, rows: int) -> None:
         attention, feed_forward, config = layer.attention, layer.feed_forward, layer.attention.config
         self.rows, self.heads, self.head_dim = rows, config.num_attention_heads, config.head_dim
-        self.qkv, self.output, self.up = (
-            packed_linear(linear.weight, rows, quantization)
-            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj)
+        self.qkv, self.output, self.up, self.down = (
+            packed_linear(linear.weight, rows)
+            for linear in (attention.qkv_proj, attention.o_proj, feed_forward.up_proj, feed_forward.down_proj)
         )
-        self.down = packed_down_linear(feed_forward.down_proj.weight, rows, quantization)
         width, eps = config.hidden_size, config.rms_norm_eps
         self.attention_norm = _Norm(layer.attention_norm.weight, width, eps)
         # GELU(g) · u = (g′u′) + (g′u′) · erf(g′) for g′ = g / √2, u′ = u / √2, in three kernels without oneDNN's start
@@ -209,9 +274,7 @@ class FastDecoder:
         stage: in evaluation mode; its weights are read when this is made.
         guidance_scale: λ of classifier-free guidance; 1 means none, and half of the rows.
         temperature, top_k: of the sampling.
-        quantization: "int8" for matrices of 8 bits, None for the stage's precision.
         history_free_guidance: w of `generation_hafm.HistoryFreeGuidance`; 0 means none.
-        lead_sheet_guidance: μ of `sampling.ConditioningGuidance`; None for λ.
         compile: whether a GPU replays the steps as CUDA graphs.
 
     Raises:
@@ -224,19 +287,16 @@ class FastDecoder:
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
         top_k: int = 0,
-        quantization: str | None = None,
         history_free_guidance: float = 0.0,
-        lead_sheet_guidance: float | None = None,
         compile: bool = False,
     ) -> None:
         check_plain(stage)
         self.stage, self.config = stage, stage.config
         self.pattern = stage.pattern
         self.temperature, self.top_k = temperature, top_k
-        self.quantization = quantization
-        self.conditioning = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
+        self.guidance_scale = guidance_scale
         # rows of the step that each row of the batch has
-        self.times = len(self.conditioning.kinds)
+        self.times = 1 if guidance_scale == 1.0 else 2
         self.history_free_guidance = history_free_guidance
         self.rows = 0
         # what is added to each slot, [L, R, D], where the conditioning has no slots of its own
@@ -319,11 +379,11 @@ class FastDecoder:
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
         """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
-        if self.times != 2:
-            return self.conditioning.combine(states)
+        if self.times == 1:
+            return states
         # one kernel
-        above, below = states.chunk(2)
-        return torch.lerp(below, above, self.conditioning.scales[0])
+        conditional, unconditional = states.chunk(2)
+        return torch.lerp(unconditional, conditional, self.guidance_scale)
 
     def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
         """Scores (float [B·C, V]) of slot `target` without columns beyond its codebook."""
@@ -335,11 +395,11 @@ class FastDecoder:
 
     def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
         """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
-        config, model, known = self.config, self.stage.model, plan.known
+        config, model, known, scale = self.config, self.stage.model, plan.known, self.guidance_scale
         bos = known.new_full((len(known), 1), config.codebook_size)
-        input_ids = self.conditioning.repeat(torch.cat([bos, known], dim=1))
-        conditioning, null = self.conditioning.conditioning(config, conditioning_ids)
-        mask = None if mask is None else self.conditioning.repeat(mask)
+        input_ids = for_guidance(torch.cat([bos, known], dim=1), scale)
+        conditioning, null = for_guidance(conditioning_ids, scale), null_rows(conditioning_ids, scale)
+        mask = None if mask is None else for_guidance(mask, scale)
         rows = len(conditioning)
         outputs = model(
             input_ids=input_ids,
@@ -381,7 +441,7 @@ class FastDecoder:
 
     def _pack(self) -> None:
         model, config = self.stage.model, self.config
-        self.layers = [_Layer(layer, self.rows, self.quantization) for layer in model.layers]
+        self.layers = [_Layer(layer, self.rows) for layer in model.layers]
         target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
         if self.pattern.rows == 1:
             # a slot reads a token of the codebook before, and says which codebook it predicts and that it is target
@@ -394,7 +454,7 @@ class FastDecoder:
             heads = heads.flatten(0, 1)[None]
         self.norm = _Norm(model.norm.weight, config.hidden_size, config.rms_norm_eps)
         batch = self.rows // self.times
-        self.heads = [packed_linear(head, batch, self.quantization) for head in heads]
+        self.heads = [packed_linear(head, batch) for head in heads]
         books = torch.arange(self.pattern.rows, device=heads.device)
         # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
         self.offsets = (books * target.shape[1]).repeat(batch)
@@ -455,7 +515,7 @@ class FastDecoder:
         x = self.tables[kind].index_select(0, ids if self.pattern.rows == 1 else ids + self.offsets)
         if self.pattern.rows > 1:
             x = x.unflatten(0, (-1, self.pattern.rows)).sum(1)
-        x = self.conditioning.repeat(x)
+        x = for_guidance(x, self.guidance_scale)
         if self.added_conditioning is not None:
             added = self.added_conditioning
             x = x + (added[slot] if isinstance(slot, int) else added.index_select(0, slot)[0])

@@ -14,8 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from .codebook_patterns import CodebookPattern, codebook_pattern
 from .configuration_hafm import HAFMStageConfig
-from .inputs import check_conditioning, check_rows
-from .sampling import ConditioningGuidance, StreamSampling, combine
+from .sampling import StreamSampling, for_guidance, null_rows
 
 # Paper, "Inference"
 TEMPERATURE = 0.9
@@ -28,32 +27,26 @@ OVERLAP = 0.2
 class ClassifierFreeGuidance(LogitsProcessor):
     """ℓ = ℓ_uncond + λ (ℓ_cond − ℓ_uncond), on logits whose first half of rows is conditional (paper, §3.5).
 
-    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning. With
-    `lead_sheet_guidance` a third of the rows, between the two, sees the voice and no lead sheet, and ℓ is that of
-    `sampling.ConditioningGuidance`.
+    Unlike transformers' processor of that formula it takes any λ ≥ 0: 1 means no guidance, 0 no conditioning.
 
     Args:
         guidance_scale (`float`): λ.
-        lead_sheet_guidance (`float`, *optional*): μ.
     """
 
-    def __init__(self, guidance_scale: float, lead_sheet_guidance: float | None = None) -> None:
-        scales = {"guidance_scale": guidance_scale, "lead_sheet_guidance": lead_sheet_guidance}
-        for name, scale in scales.items():
-            if scale is not None and not 0 <= scale < float("inf"):
-                raise ValueError(f"{name} is {scale}; it must be 0 or more (1 means no guidance).")
+    def __init__(self, guidance_scale: float) -> None:
+        if not 0 <= guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
         self.guidance_scale = guidance_scale
-        self.scales = [guidance_scale] if lead_sheet_guidance is None else [lead_sheet_guidance, guidance_scale]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [2B or 3B, V], conditional rows first) → float [B, V]."""
-        times, word = len(self.scales) + 1, ("twice", "three times")[len(self.scales) - 1]
-        if scores.shape[0] != times * input_ids.shape[0]:
+        """scores (float [2B, V], conditional rows first) → float [B, V]."""
+        if scores.shape[0] != 2 * input_ids.shape[0]:
             raise ValueError(
-                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs {word} "
+                f"Guidance got {scores.shape[0]} rows of logits for {input_ids.shape[0]} sequences; it needs twice "
                 "as many, the conditional ones first."
             )
-        return combine(scores, self.scales)
+        conditional, unconditional = scores.chunk(2)
+        return unconditional + self.guidance_scale * (conditional - unconditional)
 
 
 class HistoryFreeGuidance(LogitsProcessor):
@@ -111,8 +104,7 @@ class HAFMGenerationMixin(GenerationMixin):
 
     `generate(conditioning_ids=…)` starts from BOS and, unless given a length, generates as long as the conditioning
     lasts; `input_ids` (BOS first) continues a given opening. With `guidance_scale` other than 1 the batch is doubled:
-    conditional rows first, then the same rows with their conditioning nulled. With another `lead_sheet_guidance` there
-    are as many rows between the two, with the voice and an empty lead sheet.
+    conditional rows first, then the same rows with their conditioning nulled.
 
     A sequence is one row under the flat codebook pattern and Q rows under the delay pattern (int64 [B·Q, 1 + L], as
     MusicGen's): lengths are in slots. `codes_of` makes codes of what comes back. Tokens are sampled, or the likeliest
@@ -138,7 +130,6 @@ class HAFMGenerationMixin(GenerationMixin):
         `window_seconds` and `overlap_seconds` say how the composite cuts a longer song into windows, and
         `independent_windows` whether they are generated side by side, without knowing each other.
         `history_free_guidance` is the w of `HistoryFreeGuidance`; a stage needs history dropout in training for it.
-        `lead_sheet_guidance` may be added, of a stage that reads a lead sheet (`sampling.ConditioningGuidance`).
         """
         return GenerationConfig(
             do_sample=True,
@@ -205,11 +196,6 @@ class HAFMGenerationMixin(GenerationMixin):
         if conditioning_ids is None:
             raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
         scale = 1.0 if config.guidance_scale is None else config.guidance_scale
-        # a generation config knows it where somebody has set it
-        weight = model_kwargs.get("lead_sheet_guidance", getattr(config, "lead_sheet_guidance", None))
-        if weight is not None and not self.config.lead_sheet_streams:
-            raise ValueError(f"lead_sheet_guidance is {weight}, and this stage reads no lead sheet; leave it out.")
-        config.lead_sheet_guidance = model_kwargs["lead_sheet_guidance"] = weight
         model_kwargs["guidance_scale"] = scale
         # for `_prepare_generated_length`, which knows how long the opening is
         frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
@@ -227,14 +213,17 @@ class HAFMGenerationMixin(GenerationMixin):
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
         conditioning_ids = model_kwargs["conditioning_ids"]
-        check_conditioning(self.config, conditioning_ids, model_kwargs.get("conditioning_mask"))
         rows = len(conditioning_ids) * self.pattern.rows
         if inputs is None and model_kwargs.get("input_ids") is None:
             inputs = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
         inputs, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
             inputs, bos_token_id, model_kwargs
         )
-        check_rows(self.pattern.rows, input_ids=inputs, conditioning_ids=conditioning_ids)
+        # before guidance doubles both
+        if inputs is not None and len(inputs) != rows:
+            raise ValueError(
+                f"input_ids has {len(inputs)} rows; conditioning_ids of {len(conditioning_ids)} need {rows}."
+            )
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
@@ -281,8 +270,8 @@ class HAFMGenerationMixin(GenerationMixin):
         others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
         generation_config.guidance_scale = scale
         ours: list[LogitsProcessor] = []
-        if scales := ConditioningGuidance(scale, generation_config.lead_sheet_guidance).scales:
-            ours.append(ClassifierFreeGuidance(*reversed(scales)))
+        if scale != 1.0:
+            ours.append(ClassifierFreeGuidance(scale))
         weight = getattr(generation_config, "history_free_guidance", 0.0)
         if weight != 0.0:
             known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
@@ -304,7 +293,6 @@ class HAFMGenerationMixin(GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         guidance_scale: float = 1.0,
-        lead_sheet_guidance: float | None = None,
         target_frames: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -334,13 +322,10 @@ class HAFMGenerationMixin(GenerationMixin):
         )
         inputs["conditioning_is_cached"] = past_key_values is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
-        guidance = ConditioningGuidance(guidance_scale, lead_sheet_guidance)
-        if guidance.scales:
-            for name in ("input_ids", "conditioning_mask"):
-                if inputs.get(name) is not None:
-                    inputs[name] = guidance.repeat(inputs[name])
-            ids = inputs["conditioning_ids"]
-            inputs["conditioning_ids"], inputs["null_conditioning"] = guidance.conditioning(self.config, ids)
+        inputs["null_conditioning"] = null_rows(inputs["conditioning_ids"], guidance_scale)
+        for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
+            if inputs.get(name) is not None:
+                inputs[name] = for_guidance(inputs[name], guidance_scale)
         # of the target nothing is padding, so the mask that super makes for static caches says nothing either
         inputs["attention_mask"] = None
         return inputs

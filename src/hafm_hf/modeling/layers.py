@@ -176,9 +176,7 @@ class HAFMCodebookHeads(nn.Module):
         weight = self.weight.index_select(0, order % num_codebooks)
         count = (length + num_codebooks - 1) // num_codebooks
         frames = F.pad(hidden_states, (0, 0, 0, count * num_codebooks - length)).unflatten(1, (count, num_codebooks))
-        logits = torch.einsum("btqd,qvd->btqv", frames, weight).flatten(1, 2)
-        # whether a view is the whole depends on the length, for which an exported graph would then be made
-        return logits.narrow_copy(1, 0, length) if torch.compiler.is_compiling() else logits[:, :length]
+        return torch.einsum("btqd,qvd->btqv", frames, weight).flatten(1, 2)[:, :length]
 
 
 class HAFMConditioningMixer(nn.Module):

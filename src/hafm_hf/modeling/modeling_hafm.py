@@ -10,6 +10,7 @@ frames, D width, H heads, V size of the largest target codebook.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
 from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 from .generation_hafm import HAFMGenerationMixin
-from .inputs import check_conditioning, check_rows, check_targets
 from .layers import (
     HAFMAttention,
     HAFMCodebookEmbedding,
@@ -97,7 +97,19 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
 
 
 class HAFMDecoder(HAFMPreTrainedModel):
-    """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states."""
+    """Decoder-only transformer over [conditioning | target] (paper, §3.3), from ids to normalised hidden states.
+
+    Inputs:
+        input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the codebook
+            pattern arranges it (`codebook_patterns`).
+        conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
+        conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
+        attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
+        null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance).
+        past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
+        use_cache (`bool`, *optional*): whether to make and return a cache.
+        conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
+    """
 
     config: HAFMStageConfig
 
@@ -227,7 +239,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         target_only: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of the L target slots, float [B, L, D]; arguments as in `HAFMStageForCausalLM.forward`.
+        """Hidden states of the L target slots, float [B, L, D]; the arguments are the class's inputs.
 
         `target_only` saves the last layer the conditioning's slots, as in training; its attentions lack them then.
         """
@@ -297,17 +309,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Logits of the target's slots, and the loss of its tokens.
 
         Args:
-            input_ids (int64 [B·R, L]): what the slots read: BOS, then what the slot before has predicted, as the
-                codebook pattern arranges it (`codebook_patterns`). May be left out where `labels` are given.
-            conditioning_ids (int64 [B, K, T_c]): conditioning streams, all at `config.conditioning_frame_rate`.
-            conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
-            attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
+            input_ids, conditioning_ids, conditioning_mask, attention_mask, null_conditioning, past_key_values,
+                use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out where `labels`
+                are given. In training, if `null_conditioning` is not given, each row is drawn with probability
+                `config.conditioning_dropout`.
             labels (int64 [B, T·Q], *optional*): target tokens frame by frame, not shifted; −100 is ignored.
-            null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance). In
-                training, if not given, each row is drawn with probability `config.conditioning_dropout`.
-            past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
-            use_cache (`bool`, *optional*): whether to make and return a cache.
-            conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
@@ -316,33 +322,70 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             nothing). The last of `hidden_states`, normalised, is of the target's slots; others of all slots.
 
         Raises:
-            ValueError: for inputs that are missing, differ in rows, or that `inputs` refuses.
+            ValueError: for inputs that are missing, differ in rows, or do not fit the stage.
         """
-        if kwargs.get("inputs_embeds") is not None:
-            raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
-        masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask}
-        rows = {"labels": labels, "conditioning_ids": conditioning_ids, "null_conditioning": null_conditioning}
-        check_rows(self.model.pattern.rows, input_ids=input_ids, **rows, **masks)
-        if input_ids is None:
-            if labels is None:
-                raise ValueError("Give input_ids, labels, or both.")
+        if input_ids is None and labels is not None:
             input_ids = self.model.pattern.inputs(labels, self.config.codebook_size)
-        cached = conditioning_is_cached
-        if cached is None:
-            cached = past_key_values is not None and bool(past_key_values.get_seq_length() > 0)
-        conditioning_ids = check_conditioning(self.config, conditioning_ids, conditioning_mask, cached)
-        targets = self._target_indices(input_ids, conditioning_ids, past_key_values if cached else None)
-        check_targets(self.config, input_ids, targets, attention_mask)
+        inputs = {
+            "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
+            "attention_mask": attention_mask, "null_conditioning": null_conditioning,
+        }  # fmt: skip
+        cache = {"past_key_values": past_key_values, "conditioning_is_cached": conditioning_is_cached}
+        targets = self._checked_targets({**inputs, "labels": labels}, **cache, **kwargs)
         if null_conditioning is None and self.training:
-            null_conditioning = self._drawn_null(conditioning_ids)
-        outputs = self.model(
-            input_ids=input_ids, conditioning_ids=conditioning_ids, null_conditioning=null_conditioning,
-            past_key_values=past_key_values, use_cache=use_cache, conditioning_is_cached=cached, **masks, **kwargs,
-        )  # fmt: skip
-        hidden_states = outputs.last_hidden_state[:, -logits_to_keep:]
-        logits = self.heads(hidden_states, targets[-logits_to_keep:])
+            inputs["null_conditioning"] = self._drawn_null(conditioning_ids)
+        outputs = self.model(**inputs, **cache, use_cache=use_cache, **kwargs)
+        logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+
+    def _checked_targets(
+        self,
+        inputs: dict[str, torch.Tensor | None],
+        past_key_values: Cache | None,
+        conditioning_is_cached: bool | None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The flat targets (int64 [L]) that the inputs of `forward` (by name) predict, behind those in the cache.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        if inputs_embeds is not None:
+            raise ValueError("A stage embeds its tokens itself, by codebook; give input_ids instead of inputs_embeds.")
+        input_ids, conditioning_ids = inputs["input_ids"], inputs["conditioning_ids"]
+        if input_ids is None:
+            raise ValueError("Give input_ids, labels, or both.")
+        config, rows = self.config, self.model.pattern.rows
+        streams, shape = config.num_conditioning_streams, None if conditioning_ids is None else conditioning_ids.shape
+        if conditioning_ids is None or conditioning_ids.ndim != 3 or shape[1] != streams or not shape[2]:
+            raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
+        counts = {name: len(each) for name, each in inputs.items() if each is not None} | {
+            "input_ids": len(input_ids) // rows
+        }
+        if len(set(counts.values())) > 1:
+            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
+        mask, attention_mask = inputs["conditioning_mask"], inputs["attention_mask"]
+        if mask is not None and mask.shape[1] != shape[2]:
+            raise ValueError(f"conditioning_mask has {mask.shape[1]} frames, and conditioning_ids {shape[2]}.")
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        targets = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached:
+            targets = targets + past - config.num_prepended_sources * shape[2]
+        else:
+            books = torch.arange(streams, device=input_ids.device)[:, None]
+            check_ids("conditioning_ids", conditioning_ids, config.conditioning_sizes, books)
+        books = targets - 1 if rows == 1 else torch.arange(len(input_ids), device=input_ids.device)[:, None]
+        # BOS may stand in any codebook
+        ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
+        check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
+        if attention_mask is not None:
+            # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token
+            follows = (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
+            _require(follows, lambda: "attention_mask has padding before or between tokens; pad targets on the right.")
+        return targets
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """A stage's tables follow `codebook_sizes`."""
@@ -356,15 +399,6 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             return None
         rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=conditioning_ids.device)
         return torch.bernoulli(rate).bool()
-
-    def _target_indices(
-        self, input_ids: torch.Tensor, conditioning_ids: torch.Tensor, cache: Cache | None
-    ) -> torch.Tensor:
-        """The flat targets (int64 [L]) of `input_ids`, behind those in the cache."""
-        targets = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if cache is None:
-            return targets
-        return targets + cache.get_seq_length() - self.config.num_prepended_sources * conditioning_ids.shape[-1]
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
@@ -417,6 +451,38 @@ class HAFMFineForCausalLM(HAFMStageForCausalLM):
     """Stage 3: EnCodec codebooks 5–8 at 75 Hz from codebooks 1–4 (K = 4, summed)."""
 
     config_class = HAFMFineConfig
+
+
+def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.Tensor) -> None:
+    """Refuses ids below 0 or beyond their codebooks (int64, which broadcast to the ids) of these sizes.
+
+    On a CPU an error names the id. On a GPU, which must not wait, it is an assertion on the device; what is compiled
+    checks nothing.
+
+    Raises:
+        ValueError: naming the id and the limit.
+    """
+    # one number where it is enough, for which no device has to wait
+    limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
+    known = (ids >= 0) & (ids < limits)
+
+    def message() -> str:
+        if ids.device.type != "cpu":
+            return f"{name} holds an id that its codebook does not have."
+        worst = tuple((~known).nonzero()[0])
+        largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
+        return f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}."
+
+    _require(known.all(), message)
+
+
+def _require(holds: torch.Tensor, message: Callable[[], str]) -> None:
+    if torch.compiler.is_compiling():
+        return
+    if holds.device.type == "cuda":
+        torch._assert_async(holds, message())
+    elif holds.device.type == "cpu" and not bool(holds):
+        raise ValueError(message())
 
 
 # by the names of the table of the stages

@@ -5,17 +5,15 @@ Both decoding loops use it. A random number belongs to (seed, stage, sample, fla
 else, so a row's tokens do not depend on its neighbours in the batch, on how the song is cut into windows, on the order
 in which windows are generated, or on which loop generates them.
 
-Dimensions: B sequences, R rows of all kinds, K conditioning streams, T_c conditioning frames, V codes.
+Dimensions: B sequences, V codes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers.generation import LogitsProcessor
-
-from .configuration_hafm import HAFMStageConfig
 
 # marks a token that is not given but to be generated
 FREE = -1
@@ -25,61 +23,16 @@ BITS = 24
 NUMBERS_PER_COUNT = 4
 
 
-@dataclass(frozen=True)
-class ConditioningGuidance:
-    """Classifier-free guidance by the voice and, apart from it, by the lead sheet.
-
-    ℓ = ℓ_null + λ (ℓ_voice − ℓ_null) + μ (ℓ_all − ℓ_voice), where the rows of ℓ_null see no conditioning, those of
-    ℓ_voice a lead sheet of which nothing is known, and those of ℓ_all everything. Of several sources it is that of
-    InstructPix2Pix (arXiv 2211.09800, eq. 3), as JASCO has it; with μ = λ that of the paper (§3.5).
-
-    Args:
-        scale: λ; 1 means none.
-        lead_sheet: μ; λ if None.
-    """
-
-    scale: float = 1.0
-    lead_sheet: float | None = None
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The rows that each sequence needs, of "all", "voice" and "null"; those whose scores cancel are left out."""
-        voice = self.lead_sheet is not None and self.lead_sheet != self.scale
-        return ("all", *(["voice"] if voice else []), *(["null"] if self.scale != 1.0 else []))
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        """The weight of what each kind of rows says beyond the next."""
-        weights = {"voice": self.lead_sheet, "null": self.scale}
-        return tuple(weight for kind in self.kinds[1:] if (weight := weights[kind]) is not None)
-
-    def repeat(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Rows (of dimension 0) once for each kind."""
-        return torch.cat([tensor] * len(self.kinds)) if len(self.kinds) > 1 else tensor
-
-    def conditioning(self, config: HAFMStageConfig, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Conditioning (int64 [B, K, T_c]) for each kind, int64 [R, K, T_c], and the rows without any, bool [R]."""
-        kinds = self.kinds
-        if len(kinds) == 1:
-            return ids, None
-        voice = ids.clone()
-        voice[:, config.num_token_streams :] = 0
-        repeated = torch.cat([voice if kind == "voice" else ids for kind in kinds])
-        null = torch.arange(len(repeated), device=ids.device) >= len(repeated) - len(ids)
-        return repeated, null if kinds[-1] == "null" else None
-
-    def combine(self, values: torch.Tensor) -> torch.Tensor:
-        """What is linear in the scores (float [R, …], kind by kind) as guidance makes it of all kinds: [B, …]."""
-        return combine(values, self.scales)
+def for_guidance(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Rows (of dimension 0) as guidance needs them: twice, conditional ones first; as they are for a scale of 1."""
+    return tensor if guidance_scale == 1.0 else torch.cat([tensor, tensor])
 
 
-def combine(values: torch.Tensor, scales: Sequence[float]) -> torch.Tensor:
-    """Rows of n + 1 kinds (float [(n + 1) · B, …]) as x_n + Σ scales[i] (x_i − x_{i+1}): float [B, …]."""
-    parts = values.chunk(len(scales) + 1)
-    result = parts[-1]
-    for scale, above, below in reversed(list(zip(scales, parts, parts[1:], strict=False))):
-        result = result + scale * (above - below)
-    return result
+def null_rows(tensor: torch.Tensor, guidance_scale: float) -> torch.Tensor | None:
+    """Which rows of `for_guidance(tensor, …)` see no conditioning: bool [2B]; None for a scale of 1."""
+    if guidance_scale == 1.0:
+        return None
+    return torch.arange(2 * len(tensor), device=tensor.device) >= len(tensor)
 
 
 @dataclass(frozen=True)

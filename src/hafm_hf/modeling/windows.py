@@ -53,40 +53,30 @@ class DecodingOptions:
 
     Args:
         decoding: "fast" for our loop, "reference" for GenerationMixin's; the tokens are the same up to rounding.
-        guidance_scale, temperature, top_k, lead_sheet_guidance: instead of the stage's generation config, where not
-            None; the last for stages that read a lead sheet.
-        quantization: "int8" for matrices of 8 bits in the fast loop; None for the stage's precision.
+        guidance_scale, temperature, top_k: instead of the stage's generation config, where not None.
         compile: whether the fast loop replays its steps as CUDA graphs.
 
     Raises:
-        ValueError: for an unknown loop, or what only the fast one has beside another.
+        ValueError: for an unknown loop, or `compile` with another than the fast one.
     """
 
     decoding: str = "fast"
     guidance_scale: float | None = None
     temperature: float | None = None
     top_k: int | None = None
-    quantization: str | None = None
-    lead_sheet_guidance: float | None = None
     compile: bool | None = None
 
     def __post_init__(self) -> None:
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}; choose one of {DECODINGS}.")
-        for name in ("quantization", "compile"):
-            if getattr(self, name) and self.decoding != "fast":
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value!r}, for the fast loop only; decoding is {self.decoding!r}.")
+        if self.compile and self.decoding != "fast":
+            raise ValueError(f"compile is True, for the fast loop only; decoding is {self.decoding!r}.")
 
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
         """What `FastDecoder` and `generate` of a stage are given; the likeliest token where it does not sample."""
-        names = ["guidance_scale", "temperature", "top_k"]
-        names += ["lead_sheet_guidance"] if stage.config.lead_sheet_streams else []
-        own = {name: getattr(self, name) for name in names}
-        # the last is in a generation config where somebody has set it
-        chosen = {
-            name: getattr(stage.generation_config, name, None) if own[name] is None else own[name] for name in names
-        }
+        own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
+        config = stage.generation_config
+        chosen = {name: getattr(config, name) if value is None else value for name, value in own.items()}
         return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
     def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
@@ -108,13 +98,7 @@ class DecodingOptions:
             raise ValueError(f"compile is True, which needs CUDA, and the model is on {stage.device}; leave it out.")
         # a generation config that a user made lacks what only our own have
         weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
-        return FastDecoder(
-            stage,
-            **self.sampling(stage),
-            quantization=self.quantization,
-            history_free_guidance=weight,
-            compile=bool(self.compile),
-        )
+        return FastDecoder(stage, **self.sampling(stage), history_free_guidance=weight, compile=bool(self.compile))
 
 
 @dataclass(frozen=True)
