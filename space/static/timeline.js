@@ -64,7 +64,7 @@ const TEMPLATE = `
       <button data-do="redo">Redo</button>
       <button data-do="save">Save lead sheet</button>
       <select data-set="format" aria-label="Format of the lead sheet"><option value="json">JSON</option>
-        <option value="chordpro">ChordPro</option><option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
+        <option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
       <button data-do="load">Load lead sheet</button>
       <input type="file" accept=".json,application/json" aria-label="Lead sheet file" hidden>
     </div>

@@ -277,9 +277,9 @@ def test_what_is_asked_of_a_configuration_is_obeyed_or_refused_by_name(
     loaded = kind.from_pretrained(tmp_path, semantic_config={"conditioning_dropout": 0.5})
     assert loaded.semantic.config.conditioning_dropout == loaded.config.semantic_config.conditioning_dropout == 0.5
     config = HAFMConfig.from_pretrained(tmp_path)
-    config.coarse_config.conditioning_null = "mask_token"
+    config.coarse_config.conditioning_dropout = 0.3
     loaded = kind.from_pretrained(tmp_path, config=config)
-    assert loaded.coarse.config.conditioning_null == "mask_token" and loaded.fine.config.conditioning_null == "zeros"
+    assert loaded.coarse.config.conditioning_dropout == 0.3 and loaded.fine.config.conditioning_dropout == 0.1
     for asked, said in (({"semantic_config": {"num_hidden_layers": 1}}, "layers.1"), ({"colour": 1}, "'colour'")):
         with pytest.raises((TypeError, ValueError), match=said):
             kind.from_pretrained(tmp_path, **asked)

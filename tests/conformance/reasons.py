@@ -13,6 +13,7 @@ STAGE = {
     "test_model_get_set_embeddings": TABLES,
 }
 SAMPLES = "the forward pass returns samples, and no other outputs"
+TOKENS = "the forward pass returns tokens, and no hidden states"
 LOGITS = "the forward pass returns logits, and no other outputs"
 
 REASONS: dict[str, dict[str, str]] = {
@@ -23,6 +24,7 @@ REASONS: dict[str, dict[str, str]] = {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
         "test_internal_model_config_and_subconfig_are_same": "the network is cut, and so is the copy of its config",
         "test_capture_outputs_decorator": "long audio goes through HuBERT in chunks: no attentions of the whole",
+        "test_hidden_states_output": TOKENS,
         "test_model_outputs_equivalence": "it subtracts outputs from each other, and the mask is of booleans",
         "test_retain_grad_hidden_states_attentions": "tokens are data: no gradient reaches the network",
     },

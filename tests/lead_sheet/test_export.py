@@ -15,7 +15,7 @@ from hafm_hf.audio.analysis import sung_notes
 from hafm_hf.cli import app
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
-from hafm_hf.lead_sheet.export import MIDI_KEYS, to_chordpro, to_midi, to_musicxml
+from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
 
 RATE = 44_100
@@ -124,28 +124,13 @@ def test_every_chord_and_key_survives_musicxml() -> None:
         assert found_key.asKey("minor" if minor else "major").tonic.name == root.replace("b", "-")
 
 
-def test_a_pickup_is_a_short_measure_and_a_line_of_its_own() -> None:
+def test_a_pickup_is_a_short_measure() -> None:
     music21 = pytest.importorskip("music21")
     song = chart(LeadSheet(beats=[0.0, 0.5, 1.0, 1.5, 2.0], beats_per_bar=4, downbeat=1, chords=[(0.5, 2, "C")]), 2.5)
     assert [(bar.number, bar.length) for bar in song.bars] == [(0, 1), (1, 4)]
     score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
     measures = score.parts[0].getElementsByClass("Measure")
     assert [(each.number, each.duration.quarterLength) for each in measures] == [(0, 1.0), (1, 4.0)]
-    assert "| N.C. |\n| C . . N.C. |" in to_chordpro(song, "x")
-
-
-def test_a_chord_chart_has_a_cell_a_beat() -> None:
-    text = to_chordpro(chart(completed(SHEET, 5.2), 5.2), "song")
-    assert text.splitlines() == [
-        "{title: song}",
-        "{tempo: 120}",
-        "{time: 3/4}",
-        "{key: Bb}",
-        "",
-        "{start_of_grid: 4x3}",
-        "| Bb . . | Gm7 . . | C#dim . F:7 | N.C. . . |",
-        "{end_of_grid}",
-    ]
 
 
 def test_a_sung_melody_becomes_its_notes() -> None:
@@ -166,13 +151,13 @@ def test_a_sung_melody_becomes_its_notes() -> None:
 def test_the_command_writes_every_format_with_what_was_told(bundled_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("mido")
     (tmp_path / "told.lab").write_text("0 2.5 Dm7\n2.5 5 G7\n")
-    formats = [word for name in ("lab", "json", "chordpro", "midi", "musicxml") for word in ("--format", name)]
+    formats = [word for name in ("lab", "json", "midi", "musicxml") for word in ("--format", name)]
     words = ("lead-sheet", EXAMPLE, "--seconds", 5, "--tempo", 96, "--chords", tmp_path / "told.lab", *formats)
     done = hafm(*words, "--metre", "3/4", "--key", "D:min", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "bars of 3/4, key D:min" in done.output and "chords: Dm7 G7" in done.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "vocal_beats.txt", "vocal_chords.cho", "vocal_chords.lab", "vocal_lead_sheet.json",
+        "vocal_beats.txt", "vocal_chords.lab", "vocal_lead_sheet.json",
         "vocal_lead_sheet.mid", "vocal_lead_sheet.musicxml",
     ]  # fmt: skip
     beats = read_beats(tmp_path / "out" / "vocal_beats.txt")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
-from hafm_hf.lead_sheet.known import known_lead_sheet
+from hafm_hf.lead_sheet.files import known_lead_sheet
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 

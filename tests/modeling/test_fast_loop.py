@@ -11,8 +11,8 @@ from torch import nn
 
 from accelerate import cpu_offload
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
+from hafm_hf.accompaniment.song import Heartbeat
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
-from hafm_hf.modeling.heartbeat import Heartbeat
 from hafm_hf.modeling.sampling import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from hafm_hf.training.stages import add_adapters
@@ -35,23 +35,23 @@ def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, 
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern", "scheme", "null", "frames", "steps"),
+    ("name", "pattern", "scheme", "frames", "steps"),
     [
-        ("coarse", "flat", "time", "zeros", 336, 2000),
-        ("semantic", "flat", "index", "zeros", 400, 400),
-        ("fine", "flat", "time", "mask_token", 100, 400),
-        ("coarse", "flat", "index", "zeros", 68, 400),
+        ("coarse", "flat", "time", 336, 2000),
+        ("semantic", "flat", "index", 400, 400),
+        ("fine", "flat", "time", 100, 400),
+        ("coarse", "flat", "index", 68, 400),
         # 1,003 and 103 slots
-        ("coarse", "delay", "time", "zeros", 668, 4000),
-        ("fine", "delay", "index", "mask_token", 100, 400),
-        ("coarse", "delay", "sum", "zeros", 668, 4000),
-        ("semantic", "flat", "sum", "mask_token", 100, 100),
+        ("coarse", "delay", "time", 668, 4000),
+        ("fine", "delay", "index", 100, 400),
+        ("coarse", "delay", "sum", 668, 4000),
+        ("semantic", "flat", "sum", 100, 100),
     ],
 )
 def test_scores_over_many_steps_equal_the_forward(
-    name: str, pattern: str, scheme: str, null: str, frames: int, steps: int
+    name: str, pattern: str, scheme: str, frames: int, steps: int
 ) -> None:
-    stage = tiny_stage(name, codebook_pattern=pattern, conditioning_null=null, **placed(scheme))
+    stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=2, frames=frames)
     decoder = RecordingDecoder(stage, 3.0, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))

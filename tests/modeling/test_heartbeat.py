@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMForVocalAccompaniment
-from hafm_hf.modeling.heartbeat import Heartbeat
+from hafm_hf.accompaniment.song import Heartbeat
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE, glide
 
@@ -43,7 +43,7 @@ class Stop(Exception):
 
 
 def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hafm_hf.modeling.heartbeat.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("hafm_hf.accompaniment.song.BEAT_SECONDS", 0.0)
     model = tiny_composite(num_hidden_layers=1)
     vocal = torch.from_numpy(glide(1.0, CODEC_RATE))
     told: list[tuple[str, int, int]] = []

@@ -252,10 +252,9 @@ def test_eight_at_once_train_as_two_by_four(tmp_path: Path) -> None:
     torch.testing.assert_close(*updates, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("null", ["zeros", "mask_token"])
 @pytest.mark.parametrize("name", STAGES)
-def test_null_conditioning_hides_the_voice(name: str, null: str) -> None:
-    stage = tiny_stage(name, conditioning_null=null)
+def test_null_conditioning_hides_the_voice(name: str) -> None:
+    stage = tiny_stage(name)
     rows = torch.tensor([True, False, True, False, True])
     targets = targets_for(stage)
     first, second = (
@@ -263,9 +262,6 @@ def test_null_conditioning_hides_the_voice(name: str, null: str) -> None:
         for s in (1, 7)
     )
     assert torch.equal(first[rows], second[rows])
-    other = tiny_stage(name, conditioning_null="zeros" if null == "mask_token" else "mask_token")
-    nulled = other(labels=targets, conditioning_ids=conditioning_for(stage), null_conditioning=rows).logits
-    assert not torch.allclose(nulled[rows], first[rows])
     assert not torch.isclose(first[~rows], second[~rows]).all(-1).any(-1).any()
 
 

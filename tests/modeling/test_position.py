@@ -12,8 +12,6 @@ from hafm_hf.modeling.position import (
     RelativeAttentionBias,
     causal_bucket,
     signed_bucket,
-    sum_by_index,
-    sum_by_product,
     token_layout,
     visible,
 )
@@ -81,7 +79,7 @@ def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_leng
     assert len(set(aligned)) > 1, "under the index scheme the same instant falls into different buckets"
 
 
-def test_gradient_of_the_bias_equals_plain_indexing_on_every_device_path() -> None:
+def test_gradient_of_the_bias_equals_plain_indexing() -> None:
     config, generator = coarse_config(position_scheme="time"), torch.Generator().manual_seed(0)
     # in double precision: two orders of summing hundreds of float32 numbers differ by more than is allowed here
     bias = RelativeAttentionBias(config).double()
@@ -95,11 +93,6 @@ def test_gradient_of_the_bias_equals_plain_indexing_on_every_device_path() -> No
     plain = bias.weight.detach().clone().requires_grad_()
     (plain[buckets].permute(0, 3, 1, 2) * upstream).sum().backward()
     torch.testing.assert_close(ours, plain.grad)
-    values, index = upstream.float().transpose(0, 1).flatten(1), buckets.flatten()
-    rows = bias.weight.shape[0]
-    torch.testing.assert_close(
-        sum_by_product(values, index, rows, chunk=100), sum_by_index(values, index, rows), atol=1e-4, rtol=1e-4
-    )
 
 
 def test_time_scheme_starts_from_heads_that_prefer_the_same_instant() -> None:

@@ -105,7 +105,7 @@ def test_a_beat_is_dragged_and_moved_by_the_keyboard(heard: "Page") -> None:
 
 
 def test_lead_sheets_are_saved_for_musicians(heard: "Page", tmp_path: Path) -> None:
-    kinds = {"chordpro": "{key: F}", "musicxml": "<fifths>-1</fifths>", "midi": "MThd"}
+    kinds = {"musicxml": "<fifths>-1</fifths>", "midi": "MThd"}
     for kind, content in kinds.items():
         heard.get_by_label("Format of the lead sheet").select_option(kind)
         path = downloaded(heard, "Save lead sheet")

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composite: vocal → semantic tokens and lead sheet → three stages → codec → accompaniment.
 
-Its parts stand in `parts`, the run of a song in `song`, the spans of an older instrumental to keep in `kept`, and
-what can be asked for in `options`.
+Its parts stand in `parts`, the run of a song in `song`, and what can be asked for in `options`.
 """
 
 import math
@@ -18,27 +17,34 @@ from transformers import PreTrainedModel
 
 from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
-from ..lead_sheet.known import known_lead_sheet
+from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.modeling_harmony import HAFMHarmonyModel
-from ..modeling.heartbeat import Progress
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
 from ..modeling.windows import ROWS_AT_ONCE
 from ..pretrained.loading import HUB_OPTIONS, model_source, write_checksums
-from ..pretrained.saving import UPLOAD_OPTIONS, HAFMHubMixin, write_auto_map, write_repository_files
+from ..pretrained.saving import HAFMHubMixin, write_auto_map, write_repository_files
 from ..pretrained.style_sounds import read_style_sounds, write_style_sounds
 from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
-from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
 from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes
-from .song import Generation, HAFMAccompanimentOutput, SongRun, Voice, asked_lead_sheet, sounds_of
+from .song import (
+    Generation,
+    HAFMAccompanimentOutput,
+    KeptInstrumental,
+    Progress,
+    SongRun,
+    Voice,
+    asked_lead_sheet,
+    sounds_of,
+)
 
 # float [N], or [C, N] of several channels
 Waveform = torch.Tensor | np.ndarray
@@ -55,6 +61,23 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     Args:
         config (`HAFMConfig`): configurations of the parts.
         parts (`dict[str, PreTrainedModel]`, *optional*): parts that exist already, by name.
+
+    Inputs of `generate`:
+        vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
+        sampling_rate (Hz): of the vocals and the instrumental.
+        input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
+        padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
+        lead_sheet: what is known of the one vocal's song.
+        tempo (beats a minute), beats (s), chords: parts of it by themselves, which take precedence
+            (`lead_sheet.files.known_lead_sheet`).
+        instrumental (float [N] or [C, N], *optional*): accompaniment of the one vocal, of which spans are kept. Of a
+            `KeptInstrumental` `audio` has what the stages make of it, and the caller splices it.
+        keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
+            tokens, and joins them by a short cross-fade.
+        options: what is asked for; further arguments are fields of it by name (`seed=1`, `top_k=50`), which take
+            precedence.
+        progress: called with (stage, steps done, steps in all) after every step, and with the same again while
+            something takes longer; what it raises ends the generation.
     """
 
     config_class = HAFMConfig
@@ -141,32 +164,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
         return model.eval() if device is None else model.eval().to(device)
 
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | os.PathLike[str],
-        *,
-        is_main_process: bool = True,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def _save_files(self, folder: Path, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into
-        its subfolder.
-
-        Args:
-            save_directory: the folder.
-            is_main_process: False in the other processes of a training; they write no files.
-            push_to_hub: upload the model with its own weights, too.
-            repo_id: where to; the folder's name if not given.
-            kwargs: as for any `save_pretrained` but `state_dict`, and when uploading those of `push_to_hub`.
+        its subfolder; the other processes of a training write no files.
 
         Raises:
             TypeError: if a `state_dict` is given; load it into the model first.
         """
-        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs}
         if kwargs.pop("state_dict", None) is not None:
             raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")
-        folder = Path(save_directory)
         for name in part_classes(self.config):
             # the other processes too, which may hold a share of the weights that the main one writes
             getattr(self, name).save_pretrained(folder / name, is_main_process=is_main_process, **kwargs)
@@ -180,8 +186,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         write_style_sounds(folder, self.style_sounds)
         extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
         HAFMFeatureExtractor(**extractor).save_pretrained(folder)
-        if push_to_hub:
-            self.push_to_hub(repo_id or folder.name, **upload)
 
     @property
     def codec_format(self) -> CodecFormat:
@@ -258,24 +262,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Vocals and samples are rows of one batch, up to `ROWS_AT_ONCE` of them. What a row becomes depends on the seed
         and the number of its sample alone, not on what else is in the batch (up to rounding: a batch of another size
-        may add numbers in another order).
-
-        Args:
-            vocals (float [B, N], [B, 1, N], [N], or a list of [N]): mono, in −1 … 1.
-            sampling_rate (Hz): of the vocals and the instrumental.
-            input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
-            padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
-            lead_sheet: what is known of the one vocal's song.
-            tempo (beats a minute), beats (s), chords: parts of it by themselves, which take precedence; as for the
-                pipeline.
-            instrumental (float [N] or [C, N], *optional*): accompaniment of the one vocal, of which spans are kept. Of
-                a `KeptInstrumental` `audio` has what the stages make of it, and the caller splices it.
-            keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from
-                their tokens, and joins them by a short cross-fade.
-            options: what is asked for; `kwargs` are fields of it by name (`seed=1`, `top_k=50`), which take
-                precedence.
-            progress: called with (stage, steps done, steps in all) after every step, and with the same again while
-                something takes longer; what it raises ends the generation.
+        may add numbers in another order). The arguments are the class's inputs.
 
         Returns:
             `HAFMAccompanimentOutput`; each instrumental lasts as long as its vocal, to the sample.
@@ -288,16 +275,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rows, rate = self._rows(vocals, sampling_rate, input_values, padding_mask)
         if len(rows) != 1 and (lead_sheet is not None or instrumental is not None):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
-        if instrumental is None and len(keep):
-            raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
-        kept = instrumental
-        given = None
-        if not isinstance(kept, KeptInstrumental | None):
-            audio = channels_first(kept, self.codec_format.channels)
-            kept = KeptInstrumental(audio, rate, keep, len(rows[0]) / rate)
-        if kept is not None:
-            with generation.computing():
-                given = kept.tokens(self, self.units(len(rows[0]), rate))
+        kept = self._kept(instrumental, rate, keep, len(rows[0]) / rate)
+        with generation.computing():
+            given = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
         # who gives a KeptInstrumental puts it back at another rate; stems are split from the whole
         spliced = None if kept is instrumental and not generation.options.stems else kept
         rendered: list[dict[str, Any]] = []
@@ -333,8 +313,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), input_values, lead_sheet, tempo, beats, chords, options, progress, kwargs: as for
-                `generate`; there is one sample.
+            sampling_rate (Hz), input_values, lead_sheet, tempo, beats, chords, options, progress, kwargs: the
+                class's inputs; there is one sample.
 
         Yields:
             float32 [n] at the codec's rate, [C, n] of several channels, on the CPU; with `stems=True` [S, n] or
@@ -353,6 +333,19 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         with generation.computing():
             song = self._song(generation, rows, rate, lead_sheet, at_once=1)
         yield from self._chunks(generation, song, self._length(rows[0], rate))
+
+    def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
+        """The `KeptInstrumental` of the inputs `instrumental` and `keep`, or None, for a vocal of so many seconds.
+
+        Raises:
+            ValueError: for spans of no instrumental, or that do not lie within it.
+        """
+        if instrumental is None and len(keep):
+            raise ValueError("keep names spans of an instrumental; give the instrumental as well.")
+        if isinstance(instrumental, KeptInstrumental | None):
+            return instrumental
+        audio = channels_first(instrumental, self.codec_format.channels)
+        return KeptInstrumental(audio, rate, keep, seconds)
 
     def _chunks(self, generation: Generation, song: SongRun, length: int) -> Iterator[torch.Tensor]:
         """What `stream` yields of a run of one song, `length` samples in all, while it goes on."""

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run of a batch of songs: the stages chained over windows, whole or window by window.
 
-`modeling.windows` takes one stage through a song; the composite hands over voices and progress, and decodes the codes.
+`modeling.windows` takes one stage through a song; the composite hands over voices, progress and the spans of an older
+instrumental to keep, and decodes the codes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..audio import resample
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import ENERGIES
 from ..listening.transcription import energies
-from ..modeling.heartbeat import Heartbeat, Progress
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.sampling import RandomStream
+from ..modeling.sampling import FREE, RandomStream
 from ..modeling.stage_table import STAGES
-from ..modeling.threads import suitable_threads, torch_threads
 from ..modeling.windows import (
     ROWS_AT_ONCE,
     DecodingOptions,
@@ -36,6 +41,14 @@ from .options import GenerationOptions
 
 # the codec's vectors of codes of a stage: int64 [T, Q] → float32 [T, D]
 CodeVectors = Callable[[torch.Tensor], torch.Tensor]
+# called with (stage, steps done, steps in all); what it raises ends the generation
+Progress = Callable[[str, int, int], None]
+# a third of what a person feels as at once; the layer that computes when it is over may take the rest
+BEAT_SECONDS = 0.03
+# numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
+THREADED_MATRIX = 1 << 20
+# a fade this short hides the join between what is kept and what is generated
+CROSS_FADE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,79 @@ class Generation:
         with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
             torch.manual_seed(self.seed)
             yield
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """torch on so many threads inside the block, on as many as before behind it; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def suitable_threads(models: Iterable[nn.Module]) -> int | None:
+    """1 for models on the CPU whose matrices are all small; None where torch's own number suits.
+
+    Threads wait for each other at the end of every product. Where products take microseconds a second thread gains
+    little, and makes a step three times as slow beside a process that wants its core. A user who has set
+    OMP_NUM_THREADS has decided.
+    """
+    parameters = [parameter for model in models for parameter in model.parameters()]
+    if os.environ.get("OMP_NUM_THREADS") or any(parameter.device.type != "cpu" for parameter in parameters):
+        return None
+    # heads and tables hold a matrix for each codebook
+    largest = max((each.shape[-2] * each.shape[-1] for each in parameters if each.ndim > 1), default=0)
+    return 1 if largest < THREADED_MATRIX else None
+
+
+class Heartbeat:
+    """Passes reports on, and repeats the last one between the layers of whatever computes for longer.
+
+    A context manager: it beats inside the block only, which may be entered again.
+
+    Args:
+        model: whose layers, the members of its lists of modules, are asked before they compute.
+        progress: called with (stage, steps done, steps in all); what it raises ends the computation. None: no beats.
+    """
+
+    def __init__(self, model: nn.Module, progress: Progress | None) -> None:
+        self.model, self.progress = model, progress
+        self.last = ("semantic", 0, 1)
+        self.reported = 0.0
+        self.thread = 0
+        self.handles: list[Any] = []
+
+    @property
+    def report(self) -> Progress | None:
+        """What to call with (stage, steps done, steps in all); None where nobody listens."""
+        return None if self.progress is None else self._report
+
+    def __enter__(self) -> "Heartbeat":
+        self.reported = time.perf_counter()
+        self.thread = threading.get_ident()
+        if self.progress is not None:
+            lists = (module for module in self.model.modules() if isinstance(module, nn.ModuleList))
+            layers = {layer for members in lists for layer in members}
+            self.handles = [layer.register_forward_pre_hook(self._beat) for layer in layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        assert self.progress is not None
+        self.last, self.reported = (stage, done, total), time.perf_counter()
+        self.progress(stage, done, total)
+
+    def _beat(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        # other threads may use the model at the same time; they are not this computation's to report or to end
+        if threading.get_ident() == self.thread and time.perf_counter() - self.reported >= BEAT_SECONDS:
+            self._report(*self.last)
 
 
 class SongRun:
@@ -263,3 +349,97 @@ def asked_lead_sheet(
         changes["sections"] = energies(vocal, sampling_rate, sheet.downbeats)
         estimated |= {"sections"}
     return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet
+
+
+class KeptInstrumental:
+    """Spans of an existing instrumental.
+
+    Args:
+        audio (float32 [C, N]): the instrumental, in the codec's channels; it may end before the vocal does.
+        rate (Hz): of it.
+        spans: what to keep, as (start, stop) in seconds.
+        vocal_seconds: length of the vocal.
+
+    Raises:
+        ValueError: if nothing is to be kept, or a span does not lie within the instrumental.
+    """
+
+    def __init__(
+        self, audio: np.ndarray, rate: int, spans: Sequence[tuple[float, float]], vocal_seconds: float
+    ) -> None:
+        seconds = audio.shape[1] / rate
+        if not spans:
+            raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
+        for start, stop in spans:
+            if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
+                raise ValueError(
+                    f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
+                )
+            if start >= vocal_seconds:
+                raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
+        self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
+        self.audio = audio
+        self.rate = rate
+
+    def at_rate(self, rate: int) -> torch.Tensor:
+        """The whole instrumental at another rate (Hz): float32 [C, N]."""
+        return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
+
+    def tokens(self, model: Any, units: int) -> dict[str, torch.Tensor]:
+        """The stages' tokens of what is kept.
+
+        Args:
+            model (`HAFMForVocalAccompaniment`): whose tokenizer and codec make them.
+            units: length of the vocal. Only whole units are kept, so that nothing is generated from half a frame.
+
+        Returns:
+            flat tokens of a stage's target (int64 [n]) by the stage's name, −1 where they are to be generated.
+        """
+        rate = model.sampling_rate
+        tokenizer = model.semantic_tokenizer
+        kept = torch.zeros(units, dtype=torch.bool)
+        for start, stop in self.spans:
+            first = math.ceil(start * model.units_per_second - 1e-6)
+            kept[first : int(stop * model.units_per_second + 1e-6)] = True
+        audio = torch.zeros(len(self.audio), units * rate // model.units_per_second)
+        found = self.at_rate(rate)
+        length = min(audio.shape[1], found.shape[1])
+        audio[:, :length] = found[:, :length]
+        waveform = torch.from_numpy(resample(audio.mean(0).numpy(), rate, tokenizer.config.sampling_rate))
+        codebooks = {name: stage.config.num_codebooks for name, stage in model.stages.items() if STAGES[name].acoustic}
+        codes = as_codec(model.codec).encode(audio[None].to(model.codec.device), sum(codebooks.values()))[0]
+        streams = {"semantic": tokenizer.encode(waveform.to(tokenizer.device))[None]}
+        streams |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
+        flat = {name: tokens.t().flatten().cpu() for name, tokens in streams.items()}
+        return {
+            name: torch.where(kept.repeat_interleave(len(tokens) // units), tokens, FREE)
+            for name, tokens in flat.items()
+        }
+
+    def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
+        """Generated audio (float32 [C, N] at `rate` Hz) with what is kept as it was, cross-faded at the joins."""
+        result = generated.clone()
+        audio = self.at_rate(rate)
+        length = min(result.shape[1], audio.shape[1])
+        for start, stop in self.spans:
+            first, last = round(start * rate), min(round(stop * rate), length)
+            fade = min(round(CROSS_FADE_SECONDS * rate), (last - first) // 2)
+            gain = torch.ones(last - first)
+            slope = torch.linspace(0, 1, fade + 2)[1:-1]
+            if first > 0:
+                gain[:fade] = slope
+            if last < result.shape[1]:
+                gain[len(gain) - fade :] = slope.flip(0)
+            result[:, first:last] = gain * audio[:, first:last] + (1 - gain) * result[:, first:last]
+        return result
+
+
+def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans (start, stop in seconds) in order, those that touch or overlap as one: no cross-fade goes between them."""
+    joined: list[tuple[float, float]] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1] + 1e-6:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], stop))
+        else:
+            joined.append((start, stop))
+    return joined

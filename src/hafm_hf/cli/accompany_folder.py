@@ -286,8 +286,7 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     files = {suffix: source / file for suffix, file in _sheet_files(source, vocal).items()}
     if not files:
         return None
-    from ..lead_sheet.files import read_lead_sheet
-    from ..lead_sheet.known import known_lead_sheet
+    from ..lead_sheet.files import known_lead_sheet, read_lead_sheet
     from ..lead_sheet.lead_sheet import LeadSheet
 
     known = read_lead_sheet(files[SHEET]) if SHEET in files else LeadSheet()

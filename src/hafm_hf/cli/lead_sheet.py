@@ -43,7 +43,6 @@ class Format(enum.StrEnum):
     lab = "lab"
     beats = "beats"
     json = "json"
-    chordpro = "chordpro"
     midi = "midi"
     musicxml = "musicxml"
 
@@ -92,7 +91,7 @@ def lead_sheet(
     if len(set(names)) < len(names):
         raise typer.BadParameter("two vocals have the same name; run the command twice with different --out.")
     known, wanted = read_lead_sheet(tempo, beats, chords), [each.value for each in formats or [Format.lab]]
-    require_packages(*(IN_BARS[each] for each in wanted if IN_BARS.get(each)))
+    require_packages(*(IN_BARS[each] for each in wanted if each in IN_BARS))
     planned = [file for name in names for file in lead_sheet_files(name, wanted)]
     planned += [name + CLICK_FILE for name in names if click]
     if not as_json:

@@ -185,7 +185,7 @@ def read_lead_sheet(tempo: float | None, beats: Path | None, chords: str | Path 
     """
     if tempo is None and beats is None and chords is None:
         return None
-    from ..lead_sheet.known import known_lead_sheet
+    from ..lead_sheet.files import known_lead_sheet
 
     try:
         return known_lead_sheet(tempo=tempo, beats=beats, chords=chords)
@@ -237,6 +237,8 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import register
 
     register()
+    # each part would have a bar of its own
+    transformers.utils.logging.disable_progress_bar()
     place, precision = torch_device(device), getattr(torch, dtype.value, "auto")
     with loading(model):
         source: Any = str(model_source(model))

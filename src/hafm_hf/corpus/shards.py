@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..accompaniment.song import torch_threads
 from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
-from ..modeling.threads import torch_threads
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report

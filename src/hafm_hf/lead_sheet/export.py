@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A song in bars in musicians' formats: a chart as text (ChordPro), MusicXML and MIDI.
+"""A song in bars in musicians' formats: MusicXML and MIDI.
 
 MusicXML is written with music21 and MIDI with mido, which the extra `studio` brings.
 """
@@ -13,7 +13,6 @@ from typing import Any
 from .bars import Chart
 from .chords import CHORD, pitch_classes, root_and_quality
 
-BARS_A_LINE = 4
 TICKS_A_QUARTER = 480
 CHORD_OCTAVE, CHORD_VELOCITY, MELODY_VELOCITY = 48, 64, 90
 # of General MIDI's drums, and how long a click is
@@ -34,23 +33,6 @@ KINDS = {
     "dim": "diminished",
 }
 Note = tuple[float, float, int]
-
-
-def to_chordpro(chart: Chart, title: str) -> str:
-    """A chord chart in ChordPro's grid: a cell a beat, four bars a line; chords on half a beat share a cell."""
-    bars = []
-    for bar in chart.bars:
-        cells: list[list[str]] = [[] for _ in range(bar.length)]
-        for place, label in bar.chords:
-            cells[int(place)].append(label if pitch_classes(label) else "N.C.")
-        bars.append(" ".join("~".join(cell) or "." for cell in cells))
-    # a pickup has a line of its own
-    first = 1 - chart.bars[0].number
-    lines = [bars[:first], *(bars[at : at + BARS_A_LINE] for at in range(first, len(bars), BARS_A_LINE))]
-    head = [f"{{title: {title}}}", f"{{tempo: {chart.tempo:.0f}}}", f"{{time: {chart.metre}/4}}"]
-    head += [f"{{key: {key_name(chart)}}}"] if chart.sheet.key else []
-    grid = [f"| {' | '.join(line)} |" for line in lines if line]
-    return "\n".join([*head, "", f"{{start_of_grid: {BARS_A_LINE}x{chart.metre}}}", *grid, "{end_of_grid}", ""])
 
 
 def key_name(chart: Chart) -> str:

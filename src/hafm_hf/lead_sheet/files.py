@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead sheets as files that a person can edit: one JSON, or a file of beats and one of chords (.lab). Musicians'
-formats are written too (`export`), and not read.
+"""Lead sheets as people give them: in a call, or as files that a person can edit, one JSON, or a file of beats and one
+of chords (.lab). Musicians' formats are written too (`export`), and not read.
 
 A line of a file of beats has the seconds of one and, if it is known, its number in the bar; a line of a file of chords
 has start, stop and label, as `mir_eval` and Sonic Visualiser write them. Fields are separated by blanks, tabs or
@@ -10,26 +10,70 @@ commas; empty lines and those that begin with # are skipped.
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..atomic_files import replacing
 from . import export
 from .bars import Chart
+from .chords import chord_class
 from .lead_sheet import METRES, LeadSheet, Span
 
 T = TypeVar("T")
+FileName = str | os.PathLike[str]
+# parameters of a call that say something of the song
+KNOWN = ("lead_sheet", "tempo", "beats", "chords")
 # what is written, and behind which name
 FORMATS = {
     "lab": ("_beats.txt", "_chords.lab"),
     "beats": ("_beats.txt",),
     "json": ("_lead_sheet.json",),
-    "chordpro": ("_chords.cho",),
     "midi": ("_lead_sheet.mid",),
     "musicxml": ("_lead_sheet.musicxml",),
 }
 # those that are counted out in bars, and the package of an extra that each needs
-IN_BARS = {"chordpro": "", "midi": "mido", "musicxml": "music21"}
+IN_BARS = {"midi": "mido", "musicxml": "music21"}
+
+
+def known_lead_sheet(
+    lead_sheet: Any = None,
+    tempo: float | None = None,
+    beats: Sequence[float] | FileName | None = None,
+    chords: Sequence[Span] | FileName | None = None,
+    files: bool = True,
+) -> LeadSheet | None:
+    """The lead sheet of what is known; None where nothing is.
+
+    Args:
+        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given replaces them.
+        tempo: beats a minute.
+        beats: seconds, or the path of a file of them.
+        chords: (start s, stop s, label) each, the path of a .lab file, or by the bar, over and over: "C | Am | F G".
+        files: whether texts may name files; strangers must not read a server's.
+
+    Raises:
+        ValueError: a file that can't be read, naming its line, or what makes no sense.
+    """
+    if all(each is None for each in (lead_sheet, tempo, beats, chords)):
+        return None
+    known: dict[str, Any] = {"tempo": tempo, "beats": beats, "chords": chords}
+    known = {name: value for name, value in known.items() if value is not None}
+    if isinstance(beats, (str, os.PathLike)):
+        if not files:
+            raise ValueError(f"beats is {beats!r}; give seconds, [0.5, 1.0] for example.")
+        known |= read_beats(beats)
+    if files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords)):
+        known["chords"] = read_chords(chords)
+    return replace(LeadSheet.told({} if lead_sheet is None else lead_sheet), **known)
+
+
+def _are_chords(text: str) -> bool:
+    """Whether a text says chords itself, rather than where they stand."""
+    try:
+        return "|" in text or chord_class(text) >= 0
+    except ValueError:
+        return False
 
 
 def read_lead_sheet(path: str | Path) -> LeadSheet:
@@ -117,7 +161,6 @@ def write_lead_sheet(
     }
     if chart is not None:
         contents |= {
-            "_chords.cho": lambda: export.to_chordpro(chart, name),
             "_lead_sheet.musicxml": lambda: export.to_musicxml(chart, name),
             "_lead_sheet.mid": lambda: export.to_midi(chart, melody),
         }

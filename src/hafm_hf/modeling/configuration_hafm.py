@@ -17,7 +17,6 @@ CHOICES = {
     "position_scheme": ("index", "time"),
     "codebook_pattern": CODEBOOK_PATTERNS,
     "conditioning_fusion": ("prepend", "sum"),
-    "conditioning_null": ("zeros", "mask_token"),
 }
 
 
@@ -61,9 +60,6 @@ class HAFMStageConfig(PreTrainedConfig):
             the target's slots that sound with them (`HAFMConditioningMixer`), which makes sequences less than half as
             long. Weights of the one are not weights of the other.
         conditioning_context (`int`): Under `"sum"`, frames to each side that a frame of the conditioning knows of.
-        conditioning_null (`str`):
-            What unconditional rows see: `"zeros"` in place of the conditioning's embeddings (paper, §3.5) or the
-            `"mask_token"` of each codebook (§3.4).
         conditioning_dropout (`float`): Probability that a training sample is made unconditional.
         attention_dropout (`float`): Dropout on attention weights.
         rms_norm_eps (`float`): Epsilon of every RMSNorm.
@@ -96,7 +92,6 @@ class HAFMStageConfig(PreTrainedConfig):
     time_attention_max_distance: int = 500
     conditioning_fusion: str = "prepend"
     conditioning_context: int = 15
-    conditioning_null: str = "zeros"
     conditioning_dropout: float = 0.1
     attention_dropout: float = 0.0
     rms_norm_eps: float = 1e-6

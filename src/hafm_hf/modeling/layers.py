@@ -137,7 +137,7 @@ class HAFMDecoderLayer(GradientCheckpointingLayer):
 
 
 class HAFMCodebookEmbedding(nn.Module):
-    """One embedding table a codebook, each with a last entry for the mask token (conditioning) or BOS (target).
+    """One embedding table a codebook, each with a last entry, for BOS in the target's.
 
     Tables of unequal codebooks are padded to the largest one.
     """

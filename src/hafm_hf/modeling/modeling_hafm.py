@@ -9,7 +9,6 @@ pattern, Q under the delay pattern), T target frames, K conditioning streams, S 
 frames, D width, H heads, V size of the largest target codebook.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +39,6 @@ from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
 from .stage_table import stage_of
 
 IGNORE_INDEX = -100
-# what a stage has or lacks by its codebook pattern and its fusion
-ARRANGEMENT_WEIGHTS = ("quantizer_embedding", "conditioning_mixer")
 
 
 class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
@@ -59,28 +56,6 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": HAFMDecoderLayer, "attentions": HAFMAttention}
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """As of any model, but refuses another codebook pattern or fusion than the checkpoint has been trained with.
-
-        Raises:
-            ValueError: for another one, with which its weights would play noise.
-        """
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, **{**kwargs, "output_loading_info": True}
-        )
-        keys = {*info["missing_keys"], *info["unexpected_keys"]}
-        foreign = sorted(key for key in keys if any(name in key for name in ARRANGEMENT_WEIGHTS))
-        # a checkpoint that lacks everything else, too, says nothing of its arrangement
-        if foreign and not any("target_embedding" in key for key in keys):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} has been trained with another codebook_pattern or "
-                f"conditioning_fusion (weights {', '.join(foreign)}): leave them out, or train a stage with them."
-            )
-        return (model, info) if kwargs.get("output_loading_info") else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -143,8 +118,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Args:
             conditioning_ids (int64 [B, K, T_c]): tokens of all sources, then the streams of a lead sheet if the stage
                 reads any; those are added to the slots of the last source.
-            null (bool [B], *optional*): rows whose conditioning is replaced by zeros or mask tokens. The segment
-                embedding stays: it says what a slot is, not what the singer sang.
+            null (bool [B], *optional*): rows whose conditioning is replaced by zeros. The segment embedding stays: it
+                says what a slot is, not what the singer sang.
 
         Returns:
             float [B, S · T_c, D]; [B, T_c, D] where it is added to the target.
@@ -154,10 +129,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         ids = conditioning_ids.transpose(1, 2)
         known = ids[..., tokens:]
         ids, streams = ids[..., :tokens], streams[:tokens]
-        if null is not None and self.config.conditioning_null == "mask_token":
-            ids = ids.masked_fill(null[:, None, None], self.conditioning_embedding.table_size - 1)
         embedded = self.conditioning_embedding(ids, streams)
-        if null is not None and self.config.conditioning_null == "zeros":
+        if null is not None:
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
         widths = [len(source) for source in self.config.conditioning_codebook_sizes]
         sources = [part.sum(dim=2) for part in embedded.split(widths, dim=2)]

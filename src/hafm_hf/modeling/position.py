@@ -13,7 +13,6 @@ frames, one table per source; the difference is 0 for tokens that sound together
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +23,6 @@ from .configuration_hafm import HAFMStageConfig
 
 # by how much, in nats per doubling of the distance, the sharpest head starts by preferring what is near
 LOCALITY = 3.0
-# sums kept side by side for one bucket while a gradient is reduced
-ADDING_TURNS = 8
 
 
 @dataclass
@@ -196,47 +193,6 @@ class RelativeAttentionBias(nn.Module):
         if seen is not None:
             # a row behind the last bucket
             buckets = torch.where(seen, buckets, self.weight.shape[0])
-        return _BucketLookup.apply(self.weight, buckets)
-
-
-class _BucketLookup(torch.autograd.Function):
-    """`weight[buckets]` with the heads moved forward, and a gradient that stays fast for millions of pairs.
-
-    The bucket behind the last holds the lowest number, which keeps a pair from being seen.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(buckets)
-        ctx.num_buckets = weight.shape[0]
-        table = F.pad(weight.t(), (0, 1), value=torch.finfo(weight.dtype).min)
-        # four times as fast as indexing with all dimensions at once
-        return table.index_select(1, buckets.flatten()).unflatten(1, buckets.shape).transpose(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (buckets,) = ctx.saved_tensors
-        grad = grads[0].transpose(0, 1).flatten(1)
-        # scattered adds onto few buckets serialise on a GPU, where a product is nearly free; a CPU is the reverse
-        reduce = sum_by_product if grad.is_cuda else sum_by_index
-        return reduce(grad, buckets.flatten(), ctx.num_buckets + 1)[:, :-1].t(), None
-
-
-def sum_by_index(values: torch.Tensor, buckets: torch.Tensor, num_buckets: int) -> torch.Tensor:
-    """Sums `values` [H, n] over equal `buckets` (int64 [n]) to [H, num_buckets] by indexed addition."""
-    # neighbours are mostly of one bucket, and a sum that waits for its own last addition is slow: they take turns
-    turns = torch.arange(len(buckets), device=buckets.device) % ADDING_TURNS
-    sums = values.new_zeros(values.shape[0], num_buckets * ADDING_TURNS)
-    sums.index_add_(1, torch.add(buckets, turns, alpha=num_buckets), values)
-    return sums.view(-1, ADDING_TURNS, num_buckets).sum(dim=1)
-
-
-def sum_by_product(
-    values: torch.Tensor, buckets: torch.Tensor, num_buckets: int, chunk: int = 1 << 18
-) -> torch.Tensor:
-    """The same sums as `sum_by_index`, as products with one-hot rows, in chunks of bounded memory."""
-    total = values.new_zeros(values.shape[0], num_buckets, dtype=torch.float32)
-    bucket = torch.arange(num_buckets, device=values.device)
-    for part, index in zip(values.split(chunk, dim=1), buckets.split(chunk), strict=True):
-        total += (part @ (index[:, None] == bucket).to(part.dtype)).float()
-    return total.to(values.dtype)
+        table = F.pad(self.weight, (0, 0, 0, 1), value=torch.finfo(self.weight.dtype).min)
+        # heads forward, as attention reads it
+        return F.embedding(buckets, table).permute(0, 3, 1, 2).contiguous()

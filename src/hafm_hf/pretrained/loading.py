@@ -20,7 +20,7 @@ from huggingface_hub import constants, is_offline_mode, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import HFValidationError, get_session, validate_repo_id
 from safetensors import SafetensorError, safe_open
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -31,7 +31,6 @@ CONFIG_CHECKS: dict[type[PreTrainedConfig], Callable[[Any], None]] = {}
 # as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
 SUMS_FILE = "SHA256SUMS"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt", "model.bin")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
@@ -113,8 +112,6 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
         OSError: the model or its weights are not there.
     """
     source = model_source(source, **options)
-    if (loaded := _load_as_saved(model_class, source, **options)) is not None:
-        return loaded
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
@@ -125,53 +122,6 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
                 f"{_where(source, options)} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}."
             )
     return model
-
-
-def _load_as_saved(model_class: type[Model], source: str | os.PathLike[str], **options: Any) -> Model | None:
-    """The model of files that hold exactly its weights under its own names, which halves the time of loading.
-
-    Returns:
-        None for other options, names or shapes, which transformers loads or refuses.
-
-    Raises:
-        ValueError: as `check_checkpoint`.
-    """
-    dtype = options.get("dtype")
-    hub = _hub_options(options)
-    if not isinstance(dtype, torch.dtype) or set(options) - {*HUB_OPTIONS, "dtype", "use_safetensors"}:
-        return None
-    files = _weight_files(source, hub)
-    if not files:
-        return None
-    config = model_class.config_class.from_pretrained(source, **hub)
-    check_config(config)
-    weights = _read_weights(source, files, hub)
-    config.name_or_path = str(source)
-    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
-        each.dtype = dtype
-    # not on the meta device, on which buffers that no file holds would be missing
-    with no_init_weights():
-        model = model_class(config)
-    made, saved = ({name: value.shape for name, value in each.items()} for each in (model.state_dict(), weights))
-    if made != saved:
-        return None
-    for name, value in weights.items():
-        # a copy: the file may be written again, by this very model, while it is in use
-        weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
-    model.load_state_dict(weights, assign=True)
-    for module in model.modules():
-        # else a composite that it becomes a part of would initialise it again
-        module._is_hf_initialized = True
-    if model.can_generate():
-        with suppress(OSError):
-            model.generation_config = GenerationConfig.from_pretrained(source, **hub)
-    return model.eval()
-
-
-def check_config(config: PreTrainedConfig) -> None:
-    """Applies the check of `CONFIG_CHECKS`, if there is one; our own configurations check themselves when made."""
-    if check := CONFIG_CHECKS.get(type(config)):
-        check(config)
 
 
 def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options: Any) -> None:
@@ -191,18 +141,15 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     hub = _hub_options(options)
     files = _weight_files(source, hub)
     if not files:
-        for name in PICKLES:
-            if _find(source, name, hub):
-                raise ValueError(
-                    f"{_where(source, options)} holds {name}, which can run code when it is read, and no "
-                    f"{SAFE_WEIGHTS_NAME}; ask its publisher for safetensors."
-                )
         return
     config = options.get("config")
     if not isinstance(config, PreTrainedConfig):
         config = model_class.config_class.from_pretrained(config or source, **hub)
-    check_config(config)
-    held = sum(value.numel() for value in _read_weights(source, files, hub).values())
+    # our own configurations check themselves when made
+    if check := CONFIG_CHECKS.get(type(config)):
+        check(config)
+    sums = _find(source, SUMS_FILE, hub)
+    held = sum(_checked_values(file, sums) for file in files)
     with torch.device("meta"), no_init_weights():
         # a model may change the configuration that it is made with
         wanted = sum(value.numel() for value in model_class(deepcopy(config)).state_dict().values())
@@ -292,25 +239,19 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _read_weights(source: str | os.PathLike[str], files: list[Path], hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of safetensors files, still in the files' memory maps: as they were saved, and finite."""
-    sums = _find(source, SUMS_FILE, hub)
-    weights: dict[str, torch.Tensor] = {}
-    for file in files:
-        if sums is not None:
-            _check_sum(file, sums)
-        try:
-            with safe_open(str(file), framework="pt") as content:
-                found = {name: content.get_tensor(name) for name in content.keys()}
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); get it again.") from error
-        for name, tensor in found.items():
-            if tensor.is_floating_point() and not _is_finite(tensor):
-                raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
-        weights |= found
-    return weights
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    # a finite sum has finite terms, and takes one pass; the sum of finite terms can still overflow
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+def _checked_values(file: Path, sums: Path | None) -> int:
+    """How many values a safetensors file holds, which is as it was saved and has finite numbers only."""
+    if sums is not None:
+        _check_sum(file, sums)
+    count = 0
+    try:
+        with safe_open(str(file), framework="pt") as content:
+            for name in content.keys():
+                tensor = content.get_tensor(name)
+                # a finite sum has finite terms, and takes one pass; the sum of finite terms can still overflow
+                if tensor.is_floating_point() and not (tensor.sum().isfinite() or tensor.isfinite().all()):
+                    raise ValueError(f"{file} is damaged: {name} holds NaN or infinite numbers; get it again.")
+                count += tensor.numel()
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); get it again.") from error
+    return count

@@ -57,15 +57,18 @@ class HAFMHubMixin(SafeLoadingMixin):
             repo_id: where to; the folder's name if not given.
             kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
         """
-        model: Any = super()
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
-        model.save_pretrained(save_directory, **kwargs)
-        if not kwargs.get("is_main_process", True):
-            return
-        write_auto_map(Path(save_directory), self.config, type(self))
-        write_checksums(save_directory, only_again=True)
-        if push_to_hub:
+        self._save_files(Path(save_directory), **kwargs)
+        if push_to_hub and kwargs.get("is_main_process", True):
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
+
+    def _save_files(self, folder: Path, **kwargs: Any) -> None:
+        """What `save_pretrained` writes, with its options; nothing in processes that are not the main one."""
+        model: Any = super()
+        model.save_pretrained(folder, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_auto_map(folder, self.config, type(self))
+            write_checksums(folder, only_again=True)
 
     def push_to_hub(
         self,

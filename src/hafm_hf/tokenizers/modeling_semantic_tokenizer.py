@@ -44,13 +44,10 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
     Args:
         ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
         mask: bool [B, T_v], True on the frames of each row.
-        hidden_states: what goes into HuBERT's layers, and what comes out of the last and is quantized, float32
-            [B, T_v, D] each, if asked for.
     """
 
     ids: torch.Tensor | None = None
     mask: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
@@ -97,7 +94,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         # how much the place in the beat weighs beside the projected features
         if config.rhythm_channels:
             self.register_buffer("rhythm_scale", torch.ones(()))
-            # in lists as layers are: a generation can be ended between their blocks and stretches (`heartbeat`)
+            # in lists as layers are: a generation can be ended between their blocks and stretches (`song.Heartbeat`)
             self.descriptors = nn.ModuleList([HAFMVocalDescriptors(config.sampling_rate, config.frame_rate)])
             self.line = nn.ModuleList([HAFMBeatLine(config.frame_rate)])
             if config.beat_line:
@@ -191,7 +188,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         seed: int | None = None,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
-        output_hidden_states: bool | None = None,
     ) -> HAFMSemanticTokenizerOutput:
         """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
         others.
@@ -203,29 +199,22 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
             lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
-            output_hidden_states: also return those of every layer.
 
         Raises:
             ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
                 beats are known and there is no beat line for them.
         """
-        every = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
         sung = noise if vocal is None else vocal
-        found, layers = [], []
+        found = []
         for samples in _without_padding(input_values, attention_mask):
             prepared = self._prepare(samples, noise, seed)
-            parts: Iterable[torch.Tensor] = self._iterate_layers(prepared[None], self.num_frames(len(samples)), every)
-            if every:
-                parts = list(parts)
-                empty = samples.new_empty(self.config.layer + 1, 0, self.centroids.shape[-1], dtype=torch.float32)
-                layers.append(torch.cat([empty, *(part[:, 0] for part in parts)], dim=1).transpose(0, 1))
-            found.append(self._tokens((part[-1] for part in parts), samples[None], sung, lead_sheet)[0])
+            features = self._iterate_features(prepared[None], self.num_frames(len(samples)))
+            found.append(self._tokens(features, samples[None], sung, lead_sheet)[0])
         frames = torch.tensor([len(tokens) for tokens in found], device=input_values.device)
         ids = pad_sequence([tokens.to(input_values.device) for tokens in found], batch_first=True)
         return HAFMSemanticTokenizerOutput(
             ids=ids,
             mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
-            hidden_states=pad_sequence(layers, batch_first=True).unbind(2) if every else None,
         )
 
     def encode(
@@ -241,7 +230,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
         """
         options = {"noise": noise, "seed": seed, "vocal": vocal, "lead_sheet": lead_sheet}
-        return self(waveform[None], **options, output_hidden_states=False, return_dict=True).ids[0]
+        return self(waveform[None], **options, return_dict=True).ids[0]
 
     @torch.no_grad()
     def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
@@ -257,14 +246,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         noise = seeds is not None
         drawn = seeds if seeds is not None else [None] * len(waveforms)
         rows = [self._prepare(row, noise, seed) for row, seed in zip(waveforms, drawn, strict=True)]
-        layers = self._iterate_layers(torch.stack(rows), self.num_frames(waveforms.shape[1]))
-        return self._tokens((part[-1] for part in layers), waveforms, noise)
+        features = self._iterate_features(torch.stack(rows), self.num_frames(waveforms.shape[1]))
+        return self._tokens(features, waveforms, noise)
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
         """Hidden states float32 [T_v, D] of one mono waveform (float [N] at 16 kHz): what k-means is fitted to."""
         prepared = self._prepare(waveform, noise, seed)
-        parts = [part[-1, 0] for part in self._iterate_layers(prepared[None], self.num_frames(len(waveform)))]
+        parts = [part[0] for part in self._iterate_features(prepared[None], self.num_frames(len(waveform)))]
         return torch.cat(parts) if parts else torch.zeros(0, self.centroids.shape[-1], device=waveform.device)
 
     @torch.no_grad()
@@ -416,11 +405,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             inner.sub_(mean).div_(deviation)
         return prepared
 
-    def _iterate_layers(self, prepared: torch.Tensor, frames: int, every: bool = False) -> Iterator[torch.Tensor]:
-        """Hidden states float32 [layers, B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk.
-
-        Of every layer, and what goes into the first, or of the last layer only.
-        """
+    def _iterate_features(self, prepared: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+        """Hidden states float32 [B, ≤ chunk, D] of prepared waveforms (float32 [B, M]), chunk after chunk."""
         config = self.config
         config.validate_sizes()
         context = round(config.context_seconds * config.frame_rate)
@@ -433,9 +419,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             first, last = max(start - context, 0), min(end + context, frames)
             # frames at a chunk's edge see the samples beyond it; only at the ends of the clip are these zeros
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
-            output = self.hubert(samples.to(self.hubert.dtype), output_hidden_states=every, return_dict=True)
-            hidden = torch.stack(output.hidden_states if every else (output.last_hidden_state,)).float()
-            yield hidden[:, :, start - first : end - first]
+            hidden = self.hubert(samples.to(self.hubert.dtype), return_dict=True).last_hidden_state.float()
+            yield hidden[:, start - first : end - first]
 
 
 def _without_padding(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from ..modeling.stage_table import STAGES
 
 # what the weights of a stage fix, and what may change when its training goes on
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion", "conditioning_null")
+ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion")
 STREAMS = ("lead_sheet_streams", "styles")
 DROPOUTS = ("conditioning_dropout", "attention_dropout")
 COARSE_CODEBOOKS = 4
@@ -57,7 +57,6 @@ class StageArguments:
         metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"},
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "names of the styles of the stream style"})
-    conditioning_null: str | None = field(default=None, metadata={"help": "zeros (the paper) or mask_token"})
     conditioning_dropout: float | None = field(
         default=None, metadata={"help": "share of samples trained without conditioning (the paper: 0.1)"}
     )
