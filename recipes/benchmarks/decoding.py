@@ -35,7 +35,6 @@ from hafm_hf.modeling.windows import DecodingOptions, decode_window
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250
 VARIANTS = {
     "fast": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
-    "fast_int8": DecodingOptions("fast", GUIDANCE_SCALE, TEMPERATURE, TOP_K, "int8"),
     "reference": DecodingOptions("reference", GUIDANCE_SCALE, TEMPERATURE, TOP_K),
 }
 # with fewer steps, their time is lost in the machine's other work

@@ -299,14 +299,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """
         if input_ids is None and labels is not None:
             input_ids = self.model.pattern.inputs(labels, self.config.codebook_size)
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
-        cache = {"past_key_values": past_key_values, "conditioning_is_cached": conditioning_is_cached}
+        cache: dict[str, Any] = {"past_key_values": past_key_values, "conditioning_is_cached": conditioning_is_cached}
         targets = self._checked_targets({**inputs, "labels": labels}, **cache, **kwargs)
         if null_conditioning is None and self.training:
-            inputs["null_conditioning"] = self._drawn_null(conditioning_ids)
+            inputs["null_conditioning"] = self._drawn_null(inputs["conditioning_ids"])
         outputs = self.model(**inputs, **cache, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
@@ -314,7 +314,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
     def _checked_targets(
         self,
-        inputs: dict[str, torch.Tensor | None],
+        inputs: dict[str, Any],
         past_key_values: Cache | None,
         conditioning_is_cached: bool | None,
         inputs_embeds: torch.Tensor | None = None,
@@ -331,12 +331,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
         config, rows = self.config, self.model.pattern.rows
-        streams, shape = config.num_conditioning_streams, None if conditioning_ids is None else conditioning_ids.shape
-        if conditioning_ids is None or conditioning_ids.ndim != 3 or shape[1] != streams or not shape[2]:
+        streams, shape = config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
+        if len(shape) != 3 or shape[1] != streams or not shape[2]:
             raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
-        counts = {name: len(each) for name, each in inputs.items() if each is not None} | {
-            "input_ids": len(input_ids) // rows
-        }
+        counts = {name: len(each) for name, each in inputs.items() if each is not None}
+        counts["input_ids"] = len(input_ids) // rows
         if len(set(counts.values())) > 1:
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
