@@ -5,11 +5,13 @@ keeps its own configuration and generation settings and loads by itself with `su
 
 import json
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..listening.modeling_harmony import HAFMHarmonyModel
 from ..modeling.modeling_hafm import STAGE_MODELS
@@ -80,8 +82,21 @@ def load_parts(
         if there is None or asked.to_dict() != there.to_dict():
             own["config"] = asked
         where = {**hub, "subfolder": "/".join(filter(None, (subfolder, name)))}
-        parts[name] = load_strictly(part_class, source, **options, **where, **own)
+        with _no_progress_bar():
+            parts[name] = load_strictly(part_class, source, **options, **where, **own)
     return parts
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without transformers' progress bars: each part would have one."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConfig, str | None]:

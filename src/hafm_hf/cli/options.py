@@ -237,8 +237,6 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import register
 
     register()
-    # each part would have a bar of its own
-    transformers.utils.logging.disable_progress_bar()
     place, precision = torch_device(device), getattr(torch, dtype.value, "auto")
     with loading(model):
         source: Any = str(model_source(model))
