@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 import hafm_hf  # noqa: F401  (registers the models)
 from hafm_hf.corpus.dataset_card import dataset_card
 from hafm_hf.pretrained.model_card import load_facts, model_card
-from hafm_hf.pretrained.style_sounds import read_style_sounds
+from hafm_hf.pretrained.saving import read_style_sounds
 
 
 def make_card(

@@ -13,9 +13,9 @@ class RecordingDecoder(FastDecoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.compile = False  # a graph would run through `limited` when it is captured only
+        self.compile = False  # graphs are not what is recorded
         self.scores: list[torch.Tensor] = []
 
-    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
+    def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         self.scores.append(scores.float())
-        return super().limited(scores, target)
+        return super().draw(scores, uniforms)

@@ -12,21 +12,17 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, EncodecConfig, pipeline, set_seed
-from transformers.utils import ModelOutput
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline, set_seed
 
 from hafm_hf import (
     HAFMCoarseForCausalLM,
     HAFMConfig,
     HAFMFeatureExtractor,
     HAFMForVocalAccompaniment,
-    HAFMSemanticTokenizerConfig,
 )
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.cli.info import describe_model
-from hafm_hf.pretrained.loading import load_strictly
-from hafm_hf.tokenizers.configuration_semantic_tokenizer import hubert_large_config
 from tiny_models import (
     CODES,
     tiny_codec,
@@ -314,35 +310,6 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
 
-def test_the_output_is_a_model_output(composite: Composite) -> None:
-    output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=1, num_samples=2)
-    assert composite.input_modalities == ("audio",)
-    assert isinstance(output, ModelOutput) and output[0] is output["audio"] is output.audio
-    names = "audio sampling_rate vocal_semantic instrumental_semantic codes lead_sheets"
-    assert list(output) == names.split()
-    assert all(len(value) == 4 for name, value in output.items() if name != "sampling_rate")
-
-
-def test_parts_are_loaded_as_transformers_loads_them(composite: Composite, tmp_path: Path) -> None:
-    composite.coarse.generation_config.top_k = 7
-    composite.save_pretrained(tmp_path)
-    for name, kind in part_classes(composite.config).items():
-        dtype = torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16
-        ours = load_strictly(kind, tmp_path, subfolder=name, dtype=dtype)
-        theirs = kind.from_pretrained(tmp_path, subfolder=name, dtype=dtype)
-        tensors = [[*model.named_parameters(), *model.named_buffers()] for model in (ours, theirs)]
-        for (key, value), (other, wanted) in zip(*tensors, strict=True):
-            assert key == other and value.dtype == wanted.dtype and torch.equal(value, wanted)
-            assert value.requires_grad == wanted.requires_grad
-        assert ours.config.to_dict() == theirs.config.to_dict() and not ours.training
-        assert ours.name_or_path == theirs.name_or_path
-        if ours.can_generate():
-            assert ours.generation_config.to_dict() == theirs.generation_config.to_dict()
-        # over the file that it was read from
-        ours.save_pretrained(tmp_path / name)
-        assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
-
-
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
 def test_a_device_map_is_one_device(composite: Composite, tmp_path: Path, device_map: Any) -> None:
     composite.save_pretrained(tmp_path)
@@ -364,12 +331,6 @@ def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: 
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"{change} keys .*heads"):
         HAFMForVocalAccompaniment.from_pretrained(tmp_path)
-
-
-def test_stage_class_from_the_wrong_folder_is_refused(composite: Composite, tmp_path: Path) -> None:
-    composite.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="(?i)model.safetensors|no file|keys"):
-        load_strictly(HAFMCoarseForCausalLM, tmp_path)
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
@@ -424,19 +385,3 @@ def test_the_bundled_models_name_is_that_model_unless_a_folder_is_called_so(
     composite.save_pretrained("hafm-tiny")
     mine = HAFMForVocalAccompaniment.from_pretrained("hafm-tiny")
     assert torch.equal(mine.coarse.heads.weight, composite.coarse.heads.weight)
-
-
-def test_paper_size_composite_builds_from_its_config() -> None:
-    tokenizer = HAFMSemanticTokenizerConfig(hubert_config=hubert_large_config(num_hidden_layers=9))
-    config = HAFMConfig(semantic_tokenizer_config=tokenizer, codec_config=EncodecConfig())
-    with torch.device("meta"):
-        model = HAFMForVocalAccompaniment(config)
-    counts = model.parameter_counts()
-    assert {name: round(counts[name] / 1e6, 1) for name in ("semantic", "coarse", "fine")} == {
-        "semantic": 38.5,
-        "coarse": 42.5,
-        "fine": 44.1,
-    }
-    assert 110e6 < counts["semantic_tokenizer"] < 140e6
-    assert 14e6 < counts["codec"] < 16e6
-    assert counts["total"] == sum(count for name, count in counts.items() if name != "total")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hafm_hf import HAFMForVocalAccompaniment, audio
-from hafm_hf.pretrained.style_sounds import STYLE_SOUND_BYTES, read_style_sounds
+from hafm_hf.pretrained.saving import STYLE_SOUND_BYTES, read_style_sounds
 from style_sounds import write_style_sounds
 from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person takes home: the voice's own rate and channels, balance, loudness, endings, formats; by every way."""
 
-import base64
-import io
 import json
 import sys
 from pathlib import Path
@@ -17,7 +15,6 @@ from typer.testing import CliRunner, Result
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
-from hafm_hf.hub.endpoint import EndpointHandler
 from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
@@ -120,16 +117,6 @@ def test_a_band_goes_on_behind_the_voice_and_fades(accompany: Any) -> None:
     assert_ends_are_quiet(song["mix"])
 
 
-def test_a_stream_joins_to_the_song_of_a_call(accompany: Any) -> None:
-    options = {"seed": 1, "tail": 0.5, "skip_fine": True}
-    whole = accompany(stereo(), sampling_rate=RATE, **options)
-    chunks = list(accompany.stream(stereo(), sampling_rate=RATE, **options))
-    joined = accompany.join(chunks)
-    assert joined["sampling_rate"] == RATE
-    for key in ("audio", "mix", "vocals"):
-        assert joined[key].shape == whole[key].shape and np.allclose(joined[key], whole[key], atol=1e-4), key
-
-
 def test_what_is_kept_of_an_instrumental_at_the_voices_rate_is_kept_to_the_sample(accompany: Any) -> None:
     sound = {"array": stereo(), "sampling_rate": RATE}
     old = accompany(sound, seed=1, skip_fine=True)["audio"]
@@ -154,24 +141,6 @@ def test_a_song_brings_its_lead_sheet_given_and_estimated(accompany: Any, bundle
         and np.allclose(np.diff(sheet.beats), 60 / 96, atol=0.002)
         and sheet.estimated == ["beats"]
     )
-
-
-def test_the_endpoint_takes_and_gives_the_same(bundled_model: Path, voice_file: Path) -> None:
-    pytest.importorskip("pyloudnorm")
-    handler = EndpointHandler(str(bundled_model))
-    parameters = {"seed": 1, "skip_fine": True, "loudness": -18, "balance": "auto", "tail": 0.5, "format": "mp3"}
-    answer = handler({"inputs": voice_file.read_bytes(), "parameters": {**parameters, "return_lead_sheet": True}})
-    assert [(each["label"], each["content-type"]) for each in answer] == [
-        ("instrumental", "audio/mpeg"),
-        ("mix", "audio/mpeg"),
-        ("lead sheet", "application/json"),
-    ]
-    mix, rate = soundfile.read(io.BytesIO(base64.b64decode(answer[1]["blob"])), dtype="float32")
-    assert rate == RATE and mix.shape[1] == 2 and len(mix) == pytest.approx(2.0 * RATE, abs=2)
-    assert audio.loudness(mix, rate) == pytest.approx(-18.0, abs=0.5)
-    assert LeadSheet.told(json.loads(base64.b64decode(answer[2]["blob"]))).beats
-    with pytest.raises(ValueError, match="loudness is 3; it must be between -40 and -6"):
-        handler({"inputs": voice_file.read_bytes(), "parameters": {"loudness": 3}})
 
 
 @pytest.mark.parametrize("file_format", ["wav", "flac", "mp3"])

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
 
-import http.server
 import io
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -200,44 +197,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     with pytest.raises(HAFMAudioError, match="cannot be written"):
         audio.write_audio(path / "song.wav", tone(), RATE)
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    """A web server with /vocal.wav, an endless /endless.wav and nothing else; its address."""
-    sound = encoded(tone(), format="WAV")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404 if self.path == "/absent.wav" else 200)
-            self.end_headers()
-            try:
-                self.wfile.write(sound)
-                while self.path == "/endless.wav":
-                    self.wfile.write(bytes(1 << 16))
-            except OSError:
-                pass
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-
-
-def test_url_is_fetched_up_to_a_size_and_a_time(server: str) -> None:
-    samples, rate = audio.read_audio(f"{server}/vocal.wav")
-    assert rate == RATE and np.allclose(samples, tone(), atol=1e-4)
-    with pytest.raises(HAFMAudioError, match="larger than 1 MB"):
-        audio.download(f"{server}/endless.wav", max_bytes=1_000_000)
-    with pytest.raises(HAFMAudioError, match="took longer than 0.2 s"):
-        audio.download(f"{server}/endless.wav", max_bytes=1 << 40, timeout=0.2)
-    with pytest.raises(HAFMAudioError, match="cannot be fetched: .*404 Not Found"):
-        audio.download(f"{server}/absent.wav")
-    with pytest.raises(HAFMAudioError, match="cannot be fetched"):
-        audio.download(f"file://{Path(__file__)}")
 
 
 def test_real_recordings_are_read_whole(real_vocals: list[Path]) -> None:

@@ -22,7 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", self.path[len("/to/") :])
         else:
-            self.send_response(200)
+            self.send_response(404 if self.path == "/absent" else 200)
         self.end_headers()
         try:
             self.wfile.write(b"here")
@@ -57,6 +57,7 @@ def test_a_redirect_among_private_addresses_is_followed(server: str) -> None:
         ("/to/ftp://127.0.0.1/vocal.wav", "cannot be fetched"),
         ("/to/gopher://127.0.0.1/", "cannot be fetched"),
         ("/huge", "larger than 0.1 MB"),
+        ("/absent", "cannot be fetched: .*404 Not Found"),
     ],
 )
 def test_where_a_url_may_not_lead_is_refused(server: str, path: str, said: str) -> None:

@@ -158,6 +158,7 @@ SIZES = {
 OTHERS: list[tuple[str, str, Any]] = [
     ("semantic", "codebook_sizes", []),
     ("semantic", "codebook_sizes", [2] * 10_000),
+    ("coarse", "codebook_sizes", [16, 16, 16, 12]),
     ("semantic", "window_seconds", float("inf")),
     ("semantic", "attention_dropout", float("nan")),
     ("semantic", "position_scheme", "../../etc"),
@@ -170,7 +171,7 @@ OTHERS: list[tuple[str, str, Any]] = [
     ("semantic_tokenizer", "noise_std", float("nan")),
     ("semantic_tokenizer", "frame_rate", 49),
 ]
-HUBERT = [("num_hidden_layers", 10**9), ("hidden_size", -12), ("conv_stride", [0] * 7), ("conv_dim", [10**9] * 7)]
+HUBERT = [("hidden_size", -12), ("conv_stride", [0] * 7), ("conv_dim", [10**9] * 7)]
 
 
 def hostile_configurations() -> list[tuple[str, str, Any]]:

@@ -4,11 +4,9 @@
 import http.server
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +18,6 @@ from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = "hf_TokenThatNobodyMaySee"
-
-
-def test_tests_cannot_reach_strangers_but_themselves() -> None:
-    for address in ("http://192.0.2.1/", "http://example.org/"):
-        with pytest.raises(OSError, match="tests stay on this machine"):
-            urllib.request.urlopen(address, timeout=2)
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
-        pass
 
 
 @pytest.mark.fault("connections at import")

@@ -26,8 +26,13 @@ from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
 from ..modeling.windows import ROWS_AT_ONCE
 from ..pretrained.loading import HUB_OPTIONS, model_source, write_checksums
-from ..pretrained.saving import HAFMHubMixin, write_auto_map, write_repository_files
-from ..pretrained.style_sounds import read_style_sounds, write_style_sounds
+from ..pretrained.saving import (
+    HAFMHubMixin,
+    read_style_sounds,
+    write_auto_map,
+    write_repository_files,
+    write_style_sounds,
+)
 from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from ..lead_sheet.vocabulary import ENERGIES, STEMS
+from ..lead_sheet.vocabulary import ENERGIES
 
 Options = TypeVar("Options", bound="_Options")
 # an option of sampling: the stages of a model seldom agree on one value
@@ -28,7 +28,6 @@ KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
     str: (str, "a text"),
-    dict: (Mapping, f"numbers by {', '.join(STEMS)}"),
 }
 
 
@@ -40,7 +39,7 @@ class Option:
         help: what it does, in a sentence.
         label: what a page calls it.
         least, most: its limits, inclusive.
-        choices: the only values that a text may have, or names in a dict of numbers.
+        choices: the only values that a text may have.
         word: a text that a number may be instead.
         internal: whether it says how the machine computes, which strangers must not choose.
         streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); "stem": a separator.
@@ -75,12 +74,8 @@ class Option:
         described += f" or {self.word!r}" if self.word else ""
         if not isinstance(value, kind) or (isinstance(value, bool) and self.kind is not bool):
             raise ValueError(f"{self.name} is {value!r}; it must be {described}.")
-        for chosen in value if self.kind is dict else [value]:
-            if self.choices and chosen not in self.choices:
-                raise ValueError(f"{self.name} is {chosen!r}; choose {' or '.join(map(repr, self.choices))}.")
-        if self.kind is dict:
-            for name, number in value.items():
-                replace(self, name=f"{self.name}[{name!r}]", kind=float, default=0.0, choices=()).check(number)
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}; choose {' or '.join(map(repr, self.choices))}.")
         least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
         # a NaN lies nowhere
         if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
@@ -188,17 +183,6 @@ class MixOptions(_Options):
         least=-40.0,
         most=-6.0,
     )
-    stem_gain_db: dict[str, float] | None = option(
-        None, "Gains of stems in dB: drums=-3,bass=2.", "Levels", least=-96.0, most=48.0, choices=STEMS
-    )
-    stem_pan: dict[str, float] | None = option(
-        None,
-        "Places of stems from -1, left, to 1, right: chords=-0.3,colour=0.3.",
-        "Places",
-        least=-1.0,
-        most=1.0,
-        choices=STEMS,
-    )
     tail: float = option(
         0.0, "Seconds that the instrumental continues after the voice, fading out.", "Ending", least=0.0, most=30.0
     )
@@ -218,7 +202,7 @@ def _table(options: type[Any]) -> dict[str, Option]:
     rows = {}
     for each in fields(options):
         kind, *_ = [kind for kind in get_args(hints[each.name]) or (hints[each.name],) if kind is not NoneType]
-        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=get_origin(kind) or kind)
+        rows[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
     return rows
 
 

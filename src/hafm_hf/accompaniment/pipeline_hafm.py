@@ -90,8 +90,7 @@ class HAFMPipeline(Pipeline):
                 ends the generation.
             kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
                 left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
-                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`,
-                `stem_gain_db={"drums": -3}`, `stem_pan`).
+                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
@@ -99,8 +98,8 @@ class HAFMPipeline(Pipeline):
             "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is higher. Of a model with a
             codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most −1
             dBTP, and neither it nor the instrumental begins or ends with a jump. "lead_sheet" (`LeadSheet`): of the
-            song, as far as it was given or estimated. With `stems=True`, or levels or places of stems, "stems" is a
-            dict of drums, bass, chords and colour, whose sum is "audio".
+            song, as far as it was given or estimated. With `stems=True` "stems" is a dict of drums,
+            bass, chords and colour, whose sum is "audio".
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. A silent one can: it gets an instrumental and a warning.
@@ -180,10 +179,6 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
         lead_sheet = known_lead_sheet(**{name: given.pop(name, None) for name in KNOWN}, files=files)
         options = GenerationOptions.of(own.get("options"), given)
-        if mix.stem_gain_db is not None or mix.stem_pan is not None:
-            if not self.model.stems:
-                raise ValueError("stem_gain_db and stem_pan need stems; leave them out where there are none.")
-            options = replace(options, stems=True)
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": mix.tail}
         forward = {"progress": progress, "lead_sheet": lead_sheet, "instrumental": instrumental, "keep": keep}
         return _known(preprocess), _known(forward) | {"options": options}, {"mix": mix}
@@ -327,9 +322,6 @@ def _song(
     voice: audio.Samples, band: audio.Samples, rate: int, options: MixOptions, stems: dict[str, audio.Samples]
 ) -> dict[str, Any]:
     """A vocal and a band (float32 [N] or [N, C] each, at `rate` Hz), and its stems if there are any, as a song."""
-    if stems and (options.stem_gain_db or options.stem_pan):
-        stems = audio.mix_stems(stems, options.stem_gain_db or {}, options.stem_pan or {})
-        band = reduce(np.add, stems.values())
     # the instrumental is turned down before it is mixed, so that "audio" + "vocals" is the mix again
     limited = audio.limit_peak(band)
     if stems and limited is not band:

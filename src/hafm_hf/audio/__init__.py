@@ -32,4 +32,4 @@ from .files import (
     write_audio,
     write_stream,
 )
-from .levels import balance_gain_db, fade_band, fade_edges, loudness, mix_audio, mix_stems, to_loudness, true_peak_dbtp
+from .levels import balance_gain_db, fade_band, fade_edges, loudness, mix_audio, to_loudness, true_peak_dbtp

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -99,29 +99,6 @@ def mix_audio(
     if excess > 0.0:
         mixed *= np.float32(decibels_to_gain(-excess))
     return mixed
-
-
-def mix_stems(
-    stems: Mapping[str, Samples], gain_db: Mapping[str, float], pan: Mapping[str, float]
-) -> dict[str, Samples]:
-    """Stems (float32 [N] or [N, C] each) at their gains and places; the sum of the result is the instrumental.
-
-    Args:
-        stems: by name.
-        gain_db: by name; 0 of others.
-        pan: −1 (left) to 1 (right) by name, of constant power and as it is in the middle; 0 of others.
-
-    Returns:
-        [N, 2] of all where one is beside the middle; else in their own channels.
-    """
-    wide = any(pan.values())
-    placed = {}
-    for name, samples in stems.items():
-        gain = decibels_to_gain(gain_db.get(name, 0.0))
-        angle = (1.0 + pan.get(name, 0.0)) * math.pi / 4
-        sides = np.array([math.cos(angle), math.sin(angle)]) * math.sqrt(2.0) if wide else np.ones(1)
-        placed[name] = (with_channels(samples, 2) if wide else samples) * (gain * sides).astype(np.float32)
-    return placed
 
 
 def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, balance: float) -> float:

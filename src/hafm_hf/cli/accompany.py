@@ -115,8 +115,6 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
         raise typer.BadParameter("--out - is for one mix of one vocal, without --stream and --json.")
     if request.stream and request.file_format != "wav":
         raise typer.BadParameter(f"--stream writes WAV; leave out --format {request.file_format}.")
-    if request.stream and request.parameters["stem_gain_db"]:
-        raise typer.BadParameter("--stream writes the instrumental as it is generated; leave out --stem-gain-db.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")

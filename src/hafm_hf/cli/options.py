@@ -39,7 +39,7 @@ PANELS = {
     **dict.fromkeys(MIX_OPTIONS, mix),
 }
 # Python's: nobody needs them in a shell
-PYTHON_ONLY = ("decoding", "stem_pan")
+PYTHON_ONLY = ("decoding",)
 
 
 class Device(enum.StrEnum):
@@ -141,8 +141,6 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.word:
         parser = functools.partial(_number_or_word, option)
         kind, limits = Any, {"parser": parser, "metavar": f"[{option.word}|NUMBER]"}
-    elif option.kind is dict:
-        kind, limits = Any, {"parser": functools.partial(_numbers_by_name, option), "metavar": "NAME=NUMBER,…"}
     flag = f"--{option.name.replace('_', '-')}"
     kind = kind | None if option.optional else kind
     option_of = PANELS.get(option.name, advanced)
@@ -160,20 +158,6 @@ def _number_or_word(option: Option, text: str) -> float | str:
     except ValueError as error:
         said = str(error) if "must be between" in str(error) else f"{text!r} is neither {option.word} nor a number."
         raise typer.BadParameter(said) from None
-    return value
-
-
-def _numbers_by_name(option: Option, text: str) -> dict[str, float]:
-    """Numbers by name, written drums=-3,bass=2; raises typer.BadParameter."""
-    try:
-        pairs = [part.split("=") for part in text.split(",")]
-        value = {name.strip(): float(number) for name, number in pairs}
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not of the form drums=-3,bass=2.") from None
-    try:
-        option.check(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     return value
 
 

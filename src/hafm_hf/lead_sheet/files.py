@@ -173,12 +173,6 @@ def write_lead_sheet(
     return written
 
 
-def write_beats(sheet: LeadSheet, path: str | Path) -> None:
-    """Writes the beats of a lead sheet into a file, with their numbers in the bar where bars are known."""
-    with replacing(path) as stream:
-        stream.write(_beat_lines(sheet).encode())
-
-
 def _beat_lines(sheet: LeadSheet) -> str:
     metre, beats = sheet.beats_per_bar, sheet.beats or ()
     if metre is None:

@@ -35,7 +35,7 @@ class HAFMStageConfig(PreTrainedConfig):
         styles (`list[str]`):
             Names of the styles that the stream `style` counts, from 1.
         codebook_sizes (`list[int]`):
-            Sizes of the Q target codebooks.
+            Sizes of the Q target codebooks, all the same.
         codebook_pattern (`str`):
             `"flat"`: one code a slot, all codebooks of frame 0, then of frame 1 … (the paper). `"delay"`: one slot a
             frame, which predicts all codebooks at once, each one frame behind the one before it
@@ -116,12 +116,12 @@ class HAFMStageConfig(PreTrainedConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Size of the largest target codebook."""
-        return max(self.codebook_sizes, default=0)
+        """Size of the target's codebooks."""
+        return self.codebook_sizes[0] if self.codebook_sizes else 0
 
     @property
     def vocab_size(self) -> int:
-        """Columns of the logits: the codes of the largest target codebook."""
+        """Columns of the logits: the codes of a target codebook."""
         return self.codebook_size
 
     @property
@@ -192,6 +192,8 @@ class HAFMStageConfig(PreTrainedConfig):
             check_range("codebook size", size, MAX_WIDTH)
         if not self.num_token_streams or not self.codebook_sizes or not all(self.conditioning_codebook_sizes):
             raise ValueError("A stage needs a conditioning codebook in each source and a target codebook.")
+        if len(set(self.codebook_sizes)) > 1:
+            raise ValueError(f"codebook_sizes are {self.codebook_sizes}; target codebooks must be of one size.")
 
     def validate_token_ids(self) -> None:
         """Refuses another BOS than the row behind the codes, which is no column of the logits."""

@@ -370,12 +370,16 @@ class FastDecoder:
         for step in range(plan.slots):
             if step > 0:
                 scores = self._step(slots[:, step - 1], first + step)
-            scores = self.limited(scores if added is None else scores + added[:, step], first + step)
+            scores = scores if added is None else scores + added[:, step]
             numbers = None if plan.uniforms is None else plan.uniforms[:, step]
-            slots[:, step] = force(draw(scores, numbers, self.temperature, self.top_k), plan.forced, step)
+            slots[:, step] = force(self.draw(scores, numbers), plan.forced, step)
             if report is not None:
                 report(1)
         return slots
+
+    def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+        """`sampling.draw` with the loop's temperature and top-k."""
+        return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:
         """Normalised states of all rows → those that the guided scores are linear in, float [B, D]."""
@@ -384,14 +388,6 @@ class FastDecoder:
         # one kernel
         conditional, unconditional = states.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale)
-
-    def limited(self, scores: torch.Tensor, target: int) -> torch.Tensor:
-        """Scores (float [B·C, V]) of slot `target` without columns beyond its codebook."""
-        sizes = self.config.codebook_sizes
-        if self.pattern.rows == 1:
-            size = sizes[target % len(sizes)]
-            return scores if size == scores.shape[-1] else scores[:, :size]
-        return scores if min(sizes) == scores.shape[-1] else scores.masked_fill(self.beyond, -float("inf"))
 
     def _prefill(self, conditioning_ids: torch.Tensor, mask: torch.Tensor | None, plan: SlotPlan) -> torch.Tensor:
         """Scores of the first slot to come; conditioning, BOS and what is known go through the stage's own forward."""
@@ -456,10 +452,8 @@ class FastDecoder:
         batch = self.rows // self.times
         self.heads = [packed_linear(head, batch) for head in heads]
         books = torch.arange(self.pattern.rows, device=heads.device)
-        # of the codes of a step: where their codebooks' rows begin in the table, and which scores are of no code
+        # of the codes of a step: where their codebooks' rows begin in the table
         self.offsets = (books * target.shape[1]).repeat(batch)
-        sizes = torch.tensor(config.codebook_sizes, device=heads.device)[books].repeat(batch)
-        self.beyond = torch.arange(target.shape[1] - 1, device=heads.device) >= sizes[:, None]
 
     def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
         """Says where each slot stands; slot t of the target is `first_slot` + t of the sequence."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`generate()` of a stage: guidance and codebook processors, conditioning, progress.
+"""`generate()` of a stage: guidance, conditioning, progress.
 
 The stages inherit from `HAFMGenerationMixin`. It is the reference of decoding; `fast_loop` is the fast loop.
 """
@@ -71,32 +71,6 @@ class HistoryFreeGuidance(LogitsProcessor):
         added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
         samples = len(scores) // self.rows // len(added)
         return scores + added.repeat_interleave(samples, dim=0).flatten(0, 1)
-
-
-class CodebookLogitsProcessor(LogitsProcessor):
-    """Gives −inf to codes that the next token's codebook does not have, where codebooks differ in size.
-
-    The next slot is t = (length of `input_ids`) − 1: of codebook t mod Q, or one row for each codebook.
-
-    Args:
-        codebook_sizes (`list[int]`): sizes of the Q target codebooks.
-        rows (`int`): R, rows of a sequence: 1 under the flat codebook pattern, Q under the delay pattern.
-    """
-
-    def __init__(self, codebook_sizes: list[int], rows: int = 1) -> None:
-        self.codebook_sizes = codebook_sizes
-        self.rows = rows
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """scores (float [B·R, V]) → the same shape."""
-        sizes = self.codebook_sizes
-        if self.rows == 1:
-            sizes = [sizes[(input_ids.shape[1] - 1) % len(sizes)]]
-        if min(sizes) == scores.shape[1]:
-            return scores
-        limits = torch.tensor(sizes, device=scores.device).repeat(len(scores) // len(sizes))
-        beyond = torch.arange(scores.shape[1], device=scores.device) >= limits[:, None]
-        return scores.masked_fill(beyond, -float("inf"))
 
 
 class HAFMGenerationMixin(GenerationMixin):
@@ -279,8 +253,6 @@ class HAFMGenerationMixin(GenerationMixin):
             conditioning = (given["conditioning_ids"], given.get("conditioning_mask"))
             scores = weight * self.history_free_scores(*conditioning, known - 1, count)
             ours.append(HistoryFreeGuidance(scores, known, self.pattern.rows))
-        # after guidance, which would turn −inf − −inf into NaN
-        ours.append(CodebookLogitsProcessor(self.config.codebook_sizes, self.pattern.rows))
         # what draws comes behind all that changes the scores
         others.sort(key=lambda processor: isinstance(processor, StreamSampling))
         return LogitsProcessorList([*ours, *others])

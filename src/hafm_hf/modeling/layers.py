@@ -2,7 +2,7 @@
 """What the decoder is made of: its layers, the tables at both of its ends, and what mixes added conditioning.
 
 Dimensions: B batch, R rows a sequence, L slots, m of them that ask, n keys, H heads of d, D width, T_c conditioning
-frames, V size of the largest target codebook.
+frames, V size of a target codebook.
 """
 
 from collections.abc import Callable

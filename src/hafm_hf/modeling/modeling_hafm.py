@@ -6,7 +6,7 @@ its sequence is [source 0 | … | source S−1 | target].
 
 Dimensions: B batch, L target slots (BOS first), Q target codebooks, R rows of slots a sequence (1 under the flat
 pattern, Q under the delay pattern), T target frames, K conditioning streams, S conditioning sources, T_c conditioning
-frames, D width, H heads, V size of the largest target codebook.
+frames, D width, H heads, V size of a target codebook.
 """
 
 from collections.abc import Callable
@@ -291,8 +291,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Returns:
             `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V]; slot by slot,
-            which `pattern.tokens` puts into the order of the labels; columns beyond a codebook's own size mean
-            nothing). The last of `hidden_states`, normalised, is of the target's slots; others of all slots.
+            which `pattern.tokens` puts into the order of the labels). The last of `hidden_states`, normalised, is of the
+            target's slots; others of all slots.
 
         Raises:
             ValueError: for inputs that are missing, differ in rows, or do not fit the stage.
@@ -381,10 +381,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """
         pattern, num_codebooks = self.model.pattern, self.config.num_codebooks
         wanted = pattern.arrange(labels, IGNORE_INDEX)
-        scores = self._without_other_columns(logits.float(), labels.shape[1])
         # of all slots at once: each slice of the scores would have a gradient as large as all of them
         nats = F.cross_entropy(
-            scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+            logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         ).view_as(wanted)
         total, counted = nats.new_zeros(()), labels.new_zeros(())
         for codebook in range(num_codebooks):
@@ -393,16 +392,6 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             total = total + pattern.codebook(nats, codebook).sum() / count.clamp(min=1)
             counted = counted + (count > 0)
         return total / counted.clamp(min=1)
-
-    def _without_other_columns(self, logits: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Logits (float [B·R, L, V]) of all slots of so many tokens, −inf in columns that a slot's codebook lacks."""
-        sizes, pattern = self.config.codebook_sizes, self.model.pattern
-        if min(sizes) == logits.shape[-1]:
-            return logits
-        codebooks = torch.arange(tokens, device=logits.device) % len(sizes)
-        limits = torch.tensor(sizes, device=logits.device)[pattern.arrange(codebooks[None], 0)]
-        beyond = torch.arange(logits.shape[-1], device=logits.device) >= limits[..., None]
-        return logits.unflatten(0, (-1, pattern.rows)).masked_fill(beyond, -float("inf")).flatten(0, 1)
 
 
 class HAFMSemanticForCausalLM(HAFMStageForCausalLM):

@@ -16,12 +16,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from .style_sounds import STYLE_SOUND
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TEMPLATES = Path(__file__).parent / "templates"
+# how a style of a composite sounds, beside its parts
+STYLE_SOUND = "styles/{}.ogg"
 PIPELINE_TAG = "audio-to-audio"
 TAGS = ("hafm", "music-generation", "vocal-accompaniment")
 RESULT_KEYS = ("dataset_name", "metric_type", "metric_value")

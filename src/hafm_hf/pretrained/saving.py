@@ -8,15 +8,16 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers import PreTrainedConfig
+from transformers.utils import cached_file
 
 from .loading import SafeLoadingMixin, write_checksums
-from .model_card import model_card
+from .model_card import STYLE_SOUND, model_card
 
 # with this file in a repository, the Auto classes find ours, and the task is registered, by importing us
 SHIM_NAME = "hafm_auto"
@@ -32,6 +33,9 @@ REPOSITORY_FILES = {
 }
 
 
+# a page loads all sounds of styles, and a stranger's may be of any size
+STYLE_SOUND_BYTES = 300_000
+PLAIN_STYLE = re.compile(r"\w[\w -]*")
 # of `save_pretrained(…, push_to_hub=True)`: what goes on to `push_to_hub`
 UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
 
@@ -157,3 +161,34 @@ def write_repository_files(folder: Path) -> None:
     """Writes the shim, the handler and the requirements that make a composite's folder a repository of the hub."""
     for name, content in REPOSITORY_FILES.items():
         (folder / name).write_text(content)
+
+
+def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **hub: Any) -> dict[str, bytes]:
+    """The sounds that a composite carries of its styles: some seconds each that a page can play.
+
+    `recipes/style_sounds.py` makes them.
+
+    Args:
+        source: folder or hub id.
+        styles: names of the styles that it plays.
+        hub: HUB_OPTIONS.
+
+    Returns:
+        OGG files by the name of the style, without those that are missing, larger than STYLE_SOUND_BYTES, or of a
+        style whose name is no plain file name.
+    """
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = {}
+    for style in filter(PLAIN_STYLE.fullmatch, styles):
+        path = cached_file(str(source), STYLE_SOUND.format(style), **hub, **quiet)
+        if path is not None and os.path.getsize(path) <= STYLE_SOUND_BYTES:
+            found[style] = Path(path).read_bytes()
+    return found
+
+
+def write_style_sounds(folder: str | os.PathLike[str], sounds: Mapping[str, bytes]) -> None:
+    """Writes what `read_style_sounds` reads."""
+    for style in filter(PLAIN_STYLE.fullmatch, sounds):
+        path = Path(folder) / STYLE_SOUND.format(style)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sounds[style])

@@ -12,7 +12,6 @@ from ..pretrained.checks import (
     MAX_SAMPLING_RATE,
     MAX_WIDTH,
     MAX_WINDOW_SECONDS,
-    check_list,
     check_range,
 )
 
@@ -108,11 +107,6 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
         if self.beat_line and not self.rhythm_channels:
             raise ValueError("beat_line needs rhythm_channels: the line goes through what the network finds.")
 
-    def validate_hubert(self) -> None:
-        """Refuses a network whose sizes are not positive, do not divide, or can only be a mistake."""
-        if isinstance(self.hubert_config, HubertConfig):
-            check_hubert_config(self.hubert_config)
-
 
 def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
     """Architecture of `facebook/hubert-large-ll60k`, with as many layers as are wanted."""
@@ -126,23 +120,3 @@ def hubert_large_config(num_hidden_layers: int = 24) -> HubertConfig:
         do_stable_layer_norm=True,
         feat_proj_layer_norm=True,
     )
-
-
-def check_hubert_config(config: HubertConfig) -> None:
-    """Refuses a HuBERT whose sizes are not positive, do not divide, or can only be a mistake, before any allocation.
-
-    Raises:
-        ValueError: naming the value and its range.
-    """
-    check_range("HuBERT num_hidden_layers", config.num_hidden_layers, MAX_LAYERS)
-    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "num_conv_pos_embeddings"):
-        check_range(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
-    check_range("HuBERT num_conv_pos_embedding_groups", config.num_conv_pos_embedding_groups, config.hidden_size)
-    for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
-        if config.hidden_size % getattr(config, name):
-            raise ValueError(f"HuBERT's hidden_size {config.hidden_size} is no multiple of its {name}.")
-    lengths = {len(getattr(config, name)) for name in ("conv_dim", "conv_stride", "conv_kernel")}
-    if len(lengths) > 1:
-        raise ValueError("HuBERT's conv_dim, conv_stride and conv_kernel must be of one length.")
-    for name in ("conv_dim", "conv_stride", "conv_kernel"):
-        check_list(f"HuBERT {name}", getattr(config, name), MAX_WIDTH)
