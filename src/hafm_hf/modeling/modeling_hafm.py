@@ -291,8 +291,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
 
         Returns:
             `CausalLMOutputWithPast` with `loss` (see `codebook_loss`) and `logits` (float [B·R, L, V]; slot by slot,
-            which `pattern.tokens` puts into the order of the labels). The last of `hidden_states`, normalised, is of the
-            target's slots; others of all slots.
+            which `pattern.tokens` puts into the order of the labels). The last of `hidden_states`, normalised, is of
+            the target's slots; others of all slots.
 
         Raises:
             ValueError: for inputs that are missing, differ in rows, or do not fit the stage.
