@@ -11,15 +11,20 @@ Name the split as for `hafm prepare`, --artist-pattern too, or songs that are he
 killed run goes on where it was.
 """
 
+import copy
 import json
+import os
+import re
 import sys
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from torch import nn
 from tqdm import tqdm
+from transformers import HubertConfig, HubertModel
 
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.cli.console import report_error
@@ -28,9 +33,15 @@ from hafm_hf.cli.prepare import SeparationFlags, SplitFlags
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.separation import make_separator
 from hafm_hf.corpus.tracks import SplitOptions
-from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel, cut_hubert_config
 
 SAMPLE_FILE = "sample.npz"
+# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
+# frames
+KNOWN_EXTRA_KEYS = re.compile(
+    r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
+)
 
 
 @grouped
@@ -57,9 +68,7 @@ def main(
 ) -> None:
     """Fits centroids to songs in AUDIO and saves the tokenizer."""
     torch.set_num_threads(threads)
-    model = HAFMSemanticTokenizerModel.from_hubert(
-        hubert, layer=layer, num_clusters=clusters, separate_centroids=separate
-    )
+    model = tokenizer_from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
     model.to("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     tokenizer.mkdir(parents=True, exist_ok=True)
     sample = tokenizer / SAMPLE_FILE
@@ -95,6 +104,61 @@ def main(
     (tokenizer / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     sample.unlink(missing_ok=True)
     typer.echo(json.dumps(figures))
+
+
+def tokenizer_from_hubert(
+    name_or_path: str | os.PathLike[str], layer: int = 9, **kwargs: Any
+) -> HAFMSemanticTokenizerModel:
+    """A tokenizer of the first `layer` layers of a HuBERT, without centroids; later layers are never allocated.
+
+    HuBERT-Large was published as a pickle, which transformers reads with `weights_only=True`; what `save_pretrained`
+    writes is safetensors.
+
+    Args:
+        name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
+        layer: hidden state that is clustered (paper: 9).
+        kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token` …) go to the loading.
+
+    Raises:
+        ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
+    """
+    fields = {name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__}
+    whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
+    hubert, info = HubertModel.from_pretrained(
+        name_or_path,
+        config=cut_hubert_config(whole, layer),
+        output_loading_info=True,
+        dtype=torch.float32,
+        **kwargs,
+    )
+    check_loading(str(name_or_path), info, layer)
+    # HuBERTs with group norm were trained on the waveform as it is
+    fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
+    config = HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields)
+    model = HAFMSemanticTokenizerModel(config)
+    if hubert.config.do_stable_layer_norm:
+        hubert.encoder.layer_norm = nn.Identity()
+    model.hubert = hubert
+    return model.eval()
+
+
+def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
+    """Refuses a checkpoint that lacks weights of the cut network or holds some that nobody knows.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
+
+    def dropped(key: str) -> bool:
+        found = later.match(key)
+        return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
+
+    problems = [f"missing {key}" for key in info["missing_keys"]]
+    problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not dropped(key)]
+    problems += [f"of another shape {key}" for key in info["mismatched_keys"]]
+    if problems:
+        raise ValueError(f"{name} is not a HuBERT of its own configuration; weights: {', '.join(sorted(problems))}.")
 
 
 if __name__ == "__main__":

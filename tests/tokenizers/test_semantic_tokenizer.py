@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
 from transformers import HubertConfig, HubertForCTC, HubertModel
 
+from fit_kmeans import tokenizer_from_hubert
 from hafm_hf.audio import read_audio
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
@@ -66,7 +67,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> HAFMSemanticTokenizerModel:
     """A tokenizer whose centroids are features of its own, so that tokens vary."""
-    model = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
+    model = tokenizer_from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
     features = model.extract_features(waveform(6.0, seed=9))
     model.set_centroids(features[:: len(features) // CLUSTERS][:CLUSTERS])
     return model
@@ -76,7 +77,7 @@ def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
     whole = HubertModel.from_pretrained(folder).eval()
     samples = waveform(1.3)
     for layer in (1, LAYER, LAYERS):
-        cut = HAFMSemanticTokenizerModel.from_hubert(folder, layer=layer, do_normalize=False)
+        cut = tokenizer_from_hubert(folder, layer=layer, do_normalize=False)
         with torch.no_grad():
             padded = torch.nn.functional.pad(samples, (40, 40))[None]
             wanted = whole(padded, output_hidden_states=True).hidden_states[layer][0]
@@ -88,10 +89,8 @@ def test_cut_hubert_equals_that_layer_of_the_whole(folder: Path) -> None:
 def test_normalised_input_is_the_feature_extractors(folder: Path) -> None:
     samples = waveform(0.7) * 3 + 0.2
     normalised = (samples - samples.mean()) / samples.std(correction=0)
-    by_model = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, do_normalize=True).extract_features(samples)
-    by_hand = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER, do_normalize=False).extract_features(
-        normalised
-    )
+    by_model = tokenizer_from_hubert(folder, layer=LAYER, do_normalize=True).extract_features(samples)
+    by_hand = tokenizer_from_hubert(folder, layer=LAYER, do_normalize=False).extract_features(normalised)
     torch.testing.assert_close(by_model, by_hand, atol=1e-4, rtol=1e-4)
 
 
@@ -104,9 +103,10 @@ def test_there_are_fifty_frames_a_second(tokenizer: HAFMSemanticTokenizerModel, 
 
 
 def test_tokens_equal_scikit_learns_kmeans(folder: Path) -> None:
-    features = HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER).extract_features(waveform(8.0))
+    features = tokenizer_from_hubert(folder, layer=LAYER).extract_features(waveform(8.0))
     kmeans = KMeans(CLUSTERS, n_init=1, random_state=0).fit(features.numpy())
-    model = HAFMSemanticTokenizerModel.from_hubert(folder, centroids=kmeans.cluster_centers_, layer=LAYER)
+    model = tokenizer_from_hubert(folder, layer=LAYER, num_clusters=CLUSTERS)
+    model.set_centroids(kmeans.cluster_centers_)
     other = waveform(4.0, seed=5)
     predicted = kmeans.predict(model.extract_features(other).numpy())
     np.testing.assert_array_equal(model.encode(other).numpy(), predicted)
@@ -244,7 +244,7 @@ def test_recognition_heads_and_old_weight_norm_names_are_accepted(tmp_path: Path
     }
     assert renamed.keys() != state.keys()
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model = HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER)
+    model = tokenizer_from_hubert(tmp_path, layer=LAYER)
     position = recogniser.hubert.encoder.pos_conv_embed.conv
     torch.testing.assert_close(model.hubert.encoder.pos_conv_embed.conv.weight, position.weight)
 
@@ -255,21 +255,21 @@ def test_wrong_weights_are_an_error_but_in_layers_that_are_dropped(tmp_path: Pat
     state = load_file(tmp_path / "model.safetensors")
     del state["encoder.layers.4.attention.k_proj.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert len(HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER).hubert.encoder.layers) == LAYER
+    assert len(tokenizer_from_hubert(tmp_path, layer=LAYER).hubert.encoder.layers) == LAYER
     if change == "missing":
         del state["encoder.layers.1.attention.k_proj.weight"]
     else:
         state["encoder.layers.1.attention.z_proj.weight"] = torch.zeros(3)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"{change}.*layers.1.attention"):
-        HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=LAYER)
+        tokenizer_from_hubert(tmp_path, layer=LAYER)
 
 
 def test_wrong_use_is_a_clear_error(folder: Path, tokenizer: HAFMSemanticTokenizerModel) -> None:
     with pytest.raises(ValueError, match="layer is 6.*1 to 5"):
-        HAFMSemanticTokenizerModel.from_hubert(folder, layer=6)
+        tokenizer_from_hubert(folder, layer=6)
     with pytest.raises(ValueError, match="no centroids"):
-        HAFMSemanticTokenizerModel.from_hubert(folder, layer=LAYER).encode(waveform(0.2))
+        tokenizer_from_hubert(folder, layer=LAYER).encode(waveform(0.2))
     with pytest.raises(ValueError, match="NaN"):
         tokenizer.encode(torch.tensor([0.1, float("nan"), 0.2]))
     with pytest.raises(ValueError, match=r"shape \[2, 1, 320\]"):

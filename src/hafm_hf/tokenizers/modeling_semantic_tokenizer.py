@@ -7,11 +7,8 @@ T_v frames at 50 Hz, D width of HuBERT.
 """
 
 import copy
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +26,6 @@ from ..listening.rhythm import BEAT_NUMBERS, HAFMRhythmNetwork
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 
-# what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
-# frames
-KNOWN_EXTRA_KEYS = re.compile(
-    r"^(hubert\.)?(lm_head|final_proj|label_embs_concat|quantizer|project_q|project_hid|masked_spec_embed)\b"
-)
 NORMALIZATION_EPSILON = 1e-7
 
 
@@ -113,52 +105,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         elif module is self:
             for name, buffer in self.named_buffers(recurse=False):
                 (init.ones_ if name.endswith("_scale") else init.zeros_)(buffer)
-
-    @classmethod
-    def from_hubert(
-        cls,
-        name_or_path: str | os.PathLike[str],
-        centroids: torch.Tensor | np.ndarray | None = None,
-        layer: int = 9,
-        **kwargs: Any,
-    ) -> "HAFMSemanticTokenizerModel":
-        """Take the first `layer` layers of a HuBERT from the hub or a folder; later layers are never allocated.
-
-        HuBERT-Large was published as a pickle, which transformers reads with `weights_only=True`; what
-        `save_pretrained` writes is safetensors.
-
-        Args:
-            name_or_path: hub id such as `facebook/hubert-large-ll60k`, or a folder.
-            centroids (float [num_clusters, D], or [2, num_clusters, D] for vocals and instrumentals, *optional*):
-                k-means centroids of that layer, from recipes/fit_kmeans.py; without them only `extract_features`
-                works.
-            layer: hidden state that is clustered (paper: 9).
-            kwargs: fields of HAFMSemanticTokenizerConfig; all others (`revision`, `token`, `cache_dir` …) go to the
-                loading.
-
-        Raises:
-            ValueError: on a layer that the checkpoint doesn't have, or weights that are missing or unknown.
-        """
-        fields = {
-            name: kwargs.pop(name) for name in list(kwargs) if name in HAFMSemanticTokenizerConfig.__annotations__
-        }
-        if centroids is not None:
-            fields |= {"num_clusters": centroids.shape[-2], "separate_centroids": centroids.ndim == 3}
-        whole = HubertConfig.from_pretrained(name_or_path, **kwargs)
-        cut = cut_hubert_config(whole, layer)
-        hubert, info = HubertModel.from_pretrained(
-            name_or_path, config=cut, output_loading_info=True, dtype=torch.float32, **kwargs
-        )
-        check_loading(str(name_or_path), info, layer)
-        # HuBERTs with group norm were trained on the waveform as it is
-        fields.setdefault("do_normalize", whole.feat_extract_norm == "layer")
-        model = cls(HAFMSemanticTokenizerConfig(hubert_config=copy.deepcopy(hubert.config), layer=layer, **fields))
-        if hubert.config.do_stable_layer_norm:
-            hubert.encoder.layer_norm = nn.Identity()
-        model.hubert = hubert
-        if centroids is not None:
-            model.set_centroids(centroids)
-        return model.eval()
 
     def set_centroids(self, centroids: torch.Tensor | np.ndarray) -> None:
         """Set the k-means centroids, float [num_clusters, D], or [2, num_clusters, D] where they are separate.
@@ -463,22 +409,3 @@ def receptive_field(config: HubertConfig) -> int:
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field, step = field + (kernel - 1) * step, step * stride
     return field
-
-
-def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
-    """Refuses a checkpoint that lacks weights of the cut network or holds some that nobody knows.
-
-    Raises:
-        ValueError: naming the keys.
-    """
-    later = re.compile(r"^(hubert\.)?encoder\.layers\.(\d+)\.")
-
-    def dropped(key: str) -> bool:
-        found = later.match(key)
-        return bool(KNOWN_EXTRA_KEYS.match(key) or (found and int(found.group(2)) >= layer))
-
-    problems = [f"missing {key}" for key in info["missing_keys"]]
-    problems += [f"unexpected {key}" for key in info["unexpected_keys"] if not dropped(key)]
-    problems += [f"of another shape {key}" for key in info["mismatched_keys"]]
-    if problems:
-        raise ValueError(f"{name} is not a HuBERT of its own configuration; weights: {', '.join(sorted(problems))}.")

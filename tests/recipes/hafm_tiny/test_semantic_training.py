@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from fit_kmeans import tokenizer_from_hubert
 from hafm_tiny.hubert import (
     SemanticTrainer,
     SemanticTrainingArguments,
@@ -85,7 +85,7 @@ def test_saved_hubert_becomes_a_tokenizer_with_the_trained_features(pool: SongPo
     trainer = SemanticTrainer(tiny_hubert(), pool, arguments())
     trainer.train_step()
     trainer.save_hubert(tmp_path)
-    tokenizer = HAFMSemanticTokenizerModel.from_hubert(tmp_path, layer=2)
+    tokenizer = tokenizer_from_hubert(tmp_path, layer=2)
     samples = torch.from_numpy(tone(60, np.arange(RATE) / RATE, 4)).float()
     normalised = (samples - samples.mean()) / samples.std(correction=0)
     padded = torch.nn.functional.pad(normalised, (trainer.pad, trainer.pad))
