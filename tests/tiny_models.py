@@ -22,6 +22,8 @@ from hafm_hf import (
     HAFMSemanticTokenizerModel,
     HAFMSeparatorConfig,
     HAFMSeparatorModel,
+    HAFMSpectralConfig,
+    HAFMSpectralModel,
 )
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from vocals import glide
@@ -151,7 +153,16 @@ def tiny_dac(seed: int = 0, **options: Any) -> DacModel:
     return codec
 
 
-# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, of 48 kHz and two channels in chunks, and DAC
+def tiny_spectral_codec(seed: int = 0, **options: Any) -> HAFMSpectralModel:
+    """A spectral codec at 24 kHz and 75 Hz, whose codebooks are random vectors and whose noise can be heard."""
+    torch.manual_seed(seed)
+    sizes = {"encoder_width": 12, "encoder_layers": 2, "decoder_width": 20, "decoder_layers": 3, "codebook_dim": 6}
+    config = HAFMSpectralConfig(**{**sizes, "expansion": 2, "codebook_size": CODES, "noise_bands": 5, **options})
+    return HAFMSpectralModel(config).eval()
+
+
+# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, of 48 kHz and two channels in chunks, DAC, and
+# ours in the STFT domain
 CODECS: dict[str, Callable[[], Any]] = {
     "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
     "32 kHz": lambda: tiny_codec(
@@ -168,6 +179,10 @@ CODECS: dict[str, Callable[[], Any]] = {
         target_bandwidths=[0.6 * 8 + 0.01],
     ),
     "dac": tiny_dac,
+    "spectral": tiny_spectral_codec,
+    "spectral 44.1 kHz stereo": lambda: tiny_spectral_codec(
+        sampling_rate=44_100, audio_channels=2, hop_length=588, window_length=1764
+    ),
     "dac 44.1 kHz": lambda: tiny_dac(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8]),
 }
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import EncodecModel
+from transformers import EncodecModel, PreTrainedModel
 
 from hafm_hf.audio.analysis import log_mel, mel_filters, scale_invariant_sdr
+from hafm_hf.tokenizers.codecs import as_codec
+from hafm_hf.tokenizers.configuration_codec import codec_format
 
 from .clusters import kmeans, nearest
 from .discriminator import MultiScaleDiscriminator
@@ -418,7 +420,7 @@ class CodecTrainer:
 
 @torch.no_grad()
 def evaluate_codec(
-    codec: EncodecModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
+    codec: PreTrainedModel, pool: SongPool, depths: tuple[int, ...] = (8, 4, 2), seconds: float = 5.0, clips: int = 40
 ) -> dict[str, Any]:
     """How well instrumental clips are decoded again.
 
@@ -431,7 +433,8 @@ def evaluate_codec(
     rng = np.random.default_rng(0)
     num_samples = int(seconds * pool.sampling_rate)
     codec.eval()
-    counts = torch.zeros(codec.config.num_quantizers, codec.config.codebook_size)
+    form = codec_format(codec.config)
+    counts = torch.zeros(form.num_codebooks, form.codebook_size)
     found: dict[str, list[dict[str, float]]] = {}
     # no more than the songs hold, or a short pool would be measured again and again
     for _ in range(min(clips, math.ceil(sum(song.num_samples for song in pool.songs) / num_samples))):
@@ -456,17 +459,18 @@ def evaluate_codec(
 
 
 def _decoded_again(
-    codec: EncodecModel, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
+    codec: Any, parts: np.ndarray, depths: tuple[int, ...], counts: torch.Tensor | None
 ) -> dict[str, float]:
     """Figures of the sum of parts (float32 [P, N]), each coded and decoded by itself; adds the codes to `counts`."""
     device, size = next(codec.parameters()).device, parts.shape[1]
-    target = parts.sum(axis=0)
-    embeddings = codec.encoder(torch.from_numpy(parts).to(device)[:, None])
-    codes = codec.quantizer.encode(embeddings)
-    for index, row in enumerate(codes if counts is not None else ()):
-        counts[index] += torch.bincount(row.flatten().cpu(), minlength=codec.config.codebook_size)  # type: ignore[index]
-    outputs = {depth: codec.decoder(codec.quantizer.decode(codes[:depth])) for depth in depths}
-    outputs[0] = codec.decoder(embeddings)
+    target, audio = parts.sum(axis=0), torch.from_numpy(parts).to(device)[:, None]
+    whole = as_codec(codec)
+    codes = whole.encode(audio)
+    if counts is not None:
+        for index, row in enumerate(codes.unbind(1)):
+            counts[index] += torch.bincount(row.flatten().cpu(), minlength=counts.shape[1])
+    outputs = {depth: whole.decode(codes[:, :depth]) for depth in depths}
+    outputs[0] = codec.decoder(codec.encoder(audio))
     sums = {depth: output[:, 0, :size].sum(dim=0, keepdim=True).cpu() for depth, output in outputs.items()}
     wanted = torch.from_numpy(target)[None]
     figures = {str(depth): scale_invariant_sdr(wanted, output).item() for depth, output in sums.items()}

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
     from .pretrained.loading import BUNDLED_MODEL
     from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
+    from .tokenizers.configuration_spectral_codec import HAFMSpectralConfig
     from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+    from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
     __version__: str
 
@@ -50,6 +52,8 @@ __all__ = [
     "HAFMSemanticTokenizerModel",
     "HAFMSeparatorConfig",
     "HAFMSeparatorModel",
+    "HAFMSpectralConfig",
+    "HAFMSpectralModel",
     "LeadSheet",
 ]
 
@@ -69,7 +73,9 @@ _NAMES = {
     "modeling.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pretrained.loading": ("BUNDLED_MODEL",),
     "tokenizers.configuration_semantic_tokenizer": ("HAFMSemanticTokenizerConfig",),
+    "tokenizers.configuration_spectral_codec": ("HAFMSpectralConfig",),
     "tokenizers.modeling_semantic_tokenizer": ("HAFMSemanticTokenizerModel",),
+    "tokenizers.modeling_spectral_codec": ("HAFMSpectralModel",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

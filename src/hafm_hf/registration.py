@@ -21,8 +21,10 @@ def register() -> None:
     from .modeling.modeling_hafm import STAGE_MODELS
     from .pretrained.loading import BUNDLED_MODEL
     from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+    from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
-    others = (HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel, HAFMHarmonyModel, HAFMSeparatorModel)
+    tokenizers = (HAFMSemanticTokenizerModel, HAFMSpectralModel)
+    others = (HAFMForVocalAccompaniment, *tokenizers, HAFMHarmonyModel, HAFMSeparatorModel)
     model_class: Any
     for model_class in (*STAGE_MODELS.values(), *others):
         config_class = _installed(model_class.config_class)

@@ -238,7 +238,7 @@ def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> No
     assert codec_format(CODECS["dac 44.1 kHz"]().config).frame_rate == 86
     with pytest.raises(ValueError, match="24000 Hz are no whole number of frames of 1120 samples"):
         codec_format(EncodecConfig(upsampling_ratios=[8, 5, 4, 7]))
-    with pytest.raises(ValueError, match="type 'mimi' is not known; choose one of encodec and dac"):
+    with pytest.raises(ValueError, match="type 'mimi' is not known; choose one of encodec, dac and hafm_spectral"):
         as_codec(types.SimpleNamespace(config=MimiConfig()))  # type: ignore[arg-type]
 
 

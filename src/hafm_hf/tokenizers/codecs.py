@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The codec: codes of the coarse and fine stages to and from audio, for every family of codecs that transformers has.
+"""The codec: codes of the coarse and fine stages to and from audio, for two families of transformers and one of ours.
 
-`as_codec` gives a model of transformers the small interface (`Codec`) that all else
+`as_codec` gives a codec's model the small interface (`Codec`) that all else
 here uses; rates, channels and codebooks come from its configuration. EnCodec (Défossez et al. 2022, arXiv 2210.13438)
 at 24 kHz is the paper's: 75 frames a second, 8 codebooks for 6 kbps, 32 for 24 kbps. DAC: Kumar et al. 2023, arXiv
 2306.06546. Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width of the decoder's input.
@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..pretrained.loading import HUB_OPTIONS, load_strictly
 from .configuration_codec import check_codec_config, codec_format
+from .modeling_spectral_codec import HAFMSpectralModel
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
 # decoded at once: no layer takes a CPU a tenth of a second with hafm-tiny's codec, so that it can be ended between two
@@ -40,11 +41,11 @@ class Codec(ABC):
     """What the package asks of a codec. A family is one subclass, its entry in FAMILIES, and checks of its config.
 
     Args:
-        model: the codec as transformers has it, in evaluation mode.
+        model: the codec, in evaluation mode.
     """
 
-    # the class of transformers that it is made for
-    model_name: ClassVar[str]
+    # the class of transformers that it is made for, which is imported when it is needed, or ours
+    model_class: ClassVar[str | type[PreTrainedModel]]
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model
@@ -143,7 +144,7 @@ class EncodecCodec(Codec):
     Chunks lie on one grid of frames, overlap, and are joined where both know their surroundings.
     """
 
-    model_name = "EncodecModel"
+    model_class = "EncodecModel"
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
@@ -188,7 +189,7 @@ class EncodecCodec(Codec):
 class DacCodec(Codec):
     """DAC: convolutions that see both sides, codes of few dimensions that a matrix brings to the decoder's width."""
 
-    model_name = "DacModel"
+    model_class = "DacModel"
 
     def codebook(self, index: int) -> torch.Tensor:
         quantizer = self.model.quantizer.quantizers[index]
@@ -210,6 +211,36 @@ class DacCodec(Codec):
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
 
         return Stretches(decode, math.ceil(reach) + 1, math.ceil(reach) + 1, hop)
+
+
+class SpectralCodec(Codec):
+    """Ours, in the STFT domain: convolutions over frames that see both sides, and noise that goes by the frame."""
+
+    model_class = HAFMSpectralModel
+
+    def codebook(self, index: int) -> torch.Tensor:
+        return self.model.quantizer.codebooks[index]
+
+    def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
+        return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
+
+    def _decoder(self) -> StretchDecoder:
+        decoder, config = self.model.decoder, self.model.config
+        place, reach = 0, config.decoder_reach()
+
+        def decode(frames: torch.Tensor) -> torch.Tensor:
+            # the last channel counts frames: which noise a frame gets depends on its place in the song
+            return decoder(frames[:, :-1], first_frame=int(frames[0, -1, 0]))
+
+        stretches = Stretches(decode, reach, reach, config.hop_length)
+
+        def decode_next(frames: torch.Tensor, last: bool) -> torch.Tensor | None:
+            nonlocal place
+            count = torch.arange(place, place + frames.shape[-1], dtype=frames.dtype, device=frames.device)
+            place += frames.shape[-1]
+            return stretches(torch.cat([frames, count.expand(len(frames), 1, -1)], dim=1), last)
+
+        return decode_next
 
 
 class CodecStream:
@@ -321,11 +352,11 @@ class _Chunks:
         return piece
 
 
-FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec}
+FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec, "hafm_spectral": SpectralCodec}
 
 
 def as_codec(model: PreTrainedModel) -> Codec:
-    """The interface of a codec of transformers.
+    """The interface of a codec's model.
 
     Raises:
         ValueError: an unknown family, or a configuration that cannot be used.
@@ -335,7 +366,7 @@ def as_codec(model: PreTrainedModel) -> Codec:
 
 
 def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedModel]:
-    """The class of transformers that a codec's configuration asks for; only that one is imported.
+    """The class that a codec's configuration asks for; of transformers' own only that one is imported.
 
     Raises:
         ValueError: an unknown family.
@@ -343,14 +374,15 @@ def codec_class(config: PreTrainedConfig | dict[str, Any]) -> type[PreTrainedMod
     kind = config.get("model_type") if isinstance(config, dict) else config.model_type
     if kind not in FAMILIES:
         raise ValueError(f"{kind} is no codec that is known; choose one of {', '.join(FAMILIES)}.")
-    return getattr(transformers, FAMILIES[kind].model_name)
+    model_class = FAMILIES[kind].model_class
+    return getattr(transformers, model_class) if isinstance(model_class, str) else model_class
 
 
 def load_codec(name_or_path: str | os.PathLike[str] = ENCODEC_24KHZ, **kwargs: Any) -> Codec:
     """Load a codec from the hub, a folder, or a composite's `subfolder="codec"`, in evaluation mode.
 
     Args:
-        name_or_path: hub id or folder of an EnCodec or a DAC.
+        name_or_path: hub id or folder of a codec of a family that is known.
         kwargs: as for `from_pretrained`.
 
     Raises:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the package needs to know of a codec before any weight is loaded: its format, and that its sizes make sense.
 
-The codecs are those of transformers, whose configurations are not ours.
+EnCodec's and DAC's configurations are transformers' own; the spectral codec's checks itself when it is made.
 """
 
 import math
@@ -19,6 +19,7 @@ from ..pretrained.checks import (
     check_range,
 )
 from ..pretrained.loading import CONFIG_CHECKS
+from .configuration_spectral_codec import HAFMSpectralConfig
 
 # a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second
 MAX_RETUNING = 0.006
@@ -58,9 +59,11 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
         ValueError: an unknown family, or a rate too far from a whole number of frames a second.
     """
     _check_codec_family(config)
-    encodec = isinstance(config, EncodecConfig)
-    codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
-    hop = math.prod(config.upsampling_ratios)
+    if isinstance(config, HAFMSpectralConfig):
+        codebooks, channels, hop = config.num_codebooks, config.audio_channels, config.hop_length
+    else:
+        encodec, hop = isinstance(config, EncodecConfig), math.prod(config.upsampling_ratios)
+        codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
         raise ValueError(
@@ -76,6 +79,9 @@ def check_codec_config(config: PreTrainedConfig) -> None:
         ValueError: naming the value and its range.
     """
     _check_codec_family(config)
+    if isinstance(config, HAFMSpectralConfig):
+        config.validate_sizes()
+        return
     check_range("codec sampling_rate", config.sampling_rate, MAX_SAMPLING_RATE)
     # of one code there would be no bits, by which codebooks are counted
     check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
@@ -94,8 +100,10 @@ def check_codec_config(config: PreTrainedConfig) -> None:
 
 
 def _check_codec_family(config: PreTrainedConfig) -> None:
-    if not isinstance(config, EncodecConfig | DacConfig):
-        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose one of encodec and dac.")
+    if not isinstance(config, EncodecConfig | DacConfig | HAFMSpectralConfig):
+        raise ValueError(
+            f"A codec of type {config.model_type!r} is not known; choose one of encodec, dac and hafm_spectral."
+        )
 
 
 def _check_encodec(config: EncodecConfig) -> None:
@@ -116,6 +124,8 @@ def _check_encodec(config: EncodecConfig) -> None:
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
     """Rates, vocabulary and architecture of a codec in words, as the `describe` of our own configurations."""
+    if isinstance(config, HAFMSpectralConfig):
+        return config.describe()
     codec = codec_format(config)
     kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
     encodec = isinstance(config, EncodecConfig)

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A codec in the STFT domain, for music: every network runs at the frame rate, the inverse STFT makes the samples.
+
+Transposed convolutions leave lines that stand still at multiples of their strides (Pons et al. 2021, arXiv
+2010.14356). Here no layer runs at the sampling rate; blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
+2306.00814). What such a decoder cannot know it would still fill with a constant spectrum, a comb at the frame rate: so
+the mean of its output over time is taken out, and noise is left to a branch of its own (`SpectralDecoder`).
+Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel, initialization
+
+from ..pretrained.loading import SafeLoadingMixin
+from .configuration_spectral_codec import HAFMSpectralConfig
+
+# share of a batch's mean in the running mean of the decoder's output
+MEAN_MOMENTUM = 0.01
+# frames after which noise repeats: so rarely that its lines lie closer together than any ear or spectrogram resolves
+NOISE_PERIOD = 1021
+# logarithm of the noise's amplitude, over each frequency's usual one, that a new decoder begins with
+FIRST_NOISE_LEVEL, LOUDEST_NOISE = -4.0, 3.0
+SMALLEST = 1e-7
+
+
+class SpectralBlock(nn.Module):
+    """A ConvNeXt block (Liu et al. 2022, arXiv 2201.03545) over frames: [B, T, D] → [B, T, D].
+
+    Args:
+        width: D.
+        config: kernel and expansion.
+        layers: of the network that it is a part of, so that their sum begins at unit variance.
+    """
+
+    def __init__(self, width: int, config: HAFMSpectralConfig, layers: int) -> None:
+        super().__init__()
+        size = config.kernel_size
+        self.convolution = nn.Conv1d(width, width, size, padding=size // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, config.expansion * width)
+        self.down = nn.Linear(config.expansion * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 1 / layers))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Float [B, T, D] → [B, T, D]."""
+        mixed = self.norm(self.convolution(hidden.transpose(1, 2)).transpose(1, 2))
+        return hidden + self.scale * self.down(F.gelu(self.up(mixed)))
+
+
+class Spectrum(nn.Module):
+    """The STFT of an encoder or decoder, and each frequency's usual compressed level, `usual` [C · F].
+
+    Frames are centred on their own samples, so that T frames are T · hop samples.
+    """
+
+    usual: torch.Tensor
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("usual", torch.ones(config.audio_channels * config.num_bins))
+
+    def analyse(self, audio: torch.Tensor) -> torch.Tensor:
+        """Complex spectra [B, T, C · F] of audio [B, C, N]; T = ⌈N / hop⌉."""
+        hop, size = self.config.hop_length, self.config.window_length
+        margin = (size - hop) // 2
+        padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
+        window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
+        return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
+
+    def synthesise(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Audio [B, C, T · hop] of complex spectra [B, T, C · F], by overlap-add."""
+        hop, size, channels = self.config.hop_length, self.config.window_length, self.config.audio_channels
+        batch, frames, _ = spectra.shape
+        pieces = torch.fft.irfft(spectra.unflatten(2, (channels, -1)), size)
+        window = torch.hann_window(size, dtype=pieces.dtype, device=pieces.device)
+        pieces = (pieces * window).permute(0, 2, 3, 1).reshape(batch * channels, size, frames)
+        weights = window.square()[None, :, None].expand(1, size, frames)
+        whole = (frames - 1) * hop + size
+        sound, weight = (F.fold(x, (1, whole), (1, size), stride=(1, hop))[:, 0, 0] for x in (pieces, weights))
+        margin = (size - hop) // 2
+        middle = slice(margin, margin + frames * hop)
+        return (sound[:, middle] / weight[:, middle]).reshape(batch, channels, frames * hop)
+
+    def compress(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Complex [B, T, C · F] → float [B, T, 2 · C · F] of about unit variance."""
+        magnitudes = spectra.abs().clamp_min(SMALLEST)
+        compressed = spectra * (magnitudes ** (self.config.compression - 1) / self.usual)
+        return torch.cat([compressed.real, compressed.imag], dim=-1)
+
+    def expand(self, compressed: torch.Tensor) -> torch.Tensor:
+        """What was compressed: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
+        real, imaginary = (part * self.usual for part in compressed.chunk(2, dim=-1))
+        magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
+        powers = magnitudes ** (1 / self.config.compression - 1)
+        return torch.complex(real * powers, imaginary * powers)
+
+
+class SpectralEncoder(nn.Module):
+    """Audio → latent vectors, at the frame rate."""
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__()
+        self.spectrum = Spectrum(config)
+        width, layers = config.encoder_width, config.encoder_layers
+        self.first = nn.Linear(2 * config.audio_channels * config.num_bins, width)
+        self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, config.codebook_dim)
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Latent vectors float [B, D, T] of audio [B, C, N]."""
+        hidden = self.first(self.spectrum.compress(self.spectrum.analyse(audio)))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.last(self.norm(hidden)).transpose(1, 2)
+
+
+class ResidualQuantizer(nn.Module):
+    """Residual vector quantisation: each codebook codes what the earlier ones leave (`codebooks` [Q, codes, D])."""
+
+    codebooks: torch.Tensor
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__()
+        shape = (config.num_codebooks, config.codebook_size, config.codebook_dim)
+        self.register_buffer("codebooks", torch.randn(shape))
+
+    def encode(self, latents: torch.Tensor, num_codebooks: int | None = None) -> torch.Tensor:
+        """Codes int64 [B, Q, T] of latent vectors [B, D, T], of the first `num_codebooks`."""
+        residual, codes = latents.transpose(1, 2), []
+        for codebook in self.codebooks[:num_codebooks]:
+            nearest = (codebook.square().sum(1) - 2 * residual @ codebook.t()).argmin(-1)
+            residual = residual - F.embedding(nearest, codebook)
+            codes.append(nearest)
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latent vectors [B, D, T] of codes int64 [B, Q, T], of the first Q codebooks."""
+        vectors = [F.embedding(each, book) for each, book in zip(codes.unbind(1), self.codebooks, strict=False)]
+        return torch.stack(vectors).sum(0).transpose(1, 2)
+
+
+class SpectralDecoder(nn.Module):
+    """Latent vectors → audio: a spectrum whose mean over time is zero, plus noise of a level a band.
+
+    The mean is a running one (`mean` [C · F, 2]); nothing is learnt, and no gradient reaches a constant spectrum.
+    """
+
+    mean: torch.Tensor
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__()
+        self.spectrum = Spectrum(config)
+        self.config = config
+        width, layers, size = config.decoder_width, config.decoder_layers, config.kernel_size
+        bins = config.audio_channels * config.num_bins
+        self.first = nn.Conv1d(config.codebook_dim, width, size, padding=size // 2)
+        self.blocks = nn.ModuleList(SpectralBlock(width, config, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.last = nn.Linear(width, 2 * bins)
+        self.noise = nn.Linear(width, config.audio_channels * config.noise_bands) if config.noise_bands else None
+        self.register_buffer("mean", torch.zeros(bins, 2))
+
+    def forward(self, latents: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
+        """Audio [B, C, T · hop] of latent vectors [B, D, T].
+
+        Args:
+            latents: float [B, D, T].
+            first_frame: where in the song the first of them lies, which noise depends on; one, or int64 [B].
+        """
+        return self.sound(self.hidden(latents), first_frame)
+
+    def hidden(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the blocks make of latent vectors [B, D, T]: [B, T, width]."""
+        hidden = self.first(latents).transpose(1, 2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.norm(hidden)
+
+    def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
+        """Audio [B, C, T · hop] of what the blocks made, [B, T, width]."""
+        spectra = self._centred(self.spectrum.expand(self.last(hidden)))
+        if self.noise is not None:
+            spectra = spectra + self._noise(self.noise(hidden), first_frame)
+        return self.spectrum.synthesise(spectra)
+
+    def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
+        """Complex [B, T, C · F] less its mean: the batch's own in training, so that no gradient reaches a constant."""
+        if not self.training:
+            return spectra - torch.view_as_complex(self.mean)
+        mean = spectra.mean(dim=(0, 1))
+        self.mean.lerp_(torch.view_as_real(mean.detach()), MEAN_MOMENTUM)
+        return spectra - mean
+
+    def _noise(self, levels: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
+        """Complex noise [B, T, C · F] of logarithmic levels [B, T, C · bands]."""
+        config, device = self.config, levels.device
+        first = torch.as_tensor(first_frame, device=device).reshape(-1, 1)
+        at = (first + torch.arange(levels.shape[1], device=device)) % NOISE_PERIOD
+        noise = _noise_table(config.audio_channels * config.num_bins).to(device)[at]
+        bands = _band_weights(config.noise_bands, config.num_bins, config.sampling_rate).to(levels)
+        levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (config.audio_channels, -1))
+        amplitudes = (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
+        return noise.to(torch.promote_types(amplitudes.dtype, torch.complex64)) * amplitudes
+
+
+@lru_cache(maxsize=4)
+def _noise_table(bins: int) -> torch.Tensor:
+    """White noise complex64 [NOISE_PERIOD, bins] of unit variance in either part, always the same."""
+    # kept for calls that may record gradients, whoever asks first
+    with torch.inference_mode(False):
+        drawn = torch.randn((NOISE_PERIOD, bins, 2), generator=torch.Generator().manual_seed(0), device="cpu")
+        return torch.view_as_complex(drawn)
+
+
+@lru_cache(maxsize=4)
+def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
+    """Share of each band in each frequency, float [bands, bins]: triangles, evenly spaced on the mel scale."""
+    with torch.inference_mode(False):
+        mels = (1 + torch.linspace(0, sampling_rate / 2, bins, device="cpu") / 700).log()
+        places = mels / mels[-1] * (bands - 1)
+        return (1 - (places - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
+
+
+class HAFMSpectralModel(SafeLoadingMixin, PreTrainedModel):
+    """The spectral codec: an encoder, a residual quantiser and a decoder.
+
+    Args:
+        config: see `HAFMSpectralConfig`.
+    """
+
+    config_class = HAFMSpectralConfig
+    base_model_prefix = "spectral"
+    main_input_name = "audio"
+
+    def __init__(self, config: HAFMSpectralConfig) -> None:
+        super().__init__(config)
+        self.encoder = SpectralEncoder(config)
+        self.quantizer = ResidualQuantizer(config)
+        self.decoder = SpectralDecoder(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            initialization.zeros_(module.bias)
+        elif isinstance(module, SpectralBlock):
+            initialization.constant_(module.scale, 1 / self.config.decoder_layers)
+        elif isinstance(module, Spectrum):
+            initialization.ones_(module.usual)
+        elif isinstance(module, ResidualQuantizer):
+            initialization.normal_(module.codebooks)
+        elif isinstance(module, SpectralDecoder):
+            # half a unit in either part: squared, as magnitudes are, about their usual level
+            initialization.normal_(module.last.weight, std=0.5 * module.last.in_features**-0.5)
+            initialization.zeros_(module.mean)
+            if module.noise is not None:
+                initialization.zeros_(module.noise.weight)
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Audio float [B, C, N] coded with all codebooks and decoded: [B, C, ⌈N / hop⌉ · hop]."""
+        return self.decoder(self.quantizer.decode(self.quantizer.encode(self.encoder(audio))))

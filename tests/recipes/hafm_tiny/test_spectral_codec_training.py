@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training a spectral codec, freely and on the codes of a teacher, on seconds of synthetic songs."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import EncodecConfig, EncodecModel
+
+from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
+from hafm_tiny.song_pool import SongPool
+from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher, level_distance
+from hafm_tiny.state import load_state, save_state
+from programs import run_program
+from synthetic_songs import write_song
+
+RATE, HOP, CODES = 8_000, 80, 32
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    root = tmp_path_factory.mktemp("songs")
+    for index in range(3):
+        write_song(root / "train" / f"song_{index}", RATE, seconds=4.0, seed=index)
+    pool = SongPool(root, "train", RATE)
+    assert pool.refresh() == 3
+    return pool
+
+
+@pytest.fixture(scope="module")
+def encodec(pool: SongPool) -> EncodecModel:
+    """An EnCodec of the tiny codec's rates, whose codebooks are scattered around what it makes of a song."""
+    torch.manual_seed(0)
+    sizes = {"num_filters": 2, "hidden_size": 10, "upsampling_ratios": [5, 4, 4], "num_lstm_layers": 1}
+    model = EncodecModel(
+        EncodecConfig(sampling_rate=RATE, codebook_size=CODES, target_bandwidths=[2.0], **sizes)
+    ).eval()
+    latents = model.encoder(torch.from_numpy(pool.songs[0].instrumental / np.float32(32768))[None, None]).detach()
+    for index, layer in enumerate(model.quantizer.layers):
+        drawn = latents.std((0, 2)) / 2**index * torch.randn(CODES, 10)
+        layer.codebook.embed.copy_(drawn + latents.mean((0, 2)) if index == 0 else drawn)
+    return model
+
+
+def tiny_codec(**changes: int) -> HAFMSpectralModel:
+    torch.manual_seed(0)
+    sizes = {"encoder_width": 16, "encoder_layers": 2, "decoder_width": 24, "decoder_layers": 2, "codebook_dim": 10}
+    sizes |= {"sampling_rate": RATE, "hop_length": HOP, "window_length": 4 * HOP, "codebook_size": CODES}
+    return HAFMSpectralModel(HAFMSpectralConfig(**{**sizes, "num_codebooks": 4, "noise_bands": 6, **changes})).train()
+
+
+def arguments(**changes: float | str) -> SpectralTrainingArguments:
+    fields = {"steps": 80, "batch_size": 4, "crop_frames": 20, "warmup_steps": 5, "learning_rate": 5e-3}
+    fields |= {
+        "own_codes_from": 10,
+        "quantize_from": 30,
+        "start_batches": 8,
+        "half_precision": False,
+        "averaging": 0.9,
+    }
+    return SpectralTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_free_codec_learns_before_and_after_it_is_quantised(pool: SongPool) -> None:
+    trainer = SpectralTrainer(tiny_codec(), pool, arguments())
+    trainer.start()
+    reports = [trainer.train_step() for _ in range(80)]
+    errors = [report["spectral"] for report in reports]
+    assert np.mean(errors[20:30]) < 0.9 * np.mean(errors[:5])
+    assert np.mean(errors[70:]) < np.mean(errors[30:36])
+    assert "commitment" not in reports[29] and "commitment" in reports[30]
+    codec = trainer.settle(20)
+    assert not codec.training and float(codec.decoder.mean.abs().max()) > 0
+
+
+def test_a_taught_codec_comes_to_its_teachers_codes_and_leaves_its_codebooks(
+    pool: SongPool, encodec: EncodecModel
+) -> None:
+    teacher = Teacher(copy.deepcopy(encodec))
+    trainer = SpectralTrainer(tiny_codec(), pool, arguments(latent_weight=2.0), teacher)
+    trainer.start()
+    reports = [trainer.train_step() for _ in range(80)]
+    assert np.mean([report["latent"] for report in reports[-10:]]) < 0.6 * reports[0]["latent"]
+    assert np.mean([report["spectral"] for report in reports[-10:]]) < 0.9 * reports[0]["spectral"]
+    assert torch.equal(trainer.average.quantizer.codebooks, teacher.codebooks)
+    latents, codes = teacher.of(pool.songs[0].name, pool.songs[0].instrumental)
+    assert latents.shape == (10, 400) and codes.shape == (4, 400)
+    assert codes.unique().numel() > 4
+
+
+def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> None:
+    played = [torch.randint(CODES, (4, 60), generator=torch.Generator().manual_seed(0))]
+    options = arguments(quantize_from=3, adversarial_from=4, sizes="64,128", discriminator_share=0.5)
+    trainer = SpectralTrainer(tiny_codec(), pool, options, generated=played)
+    trainer.start()
+    reports = [trainer.train_step() for _ in range(8)]
+    assert [step for step, report in enumerate(reports) if "adversarial" in report] == [4, 5, 6, 7]
+    assert {"discriminator" in report for report in reports[4:]} == {True, False}, "they learn in half of the steps"
+    save_state(tmp_path / "state.pt", trainer.state_dict())
+    wanted = [trainer.train_step() for _ in range(3)]
+    resumed = SpectralTrainer(tiny_codec(), pool, options, generated=played)
+    resumed.load_state_dict(load_state(tmp_path / "state.pt"))
+    assert [resumed.train_step() for _ in range(3)] == wanted
+
+
+def test_levels_are_measured_over_whole_crops() -> None:
+    sound = torch.randn(2, 1, 9_000, generator=torch.Generator().manual_seed(0))
+    assert float(level_distance(sound, sound.flip(-1), RATE)) < 0.02
+    assert float(level_distance(sound, 2 * sound, RATE)) == pytest.approx(np.log(2), rel=1e-3)
+
+
+def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path, encodec: EncodecModel) -> None:
+    for split in ("train", "test"):
+        write_song(tmp_path / "songs" / split / "song", RATE, seconds=6.0, seed=4)
+    encodec.save_pretrained(tmp_path / "teacher")
+
+    def run(steps: int, **more: object) -> list[dict]:
+        recipe = Path(__file__).resolve().parents[3] / "recipes/train_spectral_codec.py"
+        flags = {
+            "corpus": tmp_path / "songs",
+            "out": tmp_path / "run",
+            "teacher": tmp_path / "teacher",
+            "steps": steps,
+        }
+        flags |= {"batch_size": 2, "crop_frames": 20, "log_every": 1, "encoder_width": 8, "decoder_width": 8, **more}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        done = run_program([sys.executable, recipe, *words])
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+
+    assert [line["step"] for line in run(2, figures=False)] == [1, 2]
+    assert [line["step"] for line in run(3)] == [1, 2, 3]
+    codec = HAFMSpectralModel.from_pretrained(tmp_path / "run/codec")
+    assert (codec.config.sampling_rate, codec.config.hop_length, codec.config.num_codebooks) == (RATE, HOP, 4)
+    assert set(json.loads((tmp_path / "run/figures.json").read_text())["si_sdr_db"]) == {"8", "4", "2"}

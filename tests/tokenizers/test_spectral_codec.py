@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spectral codec: the STFT it rests on, a decoder in which nothing stands still, noise that goes by the frame."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from hafm_hf.tokenizers.codecs import as_codec
+from hafm_hf.tokenizers.configuration_spectral_codec import HAFMSpectralConfig
+from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
+from tiny_models import tiny_spectral_codec
+
+# below it bins of a short window are wider than the distance of two lines
+LOWEST_LINE_HZ = 600
+
+
+def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> float:
+    """How far multiples of `spacing` Hz stand out of the mean log spectrum of float [N], in dB."""
+    size = int(0.34 * sampling_rate)
+    frames = audio.unfold(0, size, size // 2) * torch.hann_window(size)
+    levels = 10 * torch.log10(torch.fft.rfft(frames, 4 * size).abs().square() + 1e-12).mean(0).numpy()
+    step = sampling_rate / (4 * size)
+
+    def excess(frequencies: np.ndarray) -> float:
+        found = []
+        for frequency in frequencies:
+            index = np.arange(int((frequency - 40) / step), int((frequency + 40) / step))
+            away = np.abs(index * step - frequency)
+            around = levels[index[(away >= 10) & (away <= 37)]]
+            found.append(levels[index[away <= 4]].max() - np.median(around))
+        return float(np.mean(found))
+
+    top = 0.45 * sampling_rate
+    return excess(np.arange(LOWEST_LINE_HZ, top, spacing)) - excess(np.arange(LOWEST_LINE_HZ + 29.3, top, spacing))
+
+
+@pytest.mark.parametrize(("window", "hop", "channels"), [(1280, 320, 1), (1764, 588, 2), (96, 32, 1), (100, 40, 2)])
+@pytest.mark.parametrize("frames", [1, 2, 17])
+def test_spectra_are_of_whole_frames_and_synthesise_the_audio(
+    window: int, hop: int, channels: int, frames: int
+) -> None:
+    config = HAFMSpectralConfig(window_length=window, hop_length=hop, audio_channels=channels)
+    spectrum = Spectrum(config)
+    audio = torch.randn(3, channels, frames * hop)
+    spectra = spectrum.analyse(audio)
+    assert spectra.shape == (3, frames, channels * config.num_bins)
+    torch.testing.assert_close(spectrum.expand(spectrum.compress(spectra)), spectra, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(spectrum.synthesise(spectra), audio, atol=1e-4, rtol=1e-3)
+    assert spectrum.analyse(audio[..., : -(hop - 1)]).shape == spectra.shape
+
+
+@pytest.mark.parametrize("noise_bands", [0, 8])
+def test_an_untrained_decoder_has_no_standing_line(noise_bands: int) -> None:
+    model = tiny_spectral_codec(noise_bands=noise_bands)
+    # as trained decoders do, it makes a constant of what it cannot know
+    torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
+    codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
+    before = as_codec(model).decode(codes)[0, 0]
+    latents = model.quantizer.decode(torch.randint(model.config.codebook_size, (4, 8, 64)))
+    model.decoder.train()
+    with torch.no_grad():
+        # as in training, it follows the mean of what it decodes
+        for _ in range(600):
+            model.decoder(latents)
+    model.eval()
+    after = as_codec(model).decode(codes)[0, 0]
+    for spacing in (75, 150, 300, 600):
+        # a decoder whose mean is unknown sings, so that this can be seen
+        assert line_excess(before, 24_000, spacing) > 3.0
+        assert line_excess(after, 24_000, spacing) < 0.5
+
+
+def test_no_gradient_reaches_a_constant_spectrum() -> None:
+    model = tiny_spectral_codec().train()
+    latents = torch.randn(2, model.config.codebook_dim, 40)
+    spectra = torch.randn(2, 40, model.config.num_bins, dtype=torch.complex64, requires_grad=True)
+    weights = torch.randn_like(spectra)
+    (model.decoder._centred(spectra) * weights).real.sum().backward()
+    assert spectra.grad is not None
+    assert float(spectra.grad.mean((0, 1)).abs().max()) < 1e-5 < float(spectra.grad.abs().mean())
+    assert model.decoder(latents).requires_grad
+
+
+def test_noise_depends_on_the_place_in_the_song_alone() -> None:
+    model = tiny_spectral_codec(noise_bands=8)
+    assert model.decoder.noise is not None
+    torch.nn.init.constant_(model.decoder.noise.bias, 3.0)
+    latents = torch.randn(1, model.config.codebook_dim, 60)
+    with torch.no_grad():
+        audio, again = model.decoder(latents), model.decoder(latents)
+        later = model.decoder(latents, first_frame=5)
+        rows = model.decoder(latents.repeat(2, 1, 1), first_frame=torch.tensor([0, 5]))
+    assert torch.equal(audio, again) and not torch.allclose(audio, later, atol=1e-3)
+    torch.testing.assert_close(rows, torch.cat([audio, later]))
+
+
+def test_codebooks_code_what_the_earlier_ones_leave() -> None:
+    model = tiny_spectral_codec()
+    latents = torch.randn(2, model.config.codebook_dim, 30)
+    codes = model.quantizer.encode(latents)
+    residual = latents.clone()
+    for index in range(model.config.num_codebooks):
+        distances = torch.cdist(residual.transpose(1, 2), model.quantizer.codebooks[index][None])
+        assert torch.equal(distances.argmin(-1), codes[:, index])
+        residual = latents - model.quantizer.decode(codes[:, : index + 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"window_length": 500}, "window_length is 500; it must lie between 640"),
+        ({"window_length": 1281}, "differ by an even number"),
+        ({"kernel_size": 4}, "kernel_size 4 must be odd"),
+        ({"compression": 0.0}, "compression 0.0 must be above 0"),
+        ({"noise_bands": 700}, "noise_bands is 700"),
+        ({"codebook_size": 1}, "codebook_size is 1"),
+        ({"audio_channels": 3}, "audio_channels is 3"),
+    ],
+)
+def test_sizes_that_make_no_codec_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        HAFMSpectralConfig(**wrong)
+
+
+def test_the_model_passes_audio_through_all_its_codebooks() -> None:
+    model = tiny_spectral_codec()
+    audio = 0.3 * torch.randn(2, 1, 3_000)
+    codec = as_codec(model)
+    with torch.no_grad():
+        output = model(audio)
+    assert output.shape == (2, 1, 3_200)
+    torch.testing.assert_close(output, codec.decode(codec.encode(audio)))
+    assert isinstance(model, HAFMSpectralModel)
