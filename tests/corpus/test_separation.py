@@ -2,7 +2,6 @@
 """Where vocal and instrumental come from: layouts of stems, and models that take mixes apart."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import soundfile
 import torch
 
 from corpus.karaoke import RATE, karaoke, save_demucs, sing
-from hafm_hf.corpus.separation import SEPARATORS, StemsSeparator, make_separator
+from hafm_hf.corpus.separation import StemsSeparator, make_separator
 from hafm_hf.corpus.stems import SeparatorOptions, Stems
 from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
 
@@ -104,21 +103,6 @@ def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(t
     write(tmp_path, song_vocals=np.tile(tone, 2))
     with pytest.raises(TrackError, match="vocal 4.00 s, instrumental 2.00 s"):
         separate(tmp_path, "song")
-
-
-@pytest.mark.parametrize("options", [{"name": "spleeter"}, {"vocal_channel": "middle"}])
-def test_unknown_separators_and_channels_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(HAFMCorpusError, match="choose"):
-        make_separator(SeparatorOptions(**options))
-
-
-def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    hidden = ("audio_separator", "demucs")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else find(name, *rest))
-    for name in SEPARATORS.keys() - {"stems"}:
-        with pytest.raises(HAFMCorpusError, match=r'pip install "hafm-hf\[separate\]"'):
-            make_separator(SeparatorOptions(name))
 
 
 @pytest.fixture(scope="module")

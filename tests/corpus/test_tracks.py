@@ -166,7 +166,6 @@ def test_splits_by_folder_are_the_folders_and_nothing_else(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"by": "clip"}, "choose hash or folder"),
         ({"validation": 0.7, "test": 0.4}, "not within 0 and 1"),
         ({"artist_pattern": "("}, "no regular expression"),
         ({"artist_pattern": "^a"}, "has no group"),

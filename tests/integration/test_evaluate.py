@@ -113,7 +113,6 @@ def test_report_holds_system_baselines_and_fools(report: Path) -> None:
         "late", "reference", "retrieval", "random retrieval", "silence", "click track", "sine doubling the voice",
         "the voice itself", "drone", "reference a semitone high",
     ]  # fmt: skip
-    assert found["systems"]["late"]["readings"]["lag_ms"]["median"] == pytest.approx(120.0, abs=10.0)
     assert found["systems"]["late"]["scores"]["chord_changes_shared"]["follows"]
     assert found["systems"]["silence"]["scores"]["onsets_shared"]["matched"] == 0.0
     assert all(found["fools"].values())

@@ -27,7 +27,6 @@ from .options import (
     AsJson,
     Beats,
     Chords,
-    Device,
     DeviceName,
     DType,
     EngineFlags,
@@ -68,8 +67,8 @@ def accompany(
     overwrite: Overwrite = False,
     seconds: Seconds = None,
     file_format: Annotated[FileFormat, basic("--format", help="Format of the audio files.")] = "wav",
-    device: DeviceName = Device.auto,
-    dtype: Annotated[DType, advanced(help="Precision of the model; auto is float32.")] = DType.auto,
+    device: DeviceName = "auto",
+    dtype: Annotated[DType, advanced(help="Precision of the model; auto is float32.")] = "auto",
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
@@ -155,7 +154,7 @@ def _loaded(request: Request) -> HAFMPipeline:
     """The pipeline of a request; raises HAFMCommandError where its model cannot do what is asked for."""
     from ..accompaniment.options import GenerationOptions
 
-    pipeline = load_pipeline(request.model, Device(request.device), DType(request.dtype))
+    pipeline = load_pipeline(request.model, request.device, request.dtype)
     try:
         asked = {name: value for name, value in request.parameters.items() if name in OPTIONS}
         pipeline.model.check_streams(GenerationOptions.of(given=asked))

@@ -60,8 +60,8 @@ class Request:
     source: str
     out: str
     model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
+    device: Device = "auto"
+    dtype: DType = "auto"
     file_format: str = "wav"
     parameters: dict[str, Any] = field(default_factory=dict)
     stream: bool = False
@@ -185,7 +185,7 @@ def _resolved(request: Request) -> Request:
     # several workers on a machine would fight over its cores
     parameters = {"threads": 1, **{name: value for name, value in request.parameters.items() if value is not None}}
     # a worker without a GPU must not go on with what one with a GPU began
-    device = torch_device(Device(request.device))
+    device = torch_device(request.device)
     return replace(request, source=str(source), out=str(out), device=device, parameters=parameters)
 
 
@@ -299,9 +299,9 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
 
 
 @functools.lru_cache(maxsize=1)
-def _pipeline(model: str | None, device: str, dtype: str) -> Any:
+def _pipeline(model: str | None, device: Device, dtype: DType) -> Any:
     """The one model of this process."""
-    return load_pipeline(model, Device(device), DType(dtype))
+    return load_pipeline(model, device, dtype)
 
 
 def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[Outcome]:

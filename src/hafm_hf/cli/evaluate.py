@@ -18,7 +18,6 @@ from ..accompaniment.options import OPTIONS, GenerationOptions
 from .console import HAFMCommandError, require_packages, stderr, stdout
 from .options import (
     AsJson,
-    Device,
     DeviceName,
     EngineFlags,
     ModelName,
@@ -106,7 +105,7 @@ def evaluate(
         basic(help="Part of each pair's labels.json to give to the model: beats, chords, key, energy, style."),
     ] = None,
     players: Annotated[int, advanced(min=0, help="Number of clips with players in the report.")] = 4,
-    device: DeviceName = Device.auto,
+    device: DeviceName = "auto",
     as_json: AsJson = False,
     **options: Any,
 ) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import inspect
 import json
@@ -42,24 +41,9 @@ PANELS = {
 PYTHON_ONLY = ("decoding",)
 
 
-class Device(enum.StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class DType(enum.StrEnum):
-    """Precision; auto is float32 whatever the weights are stored in."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
+# auto is the best that this machine has; and float32 whatever the weights are stored in
+Device = Literal["auto", "cpu", "cuda", "mps"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 Vocals = Annotated[
     list[str],
     typer.Argument(metavar="VOCAL…", help="Recordings of singing: files, URLs, or - for standard input; or a folder."),
@@ -221,7 +205,7 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
     from ..registration import register
 
     register()
-    place, precision = torch_device(device), getattr(torch, dtype.value, "auto")
+    place, precision = torch_device(device), getattr(torch, dtype, "auto")
     with loading(model):
         source: Any = str(model_source(model))
         return transformers.pipeline(
@@ -234,8 +218,8 @@ def torch_device(wanted: Device) -> str:
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted is Device.auto:
+    if wanted == "auto":
         return next(name for name, there in available.items() if there)
-    if not available[wanted.value]:
-        raise HAFMCommandError(f"This machine has no {wanted.value} device that torch can use; try --device cpu.")
-    return wanted.value
+    if not available[wanted]:
+        raise HAFMCommandError(f"This machine has no {wanted} device that torch can use; try --device cpu.")
+    return wanted

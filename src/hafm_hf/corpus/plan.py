@@ -5,17 +5,17 @@ A shard is made by one task from the tracks that the plan gives it, so its bytes
 beside which others. The options that decide contents stand in the plan too: others are refused, never mixed in.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..atomic_files import PARTIAL_SUFFIX, write_json
-from . import locks as locking
+from ..atomic_files import write_json
+from . import locks
 from .tracks import SPLITS, HAFMCorpusError, Track
 
 PLAN_FILE = "plan.json"
@@ -123,20 +123,10 @@ def shard_jobs(plan: Plan) -> list[ShardJob]:
     ]
 
 
-@contextlib.contextmanager
-def locked(corpus: Path) -> Iterator[None]:
-    """The corpus for this process alone; the lock ends with the process, however that ends.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """A folder of results for this process alone.
 
     Raises:
-        HAFMCorpusError: another process has it, or the folder can't be written to.
+        HAFMCorpusError: another process has it.
     """
-    busy = HAFMCorpusError(f"{corpus} is in use by another process; wait for it or stop it.")
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locking.locked(corpus, busy))
-        except OSError as error:
-            raise HAFMCorpusError(f"{corpus} can't be written to: {error.strerror or error}.") from error
-        for partial in corpus.rglob(f".*{PARTIAL_SUFFIX}"):
-            # of a process that was killed while it wrote
-            partial.unlink(missing_ok=True)
-        yield
+    return locks.locked(folder, HAFMCorpusError(f"{folder} is in use by another process; wait for it or stop it."))

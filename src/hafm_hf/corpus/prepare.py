@@ -22,7 +22,6 @@ from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .separation_models import torch_device
 from .shards import ShardOptions, make_shard, shard_maker
-from .tokenizing import TokenizerOptions
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
 DEFAULT_TRACKS_PER_SHARD = 16
@@ -165,15 +164,11 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
     return manifest
 
 
-def _models(tokenizer: TokenizerOptions) -> list[str]:
-    given = [name for name in (tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model) if name]
-    return given or [BUNDLED_MODEL.name]
-
-
 def _facts(options: PrepareOptions) -> CardFacts:
     """What the options tell for the card."""
     tokenizer = options.shards.tokenizer
-    models = [Path(name).name if Path(name).is_dir() else name for name in _models(tokenizer)]
+    named = [name for name in (tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model) if name]
+    models = [Path(name).name if Path(name).is_dir() else name for name in named or [BUNDLED_MODEL.name]]
     licence = options.shards.licence
     # other names of licences stand in the rows; a card's metadata takes the hub's identifiers
     known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None

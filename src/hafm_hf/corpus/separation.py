@@ -8,7 +8,7 @@ one channel (karaoke). The models of `separation_models` take mixes apart; the p
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .stems import (
     Stems,
     align,
 )
-from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
+from .tracks import Drop, Grouping, Reason, TrackError, display_name
 
 # how stems are called, by role; those of MUSDB18, drums, bass and other, add up to the band
 VOCAL_NAMES = ("vocals", "vocal", "voice", "acapella")
@@ -32,19 +32,8 @@ INSTRUMENTAL_NAMES = ("accompaniment", "instrumental", "instrumentals", "no_voca
 BAND_NAMES = ("drums", "bass", "other")
 ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(INSTRUMENTAL_NAMES, "instrumental")}
 ROLES |= {name: name for name in BAND_NAMES}
-
-
-def make_separator(options: SeparatorOptions) -> Separator:
-    """The separator that `options` name.
-
-    Raises:
-        HAFMCorpusError: unknown, its extra is not installed, or its model is not there.
-    """
-    if options.name not in SEPARATORS:
-        raise HAFMCorpusError(f"There is no separator {options.name!r}; choose from {', '.join(SEPARATORS)}.")
-    if options.vocal_channel not in ("", *CHANNELS):
-        raise HAFMCorpusError(f"There is no channel {options.vocal_channel!r}; choose left or right.")
-    return SEPARATORS[options.name](options)
+# a vocal that was taken out of a mix, beside the isolated one, is for evaluation only
+ROLES |= dict.fromkeys(("vocal_separated", "vocals_separated"), "separated")
 
 
 class StemsSeparator:
@@ -147,20 +136,15 @@ def read_labels(stem: Path) -> dict[str, Any]:
     return labels if isinstance(labels, dict) else {}
 
 
-def _audio_separator(options: SeparatorOptions) -> Separator:
-    from .separation_models import AudioSeparator
+def make_separator(options: SeparatorOptions) -> Separator:
+    """The separator that `options` name.
 
-    return AudioSeparator(options)
+    Raises:
+        HAFMCorpusError: its model is not there.
+        ModuleNotFoundError: its library is not installed.
+    """
+    if options.name == "stems":
+        return StemsSeparator(options)
+    from .separation_models import AudioSeparator, DemucsSeparator
 
-
-def _demucs(options: SeparatorOptions) -> Separator:
-    from .separation_models import DemucsSeparator
-
-    return DemucsSeparator(options)
-
-
-SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {
-    "stems": StemsSeparator,
-    "audio-separator": _audio_separator,
-    "demucs": _demucs,
-}
+    return {"audio-separator": AudioSeparator, "demucs": DemucsSeparator}[options.name](options)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separators that take mixes apart with published models, each through its own library.
+"""Separators that take mixes apart with published models, each through its own library (extra `separate`).
 
-`audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own. Both
-are optional: a missing library or model is an error that names the command or the file.
+`audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own.
 """
 
 import logging
@@ -18,7 +17,7 @@ import torch
 
 from ..audio import Samples, with_channels
 from .reading import decode
-from .stems import SeparatorOptions, Stems, align, group_mixes, require
+from .stems import SeparatorOptions, Stems, align, group_mixes
 from .tracks import HAFMCorpusError, Reason, TrackError
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
@@ -36,12 +35,10 @@ class AudioSeparator:
     """audio-separator: MDX-Net and other models by their file name.
 
     Raises:
-        HAFMCorpusError: the extra is not installed, or the model is neither in `model_dir` nor downloadable.
+        HAFMCorpusError: the model is neither in `model_dir` nor downloadable.
     """
 
     def __init__(self, options: SeparatorOptions) -> None:
-        require("audio_separator", "separate")
-        require("onnxruntime", "separate")
         from audio_separator.separator import Separator as Library
 
         self.options = options
@@ -60,10 +57,6 @@ class AudioSeparator:
         self._choose_device(torch_device(options.device))
         try:
             self.library.load_model(model_filename=self.model)
-        except ImportError as error:
-            raise HAFMCorpusError(
-                f'audio-separator lacks a library ({error}); run: pip install "hafm-hf[separate]".'
-            ) from error
         except Exception as error:
             raise HAFMCorpusError(
                 f"The model {self.model} can't be loaded from {folder} ({str(error).splitlines()[0][:200]}); put its "
@@ -111,11 +104,10 @@ class DemucsSeparator:
     """Demucs 4.1 or later; the instrumental is the sum of all that is not the vocal.
 
     Raises:
-        HAFMCorpusError: the extra is not installed, or the model can't be loaded.
+        HAFMCorpusError: the model can't be loaded.
     """
 
     def __init__(self, options: SeparatorOptions) -> None:
-        require("demucs", "separate")
         from demucs.api import Separator as Library
 
         self.options = options

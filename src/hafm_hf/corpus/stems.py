@@ -4,7 +4,6 @@
 `separation` reads stems that exist, `separation_models` takes mixes apart.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import soundfile
 
 from ..audio import Samples, resample, with_channels
-from .tracks import Drop, Grouping, HAFMCorpusError, Reason, TrackError, display_name
+from .tracks import Drop, Grouping, Reason, TrackError, display_name
 
 LONGEST_DIFFERENCE_SECONDS = 1.0
 LABELS_FILE = "labels.json"
@@ -28,7 +27,7 @@ class SeparatorOptions:
     """Which separator, and with what.
 
     Attributes:
-        name (str): one of `separation.SEPARATORS`.
+        name (str): stems, audio-separator or demucs.
         vocal_channel (str): for `stems`, the channel of stereo files with the voice: left, right, or empty for none.
         model (str): of audio-separator or demucs; empty for the default of each.
         model_dir (str): folder of model files; empty for the default of each.
@@ -93,12 +92,6 @@ def write_stems(folder: Path, stems: Stems) -> None:
         raise OSError(f"{folder} can't be written ({error})") from error
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
-
-
-def require(module: str, extra: str) -> None:
-    """Raises HAFMCorpusError, with the command to install it, unless a module of an extra is there."""
-    if importlib.util.find_spec(module) is None:
-        raise HAFMCorpusError(f'{module} is not installed; run: pip install "hafm-hf[{extra}]".')
 
 
 def group_mixes(paths: Sequence[str]) -> tuple[list[Grouping], list[Drop]]:

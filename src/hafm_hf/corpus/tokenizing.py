@@ -15,7 +15,7 @@ import torch
 from ..audio import Samples, pad_end, resample, with_channels
 from ..audio.analysis import scale_invariant_sdr
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..pretrained.loading import codec_fingerprint, fingerprint
+from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
 from ..tokenizers.codecs import Codec, load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .separation_models import torch_device
@@ -24,8 +24,6 @@ from .tracks import HAFMCorpusError
 
 # what the paper's coarse and fine stage generate
 DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_codebooks
-DTYPES = ("float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda")
 # enough to tell a right corpus from a wrong one, and little beside the encoding
 FIDELITY_SECONDS = 4.0
 
@@ -39,7 +37,7 @@ class TokenizerOptions:
         model (str): a composite, folder or hub id; the bundled hafm-tiny where empty.
         num_codebooks (int): of the codec, at most (paper: 8).
         device (str): auto, cpu or cuda.
-        dtype (str): of HuBERT and codec; distances to centroids are float32 always.
+        dtype (str): float32, bfloat16 or float16, of HuBERT and codec; distances to centroids are float32 always.
         batch_size (int): segments that go through a model at once.
     """
 
@@ -50,15 +48,6 @@ class TokenizerOptions:
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int = 4
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES or self.device not in DEVICES:
-            raise HAFMCorpusError(
-                f"There is no dtype {self.dtype!r} on device {self.device!r}; "
-                f"choose from {', '.join(DTYPES)} and {', '.join(DEVICES)}."
-            )
-        if self.batch_size < 1 or self.num_codebooks < 1:
-            raise HAFMCorpusError("The batch size and the number of codebooks must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -163,21 +152,16 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
     return pad_end(resample(sound, rate, target_rate)[:length], length)
 
 
-def _composite(options: TokenizerOptions) -> str | Path:
-    from ..pretrained.loading import BUNDLED_MODEL
-
-    return options.model or BUNDLED_MODEL
-
-
 def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizerModel:
-    if options.semantic_tokenizer:
-        return HAFMSemanticTokenizerModel.from_pretrained(options.semantic_tokenizer, dtype=torch.float32).eval()
-    return HAFMSemanticTokenizerModel.from_pretrained(
-        _composite(options), subfolder="semantic_tokenizer", dtype=torch.float32
-    ).eval()
+    source, subfolder = _source(options, options.semantic_tokenizer, "semantic_tokenizer")
+    return HAFMSemanticTokenizerModel.from_pretrained(source, subfolder=subfolder, dtype=torch.float32).eval()
 
 
 def _load_codec(options: TokenizerOptions) -> Codec:
-    if options.codec:
-        return load_codec(options.codec, dtype=torch.float32)
-    return load_codec(_composite(options), subfolder="codec", dtype=torch.float32)
+    source, subfolder = _source(options, options.codec, "codec")
+    return load_codec(source, subfolder=subfolder, dtype=torch.float32)
+
+
+def _source(options: TokenizerOptions, own: str, part: str) -> tuple[str | Path, str]:
+    """Where a part is, and the subfolder there: its own place, or that of a composite."""
+    return (own, "") if own else (options.model or BUNDLED_MODEL, part)

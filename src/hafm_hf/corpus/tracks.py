@@ -112,8 +112,6 @@ class SplitOptions:
     artist_pattern: str = ""
 
     def __post_init__(self) -> None:
-        if self.by not in ("hash", "folder"):
-            raise HAFMCorpusError(f"Tracks can't be split by {self.by!r}; choose hash or folder.")
         if min(self.validation, self.test) < 0 or self.validation + self.test > 1:
             raise HAFMCorpusError(
                 f"Shares of {self.validation:g} for validation and {self.test:g} for test are not within 0 and 1."

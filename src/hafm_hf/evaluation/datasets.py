@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,15 +19,12 @@ import soundfile
 
 from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
+from ..corpus.separation import INSTRUMENTAL_NAMES, stem_role
 from ..corpus.stems import LABELS_FILE
+from ..corpus.tracks import find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-VOCAL_NAMES, REFERENCE_NAMES = ("vocal", "vocals"), ("instrumental", "accompaniment", "no_vocals")
-SEPARATED_NAMES = ("vocal_separated", "vocals_separated")
-ROLES = {**dict.fromkeys(VOCAL_NAMES, "vocal"), **dict.fromkeys(REFERENCE_NAMES, "reference")}
-ROLES |= dict.fromkeys(SEPARATED_NAMES, "separated")
 # a clip counts as sung where so much of it lies above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
 LEAST_SECONDS = 1.0
@@ -139,24 +135,16 @@ def load_pairs(folder: Path) -> list[Clip]:
         HAFMEvaluationError: no vocals there, or one without its instrumental while others have theirs.
     """
     found: dict[str, dict[str, Part]] = {}
-    for path in sorted(_audio_files(folder)):
-        stem = path.stem.lower()
-        if stem in ROLES:
-            found.setdefault(path.parent.relative_to(folder).as_posix(), {})[ROLES[stem]] = Part(path)
-            continue
-        # no_vocals ends in vocals, so the longest name counts
-        for ending in sorted(ROLES, key=len, reverse=True):
-            if stem.endswith(f"_{ending}"):
-                name = (path.parent / path.stem[: -len(ending) - 1]).relative_to(folder).as_posix()
-                found.setdefault(name, {})[ROLES[ending]] = Part(path)
-                break
+    for path in _audio_files(folder):
+        if (stem := stem_role(path)) is not None:
+            found.setdefault(stem[0] or ".", {})[stem[1]] = Part(folder / path)
     sung = {name: parts for name, parts in found.items() if "vocal" in parts}
     if not sung:
         raise HAFMEvaluationError(
             f"{folder} holds no pairs; name them NAME/vocal.wav and NAME/instrumental.wav, or NAME_vocal.wav and "
             "NAME_instrumental.wav."
         )
-    alone = sorted(name for name, parts in sung.items() if "reference" not in parts)
+    alone = sorted(name for name, parts in sung.items() if "instrumental" not in parts)
     if alone and len(alone) < len(sung):
         raise HAFMEvaluationError(
             f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
@@ -164,23 +152,27 @@ def load_pairs(folder: Path) -> list[Clip]:
         )
     labels = {name: path for name in sung if (path := folder / name / LABELS_FILE).is_file()}
     return [
-        Clip(_flat(name), _song(folder / name, _flat(name)), **parts, labels=labels.get(name))
+        Clip(
+            _flat(name),
+            _song(folder / name, _flat(name)),
+            parts["vocal"],
+            parts.get("instrumental"),
+            parts.get("separated"),
+            labels.get(name),
+        )  # fmt: skip
         for name, parts in sorted(sung.items())
     ]
 
 
-def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str = r"^(.*)_[^_]*$") -> list[Clip]:
-    """Stereo files with the accompaniment in one channel and the voice in the other, as MIR-1K has them.
+def load_karaoke(folder: Path) -> list[Clip]:
+    """Stereo files with the accompaniment on the left and the voice on the right, as MIR-1K has them.
 
-    Args:
-        folder: of the files.
-        accompaniment_channel: 0 is left.
-        song_pattern: regular expression whose first group, in a file's name, is the song; MIR-1K: SINGER_SONG_PART.
+    A file's song is its name up to the last underscore (MIR-1K: SINGER_SONG_PART).
 
     Raises:
         HAFMEvaluationError: no audio there, or a file that is not stereo.
     """
-    files = sorted(_audio_files(folder))
+    files = [folder / path for path in _audio_files(folder)]
     if not files:
         raise HAFMEvaluationError(f"{folder} holds no audio; check the path.")
     clips = []
@@ -188,10 +180,8 @@ def load_karaoke(folder: Path, accompaniment_channel: int = 0, song_pattern: str
         channels = soundfile.info(path).channels
         if channels != 2:
             raise HAFMEvaluationError(f"{path.name} has {channels} channel(s); a karaoke file has 2.")
-        match = re.match(song_pattern, path.stem)
-        song = match.group(1) if match else path.stem
-        voice, band = Part(path, channel=1 - accompaniment_channel), Part(path, channel=accompaniment_channel)
-        clips.append(Clip(path.stem, song, voice, band))
+        song = path.stem.rpartition("_")[0] or path.stem
+        clips.append(Clip(path.stem, song, Part(path, channel=1), Part(path, channel=0)))
     return clips
 
 
@@ -263,8 +253,8 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
     Raises:
         HAFMEvaluationError: some clips have none.
     """
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in _audio_files(folder)}
-    endings = ["", *(f"{joint}{name}" for joint in "_/" for name in REFERENCE_NAMES)]
+    files = {os.path.splitext(path)[0]: folder / path for path in _audio_files(folder)}
+    endings = ["", *(f"{joint}{name}" for joint in "_/" for name in INSTRUMENTAL_NAMES)]
     outputs: dict[str, Part] = {}
     for clip in clips:
         for name, start in ((clip.name, 0.0), (clip.name.partition("@")[0], clip.vocal.start)):
@@ -281,13 +271,10 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
     return outputs
 
 
-def _audio_files(folder: Path) -> list[Path]:
+def _audio_files(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise HAFMEvaluationError(f"{folder} is not a folder; check the path.")
-    found = []
-    for root, _, names in os.walk(folder):
-        found += [Path(root) / name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    return found
+    return find_audio(folder)[0]
 
 
 def _flat(name: str) -> str:
@@ -296,7 +283,7 @@ def _flat(name: str) -> str:
 
 
 def _song(place: Path, name: str) -> str:
-    labels = place / "labels.json"
+    labels = place / LABELS_FILE
     if labels.is_file():
         try:
             return str(json.loads(labels.read_text()).get("song", name))

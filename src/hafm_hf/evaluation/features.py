@@ -26,7 +26,7 @@ from ..lead_sheet.lead_sheet import LeadSheet, Span
 FEATURES_VERSION = 3
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
-PITCH_CLASSES = 12
+PITCH_CLASSES, A4_HZ = 12, 440.0
 ONSET_WINDOW, ONSET_BANDS = 512, 40
 # longest distance of beats that a tempo is looked for in: 4 s
 TEMPO_FRAMES = 400
@@ -94,6 +94,11 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
         beats=beats(onsets),
         pitch=pitch.astype(np.float32),
     )
+
+
+def pitch_classes(hertz: NDArray[Any]) -> NDArray[np.int64]:
+    """Pitch class of each frequency (float [N]), C is 0."""
+    return np.round(69 + 12 * np.log2(hertz / A4_HZ)).astype(np.int64) % PITCH_CLASSES
 
 
 def active_level(samples: Samples, range_db: float = 40.0) -> float:

@@ -10,11 +10,10 @@ import numpy as np
 from ..audio import Samples
 from ..audio.analysis import FRAME_RATE
 from ..audio.librosa_loading import load_librosa
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features
+from .features import A4_HZ, ANALYSIS_RATE, PITCH_CLASSES, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
 CLICK_SECONDS, CLICK_HZ = 0.05, 1000.0
-A4_HZ = 440.0
 LEVEL = 0.1
 
 
@@ -51,8 +50,7 @@ def voice_itself(vocal: Samples, voice: Features, reference: Samples | None) -> 
 
 def drone(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """The pitch class that is sung longest, with its fifth, held throughout."""
-    pitch = voice.pitch[np.isfinite(voice.pitch)]
-    classes = np.round(69 + 12 * np.log2(pitch / A4_HZ)).astype(int) % PITCH_CLASSES
+    classes = pitch_classes(voice.pitch[np.isfinite(voice.pitch)])
     longest = int(np.bincount(classes, minlength=PITCH_CLASSES).argmax())
     root = A4_HZ / 2 * 2 ** ((longest - 9) / 12)
     time = np.arange(len(vocal)) / ANALYSIS_RATE

@@ -128,17 +128,14 @@ def frechet_audio_distance(
     whose = [str(index) for index in range(len(evaluated))] if songs is None else songs
     if resamples and len(set(whose)) > 1:
         clips = [np.asarray(clip, np.float64) for clip in evaluated]
-        collected: list[float] = []
 
         def statistic(drawn: list[Array]) -> float:
             # no check of n: a resampled set repeats clips, and what is wanted is its spread
             values = np.concatenate(drawn)
-            gaussian = Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values))
-            collected.append(frechet_distance(wanted, gaussian))
-            return collected[-1]
+            return frechet_distance(wanted, Gaussian(values.mean(axis=0), np.cov(values, rowvar=False), len(values)))
 
-        ends = bootstrap_statistic(clips, whose, statistic, seed, resamples)
-        low, high = (max(end - float(np.median(collected)) + distance, 0.0) for end in ends)
+        *ends, median = bootstrap_statistic(clips, whose, statistic, seed, resamples)
+        low, high = (max(end - median + distance, 0.0) for end in ends)
     return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high, len(joined), wanted.n)
 
 

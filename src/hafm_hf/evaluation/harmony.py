@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.analysis import FRAME_RATE, key_fit
-from ..lead_sheet.chords import pitch_classes
+from ..lead_sheet.chords import pitch_classes as chord_tones
 from ..lead_sheet.lead_sheet import Span
-from .features import CHROMA_RATE, PITCH_CLASSES, Features
+from .features import CHROMA_RATE, PITCH_CLASSES, Features, pitch_classes
 
 # frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next
 CHORD_FRAMES, CHORD_STEP = 16, 4
@@ -51,8 +51,7 @@ def _sung_classes(voice: Features, chroma_frames: int) -> tuple[NDArray[np.int64
     sung = np.flatnonzero(np.isfinite(voice.pitch))
     at = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
     sung, at = sung[at < chroma_frames], at[at < chroma_frames]
-    semitones = np.round(69 + 12 * np.log2(voice.pitch[sung] / 440.0)).astype(np.int64)
-    return semitones % PITCH_CLASSES, at
+    return pitch_classes(voice.pitch[sung]), at
 
 
 def key_agreement(voice: Features, candidate: Features) -> float:
@@ -65,13 +64,18 @@ def key_agreement(voice: Features, candidate: Features) -> float:
     Returns:
         the score; NaN where less than 1 s is sung.
     """
-    classes, _ = _sung_classes(voice, round(voice.seconds * CHROMA_RATE) + 1)
-    if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
+    if np.isfinite(voice.pitch).sum() < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan
-    sung = np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64)
-    total = candidate.chroma.sum(axis=0)
-    played = (candidate.chroma / np.maximum(total, 1e-12)).mean(axis=1, dtype=np.float64)
-    return correlation(key_fit(sung), key_fit(played))
+    return correlation(fit_of_keys(voice), fit_of_keys(candidate))
+
+
+def fit_of_keys(sound: Features) -> Array:
+    """How well a sound fits each key (float64 [24], as `key_fit`): a voice by the notes sung, else by chroma."""
+    if np.isfinite(sound.pitch).any():
+        classes = pitch_classes(sound.pitch[np.isfinite(sound.pitch)])
+        return key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))
+    total = np.maximum(sound.chroma.sum(axis=0), 1e-12)
+    return key_fit((sound.chroma / total).mean(axis=1, dtype=np.float64))
 
 
 def chord_changes_shared(voice: Features, reference: Features, candidate: Features) -> float:
@@ -126,7 +130,7 @@ def told_chords(voice: Features, candidate: Features) -> float:
     wanted = np.zeros_like(candidate.chroma)
     for start, stop, label in () if voice.told is None else voice.told.chords:
         first, last = (max(round(second * CHROMA_RATE), 0) for second in (start, stop))
-        wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), pitch_classes(label))[:, None]
+        wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
     return chroma_agreement(wanted, candidate.chroma)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,11 @@ from .kernel import kernel_audio_distance, median_bandwidth
 from .leakage import SUSPICIOUS_DB
 from .measuring import REFERENCE, Measurement
 from .scores import SCORE_NAMES, SCORES, score_pair
-from .statistics import (
-    HAFMEvaluationError,
-    Interval,
-    bootstrap_mean,
-    other_song_partners,
-)
-from .timing import lag
+from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
 # a fool is caught where all of its interval lies below this share of what the reference reaches
 CAUGHT_SHARE = 0.25
-READINGS = ("leak_db", "level_db", "lag_ms")
+READINGS = ("leak_db", "level_db")
 
 
 @dataclass(frozen=True)
@@ -83,10 +77,8 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
                 for other in others
             ]
             control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
-            found = {"leak_db": candidate.leak_db, "level_db": candidate.level_db, "lag_ms": math.nan}
-            if measured.reference is not None:
-                found["lag_ms"] = lag(measured.voice, measured.reference, candidate.features)
-            scored.append(ClipScores(measured.name, measured.song, system, matched, control, found))
+            readings = {"leak_db": candidate.leak_db, "level_db": candidate.level_db}
+            scored.append(ClipScores(measured.name, measured.song, system, matched, control, readings))
     return scored
 
 
@@ -127,7 +119,6 @@ def make_report(
         "protocol": protocol | _stated(measurements, options),
         "systems": systems,
         "fools": _fools(systems),
-        "separates": _separates(systems),
     }
     return report, scored
 
@@ -142,24 +133,18 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
         if interval.n:
             there = np.isfinite(matched - control)
             means = {"matched": float(matched[there].mean()), "control": float(control[there].mean())}
-            scores[name] = means | _interval(interval)
+            scores[name] = means | {
+                "difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
+                "songs": interval.songs, "follows": interval.above_zero,
+            }  # fmt: skip
     readings: dict[str, Any] = {}
     for name in READINGS:
         values = np.array([row.readings.get(name, math.nan) for row in rows])
         values = values[np.isfinite(values)]
         if len(values):
-            low, high = np.quantile(values, [0.25, 0.75])
-            readings[name] = {
-                "median": float(np.median(values)),
-                "quartiles": [float(low), float(high)],
-                "n": len(values),
-            }
+            low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+            readings[name] = {"median": median, "quartiles": [low, high], "n": len(values)}
     return {"scores": scores, "readings": readings}
-
-
-def _interval(interval: Interval) -> dict[str, Any]:
-    stated = {"difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
-    return stated | {"songs": interval.songs, "follows": interval.above_zero}
 
 
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
@@ -170,14 +155,8 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
         return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
 
-    return ClipScores(
-        rows[0].clip,
-        rows[0].song,
-        rows[0].system,
-        mean([row.matched for row in rows]),
-        mean([row.control for row in rows]),
-        mean([row.readings for row in rows]),
-    )
+    means = {name: mean([getattr(row, name) for row in rows]) for name in ("matched", "control", "readings")}
+    return replace(rows[0], **means)
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
@@ -249,11 +228,3 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
         if leak and leak["median"] > SUSPICIOUS_DB:
             caught[fool].append("leak guard")
     return caught
-
-
-def _separates(systems: dict[str, Any]) -> dict[str, bool]:
-    """For each score whether the true accompaniments beat their shuffled control."""
-    if REFERENCE not in systems:
-        return {}
-    scores = systems[REFERENCE]["scores"]
-    return {score.name: scores[score.name]["follows"] for score in SCORES if score.name in scores}

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .measuring import REFERENCE
 from .scores import SCORES, Score
 
 TEMPLATES = Path(__file__).parent / "templates"
-READING_NAMES = {"leak_db": "voice in it, dB", "level_db": "level over voice, dB", "lag_ms": "lag, ms (clips)"}
+READING_NAMES = {"leak_db": "voice in it, dB", "level_db": "level over voice, dB"}
 # players are for listening, not for measuring
 PLAYER_SECONDS, PLAYER_RATE = 10.0, 24_000
 
@@ -83,9 +83,9 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             score_rows(report),
         ),
         (
-            "Level, leakage and timing",
-            "Medians over clips. Lag is given where a clip shares enough onsets with its reference.",
-            _reading_rows(report),
+            "Level and leakage",
+            "Medians over clips.",
+            _rows(report, list(READING_NAMES.values()), _readings),
         ),
     ]
     systems = report["systems"].values()
@@ -110,57 +110,43 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     return found
 
 
+def _rows(
+    report: dict[str, Any], heading: Sequence[str], cells: Callable[[dict[str, Any]], Sequence[str]]
+) -> list[list[str]]:
+    """A row for each system, with its `cells`; the first row is the heading."""
+    return [["system", *heading], *([name, *cells(system)] for name, system in report["systems"].items())]
+
+
 def score_rows(report: dict[str, Any]) -> list[list[str]]:
     """Matched minus shuffled pairs of each system in each score; the first row is the heading."""
-    scores = scores_of(report)
-    rows = [["system", *(score.name for score in scores)]]
-    for name, system in report["systems"].items():
-        cells = []
-        for score in scores:
-            found = system["scores"].get(score.name)
-            if found is None:
-                cells.append("–")
-                continue
-            text = f"{found['difference']:+.2f} [{_number(found['low'])}, {_number(found['high'])}]"
-            cells.append(f"{text} *" if found["follows"] else text)
-        rows.append([name, *cells])
-    return rows
+    names = [score.name for score in scores_of(report)]
+
+    def cell(found: dict[str, Any] | None) -> str:
+        if found is None:
+            return "–"
+        text = f"{found['difference']:+.2f} [{_number(found['low'])}, {_number(found['high'])}]"
+        return f"{text} *" if found["follows"] else text
+
+    return _rows(report, names, lambda system: [cell(system["scores"].get(name)) for name in names])
 
 
-def _reading_rows(report: dict[str, Any]) -> list[list[str]]:
-    rows = [["system", *READING_NAMES.values()]]
-    for name, system in report["systems"].items():
-        cells = []
-        for reading in READING_NAMES:
-            found = system["readings"].get(reading)
-            clips = f" ({found['n']})" if found and reading == "lag_ms" else ""
-            cells.append(f"{found['median']:.1f}{clips}" if found else "–")
-        rows.append([name, *cells])
-    return rows
+def _readings(system: dict[str, Any]) -> list[str]:
+    found = (system["readings"].get(reading) for reading in READING_NAMES)
+    return [f"{reading['median']:.1f}" if reading else "–" for reading in found]
 
 
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
-    rows = [["system", "Fréchet", "at infinite n", "kernel", "n / n reference / width"]]
-    reason = None
-    for name, system in report["systems"].items():
+    def cells(system: dict[str, Any]) -> list[str]:
         found = system["distances"].get(embedder)
         if found is None:
-            continue
+            return ["–"] * 4
+        frechet = found.get("refused") or _number(found["frechet"])
+        if "frechet_interval" in found:
+            frechet += " [{}, {}]".format(*map(_number, found["frechet_interval"]))
         sizes = f"{found['n']} / {found['n_reference']} / {found['width']}"
-        if "refused" in found:
-            # the reason is the same for all systems of few clips; it is said once
-            rows.append([name, "as above" if reason else found["refused"], "–", _number(found.get("kernel")), sizes])
-            reason = found["refused"]
-            continue
-        interval = found.get("frechet_interval")
-        shown = f" [{_number(interval[0])}, {_number(interval[1])}]" if interval and name != REFERENCE else ""
-        cells = [
-            f"{_number(found['frechet'])}{shown}",
-            _number(found["frechet_infinite"]),
-            _number(found.get("kernel")),
-        ]
-        rows.append([name, *cells, sizes])
-    return rows
+        return [frechet, _number(found.get("frechet_infinite")), _number(found.get("kernel")), sizes]
+
+    return _rows(report, ["Fréchet", "at infinite n", "kernel", "n / n reference / width"], cells)
 
 
 def _number(value: float | None) -> str:

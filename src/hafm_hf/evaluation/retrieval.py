@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..audio import Samples, resample
-from ..audio.analysis import key_fit
 from ..audio.librosa_loading import load_librosa
 from .datasets import Clip, Part, spread
-from .features import ANALYSIS_RATE, PITCH_CLASSES, Features, extract
+from .features import ANALYSIS_RATE, Features, extract
+from .harmony import fit_of_keys
 from .statistics import HAFMEvaluationError
 
 # instrumentals of the bank at most, and how much of each: enough keys and tempi for a near one
@@ -81,12 +81,7 @@ def _measure(clip: Clip) -> BankItem | None:
 
 def estimate_key(features: Features) -> int:
     """The likeliest of 24 keys (0–11 major, 12–23 minor): of a voice by the notes sung, else by chroma."""
-    pitch = features.pitch[np.isfinite(features.pitch)] if len(features.pitch) else np.empty(0)
-    if len(pitch):
-        classes = np.round(69 + 12 * np.log2(pitch / 440.0)).astype(int) % PITCH_CLASSES
-        return int(np.argmax(key_fit(np.bincount(classes, minlength=PITCH_CLASSES).astype(np.float64))))
-    total = np.maximum(features.chroma.sum(axis=0), 1e-12)
-    return int(np.argmax(key_fit((features.chroma / total).mean(axis=1, dtype=np.float64))))
+    return int(np.argmax(fit_of_keys(features)))
 
 
 def estimate_tempo(features: Features) -> float:

@@ -71,8 +71,8 @@ def bootstrap_statistic(
     statistic: Callable[[list[Array]], float],
     seed: int = 0,
     resamples: int = 100,
-) -> tuple[float, float]:
-    """95 % interval of a statistic of a set of clips, resampled song by song.
+) -> tuple[float, float, float]:
+    """Ends of the 95 % interval of a statistic of a set of clips, resampled song by song, and the median.
 
     Args:
         clips: for each clip its values, of any shape.
@@ -84,7 +84,7 @@ def bootstrap_statistic(
     drawn = np.random.default_rng(seed).integers(0, len(names), (resamples, len(names)))
     values = [statistic([clip for number in row for clip in members[number]]) for row in drawn]
     low, high = np.quantile(values, _tails(len(names)))
-    return float(low), float(high)
+    return float(low), float(high), float(np.median(values))
 
 
 def _tails(count: int) -> tuple[float, float]:

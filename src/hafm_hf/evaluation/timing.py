@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, beats, and lag.
+"""Whether an accompaniment is in time: onsets shared with the voice and with the reference, and beats.
 
 0 is chance after the control of shuffled pairs is taken off, and 1 the reference itself. Curves are at 100 Hz.
 """
@@ -23,10 +23,6 @@ EDGE_FRAMES = 20
 # two onsets this near count as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
-LONGEST_LAG_FRAMES = 50
-# a correlation below this has no lag worth the name; shorter clips reach more by chance, so they need so many standard
-# deviations of it, with about 15 independent values of a curve a second
-LEAST_CORRELATION, LEAST_DEVIATIONS, INDEPENDENT_PER_SECOND = 0.35, 4.0, 15.0
 
 Array = NDArray[np.float64]
 
@@ -101,32 +97,6 @@ def told_beats(voice: Features, candidate: Features) -> float:
     known = () if voice.told is None else voice.told.beats or ()
     wanted = np.array([beat for beat in known if 0 <= beat < seconds])
     return beat_f_measure(wanted, candidate.beats[candidate.beats < seconds])
-
-
-def lag(voice: Features, reference: Features, candidate: Features) -> float:
-    """Milliseconds by which an accompaniment is late: where its onsets and the reference's agree best, within ± 0.5 s.
-
-    Against the voice alone the lag of true and of shuffled pairs could not be told apart, so it needs a reference.
-
-    Returns:
-        the lag; NaN where the accompaniment shares too little with the reference to say.
-    """
-    wanted, played = beyond_voice(voice, reference, candidate)
-    curve = lag_curve(wanted, played, LONGEST_LAG_FRAMES)
-    best = int(np.argmax(curve))
-    height, at = float(curve[best]), float(best - LONGEST_LAG_FRAMES)
-    if 0 < best < len(curve) - 1:
-        # between the frames, the top of a parabola
-        before, middle, after = curve[best - 1 : best + 2]
-        bend = before - 2 * middle + after
-        at += 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return at * 1000 / FRAME_RATE if height >= least_correlation(len(wanted)) else math.nan
-
-
-def least_correlation(frames: int) -> float:
-    """Correlation of two curves of so many frames from which on its lag means something."""
-    chance = 1.0 / math.sqrt(max(INDEPENDENT_PER_SECOND * frames / FRAME_RATE, 1.0))
-    return max(LEAST_CORRELATION, LEAST_DEVIATIONS * chance)
 
 
 def lag_curve(wanted: Array, played: Array, longest: int) -> Array:

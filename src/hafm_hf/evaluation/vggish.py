@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import nn
 
 from ..audio import Samples, is_url
@@ -102,13 +102,14 @@ def load_vggish(weights: str | os.PathLike[str] | None = None) -> VGGish:
     source = str(weights or WEIGHTS_URL)
     network = VGGish()
     try:
-        path = _fetched(source) if is_url(source) else Path(source)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
+        if is_url(source):
+            if os.environ.get("HF_HUB_OFFLINE") == "1":
+                raise OSError("HF_HUB_OFFLINE=1 forbids downloads")
+            state = torch.hub.load_state_dict_from_url(source, map_location="cpu", progress=False, weights_only=True)
+        elif source.endswith(".safetensors"):
+            state = load_file(source)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(source, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except (OSError, ValueError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
@@ -117,14 +118,3 @@ def load_vggish(weights: str | os.PathLike[str] | None = None) -> VGGish:
             "(--vggish-weights), or use --embedder tokenizer, which needs no download."
         ) from error
     return network.eval().requires_grad_(False)
-
-
-def _fetched(url: str) -> Path:
-    """The file behind a URL, downloaded once into torch's folder of checkpoints."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not path.exists():
-        if os.environ.get("HF_HUB_OFFLINE") == "1":
-            raise OSError("HF_HUB_OFFLINE=1 forbids downloads")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    return path
