@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hafm_hf.corpus.filtering import FilterOptions, reason_to_drop
 from hafm_hf.corpus.shards import cut
-from hafm_hf.corpus.stems import Separator
+from hafm_hf.corpus.stems import StemReader
 from hafm_hf.corpus.tokenizing import fit_rate
 from hafm_hf.corpus.tokens import excerpt_bounds, replacing
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
@@ -77,7 +77,7 @@ class Reservoir:
     def rows(self) -> Features:
         """The sample, float32 [at most capacity, D]."""
         if self._rows is None:
-            raise HAFMCorpusError("No frames were sampled; name a folder with songs that the separator can use.")
+            raise HAFMCorpusError("No frames were sampled; name a folder with songs that have stems.")
         return self._rows[: min(self.seen, self.capacity)]
 
 
@@ -94,7 +94,7 @@ class SamplingOptions:
 def sample_features(
     tokenizer: HAFMSemanticTokenizerModel,
     audio: Path,
-    separator: Separator,
+    reader: StemReader,
     vocals: Reservoir,
     instrumentals: Reservoir,
     options: SamplingOptions,
@@ -107,7 +107,7 @@ def sample_features(
 
     Args:
         tokenizer: whose features are sampled; it needs no centroids.
-        audio, separator, splits, filter_options: as for the preparation.
+        audio, reader, splits, filter_options: as for the preparation.
         vocals, instrumentals: get float32 [T_v, D] of each segment; one reservoir may be both.
         options: how much of which split.
         progress: called with the tracks that are done and their number.
@@ -119,16 +119,16 @@ def sample_features(
     Raises:
         HAFMCorpusError: the file is of other songs, options or weights.
     """
-    tracks = shuffled_tracks(audio, separator, splits, options)
+    tracks = shuffled_tracks(audio, reader, splits, options)
     reservoirs = [vocals] if vocals is instrumentals else [vocals, instrumentals]
-    what = [fingerprint(tokenizer), repr((options, filter_options, getattr(separator, "options", None)))]
+    what = [fingerprint(tokenizer), repr((options, filter_options, reader.options))]
     what += [str(vocals.capacity), *(track.content_hash for track in tracks)]
     identity = hashlib.sha256("\n".join(what).encode()).hexdigest()
     done, used = _load_sample(state, identity, reservoirs)
     saved = time.monotonic()
     for number, track in enumerate(tracks[done:], start=done + 1):
         before = vocals.seen
-        for waveform, seed in _segments(tokenizer, audio, separator, track, options, filter_options):
+        for waveform, seed in _segments(tokenizer, audio, reader, track, options, filter_options):
             features = tokenizer.extract_features(waveform.to(tokenizer.device), noise=seed is not None, seed=seed)
             (instrumentals if seed is None else vocals).add(features.cpu().numpy())
         used += vocals.seen > before
@@ -159,9 +159,9 @@ def _load_sample(state: Path | None, identity: str, reservoirs: Sequence[Reservo
     return done, used
 
 
-def shuffled_tracks(audio: Path, separator: Separator, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
+def shuffled_tracks(audio: Path, reader: StemReader, splits: SplitOptions, options: SamplingOptions) -> list[Track]:
     """Tracks of the split, in an order drawn by the seed, at most as many as asked for."""
-    groupings, _ = separator.group(find_audio(audio)[0])
+    groupings, _ = reader.group(find_audio(audio)[0])
     tracks = [track for track in identify_tracks(audio, groupings, {}, splits)[0] if track.split == options.split]
     order = np.random.default_rng(options.seed).permutation(len(tracks))
     return [tracks[index] for index in order][: options.max_tracks or None]
@@ -170,14 +170,14 @@ def shuffled_tracks(audio: Path, separator: Separator, splits: SplitOptions, opt
 def _segments(
     tokenizer: HAFMSemanticTokenizerModel,
     audio: Path,
-    separator: Separator,
+    reader: StemReader,
     track: Track,
     options: SamplingOptions,
     filter_options: FilterOptions,
 ) -> Iterator[tuple[torch.Tensor, int | None]]:
     """Waveforms (float32 [N] at the tokenizer's rate) of a track, with the seed of their noise if they are vocals."""
     try:
-        stems = separator.separate({role: Path(os.path.join(audio, path)) for role, path in track.files.items()})
+        stems = reader.read({role: Path(os.path.join(audio, path)) for role, path in track.files.items()})
     except TrackError:
         return
     config = tokenizer.config

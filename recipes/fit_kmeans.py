@@ -2,8 +2,7 @@
 """Fit the k-means of a semantic tokenizer on one layer of a HuBERT, over vocals and instrumentals together or apart.
 
     python recipes/fit_kmeans.py SONGS TOKENIZER --hubert RUN/hubert --layer 5 --split-by folder
-    python recipes/fit_kmeans.py FMA TOKENIZER --hubert facebook/hubert-large-ll60k --separation audio-separator \\
-        --artist-pattern "^([^/]*)/"
+    python recipes/fit_kmeans.py STEMS TOKENIZER --hubert facebook/hubert-large-ll60k --artist-pattern "^([^/]*)/"
 
 Frames of random songs of the training split fill a reservoir, MiniBatchKMeans (k-means++) is fitted to it, and
 TOKENIZER is a folder that HAFMSemanticTokenizerModel.from_pretrained reads, with figures.json beside the weights.
@@ -29,9 +28,9 @@ from transformers import HubertConfig, HubertModel
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf.cli.console import report_error
 from hafm_hf.cli.options import grouped
-from hafm_hf.cli.prepare import SeparationFlags, SplitFlags
+from hafm_hf.cli.prepare import SplitFlags, VocalChannel
 from hafm_hf.corpus.filtering import FilterOptions
-from hafm_hf.corpus.separation import make_separator
+from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tracks import SplitOptions
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel, cut_hubert_config
@@ -49,8 +48,8 @@ def main(
     audio: Annotated[Path, typer.Argument(help="Folder of songs, as for hafm prepare.")],
     tokenizer: Annotated[Path, typer.Argument(help="Folder for the semantic tokenizer.")],
     hubert: Annotated[str, typer.Option(help="Hub id or folder of a HuBERT.")],
-    separation: SeparationFlags,
     splits: SplitFlags,
+    vocal_channel: VocalChannel = None,
     layer: Annotated[int, typer.Option(help="Hidden state that is clustered.")] = 9,
     clusters: Annotated[int, typer.Option(min=2)] = 500,
     frames: Annotated[
@@ -83,7 +82,7 @@ def main(
         tracks = sample_features(
             model,
             audio,
-            make_separator(separation.options(device)),
+            StemReader(StemOptions(vocal_channel or "")),
             reservoirs[0],
             reservoirs[-1],
             SamplingOptions(max_tracks, segment_seconds, seed=seed),

@@ -5,9 +5,9 @@ python recipes/separate.py SONGS STEMS --separation audio-separator --device cud
 python recipes/separate.py MUSDB18 PAIRS --musdb --separation audio-separator --device cuda
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
-killed run goes on where it was. With --musdb, PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads
-them for FAD_i and FAD_s: isolated vocals, the sum of the other stems, and the vocals that the separator takes out of
-the mix.
+killed run goes on where it was, and --engine ray:HOST:PORT takes a Ray cluster that shares both folders. With --musdb,
+PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated vocals, the sum
+of the other stems, and the vocals that the separator takes out of the mix.
 """
 
 import functools
@@ -16,18 +16,20 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import soundfile
 import typer
 from tqdm import tqdm
 
 from hafm_hf.atomic_files import replacing
-from hafm_hf.cli.console import report_error
+from hafm_hf.cli.options import EngineFlags, grouped
+from hafm_hf.cli.training import run_recipe
 from hafm_hf.corpus.engines import run_on
-from hafm_hf.corpus.separation import make_separator
-from hafm_hf.corpus.stems import Separator, SeparatorOptions, Stems, write_stems
-from hafm_hf.corpus.tracks import Grouping, TrackError, find_audio
+from hafm_hf.corpus.stems import Stems, write_stems
+from hafm_hf.corpus.tokenizing import torch_device
+from hafm_hf.corpus.tracks import TrackError, display_name, find_audio
+from separators import SeparatorOptions, make_separator
 
 SEPARATED = "vocals_separated.flac"
 
@@ -40,12 +42,6 @@ class Separation:
     songs: Path
     stems: Path
     musdb: bool
-
-
-@functools.lru_cache(maxsize=1)
-def separator_of(options: SeparatorOptions) -> Separator:
-    """The separator of this process, its model loaded once."""
-    return make_separator(options)
 
 
 @functools.cache
@@ -64,18 +60,17 @@ def musdb_tracks(root: Path) -> dict[str, Any]:
     return tracks
 
 
-def separate(what: Separation, song: Grouping) -> tuple[str, str]:
-    """Separates one song: its name, and why it has no stems if it has none."""
-    folder = what.stems / song.name
+def separate(what: Separation, song: str) -> tuple[str, str]:
+    """Separates one song, a path below the folder: its name, and why it has no stems if it has none."""
+    folder = what.stems / display_name(song)
     try:
         if what.musdb:
-            write_pair(what, musdb_tracks(what.songs)[song.name], folder)
+            write_pair(what, musdb_tracks(what.songs)[song], folder)
         else:
-            files = {role: what.songs / path for role, path in song.files.items()}
-            write_stems(folder, separator_of(what.separator).separate(files))
+            write_stems(folder, make_separator(what.separator).separate(what.songs / song))
     except TrackError as error:
-        return song.name, str(error)
-    return song.name, ""
+        return song, str(error)
+    return song, ""
 
 
 def write_pair(what: Separation, track: Any, folder: Path) -> None:
@@ -83,35 +78,35 @@ def write_pair(what: Separation, track: Any, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hafm-musdb-") as temporary:
         mix = Path(temporary, "mix.wav")
         soundfile.write(mix, track.audio, track.rate, subtype="PCM_24")
-        separated = separator_of(what.separator).separate({"mix": mix})
+        separated = make_separator(what.separator).separate(mix)
     vocal, band = (track.targets[name].audio.mean(axis=1) for name in ("vocals", "accompaniment"))
     write_stems(folder, Stems(vocal, band, int(track.rate)))
     with replacing(folder / SEPARATED) as file:
         soundfile.write(file, separated.vocal, separated.sampling_rate, format="FLAC", subtype="PCM_16")
 
 
+@grouped
 def main(
     songs: Annotated[Path, typer.Argument(help="Folder of songs, or of MUSDB18.", file_okay=False)],
     stems: Annotated[Path, typer.Argument(help="Folder for the stems.", file_okay=False)],
-    separation: Annotated[str, typer.Option(help="audio-separator or demucs.")] = "audio-separator",
+    engine: EngineFlags,
+    separation: Annotated[Literal["audio-separator", "demucs"], typer.Option(help="Library.")] = "audio-separator",
     separation_model: Annotated[str, typer.Option(help="NAME, or FOLDER/NAME; the paper's if not given.")] = "",
     musdb: Annotated[bool, typer.Option("--musdb", help="SONGS is MUSDB18 or MUSDB18-HQ: its test songs.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="Longer files are left out.")] = 30.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; workers take the GPUs in turn.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Separates what has no stems yet."""
     model_dir, model = os.path.split(separation_model)
-    options = SeparatorOptions(separation, "", model, model_dir, device, max_minutes * 60)
-    if musdb:
-        found = [Grouping(name, {}) for name in sorted(musdb_tracks(songs))]
-    else:
-        found, _ = separator_of(options).group(find_audio(songs)[0])
+    options = SeparatorOptions(separation, model, model_dir, device, max_minutes * 60)
+    found = sorted(musdb_tracks(songs)) if musdb else find_audio(songs)[0]
     last = SEPARATED if musdb else "accompaniment.flac"
-    missing = [song for song in found if not (stems / song.name / last).is_file()]
+    missing = [song for song in found if not (stems / display_name(song) / last).is_file()]
     failed = []
     what = Separation(options, songs.resolve(), stems.resolve(), musdb)
-    made = run_on("local", separate, what, missing, workers)
+    made = run_on(
+        make=separate, options=what, jobs=missing, gpus=int(torch_device(device) == "cuda"), **engine.asked()
+    )
     for name, reason in tqdm(made, total=len(found), initial=len(found) - len(missing), unit="song"):
         if reason:
             failed.append(name)
@@ -120,8 +115,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (OSError, ValueError) as error:
-        report_error(error)
-        sys.exit(1)
+    run_recipe(lambda: typer.run(main))

@@ -28,7 +28,7 @@ from hafm_hf.audio import resample
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.shards import noise_seed
-from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_pairs
@@ -48,7 +48,7 @@ def options_for(songs: Path, corpus: Path, tokenizers: dict[str, Any], **changes
     shards = ShardOptions(
         audio=str(songs),
         corpus=str(corpus),
-        separator=SeparatorOptions(vocal_channel="right"),
+        stems=StemOptions(vocal_channel="right"),
         tokenizer=TokenizerOptions(**tokenizers, num_codebooks=5),
         segment_seconds=2.0,
         min_seconds=1.0,
@@ -116,7 +116,7 @@ def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
     with pytest.raises(HAFMCorpusError, match="keep_audio was True and is False"):
         prepare(options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers))
     # what was kept is separated already, and divided already
-    again = options_for(tmp_path / "kept", tmp_path / "again", tokenizers, separator=SeparatorOptions())
+    again = options_for(tmp_path / "kept", tmp_path / "again", tokenizers, stems=StemOptions())
     found = prepare(dataclasses.replace(again, splits=SplitOptions("folder")))
     assert {name: split["rows"] for name, split in found["splits"].items()} == {
         name: split["rows"] for name, split in manifest["splits"].items()
@@ -225,7 +225,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
     [
         ({"segment_seconds": 3.0}, "segment_seconds was 2.0 and is 3.0"),
         ({"filter": FilterOptions(min_instrumental_db=-30)}, "filter was .* and is .*"),
-        ({"separator": SeparatorOptions(vocal_channel="left")}, "separator was"),
+        ({"stems": StemOptions(vocal_channel="left")}, "stems was"),
         ({"source": "other"}, "source was"),
     ],
 )
@@ -257,7 +257,7 @@ def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, An
     before = digests(tmp_path / "corpus")
     # what versions that made rows of stems wrote into their plans
     plan = json.loads((tmp_path / "corpus/plan.json").read_text())
-    plan["options"]["separator"]["stems"] = False
+    plan["options"]["separator"] = {**plan["options"].pop("stems"), "name": "stems", "device": "cpu", "stems": False}
     for track in plan["tracks"].values():
         track |= {"parts": {}, "parts_hash": ""}
     (tmp_path / "corpus/plan.json").write_text(json.dumps(plan))
@@ -396,7 +396,7 @@ def test_the_corpus_may_not_lie_among_the_songs_and_songs_must_be_there(
     with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
         prepare(options_for(songs, songs / "corpus", tokenizers))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HAFMCorpusError, match="holds no tracks that the separator stems can use"):
+    with pytest.raises(HAFMCorpusError, match="holds no tracks with stems"):
         prepare(options_for(tmp_path / "empty", tmp_path / "corpus", tokenizers))
 
 

@@ -14,7 +14,7 @@ import soundfile
 from corpus.karaoke import RATE, sing
 from corpus.test_prepare import options_for
 from hafm_hf.corpus.prepare import PrepareOptions, prepare
-from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening.transcription import can_recognise_chords
@@ -36,7 +36,7 @@ def songs(tmp_path: Path) -> Path:
 
 
 def asked(songs: Path, tokenizers: dict[str, Any], **changes: Any) -> PrepareOptions:
-    options = options_for(songs, songs.parent / "corpus", tokenizers, separator=SeparatorOptions(), **changes)
+    options = options_for(songs, songs.parent / "corpus", tokenizers, stems=StemOptions(), **changes)
     return dataclasses.replace(options, splits=SplitOptions(validation=0.0, test=0.0))
 
 

@@ -11,7 +11,7 @@ import pytest
 from corpus.karaoke import save_tokenizers, write_karaoke
 from hafm_hf.corpus.engines import HAFMJobError
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
-from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -33,7 +33,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypa
     options = ShardOptions(
         audio=str(tmp_path / "songs"),
         corpus=str(tmp_path / "here"),
-        separator=SeparatorOptions(vocal_channel="right"),
+        stems=StemOptions(vocal_channel="right"),
         tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
         segment_seconds=2.0,
         min_seconds=1.0,
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     options = ShardOptions(
         audio=str(tmp_path / "songs"),
         corpus=str(tmp_path / "corpus"),
-        separator=SeparatorOptions(vocal_channel="right"),
+        stems=StemOptions(vocal_channel="right"),
         tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
     )
     with pytest.raises(HAFMJobError, match="No Ray cluster can be reached at 127.0.0.1:1"):

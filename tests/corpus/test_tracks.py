@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from corpus.karaoke import RATE, karaoke, write_karaoke
-from hafm_hf.corpus.stems import group_mixes
+from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tracks import (
     Drop,
     HAFMCorpusError,
@@ -27,10 +27,12 @@ from hafm_hf.corpus.tracks import (
     identify_tracks,
 )
 
+KARAOKE = StemReader(StemOptions(vocal_channel="right"))
+
 
 def scan(folder: Path, splits: SplitOptions | None = None) -> tuple[list[Track], dict[str, Reason]]:
     paths, drops, _ = find_audio(folder)
-    groupings, _ = group_mixes(paths)
+    groupings, _ = KARAOKE.group(paths)
     tracks, unidentified = identify_tracks(folder, groupings, {}, splits or SplitOptions())
     return tracks, {drop.track: drop.reason for drop in [*drops, *unidentified]}
 
@@ -126,7 +128,7 @@ def test_from_two_songs_on_one_is_for_validation(tmp_path: Path, count: int) -> 
     assert splits.count("validation") == (count > 1) and splits.count("train") == count - (count > 1)
     # nobody moves a song that is planned already, or one that folders or a share of 0 put where it is
     planned = {track.name: replace(track, split="train") for track in tracks}
-    groupings, _ = group_mixes(list(planned))
+    groupings, _ = KARAOKE.group(list(planned))
     assert identify_tracks(tmp_path, groupings, planned, SplitOptions())[0] == list(planned.values())
     assert {track.split for track in scan(tmp_path, SplitOptions(validation=0.0))[0]} == {"train"}
 
@@ -178,7 +180,7 @@ def test_splits_that_make_no_sense_are_refused(options: dict, complaint: str) ->
 
 def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
-    groupings, _ = group_mixes(["000.wav"])
+    groupings, _ = KARAOKE.group(["000.wav"])
     tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
     assert identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions()) == (tracks, [])
     soundfile.write(tmp_path / "000.wav", np.zeros((100, 2)), RATE)
@@ -188,7 +190,7 @@ def test_a_track_that_changed_since_it_was_planned_is_refused(tmp_path: Path) ->
 
 def test_a_planned_track_that_is_empty_now_is_left_to_its_shard(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
-    groupings, _ = group_mixes(["000.wav"])
+    groupings, _ = KARAOKE.group(["000.wav"])
     tracks, _ = identify_tracks(tmp_path, groupings, {}, SplitOptions())
     (tmp_path / "000.wav").write_bytes(b"")
     assert identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions()) == (tracks, [])
@@ -197,9 +199,9 @@ def test_a_planned_track_that_is_empty_now_is_left_to_its_shard(tmp_path: Path) 
 
 def test_of_two_files_with_one_content_the_planned_one_stays(tmp_path: Path) -> None:
     write_karaoke(tmp_path, 1)
-    tracks, _ = identify_tracks(tmp_path, group_mixes(["000.wav"])[0], {}, SplitOptions())
+    tracks, _ = identify_tracks(tmp_path, KARAOKE.group(["000.wav"])[0], {}, SplitOptions())
     (tmp_path / "!first.wav").write_bytes((tmp_path / "000.wav").read_bytes())
-    groupings, _ = group_mixes(find_audio(tmp_path)[0])
+    groupings, _ = KARAOKE.group(find_audio(tmp_path)[0])
     again, drops = identify_tracks(tmp_path, groupings, {"000.wav": tracks[0]}, SplitOptions())
     assert again == tracks
     assert drops == [Drop("!first.wav", Reason.DUPLICATE, "same bytes as 000.wav")]

@@ -259,7 +259,10 @@ def test_the_papers_protocol_is_two_commands(
     # what the recipe writes is what the protocol reads; started again it goes on, here with nothing left to do
     models = str(save_demucs(tmp_path))
     for _ in range(2):
-        separate.main(tmp_path / "musdb", tmp_path / "pairs", "demucs", f"{models}/tiny", musdb=True, device="cpu")
+        separate.main(
+            tmp_path / "musdb", tmp_path / "pairs", separation="demucs", separation_model=f"{models}/tiny", musdb=True,
+            device="cpu",
+        )  # fmt: skip
         told = capsys.readouterr().out
         assert "2 of 2 songs have stems" in told
     for name in ("vocals_separated", "accompaniment"):

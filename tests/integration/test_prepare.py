@@ -19,7 +19,7 @@ from corpus.karaoke import save_tokenizers, write_karaoke
 from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
-from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
 from programs import Program, group_lives, run_program
@@ -79,7 +79,7 @@ def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
     options = ShardOptions(
         audio=str(tmp_path / "songs"),
         corpus=str(tmp_path / "whole"),
-        separator=SeparatorOptions(vocal_channel="right"),
+        stems=StemOptions(vocal_channel="right"),
         tokenizer=TokenizerOptions(**tokenizers),
     )
     prepare(PrepareOptions(options, tracks_per_shard=1))

@@ -16,8 +16,7 @@ from corpus.karaoke import write_karaoke
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
 from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.corpus.filtering import FilterOptions
-from hafm_hf.corpus.separation import StemsSeparator
-from hafm_hf.corpus.stems import SeparatorOptions
+from hafm_hf.corpus.stems import StemOptions, StemReader
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, identify_tracks
 from tiny_models import tiny_semantic_tokenizer
 
@@ -81,7 +80,7 @@ def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
 ) -> None:
     HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(tmp_path / "hubert")
     splits = SplitOptions(validation=0.3, test=0.2, artist_pattern="^(.)_")
-    groupings, _ = StemsSeparator(SeparatorOptions(vocal_channel="right")).group([p.name for p in songs.iterdir()])
+    groupings, _ = StemReader(StemOptions("right")).group([p.name for p in songs.iterdir()])
     tracks = identify_tracks(songs, groupings, {}, splits)[0]
     training = {track.name for track in tracks if track.split == "train"}
     assert 0 < len(training) < 8 and all(len([name for name in training if name[0] == a]) in (0, 2) for a in "abcd")
@@ -104,7 +103,7 @@ def test_a_killed_sampling_goes_on_to_the_same_sample(
     songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_clusters, "SAVE_SECONDS", 0.0)
-    tokenizer, separator = tiny_semantic_tokenizer(), StemsSeparator(SeparatorOptions(vocal_channel="right"))
+    tokenizer, separator = tiny_semantic_tokenizer(), StemReader(StemOptions("right"))
 
     def sample(seed: int, state: Path | None, stop_after: int = 99) -> tuple[list[np.ndarray], list[int]]:
         vocals, bands, seen = Reservoir(100, seed), Reservoir(100, seed), list[int]()

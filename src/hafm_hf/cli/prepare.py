@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -21,32 +20,10 @@ from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced
 
 if TYPE_CHECKING:
     from ..corpus.prepare import PrepareOptions
-    from ..corpus.stems import SeparatorOptions
 
-AudioFolder = Annotated[Path, typer.Argument(help="Folder of songs.", metavar="AUDIO_DIR")]
+AudioFolder = Annotated[Path, typer.Argument(help="Folder of songs as stems or karaoke.", metavar="AUDIO_DIR")]
 CorpusFolder = Annotated[Path, typer.Argument(help="Folder for the corpus.", metavar="CORPUS_DIR")]
-
-
-@dataclass
-class SeparationFlags:
-    """How vocals and accompaniments are told apart."""
-
-    separation: Annotated[
-        Literal["stems", "audio-separator", "demucs"], basic(help="stems for songs that are separated already.")
-    ] = "stems"
-    vocal_channel: Annotated[
-        Literal["left", "right"] | None, basic(help="The voice's channel in stereo karaoke files.")
-    ] = None
-    separation_model: Annotated[
-        str, advanced(help="Model of audio-separator or demucs: NAME, or FOLDER/NAME of a local one.")
-    ] = ""
-
-    def options(self, device: str) -> SeparatorOptions:
-        """What they say to a separator on `device`."""
-        from ..corpus.stems import SeparatorOptions
-
-        model_dir, model = os.path.split(self.separation_model)
-        return SeparatorOptions(self.separation, self.vocal_channel or "", model, model_dir, device)
+VocalChannel = Annotated[Literal["left", "right"] | None, basic(help="The voice's channel in stereo karaoke files.")]
 
 
 @dataclass
@@ -82,10 +59,10 @@ class SplitFlags:
 def prepare(
     audio: AudioFolder,
     corpus: CorpusFolder,
-    separation: SeparationFlags,
     splits: SplitFlags,
     tokenizer: TokenizerFlags,
     engine: EngineFlags,
+    vocal_channel: VocalChannel = None,
     segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; each is a row.")] = 30.0,
     min_seconds: Annotated[float, advanced(min=0.04, help="Drop tracks that are shorter.")] = 3.0,
     min_instrumental_db: Annotated[
@@ -102,9 +79,10 @@ def prepare(
     tracks_per_shard: Annotated[int, folder(min=1, help="The unit of work, and the most that a kill loses.")] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Separates, filters and tokenises songs into Parquet shards; the same command continues a stopped run."""
+    """Filters and tokenises songs with stems into Parquet shards; the same command continues a stopped run."""
     from ..corpus.filtering import FilterOptions
     from ..corpus.prepare import PrepareOptions, ShardOptions
+    from ..corpus.stems import StemOptions
     from ..corpus.tokenizing import DEFAULT_CODEBOOKS, TokenizerOptions
     from ..corpus.tracks import SplitOptions
 
@@ -117,7 +95,7 @@ def prepare(
         options = PrepareOptions(
             ShardOptions(
                 audio=str(audio), corpus=str(corpus),
-                separator=separation.options(device),
+                stems=StemOptions(vocal_channel or ""),
                 filter=FilterOptions(min_instrumental_db=min_instrumental_db),
                 tokenizer=TokenizerOptions(
                     tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",

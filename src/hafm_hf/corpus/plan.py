@@ -55,6 +55,12 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
     before = content["options"]
+    if "separator" in before:
+        # of versions that also took mixes apart
+        old = before.pop("separator")
+        if old["name"] != "stems":
+            raise HAFMCorpusError(f"{corpus} was begun with mixes; choose another folder, and separate them first.")
+        before["stems"] = {name: old[name] for name in ("vocal_channel", "max_seconds", "channels")}
     check_same_options(corpus, before, options)
     tracks = {name: Track(name=name, **_known(values)) for name, values in content["tracks"].items()}
     return Plan(before, tracks, content["shards"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of songs to a token corpus: read, separate, align, filter, tokenise, and Parquet shards with a card.
+"""From a folder of songs to a token corpus: read, align, filter, tokenise, and Parquet shards with a card.
 
 `prepare` may be killed at any moment and started again: it plans once, makes the shards that are not there, and sums
 up. `hafm prepare` is its command.
@@ -20,8 +20,8 @@ from .engines import run_on
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
 from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
-from .separation_models import torch_device
 from .shards import ShardOptions, make_shard, shard_maker
+from .tokenizing import torch_device
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
 DEFAULT_TRACKS_PER_SHARD = 16
@@ -97,7 +97,6 @@ def _resolved(options: PrepareOptions) -> PrepareOptions:
         source=shards.source or display_name(audio.name),
         beats=shards.beats or (find_beat_tracker() if shards.lead_sheet == ESTIMATE else ""),
         # a worker without a GPU must not make what one with a GPU began
-        separator=dataclasses.replace(shards.separator, device=torch_device(shards.separator.device)),
         tokenizer=dataclasses.replace(shards.tokenizer, device=torch_device(shards.tokenizer.device)),
     )
     return dataclasses.replace(options, shards=shards)
@@ -120,11 +119,11 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     audio, corpus = Path(options.shards.audio), Path(options.shards.corpus)
     plan = load_plan(corpus, content_options(options))
     paths, drops, others = find_audio(audio)
-    groupings, ungrouped = shard_maker(options.shards).separator.group(paths)
+    groupings, ungrouped = shard_maker(options.shards).reader.group(paths)
     if not groupings and not plan.tracks:
         raise HAFMCorpusError(
-            f"{audio} holds no tracks that the separator {options.shards.separator.name} can use ({len(paths)} audio "
-            f"files, {len(drops)} that can't be used); name the right folder or another separator."
+            f"{audio} holds no tracks with stems ({len(paths)} audio files, {len(drops)} that can't be used); name "
+            "the right folder, a vocal channel, or separate mixes first (recipes/separate.py)."
         )
     tracks, unidentified = identify_tracks(audio, groupings, plan.tracks, options.splits)
     extend_plan(plan, read_styles(audio, options.shards.style_from, tracks), options.tracks_per_shard)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One shard, from the files of its tracks to Parquet: read, separate, align, filter, tokenise, write.
+"""One shard, from the files of its tracks to Parquet: read, align, filter, tokenise, write.
 
 What every worker does, on this machine or on another of a cluster; nothing here knows of the other shards.
 """
@@ -22,8 +22,7 @@ from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, estimated_lead_sheet, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
-from .separation import make_separator
-from .stems import SeparatorOptions, write_stems
+from .stems import StemOptions, StemReader, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
@@ -54,7 +53,7 @@ class ShardOptions:
 
     audio: str
     corpus: str
-    separator: SeparatorOptions = SeparatorOptions()
+    stems: StemOptions = StemOptions()
     filter: FilterOptions = FilterOptions()
     tokenizer: TokenizerOptions = TokenizerOptions()
     segment_seconds: float = DEFAULT_SEGMENT_SECONDS
@@ -81,7 +80,7 @@ def shard_maker(options: ShardOptions) -> "ShardMaker":
 
 
 class ShardMaker:
-    """Separator and tokenizers, and the steps of a shard.
+    """Tokenizers, and the steps of a shard.
 
     Raises:
         HAFMCorpusError: something that the options name is missing.
@@ -90,7 +89,7 @@ class ShardMaker:
     def __init__(self, options: ShardOptions) -> None:
         self.options = options
         self.tokenizers = Tokenizers(options.tokenizer)
-        self.separator = make_separator(replace(options.separator, channels=self.tokenizers.channels))
+        self.reader = StemReader(replace(options.stems, channels=self.tokenizers.channels))
         self.transcriber = None
         if options.lead_sheet == ESTIMATE:
             self.transcriber = Transcriber(options.beats, self.tokenizers.device)
@@ -148,7 +147,7 @@ class ShardMaker:
         if hash_files(Path(self.options.audio), track.files) != track.content_hash:
             raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
         paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
-        stems = self.separator.separate(paths)
+        stems = self.reader.read(paths)
         rate, duration = stems.sampling_rate, len(stems.vocal) / stems.sampling_rate
         counted.seconds = round(duration, 6)
         bounds = excerpt_bounds(

@@ -18,7 +18,6 @@ from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
 from ..tokenizers.codecs import Codec, load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from .separation_models import torch_device
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
 
@@ -26,6 +25,11 @@ from .tracks import HAFMCorpusError
 DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_codebooks
 # enough to tell a right corpus from a wrong one, and little beside the encoding
 FIDELITY_SECONDS = 4.0
+
+
+def torch_device(wanted: str) -> str:
+    """`auto` as the device that there is; others as they are."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 @dataclass(frozen=True)

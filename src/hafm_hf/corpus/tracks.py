@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which songs a folder holds: audio files found, grouped into tracks by a separator, told apart by their content.
+"""Which songs a folder holds: audio files found, grouped into tracks, told apart by their content.
 
 First step of the preparation. Nothing is decoded here, so that a folder of 100 K songs is known after one reading of
 its bytes; what can't become a track is a `Drop` with its reason. Paths are relative to the folder and keep bytes that
@@ -304,7 +304,7 @@ def identify_tracks(
 
     Args:
         root: audio folder.
-        groupings: as a separator gives them.
+        groupings: as `StemReader.group` gives them.
         known (dict): tracks of an earlier run by name. Those whose files have kept size and time are not read again.
         splits: how tracks are divided.
 

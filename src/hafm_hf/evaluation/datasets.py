@@ -19,8 +19,7 @@ import soundfile
 
 from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
-from ..corpus.separation import INSTRUMENTAL_NAMES, stem_role
-from ..corpus.stems import LABELS_FILE
+from ..corpus.stems import INSTRUMENTAL_NAMES, LABELS_FILE, stem_role
 from ..corpus.tracks import find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError

@@ -4,21 +4,24 @@
 `audio-separator` runs MDX-Net models such as KUIELab's, which the paper used; `demucs` (4.1 or later) its own.
 """
 
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile
 import torch
 
-from ..audio import Samples, with_channels
-from .reading import decode
-from .stems import SeparatorOptions, Stems, align, group_mixes
-from .tracks import HAFMCorpusError, Reason, TrackError
+from hafm_hf.audio import Samples, with_channels
+from hafm_hf.corpus.reading import decode
+from hafm_hf.corpus.stems import DEFAULT_MAX_SECONDS, Stems, align
+from hafm_hf.corpus.tokenizing import torch_device
+from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
 DEFAULT_MDX_MODEL = "kuielab_b_vocals.onnx"
@@ -26,9 +29,30 @@ DEFAULT_DEMUCS_MODEL = "htdemucs"
 MODEL_CACHE = Path("~/.cache/audio-separator")
 
 
-def torch_device(wanted: str) -> str:
-    """`auto` as the device that there is; others as they are."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+@dataclass(frozen=True)
+class SeparatorOptions:
+    """Which separator, and with what.
+
+    Attributes:
+        name (str): audio-separator or demucs.
+        model (str): of it; its default where empty.
+        model_dir (str): folder of model files; its default where empty.
+        device (str): auto, cpu or cuda.
+        max_seconds (float): longer files are refused.
+    """
+
+    name: str = "audio-separator"
+    model: str = ""
+    model_dir: str = ""
+    device: str = "auto"
+    max_seconds: float = DEFAULT_MAX_SECONDS
+
+
+class Separator(Protocol):
+    """What separate.py needs of a separator."""
+
+    def separate(self, mix: Path) -> Stems:
+        """Vocal and instrumental of a mix; raises TrackError where there are none."""
 
 
 class AudioSeparator:
@@ -63,8 +87,6 @@ class AudioSeparator:
                 f"file there, or run once with a network: audio-separator --download_model_only -m {self.model}"
             ) from error
 
-    group = staticmethod(group_mixes)
-
     def _choose_device(self, device: str) -> None:
         """The library takes any GPU that it sees, and the CPU without a word where onnxruntime has no CUDA."""
         if device == "cpu":
@@ -75,20 +97,20 @@ class AudioSeparator:
                 "onnxruntime has no CUDA here; run: pip install onnxruntime-gpu, or separate on the device cpu."
             )
 
-    def separate(self, files: Mapping[str, Path]) -> Stems:
+    def separate(self, mix: Path) -> Stems:
         """Vocal and instrumental of a mix, through files in a temporary folder: the library has no other way."""
-        samples, rate = decode(files["mix"], self.options.max_seconds)
-        mix = os.path.join(self.output.name, "mix.wav")
+        samples, rate = decode(mix, self.options.max_seconds)
+        copy = os.path.join(self.output.name, "mix.wav")
         # 24 bits, because libsndfile stamps float WAV with the time
-        soundfile.write(mix, with_channels(samples, 2), rate, subtype="PCM_24")
+        soundfile.write(copy, with_channels(samples, 2), rate, subtype="PCM_24")
         written: list[str] = []
         try:
-            written = [os.path.join(self.output.name, os.path.basename(name)) for name in self.library.separate(mix)]
+            written = [os.path.join(self.output.name, os.path.basename(name)) for name in self.library.separate(copy)]
             stems = {role: _written(written, role) for role in ("vocals", "instrumental")}
         finally:
-            for name in (mix, *written):
+            for name in (copy, *written):
                 Path(name).unlink(missing_ok=True)
-        return align(*stems["vocals"], *stems["instrumental"], channels=self.options.channels)
+        return align(*stems["vocals"], *stems["instrumental"])
 
 
 def _written(paths: Sequence[str], role: str) -> tuple[Samples, int]:
@@ -125,11 +147,9 @@ class DemucsSeparator:
                 ".th file into a folder and name that as the model folder, or run once with a network."
             ) from error
 
-    group = staticmethod(group_mixes)
-
-    def separate(self, files: Mapping[str, Path]) -> Stems:
+    def separate(self, mix: Path) -> Stems:
         """Vocal and instrumental of a mix at the model's rate."""
-        samples, rate = decode(files["mix"], self.options.max_seconds)
+        samples, rate = decode(mix, self.options.max_seconds)
         if len(samples) == 0:
             raise TrackError(Reason.TOO_SHORT, "no samples")
         _, sources = self.library.separate_tensor(torch.from_numpy(with_channels(samples, 2).T.copy()), rate)
@@ -138,4 +158,13 @@ class DemucsSeparator:
         band = sum(sound for name, sound in sources.items() if name != "vocals")
         own_rate = self.library.samplerate
         vocal, band = (sound.cpu().numpy().T for sound in (sources["vocals"], band))
-        return align(vocal, own_rate, band, own_rate, channels=self.options.channels)
+        return align(vocal, own_rate, band, own_rate)
+
+
+SEPARATORS = {"audio-separator": AudioSeparator, "demucs": DemucsSeparator}
+
+
+@functools.lru_cache(maxsize=1)
+def make_separator(options: SeparatorOptions) -> Separator:
+    """The separator of this process, its model loaded once."""
+    return SEPARATORS[options.name](options)
