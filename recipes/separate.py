@@ -6,8 +6,8 @@ python recipes/separate.py MUSDB18 PAIRS --musdb --separation audio-separator --
 
 STEMS gets TRACK/vocals.flac and TRACK/accompaniment.flac, which `hafm prepare STEMS CORPUS` and fit_kmeans.py read; a
 killed run goes on where it was, and --engine ray:HOST:PORT takes a Ray cluster that shares both folders. With --musdb,
-PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated vocals, the sum
-of the other stems, and the vocals that the separator takes out of the mix.
+PAIRS gets MUSDB18's test songs as `hafm evaluate --pairs PAIRS` reads them for FAD_i and FAD_s: isolated vocals, the
+sum of the other stems, and the vocals that the separator takes out of the mix.
 """
 
 import functools

@@ -213,11 +213,13 @@ def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeli
         )
 
 
-def torch_device(wanted: Device) -> str:
+def torch_device(wanted: Device) -> Device:
     """The device as torch names it; raises HAFMCommandError where this machine has none of the kind."""
     import torch
 
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available: dict[Device, bool] = {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True
+    }  # fmt: skip
     if wanted == "auto":
         return next(name for name, there in available.items() if there)
     if not available[wanted]:

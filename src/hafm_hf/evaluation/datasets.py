@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,18 +149,19 @@ def load_pairs(folder: Path) -> list[Clip]:
             f"{len(alone)} of {len(sung)} vocals in {folder} lack their instrumental ({alone[0]} …); add them, or "
             "move these vocals away."
         )
-    labels = {name: path for name in sung if (path := folder / name / LABELS_FILE).is_file()}
-    return [
-        Clip(
-            _flat(name),
-            _song(folder / name, _flat(name)),
-            parts["vocal"],
-            parts.get("instrumental"),
-            parts.get("separated"),
-            labels.get(name),
-        )  # fmt: skip
-        for name, parts in sorted(sung.items())
-    ]
+    return [_pair(folder, name, parts) for name, parts in sorted(sung.items())]
+
+
+def _pair(folder: Path, name: str, parts: Mapping[str, Part]) -> Clip:
+    """A clip of the sounds by role; labels.json in its folder may name its song."""
+    labels, song = folder / name / LABELS_FILE, _flat(name)
+    known = labels if labels.is_file() else None
+    if known is not None:
+        try:
+            song = str(json.loads(known.read_text(encoding="utf-8")).get("song", song))
+        except ValueError as error:
+            raise HAFMEvaluationError(f"{known} is not JSON ({error}).") from error
+    return Clip(_flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
@@ -279,13 +280,3 @@ def _audio_files(folder: Path) -> list[str]:
 def _flat(name: str) -> str:
     """A name that can be a file's, however deep the folder was."""
     return name.strip("./").replace("/", "__") or source_name(name)
-
-
-def _song(place: Path, name: str) -> str:
-    labels = place / LABELS_FILE
-    if labels.is_file():
-        try:
-            return str(json.loads(labels.read_text()).get("song", name))
-        except ValueError as error:
-            raise HAFMEvaluationError(f"{labels} is not JSON ({error}).") from error
-    return name

@@ -155,8 +155,12 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
         return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
 
-    means = {name: mean([getattr(row, name) for row in rows]) for name in ("matched", "control", "readings")}
-    return replace(rows[0], **means)
+    return replace(
+        rows[0],
+        matched=mean([row.matched for row in rows]),
+        control=mean([row.control for row in rows]),
+        readings=mean([row.readings for row in rows]),
+    )
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
