@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -161,7 +161,10 @@ class DemucsSeparator:
         return align(vocal, own_rate, band, own_rate)
 
 
-SEPARATORS = {"audio-separator": AudioSeparator, "demucs": DemucsSeparator}
+SEPARATORS: dict[str, Callable[[SeparatorOptions], Separator]] = {
+    "audio-separator": AudioSeparator,
+    "demucs": DemucsSeparator,
+}
 
 
 @functools.lru_cache(maxsize=1)
