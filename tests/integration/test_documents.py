@@ -40,6 +40,7 @@ SMALLER = {
 # Scripts that import from these packages take their options from there.
 OPTION_FILES = {
     "hafm_hf.training": "src/hafm_hf/training/*.py",
+    "hafm_hf.cli.options": "src/hafm_hf/cli/options.py",
     "hafm_hf.cli.prepare": "src/hafm_hf/cli/prepare.py",
     "hafm_tiny": "recipes/hafm_tiny/*.py",
 }

@@ -31,16 +31,7 @@ from ..corpus.engines import AGAIN, HAFMJobError, run_on
 from ..corpus.plan import PLAN_FILE, check_same_options, locked
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
 from ..lead_sheet.vocabulary import STEMS
-from .console import (
-    HAFMCommandError,
-    first_line,
-    loading,
-    model_folder,
-    progress_bars,
-    report_error,
-    stderr,
-    stdout,
-)
+from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
 from .options import Device, DType, load_pipeline, torch_device
 
 if TYPE_CHECKING:

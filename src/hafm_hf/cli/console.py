@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from ..pretrained.redaction import without_secrets
 
@@ -112,3 +113,16 @@ def progress_bars(quiet: bool) -> Progress:
     )
     # a redraw holds the interpreter for milliseconds, which a generation needs
     return Progress(*columns, console=stderr, refresh_per_second=4, disable=quiet and not stderr.is_terminal)
+
+
+def print_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()
+) -> None:
+    """Prints a table on stdout; columns of `numbers` are right-justified."""
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    # a log is no terminal, whose width of 80 would cut the table
+    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)

@@ -10,23 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from ..accompaniment.options import OPTIONS, GenerationOptions
-from .console import HAFMCommandError, require_packages, stderr, stdout
-from .options import (
-    AsJson,
-    DeviceName,
-    EngineFlags,
-    ModelName,
-    advanced,
-    basic,
-    grouped,
-    takes_options,
-    torch_device,
-)
+from .console import HAFMCommandError, print_table, require_packages, stderr, stdout
+from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
 
 if TYPE_CHECKING:
     from ..evaluation.measuring import ClipJob, Measurement
@@ -95,8 +83,7 @@ def evaluate(
         bool, basic("--no-model", help="Evaluate no model: only --outputs, the reference and the baselines.")
     ] = False,
     outputs: Annotated[
-        list[str] | None,
-        basic(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed."),
+        list[str] | None, basic(help="NAME=FOLDER of rendered accompaniments; the same NAME again is another seed.")
     ] = None,
     seeds: Annotated[int, basic(min=1, help="Number of generation seeds, counted from --seed.")] = 1,
     seed: Annotated[int, basic(help="First generation seed, and seed of the statistics.")] = 0,
@@ -146,11 +133,7 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(json.dumps(report))
         return
     heading, *rows = score_rows(report)
-    table = Table(*heading, title="matched minus shuffled pairs; * above zero", title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    # a log is no terminal, whose width of 80 would cut the table
-    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+    print_table("matched minus shuffled pairs; * above zero", heading, rows)
     for name in ("report.json", "report.html", CLIPS_FILE):
         stdout.print(f"wrote {out / name}", markup=False)
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from .console import loading, model_folder, stdout
+from .console import loading, model_folder, print_table
 from .options import AsJson
 
 
@@ -25,15 +23,14 @@ def info(
     if as_json:
         typer.echo(json.dumps(description))
         return
-    table = Table(title=description["model"], title_justify="left")
-    for heading in ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture"):
-        table.add_column(heading, justify="right" if heading in ("parameters", "size on disk") else "left")
-    for name, part in description["parts"].items():
-        sizes = f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB"
-        table.add_row(name, *sizes, part["rates"], part["vocabulary"], part["architecture"])
-    table.add_row("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", "")
-    # a log is no terminal, whose width of 80 would cut the table
-    Console(highlight=False, width=None if stdout.is_terminal else 160).print(table)
+    rows = [
+        (name, f"{part['parameters']:,}", f"{part['bytes'] / 1e6:.1f} MB", part["rates"], part["vocabulary"],
+         part["architecture"])
+        for name, part in description["parts"].items()
+    ]  # fmt: skip
+    rows.append(("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", ""))
+    headings = ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture")
+    print_table(description["model"], headings, rows, headings[1:3])
 
 
 def describe_model(model: str | None) -> dict[str, Any]:

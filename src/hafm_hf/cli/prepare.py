@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from .console import HAFMCommandError, progress_bars, require_packages, stdout
+from .console import HAFMCommandError, print_table, progress_bars, require_packages, stdout
 from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
@@ -123,10 +121,7 @@ def run(options: PrepareOptions, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
-    # a log is no terminal, whose width of 80 would cut the table
-    console = Console(highlight=False, width=None if stdout.is_terminal else 120)
-    for table in summary_tables(manifest):
-        console.print(table)
+    print_summary(manifest)
     folder = options.shards.corpus
     fidelity = manifest["si_sdr_db"]
     if fidelity["rows"]:
@@ -135,24 +130,22 @@ def run(options: PrepareOptions, as_json: bool) -> None:
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 
 
-def summary_tables(manifest: dict[str, Any]) -> Iterator[Table]:
+def print_summary(manifest: dict[str, Any]) -> None:
     """What was kept and dropped, and the splits."""
-    table = Table(title="tracks and segments", title_justify="left")
-    for heading in ("", "tracks", "segments", "hours"):
-        table.add_column(heading, justify="left" if heading == "" else "right")
     tracks, segments, hours = manifest["tracks"], manifest["segments"], manifest["hours"]
+    rows: list[tuple[str, ...]] = []
     for name in ("found", "kept"):
-        table.add_row(name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}")
+        rows.append((name, str(tracks[name]), str(segments[name]), f"{hours[name]:.2f}"))
     for reason in sorted({*tracks["dropped"], *segments["dropped"]}):
-        counts = (str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments))
-        table.add_row(f"dropped: {escape(reason)}", *counts, "")
-    yield table
-    table = Table(title="splits", title_justify="left")
-    for heading in ("split", "tracks", "rows", "hours", "shards"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, split in manifest["splits"].items():
-        table.add_row(name, str(split["tracks"]), str(split["rows"]), f"{split['hours']:.2f}", str(split["shards"]))
-    yield table
+        counts = [str(kind["dropped"].get(reason, 0)) for kind in (tracks, segments)]
+        rows.append((f"dropped: {escape(reason)}", *counts, ""))
+    numbers = ("tracks", "segments", "rows", "hours", "shards")
+    print_table("tracks and segments", ("", "tracks", "segments", "hours"), rows, numbers)
+    splits = [
+        (name, str(split["tracks"]), str(split["rows"]), f"{split['hours']:.2f}", str(split["shards"]))
+        for name, split in manifest["splits"].items()
+    ]
+    print_table("splits", ("split", "tracks", "rows", "hours", "shards"), splits, numbers)
 
 
 @contextmanager

@@ -115,11 +115,7 @@ def make_report(
     for name, seeds in groups.items():
         averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
         systems[name] = describe_system(averaged, options) | {"distances": distances[seeds[0]], "seeds": len(seeds)}
-    report = {
-        "protocol": protocol | _stated(measurements, options),
-        "systems": systems,
-        "fools": _fools(systems),
-    }
+    report = {"protocol": protocol | _stated(measurements, options), "systems": systems, "fools": _fools(systems)}
     return report, scored
 
 

@@ -37,10 +37,7 @@ def write_report(
         clips: with players in the page.
         renderings: by system and clip.
     """
-    texts = {
-        "report.json": json.dumps(report, indent=2) + "\n",
-        "report.html": as_html(report, clips, renderings),
-    }
+    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": as_html(report, clips, renderings)}
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
@@ -82,11 +79,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             "More than the reference is not better.",
             score_rows(report),
         ),
-        (
-            "Level and leakage",
-            "Medians over clips.",
-            _rows(report, list(READING_NAMES.values()), _readings),
-        ),
+        ("Level and leakage", "Medians over clips.", _rows(report, list(READING_NAMES.values()), _readings)),
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):

@@ -53,8 +53,7 @@ class StageArguments:
         default=None, metadata={"help": "prepend (the paper: slots of its own) or sum (added to the target's slots)"}
     )
     lead_sheet_streams: list[str] = field(
-        default_factory=list,
-        metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"},
+        default_factory=list, metadata={"help": f"of a lead sheet, among {', '.join(STREAM_SIZES)}; none in the paper"}
     )
     styles: list[str] = field(default_factory=list, metadata={"help": "names of the styles of the stream style"})
     conditioning_dropout: float | None = field(

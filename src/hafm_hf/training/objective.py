@@ -10,7 +10,6 @@ with the right one says whether it reads the voice.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +17,6 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ..modeling.codebook_patterns import CodebookPattern, codebook_pattern
-
-
-def history_dropout_rate(progress: float, start: float, end: float) -> float:
-    """History dropout p after a fraction `progress` (0..1) of the run: linear from `start` to `end`."""
-    return start + (end - start) * min(max(progress, 0.0), 1.0)
 
 
 def draw_seeds(seed: int, samples: Iterable[int] | torch.Tensor, purpose: str) -> list[int]:
@@ -106,12 +100,7 @@ def drop_history(
 
 
 def swap_history(
-    labels: torch.Tensor,
-    strangers: torch.Tensor,
-    num_codebooks: int,
-    p: float,
-    mean_span: float,
-    seeds: Iterable[int],
+    labels: torch.Tensor, strangers: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
 ) -> torch.Tensor:
     """History with random spans taken from another track, at the same place in the crop.
 
@@ -193,16 +182,8 @@ def paired_losses(
     }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its standard error."""
-
-    mean: float
-    error: float
-
-
-def clustered_mean(values: torch.Tensor, clusters: list[str]) -> Estimate:
-    """Mean over clips with the standard error over tracks: clips of one track are not independent.
+def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, float]:
+    """Mean over clips and its standard error over tracks: clips of one track are not independent.
 
     Args:
         values (float [N]): one value per clip.
@@ -214,10 +195,10 @@ def clustered_mean(values: torch.Tensor, clusters: list[str]) -> Estimate:
     counts = torch.bincount(index, minlength=len(names)).double()
     mean = totals.sum() / counts.sum()
     if len(names) < 2:
-        return Estimate(float(mean), math.nan)
+        return float(mean), math.nan
     # linearised ratio of totals to counts: exact for clusters of equal size
     residuals = (totals - mean * counts) / counts.mean()
-    return Estimate(float(mean), float(residuals.std(correction=1) / math.sqrt(len(names))))
+    return float(mean), float(residuals.std(correction=1) / math.sqrt(len(names)))
 
 
 def other_tracks(tracks: list[str]) -> list[int]:

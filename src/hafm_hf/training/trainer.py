@@ -25,7 +25,7 @@ from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments, RunArguments
 from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
-from .objective import draw_seeds, drop_history, history_dropout_rate, null_rows, swap_history
+from .objective import draw_seeds, drop_history, null_rows, swap_history
 from .optimizers import make_optimizers, scheduled_rate
 from .stages import plain_stage
 from .validation import Metrics, eval_mode, validate_stage
@@ -259,8 +259,8 @@ class StageTrainer:
 
     def history_dropout(self, fraction: float) -> float:
         """Rate of history dropout after a share of the run."""
-        end = self.run.history_dropout if self.run.history_dropout_end is None else self.run.history_dropout_end
-        return history_dropout_rate(fraction, self.run.history_dropout, end)
+        start, end = self.run.history_dropout, self.run.history_dropout_end
+        return start if end is None else start + (end - start) * fraction
 
     def log_window(self, window: LossWindow, fraction: float) -> None:
         """Writes one line of training metrics."""

@@ -30,10 +30,7 @@ def eval_mode(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
 
 def validate_stage(
-    model: PreTrainedModel,
-    validation: TokenCrops,
-    data: DataArguments,
-    accelerator: Accelerator,
+    model: PreTrainedModel, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
 ) -> Metrics:
     """Validation losses of a stage in nats a token.
 
@@ -66,9 +63,9 @@ def validate_stage(
     }
     metrics: Metrics = {name: value.mean().item() for name, value in rows.items()}
     for name in ("shuffled", *(f"shuffled_{group}" for group in groups)):
-        difference = clustered_mean((rows[name] - rows["matched"]).mean(dim=1), tracks)
+        difference, error = clustered_mean((rows[name] - rows["matched"]).mean(dim=1), tracks)
         key = name.replace("shuffled", "paired_difference")
-        metrics |= {key: difference.mean, f"{key}_error": difference.error}
+        metrics |= {key: difference, f"{key}_error": error}
     return {**metrics, "codebooks": rows["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
 
 

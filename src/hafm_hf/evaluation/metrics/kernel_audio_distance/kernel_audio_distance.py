@@ -41,7 +41,4 @@ class KernelAudioDistance(modules.DistanceMetric):
         """The distance by `bandwidth`."""
         references, predictions = np.concatenate(wanted), np.concatenate(made)
         sigma = median_bandwidth(references) if bandwidth is None else bandwidth
-        return {
-            "kernel_audio_distance": kernel_audio_distance(references, predictions, sigma),
-            "bandwidth": sigma,
-        }
+        return {"kernel_audio_distance": kernel_audio_distance(references, predictions, sigma), "bandwidth": sigma}
