@@ -15,13 +15,7 @@ from hafm_hf.audio.librosa_loading import librosa_lock, load_librosa
 from hafm_hf.evaluation import retrieval
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
-from hafm_hf.evaluation.features import (
-    FRAME_RATE,
-    Features,
-    extract,
-    instrumental_to_vocal_db,
-    onset_strength,
-)
+from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, instrumental_to_vocal_db, onset_strength
 from hafm_hf.evaluation.fools import FOOLS
 from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
 from hafm_hf.evaluation.retrieval import build_bank, retrieved

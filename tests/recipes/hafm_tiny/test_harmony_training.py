@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMHarmonyModel
-from hafm_tiny.harmony import (
-    HarmonyArguments,
-    HarmonyTrainer,
-    Melody,
-    harmony_scores,
-    melody_of,
-    transposed,
-)
+from hafm_tiny.harmony import HarmonyArguments, HarmonyTrainer, Melody, harmony_scores, melody_of, transposed
 from hafm_tiny.targets import transposed_chords
 from labelled_songs import RECIPE, run_recipe, song_of_roots
 from programs import run_program
@@ -25,11 +18,7 @@ from tiny_models import CLUSTERS, tiny_harmony
 
 def test_a_song_becomes_notes_and_one_chord_a_beat() -> None:
     notes = [(0.1, 0.5, 60), (0.7, 1.2, 64)]
-    labels = {
-        "beats": [0.1, 0.5, 0.9, 1.3],
-        "notes": notes,
-        "chords": [[0.1, 0.9, "C:maj"], [0.9, 2.0, "A:min"]],
-    }
+    labels = {"beats": [0.1, 0.5, 0.9, 1.3], "notes": notes, "chords": [[0.1, 0.9, "C:maj"], [0.9, 2.0, "A:min"]]}
     melody = melody_of(labels)
     assert melody.chords.tolist() == [1, 1, 1 + 12 + 9]
     assert (melody.cells[0, :, 1] == 1).all() and melody.cells[0, :, -1].tolist() == [1, 0, 0, 0]

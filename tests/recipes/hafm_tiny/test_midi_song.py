@@ -8,16 +8,7 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.midi_song import (
-    Chord,
-    Note,
-    SongError,
-    change,
-    excerpt,
-    list_songs,
-    one_voice,
-    read_song,
-)
+from hafm_tiny.songs.midi_song import Chord, Note, SongError, change, excerpt, list_songs, one_voice, read_song
 
 
 def test_overlapping_notes_become_one_voice() -> None:

@@ -11,21 +11,10 @@ import torch
 from transformers import HubertModel
 
 from fit_kmeans import tokenizer_from_hubert
-from hafm_tiny.hubert import (
-    SemanticTrainer,
-    SemanticTrainingArguments,
-    draw_crop,
-)
+from hafm_tiny.hubert import SemanticTrainer, SemanticTrainingArguments, draw_crop
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.state import load_state, save_state
-from hafm_tiny.targets import (
-    IGNORED,
-    LOWEST_NOTE,
-    chord_targets,
-    note_targets,
-    start_front_end,
-    tiny_hubert_config,
-)
+from hafm_tiny.targets import IGNORED, LOWEST_NOTE, chord_targets, note_targets, start_front_end, tiny_hubert_config
 from programs import run_program
 from synthetic_songs import tone, write_song
 

@@ -15,13 +15,7 @@ pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=Impor
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
-from hafm_tiny.songs.song_corpus import (
-    SongCorpusOptions,
-    build_corpus,
-    list_tasks,
-    render_item,
-    split_songs,
-)
+from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item, split_songs
 from hafm_tiny.songs.styles import STEMS, STYLES
 from programs import Program, run_program
 

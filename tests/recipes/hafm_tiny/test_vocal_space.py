@@ -16,12 +16,7 @@ from hafm_hf.listening.rhythm import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
 from hafm_tiny.targets import IGNORED
-from hafm_tiny.vocal_space import (
-    RhythmicFrames,
-    SungFrames,
-    VocalSpaceArguments,
-    fit_vocal_space,
-)
+from hafm_tiny.vocal_space import RhythmicFrames, SungFrames, VocalSpaceArguments, fit_vocal_space
 from tiny_models import tiny_semantic_tokenizer
 
 FRAME_RATE, WIDTH, NOTES, CLUSTERS = 50, 16, 6, 40
