@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -40,6 +41,11 @@ def request(vocals: Path, out: Path, model: Path, **parameters: object) -> Reque
     return Request(str(vocals), str(out), str(model), parameters=parameters or {"seed": 3, "skip_fine": True})
 
 
+def accompany(asked: Request, *how: Any) -> list[Outcome]:
+    """What became of every vocal, in the order of their paths."""
+    return sorted((outcome for outcome, *_ in accompany_all(asked, *how)), key=lambda outcome: outcome.vocal)
+
+
 def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.wav"))}
 
@@ -53,7 +59,7 @@ def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet_run(vocals: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
     """What one process makes that nobody disturbs."""
     out = tmp_path_factory.mktemp("batch") / "quiet"
-    return out, accompany_all(request(vocals, out, tiny_model), 2)
+    return out, accompany(request(vocals, out, tiny_model), 2)
 
 
 def test_names_and_lengths_are_kept_and_a_bad_vocal_stops_no_other(quiet_run: tuple[Path, list[Outcome]]) -> None:
@@ -87,7 +93,7 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     # the workers of the killed command end with it
     while group_lives(run.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    outcomes = accompany_all(request(vocals, tmp_path, tiny_model), 2)
+    outcomes = accompany(request(vocals, tmp_path, tiny_model), 2)
     assert contents(tmp_path) == wanted and outcomes[0].files
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in there} == written
     assert not list(tmp_path.rglob("*.part"))
@@ -100,10 +106,10 @@ def test_a_file_that_is_missing_is_made_again_as_it_was(
     out, _ = quiet_run
     before = contents(out)
     (out / missing).unlink()
-    told: list[tuple[int, int]] = []
-    accompany_all(request(vocals, out, tiny_model), 2, tell=lambda _, done, total, seed: told.append((done, total)))
+    told = list(accompany_all(request(vocals, out, tiny_model), 2))
     assert contents(out) == before
-    assert told == [(number, 5) for number in range(1, 6)]
+    assert len({outcome.vocal for outcome, *_ in told}) == len(told) == 5
+    assert {(total, seed) for _, total, seed in told} == {(5, 3)}
 
 
 def test_a_finished_run_is_finished_for_any_number_of_workers(
@@ -111,7 +117,7 @@ def test_a_finished_run_is_finished_for_any_number_of_workers(
 ) -> None:
     out, outcomes = quiet_run
     before = contents(out)
-    again = accompany_all(request(vocals, out, tiny_model), 2, {"workers": 2})
+    again = accompany(request(vocals, out, tiny_model), 2, {"workers": 2})
     assert [outcome.vocal for outcome in again] == [outcome.vocal for outcome in outcomes]
     assert contents(out) == before
 
@@ -126,7 +132,7 @@ def test_ray_makes_the_files_of_one_process(
 ) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    outcomes = accompany_all(request(vocals, tmp_path / "ray", tiny_model), 2, {"engine": "ray", "workers": 2})
+    outcomes = accompany(request(vocals, tmp_path / "ray", tiny_model), 2, {"engine": "ray", "workers": 2})
     assert contents(tmp_path / "ray") == contents(quiet_run[0])
     assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
 
@@ -138,10 +144,10 @@ def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: P
         (vocals / f"{name}.wav").write_bytes(file_bytes(glide(seconds)))
     # no seed: it is drawn once, and kept
     asked = request(vocals, tmp_path / "out", tiny_model, skip_fine=True)
-    accompany_all(asked, 1)
+    accompany(asked, 1)
     before = contents(tmp_path / "out")
     (vocals / "one.wav").write_bytes(file_bytes(glide(1.2)))
-    accompany_all(asked, 1)
+    accompany(asked, 1)
     after = contents(tmp_path / "out")
     assert soundfile.info(tmp_path / "out" / "one_mix.wav").frames == round(1.2 * CODEC_RATE)
     assert after["two_mix.wav"] == before["two_mix.wav"] and after.keys() == before.keys()
@@ -157,7 +163,7 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
     (vocals / "one_chords.lab").write_text("0 1.5 Gm\n")
     (vocals / "bad_chords.lab").write_text("0 1.5 Gm\n1 H\n")
     asked = request(vocals, tmp_path / "out", bundled_model, seed=3, skip_fine=True, tempo=100.0)
-    outcomes = {outcome.vocal: outcome for outcome in accompany_all(asked)}
+    outcomes = {outcome.vocal: outcome for outcome in accompany(asked)}
     assert "bad_chords.lab, line 2" in outcomes["bad.wav"].error
     assert not outcomes["one.wav"].error and not outcomes["two.wav"].error
     made = contents(tmp_path / "out")
@@ -173,7 +179,7 @@ def test_a_vocal_is_played_with_the_lead_sheet_beside_it(bundled_model: Path, tm
 
     (vocals / "one_chords.lab").unlink()
     (vocals / "bad_chords.lab").unlink()
-    assert not any(outcome.error for outcome in accompany_all(asked))
+    assert not any(outcome.error for outcome in accompany(asked))
     again = contents(tmp_path / "out")
     assert again["two_mix.wav"] == made["two_mix.wav"] and again["one_mix.wav"] != made["one_mix.wav"]
 
@@ -184,16 +190,16 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
     out, _ = quiet_run
     asked = request(vocals, out, tiny_model)
     with pytest.raises(HAFMCorpusError, match=r"begun with other options \(batch_size was 2 and is 3\)"):
-        accompany_all(asked, 3)
+        accompany(asked, 3)
     with locked(out), pytest.raises(HAFMCorpusError, match="in use by another process; wait for it or stop it"):
-        accompany_all(asked)
+        accompany(asked)
     with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
-        accompany_all(request(vocals, vocals / "out", tiny_model))
+        accompany(request(vocals, vocals / "out", tiny_model))
     with pytest.raises(HAFMCorpusError, match="can't be listed"):
-        accompany_all(request(tmp_path / "nowhere", tmp_path / "out", tiny_model))
+        accompany(request(tmp_path / "nowhere", tmp_path / "out", tiny_model))
     (tmp_path / "empty").mkdir()
     with pytest.raises(HAFMCorpusError, match="contains no vocals"):
-        accompany_all(request(tmp_path / "empty", tmp_path / "out", tiny_model))
+        accompany(request(tmp_path / "empty", tmp_path / "out", tiny_model))
 
 
 def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path) -> None:

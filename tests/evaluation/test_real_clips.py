@@ -8,7 +8,7 @@ import pytest
 
 from hafm_hf.evaluation.datasets import cut_clips, load_karaoke, spread, sung_clips
 from hafm_hf.evaluation.fools import FOOLS
-from hafm_hf.evaluation.measuring import ClipJob, MeasuringOptions, measure_all
+from hafm_hf.evaluation.measuring import ClipJob, MeasuringOptions, measure
 from hafm_hf.evaluation.protocol import ScoringOptions, make_report
 from hafm_hf.evaluation.scores import SCORES
 
@@ -22,7 +22,7 @@ def report(shared_data: Path) -> dict[str, Any]:
     if not folder.is_dir():
         pytest.skip(f"no karaoke clips at {folder}")
     clips = spread(sung_clips(cut_clips(load_karaoke(folder), None)), CLIPS)
-    measured = list(measure_all([ClipJob(clip, {}) for clip in clips], MeasuringOptions(embedders=())))
+    measured = [measure(MeasuringOptions(embedders=()), ClipJob(clip, {})) for clip in clips]
     return make_report(measured, {}, ScoringOptions(), {})[0]
 
 

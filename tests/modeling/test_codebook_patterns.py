@@ -12,7 +12,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.codebook_patterns import DelayPattern, FlatPattern
 from hafm_hf.pretrained.loading import load_strictly
-from hafm_hf.training.objective import drop_history, swap_history
+from hafm_hf.training.objective import drawn_frames, drop_history
 from modeling.test_modeling import conditioning_for, targets_for
 from tiny_models import tiny_stage
 
@@ -87,7 +87,7 @@ def test_a_code_sees_the_codes_of_earlier_slots_and_no_others(name: str, scheme:
 def test_history_is_hidden_and_swapped_by_frames() -> None:
     pattern = DelayPattern(3)
     labels = torch.arange(2 * 60).view(2, 60)
-    swapped = swap_history(labels, labels + 1000, 3, 0.5, 4.0, [1, 2])
+    swapped = torch.where(drawn_frames(labels, 3, 0.5, 4.0, [1, 2]), labels + 1000, labels)
     ids = drop_history(swapped, 9999, pattern, 0.5, 4.0, [3, 4])
     # back from what the slots read; the last slot's codes are read by none
     read = pattern.tokens(F.pad(ids[:, 1:], (0, 1), value=9999)).view(2, 20, 3)[:, :-1]

@@ -17,7 +17,6 @@ from hafm_hf.training.objective import (
     other_tracks,
     paired_losses,
     sample_rates,
-    swap_history,
     token_losses,
 )
 from hafm_hf.training.trainer import teacher_forcing
@@ -57,17 +56,6 @@ def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
     together = drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
     alone = drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12])
     assert torch.equal(together[1:2], alone)
-
-
-def test_swapped_history_is_the_other_tracks_in_whole_frames_at_its_own_place() -> None:
-    labels = torch.arange(2 * 1200).view(2, 1200)
-    strangers = -labels - 1
-    history = swap_history(labels, strangers, 3, 0.5, 20.0, [1, 2])
-    swapped = history != labels
-    assert torch.equal(history[swapped], strangers[swapped]) and 0.05 < swapped.float().mean() < 0.95
-    frames = swapped.view(2, 400, 3)
-    assert (frames.all(dim=-1) == frames.any(dim=-1)).all()
-    assert torch.equal(swap_history(labels[1:], strangers[1:], 3, 0.5, 20.0, [2]), history[1:])
 
 
 def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:

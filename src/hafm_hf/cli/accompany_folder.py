@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,73 +95,62 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
     Raises:
         HAFMCommandError: nothing could be done; what was finished is kept.
     """
+    done, errors = 0, {}
     with progress_bars(quiet=request.as_json) as bars:
         task = bars.add_task("looking for vocals", total=None)
-
-        def tell(outcome: Outcome, done: int, total: int, seed: int) -> None:
-            bars.update(task, description="vocals", completed=done, total=total)
-            for line in outcome.lines(seed) if request.as_json else []:
-                typer.echo(json.dumps(line))
-
         try:
-            outcomes = accompany_all(request, batch_size, engine, tell)
+            for outcome, total, seed in accompany_all(request, batch_size, engine):
+                done += 1
+                bars.update(task, description="vocals", completed=done, total=total)
+                for line in outcome.lines(seed) if request.as_json else []:
+                    typer.echo(json.dumps(line))
+                if outcome.error:
+                    errors[outcome.vocal] = outcome.error
         except (HAFMCorpusError, HAFMJobError) as error:
             raise HAFMCommandError(str(error)) from error
         except KeyboardInterrupt:
             stderr.print(f"stopped; {AGAIN}.", markup=False)
             raise
-    failed = [outcome for outcome in outcomes if outcome.error]
-    for outcome in failed:
-        report_error(HAFMCommandError(outcome.error))
+    for vocal in sorted(errors):
+        report_error(HAFMCommandError(errors[vocal]))
     if not request.as_json:
-        left = f", {len(failed)} left out" if failed else ""
-        stdout.print(f"{len(outcomes) - len(failed)} vocals accompanied in {request.out}{left}", markup=False)
-    raise typer.Exit(1 if failed else 0)
+        left = f", {len(errors)} left out" if errors else ""
+        stdout.print(f"{done - len(errors)} vocals accompanied in {request.out}{left}", markup=False)
+    raise typer.Exit(1 if errors else 0)
 
 
 def accompany_all(
-    request: Request,
-    batch_size: int = 8,
-    engine: Mapping[str, Any] | None = None,
-    tell: Callable[[Outcome, int, int, int], None] = lambda outcome, done, total, seed: None,
-) -> list[Outcome]:
+    request: Request, batch_size: int = 8, engine: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Outcome, int, int]]:
     """Makes the accompaniments that are missing; killed and called again, it goes on.
 
     Args:
         request: what to make; a seed that is not given is drawn, and kept for the next run.
         batch_size: vocals that are generated together.
         engine: `engine`, `workers` and `address` of `corpus.engines.run_on`.
-        tell: called with what became of a vocal, the vocals done, all vocals, and the seed.
 
-    Returns:
-        what became of every vocal, in the order of their paths.
+    Yields:
+        what became of each vocal, once it is known; the number of all vocals; and the seed.
 
     Raises:
         HAFMCorpusError, HAFMJobError: one sentence that says what to do.
     """
     request = _resolved(request)
-    outcomes: dict[str, Outcome] = {}
     with locked(Path(request.out)):
         batches, bad, seed = _make_plan(request, batch_size)
         request = replace(request, parameters={**request.parameters, "seed": seed})
-        names, total = _names(itertools.chain.from_iterable(batches)), sum(map(len, batches)) + len(bad)
-
-        def note(found: Iterable[Outcome]) -> None:
-            for outcome in found:
-                # of a batch that is made again, some were finished before
-                if outcome.vocal not in outcomes:
-                    outcomes[outcome.vocal] = outcome
-                    tell(outcome, len(outcomes), total, seed)
-
-        note(Outcome(vocal, error=error) for vocal, error in bad.items())
-        made = (Outcome(vocal, request.files(name)) for vocal, name in names.items())
-        note(each for each in made if each.is_there())
-        jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not outcomes.keys() >= {*batch}]
+        names = _names(itertools.chain.from_iterable(batches))
+        total = len(names) + len(bad)
+        outcomes = [Outcome(vocal, request.files(name)) for vocal, name in names.items()]
+        there = {outcome.vocal: outcome for outcome in outcomes if outcome.is_there()}
+        for known in (*(Outcome(vocal, error=error) for vocal, error in bad.items()), *there.values()):
+            yield known, total, seed
+        jobs = [[(vocal, names[vocal]) for vocal in batch] for batch in batches if not there.keys() >= {*batch}]
         needs = {"threads": request.parameters["threads"], "gpus": int(request.device == "cuda")}
         by = {"engine": "local", **(engine or {}), **needs}
         for finished in run_on(make=accompany_batch, options=request, jobs=jobs, **by):
-            note(finished)
-    return [outcomes[vocal] for vocal in sorted(outcomes)]
+            # of a batch that is made again, some were finished before
+            yield from ((outcome, total, seed) for outcome in finished if outcome.vocal not in there)
 
 
 def _resolved(request: Request) -> Request:

@@ -20,6 +20,8 @@ from .tracks import SPLITS, HAFMCorpusError, Track
 
 PLAN_FILE = "plan.json"
 PLAN_FORMAT = 2
+# one shard to make: its file name and its tracks
+ShardJob = tuple[str, tuple[Track, ...]]
 
 
 @dataclass
@@ -29,15 +31,6 @@ class Plan:
     options: dict[str, Any]
     tracks: dict[str, Track] = field(default_factory=dict)
     shards: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to make: its file name, its split and its tracks."""
-
-    name: str
-    split: str
-    tracks: tuple[Track, ...]
 
 
 def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
@@ -123,10 +116,7 @@ def save_plan(corpus: Path, plan: Plan) -> None:
 
 def shard_jobs(plan: Plan) -> list[ShardJob]:
     """All shards of a plan, in order."""
-    return [
-        ShardJob(name, name.rsplit("-", 1)[0], tuple(plan.tracks[track] for track in tracks))
-        for name, tracks in plan.shards.items()
-    ]
+    return [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:

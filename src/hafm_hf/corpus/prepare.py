@@ -19,7 +19,7 @@ from .dataset_card import dataset_card
 from .engines import run_on
 from .lead_sheets import ESTIMATE
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
-from .plan import Plan, ShardJob, extend_plan, load_plan, locked, save_plan, shard_jobs
+from .plan import Plan, extend_plan, load_plan, locked, save_plan, shard_jobs
 from .shards import ShardOptions, make_shard, shard_maker
 from .tokenizing import torch_device
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
@@ -134,7 +134,7 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
 def _make_missing(plan: Plan, options: PrepareOptions, progress: Progress | None) -> None:
     corpus = Path(options.shards.corpus)
     jobs = shard_jobs(plan)
-    missing: list[ShardJob] = [job for job in jobs if read_report(corpus, job.name) is None]
+    missing = [job for job in jobs if read_report(corpus, job[0]) is None]
     done = len(jobs) - len(missing)
     if progress:
         progress(done, len(jobs))

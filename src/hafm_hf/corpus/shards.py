@@ -100,18 +100,18 @@ class ShardMaker:
         Raises:
             HAFMCorpusError: the disk is full or the folder can't be written to; neither file is there then.
         """
-        report = ShardReport(job.name)
-        corpus = Path(self.options.corpus)
+        name, tracks = job
+        report, corpus = ShardReport(name), Path(self.options.corpus)
         try:
             with torch_threads(self.options.threads):
-                rows = self._rows(job.tracks, report)
+                rows = self._rows(tracks, report)
             report.rows = len(rows)
             if rows:
-                write_shard(corpus / job.name, rows, self.tokenizers.info)
+                write_shard(corpus / name, rows, self.tokenizers.info)
             write_report(corpus, report)
         except OSError as error:
             raise HAFMCorpusError(
-                f"{corpus / job.name} can't be written: {error.strerror or error}; finished shards are kept, make "
+                f"{corpus / name} can't be written: {error.strerror or error}; finished shards are kept, make "
                 "room and run the same command again."
             ) from error
         return report

@@ -87,15 +87,12 @@ class FrechetResult:
         distance: of all embeddings.
         infinite: extrapolated to infinitely many (see `extrapolate`).
         low, high: 95 % bootstrap interval of `distance` over songs; NaN where it was not asked for.
-        n, n_reference: embeddings of the evaluated set and of the reference.
     """
 
     distance: float
     infinite: float
     low: float
     high: float
-    n: int
-    n_reference: int
 
 
 def frechet_audio_distance(
@@ -136,7 +133,7 @@ def frechet_audio_distance(
 
         *ends, median = bootstrap_statistic(clips, whose, statistic, seed, resamples)
         low, high = (max(end - median + distance, 0.0) for end in ends)
-    return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high, len(joined), wanted.n)
+    return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high)
 
 
 def extrapolate(reference: NDArray[np.floating], evaluated: NDArray[np.floating], seed: int = 0) -> float:

@@ -91,7 +91,9 @@ def render(
     """
     from tqdm import tqdm
 
-    model = _load(options)
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+
+    model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
     identity = _identity(model)
     rendered: dict[int, dict[str, Part]] = {}
     for seed in options.seeds:
@@ -110,12 +112,6 @@ def render(
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
             rendered[seed][clip.name] = Part(path)
     return rendered
-
-
-def _load(options: RenderingOptions) -> Any:
-    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-
-    return HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
 
 
 def _identity(model: Any) -> list[Any]:

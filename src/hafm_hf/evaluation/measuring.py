@@ -8,7 +8,7 @@ resumes, and ends with the same numbers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,7 +19,6 @@ import numpy as np
 from ..accompaniment.song import torch_threads
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample
-from ..corpus.engines import run_on
 from ..listening.transcription import ChordRecogniser
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
@@ -227,24 +226,6 @@ def as_long_as(sound: Sound, seconds: float, name: str) -> Sound:
             f"{name} is {len(sound.samples) / sound.rate:.2f} s long and its vocal {seconds:.2f} s; render all of it."
         )
     return Sound(pad_end(sound.samples[:length], length), sound.rate)
-
-
-def measure_all(
-    jobs: Sequence[ClipJob], options: MeasuringOptions, workers: int = 1, engine: str = "local", address: str = ""
-) -> Iterator[Measurement]:
-    """Measures jobs, in any order, in this process, in `workers` others, or on Ray. All give the same numbers.
-
-    Args:
-        jobs: what to measure.
-        options: what decides a measurement. On a cluster of several machines, its cache and all sounds lie on a disk
-            that they share.
-        workers, engine, address: as for `jobs.engines.run_on`.
-
-    Raises:
-        HAFMEvaluationError: naming the clip whose sound cannot be used.
-        HAFMJobError: the engine failed.
-    """
-    yield from run_on(engine, measure, options, jobs, workers, address)
 
 
 def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:

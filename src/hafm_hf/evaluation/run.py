@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic_files import replacing
+from ..corpus.engines import run_on
 from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .generating import RenderingOptions, render
-from .measuring import ClipJob, Measurement, MeasuringOptions, measure_all
+from .measuring import ClipJob, Measurement, MeasuringOptions, measure
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BankItem, build_bank
@@ -82,9 +83,12 @@ def evaluate(
     with locked(evaluation.out, busy):
         systems = _systems(evaluation)
         bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
-        jobs = [_job(clip, systems) for clip in evaluation.clips]
+        candidates = {name: parts for system in systems.values() for name, parts in system.items()}
+        jobs = [
+            ClipJob(clip, {name: parts[clip.name] for name, parts in candidates.items()}) for clip in evaluation.clips
+        ]
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
-        measured = measure_all(jobs, options, evaluation.workers, evaluation.engine, evaluation.address)
+        measured = run_on(evaluation.engine, measure, options, jobs, evaluation.workers, evaluation.address)
         found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
         measurements = [found[clip.name] for clip in evaluation.clips]
         evaluated = {name: list(system) for name, system in systems.items()}
@@ -94,7 +98,8 @@ def evaluate(
             report["isolated_and_separated"] = isolated_and_separated(report, *names)
         report = as_json(report)
         _write_clips(evaluation.out / CLIPS_FILE, scored)
-        write_report(evaluation.out, report, evaluation.clips[: evaluation.players], _first_seeds(systems))
+        first_seeds = {name: next(iter(system.values())) for name, system in systems.items()}
+        write_report(evaluation.out, report, evaluation.clips[: evaluation.players], first_seeds)
     return report
 
 
@@ -125,15 +130,6 @@ def _model_name(evaluation: Evaluation) -> str:
     if evaluation.generation is None:
         return ""
     return Path(evaluation.generation.model or "hafm-tiny").name
-
-
-def _job(clip: Clip, systems: dict[str, System]) -> ClipJob:
-    return ClipJob(clip, {name: parts[clip.name] for system in systems.values() for name, parts in system.items()})
-
-
-def _first_seeds(systems: dict[str, System]) -> dict[str, dict[str, Part]]:
-    """The renderings that players are made of."""
-    return {name: next(iter(system.values())) for name, system in systems.items()}
 
 
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:

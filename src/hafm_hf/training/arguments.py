@@ -125,9 +125,6 @@ class RunArguments:
     activation_checkpointing: bool = False
     compile: bool = False
     report_to: str = field(default="none", metadata={"help": "none, or a tracker that accelerate knows"})
-    push_to_hub: str | None = field(default=None, metadata={"help": "hub repository for the finished stage"})
-    hub_private: bool = False
-    card_facts: str | None = field(default=None, metadata={"help": "YAML file for the model card (hub.model_card)"})
 
     def __post_init__(self) -> None:
         """Refuses rates and choices out of range before anything is loaded."""

@@ -83,7 +83,7 @@ def drop_history(
     All codebooks of a hidden frame are hidden.
 
     Args:
-        history (int64 [B, T·Q]): target tokens, or what `swap_history` made of them.
+        history (int64 [B, T·Q]): target tokens, some of them another track's perhaps.
         bos_token_id (int): the id that hides.
         pattern (CodebookPattern): of the stage.
         p (float): expected hidden share, 0..1.
@@ -97,24 +97,6 @@ def drop_history(
         hidden = drawn_frames(history, pattern.num_codebooks, p, mean_span, seeds)
         history = history.masked_fill(hidden, bos_token_id)
     return pattern.inputs(history, bos_token_id)
-
-
-def swap_history(
-    labels: torch.Tensor, strangers: torch.Tensor, num_codebooks: int, p: float, mean_span: float, seeds: Iterable[int]
-) -> torch.Tensor:
-    """History with random spans taken from another track, at the same place in the crop.
-
-    Args:
-        labels, strangers (int64 [B, T·Q]): target tokens of the clips, and of clips of other tracks.
-        num_codebooks (int): Q.
-        p (float): expected share of the other track, 0..1.
-        mean_span (float): mean length of a span in frames.
-        seeds (iterable of B ints): one per sample.
-
-    Returns:
-        int64 [B, T·Q], the history for `drop_history`.
-    """
-    return torch.where(drawn_frames(labels, num_codebooks, p, mean_span, seeds), strangers, labels)
 
 
 def null_rows(p: float, seeds: Iterable[int]) -> torch.Tensor:

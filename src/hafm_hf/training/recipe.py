@@ -1,32 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole training run, from its arguments to the published stage: what recipes/train_stage.py runs."""
+"""A whole training run, from its arguments to the finished stage: what recipes/train_stage.py runs."""
 
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 from transformers.utils import logging
 
 from ..corpus.locks import locked
 from ..modeling.configuration_hafm import HAFMStageConfig
-from ..pretrained.model_card import CardFacts, load_facts, model_card
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
-from .checkpoints import RunProgress
 from .data import TokenCrops, load_token_corpus
 from .lead_sheets import LeadSheetNoise
 from .stages import make_stage
 from .trainer import StageTrainer
-from .validation import Metrics
 
 logger = logging.get_logger(__name__)
 
 
 def train_stage(arguments: Sequence[str] | None = None) -> None:
-    """Reads arguments, builds or loads the stage, trains it, and publishes it if asked to.
+    """Reads arguments, builds or loads the stage, and trains it.
 
     Args:
         arguments: words of the command line; those of the process if None.
@@ -42,13 +38,9 @@ def train_stage(arguments: Sequence[str] | None = None) -> None:
     set_seed(run.seed)
     trainer = make_trainer(stage, data, run)
     with _alone_in(Path(run.output_dir), trainer):
-        progress = trainer.train()
-    if not trainer.accelerator.is_main_process:
-        return
-    logger.info("The finished stage is in %s.", trainer.folder.path / "final")
-    if run.push_to_hub:
-        facts = training_facts(stage, data, run, progress, trainer.crops, trainer.last_validation)
-        logger.info("Published: %s", publish_stage(trainer.finished_stage, run, facts))
+        trainer.train()
+    if trainer.accelerator.is_main_process:
+        logger.info("The finished stage is in %s.", trainer.folder.path / "final")
 
 
 def _alone_in(folder: Path, trainer: StageTrainer) -> AbstractContextManager[None]:
@@ -97,53 +89,3 @@ def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) 
             batches.accumulation,
         )  # fmt: skip
     return trainer
-
-
-def training_facts(
-    stage: StageArguments,
-    data: DataArguments,
-    run: RunArguments,
-    progress: RunProgress,
-    crops: TokenCrops,
-    last: Metrics,
-) -> CardFacts:
-    """What a card says about a run; facts that only people know come from `run.card_facts`.
-
-    Args:
-        stage, data, run: what the run was asked for.
-        progress: where it ended.
-        crops: what it was trained on.
-        last: its last validation.
-    """
-    facts = load_facts(run.card_facts) if run.card_facts else CardFacts()
-    corpus = Path(data.corpus).name
-    if corpus not in facts.datasets:
-        facts.datasets.append(corpus)
-    if stage.init_from and stage.init_from not in facts.base_models and not Path(stage.init_from).exists():
-        facts.base_models.append(stage.init_from)
-    hours = float(crops.cells.sum() * crops.info.grid) / 3600
-    trained = progress.step * run.global_batch * crops.seconds / 3600
-    found = {
-        "Corpus": f"{corpus}: {len(crops.corpus)} excerpts, {hours:.1f} h",
-        "Steps": f"{progress.step} of {run.global_batch} crops of {crops.seconds:g} s ({trained:.1f} h of audio)",
-        "Learning rate": f"{run.learning_rate:g}",
-        "Precision": run.mixed_precision.replace("no", "fp32"),
-        "Trained weights": f"adapters of rank {stage.lora_rank}" if stage.lora_rank else "all",
-        "Software": f"hafm-hf {version('hafm-hf')}",
-    }
-    if "matched" in last:
-        found["Validation loss"] = f"{last['matched']:.3f} nats a token"
-    facts.training = found | facts.training
-    return facts
-
-
-def publish_stage(model: PreTrainedModel, run: RunArguments, facts: CardFacts) -> str:
-    """Uploads the stage with its configurations and card; returns the commit's address.
-
-    Raises:
-        HfHubHTTPError: the hub refuses.
-    """
-    assert run.push_to_hub is not None
-    card = model_card(model, run.push_to_hub, facts)
-    commit = model.push_to_hub(run.push_to_hub, card=card, private=run.hub_private or None)  # type: ignore[call-arg]
-    return str(commit.commit_url)

@@ -102,19 +102,14 @@ def plain_stage(model: Any) -> PreTrainedModel:
     return model
 
 
-def project_codebooks(
-    vectors: torch.Tensor, width: int, deviation: float, projection: torch.Tensor | None = None
-) -> torch.Tensor:
+def project_codebooks(vectors: torch.Tensor, deviation: float, projection: torch.Tensor) -> torch.Tensor:
     """Projects codebook vectors to the width of a stage, centred, each codebook with standard deviation `deviation`.
 
     Args:
         vectors (float [Q, V, C]): one codebook vector per token.
-        width (int): D of the stage.
         deviation (float): standard deviation of each projected codebook.
-        projection (float [C, D], *optional*): shared by codebooks that live in one space; drawn if not given.
+        projection (float [C, D]): shared by codebooks that live in one space.
     """
-    if projection is None:
-        projection = torch.randn(vectors.shape[-1], width)
     projected = (vectors - vectors.mean(dim=1, keepdim=True)).float() @ projection
     return projected * deviation / projected.flatten(1).std(dim=1)[:, None, None].clamp(min=1e-9)
 
@@ -141,7 +136,7 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
     def projected(column: str, first: int, last: int) -> torch.Tensor:
         kind = "acoustic" if column == "acoustic" else "semantic"
         vectors = acoustic[first:last] if kind == "acoustic" else centroids[column][None]
-        return project_codebooks(vectors, config.hidden_size, deviation, projections[kind])
+        return project_codebooks(vectors, deviation, projections[kind])
 
     conditioning = torch.cat([projected(stream.column, stream.first, stream.last) for stream in streams.conditioning])
     target = projected(streams.target.column, streams.target.first, streams.target.last)

@@ -25,7 +25,7 @@ from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments, RunArguments
 from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
-from .objective import draw_seeds, drop_history, null_rows, swap_history
+from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
 from .stages import plain_stage
 from .validation import Metrics, eval_mode, validate_stage
@@ -48,7 +48,8 @@ def teacher_forcing(batch: Batch, config: HAFMStageConfig, run: RunArguments, dr
     if "strangers" in batch:
         span = run.history_swap_span_seconds * config.frame_rate
         seeds = draw_seeds(run.seed, batch["sample"], "swap")
-        history = swap_history(history, batch["strangers"], codebooks, run.history_swap, span, seeds)
+        swapped = drawn_frames(history, codebooks, run.history_swap, span, seeds)
+        history = torch.where(swapped, batch["strangers"], history)
     span, seeds = run.history_span_seconds * config.frame_rate, draw_seeds(run.seed, batch["sample"], "dropout")
     return drop_history(history, hidden, codebook_pattern(config), dropout, span, seeds)
 
@@ -100,7 +101,6 @@ class StageTrainer:
         self.folder = RunFolder(Path(run.output_dir), self.accelerator, run.keep_checkpoints)
         self.progress = RunProgress()
         self.skipped_in_a_row = 0
-        self.last_validation: Metrics = {}
         self._began = time.monotonic()
 
     @property
@@ -110,7 +110,7 @@ class StageTrainer:
 
     @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated, saved and published: averaged if asked for, with adapters merged."""
+        """What is validated and saved: averaged if asked for, with adapters merged."""
         return plain_stage(self.stage if self.average is None else self.average.module)
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
@@ -146,7 +146,7 @@ class StageTrainer:
         """Seconds trained, over all sessions of the run."""
         return self.progress.seconds + time.monotonic() - self._began
 
-    def train(self) -> RunProgress:
+    def train(self) -> None:
         """Trains until `max_steps` or `max_hours`; saves checkpoints, the best and the finished stage.
 
         Raises:
@@ -176,7 +176,6 @@ class StageTrainer:
             self.pause(window)
         bar.close()
         self.finish(window)
-        return self.progress
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -299,20 +298,18 @@ class StageTrainer:
         )
         self.accelerator.init_trackers("hafm", config={key: str(value) for key, value in asked.items()})
 
-    def validate(self) -> Metrics:
+    def validate(self) -> None:
         """Validates, logs, and keeps the stage under best/ when its matched loss is the lowest so far."""
         if self.validation is None:
-            return {}
+            return
         finished = self.finished_stage
         with eval_mode(finished) as model:
             metrics = validate_stage(model, self.validation, self.data, self.accelerator)
-        self.last_validation = metrics
         self.write({f"validation_{key}": value for key, value in metrics.items()})
         matched = metrics["matched"]
         if self.progress.step and isinstance(matched, float) and matched < self.progress.best:
             self.progress.best = matched
             self.folder.save_stage(finished, "best")
-        return metrics
 
     def save_checkpoint(self) -> None:
         """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
