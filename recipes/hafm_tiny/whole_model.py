@@ -213,6 +213,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         commands[stage] = _stage_command(options, stage)
         if stage != "semantic":
             # codes start from what they mean; for clusters alone it has not been tried
+            commands[stage][0] = "train_tiny_stage.py"
             commands[stage] += ["--codec", codec, "--semantic_tokenizer", tokenizer]
     wanted = [name for name in NEEDS if name != "separator" or options.have_stems]
     return {name: [str(word) for word in commands[name]] for name in wanted}

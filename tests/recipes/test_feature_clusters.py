@@ -13,7 +13,7 @@ from transformers import HubertModel
 import feature_clusters
 import fit_kmeans
 from corpus.karaoke import write_karaoke
-from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
+from feature_clusters import Reservoir, SamplingOptions, sample_features
 from hafm_hf import HAFMSemanticTokenizerModel
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.stems import StemOptions, StemReader
@@ -40,18 +40,6 @@ def test_the_sample_does_not_depend_on_how_the_stream_is_cut() -> None:
     np.testing.assert_array_equal(short.rows, whole)
     with pytest.raises(HAFMCorpusError, match="No frames were sampled"):
         _ = Reservoir(3).rows
-
-
-def test_clusters_that_are_there_are_found_and_figures_tell_so() -> None:
-    generator = np.random.default_rng(0)
-    centres = 10 * generator.standard_normal((6, 4))
-    features = (np.repeat(centres, 200, axis=0) + 0.1 * generator.standard_normal((1200, 4))).astype(np.float32)
-    centroids, figures = fit_clusters(features, 6)
-    assert np.linalg.norm(centres[:, None] - centroids[None], axis=2).min(axis=1).max() < 0.1
-    assert figures["used_clusters"] == 6 and figures["entropy_bits"] == pytest.approx(np.log2(6), abs=0.05)
-    assert figures["inertia_share_of_variance"] < 0.01
-    with pytest.raises(HAFMCorpusError, match="can't make 2000 clusters"):
-        fit_clusters(features, 2000)
 
 
 def test_tokens_are_scikit_learns_predictions() -> None:

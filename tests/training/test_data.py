@@ -155,7 +155,7 @@ def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(
     torch.manual_seed(0)
     draws = [stage.train()(input_ids=torch.zeros(1, 9, dtype=torch.int64), **tokens).logits for _ in range(2)]
     assert not torch.equal(*draws), "attention drops"
-    for name, value in (("position_scheme", "index"), ("hidden_size", 48), ("codec", "CODEC")):
+    for name, value in (("position_scheme", "index"), ("hidden_size", 48)):
         with pytest.raises(ValueError, match=f"cannot go on with {name} {value!r}"):
             make_stage(StageArguments(init_from=str(tmp_path), **{name: value}), INFO, 10.0)  # type: ignore[arg-type]
     same = dataclasses.replace(from_there, position_scheme="time", hidden_size=24)

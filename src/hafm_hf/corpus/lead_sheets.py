@@ -4,11 +4,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..audio import with_channels
 from ..lead_sheet.bars import bars_from_downbeats
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..listening.transcription import Transcriber
-from .stems import Stems
 from .tracks import Reason, TrackError
 
 # what a song's lead sheet is
@@ -38,11 +35,6 @@ def told_lead_sheet(labels: Mapping[str, object], style: str) -> LeadSheet:
         return styled(labelled_lead_sheet(labels), style)
     except ValueError as error:
         raise TrackError(Reason.BAD_LABELS, str(error)) from error
-
-
-def estimated_lead_sheet(transcriber: Transcriber, stems: Stems, style: str) -> LeadSheet:
-    """The lead sheet of a song's accompaniment, with its style."""
-    return styled(transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate), style)
 
 
 def styled(sheet: LeadSheet, style: str) -> LeadSheet:

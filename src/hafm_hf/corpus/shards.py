@@ -19,7 +19,7 @@ from ..audio import Samples, with_channels
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.transcription import Transcriber
 from .filtering import FilterOptions, reason_to_drop
-from .lead_sheets import ESTIMATE, LABELS, estimated_lead_sheet, told_lead_sheet
+from .lead_sheets import ESTIMATE, LABELS, styled, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
 from .stems import StemOptions, StemReader, write_stems
@@ -168,7 +168,8 @@ class ShardMaker:
         counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
         if kept:
             if self.transcriber is not None:
-                sheet = estimated_lead_sheet(self.transcriber, stems, track.style)
+                heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), rate)
+                sheet = styled(heard, track.style)
             kept = [replace(segment, sheet=sheet) for segment in kept]
         if kept and self.options.keep_audio:
             write_stems(Path(self.options.keep_audio, track.split, track.name), stems)

@@ -60,10 +60,6 @@ class StageArguments:
         default=None, metadata={"help": "share of samples trained without conditioning (the paper: 0.1)"}
     )
     attention_dropout: float | None = field(default=None, metadata={"help": "of attention weights (the paper: 0)"})
-    codec: str | None = field(
-        default=None, metadata={"help": "start embeddings and heads from this codec's codebooks"}
-    )
-    semantic_tokenizer: str | None = field(default=None, metadata={"help": "and from this tokenizer's centroids"})
     coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
     fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
     lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})

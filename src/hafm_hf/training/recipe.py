@@ -2,12 +2,12 @@
 """A whole training run, from its arguments to the finished stage: what recipes/train_stage.py runs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from ..corpus.locks import locked
@@ -21,11 +21,14 @@ from .trainer import StageTrainer
 logger = logging.get_logger(__name__)
 
 
-def train_stage(arguments: Sequence[str] | None = None) -> None:
+def train_stage(
+    arguments: Sequence[str] | None = None, start: Callable[[PreTrainedModel], object] | None = None
+) -> None:
     """Reads arguments, builds or loads the stage, and trains it.
 
     Args:
         arguments: words of the command line; those of the process if None.
+        start: what happens to a new stage before its training, to set its weights.
 
     Raises:
         ValueError: arguments, corpus and stage do not fit each other, or another run trains in the folder.
@@ -36,7 +39,7 @@ def train_stage(arguments: Sequence[str] | None = None) -> None:
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
-    trainer = make_trainer(stage, data, run)
+    trainer = make_trainer(stage, data, run, start)
     with _alone_in(Path(run.output_dir), trainer):
         trainer.train()
     if trainer.accelerator.is_main_process:
@@ -65,10 +68,17 @@ def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops
     return TokenCrops(corpus, info, config, data.crop_seconds)
 
 
-def make_trainer(stage: StageArguments, data: DataArguments, run: RunArguments) -> StageTrainer:
-    """Corpus, stage and trainer of a run."""
+def make_trainer(
+    stage: StageArguments,
+    data: DataArguments,
+    run: RunArguments,
+    start: Callable[[PreTrainedModel], object] | None = None,
+) -> StageTrainer:
+    """Corpus, stage and trainer of a run; `start` as for `train_stage`."""
     corpus, info = load_token_corpus(data.corpus, "train", data.cache_dir)
     model = make_stage(stage, info, data.crop_seconds)
+    if start and not stage.init_from:
+        start(model)
     noise = LeadSheetNoise(
         run.lead_sheet_dropout,
         run.lead_sheet_dropout_all,

@@ -2,7 +2,6 @@
 """The part that estimates chords is learnt: songs in symbols, a table from tokens, the network, and the recipe."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 from hafm_hf import HAFMHarmonyModel
 from hafm_tiny.harmony import HarmonyArguments, HarmonyTrainer, Melody, harmony_scores, melody_of, transposed
 from hafm_tiny.targets import transposed_chords
-from labelled_songs import RECIPE, run_recipe, song_of_roots
-from programs import run_program
+from labelled_songs import run_recipe, song_of_roots
 from tiny_models import CLUSTERS, tiny_harmony
 
 
@@ -59,9 +57,3 @@ def test_the_recipe_makes_a_part_from_songs_and_their_tokens(tmp_path: Path) -> 
     figures = json.loads((tmp_path / "run" / "harmony" / "figures.json").read_text())
     assert {"chord_nats_16", "chord_48", "root_48"} <= set(figures)
     assert "'train': '2 songs', 'validation': '1 songs'" in done.stderr
-
-
-def test_the_recipe_says_what_is_missing(tmp_path: Path) -> None:
-    words = [sys.executable, str(RECIPE), "--tokenizer", str(tmp_path)]
-    done = run_program(words)
-    assert done.returncode == 1 and "--corpus" in done.stderr.splitlines()[-1]

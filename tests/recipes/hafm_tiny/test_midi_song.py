@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.midi_song import Chord, Note, SongError, change, excerpt, list_songs, one_voice, read_song
+from hafm_tiny.songs.midi_song import Chord, Note, change, excerpt, list_songs, one_voice, read_song
 
 
 def test_overlapping_notes_become_one_voice() -> None:
@@ -52,17 +52,3 @@ def test_chord_knows_its_tones_and_its_lowest_note() -> None:
     assert Chord(0, 1, "G:maj/3").pitch_classes == (7, 11, 2) and Chord(0, 1, "G:maj/3").bass == 11
     assert Chord(0, 1, "Bb:min7/b7").bass == 8
     assert Chord(0, 1, "N").pitch_classes == () and Chord(0, 1, "N").bass is None
-
-
-def test_song_without_melody_is_an_error_that_says_so(songs: Path, tmp_path: Path) -> None:
-    import pretty_midi
-
-    folder = tmp_path / "009"
-    folder.mkdir()
-    for file in ("beat_midi.txt", "chord_midi.txt"):
-        (folder / file).write_text((songs / "001" / file).read_text())
-    pretty_midi.PrettyMIDI().write(str(folder / "009.mid"))
-    with pytest.raises(SongError, match="no MELODY track"):
-        read_song(folder)
-    with pytest.raises(FileNotFoundError, match="holds no songs"):
-        list_songs(tmp_path / "nothing")

@@ -90,15 +90,3 @@ def test_vowel_begins_at_the_onset_of_its_note(voice: Voice, notes: list[Note]) 
     for note in notes[-2:]:
         near = np.abs(vowels[int((note.start - 0.2) * rate) : int((note.start + 0.3) * rate)])
         assert np.argmax(near > 0.25 * near.max()) / rate - 0.2 == pytest.approx(0, abs=0.025)
-
-
-def test_same_seed_sings_the_same_samples(voice: Voice, notes: list[Note]) -> None:
-    manner = random_manner(np.random.default_rng(5))
-    takes = [sing(voice, notes, SECONDS, manner, seed) for seed in (1, 1, 2)]
-    assert np.array_equal(takes[0], takes[1])
-    assert not np.array_equal(takes[0], takes[2])
-
-
-def test_folder_without_units_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="units.tsv is missing"):
-        load_voice(tmp_path)

@@ -15,7 +15,7 @@ pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=Impor
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
-from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item, split_songs
+from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item
 from hafm_tiny.songs.styles import STEMS, STYLES
 from programs import Program, run_program
 
@@ -41,15 +41,6 @@ def options(songs: Path, voices: Path, soundfont: Path, tmp_path: Path) -> SongC
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def test_909_songs_split_800_50_59_whatever_their_order() -> None:
-    names = [f"{i:03d}" for i in range(1, 910)]
-    splits = split_songs(names, 50, 59)
-    assert [list(splits.values()).count(split) for split in ("train", "validation", "test")] == [800, 50, 59]
-    assert splits == split_songs(names[::-1], 50, 59)
-    with pytest.raises(ValueError, match="cannot give"):
-        split_songs(names[:100], 50, 59)
 
 
 def test_every_pass_keeps_a_song_in_its_split_and_starts_with_all_splits(options: SongCorpusOptions) -> None:
@@ -105,23 +96,6 @@ def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongC
     assert not plain.labels["reharmonised"] and moved.labels["reharmonised"]
     alike = {stem: np.corrcoef(plain.stems[stem], moved.stems[stem])[0, 1] for stem in ("drums", "bass")}
     assert alike["drums"] > 0.95 > 0.8 > alike["bass"], alike
-
-
-def test_unusable_song_is_skipped_and_named(
-    options: SongCorpusOptions, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    task = list_tasks(options, 0)[0]
-    empty = tmp_path / "666"
-    empty.mkdir()
-    for file in task.folder.iterdir():
-        (empty / file.name.replace(task.folder.name, "666")).write_bytes(file.read_bytes())
-    (empty / "chord_midi.txt").write_text("")
-    assert list(build_corpus(options, [dataclasses.replace(task, folder=empty)])) == [("666_0", 0.0)]
-    assert "666" in caplog.text and "chords" in caplog.text
-    (empty / "666.mid").write_bytes(b"MThd, and no more")
-    assert list(build_corpus(options, [dataclasses.replace(task, folder=empty)])) == [("666_0", 0.0)]
-    assert "666 cannot be read" in caplog.text
-    assert not content(options.output)
 
 
 def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: SongCorpusOptions, tmp_path: Path) -> None:

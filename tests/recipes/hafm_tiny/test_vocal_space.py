@@ -183,12 +183,3 @@ def test_configurations_without_sense_are_refused(changes: dict[str, object], sa
     config = tiny_semantic_tokenizer().config
     with pytest.raises((ValueError, StrictDataclassClassValidationError), match=said):
         type(config)(**(config.to_dict() | changes))
-
-
-def test_a_space_wider_than_the_features_and_shared_centroids_are_refused() -> None:
-    config = copy.deepcopy(tokenizer_with_centroids().config)
-    config.vocal_projection_size = config.hubert_config.hidden_size + 1
-    with pytest.raises(ValueError, match="centroids need"):
-        HAFMSemanticTokenizerModel(config)
-    with pytest.raises(ValueError, match="separate centroids"):
-        fit_vocal_space(tokenizer_with_centroids(separate=False), [sung_song(0)], [sung_song(1)], QUICK, frames=100)

@@ -4,7 +4,7 @@
 import torch
 
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
-from hafm_hf.training.stages import initialise_from_codebooks
+from hafm_tiny.codebooks import initialise_from_codebooks
 from training.toy_corpus import toy_config
 
 

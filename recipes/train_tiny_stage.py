@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a stage of a model like hafm-tiny: as train_stage.py, but a new stage starts from what its tokens mean.
+
+python recipes/train_tiny_stage.py recipes/configs/band/coarse.yaml --corpus CORPUS --output_dir runs/coarse \\
+    --codec CODEC --semantic_tokenizer TOKENIZER
+"""
+
+import argparse
+from functools import partial
+
+from hafm_hf.cli.training import run_recipe
+from hafm_hf.training.recipe import train_stage
+from hafm_tiny.codebooks import start_stage
+
+
+def main() -> None:
+    """Reads the two names, and leaves the other words to the run."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--codec", required=True)
+    parser.add_argument("--semantic_tokenizer", required=True)
+    named, words = parser.parse_known_args()
+    train_stage(words, partial(start_stage, codec=named.codec, semantic_tokenizer=named.semantic_tokenizer))
+
+
+if __name__ == "__main__":
+    run_recipe(main)
