@@ -259,7 +259,7 @@ def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (saved / "config.json").write_text(json.dumps(config))
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
-    command = [sys.executable, "-m", "hafm_hf.cli", "accompany", str(tmp_path / "vocal.wav"), "--model", str(saved)]
+    command = [sys.executable, "-m", "hafm_hf", "accompany", str(tmp_path / "vocal.wav"), "--model", str(saved)]
     # whoever would answer a question with yes
     run = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, input="y\ny\ny\n", check=False

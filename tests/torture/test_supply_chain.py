@@ -78,7 +78,7 @@ def test_a_token_in_the_environment_is_in_no_output(model: str, parrot: str, tin
         environment |= online
     named = str(tiny_model) if model == "bundled" else model
     words = ["accompany", str(tmp_path / "vocal.wav"), "--model", named, "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "hafm_hf.cli", *words, "--skip-fine", "--json"]
+    command = [sys.executable, "-m", "hafm_hf", *words, "--skip-fine", "--json"]
     run = run_program(command, environment, fresh=model != "bundled")
     assert run.returncode == (0 if model == "bundled" else 1), run.stderr
     assert SECRET not in run.stdout + run.stderr
