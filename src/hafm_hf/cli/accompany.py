@@ -108,12 +108,10 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
     several = request.parameters["num_samples"] > 1
-    if request.stream and several:
-        raise typer.BadParameter("--stream goes with one sample only.")
     if request.out == STANDARD and (len(vocals) > 1 or several or request.stream or request.as_json):
         raise typer.BadParameter("--out - is for one mix of one vocal, without --stream and --json.")
-    if request.stream and request.file_format != "wav":
-        raise typer.BadParameter(f"--stream writes WAV; leave out --format {request.file_format}.")
+    if request.stream and (several or request.file_format != "wav"):
+        raise typer.BadParameter("--stream writes WAV, one sample as it is generated.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
