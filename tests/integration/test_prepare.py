@@ -24,7 +24,7 @@ from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
 from programs import Program, group_lives, run_program
 
-COMMAND = [sys.executable, "-m", "hafm_hf.cli", "prepare"]
+COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]
 
 
 def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
