@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spectral codec: the STFT it rests on, a decoder in which nothing stands still, noise that goes by the frame."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from hafm_hf.tokenizers.codecs import as_codec
+from hafm_hf import BUNDLED_MODEL
+from hafm_hf.audio.files import read_audio
+from hafm_hf.tokenizers.codecs import as_codec, load_codec
 from hafm_hf.tokenizers.configuration_spectral_codec import HAFMSpectralConfig
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
 from tiny_models import tiny_spectral_codec
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # below it bins of a short window are wider than the distance of two lines
 LOWEST_LINE_HZ = 600
 
@@ -132,3 +137,14 @@ def test_the_model_passes_audio_through_all_its_codebooks() -> None:
     assert output.shape == (2, 1, 3_200)
     torch.testing.assert_close(output, codec.decode(codec.encode(audio)))
     assert isinstance(model, HAFMSpectralModel)
+
+
+def test_nothing_stands_still_in_what_the_bundled_codec_codes() -> None:
+    codec = load_codec(BUNDLED_MODEL / "codec")
+    band, rate = read_audio(EXAMPLES / "vocal_accompanied_folk.ogg", seconds=20.0)
+    assert rate == codec.format.sampling_rate
+    audio = torch.from_numpy(band).reshape(1, 1, -1)
+    for codebooks in (8, 4):
+        coded = codec.decode(codec.encode(audio, codebooks))[0, 0]
+        for spacing in (75, 150, 300, 600):
+            assert line_excess(coded, rate, spacing) < 0.7
