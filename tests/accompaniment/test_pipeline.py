@@ -83,21 +83,6 @@ def test_list_gives_the_songs_of_each_alone_whatever_the_batch(accompany: Any, s
     assert accompany([]) == []
 
 
-def test_samples_of_one_vocal_differ(accompany: Any) -> None:
-    songs = accompany(glide(1.0), sampling_rate=CODEC_RATE, seed=1, num_samples=3, skip_fine=True)
-    assert len(songs) == 3
-    assert len({each["audio"].tobytes() for each in songs}) == 3
-    assert len({each["vocals"].tobytes() for each in songs}) == 1
-
-
-def test_gains_set_the_levels_in_the_mix(accompany: Any, song: dict[str, Any]) -> None:
-    options = {"seed": 1, "vocal_gain_db": -12.0, "instrumental_gain_db": -6.0}
-    quieter = accompany(glide(), sampling_rate=CODEC_RATE, **options)
-    assert np.array_equal(quieter["audio"], song["audio"])
-    wanted = song["vocals"] * audio.decibels_to_gain(-12.0) + song["audio"] * audio.decibels_to_gain(-6.0)
-    assert np.allclose(quieter["mix"], audio.fade_edges(wanted, CODEC_RATE), atol=1e-6)
-
-
 def test_seconds_uses_the_start_of_the_vocal(accompany: Any) -> None:
     features = accompany.preprocess(file_bytes(glide(3.0), subtype="FLOAT"), seconds=1.1)
     assert np.array_equal(features["input_values"][0], glide(3.0)[:26_400])

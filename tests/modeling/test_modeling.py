@@ -108,15 +108,6 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
             torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_eager_and_sdpa_agree(scheme: str) -> None:
-    results = []
-    for backend in BACKENDS:
-        stage = tiny_stage("coarse", position_scheme=scheme, attn_implementation=backend)
-        results.append(stage(labels=targets_for(stage), conditioning_ids=conditioning_for(stage)).logits)
-    torch.testing.assert_close(*results, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("there", [slice(0, 4), slice(2, 6), slice(1, 5)])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
