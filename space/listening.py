@@ -63,10 +63,8 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
 def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) -> LeadSheet:
     """What is known, and the model's estimate of the rest, if it is a model that estimates beats."""
     composite = load_pipeline(model).model
-    if not composite.semantic_tokenizer.config.beat_line:
-        return known
-    tokens = composite.tokenize_vocal(samples, rate, 0, known)[0]
-    return composite.complete_lead_sheet(tokens, known)
+    beats = composite.semantic_tokenizer.config.beat_line
+    return composite.complete_lead_sheet(samples, rate, 0, known) if beats else known
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:

@@ -14,8 +14,8 @@ from hafm_hf import (
     HAFMFineConfig,
     HAFMFineForCausalLM,
     HAFMForVocalAccompaniment,
-    HAFMHarmonyConfig,
-    HAFMHarmonyModel,
+    HAFMListenerConfig,
+    HAFMListenerModel,
     HAFMSemanticConfig,
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizerConfig,
@@ -110,12 +110,11 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
     return tokenizer
 
 
-def tiny_harmony(seed: int = 0, **options: Any) -> HAFMHarmonyModel:
-    """A network of two layers with random weights and a random table."""
+def tiny_listener(seed: int = 0, **options: Any) -> HAFMListenerModel:
+    """Two towers of two and three layers with random weights, and a random table."""
     torch.manual_seed(seed)
-    model = HAFMHarmonyModel(
-        HAFMHarmonyConfig(**{"num_clusters": CLUSTERS, "channels": 9, "num_layers": 2, **options})
-    )
+    sizes = {"harmony_channels": 5, "harmony_layers": 2, "time_channels": 7, "time_layers": 3, "tempo_bins": 11}
+    model = HAFMListenerModel(HAFMListenerConfig(**{"num_clusters": CLUSTERS, **sizes, **options}))
     model.notes.uniform_()
     return model.eval()
 

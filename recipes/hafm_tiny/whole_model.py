@@ -39,10 +39,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "coarse": ("tokens",),
     "semantic": ("tokens",),
     "fine": ("tokens",),
-    "harmony": ("tokens",),
+    "listener": ("tokens",),
     # where songs have stems
     "separator": ("decoder",),
-    "model": ("decoder", "coarse", "semantic", "fine", "harmony", "separator"),
+    "model": ("decoder", "coarse", "semantic", "fine", "listener", "separator"),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
@@ -59,8 +59,8 @@ DECODER_ALONE = (
 )  # fmt: skip
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
-# of the network that estimates chords, a sixth of a second each
-HARMONY_STEPS_PER_HOUR, HARMONY_STEPS = 1300, 2600
+# of each tower of the listener, a fifth to a third of a second each
+LISTENER_STEPS_PER_HOUR, LISTENER_STEPS = 2000, 4000
 # of the network that takes bands apart, a third of a second each
 SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
 
@@ -175,7 +175,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
-    harmony_steps = max(1, min(HARMONY_STEPS, round(HARMONY_STEPS_PER_HOUR * options.hours)))
+    listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
         **_codec_commands(options, steps["codec"], codec),
@@ -195,8 +195,8 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
             "--lead-sheet", "labels",
         ],
-        "harmony": [
-            "fit_harmony.py", *_run_words(options, "harmony", harmony_steps),
+        "listener": [
+            "train_listener.py", *_run_words(options, "listener", listener_steps),
             "--tokenizer", tokenizer, "--tokens", out / "tokens",
         ],
         "separator": [
@@ -204,7 +204,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         ],
         "model": [
             "hafm", "assemble", out / "model", "--semantic-tokenizer", tokenizer, "--codec", decoder,
-            "--harmony", out / "harmony" / "harmony",
+            "--listener", out / "listener" / "listener",
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
             *(["--separator", out / "separator" / "separator"] if options.have_stems else []),
         ],

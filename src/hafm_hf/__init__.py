@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
     from .audio.files import HAFMAudioError
     from .lead_sheet.lead_sheet import LeadSheet
-    from .listening.configuration_harmony import HAFMHarmonyConfig
-    from .listening.modeling_harmony import HAFMHarmonyModel
+    from .listening.configuration_listener import HAFMListenerConfig
+    from .listening.modeling_listener import HAFMListenerModel
     from .modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
     from .modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
     from .pretrained.loading import BUNDLED_MODEL
@@ -43,8 +43,8 @@ __all__ = [
     "HAFMFineConfig",
     "HAFMFineForCausalLM",
     "HAFMForVocalAccompaniment",
-    "HAFMHarmonyConfig",
-    "HAFMHarmonyModel",
+    "HAFMListenerConfig",
+    "HAFMListenerModel",
     "HAFMPipeline",
     "HAFMSemanticConfig",
     "HAFMSemanticForCausalLM",
@@ -67,8 +67,8 @@ _NAMES = {
     "audio.feature_extraction_hafm": ("HAFMFeatureExtractor",),
     "audio.files": ("HAFMAudioError",),
     "lead_sheet.lead_sheet": ("LeadSheet",),
-    "listening.configuration_harmony": ("HAFMHarmonyConfig",),
-    "listening.modeling_harmony": ("HAFMHarmonyModel",),
+    "listening.configuration_listener": ("HAFMListenerConfig",),
+    "listening.modeling_listener": ("HAFMListenerModel",),
     "modeling.configuration_hafm": ("HAFMCoarseConfig", "HAFMFineConfig", "HAFMSemanticConfig"),
     "modeling.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pretrained.loading": ("BUNDLED_MODEL",),

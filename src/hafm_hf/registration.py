@@ -17,14 +17,14 @@ def register() -> None:
     from .accompaniment.modeling_separator import HAFMSeparatorModel
     from .accompaniment.pipeline_hafm import HAFMPipeline
     from .audio.feature_extraction_hafm import HAFMFeatureExtractor
-    from .listening.modeling_harmony import HAFMHarmonyModel
+    from .listening.modeling_listener import HAFMListenerModel
     from .modeling.modeling_hafm import STAGE_MODELS
     from .pretrained.loading import BUNDLED_MODEL
     from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
     from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
     tokenizers = (HAFMSemanticTokenizerModel, HAFMSpectralModel)
-    others = (HAFMForVocalAccompaniment, *tokenizers, HAFMHarmonyModel, HAFMSeparatorModel)
+    others = (HAFMForVocalAccompaniment, *tokenizers, HAFMListenerModel, HAFMSeparatorModel)
     model_class: Any
     for model_class in (*STAGE_MODELS.values(), *others):
         config_class = _installed(model_class.config_class)

@@ -9,7 +9,7 @@ import torch
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
-from tiny_models import STAGES, tiny_composite, tiny_harmony, tiny_rhythmic_tokenizer, tiny_stage
+from tiny_models import STAGES, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
@@ -60,18 +60,18 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
-    model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), harmony=tiny_harmony())
-    tokens = model.tokenize_vocal(voice(2), 24_000, 0)[0]
+    model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
     estimate = model.estimate_lead_sheet(voice(2), 24_000, 0)
-    assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords"]
-    chord, beat, bar, style = model.lead_sheet_streams(tokens, model.complete_lead_sheet(tokens))["semantic"]
+    assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
+    assert model.complete_lead_sheet(voice(2), 24_000, 0).beats == estimate.beats
+    chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0).streams["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
-    chord, beat, bar, style = model.lead_sheet_streams(tokens, model.complete_lead_sheet(tokens, given))["coarse"]
+    chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0, given).streams["coarse"]
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
     begins = (beat.diff() < 0).nonzero().flatten()
     assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
-    assert not reading_composite().lead_sheet_streams(tokens, LeadSheet())["fine"].any()
+    assert not reading_composite().hear_voice(voice(2), 24_000, 0).streams["fine"].any()
 
 
 def test_tempo_beats_and_chords_are_taken_by_themselves() -> None:

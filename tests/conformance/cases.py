@@ -20,8 +20,8 @@ from hafm_hf import (
     HAFMConfig,
     HAFMFineConfig,
     HAFMFineForCausalLM,
-    HAFMHarmonyConfig,
-    HAFMHarmonyModel,
+    HAFMListenerConfig,
+    HAFMListenerModel,
     HAFMSemanticConfig,
     HAFMSemanticForCausalLM,
     HAFMSemanticTokenizerConfig,
@@ -29,8 +29,8 @@ from hafm_hf import (
     HAFMSeparatorConfig,
     HAFMSeparatorModel,
 )
-from hafm_hf.listening.modeling_harmony import CELLS, NOTE_NUMBERS
-from tiny_models import SIZES, VOCABULARIES, tiny_harmony, tiny_semantic_tokenizer, tiny_separator
+from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, TIME_NUMBERS
+from tiny_models import SIZES, VOCABULARIES, tiny_listener, tiny_semantic_tokenizer, tiny_separator
 
 BATCH, FRAMES = 3, 6
 
@@ -229,18 +229,27 @@ class SemanticTokenizerTest(PartCase, Reasoned):
         return PartTester(config, inputs, **sizes)
 
 
-class HarmonyTest(PartCase, Reasoned):
-    """Notes in beats → chords."""
+class ListenerTest(PartCase, Reasoned):
+    """Cells of a pitch line → chords, key and tempo."""
 
     has_attentions = False
-    config_class, model_class = HAFMHarmonyConfig, HAFMHarmonyModel
-    config_arguments = {"num_clusters": 7, "channels": 5, "num_layers": 2}
+    config_class, model_class = HAFMListenerConfig, HAFMListenerModel
+    config_arguments = {
+        "num_clusters": 7,
+        "harmony_channels": 5,
+        "harmony_layers": 2,
+        "time_channels": 7,
+        "time_layers": 1,
+    }
 
     def tester(self) -> PartTester:
-        """Eleven beats."""
-        shape = (BATCH, 11, CELLS * NOTE_NUMBERS)
-        inputs = {"cells": torch.rand(shape, generator=torch.Generator().manual_seed(0))}
-        return PartTester(tiny_harmony(dropout=0.0).config, inputs)
+        """Eleven cells of harmony and thirteen of time."""
+        drawn = torch.Generator().manual_seed(0)
+        inputs = {
+            "harmony_cells": torch.rand((BATCH, 11, HARMONY_NUMBERS), generator=drawn),
+            "time_cells": torch.rand((BATCH, 13, TIME_NUMBERS), generator=drawn),
+        }
+        return PartTester(tiny_listener(dropout=0.0).config, inputs)
 
 
 class SeparatorTest(PartCase, Reasoned):

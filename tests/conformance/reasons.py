@@ -34,7 +34,7 @@ REASONS: dict[str, dict[str, str]] = {
         "test_model_outputs_equivalence": SAMPLES,
         "test_retain_grad_hidden_states_attentions": SAMPLES,
     },
-    "HarmonyTest": {
+    "ListenerTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
         "test_hidden_states_output": LOGITS,
         "test_model_outputs_equivalence": LOGITS,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hafm_hf.pretrained.loading import load_strictly
 from tiny_models import (
     sounds,
-    tiny_harmony,
+    tiny_listener,
     tiny_rhythmic_tokenizer,
     tiny_semantic_tokenizer,
     tiny_separator,
@@ -38,7 +38,7 @@ def without(model: Any, folder: Path, names: list[str]) -> Any:
     ("make", "zeros", "ones"),
     [
         (tiny_rhythmic_tokenizer, ["centroids", "vocal_projection"], ["rhythm_scale", "line_scale"]),
-        (tiny_harmony, ["notes"], []),
+        (tiny_listener, ["notes"], []),
     ],
 )
 def test_buffers_that_a_checkpoint_lacks_say_nothing(
@@ -55,7 +55,7 @@ def test_buffers_that_a_checkpoint_lacks_say_nothing(
     assert all(torch.equal(value, kept[name]) for name, value in loaded.named_parameters())
 
 
-@pytest.mark.parametrize(("make", "table"), [(tiny_coarse, "beat_scores"), (tiny_harmony, "chord_scores")])
+@pytest.mark.parametrize(("make", "table"), [(tiny_coarse, "beat_scores")])
 def test_tables_of_earlier_versions_are_left_out(make: Callable[[], Any], table: str, tmp_path: Path) -> None:
     model = make()
     model.save_pretrained(tmp_path)
@@ -74,7 +74,7 @@ def test_a_tokenizer_without_centroids_refuses_to_quantise(tmp_path: Path) -> No
         loaded.encode(sounds())
 
 
-@pytest.mark.parametrize("make", [tiny_rhythmic_tokenizer, tiny_harmony, tiny_separator])
+@pytest.mark.parametrize("make", [tiny_rhythmic_tokenizer, tiny_listener, tiny_separator])
 def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], Any], tmp_path: Path) -> None:
     model = make()
     names = [name for name, _ in model.named_parameters() if name.endswith(("head.weight", "norm.weight"))]
@@ -89,7 +89,7 @@ def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_harmony, tiny_separator])
+@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_listener, tiny_separator])
 def test_a_part_saved_in_half_precision_is_loaded_in_it_unless_told(
     make: Callable[[], Any], dtype: torch.dtype, tmp_path: Path
 ) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+from hafm_hf.listening.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
 
-from .pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
 from .tunes import Tune
 
 Array = NDArray[np.float64]

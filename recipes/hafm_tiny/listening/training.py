@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teaches a listener what the simulated singer sings: crops from seconds to whole songs, new ones at each step.
+"""Teaches a listener what the simulated singer sings.
 
-Dimensions: B batch, H cells of harmony, T cells of time.
+Harmony is learnt from crops of a pool of sung songs, of which one a step is sung anew; time from crops that are new
+at each step. Dimensions: B batch, H cells of harmony, T cells of time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from ..steps import StepArguments
-from .modeling_listener import BEAT_PARTS, HAFMListenerModel
+from hafm_hf.listening.modeling_listener import HAFMListenerModel
+from hafm_hf.listening.rhythm import BEAT_PARTS
+
+from ..steps import StepArguments, take_steps
 from .simulated_singer import Performance, SimulatedSinger
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
-HARMONY, TIME = "harmony", "time"
+WHOLE = 1e9
+# of the crops in which hardly anything is sung, so many are tried again
+TRIES, LEAST_SUNG = 6, 0.3
+# cells of a crop that is joined from pieces of a song, and pieces at most
+JOINED_CELLS, PIECES = 40, 6
 
 
 @dataclass
@@ -25,34 +33,55 @@ class ListenerArguments(StepArguments):
     """How a listener learns, beside its steps.
 
     Attributes:
-        crop_seconds (list of float): lengths of crops, one a step.
-        batch_seconds (float): of all crops of a step.
-        sheet_share (float): share of the crops that are of lead sheets.
-        own_tempo (float): share of the songs' crops that are sung near the tempo they were played in.
-        time_share (float): steps of the tower that hears beats, for each of the one that hears chords.
-        key_weight, bar_weight, tempo_weight (float): of their losses beside that of chords or beats.
+        harmony_cells (list of int): lengths of the crops that chords are learnt from, one a step.
+        harmony_batch (int): cells of all crops of a step.
+        harmony_rate (float): the highest learning rate of the tower of harmony; `learning_rate` is that of time.
+        pool (int): songs that are sung before chords are learnt.
+        joined (float): share of the longer crops that are pieces of a song, one behind the other.
+        time_seconds (list of float): lengths of the crops that the tempo is learnt from, one a step.
+        time_batch (float): seconds of all of a step.
+        time_share (float): steps of the tower that hears the tempo, for each of the one that hears chords.
+        sheet_share, time_sheet_share (float): share of lead sheets among the tunes of either tower.
+        own_tempo, time_own_tempo (float): share of the songs that are sung near the tempo they were played in.
+        key_weight (float): of its loss beside that of chords.
+        bar_weight, tempo_weight (float): of their losses beside that of beats.
     """
 
-    steps: int = 4500
+    steps: int = 4000
     learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.05
-    ema_decay: float = 0.998
-    crop_seconds: list[float] = field(default_factory=lambda: [8.0, 15.0, 30.0, 60.0, 120.0, 240.0])
-    batch_seconds: float = 180.0
-    sheet_share: float = 0.3
-    own_tempo: float = 0.5
-    time_share: float = 0.6
+    weight_decay: float = 0.02
+    ema_decay: float = 0.995
+    harmony_cells: list[int] = field(default_factory=lambda: [20, 30, 50, 75, 150, 300])
+    harmony_batch: int = 1800
+    harmony_rate: float = 3e-3
+    pool: int = 3000
+    joined: float = 0.4
+    time_seconds: list[float] = field(default_factory=lambda: [7.0, 9.0, 14.0, 30.0, 60.0])
+    time_batch: float = 240.0
+    time_share: float = 0.75
+    sheet_share: float = 0.2
+    time_sheet_share: float = 0.3
+    own_tempo: float = 0.6
+    time_own_tempo: float = 0.1
     key_weight: float = 0.1
-    bar_weight: float = 0.3
-    tempo_weight: float = 0.15
+    bar_weight: float = 0.2
+    tempo_weight: float = 0.25
 
 
-class ListenerTrainer:
-    """Draws batches and says how wrong a listener is about them.
+@dataclass(frozen=True)
+class SungSong:
+    """What chords are learnt from: cells (float16 [H, 54]), the chord of each (int64 [H]), and the key."""
+
+    cells: torch.Tensor
+    chords: torch.Tensor
+    key: int
+
+
+class HarmonyTrainer:
+    """Says how wrong a listener is about the chords and keys of sung songs.
 
     Args:
-        model: whose losses are asked for.
+        model: whose loss is asked for.
         tunes: for training.
         arguments: see above.
 
@@ -63,61 +92,108 @@ class ListenerTrainer:
     def __init__(self, model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> None:
         self.model, self.arguments = model, arguments
         self.rng = np.random.default_rng(arguments.seed)
-        self.singer = SimulatedSinger(self.rng, arguments.own_tempo)
+        self.singer = SimulatedSinger(self.rng, arguments.own_tempo, joined=0.0)
+        self.tunes = TuneDraw(tunes, arguments.sheet_share, self.rng)
+        self.pool = [self._sung() for _ in range(arguments.pool)]
+
+    def loss(self) -> torch.Tensor:
+        """Cross-entropy of the chord of each cell, and of the key, of one batch."""
+        length = int(self.rng.choice(self.arguments.harmony_cells))
+        crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
+        self.pool[int(self.rng.integers(len(self.pool)))] = self._sung()
+        cells, mask = stacked([crop.cells.float().numpy() for crop in crops])
+        wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
+        chords, key = self.model.hear_harmony(cells, mask)
+        loss = F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+        return loss + self.arguments.key_weight * F.cross_entropy(key, torch.tensor([crop.key for crop in crops]))
+
+    def _sung(self) -> SungSong:
+        sung, each = self.singer.sing(self.tunes.draw(), WHOLE), self.model.config.harmony_frames
+        cells = torch.from_numpy(sung.line.harmony_cells(each)).half()
+        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung, each)]), sung.key)
+
+    def _crop(self, length: int) -> SungSong:
+        """So many cells of a song, or fewer: one stretch, or several joined."""
+        rng = self.rng
+        song = self.pool[int(rng.integers(len(self.pool)))]
+        for _ in range(TRIES):
+            several = length >= JOINED_CELLS and rng.random() < self.arguments.joined
+            pieces = int(rng.integers(2, PIECES + 1)) if several else 1
+            each = min(length // pieces, len(song.cells))
+            starts = rng.integers(len(song.cells) - each + 1, size=pieces)
+            at = torch.from_numpy((starts[:, None] + np.arange(each)).ravel())
+            # the extras begin with the share in which anything is sung
+            if float(song.cells[at, -6].float().mean()) > LEAST_SUNG:
+                break
+        return SungSong(song.cells[at], song.chords[at], song.key)
+
+
+class TimeTrainer(nn.Module):
+    """Says how wrong a listener is about tempi, and about beats and bars, which it learns beside them.
+
+    Args:
+        model: whose loss is asked for.
+        tunes: for training.
+        arguments: see above.
+
+    Raises:
+        ValueError: there are no tunes.
+    """
+
+    def __init__(self, model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> None:
+        super().__init__()
+        self.model, self.arguments = model, arguments
+        self.beat_head = nn.Linear(model.config.time_channels, BEAT_PARTS)
+        self.bar_head = nn.Linear(model.config.time_channels, 1)
+        self.rng = np.random.default_rng(arguments.seed)
+        self.singer = SimulatedSinger(self.rng, arguments.time_own_tempo)
+        self.tunes = TuneDraw(tunes, arguments.time_sheet_share, self.rng)
+
+    def loss(self) -> torch.Tensor:
+        """Cross-entropy of the part of the beat, of whether a bar begins with it, and of the tempo."""
+        seconds, each = float(self.rng.choice(self.arguments.time_seconds)), self.model.config.time_frames
+        rows = max(round(self.arguments.time_batch / seconds), 1)
+        batch = [self.singer.sing(self.tunes.draw(), seconds) for _ in range(rows)]
+        cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
+        beats = [sung.beats[_middles(sung, each)] for sung in batch]
+        parts, _ = stacked([np.floor(passed % 1 * BEAT_PARTS).astype(np.int64) for passed in beats], IGNORED)
+        first = [(np.floor(p) - sung.downbeat) % sung.metre == 0 for p, sung in zip(beats, batch, strict=True)]
+        bars, _ = stacked([each.astype(np.float32) for each in first])
+        # beats of POP909's songs in six are eighths: their bars teach nothing
+        known = mask[..., 0] * torch.tensor([float(sung.metre in (3, 4)) for sung in batch])[:, None]
+        hidden = self.model.time(cells, mask)
+        loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
+        binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
+        loss = loss + self.arguments.bar_weight * (binary * known).sum() / known.sum().clamp_min(1)
+        tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
+        wrong = tempo_targets(self.model, tempi) * self.model.hear_tempo(hidden, mask).log_softmax(-1)
+        return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
+
+
+class TuneDraw:
+    """Draws tunes, so many of them lead sheets; raises ValueError where there are none."""
+
+    def __init__(self, tunes: Sequence[Tune], sheet_share: float, rng: np.random.Generator) -> None:
         if not tunes:
             raise ValueError("There are no tunes to learn from: are songs, corpus or sheets the right ones?")
-        self.sources = [of_source(tunes, SONGS), of_source(tunes, SHEETS)]
+        self.songs, self.sheets = of_source(tunes, SONGS), of_source(tunes, SHEETS)
+        self.sheet_share, self.rng = sheet_share, rng
 
-    def performances(self) -> list[Performance]:
-        """One batch, of one length but for tunes that are shorter."""
-        seconds = float(self.rng.choice(self.arguments.crop_seconds))
-        rows = max(round(self.arguments.batch_seconds / seconds), 1)
-        found = []
-        for _ in range(rows):
-            songs, sheets = self.sources
-            tunes = sheets if sheets and (not songs or self.rng.random() < self.arguments.sheet_share) else songs
-            found.append(self.singer.sing(tunes[int(self.rng.integers(len(tunes)))], seconds))
-        return found
-
-    def harmony_loss(self) -> torch.Tensor:
-        """Of chords and key."""
-        return harmony_loss(self.model, self.performances(), self.arguments.key_weight)
-
-    def time_loss(self) -> torch.Tensor:
-        """Of beats, bars and tempo."""
-        arguments = self.arguments
-        return time_loss(self.model, self.performances(), arguments.bar_weight, arguments.tempo_weight)
+    def draw(self) -> Tune:
+        """One tune."""
+        sheet = not self.songs or bool(self.sheets) and self.rng.random() < self.sheet_share
+        tunes = self.sheets if sheet else self.songs
+        return tunes[int(self.rng.integers(len(tunes)))]
 
 
-def harmony_loss(model: HAFMListenerModel, batch: Sequence[Performance], key_weight: float) -> torch.Tensor:
-    """Cross-entropy of the chord of each cell, and of the key."""
-    each_cell = model.config.harmony_frames
-    cells, mask = _stacked([each.line.harmony_cells(each_cell) for each in batch])
-    wanted, _ = _stacked([each.chords[_middles(each, each_cell)] for each in batch], IGNORED)
-    chords, key = model.hear_harmony(cells, mask[..., None])
-    keys = torch.tensor([each.key for each in batch])
-    loss = F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
-    return loss + key_weight * F.cross_entropy(key, keys)
-
-
-def time_loss(
-    model: HAFMListenerModel, batch: Sequence[Performance], bar_weight: float, tempo_weight: float
-) -> torch.Tensor:
-    """Cross-entropy of the part of the beat, of whether a bar begins with it, and of the tempo."""
-    each_cell = model.config.time_frames
-    cells, mask = _stacked([each.line.time_cells(each_cell) for each in batch])
-    beats = [each.beats[_middles(each, each_cell)] for each in batch]
-    parts, _ = _stacked([np.floor(each % 1 * BEAT_PARTS).astype(np.int64) for each in beats], IGNORED)
-    first = [(np.floor(each) - b.downbeat) % b.metre == 0 for each, b in zip(beats, batch, strict=True)]
-    bars, _ = _stacked([each.astype(np.float32) for each in first])
-    # beats of POP909's songs in six are eighths: their bars teach nothing
-    known = mask * torch.tensor([float(each.metre in (3, 4)) for each in batch])[:, None]
-    heard, bar, tempo = model.hear_time(cells, mask[..., None])
-    loss = F.cross_entropy(heard.flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
-    binary = F.binary_cross_entropy_with_logits(bar, bars, reduction="none")
-    loss = loss + bar_weight * (binary * known).sum() / known.sum().clamp_min(1)
-    tempi = torch.tensor([each.tempo for each in batch], dtype=torch.float32)
-    return loss + tempo_weight * -(tempo_targets(model, tempi) * tempo.log_softmax(-1)).sum(-1).mean()
+def train_listener(model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> dict[str, float]:
+    """Trains the two towers one after the other, and returns the mean losses of their last tenths."""
+    harmony = HarmonyTrainer(model, tunes, arguments)
+    figures = {
+        "harmony_nats": take_steps(model, harmony.loss, replace(arguments, learning_rate=arguments.harmony_rate))
+    }
+    time, steps = TimeTrainer(model, tunes, arguments), max(round(arguments.steps * arguments.time_share), 1)
+    return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 
 def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor:
@@ -131,11 +207,11 @@ def _middles(each: Performance, step: int) -> np.ndarray:
     return np.minimum(np.arange(-(-len(each.line) // step)) * step + step // 2, len(each.line) - 1)
 
 
-def _stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, longest, …] with `fill` behind the end, and float [B, longest], 1 where there is something."""
+def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, longest, …] with `fill` behind the end, and float [B, longest, 1], 1 where there is something."""
     longest = max(map(len, rows))
-    stacked = np.stack(
+    found = np.stack(
         [np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1), constant_values=fill) for r in rows]
     )
     mask = np.arange(longest)[None] < np.array([len(row) for row in rows])[:, None]
-    return torch.from_numpy(stacked), torch.from_numpy(mask.astype(np.float32))
+    return torch.from_numpy(found), torch.from_numpy(mask.astype(np.float32))[..., None]

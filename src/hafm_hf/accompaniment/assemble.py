@@ -136,8 +136,8 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
         "codec": codec_fingerprint(parts["codec"]),
     }
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
-    if "harmony" in parts and parts["harmony"].config.semantic_tokenizer:
-        wanted["the harmony"] = {"semantic_tokenizer": parts["harmony"].config.semantic_tokenizer}
+    if "listener" in parts and parts["listener"].config.semantic_tokenizer:
+        wanted["the listener"] = {"semantic_tokenizer": parts["listener"].config.semantic_tokenizer}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():
             if made[name] != learnt:

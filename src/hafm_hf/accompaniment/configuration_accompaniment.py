@@ -9,7 +9,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.configuration_harmony import HAFMHarmonyConfig
+from ..listening.configuration_listener import HAFMListenerConfig
+from ..listening.pitch_line import LINE_RATE
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
 from ..modeling.stage_table import STAGES
 from ..pretrained.checks import MAX_DILATIONS, MAX_SAMPLING_RATE, MAX_WIDTH, check_range
@@ -68,7 +69,7 @@ class HAFMConfig(PreTrainedConfig):
     Args:
         semantic_tokenizer_config, semantic_config, coarse_config, fine_config, codec_config (`PreTrainedConfig` or
             `dict`, *optional*): The parts; the paper's if not given. `fine_config=None` is a composite of two stages.
-        harmony_config (`PreTrainedConfig` or `dict`, *optional*): A part that estimates chords; none if not given.
+        listener_config (`PreTrainedConfig` or `dict`, *optional*): Estimates lead sheets; none if not given.
         separator_config (`PreTrainedConfig` or `dict`, *optional*): A part that splits the instrumental into stems;
             none if not given.
     """
@@ -81,7 +82,7 @@ class HAFMConfig(PreTrainedConfig):
         "fine_config": SubConfigSpec(HAFMFineConfig, optional=True),
         # of any family that `codec_format` knows
         "codec_config": SubConfigSpec(AutoConfig, model_type="encodec"),
-        "harmony_config": SubConfigSpec(HAFMHarmonyConfig, optional=True),
+        "listener_config": SubConfigSpec(HAFMListenerConfig, optional=True),
         "separator_config": SubConfigSpec(HAFMSeparatorConfig, optional=True),
     }
 
@@ -90,7 +91,7 @@ class HAFMConfig(PreTrainedConfig):
     coarse_config: Any = None
     fine_config: Any = field(default_factory=HAFMFineConfig)
     codec_config: Any = None
-    harmony_config: Any = None
+    listener_config: Any = None
     separator_config: Any = None
 
     def describe_part(self, name: str) -> dict[str, str]:
@@ -121,10 +122,11 @@ class HAFMConfig(PreTrainedConfig):
         check_range("number of codec codebooks in use", len(codebooks), codec.num_codebooks)
         if self.separator_config is not None:
             _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
-        if self.harmony_config is not None:
-            _check_equal("harmony clusters", self.harmony_config.num_clusters, tokenizer.num_clusters)
-            if not tokenizer.rhythm_channels:
-                raise ValueError("harmony needs a semantic tokenizer that knows the beat: set rhythm_channels.")
+        if self.listener_config is not None:
+            _check_equal("listener clusters", self.listener_config.num_clusters, tokenizer.num_clusters)
+            _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
+            if not tokenizer.beat_line:
+                raise ValueError("listener needs a semantic tokenizer that knows the beat: set beat_line.")
 
 
 def _check_equal(name: str, found: Any, wanted: Any) -> None:

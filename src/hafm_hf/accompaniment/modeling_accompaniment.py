@@ -21,7 +21,9 @@ from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..listening.decoding import follow_beats, key_name
+from ..listening.modeling_listener import HAFMListenerModel
+from ..listening.pitch_line import LINE_RATE, PitchLine
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
 from ..modeling.windows import ROWS_AT_ONCE
@@ -60,8 +62,8 @@ BEAT_STREAMS = ("chord", "beat", "bar")
 class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     """Semantic tokenizer, semantic, coarse and fine stage, and codec, as one model that takes and returns audio.
 
-    Without a `fine` stage it plays the coarse codebooks alone. A `harmony`, which estimates chords, and a `separator`,
-    which splits the instrumental into stems, are optional.
+    Without a `fine` stage it plays the coarse codebooks alone. A `listener`, which estimates tempo, chords and
+    key, and a `separator`, which splits the instrumental into stems, are optional.
 
     Args:
         config (`HAFMConfig`): configurations of the parts.
@@ -93,7 +95,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     _supports_sdpa = True
     semantic_tokenizer: HAFMSemanticTokenizerModel
     codec: PreTrainedModel
-    harmony: HAFMHarmonyModel | None
+    listener: HAFMListenerModel | None
     separator: HAFMSeparatorModel | None
     # of the feature extractor that was loaded beside the model, to be saved with it again
     feature_extractor_config: dict[str, Any] = {}
@@ -102,7 +104,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMConfig, parts: dict[str, PreTrainedModel] | None = None) -> None:
         super().__init__(config)
-        self.harmony = self.separator = None
+        self.listener = self.separator = None
         for name, part_class in part_classes(config).items():
             part = (parts or {}).get(name)
             setattr(self, name, part_class(getattr(config, f"{name}_config")) if part is None else part)
@@ -398,14 +400,17 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         if len(vocal) == 0:
             raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
-        tokenizer = self.semantic_tokenizer
-        rate = tokenizer.config.sampling_rate
+        if not self.semantic_tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
+            lead_sheet = None
+        waveform = self._waveform(vocal, sampling_rate)
+        return self.semantic_tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
+
+    def _waveform(self, vocal: np.ndarray, sampling_rate: int) -> torch.Tensor:
+        """A mono vocal (float32 [N]) as the tokenizer takes it, in whole units."""
+        rate = self.semantic_tokenizer.config.sampling_rate
         samples = resample(vocal, sampling_rate, rate)
         wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
-        waveform = torch.from_numpy(pad_end(samples[:wanted], wanted)).to(tokenizer.device)
-        if not tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
-            lead_sheet = None
-        return tokenizer.encode(waveform, noise=True, seed=seed, lead_sheet=lead_sheet)[None]
+        return torch.from_numpy(pad_end(samples[:wanted], wanted)).to(self.semantic_tokenizer.device)
 
     def hear_voice(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
@@ -418,8 +423,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
             raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
-        sheet = self.complete_lead_sheet(tokens, lead_sheet)
+        line, sheet = self._with_beats(vocal, sampling_rate, sheet)
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
+        sheet = self._completed(tokens, line, sheet)
         return Voice(tokens, self.lead_sheet_streams(tokens, sheet), sheet)
 
     def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:
@@ -444,30 +450,27 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             streams[name] = found.to(stage.device)
         return streams
 
-    def complete_lead_sheet(self, vocal_semantic: torch.Tensor, lead_sheet: LeadSheet | None = None) -> LeadSheet:
+    def complete_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> LeadSheet:
         """What is known of a song, and the model's estimate of what is not, as far as it has one.
 
         Args:
-            vocal_semantic (int64 [T_v]): a vocal's tokens, of the whole song.
+            vocal (float32 [N]): mono.
+            sampling_rate: in Hz.
+            seed: of the noise on the vocal.
             lead_sheet: what is known.
+
+        Raises:
+            ValueError: on an empty vocal.
         """
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
-        config = self.semantic_tokenizer.config
-        complete = not config.beat_line or (sheet.beats is not None and bool(sheet.chords or sheet.bars))
-        if complete and not sheet.bars:
-            return sheet
-        phase = self._beat_phase(vocal_semantic, sheet)
-        sheet = sheet.with_bars_placed(phase, config.frame_rate)
-        if complete:
-            return sheet
-        # the estimate keeps to a tempo that is given, and says where its beats lie
-        beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
-        return beats.completed_by(self._estimate(vocal_semantic, sheet, phase))
+        line, sheet = self._with_beats(vocal, sampling_rate, lead_sheet)
+        return self._completed(self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0], line, sheet)
 
     def estimate_lead_sheet(
         self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
     ) -> LeadSheet:
-        """Estimated beats of a vocal, and the likeliest chord of each: to be corrected and given back.
+        """Estimated beats of a vocal, the likeliest chord of each, and the key: to be corrected and given back.
 
         Args:
             vocal (float32 [N]): mono.
@@ -476,15 +479,44 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             lead_sheet: what is known already.
 
         Returns:
-            beats, if there are two, and chords, if there is a `harmony` to estimate them.
+            beats, if there are two, and chords and key, if there is a `listener` to estimate them.
 
         Raises:
             ValueError: on an empty vocal, or where the tokenizer does not estimate beats.
         """
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, lead_sheet)[0]
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        line, sheet = self._with_beats(vocal, sampling_rate, lead_sheet)
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
         phase = self._beat_phase(tokens, sheet)
-        return self._estimate(tokens, sheet.with_bars_placed(phase, self.semantic_tokenizer.config.frame_rate), phase)
+        sheet = sheet.with_bars_placed(phase, self.semantic_tokenizer.config.frame_rate)
+        return self._estimate(tokens, line, sheet, phase)
+
+    def _with_beats(
+        self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None
+    ) -> tuple[PitchLine | None, LeadSheet]:
+        """What the listener reads, if there is one, and the lead sheet with its beats."""
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        if self.listener is None or len(vocal) == 0:
+            return None, sheet
+        line, places = self.semantic_tokenizer.listen(self._waveform(vocal, sampling_rate))
+        if sheet.has_beats:
+            return line, sheet
+        phase = follow_beats(places, self.listener.tempi, self.listener.tempo_of(line))
+        sheet = sheet.with_bars_placed(phase, LINE_RATE)
+        return line, sheet.completed_by(LeadSheet.from_estimates(phase, None, LINE_RATE))
+
+    def _completed(self, tokens: torch.Tensor, line: PitchLine | None, sheet: LeadSheet) -> LeadSheet:
+        """A lead sheet with the estimate of what it lacks, of a vocal's tokens (int64 [T_v]) and its pitch line."""
+        config = self.semantic_tokenizer.config
+        complete = not config.beat_line or (sheet.beats is not None and bool(sheet.chords or sheet.bars))
+        if complete and not sheet.bars:
+            return sheet
+        phase = self._beat_phase(tokens, sheet)
+        sheet = sheet.with_bars_placed(phase, config.frame_rate)
+        if complete:
+            return sheet
+        # the estimate keeps to a tempo that is given, and says where its beats lie
+        beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
+        return beats.completed_by(self._estimate(tokens, line, sheet, phase))
 
     def _beat_phase(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> torch.Tensor:
         """Where in the beat each frame lies (float [T_v]): by the beats of a lead sheet, else by a vocal's tokens."""
@@ -492,13 +524,20 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         phase = sheet.phase(len(vocal_semantic), tokenizer.config.frame_rate)
         return tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet) if phase is None else phase
 
-    def _estimate(self, vocal_semantic: torch.Tensor, sheet: LeadSheet, phase: torch.Tensor) -> LeadSheet:
-        """Beats of a phase (float [T_v]) and chords of a vocal's tokens (int64 [T_v]), known ones among them."""
+    def _estimate(
+        self, tokens: torch.Tensor, line: PitchLine | None, sheet: LeadSheet, phase: torch.Tensor
+    ) -> LeadSheet:
+        """Beats of a phase (float [T_v]), and chords and key of a vocal's tokens and pitch line, known ones among
+        them."""
         rate = self.semantic_tokenizer.config.frame_rate
-        chords = None
-        if self.harmony is not None:
-            chords = sheet.add_chords(self.harmony.chords(vocal_semantic, phase).cpu(), rate)
-        return LeadSheet.from_estimates(phase, chords, rate)
+        if self.listener is None or line is None:
+            return LeadSheet.from_estimates(phase, None, rate)
+        chords, key = self.listener.chords(line, tokens, phase)
+        found = LeadSheet.from_estimates(phase, sheet.add_chords(chords.cpu(), rate), rate)
+        if sheet.chords:
+            # the key is that of the chords that are told
+            return found
+        return replace(found, key=key_name(int(key.argmax())), estimated=sorted({*found.estimated, "key"}))
 
     def _rows(
         self, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..listening.modeling_harmony import HAFMHarmonyModel
+from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.modeling_hafm import STAGE_MODELS
 from ..modeling.stage_table import STAGES
 from ..pretrained.loading import load_strictly
@@ -27,11 +27,11 @@ PARTS: dict[str, type[PreTrainedModel]] = {
     **STAGE_MODELS,
     # its class is that of its family, by its configuration
     "codec": PreTrainedModel,
-    "harmony": HAFMHarmonyModel,
+    "listener": HAFMListenerModel,
     "separator": HAFMSeparatorModel,
 }
 # a composite may be without these
-OPTIONAL_PARTS = ("fine", "harmony", "separator")
+OPTIONAL_PARTS = ("fine", "listener", "separator")
 
 
 def part_classes(config: HAFMConfig) -> dict[str, type[PreTrainedModel]]:

@@ -144,9 +144,8 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.", markup=False)
     length = len(samples) / rate
     try:
-        tokens = composite.tokenize_vocal(samples, rate, 0, asked.known)[0]
         # what is known takes precedence
-        found = composite.complete_lead_sheet(tokens, asked.known)
+        found = composite.complete_lead_sheet(samples, rate, 0, asked.known)
         if found.has_beats:
             found = completed(found, length, asked.metre, asked.key)
         elif asked.click or set(asked.formats).intersection(IN_BARS):

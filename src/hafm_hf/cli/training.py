@@ -48,7 +48,7 @@ def assemble(
     coarse: Part,
     codec: Part,
     fine: Annotated[str | None, basic(help="Folder or hub id; without it, the coarse codebooks are all.")] = None,
-    harmony: Annotated[str | None, basic(help="Folder or hub id of an optional chord model.")] = None,
+    listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
     separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], advanced(help="What the stages are stored in.")
@@ -63,7 +63,7 @@ def assemble(
         "coarse": coarse,
         "fine": fine,
         "codec": codec,
-        "harmony": harmony,
+        "listener": listener,
         "separator": separator,
     }
     size = assemble_composite(parts, out, dtype)

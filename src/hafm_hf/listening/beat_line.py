@@ -8,8 +8,6 @@ Where one steady tempo explains nearly as much, as in a take sung to a click, th
 beat where a phrase leans that way, a tempo cannot. Dimensions: T frames, N states, L lengths of a beat.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,17 +39,11 @@ class HAFMBeatLine(nn.Module):
     Args:
         frame_rate: in Hz.
         tempi: beats a minute between which beats may lie.
-        prior: log-probability of tempi (float64 [K], beats a minute) without any evidence.
     """
 
-    def __init__(
-        self,
-        frame_rate: int,
-        tempi: tuple[float, float] = BEATS_PER_MINUTE,
-        prior: Callable[[Array], Array] | None = None,
-    ) -> None:
+    def __init__(self, frame_rate: int, tempi: tuple[float, float] = BEATS_PER_MINUTE) -> None:
         super().__init__()
-        self.frame_rate, self.tempi, self.tempo_prior = frame_rate, tempi, prior or _tempo_prior
+        self.frame_rate, self.tempi = frame_rate, tempi
         rate = frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
@@ -62,7 +54,7 @@ class HAFMBeatLine(nn.Module):
         # from the column's length to the row's
         change = -CHANGE_PENALTY * np.abs(lengths[:, None] / lengths - 1)
         self.change = change - np.log(np.exp(change).sum(axis=0))
-        self.prior = np.repeat(self.tempo_prior(rate * 60 / lengths), lengths)
+        self.prior = np.repeat(tempo_prior(rate * 60 / lengths), lengths)
 
     def follow(self, places: torch.Tensor, tempo: float | None = None) -> torch.Tensor:
         """Where in the beat each frame of a song lies.
@@ -115,7 +107,7 @@ class HAFMBeatLine(nn.Module):
             once, twice = np.fft.fft(once, size)[bins], np.fft.fft(twice, size)[2 * bins]
         phases = np.arange(STEADY_PLACES) / STEADY_PLACES
         turn = np.exp(-2j * np.pi * phases)[:, None]
-        speaks = (once * turn + twice * turn**2).real + self.tempo_prior(speeds * 60 * self.frame_rate)
+        speaks = (once * turn + twice * turn**2).real + tempo_prior(speeds * 60 * self.frame_rate)
         place, at = np.unravel_index(int(speaks.argmax()), speaks.shape)
         line: Array = phases[place] + speeds[at] * np.arange(len(evidence), dtype=np.float64)
         return line
@@ -158,5 +150,6 @@ class HAFMBeatLine(nn.Module):
         return path
 
 
-def _tempo_prior(tempos: Array) -> Array:
+def tempo_prior(tempos: Array) -> Array:
+    """Log-probability of tempi (float64 [K], beats a minute) without any evidence."""
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2

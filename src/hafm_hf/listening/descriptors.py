@@ -60,8 +60,11 @@ class HAFMVocalDescriptors(nn.Module):
         """
         if not frames:
             return np.zeros((0, DESCRIPTORS), np.float32)
+        return self.described(*self.measured(samples, frames))
+
+    def described(self, pitch: Array, level: Array, bands: Array) -> Array:
+        """`measure` of what `measured` says of a voice."""
         each = FRAME_RATE // self.frame_rate
-        pitch, level, bands = self.measured(samples, frames * each)
         reference = max(float(np.quantile(level, LOUD_QUANTILE)), SILENT_DBFS)
         flux = _by_frame(_flux(bands, reference), each).max(axis=1)
         loudness = np.maximum(_by_frame(level, each).max(axis=1) - reference, FLOOR_DB)
@@ -81,8 +84,9 @@ class HAFMVocalDescriptors(nn.Module):
         measured = np.nan_to_num(np.stack(columns, axis=1))
         return np.concatenate([measured, flux / (flux.std(axis=0) + 1e-6)], axis=1).astype(np.float32)
 
-    def measured(self, samples: Samples, count: int) -> tuple[Array, Array, Array]:
-        """What `forward` says of all frames of measuring: float32 [S], [S], [S, 40]."""
+    def measured(self, samples: Samples, frames: int) -> tuple[Array, Array, Array]:
+        """What `forward` says of all frames of measuring in T frames of the tokenizer: float32 [S], [S], [S, 40]."""
+        count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
         for start in range(0, count, BLOCK_FRAMES):

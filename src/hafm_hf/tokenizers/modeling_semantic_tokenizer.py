@@ -22,6 +22,7 @@ from ..lead_sheet.beats import beat_points
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..listening.beat_line import HAFMBeatLine
 from ..listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
+from ..listening.pitch_line import PitchLine, pitch_line
 from ..listening.rhythm import BEAT_NUMBERS, HAFMRhythmNetwork
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
@@ -219,6 +220,24 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return torch.from_numpy(descriptors.measure(samples, self.num_frames(len(samples)))).to(waveform.device)
 
     @torch.no_grad()
+    def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
+        """The pitch line of a mono vocal (float [N] at 16 kHz), and where in the beat the rhythm network places it.
+
+        Returns:
+            the line, of T_v frames, and float32 [T_v, 4] (`HAFMRhythmNetwork.place`).
+
+        Raises:
+            ValueError: the tokenizer has no rhythm network.
+        """
+        self._check_rhythm()
+        descriptors, weight = self.descriptors[0], self.rhythm.head.weight
+        assert isinstance(descriptors, HAFMVocalDescriptors)
+        samples = waveform.detach().float().cpu().numpy()
+        measured = descriptors.measured(samples, self.num_frames(len(samples)))
+        described = torch.from_numpy(descriptors.described(*measured))
+        return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
+
+    @torch.no_grad()
     def quantize(
         self, features: torch.Tensor, vocal: bool = False, descriptors: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -329,7 +348,11 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         joined = torch.cat(found, dim=1)
         if not whole:
             return joined
-        descriptors = torch.stack([self.describe(waveform) for waveform in waveforms])
+        if lead_sheet is not None and lead_sheet.beats is not None:
+            # beats that are known lie where they lie
+            descriptors = joined.new_zeros(*joined.shape[:2], DESCRIPTORS)
+        else:
+            descriptors = torch.stack([self.describe(waveform) for waveform in waveforms])
         return self._nearest(self._with_rhythm(joined, descriptors, lead_sheet), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:

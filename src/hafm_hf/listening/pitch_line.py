@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hafm_hf.audio import Samples
-from hafm_hf.audio.analysis import FRAME_RATE as MEASURING_RATE
-from hafm_hf.listening.descriptors import HAFMVocalDescriptors
+from ..audio.analysis import FRAME_RATE as MEASURING_RATE
+from ..lead_sheet.chords import PITCH_CLASSES
+from .descriptors import BAND_FLOOR_DB, FLOOR_DB, LOUD_QUANTILE
 
 Array = NDArray[np.float32]
 LINE_RATE = 50
-PITCH_CLASSES = 12
 # frames over which single wrong pitches are voted down
 VOTES = 5
 # ranges of mel bands in which beginnings count: vowels, consonants
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
-LOUD_QUANTILE, FLOOR_DB = 0.95, -50.0
-# numbers of a cell of harmony beside its pitch classes, and of a cell of time
-HARMONY_EXTRAS, TIME_NUMBERS = 3, 10
-HARMONY_NUMBERS = 2 * PITCH_CLASSES + HARMONY_EXTRAS
+# parts of a cell of harmony, what is said of each pitch class in each part, and of the part as a whole
+HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
+HARMONY_NUMBERS = HARMONY_PARTS * (PITCH_CLASSES * CLASS_NUMBERS + PART_NUMBERS)
+TIME_NUMBERS = 10
+# how much another measure of pitch counts in what is held and in what is sung
+ALSO_WEIGHTS = (0.4, 0.7)
 # frames over which a pitch that is held moves less than so many semitones
 HELD, STILL, SHARPNESS = 9, 0.6, 3
 GLIDE_FRAMES = 3
@@ -69,20 +70,38 @@ class PitchLine:
         sung = held if len(held) else self.midi[np.isfinite(self.midi)]
         return float(np.angle(np.exp(2j * np.pi * sung).sum()) / (2 * np.pi)) if len(sung) else 0.0
 
-    def harmony_cells(self, each: int) -> Array:
-        """Pitch classes in tune with the voice itself, in cells of so many frames.
+    def harmony_cells(self, each: int, also: Array | None = None) -> Array:
+        """Pitch classes in tune with the voice itself, in cells of so many frames (an even number).
 
-        Of real singers 51 % of what they hold, but 38 % of all that they sing, belongs to the chord of the moment
-        (24 % to another one): both are told.
+        Of real singers 52 % of what they hold, but 42 % of all that they sing, belongs to the chord of the moment:
+        both are told.
+
+        Args:
+            each: frames of a cell.
+            also (float32 [T', 12], *optional*): how likely each pitch class is sung by another measure; the two are
+                weighed, since they are wrong in different places.
 
         Returns:
-            float32 [P, 24 + 3]: share of the cell in which each pitch class is held, from C, and in which it is sung;
-            in which any is; the strongest beginning; the mean height against the voice's median.
+            float32 [P, 12 · 4 + 6]: for each pitch class from C the share of the first half of the cell in which it is
+            held and in which it is sung, and of the second half; then of the two halves the share in which anything
+            is sung, the strongest beginning, and the mean height against the voice's median.
         """
-        classes = [self._classes(pitch, each) for pitch in (self.held, self.midi)]
+        part = each // HARMONY_PARTS
         sung, height = np.isfinite(self.midi), self._intervals() / LARGEST_INTERVAL
-        extras = [_cells(sung, each).mean(1), _cells(self.flux.mean(1), each).max(1), _cells(height, each).mean(1)]
-        return np.concatenate([*classes, np.stack(extras, axis=1)], axis=1).astype(np.float32)
+        classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)
+        if also is not None and len(also):
+            other = np.stack([_cells(column, part).mean(1) for column in also.T], axis=1)
+            # as long as the line
+            other = other[np.minimum(np.arange(len(classes)), len(other) - 1), :, None]
+            classes += np.array(ALSO_WEIGHTS) * (other - classes)
+        whole = [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)]
+        extras = np.stack(whole, axis=1)
+        count = -(-len(extras) // HARMONY_PARTS)
+        missing = (0, count * HARMONY_PARTS - len(extras))
+        classes = np.pad(classes, (missing, (0, 0), (0, 0))).reshape(count, HARMONY_PARTS, PITCH_CLASSES, -1)
+        extras = np.pad(extras, (missing, (0, 0))).reshape(count, -1)
+        cells = [classes.transpose(0, 2, 1, 3).reshape(count, -1), extras]
+        return np.concatenate(cells, axis=1).astype(np.float32)
 
     def _classes(self, pitch: Array, each: int) -> NDArray[np.float64]:
         """Shares of cells in which each pitch class sounds: float64 [P, 12]."""
@@ -129,15 +148,13 @@ class PitchLine:
         return np.clip(above, -LARGEST_INTERVAL, LARGEST_INTERVAL)
 
 
-def pitch_line(samples: Samples, sampling_rate: int) -> PitchLine:
-    """Measures a voice (float32 [N], mono): ⌈N / rate · 50⌉ frames."""
+def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
+    """The line of a voice that `HAFMVocalDescriptors.measured` has measured at 100 Hz: half as many frames."""
     each = MEASURING_RATE // LINE_RATE
-    frames = int(np.ceil(round(len(samples) / sampling_rate * LINE_RATE, 6)))
-    if not frames:
+    if not len(pitch):
         return PitchLine(*(np.zeros(shape, np.float32) for shape in (0, 0, (0, len(FLUX_RANGES)))))
-    pitch, level, bands = HAFMVocalDescriptors(sampling_rate, LINE_RATE).measured(samples, frames * each)
     reference = float(np.quantile(level, LOUD_QUANTILE))
-    audible = np.maximum(bands - reference, -36.0)
+    audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(np.diff(audible, axis=0, prepend=audible[:1]), 0.0)
     flux = np.stack([_cells(rise[:, part].mean(1), each).max(1) for part in FLUX_RANGES], axis=1)
     loudness = np.maximum(_cells(level, each).max(1) - reference, FLOOR_DB)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of the listener: the sizes of its towers, and the cells in which they read the pitch line."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from ..pretrained.checks import MAX_DILATIONS, MAX_WIDTH, check_range
+
+# frames of the longest cells: two seconds
+MAX_CELL = 100
+
+
+@strict
+class HAFMListenerConfig(PreTrainedConfig):
+    """Configuration of `HAFMListenerModel`.
+
+    Args:
+        harmony_channels (`int`): Of the tower that hears chords and key, for each pitch class.
+        harmony_layers (`int`): Its convolutions, with dilations of 1, 2, 4 … cells.
+        time_channels, time_layers (`int`): Of the tower that hears the tempo.
+        harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, in a cell of either tower.
+        num_clusters (`int`): Of the semantic tokenizer, whose tokens of vocals are read as well.
+        semantic_tokenizer (`str`): Fingerprint of the tokenizer, where known.
+        slowest_tempo, fastest_tempo (`float`): Beats a minute.
+        tempo_bins (`int`): Tempi that are told apart.
+        dropout (`float`): In training.
+    """
+
+    model_type = "hafm_listener"
+    role: ClassVar[str] = "the listener, which estimates the chords, key and tempo of a vocal"
+
+    num_clusters: int = 500
+    semantic_tokenizer: str = ""
+    harmony_channels: int = 12
+    harmony_layers: int = 7
+    time_channels: int = 64
+    time_layers: int = 8
+    harmony_frames: int = 20
+    time_frames: int = 2
+    slowest_tempo: float = 48.0
+    fastest_tempo: float = 208.0
+    tempo_bins: int = 96
+    dropout: float | int = 0.05
+
+    def describe(self) -> dict[str, str]:
+        """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
+        towers = ((self.harmony_layers, f"12 × {self.harmony_channels}"), (self.time_layers, f"{self.time_channels}"))
+        return {
+            "rates": f"{50 / self.harmony_frames:g} chords/s, one tempo",
+            "vocabulary": f"pitch line, {self.num_clusters} → 25 chords, 24 keys, {self.tempo_bins} tempi",
+            "architecture": " and ".join(f"{layers} × {width}" for layers, width in towers) + " dilated convolutions",
+        }
+
+    def validate_sizes(self) -> None:
+        """Refuses sizes out of range."""
+        check_range("num_clusters", self.num_clusters, MAX_WIDTH)
+        for name in ("harmony", "time"):
+            check_range(f"{name}_channels", getattr(self, f"{name}_channels"), MAX_WIDTH)
+            check_range(f"{name}_layers", getattr(self, f"{name}_layers"), MAX_DILATIONS)
+            check_range(f"{name}_frames", getattr(self, f"{name}_frames"), MAX_CELL)
+        check_range("tempo_bins", self.tempo_bins, MAX_WIDTH)
+        if self.harmony_frames % 2:
+            raise ValueError(f"harmony_frames is {self.harmony_frames}; it must be even.")
+        if not 0 < self.slowest_tempo < self.fastest_tempo:
+            raise ValueError(f"Tempi from {self.slowest_tempo:g} to {self.fastest_tempo:g} do not rise above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network that hears chords, key and tempo in the pitch line of a whole song.
+
+An optional part of the composite, between `pitch_line` and `decoding` on the path of the data. Two towers of dilated
+convolutions, each of whose layers also sees the mean of the song. The weights of the one that hears harmony are tied:
+it treats all twelve pitch classes alike, so that a song in another key has the same chords in that key.
+
+Dimensions: B batch, H cells of harmony, T cells of time, R roots (12 in the tower of harmony, 1 in that of time), C
+channels of each root, K tempi.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+from ..pretrained.saving import HAFMHubMixin
+from .configuration_listener import HAFMListenerConfig
+from .decoding import chords_of_beats
+from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
+
+# what a root can carry, a triad without and with a minor third; a key the same
+MODES = 2
+HARMONY_KERNEL, TIME_KERNEL = 3, 5
+# curves whose rhythm tells the tempo, and the multiples of a tempo at which it is looked at
+PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+
+
+@dataclass
+class HAFMListenerOutput(ModelOutput):
+    """Logits of what is heard.
+
+    Args:
+        chords: float [B, H, 25], no chord, 12 triads without and 12 with a minor third.
+        key: float [B, 24], 12 major and 12 minor.
+        tempo: float [B, K], tempi evenly spaced in octaves between the configuration's.
+    """
+
+    chords: torch.Tensor | None = None
+    key: torch.Tensor | None = None
+    tempo: torch.Tensor | None = None
+
+
+class HAFMTiedLayer(nn.Module):
+    """A linear layer or a dilated convolution over R · C channels that depends on intervals between roots only."""
+
+    def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.padding, self.dilation = kernel // 2 * dilation, dilation
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, roots, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        # from the column's root to the row's
+        self.intervals = [[(row - column) % roots for column in range(roots)] for row in range(roots)]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """As torch initialises linear layers; no bias."""
+        bound = self.weight[0].numel() ** -0.5
+        init.uniform_(self.weight, -bound, bound)
+        init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, R · C] → [B, T, R · outputs]."""
+        dense = self.weight[:, :, self.intervals].permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+        bias = self.bias.repeat(len(self.intervals))
+        if dense.shape[-1] == 1:
+            return F.linear(x, dense[..., 0], bias)
+        return F.conv1d(x.transpose(1, 2), dense, bias, 1, self.padding, self.dilation).transpose(1, 2)
+
+
+class HAFMTiedNorm(nn.Module):
+    """Layer norm over R · C channels, scaled alike for every root."""
+
+    def __init__(self, roots: int, channels: int) -> None:
+        super().__init__()
+        self.roots, self.weight = roots, nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, R · C] → the same."""
+        return F.layer_norm(x, x.shape[-1:], self.weight.repeat(self.roots), self.bias.repeat(self.roots))
+
+
+class HAFMListenerLayer(nn.Module):
+    """Pre-norm dilated convolution, and the mean over the song, with a residual."""
+
+    def __init__(self, roots: int, channels: int, kernel: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = HAFMTiedNorm(roots, channels)
+        self.conv = HAFMTiedLayer(roots, channels, channels, kernel, dilation)
+        self.song = HAFMTiedLayer(roots, channels, channels)
+        self.output = HAFMTiedLayer(roots, channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B, T, R · C], of which the mask (float [B, T, 1]) says what there is → the same."""
+        normed = self.norm(x) * mask
+        return x + self.output(self.dropout(F.gelu(self.conv(normed) + self.song(song_mean(normed, mask)))))
+
+
+class HAFMListenerTower(nn.Module):
+    """Layers of which each looks twice as far as the one before.
+
+    Args:
+        roots, channels, kernel, layers, dropout: of the layers.
+        numbers: that are read of each root.
+        extras: that are read beside them, of no root.
+    """
+
+    def __init__(
+        self, roots: int, numbers: int, extras: int, channels: int, layers: int, kernel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.split = [roots * numbers, extras]
+        self.input = HAFMTiedLayer(roots, numbers, channels)
+        self.extra = nn.Linear(extras, channels) if extras else None
+        self.layers = nn.ModuleList(
+            [HAFMListenerLayer(roots, channels, kernel, 2**number, dropout) for number in range(layers)]
+        )
+        self.norm = HAFMTiedNorm(roots, channels)
+
+    def forward(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """float [B, T, R · numbers + extras] → [B, T, R · C]."""
+        own, extras = cells.split(self.split, dim=2)
+        hidden = self.input(own)
+        if self.extra is not None:
+            hidden = hidden + self.extra(extras).repeat(1, 1, PITCH_CLASSES)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return self.norm(hidden)
+
+
+class HAFMTempoHead(nn.Module):
+    """Reads the tempo off the rhythm of learnt pulses: how strongly each repeats at a tempo and at its multiples."""
+
+    def __init__(self, channels: int, bins: int) -> None:
+        super().__init__()
+        self.pulses = nn.Linear(channels, PULSES)
+        self.hidden = nn.Linear(PULSES * len(MULTIPLES) + channels, channels)
+        self.output = nn.Linear(channels, 1)
+        self.prior = nn.Parameter(torch.zeros(bins))
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor, speeds: torch.Tensor) -> torch.Tensor:
+        """float [B, T, C] and tempi in beats a cell (float [K]) → logits [B, K]."""
+        pulses = self.pulses(hidden)
+        pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
+        turns = 2 * math.pi * torch.arange(hidden.shape[1], device=hidden.device)
+        turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()
+        # [B, P, K · M]
+        real, imaginary = (pulses.transpose(1, 2) @ wave for wave in (turns.cos(), turns.sin()))
+        energy = pulses.pow(2).sum(1)[..., None] * mask.float().sum(1, keepdim=True).clamp_min(1) + 1e-3
+        power = ((real**2 + imaginary**2) / energy).clamp_min(1e-9).sqrt()
+        seen = power.unflatten(2, (len(speeds), len(MULTIPLES))).permute(0, 2, 1, 3).flatten(2).to(hidden.dtype)
+        song = song_mean(hidden, mask).expand(-1, len(speeds), -1)
+        return self.output(F.gelu(self.hidden(torch.cat([seen, song], dim=2))))[..., 0] + self.prior
+
+
+class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
+    """Pitch lines → chords, key and tempo.
+
+    A buffer that no gradient reaches, `notes` (float [clusters, 12]), holds how likely each pitch class is sung where
+    a vocal has a token, as counted on a corpus: another measure of pitch beside the line.
+    """
+
+    config_class = HAFMListenerConfig
+    config: HAFMListenerConfig
+    main_input_name = "harmony_cells"
+    base_model_prefix = "listener"
+
+    def __init__(self, config: HAFMListenerConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("notes", torch.zeros(config.num_clusters, PITCH_CLASSES))
+        roots, width = PITCH_CLASSES, config.harmony_channels
+        numbers, extras = HARMONY_PARTS * CLASS_NUMBERS, HARMONY_PARTS * PART_NUMBERS
+        self.harmony = HAFMListenerTower(
+            roots, numbers, extras, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
+        )
+        self.chord_head = HAFMTiedLayer(roots, width, MODES + 1)
+        self.key_head = HAFMTiedLayer(roots, width, MODES)
+        self.time = HAFMListenerTower(
+            1, TIME_NUMBERS, 0, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
+        )
+        self.tempo_head = HAFMTempoHead(config.time_channels, config.tempo_bins)
+        self.post_init()
+
+    @property
+    def tempo_step(self) -> float:
+        """Octaves between two tempi of the configuration."""
+        config = self.config
+        return math.log2(config.fastest_tempo / config.slowest_tempo) / max(config.tempo_bins - 1, 1)
+
+    @property
+    def tempi(self) -> torch.Tensor:
+        """Tempi of the bins, beats a minute: float [K]."""
+        steps = torch.arange(self.config.tempo_bins, device=self.tempo_head.prior.device)
+        return self.config.slowest_tempo * 2 ** (steps * self.tempo_step)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Layers as torch initialises them; no tempo is likelier than another."""
+        if isinstance(module, (nn.Linear, HAFMTiedLayer)):
+            module.reset_parameters()
+        elif isinstance(module, HAFMTiedNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, HAFMTempoHead):
+            init.zeros_(module.prior)
+        elif module is self:
+            init.zeros_(self.notes)
+
+    def forward(
+        self,
+        harmony_cells: torch.Tensor,
+        time_cells: torch.Tensor,
+        harmony_mask: torch.Tensor | None = None,
+        time_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> HAFMListenerOutput:
+        """Hears songs.
+
+        Args:
+            harmony_cells (float [B, H, 54]), time_cells (float [B, T, 10]): `PitchLine.harmony_cells`, `time_cells`.
+            harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 behind the end of a song.
+        """
+        chords, key = self.hear_harmony(harmony_cells, _mask(harmony_cells, harmony_mask))
+        mask = _mask(time_cells, time_mask)
+        return HAFMListenerOutput(chords, key, self.hear_tempo(self.time(time_cells, mask), mask))
+
+    def hear_harmony(self, cells: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of chords, [B, H, 25], and of the key, [B, 24], of cells (float [B, H, 54], mask [B, H, 1])."""
+        hidden = self.harmony(cells, mask)
+        major, minor, none = self.chord_head(hidden).unflatten(2, (PITCH_CLASSES, -1)).unbind(-1)
+        key = self.key_head(song_mean(hidden, mask))[:, 0].unflatten(1, (PITCH_CLASSES, -1))
+        return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2), key.transpose(1, 2).flatten(1)
+
+    def hear_tempo(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits of the tempo, [B, K], of what the tower of time makes of cells (float [B, T, C], mask [B, T, 1])."""
+        # in beats a cell
+        speeds = self.tempi.float() / 60 * self.config.time_frames / LINE_RATE
+        return self.tempo_head(hidden, mask, speeds)
+
+    @torch.no_grad()
+    def tempo_of(self, line: PitchLine) -> torch.Tensor:
+        """Logits of the tempo of a song, float [K]."""
+        cells = self._batch(line.time_cells(self.config.time_frames))
+        mask = _mask(cells)
+        return self.hear_tempo(self.time(cells, mask), mask)[0]
+
+    @torch.no_grad()
+    def chords(
+        self, line: PitchLine, vocal_semantic: torch.Tensor | None, phase: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How likely each chord is at each frame of a song, and logits of its key.
+
+        Args:
+            line: of the vocal.
+            vocal_semantic (int64 [T_v], *optional*): its tokens.
+            phase (float [T_v]): where in the beat each frame lies, from 0 to 1; a beat has one chord.
+
+        Returns:
+            float32 [T_v, 25], no chord, 12 roots without a minor third, 12 with one, and float [24].
+        """
+        if not len(line) or not len(phase):
+            return torch.zeros(len(phase), NUM_CHORDS), torch.zeros(MODES * PITCH_CLASSES)
+        tokens = vocal_semantic
+        also = None if tokens is None else self.notes[tokens.to(self.notes.device)].float().cpu().numpy()
+        cells = self._batch(line.harmony_cells(self.config.harmony_frames, also))
+        chords, key = self.hear_harmony(cells, _mask(cells))
+        return chords_of_beats(chords[0].cpu(), phase.cpu(), self.config.harmony_frames), key[0]
+
+    def _batch(self, cells: np.ndarray) -> torch.Tensor:
+        weight = self.tempo_head.prior
+        return torch.from_numpy(cells)[None].to(weight.device, weight.dtype)
+
+
+def song_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of values (float [B, T, C]) where a mask (float [B, T, 1]) says that there are any: [B, 1, C]."""
+    return (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """[B, T, 1], of what there is."""
+    return cells.new_ones(*cells.shape[:2], 1) if mask is None else mask[..., None].to(cells.dtype)

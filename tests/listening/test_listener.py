@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listener: what a pitch line says of a voice, what the network hears in any key, and its lead sheet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+
+from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
+from hafm_hf.accompaniment.assemble import assemble_composite
+from hafm_hf.accompaniment.parts import PARTS
+from hafm_hf.lead_sheet.chords import NUM_CHORDS
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet
+from hafm_hf.listening.decoding import chords_of_beats, follow_beats, key_name
+from hafm_hf.listening.descriptors import HAFMVocalDescriptors
+from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, LINE_RATE, TIME_NUMBERS, PitchLine, pitch_line
+from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
+from vocals import CODEC_RATE
+
+RATE = 16_000
+TEMPI = torch.tensor([60.0, 90.0, 120.0, 180.0])
+
+
+def sung(notes: list[float], seconds: float = 0.5) -> np.ndarray:
+    """Notes (MIDI) one behind the other, with a gap between them: float32 [N] at 16 kHz."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    rise = np.clip(np.minimum(time / 0.02, (seconds - 0.06 - time) / 0.02), 0, 1)
+    tones = [sum(np.sin(2 * np.pi * k * 440 * 2 ** ((n - 69) / 12) * time) / k for k in (1, 2, 3)) for n in notes]
+    return np.concatenate([0.2 * rise * tone for tone in tones]).astype(np.float32)
+
+
+def drawn_line(frames: int = 600, higher: float = 0.0) -> PitchLine:
+    """Notes of random pitches, a quarter of a second each."""
+    rng = np.random.default_rng(0)
+    midi = np.repeat(rng.integers(55, 75, frames // 12 + 1), 12)[:frames] + 0.1 + higher
+    midi[rng.random(frames) < 0.1] = np.nan
+    level, flux = rng.uniform(-30, 0, frames), rng.random((frames, 2))
+    return PitchLine(midi.astype(np.float32), level.astype(np.float32), flux.astype(np.float32))
+
+
+def line_of(samples: np.ndarray) -> PitchLine:
+    """The pitch line of a voice at 16 kHz."""
+    return pitch_line(*HAFMVocalDescriptors(RATE, LINE_RATE).measured(samples, -(-len(samples) * LINE_RATE // RATE)))
+
+
+def test_the_pitch_line_is_in_tune_with_the_voice_and_says_what_is_held() -> None:
+    # a quarter of a semitone sharp throughout
+    line = line_of(sung([60.25, 64.25, 67.25, 72.25]))
+    assert len(line) == 2 * LINE_RATE and line.tuning == pytest.approx(0.25, abs=0.03)
+    for number, note in enumerate((60.25, 64.25, 67.25, 72.25)):
+        part = line.held[number * 25 : number * 25 + 25]
+        assert np.isfinite(part).sum() > 8 and np.nanmax(np.abs(part - note)) < 0.1
+    assert line.flux[:, 0].argmax() % 25 in (0, 1, 24), "notes begin where they begin"
+    # two notes a cell, one in each half: of every class held and sung, first and second half
+    classes = line.harmony_cells(50)[:, :48].reshape(2, 12, 4)
+    assert [classes[cell, :, 2 * half + 1].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
+    assert [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
+
+
+def test_another_measure_of_pitch_is_weighed_in() -> None:
+    line, also = line_of(sung([60.0, 60.0])), np.zeros((50, 12), np.float32)
+    also[:, 7] = 1.0
+    alone, both = (line.harmony_cells(50, other)[0, :48].reshape(12, 4) for other in (None, also))
+    assert np.allclose(both[7, 1::2], 0.7) and np.allclose(both[7, ::2], 0.4) and not alone[7].any()
+    assert np.allclose(both[0, 1::2], 0.3 * alone[0, 1::2])
+
+
+@pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
+def test_silence_and_shreds_have_a_tempo_chords_and_a_key(samples: np.ndarray) -> None:
+    line, model = line_of(samples), tiny_listener()
+    assert len(line) == -(-len(samples) * LINE_RATE // RATE) and not np.isfinite(line.midi).any()
+    chords, key = model.chords(line, torch.zeros(len(line), dtype=torch.long), torch.zeros(len(line)))
+    assert chords.shape == (len(line), NUM_CHORDS) and key.shape == (24,)
+    assert bool(model.tempo_of(line).isfinite().all()) if len(line) else not len(chords)
+
+
+@pytest.mark.parametrize("semitones", [1, 5, 11])
+def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -> None:
+    model, phase = tiny_listener(), torch.arange(600) / 25 % 1
+    chords, key = model.chords(drawn_line(), None, phase)
+    moved, moved_key = model.chords(drawn_line(higher=semitones), None, phase)
+    for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
+        torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(key.view(2, 12).roll(semitones, 1).flatten(), moved_key, rtol=1e-3, atol=1e-3)
+
+
+def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:
+    model = tiny_listener()
+    harmony, time = torch.rand(1, 9, HARMONY_NUMBERS), torch.rand(1, 40, TIME_NUMBERS)
+    alone = model(harmony, time)
+    masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
+    masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
+    padded = [
+        torch.cat([each, 9 * torch.ones(1, more, each.shape[2])], 1) for each, more in ((harmony, 5), (time, 21))
+    ]
+    beside = model(*padded, **masks)
+    torch.testing.assert_close(beside.key, alone.key)
+    torch.testing.assert_close(beside.tempo, alone.tempo)
+
+
+@pytest.mark.parametrize("level", [90.0, 180.0])
+def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: float) -> None:
+    # beats and half beats are heard alike, at 90 beats a minute from the first frame on
+    angle = 2 * np.pi * torch.arange(800) * 1.5 / LINE_RATE
+    places = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
+    if level == 180:
+        places[:, :2], places[:, 2:] = places[:, 2:].clone(), 0.0
+    phase = follow_beats(places, TEMPI, torch.where(TEMPI == level, 0.0, -50.0))
+    beats = LeadSheet.from_estimates(phase, None, LINE_RATE).beats
+    assert beats is not None and np.allclose(np.diff(beats), 60 / level, atol=0.01)
+    assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1
+
+
+def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
+    logits = torch.zeros(6, NUM_CHORDS)
+    logits[:2, 1], logits[2:, 8], logits[1, 8] = 4.0, 4.0, 9.0
+    # cells of 10 frames, beats of 20
+    chords = chords_of_beats(logits, torch.arange(60) / 20 % 1, 10)
+    assert chords[0].argmax() == 8, "the surer cell decides"
+    assert chords.shape == (60, NUM_CHORDS) and torch.equal(chords[:20], chords[:1].expand(20, -1))
+    assert torch.allclose(chords.sum(1), torch.ones(60)) and chords[-1].argmax() == 8
+
+
+def test_keys_are_written_as_lead_sheets_write_them() -> None:
+    assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
+
+
+def parts() -> dict[str, Any]:
+    stages = {name: tiny_stage(name) for name in ("semantic", "coarse", "fine")}
+    return {
+        "semantic_tokenizer": tiny_rhythmic_tokenizer(), "codec": tiny_codec(), "listener": tiny_listener(), **stages
+    }  # fmt: skip
+
+
+def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+    model = HAFMForVocalAccompaniment.from_parts(**parts()).eval()
+    model.save_pretrained(tmp_path)
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {*PARTS} - {"separator"}
+    assert isinstance(loaded.config.listener_config, HAFMListenerConfig)
+    assert isinstance(HAFMListenerModel.from_pretrained(tmp_path, subfolder="listener"), HAFMListenerModel)
+    vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
+    found = [each.estimate_lead_sheet(vocal, CODEC_RATE, seed=1) for each in (model, loaded)]
+    assert found[0] == found[1] and found[0].chords
+    assert loaded.parameter_counts()["listener"] == sum(each.numel() for each in loaded.listener.parameters())
+
+
+def test_a_composite_without_a_listener_estimates_beats_alone(tmp_path: Path) -> None:
+    most = parts()
+    del most["listener"]
+    HAFMForVocalAccompaniment.from_parts(**most).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["listener_config"] is None
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)
+    vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
+    sheet = loaded.estimate_lead_sheet(vocal, CODEC_RATE, seed=1)
+    assert sheet.beats and sheet.chords == () and sheet.estimated == ["beats"]
+
+
+def test_a_listener_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    most = parts()
+    with pytest.raises(StrictDataclassClassValidationError, match="listener clusters"):
+        HAFMForVocalAccompaniment.from_parts(**{**most, "listener": tiny_listener(num_clusters=3)})
+    config = most["semantic_tokenizer"].config
+    plain = type(config)(**{**config.to_dict(), "rhythm_channels": 0, "beat_line": False})
+    with pytest.raises(StrictDataclassClassValidationError, match="knows the beat"):
+        HAFMForVocalAccompaniment.from_parts(**{**most, "semantic_tokenizer": type(most["semantic_tokenizer"])(plain)})
+    for name, part in {**parts(), "listener": tiny_listener(semantic_tokenizer="another")}.items():
+        part.save_pretrained(tmp_path / name)
+    folders = {name: str(tmp_path / name) for name in parts()}
+    with pytest.raises(ValueError, match="the listener has learnt tokens of the semantic tokenizer another"):
+        assemble_composite(folders, tmp_path / "model")
+
+
+def test_a_part_that_every_composite_has_is_missed_by_name() -> None:
+    most = parts()
+    del most["coarse"]
+    with pytest.raises(ValueError, match="missing: coarse"):
+        HAFMForVocalAccompaniment.from_parts(**most)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"time_layers": 100}, "time_layers"), ({"slowest_tempo": 220.0}, "rise"), ({"harmony_frames": 5}, "even")],
+)
+def test_sizes_out_of_range_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(StrictDataclassClassValidationError, match=match):
+        HAFMListenerConfig(**options)
