@@ -2,8 +2,8 @@
 """The HAFM Space: a page on which a person sings, and gets a band and a mix.
 
 Run it with `python space/app.py` after `pip install "hafm-hf[space]"`; README.md beside this file lists the settings.
-The page goes from top to bottom: sing, correct the lead sheet (listening.py), generate (songs.py), mix and download
-(takes.py). Its components are in parts.py and static/; here are its events and the endpoint `/accompany`.
+The page is one workspace: a voice and its lead sheet (listening.py), a band (songs.py), takes and their mix (takes.py)
+on one time axis. Its components are in parts.py and static/; here are its events and the endpoint `/accompany`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from songs import CAN_STREAM, OFFERED, LiveMix, Request, load_pipeline, logger, make_job
+from songs import MAX_SECONDS, OFFERED, Request, load_pipeline, logger, make_job
 
 # isort: split
 # after songs: when it is imported, gradio reads once where temporary files go
@@ -34,22 +35,34 @@ from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, Mix
 from hafm_hf.pretrained.redaction import without_secrets
 from links import read_link, write_link
 from listening import lead_sheet_of, listen, uploaded, write_sheet
-from parts import NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported
-from takes import FORMATS, JOBS, Channel, Job, Remake, find, keep_sweeping, mix_job, setting, shelf, write_file
+from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
+from takes import (
+    FORMATS,
+    JOBS,
+    Channel,
+    Job,
+    LiveTake,
+    Remake,
+    find,
+    keep_sweeping,
+    mix_job,
+    setting,
+    shelf,
+    stored_job,
+    stored_sheet,
+    write_file,
+)
 
 QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
-# How often the progress bars move.
+# How often the progress bar moves.
 SHOW_SECONDS = 0.25
 # Generations that a page keeps side by side.
-MOST_JOBS = 6
-# A player that streams takes a new value for its next piece, unless it comes as a change of property.
-UNHEARD = gr.update(value=None, visible=False)
-# Of Generate, Cancel, the selected bars and the progress. Only these show and hide it, so that a report which comes in
-# after Cancel stays unseen.
+MOST_JOBS = 4
+# Generate, Stop, and the button of the selected bars.
 OFF, ON = gr.update(interactive=False), gr.update(interactive=True)
-BUSY = [OFF, ON, OFF, gr.update(visible=True)]
-IDLE = [ON, OFF, ON, gr.update(visible="hidden")]
+BUSY = [OFF, ON, OFF]
+IDLE = [ON, OFF, ON]
 # Tickets of runs that have begun, and of those that were cancelled. Gradio's own `cancels` races with the run that it
 # stops and then marks components with an error, so a run looks here instead, and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
@@ -80,35 +93,48 @@ def show_estimates(voice: Any, take: Values | None, *inputs: Any) -> Values | No
     try:
         request = Request.of(voice, *inputs)
         recorded = take is not None and Path(str(request.vocal)).name == take["name"]
-        known = take["sheet"] if take and recorded else LeadSheet(tempo=request.tempo or None)
+        known = take["sheet"] if take and recorded else LeadSheet()
+        known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         return listen(request.vocal, request.model, request.seconds, known)
     except Exception as error:
         return {"wrong": explain(error)}
 
 
-def take_recording(recorded: Values) -> list[Any]:
-    """A take to the click: [vocal, take]; the vocal's change has it analysed."""
+def take_voice(sent: Values) -> list[Any]:
+    """A voice that the page has recorded, been given or offers as an example: [vocal, take].
+
+    A take has the voice's "name", the "sheet" that is known of it, and the "band" that is stored of an example.
+    """
     try:
-        path = uploaded(recorded.get("path"))
-        known = {name: recorded.get(name) for name in ("beats", "beats_per_bar", "downbeat")}
-        return [str(path), {"name": path.name, "sheet": LeadSheet.told(known)}]
+        names = {voice_name(path): path for path in EXAMPLES}
+        example = names.get(str(sent.get("example")))
+        path = example or uploaded(sent.get("path"))
+        known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
+        sheet = LeadSheet.told(known) if example is None else stored_sheet(example)
+        return [str(path), {"name": path.name, "sheet": sheet, "band": example}]
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def play_example(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """The band that is stored of an example voice, as a take that plays at once: [jobs, mixer]."""
+    job = stored_job(take["band"], str(vocal["path"])) if take["band"] else None
+    return shelved(job, jobs, mixer) if job else [gr.skip()] * 2
+
+
 def begin() -> list[Any]:
-    """Both buttons that generate, at once: [announced, run, cancel, remake, progress, live, phase, bars, ticket]."""
-    return ["", *BUSY, UNHEARD, announcement("Waiting for a free place …"), "", secrets.token_urlsafe()]
+    """Both buttons that generate, at once: [announced, run, stop, remake, bar, ticket]."""
+    return [announcement("Waiting for a free place …"), *BUSY, "", secrets.token_urlsafe()]
 
 
-def cancel_run(ticket: str) -> list[Any]:
-    """The Cancel button: [announced, run, cancel, remake, progress, live]."""
+def stop_run(ticket: str) -> list[Any]:
+    """The button that stops generating: [announced, run, stop, remake, bar]."""
     CANCELLED.append(ticket)
-    return [announcement("Cancelled."), *IDLE, UNHEARD]
+    return [announcement("Stopped."), *IDLE, ""]
 
 
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """What the Generate button asks for: the page's options, and the lead sheet that its timeline shows."""
+    """What the Play a band button asks for: the page's options, and the lead sheet that its timeline shows."""
     request = Request.of(*inputs)
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
@@ -132,55 +158,50 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """What both buttons yield: [announced, run, cancel, remake, progress, live, phase, bars, results, jobs, mixer].
+    """What both buttons yield: [announced, run, stop, remake, bar, jobs, mixer].
 
-    After Cancel, `ticket` is in CANCELLED, and nothing more is generated, shown or heard.
+    Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
     """
-    keep, still = [gr.skip()] * 3, [gr.skip()] * 5
-    spoken, shown, heard = "", -math.inf, False
+    still, keep = [gr.skip()] * 5, [gr.skip()] * 2
+    shown, live = -math.inf, LiveTake()
+    stopped = partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
         # Gradio takes a run that yields nothing for one that empties every component
-        yield [*still, *[gr.skip()] * 3, *keep]
-        live = LiveMix() if CAN_STREAM else None
-        for step in () if ticket in CANCELLED else make_job(request(jobs, mixer, *wanted), live):
-            if ticket in CANCELLED:
-                return
+        yield [*still, *keep]
+        for step in () if stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
-                yield finished(step, jobs, mixer)
-            elif isinstance(step, bytes):
-                if not heard:
-                    yield [*still, gr.update(visible=True), *[gr.skip()] * 2, *keep]
-                heard = True
-                yield [*still, step, *[gr.skip()] * 2, *keep]
-            elif time.monotonic() - shown >= SHOW_SECONDS or parts.phase(step) != spoken:
-                # what is set again is spoken again
-                said = gr.skip() if parts.phase(step) == spoken else announcement(parts.phase(step))
-                spoken, shown = parts.phase(step), time.monotonic()
-                yield [*still, gr.skip(), said, parts.progress_bars(step), *keep]
+                said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
+                # a person who has stopped it may have begun something else
+                yield [*(still if stopped() else [said, *IDLE, ""]), *shelved(step, jobs, mixer)]
+            elif stopped():
+                return
+            elif isinstance(step, dict):
+                value = {**(mixer or {}), "takes": shelf(jobs), "live": {**step, "run": ticket}, "play": True}
+                yield [*still, gr.skip(), value]
+            elif time.monotonic() - shown >= SHOW_SECONDS:
+                shown = time.monotonic()
+                yield [*[gr.skip()] * 4, parts.progress_bar(step), *keep]
     except Exception as error:
-        yield [announcement(explain(error), "alert"), *IDLE, UNHEARD, "", "", *keep]
+        value = {**(mixer or {}), "takes": shelf(jobs), "live": None}
+        yield [announcement(explain(error), "alert"), *IDLE, "", gr.skip(), value if live.pieces else gr.skip()]
 
 
-def finished(job: Job, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """What the page shows of a new job, in the order of `run`; the oldest of too many is removed."""
+def shelved(job: Job, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """[jobs, mixer] with a new job, which plays; the oldest of too many is removed."""
     for old in jobs[: max(len(jobs) + 1 - MOST_JOBS, 0)]:
         shutil.rmtree(old.folder, ignore_errors=True)
     latest = 1 + max((old.number for old in jobs), default=0)
     jobs = [*jobs, replace(job, number=latest)][-MOST_JOBS:]
-    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.")
-    value = {**(mixer or {}), "takes": shelf(jobs), "chosen": f"{job.folder.name}/1", "ask": None, "formats": FORMATS}
-    return [said, *IDLE, UNHEARD, "", "", gr.update(visible=True), jobs, value]
+    value = {**(mixer or {}), "takes": shelf(jobs), "chosen": f"{job.folder.name}/1", "ask": None}
+    return [jobs, value | {"formats": FORMATS, "live": None, "play": True}]
 
 
-def answer(jobs: list[Job], mixer: Values) -> list[Any]:
-    """What the mixer asks for: [path of the file to be downloaded, seed]."""
-    ask = mixer.get("ask") or {}
+def answer(jobs: list[Job], mixer: Values) -> str:
+    """The path of the file that the mixer asks for."""
     try:
         job, sample = find(jobs, mixer.get("chosen"))
-        if "seed" in ask:
-            return ["", job.seed]
-        return [str(write_file(job, sample, mixer)), gr.skip()]
+        return str(write_file(job, sample, mixer))
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
@@ -262,39 +283,32 @@ accompany.__signature__ = inspect.Signature(parameters_of_endpoint())  # type: i
 
 
 class Page:
-    """The components, built from top to bottom."""
+    """The components, all of them in one workspace, which static/studio.css arranges."""
 
     def __init__(self) -> None:
-        gr.Markdown(parts.INTRODUCTION)
-        if players := parts.finished_songs():
-            gr.HTML(players, min_height=0)
-        gr.Markdown("## 1 · Sing")
-        self.vocal = parts.voice_components()
-        self.recorder = parts.studio_part("recorder")
-        gr.Markdown("## 2 · Beats and chords")
-        self.timeline = parts.studio_part("timeline")
-        with gr.Row(equal_height=False):
-            self.tempo = parts.number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
-            self.listen = gr.Button("Estimate again", elem_id="listen", min_width=140)
-        gr.Markdown("## 3 · The band")
-        self.options = parts.option_components()
-        with gr.Row():
-            self.run = gr.Button("Generate", variant="primary", elem_id="run", min_width=120)
-            self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=120)
-            self.copy = gr.Button("Copy a link to these settings", elem_id="copy", min_width=120)
-        self.announced = gr.HTML(elem_id="announced", min_height=0)
-        with gr.Column(visible="hidden", elem_id="progress") as self.progress:
-            self.phase = gr.HTML(elem_id="phase", min_height=0)
-            self.bars = gr.HTML(elem_id="bars", min_height=0)
-        live: Values = {"streaming": True, "autoplay": True, "interactive": False, "visible": False, "buttons": []}
-        self.live = gr.Audio(label="The mix, while it is generated", elem_id="live", **live)
-        with gr.Column(visible=False, elem_id="results") as self.results:
-            gr.Markdown("## 4 · Mix and download")
-            self.mixer = parts.studio_part("mixer")
-            self.remake = gr.Button("Replace the selected bars", elem_id="remake")
-        self.ticket, self.file, self.link = (
-            gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link")
-        )
+        with gr.Column(elem_id="workspace"):
+            self.vocal = gr.Audio(type="filepath", label="Voice", visible="hidden", elem_id="vocal")
+            examples = [voice_name(path) for path in EXAMPLES]
+            self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS, examples=examples)
+            self.timeline = parts.studio_part("timeline")
+            self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
+            with gr.Row(elem_id="generate"):
+                self.run = gr.Button("Play a band", variant="primary", elem_id="run", min_width=120)
+                self.stop = gr.Button("Stop the band", interactive=False, elem_id="stop", min_width=120)
+            with gr.Column(elem_id="band"):
+                self.announced = gr.HTML(elem_id="announced", min_height=0)
+                self.bar = gr.HTML(elem_id="bar", min_height=0)
+                self.mixer = parts.studio_part("mixer")
+                self.options = parts.option_components()
+                with gr.Accordion("More options", open=False):
+                    self.options |= parts.more_components()
+                    about = "Beats per minute, if you know it"
+                    self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
+                    self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
+                    self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
+            self.ticket, self.file, self.link = (
+                gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link")
+            )
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
@@ -309,15 +323,16 @@ DOWNLOAD = f"path => {imported('page')}.then(page => page.download(path))"
 COPY = f"query => {imported('page')}.then(page => page.copyLink(query))"
 
 
-def connect_listening(page: Page) -> None:
-    """A new voice is analysed; a take to the click brings its beats."""
+def connect_listening(page: Page, jobs: gr.State) -> None:
+    """A new voice is analysed; a take to the click brings its beats, an example its band."""
     take = gr.State(None)
     voice, *others = page.inputs()
-    listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, *others]}
-    listening |= {"concurrency_limit": 2, "concurrency_id": "listen", "trigger_mode": "always_last", **QUIET}
-    for changed in (page.vocal.change, page.listen.click):  # type: ignore[attr-defined]
-        changed(**listening | {"outputs": page.timeline, "show_progress": "full"})
-    page.recorder.submit(take_recording, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
+    listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, *others], "outputs": page.timeline}
+    listening |= {"concurrency_limit": 2, "concurrency_id": "listen", **QUIET}
+    chosen = page.recorder.submit(take_voice, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
+    chosen.success(play_example, [take, voice, jobs, page.mixer], [jobs, page.mixer], queue=False, **QUIET)
+    for listened in (page.listen.click(**listening), chosen.success(**listening)):  # type: ignore[attr-defined]
+        listened.failure(lambda: {"wrong": FULL}, None, page.timeline, queue=False, **QUIET)
     asked = page.timeline.submit(  # type: ignore[attr-defined]
         save_sheet, [page.timeline, *page.inputs()], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
     )
@@ -339,26 +354,25 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
     copied.success(None, page.link, None, js=COPY)
 
 
-def connect_generating(page: Page, blocks: gr.Blocks) -> None:
-    """Generate, Cancel, and the selected bars generated again."""
-    jobs = gr.State([])
-    status = [page.announced, page.run, page.cancel, page.remake, page.progress, page.live]
-    outputs = [*status, page.phase, page.bars, page.results, jobs, page.mixer]
+def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
+    """Generating, stopping it, and the selected bars generated again."""
+    status = [page.announced, page.run, page.stop, page.remake, page.bar]
+    outputs = [*status, jobs, page.mixer]
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
     def failed(ticket: str) -> list[Any]:
         # `run` itself says what goes wrong in it, so either it was not let in, or Gradio failed before or after it
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
-        return [announcement(FULL if full else UNEXPECTED, "alert"), *IDLE, UNHEARD]
+        return [announcement(FULL if full else UNEXPECTED, "alert"), *IDLE, ""]
 
     for button, request in ((page.run, song_request), (page.remake, remake_request)):
-        begun = button.click(begin, None, [*status, page.phase, page.bars, page.ticket], queue=False, **QUIET)
-        # a cancelled run may still be ending, or waiting, when the next one begins
+        begun = button.click(begin, None, [*status, page.ticket], queue=False, **QUIET)
+        # a stopped run may still be ending, or waiting, when the next one begins
         made = begun.then(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
         made.failure(failed, page.ticket, status, queue=False, **QUIET)
-    page.cancel.click(cancel_run, page.ticket, status, queue=False, **QUIET)
+    page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
     answered = page.mixer.submit(  # type: ignore[attr-defined]
-        answer, [jobs, page.mixer], [page.file, page.options["seed"]], concurrency_limit=4, **QUIET
+        answer, [jobs, page.mixer], page.file, concurrency_limit=4, **QUIET
     )
     answered.success(None, page.file, None, js=DOWNLOAD)
 
@@ -380,12 +394,20 @@ def build_page() -> gr.Blocks:
     """The page, its events and the endpoint, without a server."""
     with gr.Blocks(title="HAFM: sing, and get a band") as blocks:
         page = Page()
-        connect_listening(page)
+        jobs = gr.State([])
+        connect_listening(page, jobs)
         connect_settings(page, blocks)
-        connect_generating(page, blocks)
+        connect_generating(page, jobs, blocks)
         connect_endpoint(page)
         blocks.load(None, js=f"() => {{ {imported('page')}.then(page => page.mount()); }}")
     return blocks.queue(max_size=QUEUE_SIZE)
+
+
+def warm_up() -> None:
+    """Uses once what is slow when it is first used, so that the first person does not wait for it."""
+    for voice in parts.EXAMPLES[:1]:
+        stored_job(voice, str(voice))
+        listen(str(voice), OFFERED[0], None, stored_sheet(voice))
 
 
 def main() -> None:
@@ -393,6 +415,7 @@ def main() -> None:
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     keep_sweeping()
+    threading.Thread(target=warm_up, daemon=True).start()
     build_page().launch(
         css_paths=[STATIC / "studio.css"],
         max_file_size=MAX_UPLOAD,

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS
-from songs import MAX_SECONDS, OFFERED, Stages, load_pipeline
+from songs import OFFERED, Stages, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
@@ -29,8 +29,6 @@ NEEDING_STREAMS = [name for name, option in PUBLIC_OPTIONS.items() if option.str
 PAGE_OPTIONS = ["model", "seconds", "tail", *PUBLIC_OPTIONS, "sounds"]
 # Limits that are lower here than in the package.
 MOST = {"num_samples": 4}
-INTRODUCTION = """# Sing, and get a band
-Sing something, alone; HAFM plays a band to it. Three clicks: an example voice, Generate, Play."""
 # Labels and help of the options in the words of somebody who sings, and what an empty number stands for.
 STAGE_WORDS = {"semantic": "Composing", "coarse": "Playing", "fine": "Refining the sound"}
 OPTION_WORDS = {
@@ -53,34 +51,16 @@ CARDS = ("style", "energy", "stems")
 # Words
 
 
-def progress_bars(stages: Stages) -> str:
-    """HTML of one bar per stage, and of the time that is left."""
-    rows = []
-    for stage in stages.names:
-        done, total = stages.done.get(stage, (0, 1))
-        state = "done" if done == total else f"{100 * done // total} %" if stage in stages.done else "waiting"
-        name = STAGE_WORDS[stage]
-        bar = f"<progress value='{done}' max='{total}' aria-label='{name}'></progress>"
-        rows.append(f"<div class='hafm-stage'><span>{name}</span>{bar}<span>{state}</span></div>")
-    left = stages.remaining()
-    rows.append("" if left is None else f"<p>About {max(round(left), 1)} s left in all.</p>")
-    return "".join(rows)
-
-
 def announcement(text: str, kind: str = "status") -> str:
     """HTML of the one line that a screen reader speaks; `kind` is "alert" for refusals."""
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
 
 
-def phase(stages: Stages) -> str:
-    """What is going on, in words that change only when the stage does."""
+def progress_bar(stages: Stages) -> str:
+    """HTML of what is going on, and of how far all stages are together."""
     running = [stage for stage in stages.names if stage in stages.done]
-    if not running:
-        return "Listening to the voice …"
-    done, total = stages.done[running[-1]]
-    if done == total:
-        return "Almost done …" if running[-1] == stages.names[-1] else "On to the next step …"
-    return f"{STAGE_WORDS[running[-1]]} …"
+    words = f"{STAGE_WORDS[running[-1]]} …" if running else "Listening to the voice …"
+    return f"{words} <progress value='{stages.share():.3f}' aria-label='Progress'></progress>"
 
 
 def voice_name(path: Path) -> str:
@@ -88,30 +68,11 @@ def voice_name(path: Path) -> str:
     return path.stem.replace("_", " ").capitalize()
 
 
-def finished_songs(voices: Iterable[Path] = EXAMPLES) -> str:
-    """HTML of players of the finished songs that lie beside example voices; empty if there are none.
-
-    That of NAME.flac is NAME_accompanied_STYLE.ogg if it exists, else NAME_accompanied.ogg.
-    """
-    players = ""
-    for voice in voices:
-        name = f"{voice.stem}_accompanied"
-        # in the order of names those with a style come last
-        for song in sorted(voice.parent.glob(f"{name}*.ogg"))[-1:]:
-            style = song.stem.removeprefix(name).strip("_")
-            title = html.escape(voice_name(voice) + (f" ({style})" if style else ""))
-            players += (
-                f"<label><span>{title}</span> <audio controls preload='metadata' src='gradio_api/file={song}' "
-                f"aria-label='Finished song: {title}'></audio></label>"
-            )
-    return players and f"<div class='hafm-finished'><strong>Listen to finished songs:</strong>{players}</div>"
-
-
 def style_players(sounds: Mapping[str, bytes]) -> str:
     """HTML of a button for each style whose sound (OGG) the model has; static/page.js plays it."""
     buttons = "".join(
-        f"<button type='button' aria-pressed='false' data-sound='data:audio/ogg;base64,{b64encode(sound).decode()}'>"
-        f"Hear {html.escape(style)}</button>"
+        f"<button type='button' aria-pressed='false' aria-label='Hear {html.escape(style)}' "
+        f"data-sound='data:audio/ogg;base64,{b64encode(sound).decode()}'>{html.escape(style)}</button>"
         for style, sound in sounds.items()
     )
     return f"<div class='hafm-studio'><div class='row' role='group' aria-label='Style examples'>{buttons}</div></div>"
@@ -120,41 +81,25 @@ def style_players(sounds: Mapping[str, bytes]) -> str:
 # Components
 
 
-def voice_components() -> gr.Audio:
-    """The voice: a file, the microphone, or an example."""
-    vocal = gr.Audio(
-        sources=["upload", "microphone"],
-        type="filepath",
-        label=f"Voice, up to {MAX_SECONDS:g} s: drop a file, or record",
-        elem_id="vocal",
-        buttons=["download"],
-    )
-    if EXAMPLES:
-        labels = [voice_name(path) for path in EXAMPLES]
-        voices = [[str(path)] for path in EXAMPLES]
-        gr.Examples(voices, [vocal], label="Example voices", example_labels=labels, preload=False)
-    return vocal
-
-
 def option_components() -> dict[str, gr.components.Component]:
-    """The inputs of the band by name: model, the options of generation, seconds and tail."""
+    """What stands beside the lanes, by name: style, its examples, energy and stems."""
     # given to the constructors, by which Gradio checks what comes back: it forgets attributes that are set later
     known = band_properties(OFFERED[0])
     found: dict[str, gr.components.Component] = {"style": option_component("style", known["style"])}
     found["sounds"] = gr.HTML(elem_id="style_sounds", min_height=0, **known["sounds"])
-    found |= {name: option_component(name, known[name]) for name in CARDS if name not in found}
-    with gr.Row():
-        found["num_samples"] = option_component("num_samples")
-        found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
-        ending, about = MIX_OPTIONS["tail"], "Seconds that the band goes on after the voice, fading out"
-        found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
-    with gr.Accordion("More options", open=False), gr.Row():
-        about = "From the list, or a hub id: org/name"
-        found["model"] = gr.Dropdown(
-            OFFERED, value=OFFERED[0], allow_custom_value=True, label="Model", info=about, elem_id="model"
-        )
-        found |= {name: option_component(name, known.get(name)) for name in PUBLIC_OPTIONS if name not in found}
-    return found
+    return found | {name: option_component(name, known[name]) for name in CARDS if name not in found}
+
+
+def more_components() -> dict[str, gr.components.Component]:
+    """The other inputs of the band by name: options of generation, seconds, tail and model."""
+    known = band_properties(OFFERED[0])
+    found = {name: option_component(name, known.get(name)) for name in PUBLIC_OPTIONS if name not in CARDS}
+    found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
+    ending, about = MIX_OPTIONS["tail"], "Seconds that the band goes on after the voice, fading out"
+    found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
+    known_models: dict[str, Any] = {"choices": OFFERED, "value": OFFERED[0], "allow_custom_value": True}
+    about = "From the list, or a hub id: org/name"
+    return found | {"model": gr.Dropdown(**known_models, label="Model", info=about, elem_id="model")}
 
 
 def band_properties(model: str) -> dict[str, dict[str, Any]]:
@@ -202,15 +147,15 @@ def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
     return [AUTOMATIC, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
-def studio_part(name: str) -> gr.HTML:
-    """A part of our own, empty: static/NAME.js fills it, and its value is what a person makes of it there."""
+def studio_part(name: str, **properties: Any) -> gr.HTML:
+    """A part of our own: static/NAME.html, which NAME.js brings to life; its value is what a person makes of it."""
     return gr.HTML(
-        html_template=f"<div class='hafm-studio hafm-{name}'></div>",
+        html_template=f"<div class='hafm-studio hafm-{name}'>{(STATIC / f'{name}.html').read_text()}</div>",
         js_on_load=f"{imported(name)}.then(part => part.mount(element, props, watch, trigger, upload))",
         apply_default_css=False,
         elem_id=name,
         min_height=0,
-        limit=MAX_SECONDS,
+        **properties,
     )
 
 

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import queue
 import re
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -21,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -29,7 +26,7 @@ from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it 
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.pretrained.redaction import without_secrets
-from takes import Job, Remake, setting, write_job
+from takes import Job, LiveTake, Remake, setting, write_job
 
 try:
     import spaces
@@ -47,12 +44,8 @@ OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if nam
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # How often a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
-# Gradio needs it to play the mix while it is generated.
-CAN_STREAM = shutil.which("ffmpeg") is not None
 # A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
 GENERATING = threading.Lock()
-# The share of a song that must be done before the remaining time is estimated.
-LEAST_DONE = 0.03
 # What a token of each stage costs, relative to each other, measured with hafm-tiny.
 COST = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
 
@@ -131,46 +124,20 @@ class Stages:
         names: of the stages, in their order.
         totals: tokens of each stage, as far as they are known before it begins.
         done: for each stage that has begun, the number of its tokens that exist, and of all its tokens.
-        began: when the first token was reported (s).
     """
 
     names: list[str]
     totals: dict[str, int] = field(default_factory=dict)
     done: dict[str, tuple[int, int]] = field(default_factory=dict)
-    began: float | None = None
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Notes that `done` of `total` tokens of a stage exist."""
         self.done[stage], self.totals[stage] = (done, total), total
-        self.began = time.monotonic() if self.began is None else self.began
 
-    def remaining(self) -> float | None:
-        """Seconds until all stages are done if they go on at the same speed; None while that cannot be said."""
+    def share(self) -> float:
+        """How much of the work is done, from 0 to 1."""
         whole = sum(COST[name] * self.totals.get(name, 0) for name in self.names)
-        done = sum(COST[name] * count for name, (count, _) in self.done.items())
-        if self.began is None or done < LEAST_DONE * whole:
-            return None
-        return (time.monotonic() - self.began) * (whole - done) / done
-
-
-class LiveMix:
-    """The mix while it is generated, piece by piece.
-
-    The rest is not known yet, so a piece that would clip is turned down together with all that follow.
-    """
-
-    def __init__(self) -> None:
-        self.gain = 1.0
-
-    def add(self, piece: dict[str, Any]) -> bytes:
-        """The next piece ("audio" and "vocals", float32 [n] or [n, C] at "sampling_rate"), mono, as a WAV file."""
-        voice, band = (audio.with_channels(piece[name], 1) for name in ("vocals", "audio"))
-        mix = np.float32(self.gain) * (voice + band)
-        limited = audio.limit_peak(mix)
-        self.gain *= audio.decibels_to_gain(min(audio.CEILING_DBFS - audio.peak_dbfs(mix), 0.0))
-        buffer = io.BytesIO()
-        audio.write_stream(buffer, limited, piece["sampling_rate"])
-        return buffer.getvalue()
+        return sum(COST[name] * count for name, (count, _) in self.done.items()) / whole if whole else 0.0
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
@@ -281,12 +248,15 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
         closed.set()
 
 
-def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages | bytes | Job, None, None]:
-    """Reads, generates and writes: yields the progress, each new piece of the mix as a WAV file, and last the job.
+def make_job(
+    request: Request, live: LiveTake | None = None, stopped: Callable[[], bool] = lambda: False
+) -> Generator[Stages | dict[str, Any] | Job, None, None]:
+    """Reads, generates and writes: yields the progress, what is there of a single song so far, and last the job.
 
     Args:
         request: what is wanted.
-        live: mixes the pieces of a single song; without it, no pieces are yielded.
+        live: takes the pieces of a single song; without it, none are yielded.
+        stopped: whether to end. What `live` has by then becomes the job; without it, there is none.
 
     Raises:
         ValueError: a request that cannot be fulfilled; the message is for the person.
@@ -295,24 +265,30 @@ def make_job(request: Request, live: LiveMix | None = None) -> Generator[Stages 
     stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
     samples, rate = read_vocal(request.vocal, request.seconds)
     yield stages
-    there = load_pipeline(request.model).model.stages
+    pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
+    there = pipeline.model.stages
     stages.names = [stage for stage in stages.names if stage in there]
     frames = {stage: there[stage].config.frame_rate * there[stage].config.num_codebooks for stage in stages.names}
-    stages.totals = {stage: round((len(samples) / rate + request.tail) * each) for stage, each in frames.items()}
+    stages.totals = {stage: round(seconds * each) for stage, each in frames.items()}
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
         for report in reports:
+            if stopped():
+                break
             if isinstance(report, tuple):
                 stages.update(*report)
             elif isinstance(report, list):
                 songs = report
             elif isinstance(report, dict) and live is not None:
-                yield live.add(report)
+                yield live.add(report, seconds)
             yield stages
+    if not songs and live is not None and live.pieces:
+        songs = [pipeline.join(live.pieces)]
+    if not songs:
+        return
     if request.remake is not None:
         songs = [request.remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    yield write_job(
-        songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal), parameters.get("tail", 0.0)
-    )
+    about = {"tail": parameters.get("tail", 0.0), "style": request.options.style or ""}
+    yield write_job(songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal), **about)

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from hafm_hf import audio
+from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE, MixOptions
+from hafm_hf.lead_sheet.files import read_lead_sheet
+from hafm_hf.lead_sheet.vocabulary import STEMS
 
 
 def setting(name: str, default: str) -> str:
@@ -44,6 +46,8 @@ LEVELS_DB = (-60.0, 24.0)
 # From shorter pieces of an old take the model could not continue.
 LEAST_KEPT_SECONDS = 0.2
 PASTE_FADE_SECONDS = 0.02
+# Of the bands that are stored of example voices.
+STORED_SEED = 1
 EXPIRED = "These songs have been removed from the server; generate them again."
 
 
@@ -60,6 +64,7 @@ class Job:
         balance (dB): for each song, the gain that makes its band as loud beside the voice as in the median song.
         tail (s): how long the band goes on after the voice.
         stems: their names, if the band has any.
+        style: that was asked for; empty if none.
         number: of the take, on a person's page.
     """
 
@@ -72,6 +77,7 @@ class Job:
     balance: list[float]
     tail: float = 0.0
     stems: tuple[str, ...] = ()
+    style: str = ""
     number: int = 1
 
     @property
@@ -97,22 +103,78 @@ class Job:
 
 
 def write_job(
-    songs: list[dict[str, Any]], name: str, seed: int, elapsed: float, source: str, tail: float = 0.0
+    songs: list[dict[str, Any]],
+    name: str,
+    seed: int,
+    elapsed: float,
+    source: str,
+    tail: float = 0.0,
+    style: str = "",
 ) -> Job:
     """Writes vocal, instrumentals, their stems and the zip of all of these, which `sweep` removes in time."""
     vocal, rate = songs[0]["vocals"], songs[0]["sampling_rate"]
     balance = [balancing_gain(vocal, song["audio"], rate) for song in songs]
     folder = Path(tempfile.mkdtemp(dir=JOBS))
     stems = tuple(songs[0].get("stems", ()))
-    job = Job(folder, name, len(songs), seed, elapsed, source, balance, tail, stems)
+    job = Job(folder, name, len(songs), seed, elapsed, source, balance, tail, stems, style)
     files = [audio.write_audio(job.path("vocal", "wav"), vocal, rate)]
     for number, song in enumerate(songs, start=1):
         parts = {"instrumental": song["audio"], **song.get("stems", {})}
         files += [audio.write_audio(job.path(part, "wav", number), sound, rate) for part, sound in parts.items()]
-    with zipfile.ZipFile(job.path("stems", "zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(job.path("stems", "zip"), "w") as archive:
         for path in files:
             archive.write(path, path.name)
     return job
+
+
+class LiveTake:
+    """A take while it is generated: its pieces, and files of them that the page plays."""
+
+    def __init__(self) -> None:
+        self.pieces: list[dict[str, Any]] = []
+        self.at: list[float] = []
+        self.until = 0.0
+        self.files: dict[str, list[str]] = {}
+
+    def add(self, piece: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """What there is with the next piece ("audio", "stems", "vocals", float32 [n] or [n, C] at "sampling_rate").
+
+        Returns:
+            "seconds" that it will have, "until" where it goes by now, "files" of each channel, seconds "at" which they
+            begin, and "balance" as in `shelf`.
+        """
+        self.folder = Path(tempfile.mkdtemp(dir=JOBS)) if not self.pieces else self.folder
+        self.pieces.append(piece)
+        rate = piece["sampling_rate"]
+        for name, sound in (piece.get("stems") or {"band": piece["audio"]}).items():
+            path = audio.write_audio(self.folder / f"{len(self.pieces)}_{name}.wav", sound, rate)
+            self.files.setdefault(name, []).append(str(path))
+        self.at.append(self.until)
+        self.until += len(piece["audio"]) / rate
+        voice, band = (np.concatenate([each[name] for each in self.pieces]) for name in ("vocals", "audio"))
+        balance = balancing_gain(voice, band, rate)
+        return {"seconds": seconds, "until": self.until, "at": self.at, "files": self.files, "balance": balance}
+
+
+def stored_sheet(voice: Path) -> LeadSheet:
+    """The lead sheet stored of an example voice, bands/NAME.json beside it; an empty one if there is none."""
+    path = voice.parent / "bands" / f"{voice.stem}.json"
+    return read_lead_sheet(path) if path.exists() else LeadSheet()
+
+
+def stored_job(voice: Path, source: str) -> Job | None:
+    """The band that is stored of an example voice, bands/NAME_STEM.ogg beside it; None if there is none."""
+    vocal, rate = audio.read_audio(voice)
+    paths = {stem: voice.parent / "bands" / f"{voice.stem}_{stem}.ogg" for stem in STEMS}
+    if not all(path.exists() for path in paths.values()):
+        return None
+    sounds = {stem: audio.resample(*audio.read_audio(path, min_seconds=0.0), rate) for stem, path in paths.items()}
+    frames = max(map(len, sounds.values()))
+    stems = {stem: np.pad(sound, (0, frames - len(sound))) for stem, sound in sounds.items()}
+    song = {"audio": reduce(np.add, stems.values()), "vocals": np.pad(vocal, (0, frames))[:frames], "stems": stems}
+    sheet = stored_sheet(voice)
+    tail = max(frames - len(vocal), 0) / rate
+    return write_job([song | {"sampling_rate": rate}], voice.stem, STORED_SEED, 0.0, source, tail, sheet.style or "")
 
 
 def balancing_gain(vocal: audio.Samples, band: audio.Samples, rate: int) -> float:
@@ -268,8 +330,13 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
             "id": f"{job.folder.name}/{sample}",
             "name": f"Take {job.number}" + (f", variation {sample}" if job.num_samples > 1 else ""),
             "seed": job.seed,
+            "style": job.style,
+            "source": job.source,
             "seconds": soundfile.info(job.path("vocal", "wav")).duration,
-            "files": {name: str(job.path(part, "wav", sample)) for name, part in job.channels.items()},
+            "files": {
+                name: str(job.path(part, "wav", None if name == "voice" else sample))
+                for name, part in job.channels.items()
+            },
             "balance": job.balance[sample - 1],
         }
         for job in jobs

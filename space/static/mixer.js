@@ -1,45 +1,24 @@
-// The mixer: voice and band of every take, or its stems, through Web Audio, with level, mute, solo and pan.
+// The mixer: voice and band of every take in lanes of the desk, with level, pan, mute and solo; takes; files to take home.
 //
-// Python sends the takes (takes.shelf) as {takes, chosen}; what a person sets goes back as {chosen, channels}. Files of
-// it are asked for by {ask: {file, format}} or {ask: {seed}} and the event "submit".
+// Python sends the takes (takes.shelf) as {takes, chosen}, and while one is generated its pieces (songs.LiveTake) as
+// {live}; what a person sets goes back as {chosen, channels}. Files of it are asked for by {ask: {file, format}} and
+// the event "submit".
 
-import { Player, load, startBuffer } from "./sound.js";
+import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
+import { load, startBuffer } from "./sound.js";
 
+const HEIGHT = 64;
+const USUAL = { db: 0, pan: 0, muted: false, solo: false };
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
 const strip = (name, title) => `
-  <fieldset class="channel" data-channel="${name}">
-    <legend>${title}</legend>
-    <label class="wide">Level <input type="range" data-set="db" min="-24" max="6" step="0.5" value="0" aria-label="${title}, level in dB"></label>
-    <output>0 dB</output>
-    <button type="button" data-do="muted" aria-pressed="false" aria-label="Mute ${title.toLowerCase()}">Mute</button>
-    <button type="button" data-do="solo" aria-pressed="false" aria-label="Solo ${title.toLowerCase()}">Solo</button>
-    <label class="wide">Pan <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, pan"></label>
-  </fieldset>`;
-
-const USUAL = { db: 0, pan: 0, muted: false, solo: false };
-
-const TEMPLATE = `
-  <div class="takes" role="radiogroup" aria-label="Takes"></div>
-  <div class="row">
-    <button type="button" class="strong" data-do="play">Play</button>
-    <label class="wide">Position <input type="range" data-set="position" min="0" step="0.1" value="0"></label>
-    <span class="clock" aria-hidden="true"></span>
-    <button type="button" data-do="seed">Use this seed</button>
-  </div>
-  <div class="channels"></div>
-  <p class="hint">At 0 dB, voice and band are as loud as in most songs.</p>
-  <div class="row" role="group" aria-label="Download">
-    <label>Format <select data-set="format" aria-label="Format"></select></label>
-    <label>Loudness <select data-set="loudness" aria-label="Loudness">
-      <option value="">as mixed</option><option value="-14">−14 LUFS (streaming)</option>
-      <option value="-16">−16 LUFS (podcasts)</option><option value="-23">−23 LUFS (radio)</option>
-    </select></label>
-    <button type="button" class="strong" data-do="file" data-file="mix">Download mix</button>
-    <button type="button" data-do="file" data-file="instrumental">Download band</button>
-    <button type="button" data-do="file" data-file="stems">Download stems (zip)</button>
-  </div>
-  <p class="wrong" role="alert"></p>`;
+  <div class="head channel" role="group" aria-label="${title}" data-channel="${name}">
+    <strong>${title}</strong> <output>0 dB</output>
+    <button type="button" data-do="muted" aria-pressed="false" aria-label="Mute ${title.toLowerCase()}" title="Mute">M</button>
+    <button type="button" data-do="solo" aria-pressed="false" aria-label="Solo ${title.toLowerCase()}" title="Solo">S</button>
+    <input type="range" data-set="db" min="-24" max="0" step="0.5" value="0" aria-label="${title}, level in dB" title="Level">
+    <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, pan" title="Pan">
+  </div>`;
 
 export function mount(element, props, watch, trigger) {
   const mixer = new Mixer(element.querySelector(".hafm-mixer"), props, trigger);
@@ -47,144 +26,167 @@ export function mount(element, props, watch, trigger) {
   mixer.show();
 }
 
-class Mixer extends Player {
+class Mixer {
   constructor(root, props, trigger) {
-    super(root, props, trigger);
-    Object.assign(this, { takes: [], chosen: null, channels: {} });
-    root.innerHTML = TEMPLATE;
-    root.addEventListener("click", (event) => this.clicked(event));
-    root.addEventListener("input", (event) => this.changed(event));
+    Object.assign(this, { root, props, trigger, takes: [], chosen: null, live: null, channels: {}, sounds: {} });
+    this.find = (selector) => root.querySelector(selector);
+    for (const place of [root, desk.voice, desk.stems]) {
+      place.addEventListener("click", (event) => this.clicked(event));
+      place.addEventListener("input", (event) => this.changed(event));
+    }
+    this.find("input[type=file]").addEventListener("change", ({ target }) => {
+      if (target.files[0]) desk.sheet.open(target.files[0]);
+      target.value = "";
+    });
+    desk.join(this);
   }
 
   /** What Python has sent. */
   show() {
-    const { takes = [], chosen, formats = [] } = JSON.parse(JSON.stringify(this.props.value || {}));
-    const fresh = takes.length && chosen !== this.chosen;
-    [this.takes, this.chosen] = [takes, chosen ?? takes.at(-1)?.id ?? null];
+    const { takes = [], chosen, formats = [], live = null, play = false } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const fresh = chosen !== this.chosen;
+    const begins = play && (live ? live.run !== this.live?.run : fresh && !this.live);
+    [this.takes, this.chosen, this.live] = [takes, chosen ?? takes.at(-1)?.id ?? null, live];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
-    if (!this.chosen) { this.transport.stop(); return; }
-    if (fresh) this.send();
-    this.draw();
-    if (!fresh) return;
-    this.transport.stop();
-    this.transport.began = 0;
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    setTimeout(() => this.root.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" }), 100);
-    this.follow();
+    if (fresh && !live) this.send();
+    if (begins) { desk.vocal = this.live ? desk.vocal : takes.find(({ id }) => id === chosen).source; desk.play(0); }
+    mark("taken", Boolean(this.take));
+    desk.refresh();
   }
 
-  get take() { return this.takes.find(({ id }) => id === this.chosen); }
+  /** The take that is heard: one that is being generated, or the one that is chosen; none of another voice. */
+  get take() { return this.live ?? this.takes.find(({ id, source }) => id === this.chosen && source === desk.vocal); }
 
-  /** The channels of the take that is chosen, by name: the voice, and the band or its stems. */
-  get heard() {
-    const names = Object.keys(this.take.files);
-    for (const name of names) this.channels[name] ??= { ...USUAL };
-    return Object.fromEntries(names.map((name) => [name, this.channels[name]]));
+  /** The files of each channel, and the second at which each begins: the voice, and the band or its stems. */
+  get files() {
+    const { files = {}, at = [0] } = this.take ?? {};
+    const all = { ...(desk.vocal && !files.voice ? { voice: [desk.vocal] } : {}), ...files };
+    return Object.fromEntries(Object.entries(all).map(([name, paths]) => [name, [paths].flat().map((path, next) => [path, at[next] ?? 0])]));
+  }
+
+  get seconds() { return this.take?.seconds ?? 0; }
+  get until() { return this.live?.until ?? Infinity; }
+
+  /** Loads what is to be heard. */
+  async ready() {
+    const asked = Object.entries(this.files);
+    try {
+      const found = await Promise.all(asked.map(async ([name, pieces]) =>
+        [name, await Promise.all(pieces.map(async ([path, at]) => ({ buffer: await load(path), at })))]));
+      this.sounds = Object.fromEntries(found);
+      for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
+    } catch (error) { this.find(".wrong").textContent = error.message; }
   }
 
   /** Tells Python what is set; solo mutes the other channels. */
   send(ask) {
-    const solo = Object.values(this.heard).some((channel) => channel.solo);
-    const heard = Object.entries(this.heard).map(([name, { db, pan, muted, solo: alone }]) =>
-      [name, { db, pan, muted: muted || (solo && !alone) }]);
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
+    const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [name, { db, pan, muted: this.silent(name) }]);
     this.props.value = { ...this.props.value, loudness, chosen: this.chosen, channels: Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
   }
 
+  silent(name) {
+    const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
+    return this.channels[name].muted || (solo && !this.channels[name].solo);
+  }
+
   draw() {
-    const { take } = this;
+    this.drawTakes();
+    const names = Object.keys(this.sounds);
+    if (this.drawn !== names.join()) {
+      desk.voice.innerHTML = names.includes("voice") ? strip("voice", "Voice") : "";
+      desk.stems.innerHTML = names.filter((name) => name !== "voice")
+        .map((name) => `<div class="track">${strip(name, titled(name))}<canvas aria-hidden="true"></canvas></div>`).join("");
+      this.drawn = names.join();
+    }
+    const loudest = Math.max(0.01, ...Object.entries(this.sounds).filter(([name]) => name !== "voice")
+      .flatMap(([, pieces]) => pieces.map(({ buffer }) => loudestOf(buffer))));
+    for (const name of names) this.drawChannel(name, loudest);
+  }
+
+  drawTakes() {
     const list = this.find(".takes");
+    const own = this.takes.filter(({ source }) => source === desk.vocal);
+    this.find(".songs").hidden = !own.length;
     const focused = list.contains(document.activeElement);
-    list.replaceChildren(...this.takes.map((each) => {
+    list.replaceChildren(...own.map(({ id, name, style, seed }) => {
       const label = document.createElement("label");
-      const radio = Object.assign(document.createElement("input"), { type: "radio", name: "hafm-take", value: each.id, checked: each.id === this.chosen });
-      label.append(radio, `${each.name} (seed ${each.seed})`);
+      const radio = Object.assign(document.createElement("input"), { type: "radio", name: "hafm-take", value: id, checked: id === this.chosen });
+      label.append(radio, [name, style, `seed ${seed}`].filter(Boolean).join(" · "));
       return label;
     }));
     if (focused) list.querySelector(":checked")?.focus();
-    this.find("[data-set=position]").max = String(take.seconds);
-    const strips = this.find(".channels");
-    const names = Object.keys(this.heard);
-    if (strips.dataset.names !== names.join()) {
-      strips.innerHTML = names.map((name) => strip(name, titled(name))).join("");
-      strips.dataset.names = names.join();
-    }
-    for (const [name, channel] of Object.entries(this.heard)) {
-      const part = this.find(`[data-channel=${name}]`);
-      part.querySelector("[data-set=db]").value = String(channel.db);
-      part.querySelector("[data-set=pan]").value = String(channel.pan);
-      part.querySelector("[data-set=pan]").setAttribute("aria-valuetext", place(channel.pan));
-      part.querySelector("output").textContent = `${channel.db > 0 ? "+" : ""}${channel.db} dB`;
-      for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
-    }
+  }
+
+  drawChannel(name, loudest) {
+    const part = [desk.voice, desk.stems].map((place) => place.querySelector(`[data-channel=${name}]`)).find(Boolean);
+    const channel = this.channels[name];
+    for (const set of ["db", "pan"]) part.querySelector(`[data-set=${set}]`).value = String(channel[set]);
+    part.querySelector("[data-set=pan]").setAttribute("aria-valuetext", place(channel.pan));
+    part.querySelector("output").textContent = `${channel.db} dB`;
+    for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
+    part.classList.toggle("silent", this.silent(name));
+    if (name === "voice") return;
+    const [paint] = blank(part.nextElementSibling, HEIGHT);
+    desk.grid(paint, HEIGHT);
+    const colour = getComputedStyle(part).getPropertyValue("--hafm-wave").trim();
+    for (const { buffer, at } of this.sounds[name]) drawWave(paint, buffer, at, HEIGHT, loudest, colour);
   }
 
   clicked(event) {
     const button = event.target.closest("button");
     if (!button) return;
+    event.stopPropagation();
     this.find(".wrong").textContent = "";
     const name = button.dataset.do;
     const channel = this.channels[button.closest("[data-channel]")?.dataset.channel];
-    if (channel) channel[name] = !channel[name];
-    if (name === "play") this.toggle();
-    else if (name === "seed") this.send({ seed: this.take.seed });
+    if (channel) { channel[name] = !channel[name]; this.send(); desk.draw(); }
     else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value });
-    else this.send();
-    this.draw();
+    else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
+    else if (name === "load") this.find("input[type=file]").click();
   }
 
-  changed(event) {
-    const { target } = event;
+  changed({ target }) {
     const { set } = target.dataset;
     const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[set] = Number(target.value);
     else if (target.type === "radio") this.chosen = target.value;
-    else if (set === "position") { this.seek(Number(target.value)); return; }
-    else return;
     this.send();
-    this.draw();
     // from A to B without losing the place
-    if (target.type === "radio" && this.transport.playing) this.play(this.transport.position);
+    if (target.type === "radio") desk.refresh();
+    else desk.draw();
   }
 
-  async play(from) {
-    const { files, seconds } = this.take;
-    let buffers;
-    try { buffers = await Promise.all(Object.values(files).map(load)); }
-    catch (error) { this.write(".wrong", error.message); return; }
-    await this.start(from, seconds, (out, zero, first) => {
-      const ctx = out.context;
-      this.nodes = {};
-      for (const [at, name] of Object.keys(files).entries()) {
-        const [gain, panner] = [new GainNode(ctx), new StereoPannerNode(ctx)];
-        gain.connect(panner).connect(out);
-        this.nodes[name] = { gain, panner };
-        startBuffer(gain, buffers[at], zero, first);
-      }
-      this.settle();
-    });
+  /** What the desk asks for: all channels of the take. */
+  start(out, zero, from) {
+    const ctx = out.context;
+    this.nodes = {};
+    for (const [name, pieces] of Object.entries(this.sounds)) {
+      const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
+      gain.connect(panner).connect(out);
+      this.nodes[name] = { gain, panner };
+      for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
+    }
+    this.settle(true);
   }
 
-  /** Makes what is heard follow what is set. */
-  settle() {
-    if (!this.transport.playing || !this.nodes) return;
-    const { balance } = this.take;
-    for (const [name, { gain, panner }] of Object.entries(this.nodes)) {
-      const { db, pan, muted } = this.props.value.channels?.[name] ?? this.channels[name];
+  /** Makes what is heard follow what is set, at once or smoothly. */
+  settle(once) {
+    const balance = this.take?.balance ?? 0;
+    for (const [name, { gain, panner }] of Object.entries(this.nodes ?? {})) {
+      const { db, pan } = this.channels[name];
       // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
       const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
       // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
-      gain.gain.setTargetAtTime(muted ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20), gain.context.currentTime, 0.01);
-      panner.pan.setTargetAtTime(pan, gain.context.currentTime, 0.01);
+      const level = this.silent(name) ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20);
+      const now = gain.context.currentTime;
+      if (once) { gain.gain.setValueAtTime(level, now); panner.pan.setValueAtTime(pan, now); }
+      else { gain.gain.setTargetAtTime(level, now, 0.01); panner.pan.setTargetAtTime(pan, now, 0.01); }
     }
   }
-
-  at(position) { this.write(".clock", `${clock(position)} / ${clock(this.take?.seconds ?? 0)}`); }
 }
 
-/** Seconds as minutes and seconds. */
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 const place = (pan) => (pan === 0 ? "middle" : `${Math.round(Math.abs(pan) * 100)} % ${pan < 0 ? "left" : "right"}`);

@@ -1,15 +1,15 @@
 // What belongs to the page as a whole: what a screen reader is told, one sound at a time, downloads, links, and the
 // buttons that play an example of each style.
 
+import { desk } from "./desk.js";
+
 const player = new Audio();
 
 export function mount() {
-  // Gradio replaces what is inside; the outer elements stay, so they are the ones that a screen reader follows
-  for (const element of document.querySelectorAll("#announced, #phase")) element.setAttribute("aria-live", "polite");
+  // Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader follows
+  document.querySelector("#announced").setAttribute("aria-live", "polite");
   document.body.append(player);
-  document.addEventListener("play", ({ target }) => {
-    for (const each of document.querySelectorAll("audio")) if (each !== target) each.pause();
-  }, true);
+  desk.join({ start: () => player.pause() });
   document.addEventListener("click", ({ target }) => {
     const button = target.closest?.("#style_sounds button");
     if (button) hear(button);
@@ -21,6 +21,7 @@ export function mount() {
 function hear(button) {
   const again = player.src === button.dataset.sound;
   if (again && !player.paused) { player.pause(); return; }
+  desk.stop();
   if (!again) player.src = button.dataset.sound;
   player.currentTime = 0;
   // another button may be pressed before this one plays

@@ -1,9 +1,11 @@
-// Record to a click: a take whose beats are known, because the page itself has played them.
+// How a voice comes in: recorded, plainly or to a click, dropped or opened as a file, or an example.
 //
-// Clicks and recording share the clock of one AudioContext. What is sung on a click arrives later by the latency of
-// loudspeaker and microphone together: the browser's estimate, or measured by claps. The take is cut so that its first
-// beat lies half a beat after its start.
+// Of a take to the click the beats are known, because the page itself has played them. Clicks and recording share the
+// clock of one AudioContext. What is sung on a click arrives later by the latency of loudspeaker and microphone
+// together: the browser's estimate, or measured by claps. The take is cut so that its first beat lies half a beat after
+// its start.
 
+import { mark } from "./desk.js";
 import { click, context } from "./sound.js";
 
 const TEMPO = { least: 55, most: 185, usual: 96 };
@@ -18,25 +20,8 @@ const SAME_MS = 8;
 // envelope of claps, frames a second
 const ENVELOPE = 1000;
 
-const TEMPLATE = `
-  <details>
-    <summary>Record to a click (for a band that is exactly on your beat)</summary>
-    <p class="hint">Put on headphones. Recording begins after one bar of count-in, and the band plays on the click's beats.</p>
-    <div class="row">
-      <label>Tempo <input type="number" data-set="tempo" min="${TEMPO.least}" max="${TEMPO.most}" step="any" value="${TEMPO.usual}"></label>
-      <label>Metre of the take <select data-set="beats_per_bar" aria-label="Metre of the take"><option value="3">3/4</option><option value="4" selected>4/4</option></select></label>
-      <button type="button" class="strong" data-do="record">Record to the click</button>
-      <span class="lamp" aria-hidden="true"></span>
-      <meter min="0" max="1" value="0" aria-label="Level of the microphone"></meter>
-    </div>
-    <div class="row">
-      <label>Latency, ms <input type="number" data-set="latency" min="-200" max="900" step="1" placeholder="auto"></label>
-      <button type="button" data-do="measure">Measure with claps</button>
-      <span class="exact"></span>
-    </div>
-    <p class="told" role="status"></p>
-    <p class="wrong" role="alert"></p>
-  </details>`;
+// What the server reads; all else is decoded here.
+const READ_THERE = /\.(wav|flac|ogg|mp3)$/i;
 
 export function mount(element, props, watch, trigger, upload) {
   new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
@@ -45,17 +30,21 @@ export function mount(element, props, watch, trigger, upload) {
 class Recorder {
   constructor(root, props, trigger, upload) {
     Object.assign(this, { root, props, trigger, upload, chunks: [], running: null });
-    root.innerHTML = TEMPLATE;
     this.find = (selector) => root.querySelector(selector);
+    this.find(".examples").replaceChildren(...props.examples.map((name) =>
+      Object.assign(document.createElement("button"), { type: "button", textContent: `▶ ${name}`, ariaLabel: name, value: name })));
     root.addEventListener("click", (event) => {
-      const name = event.target.closest("button")?.dataset.do;
-      if (name) this.act(name);
+      const button = event.target.closest("button");
+      if (button) this.act(button.dataset.do, button.value);
+    });
+    const file = this.find("input[type=file]");
+    file.addEventListener("change", () => { this.act("file", file.files[0]); file.value = ""; });
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
     });
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
-    const linked = new URLSearchParams(location.search);
-    const tempo = this.find("[data-set=tempo]");
-    tempo.value = linked.get("tempo");
-    if (!tempo.value || !tempo.checkValidity()) tempo.value = String(TEMPO.usual);
     this.limit = Number(this.props.limit) || 120;
     this.sayExact("The browser's estimate may be off by 50 ms; a measurement is precise to a few ms.");
   }
@@ -66,20 +55,54 @@ class Recorder {
   say(text) { const told = this.find(".told"); if (told.textContent !== text) told.textContent = text; }
   sayExact(text) { this.find(".exact").textContent = text; }
 
-  async act(name) {
+  async act(name, what) {
     this.find(".wrong").textContent = "";
+    if (name === "new") { this.choose(this.find("[data-do=new]").ariaExpanded !== "true"); return; }
+    if (name === "open") { this.find("input[type=file]").click(); return; }
     try {
       if (this.running) await this.finish();
+      else if (name === "file") await this.take(what);
+      else if (!name) this.hand({ example: what });
       else {
         await this.open();
-        if (name === "record") this.record();
-        else this.measure();
+        if (name === "record") this.startClicks("take", Infinity);
+        else if (name === "sing") this.startClicks("plain", 0);
+        else this.startClicks("claps", CLAPS);
       }
     } catch (error) {
       this.stopClicks();
       const refused = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
       this.find(".wrong").textContent = refused;
     }
+  }
+
+  /** Shows or hides where a voice can come from. */
+  choose(shown) {
+    mark("new", shown);
+    this.find("[data-do=new]").setAttribute("aria-expanded", String(shown));
+  }
+
+  /** A voice for the page: {example} or {path, beats …}. */
+  hand(value) {
+    this.choose(false);
+    this.props.value = value;
+    this.trigger("submit");
+  }
+
+  /** A person's file; recordings of phones (M4A, 3GP, WebM) are decoded here, since the server cannot. */
+  async take(file) {
+    this.say("Sending the voice …");
+    let sent = file;
+    if (!READ_THERE.test(file.name)) {
+      const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
+      if (!buffer) throw new Error(`${file.name} is no recording that this browser can read.`);
+      const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel));
+      const mono = left.map((sample, at) => (sample + right[at]) / 2);
+      sent = wavOf(mono, buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
+    }
+    const { path } = await this.upload(sent);
+    this.say("");
+    this.hand({ path });
   }
 
   /** The microphone as it is: no processing that would move or swallow notes. */
@@ -94,7 +117,7 @@ class Recorder {
     await this.loaded;
     this.source = ctx.createMediaStreamSource(this.stream);
     this.node = new AudioWorkletNode(ctx, "hafm-take", { numberOfOutputs: 1, channelCount: 1, channelCountMode: "explicit" });
-    this.node.port.onmessage = ({ data }) => this.take(data);
+    this.node.port.onmessage = ({ data }) => this.hear(data);
     // nothing is heard of it, but what leads nowhere is not computed
     const mute = new GainNode(ctx, { gain: 0 });
     this.source.connect(this.node).connect(mute).connect(ctx.destination);
@@ -110,7 +133,7 @@ class Recorder {
     this.find("meter").value = 0;
   }
 
-  take({ frame, samples }) {
+  hear({ frame, samples }) {
     this.find("meter").value = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
     if (this.running) this.chunks.push([frame, samples]);
   }
@@ -125,8 +148,11 @@ class Recorder {
     this.out.connect(ctx.destination);
     this.running = { kind, period, metre, first, next: first, count };
     this.timer = setInterval(() => this.tick(), TICK * 1000);
-    this.find(`[data-do=${kind === "take" ? "record" : "measure"}]`).textContent = "Stop";
-    this.find(`[data-do=${kind === "take" ? "measure" : "record"}]`).disabled = true;
+    for (const [name, each] of [["record", "take"], ["measure", "claps"], ["sing", "plain"]]) {
+      const button = this.find(`[data-do=${name}]`);
+      if (each === kind) button.textContent = "■ Stop";
+      else button.disabled = true;
+    }
     this.tick();
   }
 
@@ -137,8 +163,13 @@ class Recorder {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
       run.next += 1;
     }
+    if (run.kind === "plain") {
+      const seconds = (this.chunks.length * this.chunks[0]?.[1].length || 0) / context().sampleRate;
+      this.say(`Recording: ${seconds.toFixed(0)} s`);
+      if (seconds > this.limit - 1) this.finish();
+      return;
+    }
     const beat = Math.floor(now / run.period) - run.first;
-    this.lamp(beat, run);
     if (run.kind === "claps") {
       this.say(`Clap with the clicks: ${Math.min(Math.max(beat + 1, 0), run.count)} of ${run.count}`);
       if (now > (run.first + run.count + 0.5) * run.period) this.finish();
@@ -149,25 +180,15 @@ class Recorder {
     }
   }
 
-  lamp(beat, run) {
-    const lamp = this.find(".lamp");
-    lamp.textContent = beat < 0 ? "" : String((beat % run.metre) + 1);
-    lamp.classList.toggle("recording", run.kind === "take" && beat >= run.metre);
-  }
-
   stopClicks() {
     clearInterval(this.timer);
     this.out?.disconnect();
     this.out = this.running = null;
-    this.lamp(-1, { metre: 4 });
-    for (const [name, text] of [["record", "Record to the click"], ["measure", "Measure with claps"]]) {
+    for (const [name, text] of [["record", "Record to the click"], ["measure", "Measure with claps"], ["sing", "● Record"]]) {
       const button = this.find(`[data-do=${name}]`);
       [button.textContent, button.disabled] = [text, false];
     }
   }
-
-  record() { this.startClicks("take", Infinity); }
-  measure() { this.startClicks("claps", CLAPS); }
 
   async finish() {
     const run = this.running;
@@ -203,27 +224,26 @@ class Recorder {
     this.say(sure ? "Measured as before; now record to the click." : "Measured; measure again to be sure.");
   }
 
-  /** Cuts the take to the beats, and hands it to the page. */
+  /** Cuts the take to the beats, if it has any, and hands it to the page. */
   async keep(run, chunks) {
     const { sampleRate } = context();
+    const plain = run.kind === "plain";
     const latency = this.latency();
     const lead = run.period / 2;
-    const start = Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
+    const start = plain ? 0 : Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
     const whole = joined(chunks);
     const samples = whole.subarray(Math.max(start - (chunks[0]?.[0] ?? 0), 0));
     const seconds = samples.length / sampleRate;
     this.close();
-    if (seconds < 1) throw new Error("Nothing was recorded: stop after the count-in, not before it.");
+    if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : "Nothing was recorded: stop after the count-in, not before it.");
     const tempo = 60 / run.period;
     const beats = [];
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
     this.say("Sending the take …");
-    const name = `take_${Math.round(tempo)}_bpm_${new Date().toISOString().slice(11, 19).replaceAll(":", "")}.wav`;
-    const file = new File([wavFile(samples, sampleRate)], name, { type: "audio/wav" });
-    const { path } = await this.upload(file);
-    this.props.value = { path, beats, beats_per_bar: run.metre, downbeat: 0, latency };
-    this.say(`Recorded ${seconds.toFixed(1)} s; the beats are those of the click.`);
-    this.trigger("submit");
+    const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
+    const { path } = await this.upload(wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(tempo)}_bpm_${now}`));
+    this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
+    this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
   }
 }
 
@@ -269,8 +289,8 @@ export function clapLatency(samples, frame, rate, times, period) {
   return { latency, spread: median(near.map((each) => Math.abs(each - middle))), count: near.length };
 }
 
-/** Mono samples as the bytes of a WAV file of 16 bits. */
-function wavFile(samples, rate) {
+/** Mono samples as a WAV file of 16 bits. */
+function wavOf(samples, rate, name) {
   const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
   const text = (at, letters) => [...letters].forEach((letter, place) => bytes.setUint8(at + place, letter.charCodeAt(0)));
   const [size, plain] = [2 * samples.length, 16];
@@ -279,5 +299,5 @@ function wavFile(samples, rate) {
   bytes.setUint32(24, rate, true); bytes.setUint32(28, 2 * rate, true); bytes.setUint16(32, 2, true); bytes.setUint16(34, plain, true);
   text(36, "data"); bytes.setUint32(40, size, true);
   samples.forEach((sample, at) => bytes.setInt16(44 + 2 * at, Math.round(Math.max(-1, Math.min(sample, 1)) * 32767), true));
-  return bytes.buffer;
+  return new File([bytes.buffer], `${name}.wav`, { type: "audio/wav" });
 }

@@ -1,5 +1,5 @@
 // Lead sheets as plain objects, as `LeadSheet.to_dict` writes them: what can be done to them, and how chords are
-// spelled and sound. Nothing here knows of the page; every function returns a new sheet.
+// spelled. Nothing here knows of the page; every function returns a new sheet.
 
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
@@ -22,24 +22,6 @@ export function parseChord(label) {
   const [, letter, signs, quality, bass] = found;
   const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
   return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
-}
-
-/** The notes of a chord as MIDI numbers: a bass note, then the chord around middle C; none of no chord. */
-export function chordNotes(label) {
-  const chord = parseChord(label);
-  if (!chord) return [];
-  const { root, quality } = chord;
-  const minor = /^(min|m(?!aj)|dim|hdim|[-−]|°|o|ø)/.test(quality);
-  let third = minor ? 3 : 4;
-  if (/sus4/.test(quality)) third = 5;
-  else if (/sus2/.test(quality)) third = 2;
-  const fifth = /dim|°|ø|b5/.test(quality) ? 6 : /aug|\+|#5/.test(quality) ? 8 : 7;
-  const intervals = [0, third, fifth];
-  if (/maj7|M7|Δ/.test(quality)) intervals.push(11);
-  else if (/dim7|°7/.test(quality)) intervals.push(9);
-  else if (/7|9|11|13/.test(quality)) intervals.push(10);
-  const low = 36 + root;
-  return [low, ...intervals.map((interval) => 55 + ((root + interval - 55 + 120) % 12))];
 }
 
 function keyParts(key) {
@@ -195,21 +177,6 @@ export function halfTempo(sheet) {
   const downbeat = sheet.downbeat ?? 0;
   const beats = sheet.beats.filter((_, index) => (index - downbeat) % 2 === 0);
   return told({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
-}
-
-/** Every beat later by half the distance to the next; the chords go with them. */
-export function shiftHalfBeat(sheet, seconds) {
-  const { beats } = sheet;
-  const half = (at) => (beats[Math.min(at + 1, beats.length - 1)] - beats[Math.min(at, beats.length - 2)]) / 2;
-  const moved = beats.map((beat, at) => beat + half(at));
-  const first = beats[0] - half(0);
-  const before = first >= 0 ? [first] : [];
-  const chords = (sheet.chords ?? []).map(([start, stop, label]) => {
-    const at = Math.max(beats.findLastIndex((beat) => beat <= start + 0.02), 0);
-    return [start <= 0.01 ? 0 : start + half(at), Math.min(stop + half(at), seconds), label];
-  });
-  return told({ ...sheet, beats: [...before, ...moved].filter((beat) => beat <= seconds),
-    downbeat: (sheet.downbeat ?? 0) + before.length, chords: joined(chords) }, "beats");
 }
 
 /** The beat that is nearest to an instant. */

@@ -1,6 +1,6 @@
-// What the timeline, the recorder and the mixer hear with: one AudioContext, files as buffers, clicks and plain chords.
+// What the timeline, the recorder and the mixer hear with: one AudioContext, files as buffers, clicks.
 
-import { beatInBar, chordNotes } from "./sheet.js";
+import { beatInBar } from "./sheet.js";
 
 const CLICK_SECONDS = 0.03;
 let shared = null;
@@ -26,7 +26,7 @@ export function load(path) {
     loading.catch(() => buffers.delete(path));
     buffers.set(path, loading);
     // of a long session only the newest sounds stay in memory
-    if (buffers.size > 12) buffers.delete(buffers.keys().next().value);
+    if (buffers.size > 40) buffers.delete(buffers.keys().next().value);
   }
   return buffers.get(path);
 }
@@ -43,115 +43,18 @@ export function click(target, time, accent) {
   tone.stop(time + CLICK_SECONDS);
 }
 
-/** A plain chord from one time of the context to another. */
-export function chord(target, label, from, to) {
-  const ctx = target.context;
-  for (const [at, note] of chordNotes(label).entries()) {
-    const [tone, gain] = [ctx.createOscillator(), ctx.createGain()];
-    tone.type = "triangle";
-    tone.frequency.value = 440 * 2 ** ((note - 69) / 12);
-    gain.gain.setValueAtTime(0, from);
-    gain.gain.linearRampToValueAtTime(at ? 0.07 : 0.12, from + 0.015);
-    gain.gain.setTargetAtTime(0.03, from + 0.015, 0.6);
-    gain.gain.setTargetAtTime(0, Math.max(to - 0.05, from + 0.02), 0.02);
-    tone.connect(gain).connect(target);
-    tone.start(from);
-    tone.stop(to + 0.1);
-  }
-}
-
-/** Sounds that begin together and can be stopped together, each behind nodes of its own. */
-export class Transport {
-  constructor() { this.out = null; this.began = 0; this.length = 0; this.ended = null; }
-
-  get playing() { return this.out !== null; }
-
-  /** Seconds of the song that have been heard. */
-  get position() {
-    if (!this.playing) return this.began;
-    const ctx = this.out.context;
-    return Math.max(ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0) - this.zero, 0);
-  }
-
-  /**
-   * Plays from a second on. `schedule(out, zero, from)` starts its sources so that the song's second s is heard at
-   * the context's zero + s; `ended` is called at the end of `length` seconds, or by `stop`.
-   */
-  async play(from, length, schedule, ended) {
-    this.stop();
-    const ctx = context();
-    await ctx.resume();
-    this.out = ctx.createGain();
-    this.out.connect(ctx.destination);
-    this.zero = ctx.currentTime + 0.06 - from;
-    [this.length, this.ended] = [length, ended];
-    schedule(this.out, this.zero, from);
-    this.timer = setTimeout(() => { this.stop(); this.began = 0; }, (length - from + 0.3) * 1000);
-  }
-
-  stop() {
-    if (!this.playing) return;
-    clearTimeout(this.timer);
-    this.began = Math.min(this.position, this.length);
-    this.out.disconnect();
-    this.out = null;
-    this.ended?.();
-  }
-}
-
-/** A part of the page with a play button, a range for the position, and something that plays. */
-export class Player {
-  constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, transport: new Transport() });
-    this.find = (selector) => root.querySelector(selector);
-  }
-
-  /** Sets a text only where it changes: what is set again is spoken again. */
-  write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
-
-  toggle() { this.transport.playing ? this.transport.stop() : this.play(this.transport.began); }
-
-  seek(second) {
-    if (this.transport.playing) this.play(second);
-    else { this.transport.began = second; this.follow(); }
-  }
-
-  /** Plays from a second on, or from the beginning at the end. */
-  async start(from, seconds, schedule) {
-    const first = from >= seconds - 0.1 ? 0 : from;
-    await this.transport.play(first, seconds, schedule, () => this.write("[data-do=play]", "Play"));
-    this.write("[data-do=play]", "Stop");
-    this.follow();
-  }
-
-  /** Shows the position, and goes on as long as something plays. */
-  follow() {
-    const { position, playing } = this.transport;
-    const range = this.find("[data-set=position]");
-    range.value = String(position);
-    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
-    this.at(position);
-    cancelAnimationFrame(this.frame);
-    if (playing) this.frame = requestAnimationFrame(() => this.follow());
-  }
-}
-
 /** Starts a buffer so that its second s is heard at zero + s. */
 export function startBuffer(target, buffer, zero, from) {
-  if (from >= buffer.duration) return null;
-  const source = target.context.createBufferSource();
-  source.buffer = buffer;
+  if (from >= buffer.duration) return;
+  const source = new AudioBufferSourceNode(target.context, { buffer });
   source.connect(target);
-  source.start(zero + from, from);
-  return source;
+  // what begins later than the song is not begun before its time
+  source.start(zero + Math.max(from, 0), Math.max(from, 0));
 }
 
-/** All clicks and chords of a lead sheet from a second on. */
-export function startSheet(clicks, chords, sheet, zero, from, seconds) {
+/** The clicks of all beats from a second on. */
+export function startClicks(target, sheet, zero, from, seconds) {
   for (const [index, beat] of (sheet.beats ?? []).entries()) {
-    if (clicks && beat >= from - 0.01 && beat < seconds) click(clicks, zero + beat, beatInBar(sheet, index) === 0);
-  }
-  for (const [start, stop, label] of sheet.chords ?? []) {
-    if (chords && stop > from) chord(chords, label, zero + Math.max(start, from), zero + Math.min(stop, seconds));
+    if (beat >= from - 0.01 && beat < seconds) click(target, zero + beat, beatInBar(sheet, index) === 0);
   }
 }

@@ -5,70 +5,17 @@
 
 import {
   allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat,
-  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, shiftHalfBeat,
-  spell, tappedBeats, tempoOf,
+  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf,
 } from "./sheet.js";
-import { Player, context, load, startBuffer, startSheet } from "./sound.js";
+import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
+import { context, load, startClicks } from "./sound.js";
 
-const PIXELS_A_SECOND = 56;
+const LEAST_PIXELS_A_SECOND = 30;
+const ZOOM = 1.5;
 const NUDGE_SECONDS = 0.01;
 const LEAST_TAPS = 4;
 const GRAB_PIXELS = 5;
-const HEIGHT = 120;
-
-const EMPTY = "Once there is a voice, its beats and chords appear here.";
-
-const TEMPLATE = `
-  <p class="empty" role="status"></p>
-  <div class="full" hidden>
-    <p class="summary" role="status"></p>
-    <div class="row" role="group" aria-label="Listen to beats and chords">
-      <button data-do="play" class="strong">Play</button>
-      <label><input type="checkbox" data-hear="voice" checked> Voice</label>
-      <label><input type="checkbox" data-hear="clicks" checked> Metronome</label>
-      <label><input type="checkbox" data-hear="chords" checked> Plain chords</label>
-      <label class="wide">Position <input type="range" data-set="position" min="0" step="0.1" value="0"
-        aria-description="Alt and an arrow key move the nearest beat by 10 ms"></label>
-    </div>
-    <div class="strip"><div class="lane">
-      <ol class="sections" aria-label="Sections"></ol>
-      <ol class="bars" aria-label="Bars"></ol>
-      <canvas aria-hidden="true" title="Drag a beat to move it"></canvas>
-      <ol class="chords" aria-label="Chords"></ol>
-      <div class="head" aria-hidden="true"></div>
-    </div></div>
-    <div class="row editor" role="group" aria-label="Change what is selected">
-      <span class="chosen" aria-live="polite"></span>
-      <label>Chord <input type="text" data-set="chord" size="7" autocomplete="off" spellcheck="false"></label>
-      <button data-do="chord">Set</button>
-      <span class="likely" role="group" aria-label="Likely chords"></span>
-    </div>
-    <div class="row" role="group" aria-label="Section of the selected bars">
-      <label>Section <input type="text" data-set="section" size="9" maxlength="40" placeholder="Verse" autocomplete="off"></label>
-      <label class="energies">Energy <select data-set="energy" aria-label="Energy of the section"></select></label>
-      <button data-do="section">Set section</button>
-    </div>
-    <p class="wrong" role="alert"></p>
-    <div class="row" role="group" aria-label="Correct the beats">
-      <button data-do="half">Half tempo</button>
-      <button data-do="double">Double tempo</button>
-      <button data-do="shift">Half a beat later</button>
-      <button data-do="tap">Tap along</button>
-      <button data-do="taps" hidden>Use the taps</button>
-    </div>
-    <div class="row" role="group" aria-label="Metre, key and file">
-      <label>Metre <select data-set="metre" aria-label="Metre"><option value="3">3/4</option><option value="4">4/4</option></select></label>
-      <label>Key <select data-set="key" aria-label="Key"></select></label>
-      <button data-do="downbeat">A bar begins here</button>
-      <button data-do="undo">Undo</button>
-      <button data-do="redo">Redo</button>
-      <button data-do="save">Save lead sheet</button>
-      <select data-set="format" aria-label="Format of the lead sheet"><option value="json">JSON</option>
-        <option value="midi">MIDI</option><option value="musicxml">MusicXML</option></select>
-      <button data-do="load">Load lead sheet</button>
-      <input type="file" accept=".json,application/json" aria-label="Lead sheet file" hidden>
-    </div>
-  </div>`;
+const HEIGHT = 130;
 
 export function mount(element, props, watch, trigger) {
   const timeline = new Timeline(element.querySelector(".hafm-timeline"), props, trigger);
@@ -76,41 +23,47 @@ export function mount(element, props, watch, trigger) {
   timeline.show();
 }
 
-class Timeline extends Player {
+class Timeline {
   constructor(root, props, trigger) {
-    super(root, props, trigger);
-    Object.assign(this, { past: [], future: [], selection: null, taps: null });
-    root.innerHTML = TEMPLATE;
-    root.addEventListener("click", (event) => this.clicked(event));
-    root.addEventListener("change", (event) => this.changed(event));
-    root.addEventListener("keydown", (event) => this.pressed(event));
+    Object.assign(this, { root, props, trigger, past: [], future: [], selection: null, taps: null, zoom: 1, clicks: false });
+    this.find = (selector) => root.querySelector(selector);
+    this.find(".sung").prepend(desk.voice);
+    this.find(".sung").after(desk.stems);
+    for (const kind of ["click", "change", "keydown"]) root.addEventListener(kind, (event) => this[kind](event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
-    this.find("canvas").addEventListener("pointerdown", (event) => this.grab(event));
-    this.find("canvas").addEventListener("pointermove", ({ target, offsetX }) => {
+    this.find(".lane").addEventListener("pointerdown", (event) => this.grab(event));
+    this.find(".sung canvas").addEventListener("pointermove", ({ target, offsetX }) => {
       target.style.cursor = this.beatUnder(offsetX) < 0 ? "" : "ew-resize";
     });
-    this.find("canvas").addEventListener("click", (event) => this.dragged || this.seek(event.offsetX / this.scale));
-    new ResizeObserver(() => this.value && this.draw()).observe(this.find(".strip"));
+    new ResizeObserver(() => desk.draw()).observe(this.find(".strip"));
+    desk.grid = (paint, height) => this.drawGrid(paint, height);
+    desk.sheet = this;
+    desk.join(this);
+    desk.follow();
   }
+
+  /** Sets a text only where it changes: what is set again is spoken again. */
+  write(selector, text) { const found = this.find(selector); if (found.textContent !== text) found.textContent = text; }
+
+  get seconds() { return this.value?.seconds ?? 0; }
 
   /** What Python has sent. */
   show() {
     const value = this.props.value;
     const there = Boolean(value?.vocal);
-    this.write(".empty", value?.wrong ?? EMPTY);
-    this.find(".full").hidden = !there;
-    this.find(".empty").hidden = there;
-    this.transport.stop();
-    if (!there) { this.value = null; return; }
+    mark("full", there);
+    this.refuse(value?.wrong && { message: value.wrong });
+    if (!there) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); return; }
     const same = this.value?.vocal === value.vocal;
     this.value = JSON.parse(JSON.stringify(value));
     [this.past, this.future, this.selection] = [same ? [...this.past, this.sheet] : [], [], null];
     this.sheet = this.value.sheet;
-    this.transport.began = 0;
-    this.peaks = null;
-    this.buffer = load(value.vocal);
-    this.buffer.then((buffer) => { this.showWave(buffer.getChannelData(0)); }, (error) => this.refuse(error));
-    this.draw();
+    if (!same) this.buffer = null;
+    // the band of an example may already play
+    if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); }
+    desk.vocal = value.vocal;
+    load(value.vocal).then((buffer) => { this.buffer = buffer; this.loudest = loudestOf(buffer); desk.draw(); }, (error) => this.refuse(error));
+    desk.refresh();
   }
 
   /** A new lead sheet by a person's hand, which can be undone. */
@@ -123,9 +76,7 @@ class Timeline extends Player {
   set(sheet) {
     this.sheet = sheet;
     this.send();
-    const playing = this.transport.playing;
-    if (playing) this.play(this.transport.position);
-    this.draw();
+    desk.refresh();
   }
 
   /** What generating goes by. */
@@ -139,17 +90,20 @@ class Timeline extends Player {
   // drawing
 
   draw() {
-    const { seconds } = this.value;
-    const width = Math.max(this.find(".strip").clientWidth, Math.ceil(seconds * PIXELS_A_SECOND));
-    this.scale = width / seconds;
-    this.find(".lane").style.width = `${width}px`;
+    this.find(".selection").hidden = !this.selection;
+    mark("selected", Boolean(this.selection));
+    if (!this.value) return;
+    const head = parseFloat(getComputedStyle(this.root).getPropertyValue("--hafm-head")) || 0;
+    const room = this.find(".strip").clientWidth - head;
+    desk.scale = Math.max(room / desk.seconds, LEAST_PIXELS_A_SECOND) * this.zoom;
+    [desk.head, desk.span] = [head, this.selection];
+    this.find(".lane").style.width = `${head + desk.seconds * desk.scale}px`;
     this.drawSummary();
     this.drawSections();
     this.drawBars();
     this.drawChords();
-    this.drawCanvas(width);
+    this.drawCanvas();
     this.drawEditor();
-    this.follow();
   }
 
   drawSummary() {
@@ -160,25 +114,24 @@ class Timeline extends Player {
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
     if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
     // spelled as its chords are
-    const [tonic, mode] = (sheet.key ? allKeys().find((key) => sameKey(key, sheet.key)) : "").split(":");
-    if (tonic) parts.push(`${pretty(tonic)} ${mode === "min" ? "minor" : "major"} (${how("key")})`);
+    const named = (key) => `${pretty(key.split(":")[0])} ${key.endsWith(":min") ? "minor" : "major"}`;
+    const own = sheet.key && allKeys().find((key) => sameKey(key, sheet.key));
+    if (own) parts.push(`${named(own)} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
-    for (const name of ["half", "double", "shift", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
+    this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
+    for (const name of ["half", "double", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-do=redo]").disabled = !this.future.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     const keys = this.find("[data-set=key]");
-    if (!keys.options.length) for (const key of ["", ...allKeys()]) {
-      const [tonic, mode] = key.split(":");
-      keys.add(new Option(key ? `${pretty(tonic)} ${mode === "min" ? "minor" : "major"}` : "unknown", key));
-    }
-    keys.value = sheet.key ? [...keys.options].find(({ value }) => value && sameKey(value, sheet.key)).value : "";
-    this.find("[data-set=position]").max = String(this.value.seconds);
+    if (!keys.options.length) keys.replaceChildren(new Option("no key", ""), ...allKeys().map((key) => new Option(named(key), key)));
+    keys.value = own || "";
+    this.find("[data-set=position]").max = String(desk.seconds);
   }
 
   drawSections() {
     const sections = sectionsOf(this.sheet);
-    this.find(".sections").hidden = !sections.length;
+    this.find(".form").hidden = !sections.length;
     this.fillList(".sections", sections, ({ start, stop, name, energy }, button) => {
       button.textContent = [name, energy].filter(Boolean).join(", ");
       button.title = button.textContent;
@@ -222,8 +175,8 @@ class Timeline extends Player {
     for (const [at, span] of spans.entries()) {
       const item = list.children[at];
       Object.assign(item.dataset, { start: span.start, stop: span.stop });
-      item.style.left = `${span.start * this.scale}px`;
-      item.style.width = `${(span.stop - span.start) * this.scale - 2}px`;
+      item.style.left = `${span.start * desk.scale}px`;
+      item.style.width = `${(span.stop - span.start) * desk.scale - 2}px`;
       item.firstChild.type = "button";
       item.firstChild.tabIndex = -1;
       fill(span, item.firstChild);
@@ -240,46 +193,27 @@ class Timeline extends Player {
     return Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02;
   }
 
-  drawCanvas(width) {
-    const canvas = this.find("canvas");
-    // browsers refuse canvases that are wider
-    const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
-    [canvas.width, canvas.height] = [width * ratio, HEIGHT * ratio];
-    Object.assign(canvas.style, { width: `${width}px`, height: `${HEIGHT}px` });
-    const paint = canvas.getContext("2d");
-    paint.scale(ratio, ratio);
-    const style = getComputedStyle(this.root);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    if (this.selection) {
-      paint.fillStyle = colour("--hafm-selected");
-      paint.fillRect(this.selection.start * this.scale, 0, (this.selection.stop - this.selection.start) * this.scale, HEIGHT);
-    }
-    if (this.peaks) this.drawWave(paint, width, colour("--hafm-wave"));
-    for (const [index, beat] of (this.sheet.beats ?? []).entries()) {
-      const bar = beatInBar(this.sheet, index) === 0;
-      paint.fillStyle = colour(bar ? "--hafm-bar" : "--hafm-beat");
-      paint.fillRect(beat * this.scale - (bar ? 1 : 0.5), 0, bar ? 2 : 1, HEIGHT);
-    }
-    this.drawPitch(paint, colour("--hafm-pitch"));
+  colour(name) { return getComputedStyle(this.root).getPropertyValue(name).trim(); }
+
+  drawCanvas() {
+    const [paint] = blank(this.find(".sung canvas"), HEIGHT);
+    this.drawGrid(paint, HEIGHT);
+    if (this.buffer) drawWave(paint, this.buffer, 0, HEIGHT, this.loudest, this.colour("--hafm-wave"));
+    this.drawPitch(paint, this.colour("--hafm-accent"));
   }
 
-  drawWave(paint, width, colour) {
-    paint.fillStyle = colour;
-    const samples = this.peaks.length / width;
-    const { loudest } = this;
-    for (let x = 0; x < width; x += 1) {
-      let peak = 0;
-      const stop = Math.min((x + 1) * samples, this.peaks.length);
-      for (let at = Math.floor(x * samples); at < stop; at += 8) peak = Math.max(peak, Math.abs(this.peaks[at]));
-      const half = Math.max((peak / loudest) * (HEIGHT / 2 - 4), 0.5);
-      paint.fillRect(x, HEIGHT / 2 - half, 1, 2 * half);
+  /** What lies behind every lane: the selection, bars and beats. */
+  drawGrid(paint, height) {
+    const { selection, sheet } = this;
+    if (selection) {
+      paint.fillStyle = this.colour("--hafm-selected");
+      paint.fillRect(selection.start * desk.scale, 0, (selection.stop - selection.start) * desk.scale, height);
     }
-  }
-
-  showWave(samples) {
-    this.peaks = samples;
-    this.loudest = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
-    this.draw();
+    for (const [index, beat] of (sheet?.beats ?? []).entries()) {
+      const bar = beatInBar(sheet, index) === 0;
+      paint.fillStyle = this.colour(bar ? "--hafm-bar" : "--hafm-beat");
+      paint.fillRect(beat * desk.scale, 0, 1, height);
+    }
   }
 
   drawPitch(paint, colour) {
@@ -292,7 +226,7 @@ class Timeline extends Player {
     paint.beginPath();
     let before = null;
     for (const [at, note] of pitch.entries()) {
-      const [x, y] = [(at / pitch.length) * seconds * this.scale, HEIGHT - ((note - low) / (high - low)) * HEIGHT];
+      const [x, y] = [(at / pitch.length) * seconds * desk.scale, HEIGHT - ((note - low) / (high - low)) * HEIGHT];
       // a leap of a third within a fortieth of a second is no line
       if (note !== null) before !== null && Math.abs(note - before) < 3 ? paint.lineTo(x, y) : paint.moveTo(x, y);
       before = note;
@@ -303,9 +237,8 @@ class Timeline extends Player {
   drawEditor() {
     const { selection, sheet, value } = this;
     const label = selection ? filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)?.[2] : "";
-    this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "Select a chord or bars (with Shift, several).");
+    this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
-    if (document.activeElement !== input) input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
     for (const control of [input, this.find("[data-do=chord]")]) control.disabled = !selection;
     const likely = [...likelyChords(sheet.key), "N"];
     const group = this.find(".likely");
@@ -318,7 +251,11 @@ class Timeline extends Player {
       group.dataset.key = String(sheet.key);
     }
     for (const button of group.children) button.disabled = !selection;
+    // what has been typed for these bars stays until it is set
+    if (this.editing?.selection === selection && this.editing.sheet === sheet) return;
+    input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
     this.drawSectionEditor();
+    this.editing = { selection, sheet };
   }
 
   drawSectionEditor() {
@@ -327,11 +264,7 @@ class Timeline extends Player {
     const [text, select] = [this.find("[data-set=section]"), this.find("[data-set=energy]")];
     const energies = ["", ...(value.energies ?? [])];
     if (select.options.length !== energies.length) select.replaceChildren(...energies.map((each) => new Option(each || "automatic", each)));
-    // what has been typed for these bars stays until it is set
-    if (this.editing?.selection !== selection || this.editing.sheet !== sheet) {
-      [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
-      this.editing = { selection, sheet };
-    }
+    [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
     // a model that cannot play it is not asked
     this.find(".energies").hidden = energies.length === 1;
     for (const control of [text, select, this.find("[data-do=section]")]) control.disabled = !selection;
@@ -347,8 +280,12 @@ class Timeline extends Player {
 
   // what a person does
 
-  clicked(event) {
+  click(event) {
     const button = event.target.closest("button");
+    const dragged = this.dragged;
+    this.dragged = false;
+    if (dragged) return;
+    if (event.target.tagName === "CANVAS") desk.seek(event.offsetX / desk.scale);
     if (!button) return;
     this.refuse(null);
     const item = button.parentElement;
@@ -358,20 +295,24 @@ class Timeline extends Player {
   }
 
   act(name) {
-    const { sheet, value: { seconds } } = this;
+    const { sheet } = this;
     const beats = {
-      half: () => halfTempo(sheet), double: () => doubleTempo(sheet), shift: () => shiftHalfBeat(sheet, seconds),
-      downbeat: () => setDownbeat(sheet, this.selection?.start ?? this.transport.position),
+      half: () => halfTempo(sheet), double: () => doubleTempo(sheet),
+      downbeat: () => setDownbeat(sheet, this.selection?.start ?? desk.position),
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));
-    else if (name === "play") this.toggle();
+    else if (name === "play") desk.toggle();
+    else if (name === "loop") { desk.loops = this.press(name, !desk.loops); desk.refresh(); }
+    else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
+    else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); }
+    else if (name === "unselect") this.unselect();
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
-    else if (name === "save") this.save();
-    else if (name === "load") this.find("input[type=file]").click();
     else if (name === "undo" || name === "redo") this.travel(name);
   }
+
+  press(name, on) { this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on)); return on; }
 
   tryTo(change) { try { change(); } catch (error) { this.refuse(error); } }
 
@@ -382,17 +323,14 @@ class Timeline extends Player {
     this.set(from.pop());
   }
 
-  changed(event) {
-    const { set, hear } = event.target.dataset;
-    this.refuse(null);
+  change(event) {
+    const { set } = event.target.dataset;
     if (set === "metre") this.edit(setMetre(this.sheet, Number(event.target.value)));
     else if (set === "key" && event.target.value) this.edit(setKey(this.sheet, event.target.value));
-    else if (set === "position") this.seek(Number(event.target.value));
-    else if (hear && this.transport.playing) this.play(this.transport.position);
-    else if (event.target.type === "file") this.open(event.target);
+    else if (set === "position") desk.seek(Number(event.target.value));
   }
 
-  pressed(event) {
+  keydown(event) {
     const item = event.target.closest("li");
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const { set } = event.target.dataset;
@@ -416,15 +354,21 @@ class Timeline extends Player {
     } else if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.type !== "text") {
       event.preventDefault();
       this.travel(event.shiftKey ? "redo" : "undo");
-    }
+    } else if (event.key === "Escape" && this.selection) this.unselect();
   }
 
   select(start, stop, extend) {
     const old = extend && this.selection;
     this.selection = old ? { start: Math.min(old.start, start), stop: Math.max(old.stop, stop) } : { start, stop };
     this.send();
-    if (!this.transport.playing) this.transport.began = this.selection.start;
-    this.draw();
+    if (!desk.playing) desk.began = this.selection.start;
+    desk.draw();
+  }
+
+  unselect() {
+    this.selection = null;
+    this.send();
+    desk.draw();
   }
 
   putChord(label) {
@@ -441,60 +385,73 @@ class Timeline extends Player {
 
   /** The beat that is drawn at a place of the canvas; -1 where there is none. */
   beatUnder(x) {
-    const at = nearestBeat(this.sheet, x / this.scale);
-    return at >= 0 && Math.abs(this.sheet.beats[at] * this.scale - x) <= GRAB_PIXELS ? at : -1;
+    const at = nearestBeat(this.sheet, x / desk.scale);
+    return at >= 0 && Math.abs(this.sheet.beats[at] * desk.scale - x) <= GRAB_PIXELS ? at : -1;
   }
 
-  /** A beat under the mouse is dragged, and dropped where the button is let go; a finger scrolls. */
+  /** In the voice's lane a beat under the mouse is dragged; elsewhere bars are selected; a finger scrolls. */
   grab(event) {
-    const canvas = event.currentTarget;
-    const [at, before] = [this.beatUnder(event.offsetX), this.sheet];
-    this.dragged = false;
-    if (at < 0 || event.pointerType === "touch") return;
+    const { target } = event;
+    const left = this.find(".lane").getBoundingClientRect().left + desk.head;
+    if (target.closest(".head, .voice, fieldset") || event.pointerType === "touch" || event.button) return;
+    const [at, before] = [target.closest(".sung") ? this.beatUnder(event.offsetX) : -1, this.sheet];
+    const second = ({ clientX }) => (clientX - left) / desk.scale;
     const listening = new AbortController();
-    const on = (name, act) => canvas.addEventListener(name, act, { signal: listening.signal });
-    canvas.setPointerCapture(event.pointerId);
-    on("pointermove", ({ offsetX }) => {
-      this.dragged ||= offsetX !== event.offsetX;
-      this.sheet = moveBeat(before, at, before.beats[at] + (offsetX - event.offsetX) / this.scale, this.value.seconds);
-      this.draw();
+    const on = (name, act) => window.addEventListener(name, act, { signal: listening.signal });
+    this.dragged = false;
+    on("pointermove", (moved) => {
+      this.dragged ||= Math.abs(moved.clientX - event.clientX) > GRAB_PIXELS;
+      if (!this.dragged) return;
+      if (at >= 0) this.sheet = moveBeat(before, at, before.beats[at] + second(moved) - second(event), this.seconds);
+      else this.drag(second(event), second(moved));
+      desk.draw();
     });
-    on("pointercancel", () => { listening.abort(); this.sheet = before; this.draw(); });
+    on("pointercancel", () => { listening.abort(); this.sheet = before; desk.draw(); });
     on("pointerup", () => {
       listening.abort();
       const dropped = this.sheet;
       this.sheet = before;
-      if (this.dragged) this.edit(dropped);
+      if (this.dragged && at >= 0) this.edit(dropped);
+      else if (this.dragged) this.select(this.selection.start, this.selection.stop);
     });
+  }
+
+  /** Selects the bars between two seconds, or what lies between them where there are none. */
+  drag(one, other) {
+    const [from, to] = [Math.max(Math.min(one, other), 0), Math.min(Math.max(one, other), this.seconds)];
+    const bars = barsOf(this.sheet, this.seconds).filter(({ start, stop }) => start < to && stop > from);
+    this.selection = { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to };
   }
 
   /** The keyboard's way to drag: the beat nearest to the playhead. */
   nudgeBeat(by) {
-    const at = nearestBeat(this.sheet, this.transport.position);
+    const at = nearestBeat(this.sheet, desk.position);
     if (at < 0) return;
-    const { seconds } = this.value;
-    const moved = moveBeat(this.sheet, at, this.sheet.beats[at] + by, seconds);
+    const moved = moveBeat(this.sheet, at, this.sheet.beats[at] + by, this.seconds);
     this.edit(moved);
-    if (!this.transport.playing) this.seek(moved.beats[at]);
+    if (!desk.playing) desk.seek(moved.beats[at]);
   }
 
-  async play(from) {
-    const buffer = await this.buffer.catch(() => null);
-    const { seconds } = this.value;
-    const heard = (name) => this.find(`[data-hear=${name}]`).checked;
-    await this.start(from, seconds, (out, zero, first) => {
-      if (buffer && heard("voice")) startBuffer(out, buffer, zero, first);
-      startSheet(heard("clicks") && out, heard("chords") && out, this.sheet, zero, first, seconds);
-    });
-  }
+  /** What the desk asks for: clicks. */
+  start(out, zero, from) { if (this.value && this.clicks) startClicks(out, this.sheet, zero, from, desk.seconds); }
 
-  /** The playhead, which the lane follows while something plays. */
-  at(position) {
-    const x = position * this.scale;
-    this.find(".head").style.transform = `translateX(${x}px)`;
+  /** The playhead, which the lanes follow while something plays. */
+  follow(position) {
+    const sounds = desk.playing || desk.waits;
+    const play = this.find("[data-do=play]");
+    if (play.getAttribute("aria-label") !== (sounds ? "Stop" : "Play")) {
+      [play.textContent, play.ariaLabel] = sounds ? ["■", "Stop"] : ["▶", "Play"];
+    }
+    const range = this.find("[data-set=position]");
+    range.value = String(position);
+    range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
+    this.write(".clock", `${clock(position)} / ${clock(desk.seconds)}`);
+    const x = position * desk.scale;
+    this.find(".playhead").style.transform = `translateX(${(desk.head ?? 0) + x}px)`;
     const strip = this.find(".strip");
-    const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.8 * strip.clientWidth;
-    if (hidden && this.transport.playing) strip.scrollLeft = x - 0.2 * strip.clientWidth;
+    const room = strip.clientWidth - (desk.head ?? 0);
+    const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;
+    if (hidden && desk.playing) strip.scrollLeft = x - 0.1 * room;
   }
 
   /** The first tap starts the voice; each of the others is a beat. */
@@ -502,37 +459,38 @@ class Timeline extends Player {
     event.preventDefault();
     event.target.focus();
     const late = (performance.now() - event.timeStamp) / 1000;
-    if (!this.taps || !this.transport.playing) {
+    if (!this.taps || !desk.playing) {
       this.taps = [];
-      this.find("[data-hear=clicks]").checked = false;
-      this.play(this.transport.began);
-    } else if (context().state === "running") this.taps.push(this.transport.position - late);
+      this.clicks = this.press("clicks", false);
+      desk.play();
+    } else if (context().state === "running") this.taps.push(desk.position - late);
     this.write("[data-do=tap]", this.taps.length ? `Tap (${this.taps.length})` : "Tap on every beat");
     this.find("[data-do=taps]").hidden = this.taps.length < LEAST_TAPS;
   }
 
   useTaps() {
-    this.transport.stop();
-    this.find("[data-hear=clicks]").checked = true;
+    desk.stop();
     const taps = this.taps.filter((tap, at) => at === 0 || tap - this.taps[at - 1] > 0.15);
     this.taps = null;
     this.write("[data-do=tap]", "Tap along");
     this.find("[data-do=taps]").hidden = true;
     this.find("[data-do=tap]").focus();
     if (taps.length < LEAST_TAPS) this.refuse(new Error(`There are only ${taps.length} taps; tap at least ${LEAST_TAPS} beats.`));
-    else this.edit(tappedBeats(this.sheet, taps, this.value.seconds));
+    else this.edit(tappedBeats(this.sheet, taps, this.seconds));
   }
 
-  save() {
-    this.props.value = { ...this.props.value, ask: { format: this.find("[data-set=format]").value } };
+  /** The lead sheet as a file, in a format that is asked for. */
+  save(format) {
+    this.props.value = { ...this.props.value, ask: { format } };
     this.trigger("submit");
   }
 
-  async open(input) {
-    const [file] = input.files;
-    if (!file) return;
+  /** A lead sheet of a file. */
+  async open(file) {
     const text = await file.text();
     this.tryTo(() => this.edit(readSheet(text)));
-    input.value = "";
   }
 }
+
+/** Seconds as minutes, seconds and tenths. */
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${(Math.floor(seconds * 10 + 0.01) / 10 % 60).toFixed(1).padStart(4, "0")}`;

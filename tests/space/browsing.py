@@ -33,7 +33,9 @@ def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     page.goto(space.url)
-    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    # of the scripts, each of which brings a part of the page to life
+    expect(page.get_by_role("button", name="Vocal", exact=True)).to_be_visible()
+    expect(page.locator("#timeline .clock")).to_have_text(re.compile("0:00"))
     return page
 
 
@@ -60,24 +62,30 @@ def findings(page: "Page", axe: Path) -> list[str]:
 
 
 def upload(page: "Page", path: Path) -> None:
-    voice = page.locator("#vocal")
-    voice.get_by_label("Upload file").click()
-    voice.locator("input[type=file]").set_input_files(path)
-    expect(voice.get_by_role("button", name="Clear")).to_be_visible()
+    """Opens a file, and waits until it is analysed or refused."""
+    page.locator("#recorder input[type=file]").set_input_files(path)
+    expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
+
+
+def more(page: "Page") -> None:
+    """Opens what is folded away."""
+    if not page.locator("#seconds input").is_visible():
+        page.get_by_role("button", name="More options").click()
 
 
 def skip_fine(page: "Page") -> None:
-    page.get_by_role("button", name="More options").click()
+    more(page)
     page.get_by_label("Quick draft").check()
 
 
 def use_only(page: "Page", seconds: float) -> None:
     """So much of the voice, from its start."""
+    more(page)
     page.locator("#seconds input").fill(f"{seconds:g}")
 
 
 def generate(page: "Page") -> None:
-    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("button", name="Play a band").click()
 
 
 def generated(page: "Page") -> None:

@@ -14,7 +14,6 @@ from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import STEMS
-from parts import finished_songs
 from space.browsing import (
     announced,
     downloaded,
@@ -22,6 +21,7 @@ from space.browsing import (
     generate,
     generated,
     keep_screenshot,
+    more,
     press,
     summary,
     upload,
@@ -37,7 +37,7 @@ NUMBERS |= {"tempo": "120"}
 # which examples of styles are heard: how many players play, and the names of the buttons that are pressed
 HEARD = """() => [
     [...document.querySelectorAll('audio')].filter(each => !each.paused).length,
-    ...[...document.querySelectorAll('#style_sounds button[aria-pressed=true]')].map(each => each.innerText.trim()),
+    ...[...document.querySelectorAll('#style_sounds button[aria-pressed=true]')].map(each => each.ariaLabel),
 ]"""
 
 
@@ -45,7 +45,7 @@ def test_every_style_energy_and_option_is_chosen_and_generated(page: "Page", spa
     upload(page, voices / "song.wav")
     styles, energies = (page.locator(f"#{name}").get_by_role("radio").all() for name in ("style", "energy"))
     assert len(styles) == len(energies) == 5
-    page.get_by_role("button", name="More options").click()
+    more(page)
     for number, (style, energy) in enumerate(zip(styles[1:] + styles[:1], energies, strict=True), start=1):
         style.check()
         energy.check()
@@ -61,6 +61,8 @@ def test_every_style_energy_and_option_is_chosen_and_generated(page: "Page", spa
         expect(announced(page)).to_contain_text("Done")
         page.get_by_role("button", name="Copy a link").click()
         expect(announced(page)).to_contain_text("is copied")
+        written = "style => (new URLSearchParams(location.search).get('style') ?? '') === style"
+        page.wait_for_function(written, arg=style.get_attribute("value"))
         query = {name: value for name, (value,) in parse_qs(urlsplit(page.evaluate("location.href")).query).items()}
         chosen = {"style": style.get_attribute("value"), "energy": energy.get_attribute("value")}
         assert {name: query.get(name, "") for name in chosen} == chosen
@@ -86,16 +88,17 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
     expect_heard(page, 1, "Hear rock")
     # hearing is not choosing
     expect(page.get_by_role("radio", name="Automatic").first).to_be_checked()
-    song = page.get_by_label("Finished song: Vocal")
-    song.evaluate("audio => audio.play()")
-    expect_heard(page, 1)
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    expect(stop).to_be_visible()
+    expect_heard(page, 0)
     rock.focus()
     page.keyboard.press("Space")
     expect_heard(page, 1, "Hear rock")
-    assert song.evaluate("audio => audio.paused")
+    expect(stop).to_have_count(0)
     page.keyboard.press("Enter")
     expect_heard(page, 0)
-    page.get_by_role("button", name="More options").click()
+    more(page)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
     for name in ("style_sounds", "style", "energy", "stems"):
@@ -103,8 +106,8 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
 
 
 def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", voices: Path, tmp_path: Path) -> None:
-    page.locator("#tempo input").fill("120")
     use_only(page, 4)
+    page.locator("#tempo input").fill("120")
     page.get_by_role("radio", name="Rock").check()
     upload(page, voices / "patience.wav")
     expect(summary(page)).to_contain_text("120 beats per minute (given)")
@@ -120,7 +123,7 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", 
     press(page, "Undo")
     expect(page.locator("#timeline .sections")).not_to_be_visible()
     (tmp_path / "sheet.json").write_text(json.dumps(sheet.to_dict()))
-    page.locator("#timeline input[type=file]").set_input_files(tmp_path / "sheet.json")
+    page.locator("#mixer input[type=file]").set_input_files(tmp_path / "sheet.json")
     expect(page.locator("#timeline .sections")).to_have_text("Verse, sparse")
     expect(summary(page)).to_contain_text("rock (given)")
     page.get_by_role("radio", name="Full").check()
@@ -129,8 +132,8 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", 
 
     expect(page.get_by_label("Separate instruments")).to_be_checked()
     generated(page)
-    expect(page.locator("#mixer fieldset legend")).to_have_text(["Voice", "Drums", "Bass", "Chords", "Colour"])
-    expect(page.locator("#mixer output")).to_have_text(["0 dB"] * 5)
+    expect(page.locator(".channel strong")).to_have_text(["Voice", "Drums", "Bass", "Chords", "Colour"])
+    expect(page.locator(".channel output")).to_have_text(["0 dB"] * 5)
     with zipfile.ZipFile(downloaded(page, "(zip)")) as archive:
         names = ["vocal", *STEMS]
         voice, *stems = sounds = [audio.read_audio(archive.read(f"patience_{name}.wav"))[0] for name in names]
@@ -158,15 +161,3 @@ def gains_of(mix: Path, sounds: list[np.ndarray]) -> np.ndarray:
     gains, *_ = np.linalg.lstsq(parts, mixed[inner], rcond=None)
     assert audio.rms_dbfs(mixed[inner] - (parts @ gains).astype(np.float32)) < audio.rms_dbfs(mixed[inner]) - 60
     return gains
-
-
-def test_a_voice_has_its_song_in_its_own_style_where_there_is_one(tmp_path: Path) -> None:
-    for name in ("high.flac", "low.flac", "low_accompanied.ogg", "low_accompanied_hard rock.ogg", "quick.wav"):
-        (tmp_path / name).touch()
-    voices = [tmp_path / name for name in ("high.flac", "low.flac", "quick.wav")]
-    assert finished_songs(voices[::2]) == ""
-    players = finished_songs(voices)
-    assert players.count("<audio") == 1 and "low_accompanied_hard rock.ogg" in players
-    assert "Finished song: Low (hard rock)" in players
-    (tmp_path / "low_accompanied_hard rock.ogg").unlink()
-    assert "low_accompanied.ogg" in finished_songs(voices) and "(" not in finished_songs(voices)

@@ -10,7 +10,7 @@ import pytest
 import links
 import songs
 from hafm_hf.accompaniment.options import GenerationOptions
-from space.browsing import announced, expect, keep_screenshot, open_page, summary, upload
+from space.browsing import announced, expect, keep_screenshot, more, open_page, summary, upload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -64,10 +64,12 @@ def test_a_page_is_opened_as_its_link_has_it(
     expect(announced(page)).to_contain_text("this model knows nothing of style")
     page.goto(f"{space.url}/?style=rock&energy=full&stems=1&seed=5&tempo=120&seconds=4")
     expect(page.get_by_role("radio", name="Rock")).to_be_checked()
+    more(page)
     expect(page.locator("#tempo input")).to_have_value("120")
     upload(page, voices / "patience.wav")
     expect(summary(page)).to_contain_text("120 beats per minute (given)")
     page.get_by_role("radio", name="Sparse").check()
+    more(page)
     page.get_by_role("button", name="Copy a link").click()
     expect(announced(page)).to_contain_text("The link to these settings is copied")
     page.wait_for_function("location.search.includes('energy=sparse')")
@@ -76,11 +78,8 @@ def test_a_page_is_opened_as_its_link_has_it(
     for name in ("Rock", "Sparse"):
         expect(another.get_by_role("radio", name=name)).to_be_checked()
     expect(another.get_by_label("Separate instruments")).to_be_checked()
-    recorder = another.locator("#recorder")
-    recorder.get_by_text("Record to a click").click()
-    expect(recorder.get_by_label("Tempo")).to_have_value("120")
-    another.get_by_role("button", name="More options").click()
-    expect(another.get_by_label("Seed")).to_have_value("5")
+    more(another)
+    expect(another.locator("#seed input")).to_have_value("5")
     keep_screenshot(another, "opened by a link")
     another.goto(f"{space.url}/?tempo={json.dumps('<img src=x onerror=alert(1)>')}")
     expect(another.get_by_role("alert")).to_contain_text("The settings of this link are not used: tempo is")

@@ -96,7 +96,7 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
 ) -> None:
     page = open_page(singer, space, viewport=PHONE, color_scheme="dark")
     told, press = page.locator("#recorder .told"), page.keyboard.press
-    tab_to(page, "Record to a click")
+    tab_to(page, "To a click")
     press("Enter")
     tab_to(page, "Tempo")
     page.keyboard.type(str(TEMPO))
@@ -116,9 +116,9 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     expect(summary(page)).to_contain_text("90 beats per minute (given), chords (estimated)")
     keep_screenshot(page, "recorded to a click")
     files = {}
-    for name in ("Save lead sheet", "Generate", "Download stems", "Download mix"):
+    for name in ("Play a band", "Download stems", "Save lead sheet", "Download mix"):
         tab_to(page, name, "Shift+Tab" if name == "Download mix" else "Tab")
-        if name == "Generate":
+        if name == "Play a band":
             press("Enter")
             expect(announced(page)).to_contain_text("Done")
             # the announcement may come first

@@ -2,7 +2,6 @@
 """What the Space does behind its page: reading, progress, cancelling, the files of a job."""
 
 import threading
-import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -32,19 +31,6 @@ def job_of(wanted: songs.Request) -> takes.Job:
     *_, job = songs.make_job(wanted)
     assert isinstance(job, takes.Job)
     return job
-
-
-def test_remaining_time_is_that_of_all_stages_at_the_mean_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    stages = songs.Stages(["semantic", "coarse"], totals={"semantic": 100, "coarse": 300})
-    assert stages.remaining() is None
-    stages.update("semantic", 0, 100)
-    assert stages.remaining() is None
-    now = 104.0
-    stages.update("semantic", 40, 100)
-    # a token of the first stage costs as much as three of the second
-    assert stages.remaining() == pytest.approx(4.0 * (600 - 120) / 120)
 
 
 def test_an_option_that_is_left_empty_is_the_models_own_and_the_seed_is_drawn() -> None:
@@ -83,7 +69,9 @@ def test_progress_comes_stage_by_stage_and_ends_in_files(voices: Path) -> None:
     assert isinstance(job, takes.Job)
     last = steps[-1]
     assert isinstance(last, songs.Stages) and last.names == ["semantic", "coarse"]
-    assert last.done == {name: (total, total) for name, total in last.totals.items()} and last.remaining() == 0
+    assert last.done == {
+        name: (total, total) for name, total in last.totals.items()
+    } and last.share() == pytest.approx(1)
     instrumentals = ["song_1_instrumental.wav", "song_2_instrumental.wav"]
     assert sorted(path.name for path in job.folder.iterdir()) == [*instrumentals, "song_stems.zip", "song_vocal.wav"]
     mix = takes.mix_job(job, 2, {"voice": takes.Channel(), "band": takes.Channel(-6.0)})
@@ -188,24 +176,23 @@ def test_only_offered_models_and_hub_ids_are_loaded(
         songs.load_pipeline(model)
 
 
-def test_pieces_that_are_heard_are_the_mix_and_change_no_file(tmp_path: Path) -> None:
+def test_pieces_that_are_heard_are_the_take_and_stopping_keeps_them(tmp_path: Path) -> None:
     wanted = request(audio.write_audio(tmp_path / "quiet.wav", np.float32(0.2) * glide(12.0), CODEC_RATE))
-    *steps, job = songs.make_job(wanted, songs.LiveMix())
+    live = takes.LiveTake()
+    *steps, job = songs.make_job(wanted, live)
     assert isinstance(job, takes.Job)
-    pieces = [audio.read_audio(step, min_seconds=0.0)[0] for step in steps if isinstance(step, bytes)]
-    whole, rate = audio.read_audio(takes.mix_job(job, 1, {name: takes.Channel() for name in job.channels}))
-    assert sum(map(len, pieces)) == len(whole) == 12 * rate
-    assert len(pieces) > 1
-    heard = np.concatenate(pieces)
-    # nothing clips, so nothing is turned down; four files of 16 bits lie between, each half a step off at most
-    # the mix fades in and out
-    inner = slice(rate // 20, -rate // 20)
-    np.testing.assert_allclose(heard[inner], whole[inner], atol=2 / 2**15)
+    told = [step for step in steps if isinstance(step, dict)]
+    heard = [audio.read_audio(Path(path), min_seconds=0.0)[0] for path in told[-1]["files"]["band"]]
+    band, rate = job.read("instrumental", 1)
+    assert len(told) == len(heard) > 1 and told[-1]["until"] == told[-1]["seconds"] == 12
+    assert [round(at * rate) for at in told[-1]["at"]] == [sum(map(len, heard[:n])) for n in range(len(heard))]
+    np.testing.assert_array_equal(np.concatenate(heard), band)
+    assert told[-1]["balance"] == pytest.approx(job.balance[0], abs=0.01)
     vocal, rate = songs.read_vocal(wanted.vocal, wanted.seconds)
     quiet = songs.load_pipeline(MODEL)({"array": vocal, "sampling_rate": rate}, **wanted.parameters())
-    np.testing.assert_allclose(job.read("instrumental", 1)[0], quiet["audio"], atol=1.01 / 2**15)
-    # pieces that would clip are turned down, and all that follow
-    loud = songs.LiveMix()
-    piece = {"vocals": 2 * glide(1.0), "audio": 2 * glide(1.0), "sampling_rate": CODEC_RATE}
-    limited, _ = audio.read_audio(loud.add(piece))
-    assert audio.peak_dbfs(limited) <= audio.CEILING_DBFS + 0.01 and 0.5 < loud.gain < 0.6
+    np.testing.assert_allclose(band, quiet["audio"], atol=1.01 / 2**15)
+    # stopped in the middle, what has been heard is the take
+    early = takes.LiveTake()
+    *_, kept = songs.make_job(wanted, early, lambda: early.until > 0)
+    assert isinstance(kept, takes.Job)
+    np.testing.assert_array_equal(kept.read("instrumental", 1)[0], heard[0])

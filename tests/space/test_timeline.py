@@ -60,24 +60,25 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     press(heard, "Undo")
     assert saved(heard) == estimate
     press(heard, "Redo")
+    heard.locator("#timeline .tempo").click()
     press(heard, "Double tempo")
     expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
     keep_screenshot(heard, "timeline corrected")
     press(heard, "Undo", "Undo")
     assert saved(heard) == estimate
     (tmp_path / "corrected.json").write_text(json.dumps(corrected.to_dict()))
-    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "corrected.json")
+    heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(heard) == corrected
     (tmp_path / "no_sheet.json").write_text("[1, 2]")
-    heard.locator("#timeline input[type=file]").set_input_files(tmp_path / "no_sheet.json")
+    heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "no_sheet.json")
     expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is not a lead sheet")
 
 
 def test_a_beat_is_dragged_and_moved_by_the_keyboard(heard: "Page") -> None:
     estimate = saved(heard)
     assert estimate.beats is not None
-    canvas = heard.locator("#timeline canvas")
+    canvas = heard.locator("#timeline .sung canvas")
     canvas.scroll_into_view_if_needed()
     box, seconds = canvas.bounding_box(), 10.4
     assert box is not None
@@ -116,10 +117,10 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     play = heard.locator("#timeline [data-do=play]")
     play.focus()
     heard.keyboard.press("Enter")
-    expect(play).to_have_text("Stop")
+    expect(play).to_have_accessible_name("Stop")
     heard.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
     heard.keyboard.press("Enter")
-    expect(play).to_have_text("Play")
+    expect(play).to_have_accessible_name("Play")
     bar = heard.locator("#timeline .bars").get_by_role("button", name="Bar 1", exact=True)
     bar.focus()
     for key in ("ArrowRight", "Enter", "Shift+ArrowRight"):
@@ -132,6 +133,7 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     assert "B♭m" in chords(heard)
     heard.keyboard.press("Tab")
     expect(heard.locator("#timeline").get_by_role("button", name="Set", exact=True)).to_be_focused()
+    heard.locator("#timeline .tempo").click()
     heard.locator("#timeline [data-do=tap]").focus()
     # when they arrive, on a busy machine
     heard.evaluate("window.taps = []; addEventListener('keydown', (event) => taps.push(event.timeStamp / 1000), true)")
@@ -155,10 +157,11 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
 def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp_path: Path) -> None:
     press(heard, "Bar 2")
     heard.get_by_label("Chord", exact=True).fill("F#dim")
-    press(heard, "Set", "Half a beat later")
+    heard.locator("#timeline .tempo").click()
+    press(heard, "Set", "Half tempo")
     sheet = downloaded(heard, "Save lead sheet")
     skip_fine(heard)
-    heard.get_by_label("Seed").fill("3")
+    heard.locator("#seed input").fill("3")
     # to the end of the second bar
     use_only(heard, 5)
     generated(heard)
@@ -212,18 +215,13 @@ def test_a_file_that_the_browser_did_not_upload_is_not_read(tmp_path: Path) -> N
             listening.uploaded(path)
 
 
-def test_chords_are_spelled_in_the_key_and_sound_as_written(page: "Page") -> None:
+def test_chords_are_spelled_in_the_key(page: "Page") -> None:
     module = json.dumps(f"gradio_api/file={Path(listening.__file__).parent / 'static' / 'sheet.js'}")
     spelled = page.evaluate(
-        f"""async ([labels, sounding]) => {{
-            const {{ spell, chordNotes }} = await import(new URL({module}, document.baseURI));
-            return [labels.map(each => spell(...each)), sounding.map(each => chordNotes(each).map(note => note % 12))];
+        f"""async (labels) => {{
+            const {{ spell }} = await import(new URL({module}, document.baseURI));
+            return labels.map(each => spell(...each));
         }}""",
-        [
-            [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]],
-            ["C", "Am7", "Gmaj7", "F#dim", "Dsus4", "N"],
-        ],
+        [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]],
     )
-    assert spelled[0] == ["Bb", "C#m7", "F#m", "N"]
-    # the bass, then root, third, fifth and seventh
-    assert spelled[1] == [[0, 0, 4, 7], [9, 9, 0, 4, 7], [7, 7, 11, 2, 6], [6, 6, 9, 0], [2, 2, 7, 9], []]
+    assert spelled == ["Bb", "C#m7", "F#m", "N"]

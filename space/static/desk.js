@@ -1,0 +1,168 @@
+// The desk: one time axis and one position for all lanes. The timeline and the mixer are its parts; each says what sounds,
+// and draws what it shows where the others draw theirs.
+
+import { context } from "./sound.js";
+
+// from a call until its sounds begin, and the cross-fade from what sounded before (s)
+const SOON = 0.06;
+const FADE = 0.012;
+
+class Desk {
+  constructor() {
+    Object.assign(this, { parts: [], out: null, began: 0, scale: 1, loops: false, span: null, vocal: null, waits: false });
+    [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
+  }
+
+  /** A part: {seconds, until, ready(), start(out, zero, from), follow(position), draw()}, of which any may be missing. */
+  join(part) { this.parts.push(part); }
+
+  get playing() { return this.out !== null; }
+  get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }
+  /** How far there are sounds by now: less than `seconds` while a band is generated. */
+  get until() { return Math.min(this.seconds, ...this.parts.map((part) => part.until ?? Infinity)); }
+
+  /** Seconds of the song that have been heard. */
+  get position() {
+    if (!this.playing) return this.began;
+    const ctx = this.out.context;
+    return Math.max(ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0) - this.zero, 0);
+  }
+
+  toggle() { this.playing || this.waits ? this.stop() : this.play(); }
+
+  /** Plays from a second on, or from the beginning at the end. */
+  async play(from = this.began) {
+    this.waits = true;
+    const ctx = await this.prepare();
+    if (!ctx || !this.waits) return;
+    this.cut(from >= this.seconds - 0.1 ? 0 : from, ctx.currentTime + SOON);
+  }
+
+  /** What is to be heard has changed: shows it, and goes on with it at the same position, without a gap. */
+  async refresh() {
+    this.draw();
+    await Promise.all(this.parts.map((part) => part.ready?.()));
+    this.draw();
+    if (!this.playing && !this.waits) return;
+    const ctx = await this.prepare();
+    if (!ctx) return;
+    if (this.playing) this.cut(ctx.currentTime + SOON - this.zero, ctx.currentTime + SOON);
+    else if (this.waits) this.cut(this.began, ctx.currentTime + SOON);
+  }
+
+  /** The context once all sounds are loaded; null if another call has come meanwhile. */
+  async prepare() {
+    const call = this.call = {};
+    const ctx = context();
+    await Promise.all([ctx.resume(), ...this.parts.map((part) => part.ready?.())]);
+    return this.call === call ? ctx : null;
+  }
+
+  /** From a time of the context on, the song is heard from second `from`. */
+  cut(from, time) {
+    if (from >= this.until - 0.05) { this.hold(from); return; }
+    const ctx = context();
+    this.fade(time);
+    this.out = new GainNode(ctx, { gain: 0 });
+    this.out.connect(ctx.destination);
+    this.out.gain.setValueAtTime(0, time);
+    this.out.gain.linearRampToValueAtTime(1, time + FADE);
+    [this.zero, this.waits] = [time - from, false];
+    for (const part of this.parts) part.start?.(this.out, this.zero, from);
+    const span = this.loops && this.span && from < this.span.stop ? this.span : null;
+    const stop = Math.min(span?.stop ?? Infinity, this.until);
+    this.timer = setTimeout(() => this.arrived(span, stop), (stop - from + (span ? 0 : 0.3)) * 1000);
+    this.follow();
+  }
+
+  /** At the end of the song, of what is looped, or of what has been generated. */
+  arrived(span, stop) {
+    if (span || (this.loops && stop >= this.seconds)) this.play(span?.start ?? 0);
+    else if (stop < this.seconds) this.hold(stop);
+    else { this.stop(); this.seek(0); }
+  }
+
+  /** Waits at a second for sounds that are still to come. */
+  hold(second) {
+    this.stop();
+    [this.began, this.waits] = [second, this.until < this.seconds];
+    this.follow();
+  }
+
+  fade(time) {
+    clearTimeout(this.timer);
+    const { out } = this;
+    if (!out) return;
+    out.gain.cancelScheduledValues(time);
+    out.gain.setValueAtTime(1, time);
+    out.gain.linearRampToValueAtTime(0, time + FADE);
+    setTimeout(() => out.disconnect(), (time - out.context.currentTime + FADE + 0.05) * 1000);
+  }
+
+  stop() {
+    [this.waits, this.call] = [false, null];
+    if (this.playing) {
+      this.began = Math.min(this.position, this.seconds);
+      clearTimeout(this.timer);
+      this.out.disconnect();
+      this.out = null;
+    }
+    this.follow();
+  }
+
+  seek(second) {
+    this.began = Math.min(Math.max(second, 0), this.seconds);
+    if (this.playing || this.waits) this.play(this.began);
+    else this.follow();
+  }
+
+  draw() { for (const part of this.parts) part.draw?.(); this.follow(); }
+
+  /** Shows the position, and goes on as long as something plays. */
+  follow() {
+    for (const part of this.parts) part.follow?.(this.position);
+    cancelAnimationFrame(this.frame);
+    if (this.playing) this.frame = requestAnimationFrame(() => this.follow());
+  }
+}
+
+export const desk = new Desk();
+
+/** Tells the style sheet how the workspace is: "full" with a voice, "new" while another is chosen, "selected", "taken". */
+export const mark = (name, on) => document.querySelector("#workspace").toggleAttribute(`data-${name}`, on);
+
+/** A canvas as wide as the song, ready to be painted on: [its context, width]. */
+export function blank(canvas, height) {
+  const width = Math.max(Math.ceil(desk.seconds * desk.scale), 1);
+  // browsers refuse canvases that are wider
+  const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
+  [canvas.width, canvas.height] = [width * ratio, height * ratio];
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  const paint = canvas.getContext("2d");
+  paint.scale(ratio, ratio);
+  return [paint, width];
+}
+
+/** The loudest samples of a sound that begins at second `at`, pixel by pixel, where the loudest of all fills the lane. */
+export function drawWave(paint, buffer, at, height, loudest, colour) {
+  const samples = buffer.getChannelData(0);
+  const each = buffer.sampleRate / desk.scale;
+  const left = Math.round(at * desk.scale);
+  paint.fillStyle = colour;
+  for (let x = 0; x * each < samples.length; x += 1) {
+    let peak = 0;
+    const stop = Math.min((x + 1) * each, samples.length);
+    for (let next = Math.floor(x * each); next < stop; next += 8) peak = Math.max(peak, Math.abs(samples[next]));
+    const half = Math.max(Math.min(peak / loudest, 1) * (height / 2 - 3), 0.5);
+    paint.fillRect(left + x, height / 2 - half, 1, 2 * half);
+  }
+}
+
+const known = new WeakMap();
+
+/** The loudest sample of a sound. */
+export function loudestOf(buffer) {
+  const find = () => buffer.getChannelData(0).reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
+  if (!known.has(buffer)) known.set(buffer, find());
+  return known.get(buffer);
+}
