@@ -46,8 +46,6 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 REPORT_SECONDS = 0.05
 # A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
 GENERATING = threading.Lock()
-# What a token of each stage costs, relative to each other, measured with hafm-tiny.
-COST = {"semantic": 3.0, "coarse": 1.0, "fine": 1.0}
 
 
 class Cancelled(Exception):
@@ -136,8 +134,7 @@ class Stages:
 
     def share(self) -> float:
         """How much of the work is done, from 0 to 1."""
-        whole = sum(COST[name] * self.totals.get(name, 0) for name in self.names)
-        return sum(COST[name] * count for name, (count, _) in self.done.items()) / whole if whole else 0.0
+        return sum(done for done, _ in self.done.values()) / max(sum(self.totals.values()), 1)
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
