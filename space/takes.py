@@ -131,6 +131,7 @@ class LiveTake:
     """A take while it is generated: its pieces, and files of them that the page plays."""
 
     def __init__(self) -> None:
+        self.folder: Path | None = None
         self.pieces: list[dict[str, Any]] = []
         self.at: list[float] = []
         self.until = 0.0
@@ -143,7 +144,7 @@ class LiveTake:
             "seconds" that it will have, "until" where it goes by now, "files" of each channel, seconds "at" which they
             begin, and "balance" as in `shelf`.
         """
-        self.folder = Path(tempfile.mkdtemp(dir=JOBS)) if not self.pieces else self.folder
+        self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
         rate = piece["sampling_rate"]
         for name, sound in (piece.get("stems") or {"band": piece["audio"]}).items():
@@ -172,9 +173,17 @@ def stored_job(voice: Path, source: str) -> Job | None:
     frames = max(map(len, sounds.values()))
     stems = {stem: np.pad(sound, (0, frames - len(sound))) for stem, sound in sounds.items()}
     song = {"audio": reduce(np.add, stems.values()), "vocals": np.pad(vocal, (0, frames))[:frames], "stems": stems}
-    sheet = stored_sheet(voice)
+    style = stored_sheet(voice).style
     tail = max(frames - len(vocal), 0) / rate
-    return write_job([song | {"sampling_rate": rate}], voice.stem, STORED_SEED, 0.0, source, tail, sheet.style or "")
+    return write_job(
+        [song | {"sampling_rate": rate}],
+        voice.stem,
+        STORED_SEED,
+        0.0,
+        source,
+        tail,
+        style if isinstance(style, str) else "",
+    )
 
 
 def balancing_gain(vocal: audio.Samples, band: audio.Samples, rate: int) -> float:
