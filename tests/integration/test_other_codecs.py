@@ -61,7 +61,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         for stage in ("coarse", "fine"):
             books = {"coarse_codebooks": COARSE, "fine_codebooks": form.num_codebooks - COARSE}
-            train_here(patch, folder / "corpus", folder / stage, stage=stage, **books, **named, **sizes)
+            train_here(patch, folder / "corpus", folder / stage, stage=stage, **books, **sizes)
             parts[stage] = str(folder / stage / "final")
     tiny_stage("semantic", window_seconds=0.4).save_pretrained(folder / "semantic")
     assemble_composite(parts, folder / "model", stage_dtype="float32")
