@@ -124,7 +124,7 @@ def play_example(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None
 
 def begin() -> list[Any]:
     """Both buttons that generate, at once: [announced, run, stop, remake, bar, ticket]."""
-    return [announcement("Waiting for a free place …"), *BUSY, "", secrets.token_urlsafe()]
+    return ["", *BUSY, "Waiting for a free place …", secrets.token_urlsafe()]
 
 
 def stop_run(ticket: str) -> list[Any]:
