@@ -30,6 +30,7 @@ class Timeline {
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
     for (const kind of ["click", "change", "keydown"]) root.addEventListener(kind, (event) => this[kind](event));
+    document.addEventListener("keydown", (event) => this.shortcut(event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
     this.find(".lane").addEventListener("pointerdown", (event) => this.grab(event));
     this.find(".sung canvas").addEventListener("pointermove", ({ target, offsetX }) => {
@@ -351,10 +352,17 @@ class Timeline {
       next.firstChild.tabIndex = 0;
       next.firstChild.focus();
       if (event.shiftKey) this.select(Number(next.dataset.start), Number(next.dataset.stop), true);
-    } else if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.type !== "text") {
-      event.preventDefault();
-      this.travel(event.shiftKey ? "redo" : "undo");
     } else if (event.key === "Escape" && this.selection) this.unselect();
+  }
+
+  /** Keys of the whole page: Ctrl+Z outside of text, and the space bar where it presses nothing else. */
+  shortcut(event) {
+    if (!this.value || event.target.closest("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    const undoes = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (!undoes && (event.key !== " " || event.target.closest("button, input, select, summary, a"))) return;
+    event.preventDefault();
+    if (undoes) this.travel(event.shiftKey ? "redo" : "undo");
+    else desk.toggle();
   }
 
   select(start, stop, extend) {

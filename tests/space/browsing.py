@@ -68,9 +68,11 @@ def upload(page: "Page", path: Path) -> None:
 
 
 def more(page: "Page") -> None:
-    """Opens what is folded away."""
+    """Opens what is folded away, and gives it the moment that it needs to come to life: it isn't there before."""
     if not page.locator("#seconds input").is_visible():
         page.get_by_role("button", name="More options").click()
+        expect(page.locator("#seconds input")).to_be_visible()
+        page.wait_for_timeout(500)
 
 
 def skip_fine(page: "Page") -> None:
@@ -82,6 +84,8 @@ def use_only(page: "Page", seconds: float) -> None:
     """So much of the voice, from its start."""
     more(page)
     page.locator("#seconds input").fill(f"{seconds:g}")
+    page.locator("#seconds input").blur()
+    expect(page.locator("#seconds input")).to_have_value(f"{seconds:g}")
 
 
 def generate(page: "Page") -> None:

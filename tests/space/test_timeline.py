@@ -101,7 +101,8 @@ def test_a_beat_is_dragged_and_moved_by_the_keyboard(heard: "Page") -> None:
     heard.keyboard.press("Alt+ArrowRight")
     again = saved(heard)
     assert np.abs(np.subtract(again.beats or [], moved.beats)).sum() == pytest.approx(0.01, abs=1e-6)
-    press(heard, "Undo", "Undo")
+    heard.keyboard.press("Control+z")
+    press(heard, "Undo")
     assert saved(heard) == estimate
 
 
@@ -121,6 +122,10 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     heard.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
     heard.keyboard.press("Enter")
     expect(play).to_have_accessible_name("Play")
+    play.blur()
+    for name in ("Stop", "Play"):
+        heard.keyboard.press("Space")
+        expect(play).to_have_accessible_name(name)
     bar = heard.locator("#timeline .bars").get_by_role("button", name="Bar 1", exact=True)
     bar.focus()
     for key in ("ArrowRight", "Enter", "Shift+ArrowRight"):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..audio import check_sampling_rate, pad_end, resample
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
+from ..audio import pad_end, resample
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
 from ..lead_sheet.files import known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
@@ -50,7 +50,9 @@ from .song import (
     SongRun,
     Voice,
     asked_lead_sheet,
+    given_vocals,
     sounds_of,
+    without_one_channel,
 )
 
 # float [N], or [C, N] of several channels
@@ -279,7 +281,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         generation = Generation(self, options, kwargs, progress)
         lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
-        rows, rate = self._rows(vocals, sampling_rate, input_values, padding_mask)
+        rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
         if len(rows) != 1 and (lead_sheet is not None or instrumental is not None):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         kept = self._kept(instrumental, rate, keep, len(rows[0]) / rate)
@@ -334,7 +336,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if generation.options.num_samples > 1:
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
         lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
-        rows, rate = self._rows(vocal, sampling_rate, input_values)
+        rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values)
         if len(rows) != 1:
             raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
         with generation.computing():
@@ -371,7 +373,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                         audio = separator.separate(audio, last=song.finished)
             done, sent = codes.shape[1], sent + audio.shape[-1]
             if audio.shape[-1]:
-                yield _channels(audio)
+                yield without_one_channel(audio)
 
     def check_streams(self, options: GenerationOptions) -> None:
         """Refuses options that the model cannot obey.
@@ -443,8 +445,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         streams = {}
         for name, stage in self.reading_stages.items():
-            config = stage.config
-            rate = stage.config.conditioning_frame_rate
+            config, rate = stage.config, stage.config.conditioning_frame_rate
             frames = len(vocal_semantic) * rate // self.semantic_tokenizer.config.frame_rate
             found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
             streams[name] = found.to(stage.device)
@@ -527,8 +528,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _estimate(
         self, tokens: torch.Tensor, line: PitchLine | None, sheet: LeadSheet, phase: torch.Tensor
     ) -> LeadSheet:
-        """Beats of a phase (float [T_v]), and chords and key of a vocal's tokens and pitch line, known ones among
-        them."""
+        """Beats of a phase (float [T_v]), and chords and key of a vocal's tokens and pitch line, with known ones."""
         rate = self.semantic_tokenizer.config.frame_rate
         if self.listener is None or line is None:
             return LeadSheet.from_estimates(phase, None, rate)
@@ -538,21 +538,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             # the key is that of the chords that are told
             return found
         return replace(found, key=key_name(int(key.argmax())), estimated=sorted({*found.estimated, "key"}))
-
-    def _rows(
-        self, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None
-    ) -> tuple[list[np.ndarray], int]:
-        """The vocals without their padding, float32 [N] each, and their rate in Hz.
-
-        Raises:
-            ValueError: on no vocal, one that is not mono, a mask of another shape, or no usable rate.
-        """
-        if vocals is None and input_values is None:
-            raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
-        rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
-        if not rows:
-            raise ValueError("There is no vocal; the batch is empty.")
-        return rows, self.sampling_rate if vocals is None else check_sampling_rate(sampling_rate)
 
     def _song(
         self,
@@ -603,7 +588,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             audio = as_codec(self.codec).decode(codes[None], length)[0].float().cpu()
             audio = audio if kept is None else kept.splice(audio, self.sampling_rate)
             rendered = {
-                "audio": _channels(audio),
+                "audio": without_one_channel(audio),
                 "vocal_semantic": voice.tokens.cpu(),
                 "instrumental_semantic": song.stream("instrumental_semantic", number)[0].cpu(),
                 "codes": codes.cpu(),
@@ -611,10 +596,5 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             }
             if stems and self.separator is not None:
                 parts = zip(self.stems, self.separator.separate(audio), strict=True)
-                rendered["stems"] = {stem: _channels(part) for stem, part in parts}
+                rendered["stems"] = {stem: without_one_channel(part) for stem, part in parts}
             yield rendered
-
-
-def _channels(audio: torch.Tensor) -> torch.Tensor:
-    """Audio (float32 […, C, N]) as it is handed out: […, N] of one channel."""
-    return audio.squeeze(-2) if audio.shape[-2] == 1 else audio

