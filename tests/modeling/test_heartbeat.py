@@ -66,6 +66,25 @@ def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest
         assert calls == moment, "nothing was computed after it"
 
 
+def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path) -> None:
+    model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
+    places, asked = torch.zeros(50 * 240, 4), [time.process_time()]
+    with Heartbeat(model, partial(_note, asked)):
+        model.semantic_tokenizer.beat_phase(places)
+    whole = time.process_time() - asked[0]
+    assert max(after - before for before, after in zip(asked, asked[1:], strict=False)) < max(
+        LONGEST_SECONDS, whole / 4
+    )
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    began = time.process_time()
+    with Heartbeat(model, stop), pytest.raises(Stop):
+        model.semantic_tokenizer.beat_phase(places)
+    assert time.process_time() - began < whole / 2
+
+
 def test_who_uses_the_model_in_another_thread_is_not_ended(bundled_model: Path) -> None:
     model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
     places = torch.zeros(50 * 60, 4)

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from hafm_tiny.song_pool import SongPool
+from synthetic_songs import write_song
+
 RATE = 24000
 BEAT = 0.6
 BARS = 16
@@ -89,3 +92,14 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(1, 9):
         _write_song(folder / f"{number:03d}", number)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
+    """Three short songs at 8 kHz, for trainers of codecs."""
+    root = tmp_path_factory.mktemp("songs")
+    for index in range(3):
+        write_song(root / "train" / f"song_{index}", 8_000, seconds=4.0, seed=index)
+    pool = SongPool(root, "train", 8_000)
+    assert pool.refresh() == 3
+    return pool

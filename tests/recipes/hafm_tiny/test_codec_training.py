@@ -29,16 +29,6 @@ from synthetic_songs import write_song
 RATE = 8_000
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
-    root = tmp_path_factory.mktemp("songs")
-    for index in range(3):
-        write_song(root / "train" / f"song_{index}", RATE, seconds=4.0, seed=index)
-    pool = SongPool(root, "train", RATE)
-    assert pool.refresh() == 3
-    return pool
-
-
 def tiny_codec() -> EncodecModel:
     torch.manual_seed(0)
     config = EncodecConfig(

@@ -22,16 +22,6 @@ RATE, HOP, CODES = 8_000, 80, 32
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> SongPool:
-    root = tmp_path_factory.mktemp("songs")
-    for index in range(3):
-        write_song(root / "train" / f"song_{index}", RATE, seconds=4.0, seed=index)
-    pool = SongPool(root, "train", RATE)
-    assert pool.refresh() == 3
-    return pool
-
-
-@pytest.fixture(scope="module")
 def encodec(pool: SongPool) -> EncodecModel:
     """An EnCodec of the tiny codec's rates, whose codebooks are scattered around what it makes of a song."""
     torch.manual_seed(0)
