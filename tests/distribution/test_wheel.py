@@ -85,6 +85,19 @@ def test_the_core_alone_accompanies_on_the_command_line(core: Environment, tmp_p
         assert soundfile.info(tmp_path / written[key]).frames == 24_000
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["info"], "hafm_hf/checkpoints/hafm-tiny"), (["lead-sheet", VOCAL, "--seconds", 4, "--json"], '"beats"')],
+    ids=["info", "lead-sheet"],
+)
+def test_the_core_alone_reads_the_bundled_model(
+    core: Environment, tmp_path: Path, words: list[object], said: str
+) -> None:
+    run = core.run("hafm", *words, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert said in run.stdout.replace("\n", "")
+
+
 def test_the_core_alone_runs_the_pipeline(core: Environment, tmp_path: Path) -> None:
     run = core.run("python", "-c", PIPELINE.format(vocal=str(VOCAL)), cwd=tmp_path)
     assert run.returncode == 0, run.stderr

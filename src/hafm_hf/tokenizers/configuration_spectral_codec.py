@@ -4,7 +4,7 @@
 import math
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_WIDTH, check_range
 
@@ -91,3 +91,8 @@ class HAFMSpectralConfig(PreTrainedConfig):
                 f"number, kernel_size {self.kernel_size} must be odd, and compression {self.compression} must be "
                 "above 0 and at most 1."
             )
+
+
+# the codec of a composite may be of any family, so AutoConfig reads its configuration: also for commands, which load
+# models without the registration of everything else
+AutoConfig.register(HAFMSpectralConfig.model_type, HAFMSpectralConfig, exist_ok=True)
