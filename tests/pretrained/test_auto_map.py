@@ -52,7 +52,7 @@ def test_auto_classes_need_trust_remote_code_only(tiny_model: Path, tmp_path: Pa
 
 
 def test_the_bundled_models_folders_say_where_their_classes_are(bundled_model: Path) -> None:
-    for part in ("", "semantic_tokenizer", "semantic", "coarse", "fine", "listener", "separator"):
+    for part in ("", "semantic_tokenizer", "semantic", "coarse", "fine", "codec", "listener", "separator"):
         config = json.loads((bundled_model / part / "config.json").read_text())
         assert config["auto_map"]["AutoModel"] == f"hafm_auto.{config['architectures'][0]}"
         assert (bundled_model / part / "hafm_auto.py").read_text() == (bundled_model / "hafm_auto.py").read_text()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, initialization
 
-from ..pretrained.loading import SafeLoadingMixin
+from ..pretrained.saving import HAFMHubMixin
 from .configuration_spectral_codec import HAFMSpectralConfig
 
 # share of a batch's mean in the running mean of the decoder's output
@@ -228,7 +228,7 @@ def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
         return (1 - (places - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
 
 
-class HAFMSpectralModel(SafeLoadingMixin, PreTrainedModel):
+class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
     """The spectral codec: an encoder, a residual quantiser and a decoder.
 
     Args:
