@@ -27,7 +27,7 @@ from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.shards import noise_seed
 from hafm_hf.corpus.stems import StemOptions
-from hafm_hf.corpus.tokenizing import TokenizerOptions, Tokenizers
+from hafm_hf.corpus.tokenizing import TokenizerOptions
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_pairs
 from hafm_hf.tokenizers.codecs import load_codec
@@ -119,39 +119,6 @@ def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
     assert {name: split["rows"] for name, split in found["splits"].items()} == {
         name: split["rows"] for name, split in manifest["splits"].items()
     }
-
-
-def test_short_tracks_go_through_the_models_together(
-    songs: Path, tokenizers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches: list[int] = []
-    encode = Tokenizers.encode
-
-    def counting(self: Tokenizers, vocals: Any, *rest: Any) -> Any:
-        batches.append(len(vocals))
-        return encode(self, vocals, *rest)
-
-    monkeypatch.setattr(Tokenizers, "encode", counting)
-    (tmp_path / "songs").mkdir()
-    for number in range(8):  # two lengths, one segment a track
-        samples = karaoke((1.6, 1.8)[number % 2], number)
-        soundfile.write(tmp_path / "songs" / f"{number}.wav", samples, RATE)
-    options = options_for(tmp_path / "songs", tmp_path / "corpus", tokenizers)
-    options = dataclasses.replace(options, splits=SplitOptions(validation=0, test=0), tracks_per_shard=8)
-    prepare(options)
-    assert batches == [4, 4]
-    alone = dataclasses.replace(options.shards.tokenizer, batch_size=1)
-    again = dataclasses.replace(options.shards, corpus=str(tmp_path / "alone"), tokenizer=alone)
-    prepare(dataclasses.replace(options, shards=again))
-    rows, same = (
-        datasets.load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train").to_list()
-        for folder in (tmp_path / "corpus", tmp_path / "alone")
-    )
-    assert batches[2:] == [1] * 8 and [row["track"] for row in rows] == [row["track"] for row in same]
-    for row, other in zip(rows, same, strict=True):
-        # sums are rounded by the size of a batch: a frame between two clusters may go to the other
-        assert np.mean(np.array(row["vocal_semantic"]) == np.array(other["vocal_semantic"])) > 0.97
-        assert np.mean(np.array(row["acoustic"]) == np.array(other["acoustic"])) > 0.97
 
 
 def test_rows_hold_what_the_models_give_for_the_same_seconds(
@@ -253,12 +220,6 @@ def test_new_songs_get_shards_of_their_own(songs: Path, tokenizers: dict[str, An
     options = options_for(folder, tmp_path / "corpus", tokenizers)
     prepare(options)
     before = digests(tmp_path / "corpus")
-    # what versions that made rows of stems wrote into their plans
-    plan = json.loads((tmp_path / "corpus/plan.json").read_text())
-    plan["options"]["separator"] = {**plan["options"].pop("stems"), "name": "stems", "device": "cpu", "stems": False}
-    for track in plan["tracks"].values():
-        track |= {"parts": {}, "parts_hash": ""}
-    (tmp_path / "corpus/plan.json").write_text(json.dumps(plan))
     soundfile.write(folder / "new.wav", karaoke(3.0, 77), RATE)
     manifest = prepare(options)
     after = digests(tmp_path / "corpus")

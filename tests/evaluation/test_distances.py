@@ -194,11 +194,8 @@ def test_any_audio_model_of_transformers_is_an_embedder(tmp_path: Path) -> None:
     )  # fmt: skip
     Wav2Vec2Model(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    last, first = (make_embedder(EmbedderOptions(str(tmp_path), layer)) for layer in (None, 1))
     sound = np.random.default_rng(10).standard_normal(40000).astype(np.float32)
-    assert last.embed(sound).shape == (4, 24)
-    assert not np.allclose(last.embed(sound), first.embed(sound))
-    assert last.identity != first.identity
+    assert make_embedder(EmbedderOptions(str(tmp_path))).embed(sound).shape == (4, 24)
     with pytest.raises(HAFMEvaluationError, match="cannot be loaded"):
         make_embedder(EmbedderOptions(str(tmp_path / "nowhere")))
 

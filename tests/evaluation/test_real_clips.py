@@ -28,22 +28,15 @@ def report(shared_data: Path) -> dict[str, Any]:
 
 def test_true_accompaniments_beat_shuffled_ones_on_every_score(report: dict[str, Any]) -> None:
     assert report["protocol"]["clips"] == CLIPS
-    # chords were not asked for, and nothing is known of these songs
-    left_out = {"chord_majmin", "chord_root", "told_beats", "told_chords"}
     reference = report["systems"]["reference"]["scores"]
-    assert reference.keys() == {score.name for score in SCORES} - left_out
+    # nothing is known of these songs
+    assert reference.keys() == {score.name for score in SCORES} - {"told_beats", "told_chords"}
     assert all(score["follows"] for score in reference.values())
 
 
 @pytest.mark.parametrize("fool", FOOLS)
 def test_each_fool_is_caught(report: dict[str, Any], fool: str) -> None:
-    caught = [name for name in report["fools"][fool] if name != "leak guard"]
-    assert caught
-
-
-def test_the_leak_guard_marks_the_voice_and_no_real_accompaniment(report: dict[str, Any]) -> None:
-    assert "leak guard" in report["fools"]["the voice itself"]
-    assert report["systems"]["reference"]["readings"]["leak_db"]["quartiles"][1] < -15.0
+    assert report["fools"][fool]
 
 
 def test_doubling_the_voice_wins_the_voices_scores_and_loses_the_references(report: dict[str, Any]) -> None:

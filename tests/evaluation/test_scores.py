@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of following the singer: they tell true accompaniments from others, and their readings have right answers."""
+"""Scores of following the singer: they tell true accompaniments from others, and no fool passes."""
 
 import math
 import threading
@@ -15,13 +15,11 @@ from hafm_hf.audio.librosa_loading import librosa_lock, load_librosa
 from hafm_hf.evaluation import retrieval
 from hafm_hf.evaluation.datasets import Clip, Part
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
-from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, instrumental_to_vocal_db, onset_strength
+from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, onset_strength
 from hafm_hf.evaluation.fools import FOOLS
-from hafm_hf.evaluation.leakage import FLOOR_DB, SUSPICIOUS_DB, voice_leak_db
 from hafm_hf.evaluation.retrieval import build_bank, retrieved
 from hafm_hf.evaluation.scores import SCORES, score_pair
 from hafm_hf.evaluation.timing import beat_f_measure
-from hafm_hf.lead_sheet.chords import MAJOR_ROOTS, root_and_quality
 
 
 @pytest.mark.parametrize("score", [score.name for score in SCORES])
@@ -38,22 +36,8 @@ def test_every_score_prefers_the_true_band_to_another_songs(measured: list, scor
 def test_a_score_of_the_reference_with_itself_is_one(measured: list) -> None:
     voice, band = measured[0]
     scores = score_pair(voice, band, band)
-    itself = ("chord_changes_shared", "onsets_shared", "beat_agreement")
-    for name in (*itself, "chord_majmin", "chord_root"):
+    for name in ("chord_changes_shared", "onsets_shared", "beat_agreement"):
         assert scores[name] == pytest.approx(1.0)
-
-
-def test_chords_are_scored_by_the_time_that_they_agree(measured: list) -> None:
-    voice, band = measured[0]
-    wanted = replace(band, seconds=10.0, recognised=((0.0, 4.0, "C:maj"), (4.0, 8.0, "A:min7"), (8.0, 10.0, "D:sus4")))
-    played = replace(band, seconds=10.0, recognised=((0.0, 2.0, "C:7"), (2.0, 4.0, "C:min"), (4.0, 6.0, "A:min")))
-    scores = score_pair(voice, wanted, played)
-    # two seconds of C and of A minor; the minor third is wrong, and what is no triad doesn't count
-    assert scores["chord_majmin"] == pytest.approx(4 / 8) and scores["chord_root"] == pytest.approx(6 / 10)
-    silent = score_pair(voice, wanted, replace(band, seconds=10.0, recognised=()))
-    assert silent["chord_majmin"] == silent["chord_root"] == 0.0
-    unasked = score_pair(voice, replace(wanted, recognised=None), played)
-    assert math.isnan(unasked["chord_majmin"])
 
 
 def test_an_onset_stands_where_it_sounds() -> None:
@@ -94,12 +78,7 @@ def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:
 
 def test_a_semitone_lowers_every_score_of_harmony(measured: list) -> None:
     def higher(features: Features) -> Features:
-        chords = [(start, stop, transposed(label)) for start, stop, label in features.recognised or ()]
-        return replace(features, chroma=np.roll(features.chroma, 1, axis=0), recognised=tuple(chords))
-
-    def transposed(label: str) -> str:
-        found = root_and_quality(label)
-        return label if found is None else f"{MAJOR_ROOTS[(found[0] + 1) % 12]}:{found[1]}"
+        return replace(features, chroma=np.roll(features.chroma, 1, axis=0))
 
     for score in (score for score in SCORES if score.aspect == "harmony"):
         true = np.mean([score.function(voice, band, band) for voice, band in measured])
@@ -121,47 +100,22 @@ def test_each_fool_fails_some_score(songs: list, measured: list, fool: str) -> N
         scores = score_pair(voice, band, extract(FOOLS[fool](vocal, voice, reference)))
         for name, values in lowest.items():
             values.append(scores[name] / score_pair(voice, band, band)[name])
-    # nobody has listened for chords of the fools
-    scored = {name: np.mean(values) for name, values in lowest.items() if not np.isnan(values).any()}
-    assert min(scored.values()) < 0.25 and scored.keys() == lowest.keys() - {"chord_majmin", "chord_root"}
+    assert min(np.mean(values) for values in lowest.values()) < 0.25
 
 
 def test_silence_scores_zero_and_a_silent_voice_has_no_score(songs: list, measured: list) -> None:
     voice, band = measured[0]
-    silent = replace(extract(np.zeros_like(songs[0][0])), recognised=())
-    # where the reference has no chord either, silence is right
-    scores = score_pair(voice, replace(band, recognised=((0.0, band.seconds, "C:maj"),)), silent)
+    scores = score_pair(voice, band, extract(np.zeros_like(songs[0][0])))
     assert scores == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
     nobody = extract(np.zeros_like(songs[0][0]), voice=True)
     scores = score_pair(nobody, band, band)
     assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
-    assert math.isnan(instrumental_to_vocal_db(nobody, band))
-    assert instrumental_to_vocal_db(voice, silent) == -math.inf
 
 
 def test_without_a_reference_only_scores_of_the_voice_are_told(measured: list) -> None:
     voice, band = measured[0]
     told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
     assert told == {score.name for score in SCORES if not score.needs_reference}
-
-
-def test_the_leak_guard_hears_how_much_of_the_voice_is_in_it(songs: list) -> None:
-    vocal, band = songs[0]
-    other = songs[4][1]
-    assert voice_leak_db(vocal, vocal) > -0.5
-    assert voice_leak_db(vocal, np.roll(vocal, 80) * 0.3) > -1.5
-    assert voice_leak_db(vocal, other) < SUSPICIOUS_DB
-    gain = 10 ** (-6 / 20) * np.sqrt(np.mean(other**2) / np.mean(vocal**2))
-    # a leak 6 dB below the band is a fifth of the sum
-    assert voice_leak_db(vocal, other + gain * vocal) == pytest.approx(-7.0, abs=1.5)
-    assert voice_leak_db(vocal, np.zeros_like(vocal)) == FLOOR_DB
-
-
-def test_level_is_the_gain_that_was_applied(measured: list, songs: list) -> None:
-    voice, band = measured[0]
-    louder = extract(songs[0][1] * 2)
-    difference = instrumental_to_vocal_db(voice, louder) - instrumental_to_vocal_db(voice, band)
-    assert difference == pytest.approx(6.02, abs=0.01)
 
 
 def test_the_bank_is_no_larger_than_its_bound_and_evenly_spread(

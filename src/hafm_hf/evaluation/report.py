@@ -1,43 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as JSON, and as one HTML page that holds its tables and players."""
+"""A report as JSON, and as one HTML page that holds its tables."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
 from ..atomic_files import replacing
-from ..audio import Samples, limit_peak, resample
-from .datasets import Clip, Part
-from .measuring import REFERENCE
 from .scores import SCORES, Score
 
 TEMPLATES = Path(__file__).parent / "templates"
-READING_NAMES = {"leak_db": "voice in it, dB", "level_db": "level over voice, dB"}
-# players are for listening, not for measuring
-PLAYER_SECONDS, PLAYER_RATE = 10.0, 24_000
 
 
-def write_report(
-    folder: Path, report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]
-) -> None:
+def write_report(folder: Path, report: dict[str, Any]) -> None:
     """Writes report.json and report.html, each whole or not at all.
 
     Args:
         folder: where to.
         report: as `protocol.make_report` gives it, ready for JSON.
-        clips: with players in the page.
-        renderings: by system and clip.
     """
-    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": as_html(report, clips, renderings)}
+    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": as_html(report)}
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
@@ -79,7 +64,6 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             "More than the reference is not better.",
             score_rows(report),
         ),
-        ("Level and leakage", "Medians over clips.", _rows(report, list(READING_NAMES.values()), _readings)),
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
@@ -123,11 +107,6 @@ def score_rows(report: dict[str, Any]) -> list[list[str]]:
     return _rows(report, names, lambda system: [cell(system["scores"].get(name)) for name in names])
 
 
-def _readings(system: dict[str, Any]) -> list[str]:
-    found = (system["readings"].get(reading) for reading in READING_NAMES)
-    return [f"{reading['median']:.1f}" if reading else "–" for reading in found]
-
-
 def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     def cells(system: dict[str, Any]) -> list[str]:
         found = system["distances"].get(embedder)
@@ -148,42 +127,12 @@ def _number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def as_html(report: dict[str, Any], clips: Sequence[Clip], renderings: dict[str, dict[str, Part]]) -> str:
-    """One page that needs no other file: tables and players."""
+def as_html(report: dict[str, Any]) -> str:
+    """One page of tables that needs no other file."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("report.html.jinja").render(
-        protocol=protocol_lines(report),
-        tables=tables(report),
-        players=[_players(clip, renderings) for clip in clips],
-        seconds=PLAYER_SECONDS,
-    )
-
-
-def _players(clip: Clip, renderings: dict[str, dict[str, Part]]) -> dict[str, Any]:
-    """A clip's voice, and voice with reference and with each system, as MP3 in base64."""
-    vocal = _short(clip.vocal)
-    sounds = {"voice": vocal}
-    parts = {REFERENCE: clip.reference, **{name: found[clip.name] for name, found in renderings.items()}}
-    for name, part in parts.items():
-        if part is not None:
-            band = _short(part)
-            sounds[name] = band
-            size = min(len(vocal), len(band))
-            sounds[f"voice and {name}"] = limit_peak((vocal[:size] + band[:size]).astype(np.float32))
-    return {"clip": clip.name, "sounds": {name: _encode(sound) for name, sound in sounds.items()}}
-
-
-def _short(part: Part) -> Samples:
-    samples, rate = part.read()
-    return resample(samples[: round(PLAYER_SECONDS * rate)], rate, PLAYER_RATE)
-
-
-def _encode(samples: Samples) -> str:
-    """MP3 of float32 [N] in base64; not Ogg, whose streams carry a random number, so that no page would repeat."""
-    file = io.BytesIO()
-    soundfile.write(file, samples, PLAYER_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.7)
-    return base64.b64encode(file.getvalue()).decode()
+    template = environment.get_template("report.html.jinja")
+    return template.render(protocol=protocol_lines(report), tables=tables(report))

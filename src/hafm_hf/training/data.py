@@ -28,11 +28,9 @@ from ..modeling.stage_table import stage_of
 from .lead_sheets import CropStreams, LeadSheetNoise
 
 logger = logging.get_logger(__name__)
-# what training reads of a shard
+# what training reads of a shard, and where all shards have it
 COLUMNS = ("track", "duration", "vocal_semantic", "instrumental_semantic", "acoustic")
-# and where a shard has them
-OPTIONAL_COLUMNS = ("lead_sheet", "stem")
-MIX = "mix"
+LEAD_SHEET = "lead_sheet"
 
 
 @dataclass(frozen=True)
@@ -109,62 +107,40 @@ def load_token_corpus(
 ) -> tuple[datasets.Dataset, TokenCorpusInfo]:
     """Loads the finished shards of a split, memory-mapped, and what their tokens are.
 
-    Shards that can't be read are left out, counted and named in the log. Only the columns that training needs are
-    read; a shard may have others.
+    Only the columns that training needs are read; a shard may have others.
 
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
-        ValueError: when no shard can be read, or shards disagree about frame rates or vocabularies.
+        ValueError: when a shard can't be read, or shards disagree about frame rates or vocabularies.
     """
-    paths = [path for path in shard_paths(folder, split) if _can_be_read(path, thoroughly=False)]
+    paths = shard_paths(folder, split)
     try:
-        corpus = _load_shards(paths, split, cache_dir) if paths else None
-    except datasets.exceptions.DatasetGenerationError:
-        # the ends of the files are in order, so something inside one of them is not
-        paths = [path for path in paths if _can_be_read(path, thoroughly=True)]
-        corpus = _load_shards(paths, split, cache_dir) if paths else None
-    broken = len(shard_paths(folder, split)) - len(paths)
-    if corpus is None:
-        raise ValueError(f"None of the {broken} {split} shards in {folder} can be read: tokenise the corpus again.")
-    if broken:
-        logger.warning("%d of %d %s shards can't be read and are left out.", broken, broken + len(paths), split)
-    infos = {read_info(path) for path in paths}
+        infos = {read_info(path) for path in paths}
+        schemas = [parquet.read_schema(path).names for path in paths]
+        corpus = datasets.load_dataset(
+            "parquet",
+            data_files={split: [str(path) for path in paths]},
+            split=split,
+            columns=[*COLUMNS, *({LEAD_SHEET}.intersection(*schemas))],
+            cache_dir=None if cache_dir is None else str(cache_dir),
+        )
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+        broken = ", ".join(path.name for path in paths if not _can_be_read(path))
+        raise ValueError(
+            f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
+        ) from error
     if len(infos) > 1:
         raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
     return corpus.with_format("arrow"), infos.pop()
 
 
-def _load_shards(paths: Sequence[Path], split: str, cache_dir: str | os.PathLike[str] | None) -> datasets.Dataset:
-    schemas = [set(parquet.read_schema(path).names) for path in paths]
-    there = [name for name in OPTIONAL_COLUMNS if all(name in schema for schema in schemas)]
-    return datasets.load_dataset(
-        "parquet",
-        data_files={split: [str(path) for path in paths]},
-        split=split,
-        columns=[*COLUMNS, *there],
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
-
-
-def _can_be_read(path: Path, thoroughly: bool) -> bool:
-    """Whether the end of a Parquet file, or all of it, is in order; the log says which file is not."""
+def _can_be_read(path: Path) -> bool:
+    """Whether all of a Parquet file is in order."""
     try:
-        if thoroughly:
-            parquet.read_table(path, columns=list(COLUMNS))
-        else:
-            parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        logger.warning("%s can't be read: %s", path, str(error).splitlines()[0] if str(error) else error)
+        parquet.read_table(path, columns=list(COLUMNS))
+    except (pyarrow.ArrowException, OSError):
         return False
     return True
-
-
-def rows_of_mixes(corpus: datasets.Dataset) -> datasets.Dataset:
-    """The rows that hold whole bands; older corpora also have rows of single stems, which no stage learns."""
-    if "stem" not in corpus.column_names:
-        return corpus
-    stems = corpus.with_format(None)["stem"]
-    return corpus.select([row for row, name in enumerate(stems) if name in ("", MIX)])
 
 
 def read_stream(corpus: datasets.Dataset, row: int, column: str) -> np.ndarray:
@@ -213,10 +189,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         noise: LeadSheetNoise | None = None,
     ) -> None:
         check_vocabularies(config, info)
-        corpus = rows_of_mixes(corpus)
         names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
         self.lead_sheets = CropStreams(names, config.styles, rate, noise) if names else None
-        if names and "lead_sheet" not in corpus.column_names:
+        if names and LEAD_SHEET not in corpus.column_names:
             raise ValueError(
                 f"The stage reads {', '.join(names)}, but the corpus has no lead sheets: prepare it anew."
             )
@@ -298,7 +273,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
         )
         if self.lead_sheets is not None:
-            text = str(self.corpus[crop.row].column("lead_sheet")[0])
+            text = str(self.corpus[crop.row].column(LEAD_SHEET)[0])
             start = float(crop.start * self.info.grid)
             streams = self.lead_sheets.of(text, start, conditioning.shape[1], generator)
             conditioning = torch.cat([conditioning, streams])

@@ -28,7 +28,7 @@ from .data import GlobalBatchSampler, TokenCrops, collate
 from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
 from .stages import plain_stage
-from .validation import Metrics, eval_mode, validate_stage
+from .validation import Metrics, validate_stage
 from .watching import LossWindow
 
 logger = logging.get_logger(__name__)
@@ -303,8 +303,7 @@ class StageTrainer:
         if self.validation is None:
             return
         finished = self.finished_stage
-        with eval_mode(finished) as model:
-            metrics = validate_stage(model, self.validation, self.data, self.accelerator)
+        metrics = validate_stage(finished, self.validation, self.data, self.accelerator)
         self.write({f"validation_{key}": value for key, value in metrics.items()})
         matched = metrics["matched"]
         if self.progress.step and isinstance(matched, float) and matched < self.progress.best:

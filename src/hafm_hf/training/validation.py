@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation of a stage: losses of the same targets with the right conditioning, another clip's, and none."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
@@ -18,21 +15,10 @@ from .objective import clustered_mean, other_tracks, paired_losses
 Metrics = dict[str, float | list[float]]
 
 
-@contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The model in evaluation mode, put back afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(training)
-
-
 def validate_stage(
     model: PreTrainedModel, validation: TokenCrops, data: DataArguments, accelerator: Accelerator
 ) -> Metrics:
-    """Validation losses of a stage in nats a token.
+    """Validation losses of a stage in nats a token; it is in evaluation mode afterwards.
 
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
@@ -40,6 +26,7 @@ def validate_stage(
         over tracks; of a stage with streams of a lead sheet the same for the voice and each stream alone, such as
         `paired_difference_chord`; `clips`.
     """
+    model.eval()
     groups = conditioning_groups(model.config)
     crops = validation.fixed_crops(data.validation_crops)
     tracks = validation.tracks(crops)

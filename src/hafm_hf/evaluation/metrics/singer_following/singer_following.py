@@ -6,12 +6,10 @@ evaluate.load("<this folder>").compute(predictions=[accompaniment, …], vocals=
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from hafm_hf.evaluation import modules
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
-from hafm_hf.evaluation.leakage import voice_leak_db
 from hafm_hf.evaluation.measuring import Candidate, Measurement
 from hafm_hf.evaluation.protocol import ScoringOptions, describe_system, score_clips
 from hafm_hf.evaluation.scores import SCORES
@@ -32,8 +30,7 @@ Args:
     partners: shuffled pairs a clip.
     seed: of shuffling and bootstrap.
 Returns:
-    for each score {"matched", "control", "difference", "low", "high", "n", "songs", "follows"}, and
-    "leak_db", the median of the voice-coherent energy in the accompaniments.
+    for each score {"matched", "control", "difference", "low", "high", "n", "songs", "follows"}.
 """
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
 
@@ -62,9 +59,8 @@ class SingerFollowing(modules.RecordingsMetric):
         sounds = zip(modules.at_rate(vocals, *rates), modules.at_rate(predictions, *rates), wanted, strict=True)
         measured = []
         for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
-            candidate = Candidate(extract(played), voice_leak_db(sung, played), math.nan, {})
+            candidate = Candidate(extract(played), {})
             own = None if reference is None else extract(reference)
             measured.append(Measurement(name, song, extract(sung, voice=True), own, {"predictions": candidate}))
         options = ScoringOptions(partners, seed)
-        found = as_json(describe_system(score_clips(measured, options), options))
-        return found["scores"] | {"leak_db": found["readings"]["leak_db"]["median"]}
+        return as_json(describe_system(score_clips(measured, options), options)["scores"])
