@@ -160,22 +160,11 @@ def tiny_spectral_codec(seed: int = 0, **options: Any) -> HAFMSpectralModel:
     return HAFMSpectralModel(config).eval()
 
 
-# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, of 48 kHz and two channels in chunks, DAC, and
-# ours in the STFT domain
+# codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, DAC, and ours in the STFT domain
 CODECS: dict[str, Callable[[], Any]] = {
     "24 kbps": lambda: tiny_codec(target_bandwidths=[0.3 * 32 + 0.01]),
     "32 kHz": lambda: tiny_codec(
         sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], use_causal_conv=False, target_bandwidths=[0.2 * 8 + 0.01]
-    ),
-    "48 kHz stereo": lambda: tiny_codec(
-        sampling_rate=48_000,
-        audio_channels=2,
-        normalize=True,
-        chunk_length_s=0.5,
-        overlap=0.01,
-        norm_type="time_group_norm",
-        use_causal_conv=False,
-        target_bandwidths=[0.6 * 8 + 0.01],
     ),
     "dac": tiny_dac,
     "spectral": tiny_spectral_codec,

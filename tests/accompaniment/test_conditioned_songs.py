@@ -61,9 +61,8 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
-    estimate = model.estimate_lead_sheet(voice(2), 24_000, 0)
+    estimate = model.complete_lead_sheet(voice(2), 24_000, 0)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
-    assert model.complete_lead_sheet(voice(2), 24_000, 0).beats == estimate.beats
     chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0).streams["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")

@@ -30,7 +30,7 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples) -> LeadSheet:
     """The estimate of a voice (float32 [N] at 16 kHz), with bars."""
-    return completed(composite.estimate_lead_sheet(voice, VOICE_RATE, seed=SEED), len(voice) / VOICE_RATE)
+    return completed(composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED), len(voice) / VOICE_RATE)
 
 
 def simulated(tunes: Sequence[Tune], seconds: float) -> list[Performance]:

@@ -17,13 +17,12 @@ from transformers import PreTrainedModel
 
 from ..audio import pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
-from ..lead_sheet.files import known_lead_sheet
+from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.decoding import follow_beats, key_name
 from ..listening.modeling_listener import HAFMListenerModel
-from ..listening.pitch_line import LINE_RATE, PitchLine
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES
 from ..modeling.windows import ROWS_AT_ONCE
@@ -76,15 +75,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sampling_rate (Hz): of the vocals and the instrumental.
         input_values (float [B, N], *optional*): the vocals as the feature extractor has them, at the codec's rate.
         padding_mask (bool [B, N] or [N], *optional*): False where a batch is padding, on either side.
-        lead_sheet: what is known of the one vocal's song.
-        tempo (beats a minute), beats (s), chords: parts of it by themselves, which take precedence
-            (`lead_sheet.files.known_lead_sheet`).
         instrumental (float [N] or [C, N], *optional*): accompaniment of the one vocal, of which spans are kept. Of a
             `KeptInstrumental` `audio` has what the stages make of it, and the caller splices it.
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
             tokens, and joins them by a short cross-fade.
-        options: what is asked for; further arguments are fields of it by name (`seed=1`, `top_k=50`), which take
-            precedence.
+        options: what is asked for.
+        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`).
+        kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
         progress: called with (stage, steps done, steps in all) after every step, and with the same again while
             something takes longer; what it raises ends the generation.
     """
@@ -257,10 +254,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         *,
         input_values: Waveform | None = None,
         padding_mask: torch.Tensor | None = None,
-        lead_sheet: LeadSheet | None = None,
-        tempo: float | None = None,
-        beats: Any = None,
-        chords: Any = None,
         instrumental: Waveform | KeptInstrumental | None = None,
         keep: Sequence[tuple[float, float]] = (),
         options: GenerationOptions | None = None,
@@ -279,8 +272,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: on vocals, options, spans or a lead sheet that cannot be used, saying why.
         """
+        lead_sheet = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
         generation = Generation(self, options, kwargs, progress)
-        lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
         if len(rows) != 1 and (lead_sheet is not None or instrumental is not None):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
@@ -308,10 +301,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sampling_rate: int | None = None,
         *,
         input_values: Waveform | None = None,
-        lead_sheet: LeadSheet | None = None,
-        tempo: float | None = None,
-        beats: Any = None,
-        chords: Any = None,
         options: GenerationOptions | None = None,
         progress: Progress | None = None,
         **kwargs: Any,
@@ -322,8 +311,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
         Args:
             vocal (float [N]): mono, in −1 … 1.
-            sampling_rate (Hz), input_values, lead_sheet, tempo, beats, chords, options, progress, kwargs: the
-                class's inputs; there is one sample.
+            sampling_rate (Hz), input_values, options, progress, kwargs: the class's inputs; there is one sample.
 
         Yields:
             float32 [n] at the codec's rate, [C, n] of several channels, on the CPU; with `stems=True` [S, n] or
@@ -332,10 +320,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: as for `generate`.
         """
+        lead_sheet = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
         generation = Generation(self, options, kwargs, progress)
         if generation.options.num_samples > 1:
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
-        lead_sheet = known_lead_sheet(lead_sheet, tempo, beats, chords)
         rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values)
         if len(rows) != 1:
             raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
@@ -400,8 +388,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: on an empty vocal, or where neither a stage nor the tokenizer knows what to do with beats.
         """
-        if len(vocal) == 0:
-            raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
         if not self.semantic_tokenizer.config.beat_line and not self.known_streams.isdisjoint(BEAT_STREAMS):
             lead_sheet = None
         waveform = self._waveform(vocal, sampling_rate)
@@ -409,6 +395,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def _waveform(self, vocal: np.ndarray, sampling_rate: int) -> torch.Tensor:
         """A mono vocal (float32 [N]) as the tokenizer takes it, in whole units."""
+        if len(vocal) == 0:
+            raise ValueError("The vocal is empty; HAFM needs samples to accompany.")
         rate = self.semantic_tokenizer.config.sampling_rate
         samples = resample(vocal, sampling_rate, rate)
         wanted = self.units(len(vocal), sampling_rate) * rate // self.units_per_second
@@ -425,10 +413,62 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
             raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
-        line, sheet = self._with_beats(vocal, sampling_rate, sheet)
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        sheet = self._completed(tokens, line, sheet)
+        tokens, sheet = self._listen(vocal, sampling_rate, seed, sheet)
         return Voice(tokens, self.lead_sheet_streams(tokens, sheet), sheet)
+
+    def complete_lead_sheet(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+    ) -> LeadSheet:
+        """What is known of a song, and the model's estimate of what is not: to be corrected and given back.
+
+        Args:
+            vocal (float32 [N]): mono.
+            sampling_rate: in Hz.
+            seed: of the noise on the vocal.
+            lead_sheet: what is known.
+
+        Returns:
+            beats, if the tokenizer estimates them and finds two, and chords and key, if there is a `listener`.
+
+        Raises:
+            ValueError: on an empty vocal.
+        """
+        return self._listen(vocal, sampling_rate, seed, LeadSheet() if lead_sheet is None else lead_sheet)[1]
+
+    def _listen(
+        self, vocal: np.ndarray, sampling_rate: int, seed: int | None, sheet: LeadSheet
+    ) -> tuple[torch.Tensor, LeadSheet]:
+        """Tokens (int64 [T_v]) of a mono vocal (float32 [N]), and its lead sheet with the estimate of what it lacks.
+
+        Raises:
+            ValueError: on an empty vocal, or where nothing places chords by the bar.
+        """
+        tokenizer, listener = self.semantic_tokenizer, self.listener
+        rate, line = tokenizer.config.frame_rate, None
+        waveform = self._waveform(vocal, sampling_rate)
+        phase = sheet.phase(tokenizer.num_frames(len(waveform)), rate)
+        if tokenizer.config.beat_line and (phase is None or not (sheet.chords or sheet.bars)):
+            line, places = tokenizer.listen(waveform)
+            if phase is None and (listener is None or sheet.tempo is not None):
+                phase = tokenizer.beat_phase(places, sheet)
+            elif phase is None:
+                phase = follow_beats(places, listener.tempi, listener.tempo_of(line))
+        if sheet.bars and phase is None:
+            raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")
+        if phase is not None:
+            sheet = sheet.with_bars_placed(phase, rate)
+            # the estimate keeps to a tempo that is given, and says where its beats lie
+            beats = LeadSheet.from_estimates(phase, None, rate)
+            sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
+        if listener is None or line is None or sheet.chords:
+            return tokens, sheet
+        known = sheet.phase(len(tokens), rate)
+        phase = phase if known is None else known
+        chords, key = listener.chords(line, tokens, phase)
+        found = LeadSheet.from_estimates(phase, chords.cpu(), rate)
+        found = replace(found, key=key_name(int(key.argmax())), estimated=[*found.estimated, "key"])
+        return tokens, sheet.completed_by(found)
 
     def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """The streams of a lead sheet for the stages that are conditioned on them.
@@ -450,94 +490,6 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             found = lead_sheet_streams(sheet, list(config.lead_sheet_streams), frames, rate, config.styles)
             streams[name] = found.to(stage.device)
         return streams
-
-    def complete_lead_sheet(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
-    ) -> LeadSheet:
-        """What is known of a song, and the model's estimate of what is not, as far as it has one.
-
-        Args:
-            vocal (float32 [N]): mono.
-            sampling_rate: in Hz.
-            seed: of the noise on the vocal.
-            lead_sheet: what is known.
-
-        Raises:
-            ValueError: on an empty vocal.
-        """
-        line, sheet = self._with_beats(vocal, sampling_rate, lead_sheet)
-        return self._completed(self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0], line, sheet)
-
-    def estimate_lead_sheet(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
-    ) -> LeadSheet:
-        """Estimated beats of a vocal, the likeliest chord of each, and the key: to be corrected and given back.
-
-        Args:
-            vocal (float32 [N]): mono.
-            sampling_rate: in Hz.
-            seed: of the noise on the vocal.
-            lead_sheet: what is known already.
-
-        Returns:
-            beats, if there are two, and chords and key, if there is a `listener` to estimate them.
-
-        Raises:
-            ValueError: on an empty vocal, or where the tokenizer does not estimate beats.
-        """
-        line, sheet = self._with_beats(vocal, sampling_rate, lead_sheet)
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        phase = self._beat_phase(tokens, sheet)
-        sheet = sheet.with_bars_placed(phase, self.semantic_tokenizer.config.frame_rate)
-        return self._estimate(tokens, line, sheet, phase)
-
-    def _with_beats(
-        self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None
-    ) -> tuple[PitchLine | None, LeadSheet]:
-        """What the listener reads, if there is one, and the lead sheet with its beats."""
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
-        if self.listener is None or len(vocal) == 0:
-            return None, sheet
-        line, places = self.semantic_tokenizer.listen(self._waveform(vocal, sampling_rate))
-        if sheet.has_beats:
-            return line, sheet
-        phase = follow_beats(places, self.listener.tempi, self.listener.tempo_of(line))
-        sheet = sheet.with_bars_placed(phase, LINE_RATE)
-        return line, sheet.completed_by(LeadSheet.from_estimates(phase, None, LINE_RATE))
-
-    def _completed(self, tokens: torch.Tensor, line: PitchLine | None, sheet: LeadSheet) -> LeadSheet:
-        """A lead sheet with the estimate of what it lacks, of a vocal's tokens (int64 [T_v]) and its pitch line."""
-        config = self.semantic_tokenizer.config
-        complete = not config.beat_line or (sheet.beats is not None and bool(sheet.chords or sheet.bars))
-        if complete and not sheet.bars:
-            return sheet
-        phase = self._beat_phase(tokens, sheet)
-        sheet = sheet.with_bars_placed(phase, config.frame_rate)
-        if complete:
-            return sheet
-        # the estimate keeps to a tempo that is given, and says where its beats lie
-        beats = sheet if sheet.tempo is None else replace(sheet, tempo=None)
-        return beats.completed_by(self._estimate(tokens, line, sheet, phase))
-
-    def _beat_phase(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> torch.Tensor:
-        """Where in the beat each frame lies (float [T_v]): by the beats of a lead sheet, else by a vocal's tokens."""
-        tokenizer = self.semantic_tokenizer
-        phase = sheet.phase(len(vocal_semantic), tokenizer.config.frame_rate)
-        return tokenizer.beat_phase(tokenizer.beat_places(vocal_semantic), sheet) if phase is None else phase
-
-    def _estimate(
-        self, tokens: torch.Tensor, line: PitchLine | None, sheet: LeadSheet, phase: torch.Tensor
-    ) -> LeadSheet:
-        """Beats of a phase (float [T_v]), and chords and key of a vocal's tokens and pitch line, with known ones."""
-        rate = self.semantic_tokenizer.config.frame_rate
-        if self.listener is None or line is None:
-            return LeadSheet.from_estimates(phase, None, rate)
-        chords, key = self.listener.chords(line, tokens, phase)
-        found = LeadSheet.from_estimates(phase, sheet.add_chords(chords.cpu(), rate), rate)
-        if sheet.chords:
-            # the key is that of the chords that are told
-            return found
-        return replace(found, key=key_name(int(key.argmax())), estimated=sorted({*found.estimated, "key"}))
 
     def _song(
         self,

@@ -236,15 +236,6 @@ class LeadSheet:
             return None
         return beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate)
 
-    def add_chords(self, estimated: torch.Tensor, frame_rate: int) -> torch.Tensor:
-        """Probabilities of chords (float [T, C = 25]) with the known ones in the place of the estimate."""
-        known = estimated.clone()
-        for start, stop, label in self.chords:
-            first, last = (max(round(second * frame_rate), 0) for second in (start, stop))
-            known[first:last] = 0.0
-            known[first:last, chord_class(label)] = 1.0
-        return known
-
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:
     """Spans of a part, each as a tuple.

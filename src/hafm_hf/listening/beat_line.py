@@ -61,7 +61,7 @@ class HAFMBeatLine(nn.Module):
 
         Args:
             places (float [T, 4]): cosine and sine of the beat's phase and of twice that phase, the longer the surer
-                (`HAFMRhythmNetwork.place`, `HAFMSemanticTokenizerModel.beat_places`).
+                (`HAFMRhythmNetwork.place`).
             tempo: beats a minute of a take to a click; the line keeps to it exactly.
 
         Returns:

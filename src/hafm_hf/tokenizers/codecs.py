@@ -28,9 +28,6 @@ ENCODEC_24KHZ = "facebook/encodec_24khz"
 STRETCH_SECONDS = 5.0
 # frames to each side that EnCodec's convolutions can see, generously
 CONTEXT_FRAMES = 16
-# a codec that normalises its input gets all of it at this level, so that codes need no loudness beside them: it is
-# the RMS of a quiet accompaniment, -20 dBFS
-NORMALISED_RMS = 0.1
 # samples to each side that the residual units behind one of DAC's strides can see: kernels of 7, dilated by 1, 3, 9
 DAC_UNIT_REACH = 39
 # what makes the audio of a stretch: (its frames [B, D, n], whether it is the last) → [B, C, samples], or None so far
@@ -50,8 +47,6 @@ class Codec(ABC):
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model
         self.format = codec_format(model.config)
-        # RMS of the input that the codec takes for 1
-        self.level = 1.0
 
     @abstractmethod
     def codebook(self, index: int) -> torch.Tensor:
@@ -139,51 +134,23 @@ class Codec(ABC):
 
 
 class EncodecCodec(Codec):
-    """EnCodec: causal at 24 kHz, or seeing both sides (32 kHz), or in normalised chunks (48 kHz, stereo).
-
-    Chunks lie on one grid of frames, overlap, and are joined where both know their surroundings.
-    """
+    """EnCodec: causal at 24 kHz, or seeing both sides (32 kHz)."""
 
     model_class = "EncodecModel"
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        config = self.model.config
-        self.chunk = None if config.chunk_length_s is None else config.chunk_length // self.format.hop_length
-        if self.chunk is not None and self.chunk < 4 * CONTEXT_FRAMES:
-            raise ValueError(
-                f"The codec's chunks have {self.chunk} frames; to be joined they need {4 * CONTEXT_FRAMES}."
-            )
-        if config.normalize:
-            self.level = NORMALISED_RMS
 
     def codebook(self, index: int) -> torch.Tensor:
         return self.model.quantizer.layers[index].codebook.embed
 
     def _encode(self, audio: torch.Tensor, num_codebooks: int) -> torch.Tensor:
-        audio = audio / self.level if self.level != 1.0 else audio
-        if self.chunk is None:
-            return self._quantise(self.model.encoder(audio), num_codebooks)
-        hop, frames, pieces = self.format.hop_length, -(-audio.shape[-1] // self.format.hop_length), []
-        for start in range(0, max(frames - 2 * CONTEXT_FRAMES, 1), self.chunk - 2 * CONTEXT_FRAMES):
-            embeddings = self.model.encoder(audio[..., start * hop : (start + self.chunk) * hop])
-            first = CONTEXT_FRAMES if start else 0
-            last = self.chunk - CONTEXT_FRAMES if start + self.chunk < frames else self.chunk
-            pieces.append(self._quantise(embeddings[..., first:last], num_codebooks))
-        return torch.cat(pieces, dim=-1)
-
-    def _quantise(self, embeddings: torch.Tensor, num_codebooks: int) -> torch.Tensor:
-        codes = []
+        codes, embeddings = [], self.model.encoder(audio)
         for layer in self.model.quantizer.layers[:num_codebooks]:
             codes.append(layer.encode(embeddings))
             embeddings = embeddings - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)
 
     def _decoder(self) -> StretchDecoder:
-        decoder, hop = self.model.decoder, self.format.hop_length
-        if self.chunk is not None:
-            return _Chunks(decoder, self.chunk, hop)
-        return _RecurrentDecoder(decoder, 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES, hop)
+        future = 0 if self.model.config.use_causal_conv else CONTEXT_FRAMES
+        return _RecurrentDecoder(self.model.decoder, future, self.format.hop_length)
 
 
 class DacCodec(Codec):
@@ -272,7 +239,7 @@ class CodecStream:
         audio = self._decode(self.codec.embed(codes), last)
         if audio is None:
             return codes.new_zeros((len(codes), self.codec.format.channels, 0), dtype=self.codec.model.dtype)
-        return audio if self.codec.level == 1.0 else audio * self.codec.level
+        return audio
 
 
 class Stretches:
@@ -317,39 +284,6 @@ class _RecurrentDecoder:
         hidden = hidden.permute(2, 0, 1)
         recurrent, self.state = self.lstm.lstm(hidden, self.state)
         return self.rest((recurrent + hidden).permute(1, 2, 0), last)
-
-
-class _Chunks:
-    """A decoder of chunks of one length, which overlap and are joined over one frame."""
-
-    def __init__(self, decoder: torch.nn.Module, chunk: int, hop: int) -> None:
-        self.decoder, self.chunk, self.hop = decoder, chunk, hop
-        self.frames: torch.Tensor | None = None
-        # of the chunk before: the frame behind its last
-        self.tail: torch.Tensor | None = None
-
-    def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-        self.frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=-1)
-        pieces = []
-        # one more than a chunk, or the end: only then it is known whether this is the last one
-        while self.frames.shape[-1] > self.chunk:
-            pieces.append(self._decode(self.chunk - CONTEXT_FRAMES))
-            self.frames = self.frames[..., self.chunk - 2 * CONTEXT_FRAMES :]
-        if last:
-            pieces.append(self._decode(self.frames.shape[-1]))
-        return torch.cat(pieces, dim=-1) if pieces else None
-
-    def _decode(self, stop: int) -> torch.Tensor:
-        """Audio of the next chunk up to frame `stop` of it, from where the one before ended."""
-        assert self.frames is not None
-        audio = self.decoder(self.frames[..., : self.chunk])
-        piece = audio[..., (0 if self.tail is None else CONTEXT_FRAMES) * self.hop : stop * self.hop]
-        if self.tail is not None:
-            gain = torch.linspace(0, 1, self.hop + 2, dtype=audio.dtype, device=audio.device)[1:-1]
-            joined = gain * piece[..., : self.hop] + (1 - gain) * self.tail
-            piece = torch.cat([joined, piece[..., self.hop :]], dim=-1)
-        self.tail = audio[..., stop * self.hop : (stop + 1) * self.hop]
-        return piece
 
 
 FAMILIES: dict[str, type[Codec]] = {"encodec": EncodecCodec, "dac": DacCodec, "hafm_spectral": SpectralCodec}

@@ -14,7 +14,6 @@ from ..pretrained.checks import (
     MAX_SAMPLING_RATE,
     MAX_STREAMS,
     MAX_WIDTH,
-    MAX_WINDOW_SECONDS,
     check_list,
     check_range,
 )
@@ -114,12 +113,10 @@ def _check_encodec(config: EncodecConfig) -> None:
     check_range("codec audio_channels", config.audio_channels, 2)
     if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
-    seconds = config.chunk_length_s
-    if seconds is not None and not 0 < seconds <= MAX_WINDOW_SECONDS:
-        raise ValueError(f"The codec's chunk_length_s is {seconds}; it must lie between 0 and {MAX_WINDOW_SECONDS:g}.")
-    if config.norm_type != "weight_norm" and seconds is None:
-        # over a whole song its groups would be normalised by what is yet to come
-        raise ValueError(f"The codec's norm_type {config.norm_type} needs a chunk_length_s.")
+    if config.chunk_length_s is not None or config.normalize or config.norm_type != "weight_norm":
+        raise ValueError(
+            "The codec normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz instead."
+        )
 
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:

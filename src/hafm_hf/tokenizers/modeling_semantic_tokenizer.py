@@ -264,24 +264,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         """
         return self._with_rhythm(self._projected(features), descriptors)
 
-    def beat_places(self, vocal_tokens: torch.Tensor) -> torch.Tensor:
-        """Where in the beat a vocal's tokens say that they lie: their centroids' part of `HAFMRhythmNetwork.place`.
-
-        Args:
-            vocal_tokens (int64 [..., T]).
-
-        Returns:
-            float32 [..., T, 4].
-
-        Raises:
-            ValueError: the tokenizer has no rhythm network.
-        """
-        self._check_rhythm()
-        first = self.config.vocal_projection_size
-        centroids = self.centroids[0] if self.config.separate_centroids else self.centroids
-        places = centroids[:, first : first + BEAT_NUMBERS].float() / self.rhythm_scale.float()
-        return places[vocal_tokens]
-
     def beat_phase(self, places: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
         """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
 
