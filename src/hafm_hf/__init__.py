@@ -10,52 +10,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .accompaniment.configuration_accompaniment import HAFMConfig, HAFMSeparatorConfig
-    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-    from .accompaniment.modeling_separator import HAFMSeparatorModel
-    from .accompaniment.options import GenerationOptions
-    from .accompaniment.pipeline_hafm import HAFMPipeline
-    from .accompaniment.song import HAFMAccompanimentOutput
-    from .audio.feature_extraction_hafm import HAFMFeatureExtractor
-    from .audio.files import HAFMAudioError
-    from .lead_sheet.lead_sheet import LeadSheet
-    from .listening.configuration_listener import HAFMListenerConfig
-    from .listening.modeling_listener import HAFMListenerModel
-    from .modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig
-    from .modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM, HAFMSemanticForCausalLM
-    from .pretrained.loading import BUNDLED_MODEL
-    from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
-    from .tokenizers.configuration_spectral_codec import HAFMSpectralConfig
-    from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-    from .tokenizers.modeling_spectral_codec import HAFMSpectralModel
+    # `as` says to type checkers that they are public
+    from .accompaniment.configuration_accompaniment import HAFMConfig as HAFMConfig
+    from .accompaniment.configuration_accompaniment import HAFMSeparatorConfig as HAFMSeparatorConfig
+    from .accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment as HAFMForVocalAccompaniment
+    from .accompaniment.modeling_separator import HAFMSeparatorModel as HAFMSeparatorModel
+    from .accompaniment.options import GenerationOptions as GenerationOptions
+    from .accompaniment.pipeline_hafm import HAFMPipeline as HAFMPipeline
+    from .accompaniment.song import HAFMAccompanimentOutput as HAFMAccompanimentOutput
+    from .audio.feature_extraction_hafm import HAFMFeatureExtractor as HAFMFeatureExtractor
+    from .audio.files import HAFMAudioError as HAFMAudioError
+    from .lead_sheet.lead_sheet import LeadSheet as LeadSheet
+    from .listening.configuration_listener import HAFMListenerConfig as HAFMListenerConfig
+    from .listening.modeling_listener import HAFMListenerModel as HAFMListenerModel
+    from .modeling.configuration_hafm import HAFMCoarseConfig as HAFMCoarseConfig
+    from .modeling.configuration_hafm import HAFMFineConfig as HAFMFineConfig
+    from .modeling.configuration_hafm import HAFMSemanticConfig as HAFMSemanticConfig
+    from .modeling.modeling_hafm import HAFMCoarseForCausalLM as HAFMCoarseForCausalLM
+    from .modeling.modeling_hafm import HAFMFineForCausalLM as HAFMFineForCausalLM
+    from .modeling.modeling_hafm import HAFMSemanticForCausalLM as HAFMSemanticForCausalLM
+    from .pretrained.loading import BUNDLED_MODEL as BUNDLED_MODEL
+    from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig as HAFMSemanticTokenizerConfig
+    from .tokenizers.configuration_spectral_codec import HAFMSpectralConfig as HAFMSpectralConfig
+    from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel as HAFMSemanticTokenizerModel
+    from .tokenizers.modeling_spectral_codec import HAFMSpectralModel as HAFMSpectralModel
 
     __version__: str
-
-__all__ = [
-    "BUNDLED_MODEL",
-    "GenerationOptions",
-    "HAFMAccompanimentOutput",
-    "HAFMAudioError",
-    "HAFMCoarseConfig",
-    "HAFMCoarseForCausalLM",
-    "HAFMConfig",
-    "HAFMFeatureExtractor",
-    "HAFMFineConfig",
-    "HAFMFineForCausalLM",
-    "HAFMForVocalAccompaniment",
-    "HAFMListenerConfig",
-    "HAFMListenerModel",
-    "HAFMPipeline",
-    "HAFMSemanticConfig",
-    "HAFMSemanticForCausalLM",
-    "HAFMSemanticTokenizerConfig",
-    "HAFMSemanticTokenizerModel",
-    "HAFMSeparatorConfig",
-    "HAFMSeparatorModel",
-    "HAFMSpectralConfig",
-    "HAFMSpectralModel",
-    "LeadSheet",
-]
 
 _NAMES = {
     "accompaniment.configuration_accompaniment": ("HAFMConfig", "HAFMSeparatorConfig"),
@@ -78,6 +58,7 @@ _NAMES = {
     "tokenizers.modeling_spectral_codec": ("HAFMSpectralModel",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ It adds to `HAFMForVocalAccompaniment.generate` what a person needs around it: r
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -76,8 +75,8 @@ class HAFMPipeline(Pipeline):
             inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
                 with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate"
                 (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
-                with such a dict or an AudioDecoder in it, or a list of these. Of a data set or a column of one the
-                songs come one by one, as an iterator, and torchcodec is not needed.
+                with such a dict or an AudioDecoder in it, or a list of these. Of a generator (`(row for row in
+                dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows need no torchcodec.
             sampling_rate (int, Hz): rate of arrays.
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
@@ -106,9 +105,10 @@ class HAFMPipeline(Pipeline):
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
             ModuleNotFoundError: balance and loudness without pyloudnorm.
         """
-        inputs = as_vocals(inputs)
-        if isinstance(inputs, list) and not inputs:
-            return []
+        if isinstance(inputs, (list, tuple)):
+            inputs = list(inputs)
+            if not inputs:
+                return []
         return super().__call__(inputs, **kwargs)
 
     def stream(
@@ -339,14 +339,6 @@ def _song(
     return song | ({"stems": stems} if stems else {})
 
 
-def as_vocals(inputs: Any) -> Any:
-    """The inputs of a pipeline as its base class takes them: one vocal, a list of them, or an iterator."""
-    if isinstance(inputs, (list, tuple)):
-        return list(inputs)
-    examples = _examples(inputs)
-    return inputs if examples is None else examples
-
-
 def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     """The file or the samples of a vocal, the rate of samples if it is known (Hz), and what errors call it.
 
@@ -401,20 +393,3 @@ def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
             f"{name} cannot be decoded by torchcodec ({reason}); cast its column to datasets.Audio(decode=False), and "
             "it is read without."
         ) from error
-
-
-def _examples(inputs: Any) -> Iterator[Any] | None:
-    """The examples of a data set or column of `datasets`, sound undecoded; None of anything else."""
-    if "datasets" not in sys.modules:
-        return None
-    import datasets
-
-    column = getattr(inputs, "column_name", getattr(inputs, "key", None))
-    source = inputs if column is None else getattr(inputs, "source", getattr(inputs, "dataset", None))
-    if not isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
-        return None
-    for name, feature in (source.features or {}).items():
-        if isinstance(feature, datasets.Audio):
-            # torchcodec, which decodes them otherwise, need not be there
-            source = source.cast_column(name, datasets.Audio(decode=False))
-    return (each if column is None else each[column] for each in source)
