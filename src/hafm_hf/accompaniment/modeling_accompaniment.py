@@ -449,10 +449,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         phase = sheet.phase(tokenizer.num_frames(len(waveform)), rate)
         if tokenizer.config.beat_line and (phase is None or not (sheet.chords or sheet.bars)):
             line, places = tokenizer.listen(waveform)
-            if phase is None and (listener is None or sheet.tempo is not None):
-                phase = tokenizer.beat_phase(places, sheet)
-            elif phase is None:
+            if phase is None and listener is not None and sheet.tempo is None:
                 phase = follow_beats(places, listener.tempi, listener.tempo_of(line))
+            elif phase is None:
+                phase = tokenizer.beat_phase(places, sheet)
         if sheet.bars and phase is None:
             raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")
         if phase is not None:
@@ -461,7 +461,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             beats = LeadSheet.from_estimates(phase, None, rate)
             sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        if listener is None or line is None or sheet.chords:
+        if listener is None or line is None or phase is None or sheet.chords:
             return tokens, sheet
         known = sheet.phase(len(tokens), rate)
         phase = phase if known is None else known
