@@ -48,6 +48,7 @@ def main(
     reharmonised: Annotated[
         float, typer.Option(min=0, max=1, help="Share of songs whose chords are exchanged under the melody.")
     ] = 0.0,
+    line_ups: Annotated[bool, typer.Option(help="Other instruments for every song, played as people play.")] = False,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: int = 0,
 ) -> None:
@@ -57,7 +58,7 @@ def main(
         raise typer.BadParameter(f"no style is called {', '.join(sorted(unknown))}; choose from {', '.join(STYLES)}.")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, seed=seed,
-        styles=tuple(styles.split(",")), trio=trio, reharmonised=reharmonised,
+        styles=tuple(styles.split(",")), trio=trio, reharmonised=reharmonised, line_ups=line_ups,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
         validation_songs=validation_songs, test_songs=test_songs,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Songs of stages that read a lead sheet: what is given reaches every stage and window, the rest is estimated."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 
 from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
+from hafm_hf.accompaniment.song import SongRun, Voice
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
+from hafm_hf.lead_sheet.vocabulary import LINE_UPS
+from hafm_hf.modeling.windows import DecodingOptions
 from tiny_models import STAGES, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
@@ -57,6 +61,25 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
     assert not torch.equal(other.codes[0], whole.codes[0])
     with pytest.raises(ValueError, match="no style 'polka'; it has folk, rock"):
         model.generate(voice(1), CODEC_RATE, lead_sheet=LeadSheet(style="polka"))
+
+
+def test_every_seed_and_sample_is_told_a_line_up_of_its_own_unless_one_is_known() -> None:
+    sizes = {"chord": STREAM_SIZES["chord"], "line_up": STREAM_SIZES["line_up"]}
+    stages = {name: tiny_stage(name, position_scheme="time", lead_sheet_streams=sizes) for name in STAGES}
+    heard = Voice(torch.zeros(20, dtype=torch.int64), {name: torch.zeros(2, 20, dtype=torch.int64) for name in STAGES})
+
+    def told(voice: Voice, seed: int, **how: Any) -> list[int]:
+        run = SongRun(stages, [1], 25, DecodingOptions(), seed, 3, **how)
+        run.listen([voice])
+        assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
+        assert all(not v.streams["fine"][0].any() for v in run.voices)
+        return [int(v.streams["fine"][1].unique()) for v in run.voices]
+
+    drawn = [told(heard, seed) for seed in range(60)]
+    assert {band for bands in drawn for band in bands} == set(LINE_UPS) and drawn[7] == told(heard, 7)
+    assert told(replace(heard, lead_sheet=LeadSheet(line_up=4)), 1) == [0, 0, 0], "as the streams have it"
+    assert told(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
+    assert lead_sheet_streams(LeadSheet(line_up=4), ["line_up"], 9, 50).unique().tolist() == [4]
 
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:

@@ -6,7 +6,7 @@ loudnesses, so that the same chord in the same pattern gives the same samples. O
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hafm_hf.lead_sheet.lead_sheet import ENERGIES
 
 from .band import DRUM_NOTE, Part, bars, chord_at, time_of
 from .form import Section, steps_a_beat
+from .line_ups import Hands
 from .midi_song import Chord, Note, Song, one_voice
 from .styles import DRUMS, Groove, Player, Style
 from .trio import FRAME_RATE, on_frames
@@ -44,7 +45,11 @@ class Hit:
 
 
 def arrange(
-    song: Song, form: Sequence[Section], style: Style, generator: np.random.Generator
+    song: Song,
+    form: Sequence[Section],
+    style: Style,
+    generator: np.random.Generator,
+    hands: Mapping[str, Hands] | None = None,
 ) -> tuple[dict[str, Part], dict[str, dict[str, int]]]:
     """What every player of a style plays.
 
@@ -53,6 +58,7 @@ def arrange(
         form: its sections.
         style: who plays what.
         generator: draws a variant of each player's patterns for each energy.
+        hands: of the players, by name, who otherwise play exactly what is written.
 
     Returns:
         parts by player, and the variants that were drawn, by player and energy.
@@ -61,6 +67,8 @@ def arrange(
     for name, player in style.players.items():
         chosen = {e: int(generator.integers(len(v))) for e in ENERGIES if (v := player.patterns.get(e))}
         notes = _PLAYED[player.role](song, form, style, player, chosen)
+        if hands is not None:
+            notes = list(hands[name].play(notes, np.random.default_rng(generator.integers(2**32))))
         parts[name] = Part(player.program, tuple(_apart(notes, song.duration)), 0.0)
         drawn[name] = chosen
     return parts, drawn

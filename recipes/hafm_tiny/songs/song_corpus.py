@@ -44,7 +44,8 @@ class SongCorpusOptions:
 
     `styles` are drawn from; `trio` lets one dry trio accompany every song instead (see the module). `soundfonts`:
     those that the styles name, found by their names, or one for all; the trio plays the first. `reharmonised`: the
-    share of songs whose chords are exchanged under the melody (`form.reharmonised`).
+    share of songs whose chords are exchanged under the melody (`form.reharmonised`). `line_ups`: every song has other
+    instruments and human timing (`line_ups`).
     """
 
     songs: Path
@@ -64,6 +65,7 @@ class SongCorpusOptions:
     styles: tuple[str, ...] = tuple(STYLES)
     trio: bool = False
     reharmonised: float = 0.0
+    line_ups: bool = False
     syllables: int | None = None
     licence: str = "POP909 MIT"
 
@@ -165,7 +167,9 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
     return found[0]
 
 
-def _render_band(song: Song, options: SongCorpusOptions, generator: np.random.Generator) -> StyledSong:
+def _render_band(
+    song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
+) -> StyledSong:
     """A song with its band in one of the options' styles, or with the trio; turned down where it would clip."""
     if options.trio:
         parts, pattern = trio.trio_parts(song, generator)
@@ -173,9 +177,10 @@ def _render_band(song: Song, options: SongCorpusOptions, generator: np.random.Ge
         played = StyledSong(song, stems, lead_sheet(song, (), "trio") | {"pattern": pattern})
     else:
         name = options.styles[int(generator.integers(len(options.styles)))]
-        named = {player.soundfont for player in STYLES[name].players.values()}
+        named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
         files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
-        played = style_song(song, STYLES[name], files, options.sampling_rate, generator)
+        drawn = line_up if options.line_ups else None
+        played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn)
     peak = float(np.abs(sum(played.stems.values())).max())
     gain = min(1.0, LOUDEST / max(peak, LOUDEST))
     return dataclasses.replace(played, stems={name: gain * stem for name, stem in played.stems.items()})
@@ -198,8 +203,8 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     song = change(part, semitones, stretch, LEAD_IN)
     names = options.test_voices if task.split == TEST_SPLIT else options.training_voices
     # band and chords have draws of their own, so that others leave the singer as he was
-    band_generator, chord_generator = (
-        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2)
+    band_generator, chord_generator, line_up_generator = (
+        np.random.default_rng([*np.frombuffer(digest, dtype=np.uint32), stream]) for stream in (1, 2, 3)
     )
     moved = bool(chord_generator.random() < options.reharmonised)
     if moved:
@@ -207,7 +212,7 @@ def render_item(task: Task, options: SongCorpusOptions) -> Item:
     voice = _voice(options.voices / str(generator.choice(names)), options.syllables)
     if voice.sampling_rate != options.sampling_rate:
         raise ValueError(f"voice {voice.name} has {voice.sampling_rate} Hz, the corpus {options.sampling_rate} Hz.")
-    played = _render_band(song, options, band_generator)
+    played = _render_band(song, options, band_generator, line_up_generator)
     if not played.song.melody:
         raise SongError(f"{task.folder} has nothing to sing between its intro and its ending.")
     vocal, notes, manner = _render_vocal(played.song, voice, options, generator)

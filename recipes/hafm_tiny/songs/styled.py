@@ -10,6 +10,7 @@ import numpy as np
 from .arranger import arrange
 from .band import Part, bars
 from .form import Section, sections, with_form
+from .line_ups import draw_hands, draw_line_up
 from .midi_song import Song
 from .mixer import mixed
 from .styles import Style
@@ -64,7 +65,12 @@ def play(
 
 
 def style_song(
-    song: Song, style: Style, soundfonts: Mapping[str, Path], sampling_rate: int, generator: np.random.Generator
+    song: Song,
+    style: Style,
+    soundfonts: Mapping[str, Path],
+    sampling_rate: int,
+    generator: np.random.Generator,
+    line_up_generator: np.random.Generator | None = None,
 ) -> StyledSong:
     """Arrange and render a song.
 
@@ -74,9 +80,17 @@ def style_song(
         soundfonts: files by the names that the style's players use.
         sampling_rate: of the stems, in Hz.
         generator: draws the form's energies and the variants of patterns.
+        line_up_generator: draws another line-up and hands for this song; without one the style's own band plays.
     """
     form = sections(song, generator)
     formed = with_form(song, form)
-    parts, variants = arrange(formed, form, style, generator)
+    known: dict[str, object] = {}
+    hands = None
+    if line_up_generator is not None:
+        rate = OVERSAMPLING * sampling_rate
+        style, known["line_up"] = draw_line_up(style, soundfonts, rate, line_up_generator)
+        known["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
+        hands = draw_hands(style, line_up_generator)
+    parts, known["variants"] = arrange(formed, form, style, generator, hands)
     stems = play(parts, style, soundfonts, song.duration, sampling_rate)
-    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | {"variants": variants})
+    return StyledSong(formed, stems, lead_sheet(formed, form, style.name) | known)

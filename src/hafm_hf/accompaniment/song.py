@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput
 from ..audio import check_sampling_rate, resample
 from ..audio.feature_extraction_hafm import mono_vocals
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.vocabulary import ENERGIES
+from ..lead_sheet.vocabulary import ENERGIES, LINE_UPS
 from ..listening.transcription import energies
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.sampling import FREE, RandomStream
@@ -229,6 +229,8 @@ class SongRun:
         at_once: int = ROWS_AT_ONCE,
     ) -> None:
         self.num_samples = num_samples
+        # an instrumental that is kept says itself who plays
+        self.seed = None if kept else seed
         self.voices: list[Voice] = []
         self.runs: dict[str, StageRun] = {}
         for number, (name, stage) in enumerate(stages.items()):
@@ -251,7 +253,18 @@ class SongRun:
 
     def listen(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
-        self.voices = [voice for voice in voices for _ in range(self.num_samples)]
+        self.voices = [self._with_line_up(voice, number) for voice in voices for number in range(self.num_samples)]
+
+    def _with_line_up(self, voice: Voice, sample: int) -> Voice:
+        """A voice with a line-up drawn for the sample, the same for all stages, if the lead sheet doesn't name one."""
+        if self.seed is None or voice.lead_sheet.line_up is not None:
+            return voice
+        drawn = int(np.random.default_rng([self.seed % 2**64, sample]).choice(LINE_UPS))
+        streams = {name: voice.streams[name].clone() for name in voice.streams.keys() & self.runs.keys()}
+        for name, rows in streams.items():
+            names = list(self.runs[name].stage.config.lead_sheet_streams)
+            rows[[number for number, stream in enumerate(names) if stream == "line_up"]] = drawn
+        return replace(voice, streams=streams)
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""

@@ -13,12 +13,13 @@ LABELS, ESTIMATE = "labels", "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
-    """The lead sheet of a song's labels.json: `beats`, `downbeats`, `chords`, `key`, `sections` and `style`.
+    """The lead sheet of a song's labels.json: `beats`, `downbeats`, `chords`, `key`, `sections`, `style`, `line_up`.
 
     Raises:
         ValueError: they make no sense.
     """
-    known = {name: labels[name] for name in ("beats", "chords", "key", "sections", "style") if labels.get(name)}
+    names = ("beats", "chords", "key", "sections", "style", "line_up")
+    known = {name: labels[name] for name in names if labels.get(name)}
     beats, downbeats = known.get("beats"), labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):
         known |= bars_from_downbeats(beats, downbeats)

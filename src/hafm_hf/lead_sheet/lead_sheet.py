@@ -18,6 +18,7 @@ import torch
 from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, unwrapped, wrapped
 from .chords import chord_class, chord_index, chord_label
 from .vocabulary import ENERGIES as ENERGIES
+from .vocabulary import LINE_UPS
 
 METRES = (3, 4)
 # two taps that are nearer are one
@@ -39,6 +40,7 @@ class LeadSheet:
         key: "A:min" or "C:maj".
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
+        line_up: which of the model's line-ups plays, from 1 to 15; drawn from the seed where nothing is said.
         form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
         estimated: names of the parts that were estimated from the voice; the others were given.
         bars: the chord of each bar, or several that share it evenly ("C F"), over and over, from the downbeat on; of a
@@ -57,6 +59,7 @@ class LeadSheet:
     key: str | None = None
     sections: Sequence[Span] = ()
     style: str | Sequence[Span] | None = None
+    line_up: int | None = None
     form: Sequence[Span] = ()
     estimated: Sequence[str] = ()
     bars: Sequence[str] = ()
@@ -84,6 +87,8 @@ class LeadSheet:
                 raise ValueError(f"A section is {energy!r}; choose from {', '.join(ENERGIES)}.")
         if self.key is not None and (not self.key[:1].isalpha() or chord_index(self.key) not in range(1, 25)):
             raise ValueError(f"key is {self.key!r}; write C:maj or A:min, for example.")
+        if self.line_up is not None and self.line_up not in LINE_UPS:
+            raise ValueError(f"line_up is {self.line_up!r}; choose from {LINE_UPS[0]} to {LINE_UPS[-1]}.")
         names = {field.name for field in fields(self)} - {"estimated", "downbeat"}
         if unknown := sorted(set(self.estimated) - names):
             raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
@@ -179,7 +184,7 @@ class LeadSheet:
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
-        names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
+        names = [name for name in ("chords", "key", "sections", "style", "line_up") if not getattr(self, name)]
         names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
         names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
         missing = {name: getattr(estimate, name) for name in names}

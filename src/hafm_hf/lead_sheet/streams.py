@@ -12,6 +12,7 @@ import torch
 
 from .chords import NUM_CHORD_CLASSES, chord_index
 from .lead_sheet import ENERGIES, METRES, LeadSheet
+from .vocabulary import LINE_UPS
 
 UNKNOWN = 0
 # equal parts of a beat; thirds and quarters of it begin with one
@@ -25,6 +26,7 @@ STREAM_SIZES = {
     "bar": 1 + sum(METRES),
     "energy": 1 + len(ENERGIES),
     "style": 1 + MAX_STYLES,
+    "line_up": 1 + len(LINE_UPS),
 }
 
 
@@ -58,6 +60,8 @@ def lead_sheet_streams(
         elif name == "style":
             whole = [(0.0, frames / frame_rate, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
             _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
+        elif name == "line_up" and sheet.line_up is not None:
+            row[:] = sheet.line_up
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_PARTS).astype(np.int64).clip(0, BEAT_PARTS - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:

@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
+from hafm_hf.lead_sheet.vocabulary import LINE_UPS
 from hafm_tiny.songs.arranger import arrange
 from hafm_tiny.songs.band import bars
 from hafm_tiny.songs.form import Section, sections, with_form
+from hafm_tiny.songs.line_ups import draw_hands, draw_line_up
 from hafm_tiny.songs.midi_song import Chord, Song, change, excerpt, read_song
 from hafm_tiny.songs.styled import play, style_song
 from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
@@ -135,6 +137,28 @@ def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> No
         assert formed.chords[-1].end == slow.duration
     # drawn, but not against the melody
     assert lifted_sections.count("full") >= 15
+
+
+@styles
+def test_line_ups_change_instruments_and_hands_but_not_the_music(
+    style: Style, one_chord: Song, soundfont: Path
+) -> None:
+    found, bands = set(), set()
+    for seed in range(60):
+        band, number = draw_line_up(style, fonts(soundfont, style), RATE, np.random.default_rng(seed))
+        found.add(number)
+        bands.add(tuple(player.program for player in band.players.values()))
+        assert {n: (p.role, p.patterns) for n, p in band.players.items()} == {
+            n: (p.role, p.patterns) for n, p in style.players.items()
+        }
+    assert found == set(LINE_UPS) and len(bands) > 50
+    written, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
+    hands = draw_hands(style, np.random.default_rng(1))
+    for name, part in written.items():
+        played = list(hands[name].play(part.notes, np.random.default_rng(2)))
+        late = np.array([b.start - a.start for a, b in zip(part.notes, played, strict=True)])
+        assert np.abs(late).max(initial=0.0) < 0.05 and (len(late) < 2 or late.std() > 0.002), name
+        assert [note.pitch for note in played] == [note.pitch for note in part.notes]
 
 
 def test_lead_sheet_is_complete_and_stems_are_as_long_as_the_song(song: Song, soundfont: Path) -> None:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Line-ups as data: a style's players exchange their instruments from song to song, and play as people do.
+
+A player can change to any General MIDI program of his kind, from every SoundFont that there is; the new instrument is
+as loud as the old one. What the chords are played on and the kind of kit have a number together, from 1, the same in
+every style, which the stages are told: a model that knows which band plays need not average over all of them.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from .effects import rms_db
+from .midi_song import Note
+from .styles import DRUMS, Player, Style
+from .synthesiser import synthesiser
+
+
+@dataclass(frozen=True)
+class Family:
+    """Instruments that are played alike: programs, voicing, lowest pitch (MIDI), and whether amplifiers suit them."""
+
+    programs: tuple[int, ...]
+    voicing: str = "close"
+    low: int = 55
+    amplified: bool = True
+
+
+CHORDS = {
+    "piano": Family((0, 1, 2, 3), amplified=False),
+    "electric_piano": Family((4, 5, 7, 11)),
+    "acoustic_guitar": Family((24, 25, 15, 46), "guitar", 40, amplified=False),
+    "electric_guitar": Family((26, 27, 28), "guitar", 40),
+    "organ": Family((16, 17, 18, 21)),
+}
+KITS = {"acoustic": (0, 8, 16), "soft": (32, 40, 48), "electronic": (24, 25)}
+BASSES = (32, 33, 34, 35, 36, 37, 38, 39)
+# of the other players, by how they play: held chords, picked or short ones, lines
+PADS = (16, 18, 19, 21, 48, 49, 50, 51, 52, 61, 62, 88, 89, 90, 95)
+PICKED = (4, 11, 12, 15, 24, 25, 26, 27, 45, 46, 104, 105, 107, 108)
+DRIVEN = (4, 16, 26, 27, 28, 80)
+LINES = (9, 11, 22, 40, 42, 56, 60, 65, 66, 68, 71, 73, 74, 75, 80)
+# of a song: seconds around the beat and beside it, and velocities around the written ones
+UNSTEADY_SECONDS, PUSH_SECONDS, UNEVEN = (0.004, 0.014), 0.008, (4.0, 10.0)
+# a player of chords whose notes fill less of their steps picks them
+SHORT = 0.8
+# dB at most that an instrument is turned up or down to be as loud as the one before it
+MOST_GAIN = 12.0
+# seconds, and the drums or the chord that say how loud an instrument is
+PHRASE_SECONDS, PHRASE_DRUMS, PHRASE_CHORD = 2.0, ("kick", "snare", "hat"), (0, 4, 7, 12)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """How a player plays: seconds that he is late by, those and the velocities that his notes scatter by."""
+
+    push: float
+    unsteady: float
+    uneven: float
+
+    def play(self, notes: Iterable[Note], generator: np.random.Generator) -> Iterator[Note]:
+        """Notes as they come from these hands; those that are written together stay together."""
+        moves: dict[float, float] = {}
+        for note in notes:
+            # written together, to a tenth of a millisecond
+            instant = round(note.start, 4)
+            if instant not in moves:
+                moves[instant] = self.push + self.unsteady * float(np.clip(generator.standard_normal(), -2.5, 2.5))
+            move = max(moves[instant], -note.start)
+            velocity = int(np.clip(note.velocity + self.uneven * generator.standard_normal(), 20, 127))
+            yield dataclasses.replace(note, start=note.start + move, end=note.end + move, velocity=velocity)
+
+
+def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]:
+    """Hands for every player of a style; a bass lies where the kit does."""
+    unsteady, uneven = generator.uniform(*UNSTEADY_SECONDS), generator.uniform(*UNEVEN)
+    pushes = {role: generator.uniform(-PUSH_SECONDS, PUSH_SECONDS) for role in ("drums", "chords", "line")}
+    pushes["bass"] = pushes["drums"]
+    return {name: Hands(pushes[player.role], unsteady, uneven) for name, player in style.players.items()}
+
+
+def draw_line_up(
+    style: Style, soundfonts: Mapping[str, Path], sampling_rate: int, generator: np.random.Generator
+) -> tuple[Style, int]:
+    """A style with other instruments for its players, and the number of the line-up.
+
+    Args:
+        style: as it is written.
+        soundfonts: files by the names that players use.
+        sampling_rate: at which loudness is compared, in Hz.
+        generator: draws kinds of chords and kit, instruments and SoundFonts.
+    """
+    chords, kit = (int(generator.integers(len(kinds))) for kinds in (CHORDS, KITS))
+    family, kits = list(CHORDS.values())[chords], list(KITS.values())[kit]
+    leader = next(name for name, player in style.players.items() if player.stem == "chords")
+    players = {}
+    for name, player in style.players.items():
+        new = _at_home_in(player, family) if name == leader else player
+        programs = family.programs if name == leader else _programs(player, kits)
+        new = replace(
+            new, program=int(generator.choice(programs)), soundfont=str(generator.choice(sorted(soundfonts)))
+        )
+        # an amplifier that is driven is as loud as it is
+        if not player.sound.drive_db or not new.sound.drive_db:
+            was, now = (
+                loudness(each.program, soundfonts[each.soundfont], each.low, each.role == "drums", sampling_rate)
+                for each in (player, new)
+            )
+            gain = float(np.clip(was - now, -MOST_GAIN, MOST_GAIN))
+            new = replace(new, sound=replace(new.sound, gain_db=new.sound.gain_db + gain))
+        players[name] = new
+    return replace(style, players=players), 1 + len(KITS) * chords + kit
+
+
+def _at_home_in(player: Player, family: Family) -> Player:
+    """A player of chords with an instrument of a family: behind his amplifier as before, or as that family plays."""
+    if player.sound.drive_db and family.amplified:
+        return player
+    sound = replace(player.sound, drive_db=0.0, curve=()) if player.sound.drive_db else player.sound
+    return replace(player, voicing=family.voicing, low=family.low, sound=sound)
+
+
+def _programs(player: Player, kits: tuple[int, ...]) -> tuple[int, ...]:
+    """What a player who does not lead the chords may play."""
+    if player.role in ("drums", "bass"):
+        return kits if player.role == "drums" else BASSES
+    if player.role == "line":
+        return DRIVEN if player.sound.drive_db else LINES
+    return PICKED if player.ring or player.length < SHORT else PADS
+
+
+@cache
+def loudness(program: int, soundfont: Path, low: int, drums: bool, sampling_rate: int) -> float:
+    """How loud a program plays a phrase upwards from a pitch (MIDI), in dBFS RMS."""
+    pitches = [DRUMS[drum] for drum in PHRASE_DRUMS] if drums else [low + 5 + tone for tone in PHRASE_CHORD]
+    phrase = tuple(Note(0.3 * i, PHRASE_SECONDS, pitch, 90) for i, pitch in enumerate(pitches))
+    return rms_db(synthesiser(sampling_rate).play(phrase, program, soundfont, PHRASE_SECONDS, drums))
