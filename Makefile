@@ -28,7 +28,7 @@ help:
 	@echo "make conformance   transformers' own tests of models and configurations (needs the network once)"
 	@echo "make audit  known weaknesses of the locked packages (pip-audit; needs the network)"
 	@echo "make lint   ruff, mypy and import-linter only"
-	@echo "make dist   wheel and source distribution in $(DIST)/, checked by twine"
+	@echo "make dist   wheel and source distribution in $(DIST)/, checked by twine (DRAFT=1: for a try)"
 	@echo "make venv   the set-up alone ($(VENV), CPU, exact versions of $(CONSTRAINTS))"
 
 $(BIN)/python:
@@ -95,6 +95,8 @@ audit: $(VENV)/.core
 
 # The wheel is built from the source distribution, so a file that the latter lacks is missed here.
 dist: $(VENV)/.dev
+	@test -n "$(DRAFT)" || ! grep -n "https://example.org" pyproject.toml || { \
+		echo "Not built: put the real addresses into [project.urls], or make dist DRAFT=1 for a try."; exit 1; }
 	@echo "==> building into $(DIST)"
 	@rm -f $(DIST)/hafm_hf-*
 	@$(BIN)/python -m build --no-isolation --outdir $(DIST) .

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The codec: weights of the original package, codes and lengths."""
 
-import re
 import sys
 import types
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel, MimiConfig
 
+from convert_encodec import convert
 from hafm_hf.tokenizers.codecs import (
     CONTEXT_FRAMES,
     Codec,
@@ -71,21 +71,7 @@ def original() -> Any:
             sys.modules["torchaudio"] = before
 
 
-def renamed(key: str) -> str:
-    """A weight of the `encodec` package as transformers calls it: wrappers are flattened, lists are called layers."""
-    for pattern, replacement in (
-        (r"^(encoder|decoder)\.model\.", r"\1.layers."),
-        (r"\.conv(tr)?\.conv(tr)?\.", ".conv."),
-        (r"\.(conv|convtr)\.norm\.", ".norm."),
-        (r"\.weight_g$", ".parametrizations.weight.original0"),
-        (r"\.weight_v$", ".parametrizations.weight.original1"),
-        (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
-    ):
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def test_codes_and_audio_are_those_of_the_original_package(original: Any) -> None:
+def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(original: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = original.EncodecModel.encodec_model_24khz(pretrained=False).eval()
     waveform = torch.randn(2, 1, 7_000)
@@ -95,18 +81,28 @@ def test_codes_and_audio_are_those_of_the_original_package(original: Any) -> Non
         # scattered around the embeddings themselves, so that neighbouring frames get different codes
         vector._codebook.embed.copy_(embeddings.mean((0, 2)) + embeddings.std((0, 2)) * torch.randn(1024, 128))
         vector._codebook.inited.fill_(1)
-    codec = EncodecModel(EncodecConfig()).eval()
-    codec.load_state_dict({renamed(key): value for key, value in reference.state_dict().items()}, strict=True)
+    torch.save(reference.state_dict(), tmp_path / "encodec_24khz-tested.th")
+    convert(tmp_path / "encodec_24khz-tested.th").save_pretrained(tmp_path / "codec")
+    codec = load_codec(tmp_path / "codec")
 
     reference.set_target_bandwidth(6.0)
     with torch.no_grad():
-        assert torch.equal(codec.encoder(waveform), reference.encoder(waveform))
+        assert torch.equal(codec.model.encoder(waveform), reference.encoder(waveform))
         codes = reference.encode(waveform)[0][0]
-        ours = as_codec(codec).encode(waveform, 8)
+        ours = codec.encode(waveform, 8)
         assert ours.shape == (2, 8, 22) and torch.equal(ours, codes)
         assert len(codes.unique()) > 20
         audio = reference.decode([(codes, None)])[:, 0]
-        assert torch.equal(as_codec(codec).decode(codes)[:, 0], audio)
+        assert torch.equal(codec.decode(codes)[:, 0], audio)
+
+
+@pytest.mark.parametrize(
+    "state", [{"weight": torch.zeros(1)}, {"encoder.model.0.conv.conv.bias": torch.zeros(3)}, [1]]
+)
+def test_other_files_are_no_checkpoint_of_the_original_package(state: Any, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "other.th")
+    with pytest.raises(ValueError, match="other.th is no checkpoint"):
+        convert(tmp_path / "other.th")
 
 
 @pytest.mark.parametrize("samples", [1, 23, 24, 25, 960, 1001])

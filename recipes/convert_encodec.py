@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns a checkpoint of Meta's `encodec` package into a folder that `load_codec` and `hafm assemble --codec` take.
+
+    python recipes/convert_encodec.py encodec_24khz-d7cc33bc.th codec
+
+The published 24 kHz checkpoint is meant; weights of another size or shape are refused. The codes and the audio are
+those of the original, to the bit.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers import EncodecConfig, EncodecModel
+
+# how the original's names of weights become those of transformers: wrappers are flattened, lists are called layers
+RENAMED = (
+    (r"^(encoder|decoder)\.model\.", r"\1.layers."),
+    (r"\.conv(tr)?\.conv(tr)?\.", ".conv."),
+    (r"\.(conv|convtr)\.norm\.", ".norm."),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
+    (r"^quantizer\.vq\.layers\.(\d+)\._codebook\.", r"quantizer.layers.\1.codebook."),
+)
+
+
+def convert(checkpoint: Path) -> EncodecModel:
+    """The codec of a checkpoint of the `encodec` package, at 24 kHz and with 32 codebooks; no code in it is run.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{checkpoint} cannot be read as a checkpoint of plain tensors.") from error
+    codec = EncodecModel(EncodecConfig()).eval()
+    try:
+        codec.load_state_dict({_renamed(key): value for key, value in state.items()})
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint of encodec_24khz: {error}") from error
+    return codec
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in RENAMED:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="encodec_24khz-*.th.")],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Where the codec goes.")],
+) -> None:
+    """Convert CHECKPOINT into the folder OUTPUT."""
+    try:
+        convert(checkpoint).save_pretrained(output)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)
