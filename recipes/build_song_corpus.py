@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render a folder of MIDI songs into aligned vocals and instrumentals for training the bundled model.
 
-    python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --styles ballad,folk,pop,rock
+    python recipes/build_song_corpus.py SONGS VOICES OUT --workers 2 --line-ups --reharmonised 0.3
 
 SONGS holds POP909's folders, VOICES a folder a voice (recorded syllables and units.tsv). Needed from Debian:
 fluidsynth, fluid-soundfont-gm, musescore-general-soundfont-lossless. OUT/{train,validation,test}/SONG_PASS/ gets

@@ -34,7 +34,7 @@ CHORDS = {
     "piano": Family((0, 1, 2, 3), amplified=False),
     "electric_piano": Family((4, 5, 7, 11)),
     "acoustic_guitar": Family((24, 25, 15, 46), "guitar", 40, amplified=False),
-    "electric_guitar": Family((26, 27, 28), "guitar", 40),
+    "electric_guitar": Family((26, 27, 28, 29, 30), "guitar", 40),
     "organ": Family((16, 17, 18, 21)),
 }
 KITS = {"acoustic": (0, 8, 16), "soft": (32, 40, 48), "electronic": (24, 25)}
@@ -50,6 +50,8 @@ UNSTEADY_SECONDS, PUSH_SECONDS, UNEVEN = (0.004, 0.014), 0.008, (4.0, 10.0)
 SHORT = 0.8
 # dB at most that an instrument is turned up or down to be as loud as the one before it
 MOST_GAIN = 12.0
+# of a song's mix: dB that players' levels scatter by, dB added to what they send to the room, the room's length
+LEVEL_DB, ROOM_DB, ROOM_LENGTHS = 2.5, (-6.0, 8.0), (0.5, 0.8, 1.2, 2.0)
 # seconds, and the drums or the chord that say how loud an instrument is
 PHRASE_SECONDS, PHRASE_DRUMS, PHRASE_CHORD = 2.0, ("kick", "snare", "hat"), (0, 4, 7, 12)
 
@@ -86,13 +88,13 @@ def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]
 def draw_line_up(
     style: Style, soundfonts: Mapping[str, Path], sampling_rate: int, generator: np.random.Generator
 ) -> tuple[Style, int]:
-    """A style with other instruments for its players, and the number of the line-up.
+    """A style with other instruments for its players, mixed a little differently, and the number of the line-up.
 
     Args:
         style: as it is written.
         soundfonts: files by the names that players use.
         sampling_rate: at which loudness is compared, in Hz.
-        generator: draws kinds of chords and kit, instruments and SoundFonts.
+        generator: draws kinds of chords and kit, instruments and SoundFonts, levels and the room.
     """
     chords, kit = (int(generator.integers(len(kinds))) for kinds in (CHORDS, KITS))
     family, kits = list(CHORDS.values())[chords], list(KITS.values())[kit]
@@ -112,8 +114,11 @@ def draw_line_up(
             )
             gain = float(np.clip(was - now, -MOST_GAIN, MOST_GAIN))
             new = replace(new, sound=replace(new.sound, gain_db=new.sound.gain_db + gain))
-        players[name] = new
-    return replace(style, players=players), 1 + len(KITS) * chords + kit
+        sound = new.sound
+        level, room = sound.gain_db + LEVEL_DB * generator.standard_normal(), generator.uniform(*ROOM_DB)
+        players[name] = replace(new, sound=replace(sound, gain_db=level, room_db=sound.room_db + room))
+    seconds = style.room_seconds * float(generator.choice(ROOM_LENGTHS))
+    return replace(style, players=players, room_seconds=seconds), 1 + len(KITS) * chords + kit
 
 
 def _at_home_in(player: Player, family: Family) -> Player:
