@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Line-ups as data: a style's players exchange their instruments from song to song, and play as people do.
 
-A player can change to any General MIDI program of his kind, from every SoundFont that there is; the new instrument is
-as loud as the old one. What the chords are played on and the kind of kit have a number together, from 1, the same in
-every style, which the stages are told: a model that knows which band plays need not average over all of them.
+A player can change to any General MIDI program of his kind, from every SoundFont that there is, as loud as it is. What
+the chords are played on and the kind of kit have a number together, from 1, the same in every style, which the stages
+are told: a model that knows which band plays need not average over all of them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from .effects import rms_db
 from .midi_song import Note
-from .styles import DRUMS, Player, Style
-from .synthesiser import synthesiser
+from .styles import Player, Style
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,8 @@ LINES = (9, 11, 22, 40, 42, 56, 60, 65, 66, 68, 71, 73, 74, 75, 80)
 UNSTEADY_SECONDS, PUSH_SECONDS, UNEVEN = (0.004, 0.014), 0.008, (4.0, 10.0)
 # a player of chords whose notes fill less of their steps picks them
 SHORT = 0.8
-# dB at most that an instrument is turned up or down to be as loud as the one before it
-MOST_GAIN = 12.0
 # of a song's mix: dB that players' levels scatter by, dB added to what they send to the room, the room's length
 LEVEL_DB, ROOM_DB, ROOM_LENGTHS = 2.5, (-6.0, 8.0), (0.5, 0.8, 1.2, 2.0)
-# seconds, and the drums or the chord that say how loud an instrument is
-PHRASE_SECONDS, PHRASE_DRUMS, PHRASE_CHORD = 2.0, ("kick", "snare", "hat"), (0, 4, 7, 12)
 
 
 @dataclass(frozen=True)
@@ -85,15 +77,12 @@ def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]
     return {name: Hands(pushes[player.role], unsteady, uneven) for name, player in style.players.items()}
 
 
-def draw_line_up(
-    style: Style, soundfonts: Mapping[str, Path], sampling_rate: int, generator: np.random.Generator
-) -> tuple[Style, int]:
+def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random.Generator) -> tuple[Style, int]:
     """A style with other instruments for its players, mixed a little differently, and the number of the line-up.
 
     Args:
         style: as it is written.
-        soundfonts: files by the names that players use.
-        sampling_rate: at which loudness is compared, in Hz.
+        soundfonts: names of those that there are.
         generator: draws kinds of chords and kit, instruments and SoundFonts, levels and the room.
     """
     chords, kit = (int(generator.integers(len(kinds))) for kinds in (CHORDS, KITS))
@@ -106,14 +95,6 @@ def draw_line_up(
         new = replace(
             new, program=int(generator.choice(programs)), soundfont=str(generator.choice(sorted(soundfonts)))
         )
-        # an amplifier that is driven is as loud as it is
-        if not player.sound.drive_db or not new.sound.drive_db:
-            was, now = (
-                loudness(each.program, soundfonts[each.soundfont], each.low, each.role == "drums", sampling_rate)
-                for each in (player, new)
-            )
-            gain = float(np.clip(was - now, -MOST_GAIN, MOST_GAIN))
-            new = replace(new, sound=replace(new.sound, gain_db=new.sound.gain_db + gain))
         sound = new.sound
         level, room = sound.gain_db + LEVEL_DB * generator.standard_normal(), generator.uniform(*ROOM_DB)
         players[name] = replace(new, sound=replace(sound, gain_db=level, room_db=sound.room_db + room))
@@ -136,11 +117,3 @@ def _programs(player: Player, kits: tuple[int, ...]) -> tuple[int, ...]:
     if player.role == "line":
         return DRIVEN if player.sound.drive_db else LINES
     return PICKED if player.ring or player.length < SHORT else PADS
-
-
-@cache
-def loudness(program: int, soundfont: Path, low: int, drums: bool, sampling_rate: int) -> float:
-    """How loud a program plays a phrase upwards from a pitch (MIDI), in dBFS RMS."""
-    pitches = [DRUMS[drum] for drum in PHRASE_DRUMS] if drums else [low + 5 + tone for tone in PHRASE_CHORD]
-    phrase = tuple(Note(0.3 * i, PHRASE_SECONDS, pitch, 90) for i, pitch in enumerate(pitches))
-    return rms_db(synthesiser(sampling_rate).play(phrase, program, soundfont, PHRASE_SECONDS, drums))

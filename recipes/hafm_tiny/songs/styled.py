@@ -87,8 +87,7 @@ def style_song(
     known: dict[str, object] = {}
     hands = None
     if line_up_generator is not None:
-        rate = OVERSAMPLING * sampling_rate
-        style, known["line_up"] = draw_line_up(style, soundfonts, rate, line_up_generator)
+        style, known["line_up"] = draw_line_up(style, soundfonts, line_up_generator)
         known["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
         hands = draw_hands(style, line_up_generator)
     parts, known["variants"] = arrange(formed, form, style, generator, hands)

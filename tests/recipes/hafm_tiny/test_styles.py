@@ -145,7 +145,7 @@ def test_line_ups_change_instruments_and_hands_but_not_the_music(
 ) -> None:
     found, bands = set(), set()
     for seed in range(60):
-        band, number = draw_line_up(style, fonts(soundfont, style), RATE, np.random.default_rng(seed))
+        band, number = draw_line_up(style, fonts(soundfont, style), np.random.default_rng(seed))
         found.add(number)
         bands.add(tuple(player.program for player in band.players.values()))
         assert {n: (p.role, p.patterns) for n, p in band.players.items()} == {
