@@ -92,7 +92,7 @@ def main(
             sample,
         )
     fitted = [fit_clusters(reservoir.rows, clusters, seed) for reservoir in reservoirs]
-    model.set_centroids(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
+    model.centroids.copy_(torch.stack([torch.from_numpy(centroids) for centroids, _ in fitted]).squeeze(0))
     names = ("vocal_", "instrumental_") if separate else ("",)
     figures = {
         f"{name}{key}": value

@@ -145,7 +145,7 @@ def composite(check: Check, pattern: str) -> HAFMForVocalAccompaniment:
         parts["codec_config"] = EncodecConfig(**TINY_CODEC)
     torch.manual_seed(0)
     model = HAFMForVocalAccompaniment(HAFMConfig(**parts)).eval()
-    model.semantic_tokenizer.set_centroids(torch.randn_like(model.semantic_tokenizer.centroids))
+    model.semantic_tokenizer.centroids.copy_(torch.randn_like(model.semantic_tokenizer.centroids))
     return model.to(check.device)
 
 

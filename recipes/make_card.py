@@ -4,17 +4,19 @@
 python recipes/make_card.py FOLDER --facts FACTS.yaml --repo-id ORG/NAME
 """
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+import yaml
 from huggingface_hub import RepoCard
 from transformers import AutoConfig, AutoModel
 
 import hafm_hf  # noqa: F401  (registers the models)
 from hafm_hf.corpus.dataset_card import dataset_card
-from hafm_hf.pretrained.model_card import load_facts, model_card
+from hafm_hf.pretrained.model_card import CardFacts, model_card
 from hafm_hf.pretrained.saving import read_style_sounds
 
 
@@ -36,6 +38,21 @@ def make_card(
             model.style_sounds = read_style_sounds(folder, model.styles)
         card = model_card(model, repo_id or str(folder), known)
     card.save(folder / "README.md")
+
+
+def load_facts(path: str | Path) -> CardFacts:
+    """Reads facts from a YAML or JSON file.
+
+    Raises:
+        ValueError: on something else than a mapping, an unknown key, or a result without dataset, metric or value.
+    """
+    # every JSON file is a YAML file too
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    known = [each.name for each in fields(CardFacts)]
+    if not isinstance(content, dict) or set(content) - set(known):
+        unknown = ", ".join(sorted(map(str, set(content) - set(known)))) if isinstance(content, dict) else "no mapping"
+        raise ValueError(f"{path} is no file of facts ({unknown}); it may hold {', '.join(known)}.")
+    return CardFacts(**content)
 
 
 if __name__ == "__main__":

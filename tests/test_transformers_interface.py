@@ -27,7 +27,6 @@ PRIVATE: dict[type, tuple[str, ...]] = {
         "_can_record_outputs",
         "_init_weights",
         "_input_embed_layer",
-        "_keys_to_ignore_on_load_unexpected",
         "_no_split_modules",
         "_skip_keys_device_placement",
         "_supports_attention_backend",

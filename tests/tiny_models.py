@@ -79,7 +79,7 @@ def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
     tokenizer = HAFMSemanticTokenizerModel(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
     ).eval()
-    tokenizer.set_centroids(evenly(tokenizer.extract_features(sounds(), noise=True, seed=seed)))
+    tokenizer.centroids.copy_(evenly(tokenizer.extract_features(sounds(), noise=True, seed=seed)))
     return tokenizer
 
 

@@ -161,17 +161,6 @@ def test_command_and_endpoint_write_stems(folder: Path, tmp_path: Path) -> None:
     assert len(soundfile.read(io.BytesIO(base64.b64decode(answer[-1]["blob"])))[0]) == CODEC_RATE
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--energy", "loud"), "'loud' is not one of 'auto', 'sparse', 'normal', 'full'"),
-    ],
-)
-def test_wrong_values_are_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
-    done = hafm("accompany", "missing.wav", *words)
-    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
-
-
 def test_a_command_refuses_a_model_without_stems_in_a_sentence(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     done = hafm("accompany", folder.parent / "v.wav", "--model", tiny_model, "--out", tmp_path, "--stems")
     assert "stems is True, but this model knows nothing of stem; leave stems out." in str(done.exception)

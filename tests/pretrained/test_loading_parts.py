@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts loaded from folders that lack weights, and in the precision that they were saved in."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hafm_hf.pretrained.loading import load_strictly
 from tiny_models import (
     sounds,
     tiny_listener,
@@ -53,19 +51,6 @@ def test_buffers_that_a_checkpoint_lacks_say_nothing(
         assert loaded.get_buffer(name).unique().tolist() == [expected], name
     kept = dict(model.named_parameters())
     assert all(torch.equal(value, kept[name]) for name, value in loaded.named_parameters())
-
-
-@pytest.mark.parametrize(("make", "table"), [(tiny_coarse, "beat_scores")])
-def test_tables_of_earlier_versions_are_left_out(make: Callable[[], Any], table: str, tmp_path: Path) -> None:
-    model = make()
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    save_file({**load_file(file), table: torch.ones(8, 16)}, file, metadata={"format": "pt"})
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"beat_parts": 8}))
-    for loaded in (type(model).from_pretrained(tmp_path), load_strictly(type(model), tmp_path)):
-        assert loaded.state_dict().keys() == model.state_dict().keys()
-        assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_a_tokenizer_without_centroids_refuses_to_quantise(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_tokens_are_scikit_learns_predictions() -> None:
     tokenizer = tiny_semantic_tokenizer()
     features = np.random.default_rng(1).standard_normal((2000, 12)).astype(np.float32)
     kmeans = MiniBatchKMeans(len(tokenizer.centroids), n_init=1, random_state=0).fit(features[:1000])
-    tokenizer.set_centroids(kmeans.cluster_centers_.astype(np.float32))
+    tokenizer.centroids.copy_(torch.from_numpy(kmeans.cluster_centers_))
     tokens = tokenizer.quantize(torch.from_numpy(features))
     np.testing.assert_array_equal(tokens.numpy(), kmeans.predict(features))
     assert len(tokens.unique()) == len(tokenizer.centroids)

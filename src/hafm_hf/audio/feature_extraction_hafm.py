@@ -56,8 +56,6 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         raw_speech: Any,
         sampling_rate: int | None = None,
         return_tensors: str | None = "pt",
-        seconds: float | None = None,
-        name: str = "the vocal",
     ) -> BatchFeature:
         """Prepares one vocal or a list of them for `HAFMForVocalAccompaniment.generate`.
 
@@ -66,8 +64,6 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
                 several in a list; integers are scaled by the range of their type, channels are averaged.
             sampling_rate (int, Hz): rate of `raw_speech`.
             return_tensors: "pt" or "np".
-            seconds: use only this much from the start.
-            name: what errors call the vocal; several are numbered behind it.
 
         Returns:
             BatchFeature with input_values (float32 [B, N], padded on the right) and padding_mask (bool [B, N], True on
@@ -77,10 +73,10 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
         """
         vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
-        names = [name] if len(vocals) == 1 else [f"{name} number {i + 1}" for i in range(len(vocals))]
+        names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [
-            audio.check_sound(vocal, sampling_rate, seconds=seconds, name=each, **limits)
+            audio.check_sound(vocal, sampling_rate, name=each, **limits)
             for vocal, each in zip(vocals, names, strict=True)
         ]
         return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)

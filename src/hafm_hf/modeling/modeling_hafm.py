@@ -9,7 +9,6 @@ pattern, Q under the delay pattern), T target frames, K conditioning streams, S 
 frames, D width, H heads, V size of a target codebook.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -353,10 +352,11 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         # BOS may stand in any codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
         check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
-        if attention_mask is not None:
-            # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token
-            follows = (attention_mask[:, 1:] <= attention_mask[:, :-1]).all()
-            _require(follows, lambda: "attention_mask has padding before or between tokens; pad targets on the right.")
+        # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token; only
+        # a CPU is asked, since a GPU would have to wait
+        if attention_mask is not None and attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+                raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
         return targets
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
@@ -404,8 +404,6 @@ class HAFMCoarseForCausalLM(HAFMStageForCausalLM):
     """Stage 2: EnCodec codebooks 1–4 at 75 Hz from vocal and instrumental semantic tokens (K = 2)."""
 
     config_class = HAFMCoarseConfig
-    # what earlier versions counted along the beat
-    _keys_to_ignore_on_load_unexpected = ["beat_scores"]
 
 
 class HAFMFineForCausalLM(HAFMStageForCausalLM):
@@ -417,33 +415,23 @@ class HAFMFineForCausalLM(HAFMStageForCausalLM):
 def check_ids(name: str, ids: torch.Tensor, sizes: list[int], codebooks: torch.Tensor) -> None:
     """Refuses ids below 0 or beyond their codebooks (int64, which broadcast to the ids) of these sizes.
 
-    On a CPU an error names the id. On a GPU, which must not wait, it is an assertion on the device; what is compiled
+    On a CPU an error names the id. On CUDA, which must not wait, it is an assertion on the device; what is compiled
     checks nothing.
 
     Raises:
         ValueError: naming the id and the limit.
     """
+    if torch.compiler.is_compiling() or ids.device.type not in ("cpu", "cuda"):
+        return
     # one number where it is enough, for which no device has to wait
     limits = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes, device=ids.device)[codebooks]
     known = (ids >= 0) & (ids < limits)
-
-    def message() -> str:
-        if ids.device.type != "cpu":
-            return f"{name} holds an id that its codebook does not have."
+    if ids.device.type == "cuda":
+        torch._assert_async(known.all(), f"{name} holds an id that its codebook does not have.")
+    elif not bool(known.all()):
         worst = tuple((~known).nonzero()[0])
         largest = sizes[int(codebooks.expand_as(ids)[worst])] - 1
-        return f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}."
-
-    _require(known.all(), message)
-
-
-def _require(holds: torch.Tensor, message: Callable[[], str]) -> None:
-    if torch.compiler.is_compiling():
-        return
-    if holds.device.type == "cuda":
-        torch._assert_async(holds, message())
-    elif holds.device.type == "cpu" and not bool(holds):
-        raise ValueError(message())
+        raise ValueError(f"{name} holds {int(ids[worst])}; the ids of that codebook are 0 to {largest}.")
 
 
 # by the names of the table of the stages

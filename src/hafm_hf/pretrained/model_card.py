@@ -6,12 +6,11 @@ that says nothing, so does the card.
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -43,7 +42,6 @@ class CardFacts:
         results: scores, each {"dataset_name", "metric_type", "metric_value" and, if known, "dataset_type",
             "dataset_split", "metric_name", "how" (embedder, window, n, spread over seeds)}.
         sections: further sections of a model card, Markdown by heading.
-        emissions: as codecarbon measures them: {"emissions" (g CO₂ equivalent), "source", …}.
     """
 
     license: str | None = None
@@ -54,7 +52,6 @@ class CardFacts:
     training: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     sections: dict[str, str] = field(default_factory=dict)
-    emissions: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for result in self.results:
@@ -62,21 +59,6 @@ class CardFacts:
                 _eval_result(result)
             except (KeyError, TypeError) as error:
                 raise ValueError(f"A result needs {', '.join(RESULT_KEYS)}: {error}.") from error
-
-
-def load_facts(path: str | Path) -> CardFacts:
-    """Reads facts from a YAML or JSON file.
-
-    Raises:
-        ValueError: on something else than a mapping, an unknown key, or a result without dataset, metric or value.
-    """
-    # every JSON file is a YAML file too
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    known = [each.name for each in fields(CardFacts)]
-    if not isinstance(content, dict) or set(content) - set(known):
-        unknown = ", ".join(sorted(map(str, set(content) - set(known)))) if isinstance(content, dict) else "no mapping"
-        raise ValueError(f"{path} is no file of facts ({unknown}); it may hold {', '.join(known)}.")
-    return CardFacts(**content)
 
 
 def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None = None) -> ModelCard:
@@ -101,7 +83,6 @@ def model_card(model: "PreTrainedModel", repo_id: str, facts: CardFacts | None =
         license=facts.license,
         datasets=_hub_ids(facts.datasets),
         base_model=_hub_ids(facts.base_models),
-        co2_eq_emissions=facts.emissions,
         metrics=sorted({result["metric_type"] for result in facts.results}) or None,
         model_name=title,
         eval_results=[_eval_result(result) for result in facts.results] or None,

@@ -107,20 +107,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             for name, buffer in self.named_buffers(recurse=False):
                 (init.ones_ if name.endswith("_scale") else init.zeros_)(buffer)
 
-    def set_centroids(self, centroids: torch.Tensor | np.ndarray) -> None:
-        """Set the k-means centroids, float [num_clusters, D], or [2, num_clusters, D] where they are separate.
-
-        Raises:
-            ValueError: on another shape.
-        """
-        values = torch.as_tensor(centroids)
-        if values.shape != self.centroids.shape:
-            raise ValueError(
-                f"Centroids are {list(values.shape)}; this tokenizer needs {list(self.centroids.shape)} "
-                "(sources, if separate, × clusters × width of HuBERT)."
-            )
-        self.centroids.copy_(values)
-
     def num_frames(self, num_samples: int) -> int:
         """T_v = ⌈N / 320⌉, the frames of N samples."""
         return -(-num_samples // self.hop)
