@@ -159,13 +159,6 @@ def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> 
     assert not torch.equal(coarse.audio[0], full.audio[0])
 
 
-def test_codes_decode_to_the_audio(composite: Composite) -> None:
-    output = composite.generate(voice(0.5), CODEC_RATE, seed=1)
-    with torch.no_grad():
-        decoded = composite.codec.decode(output.codes[0][None, None], [None]).audio_values[0, 0]
-    torch.testing.assert_close(output.audio[0], decoded[:12_000], atol=1e-5, rtol=0)
-
-
 def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     composite.generate(

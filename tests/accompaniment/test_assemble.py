@@ -121,10 +121,3 @@ def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody
         assert getattr(semantic, key) == value
     assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
     assert (fine.temperature, fine.guidance_scale) == (0.9, 3.0)
-
-
-def test_stages_that_read_none_keep_the_papers_settings(parts: dict[str, str], tmp_path: Path) -> None:
-    assemble_composite(parts, tmp_path / "model")
-    made = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model")
-    for stage in made.stages.values():
-        assert (stage.generation_config.temperature, stage.generation_config.guidance_scale) == (0.9, 3.0)

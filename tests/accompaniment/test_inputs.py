@@ -81,7 +81,6 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         ("absent.wav", {}, "does not exist"),
         (b"words", {}, "not audio"),
         ([[0.1, 0.2], [0.3]], {"sampling_rate": 24_000}, "0 s long"),
-        ({"solo": {"path": "a.wav"}, "duet": {"path": "b.wav"}}, {}, "several sounds: solo, duet; give one"),
         ({"text": "la"}, {}, 'A dict needs "array" and "sampling_rate"'),
         (glide(), {"sampling_rate": 24_000, "seed": 1.5}, "seed is 1.5; it must be a whole number"),
         (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),

@@ -182,18 +182,3 @@ def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voic
     done = run_program([sys.executable, "-c", program, *words])
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert "pyloudnorm is not installed" in done.stderr and "pip install 'hafm-hf[" in done.stderr
-
-
-def test_a_real_clip_becomes_a_song_to_take_home(real_vocals: list[Path], bundled_model: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyloudnorm")
-    done = hafm(
-        "accompany", real_vocals[0], "--seconds", 4, "--out", tmp_path, "--seed", 1, "--tail", 1, "--json",
-        "--balance", "auto", "--loudness", -16, "--format", "flac",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    source = soundfile.info(real_vocals[0])
-    mix, rate = audio.read_audio(json.loads(done.stdout)["mix"], mono=False)
-    assert rate == max(source.samplerate, CODEC_RATE) and mix.size // len(mix) == source.channels
-    assert len(mix) == round(5.0 * rate)
-    assert audio.loudness(mix, rate) == pytest.approx(-16.0, abs=0.5) and audio.true_peak_dbtp(mix) <= -1.0 + 1e-3
-    assert_ends_are_quiet(mix, rate)

@@ -42,13 +42,6 @@ def test_the_beat_is_found_through_noise_and_rests(tempo: float) -> None:
     assert float(distance(found, true)[RATE:].mean()) < 0.06
 
 
-def test_frames_alone_say_much_less() -> None:
-    true = sung_beats([104.0], 12.0)
-    places = heard(true, noise=1.0)
-    alone = torch.atan2(places[:, 1], places[:, 0]) / (2 * math.pi)
-    assert float(distance(alone % 1, true).mean()) > 3 * float(distance(LINE.follow(places), true).mean())
-
-
 def test_a_singer_who_slows_down_is_followed() -> None:
     true = sung_beats([120.0, 114.0, 108.0], 6.0)
     assert float(distance(LINE.follow(heard(true, noise=0.5)), true)[2 * RATE :].mean()) < 0.08

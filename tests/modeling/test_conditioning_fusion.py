@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hafm_hf.modeling.modeling_hafm import HAFMStageForCausalLM
-from modeling.test_modeling import FRAMES, conditioning_for, targets_for
+from modeling.test_modeling import conditioning_for, targets_for
 from tiny_models import STAGES, placed, tiny_composite, tiny_stage
 
 CONTEXT = 2
@@ -48,21 +48,6 @@ def test_null_conditioning_adds_nothing_at_all() -> None:
     assert torch.equal(
         stage(conditioning_ids=heard, **arguments).logits, stage(conditioning_ids=other, **arguments).logits
     )
-
-
-@pytest.mark.parametrize("padding", ["behind", "before"])
-def test_padded_conditioning_gives_the_scores_of_the_row_alone(padding: str) -> None:
-    stage, length = added(), 8
-    conditioning = conditioning_for(stage, batch=2)
-    mask = torch.arange(FRAMES) < torch.tensor((FRAMES, length))[:, None]
-    mask = mask if padding == "behind" else mask.flip(1)
-    slots = stage.pattern.slots(length * stage.config.frame_rate // stage.config.conditioning_frame_rate)
-    labels = targets_for(stage, batch=2)
-    with torch.no_grad():
-        both = stage(labels=labels, conditioning_ids=conditioning, conditioning_mask=mask).logits
-        alone = stage(labels=labels[1:], conditioning_ids=conditioning[1:, :, mask[1]]).logits
-    rows = stage.pattern.rows
-    torch.testing.assert_close(both[rows:, :slots], alone[:, :slots])
 
 
 def test_a_whole_model_plays_with_it_and_streams_the_same() -> None:

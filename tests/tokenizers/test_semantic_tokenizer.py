@@ -165,21 +165,6 @@ def test_chunks_of_a_network_without_attention_are_exact() -> None:
     torch.testing.assert_close(model.extract_features(samples, noise=True, seed=2), whole, atol=1e-4, rtol=1e-4)
 
 
-def test_a_padded_row_equals_the_row_alone(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    rows = [waveform(1.1, seed=2), waveform(2.0, seed=3), waveform(0.31, seed=4)]
-    lengths = torch.tensor([len(row) for row in rows])
-    batch = torch.full((3, int(lengths.max())), 0.7)
-    for index, row in enumerate(rows):
-        batch[index, : len(row)] = row
-    mask = torch.arange(batch.shape[1]) < lengths[:, None]
-    output = tokenizer(batch, attention_mask=mask, noise=True, seed=8)
-    assert output.ids.shape == output.mask.shape == (3, 100)
-    for index, row in enumerate(rows):
-        alone = tokenizer.encode(row, noise=True, seed=8)
-        assert torch.equal(output.ids[index, : len(alone)], alone)
-        assert int(output.mask[index].sum()) == len(alone)
-
-
 def test_attention_mask_hides_padding_on_either_side(tokenizer: HAFMSemanticTokenizerModel) -> None:
     whole = waveform(1.0)
     inputs, mask = torch.stack([whole, whole, whole]) + 0.3, torch.zeros(3, len(whole), dtype=torch.long)
@@ -195,15 +180,6 @@ def test_attention_mask_hides_padding_on_either_side(tokenizer: HAFMSemanticToke
     mask[1, 0] = 1
     with pytest.raises(ValueError, match="padding between samples"):
         tokenizer(inputs, attention_mask=mask)
-
-
-def test_outputs_come_as_they_are_asked_for(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    inputs = torch.stack([waveform(0.5), waveform(0.5, seed=2)])
-    plain = tokenizer(inputs)
-    ids, mask = tokenizer(inputs, return_dict=False)
-    assert torch.equal(ids, plain.ids) and torch.equal(mask, plain.mask)
-    with pytest.raises(TypeError, match="nois"):
-        tokenizer(inputs, nois=True)
 
 
 def test_saved_tokenizer_gives_identical_tokens(tokenizer: HAFMSemanticTokenizerModel, tmp_path: Path) -> None:

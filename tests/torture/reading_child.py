@@ -67,7 +67,7 @@ def read(path: str) -> str:
     for source in (path, Path(path).read_bytes()):
         try:
             samples, rate = read_audio(source)
-            HAFMFeatureExtractor()(samples, rate, seconds=EXTRACTED_SECONDS)
+            HAFMFeatureExtractor()(samples[: round(EXTRACTED_SECONDS * rate)], rate)
         except HAFMAudioError as error:
             sentence = str(error)
             if "\n" in sentence or not sentence.endswith("."):

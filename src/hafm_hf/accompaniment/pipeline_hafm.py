@@ -26,7 +26,7 @@ from .song import KeptInstrumental
 
 logger = logging.get_logger(__name__)
 
-# what a column of sound is called where a row has several
+# what the column of sound of a row is called
 COLUMN_NAMES = ("vocal", "vocals", "audio")
 
 
@@ -347,7 +347,7 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
         sampling_rate: of samples that come without one.
 
     Raises:
-        HAFMAudioError: a dict without sound or with several, or a decoder that fails.
+        HAFMAudioError: a dict without sound, or a decoder that fails.
     """
     if hasattr(vocal, "get_all_samples"):
         return _decoded(vocal)
@@ -358,27 +358,20 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     for key in ("array", "raw"):
         if vocal.get(key) is not None:
             return vocal[key], vocal.get("sampling_rate", sampling_rate), name
-    if columns := [key for key, value in vocal.items() if _is_sound(key, value)]:
-        chosen = [key for key in COLUMN_NAMES if key in columns][:1] or columns
-        if len(chosen) > 1:
-            raise audio.HAFMAudioError(f"There are several sounds: {', '.join(chosen)}; give one, row[{chosen[0]!r}].")
-        return as_sound(vocal[chosen[0]], sampling_rate)
+    for column in COLUMN_NAMES:
+        if vocal.get(column) is not None:
+            return as_sound(vocal[column], sampling_rate)
     for key in ("bytes", "path"):
         if vocal.get(key) is not None:
             return vocal[key], None, name
-    raise audio.HAFMAudioError('A dict needs "array" and "sampling_rate", or "bytes" or "path", or such a dict in it.')
+    raise audio.HAFMAudioError(
+        'A dict needs "array" and "sampling_rate", or "bytes" or "path", or such a dict in a column vocal or audio.'
+    )
 
 
 def is_file(source: Any) -> bool:
     """Whether a source is a path, URL, file or the bytes of one, rather than samples."""
     return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
-
-
-def _is_sound(column: str, value: Any) -> bool:
-    """Whether a value of a row is sound as `datasets` hands it out, or a file in one of COLUMN_NAMES."""
-    if isinstance(value, Mapping):
-        return bool(value.keys() & {"array", "bytes", "path"})
-    return hasattr(value, "get_all_samples") or (column in COLUMN_NAMES and is_file(value))
 
 
 def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:

@@ -352,8 +352,8 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         # BOS may stand in any codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
         check_ids("input_ids", ids, config.codebook_sizes, books % config.num_codebooks)
-        # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token; only
-        # a CPU is asked, since a GPU would have to wait
+        # a slot's place says which codebook and which instant it predicts, so padding cannot stand before a token;
+        # only a CPU is asked, since a GPU would have to wait
         if attention_mask is not None and attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
