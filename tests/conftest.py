@@ -96,12 +96,3 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no test data at {SHARED_DATA}; set HAFM_TEST_DATA to its folder")
     return SHARED_DATA
-
-
-@pytest.fixture(scope="session")
-def real_vocals(shared_data: Path) -> list[Path]:
-    """Recordings of people singing alone (WAV), sorted by name; skips where there are none."""
-    clips = sorted((shared_data / "real").glob("*.wav"))
-    if not clips:
-        pytest.skip(f"no recordings in {shared_data / 'real'}")
-    return clips

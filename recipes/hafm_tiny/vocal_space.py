@@ -82,7 +82,8 @@ def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig) -> Rhythmic
     """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate."""
     vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
-    descriptors = HAFMVocalDescriptors(config.sampling_rate, rate).measure(vocal, frames)
+    measuring = HAFMVocalDescriptors(config.sampling_rate, rate)
+    descriptors = measuring.described(*measuring.measured(vocal, frames))
     return RhythmicFrames(descriptors, beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS))
 
 

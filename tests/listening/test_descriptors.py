@@ -12,7 +12,8 @@ RATE, FRAME_RATE = 16_000, 50
 
 
 def measure(samples: Samples) -> np.ndarray:
-    return HAFMVocalDescriptors(RATE, FRAME_RATE).measure(samples, -(-len(samples) * FRAME_RATE // RATE))
+    measuring = HAFMVocalDescriptors(RATE, FRAME_RATE)
+    return measuring.described(*measuring.measured(samples, -(-len(samples) * FRAME_RATE // RATE)))
 
 
 def sung(*notes: tuple[float, float, float]) -> Samples:

@@ -210,7 +210,6 @@ def test_without_sampling_every_loop_takes_the_likeliest_tokens(how: str) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoding": "fastest"}, "decoding is 'fastest'"),
         ({"decoding": "reference", "compile": True}, "compile is True, for the fast loop only"),
         ({"compile": True}, "compile is True, which needs CUDA"),
     ],

@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 
 from ..audio import pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
+from ..lead_sheet.chords import key_name
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.decoding import follow_beats, key_name
+from ..listening.decoding import follow_beats
 from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES

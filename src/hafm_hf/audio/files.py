@@ -372,37 +372,30 @@ def is_silent(samples: Samples) -> bool:
     return power < 10.0 ** (SILENCE_DBFS / 10.0)
 
 
-def limit_peak(samples: Samples, ceiling_dbfs: float = CEILING_DBFS) -> Samples:
-    """Turns float32 [N] down as a whole until its peak is at most `ceiling_dbfs`; quieter sound is left as it is."""
-    excess = peak_dbfs(samples) - ceiling_dbfs
+def limit_peak(samples: Samples) -> Samples:
+    """Turns float32 [N] down as a whole until its peak is at most −1 dBFS; quieter sound is left as it is."""
+    excess = peak_dbfs(samples) - CEILING_DBFS
     return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
 
 
 class GrowingAudio:
     """A 16-bit WAV file that is written while its sound is generated, and that can be played meanwhile.
 
-    Later chunks are not known, so one above the ceiling turns down itself and all that follow. It is a context
+    Later chunks are not known, so one above −1 dBFS turns down itself and all that follow. It is a context
     manager, which removes the file if an exception ends it.
 
     Args:
         path: the file.
         sampling_rate: Hz.
-        ceiling_dbfs: largest peak in dB below full scale.
         channels: of the sound.
 
     Raises:
         HAFMAudioError: the file cannot be written.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        sampling_rate: int,
-        ceiling_dbfs: float = CEILING_DBFS,
-        channels: int = 1,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], sampling_rate: int, channels: int = 1) -> None:
         self.path = Path(path)
-        self.ceiling = decibels_to_gain(ceiling_dbfs)
+        self.ceiling = decibels_to_gain(CEILING_DBFS)
         self.gain = 1.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

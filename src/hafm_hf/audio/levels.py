@@ -72,14 +72,13 @@ def mix_audio(
     *,
     vocal_gain_db: float = 0.0,
     instrumental_gain_db: float = 0.0,
-    ceiling_dbfs: float = CEILING_DBFS,
 ) -> Samples:
     """Adds a vocal and an instrumental (float32 [N] or [N, C] each) of one rate after their gains in dB.
 
     A sum that would clip is turned down as a whole, so that the balance of the two stays as asked.
 
     Returns:
-        float32 [N] or [N, C] in the channels of the one that has more, true peak at most `ceiling_dbfs`.
+        float32 [N] or [N, C] in the channels of the one that has more, true peak at most −1 dBTP.
 
     Raises:
         HAFMAudioError: the two differ in length.
@@ -95,7 +94,7 @@ def mix_audio(
     # in place and block by block: an hour of sound is copied as little as possible
     for start in range(0, len(mixed), BLOCK):
         mixed[start : start + BLOCK] += with_channels(instrumental[start : start + BLOCK], channels) * gain
-    excess = true_peak_dbtp(mixed) - ceiling_dbfs
+    excess = true_peak_dbtp(mixed) - CEILING_DBFS
     if excess > 0.0:
         mixed *= np.float32(decibels_to_gain(-excess))
     return mixed
@@ -113,7 +112,7 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
     return min(gain, LARGEST_GAIN_DB) if math.isfinite(gain) else 0.0
 
 
-def to_loudness(samples: Samples, sampling_rate: int, lufs: float, ceiling_dbtp: float = CEILING_DBFS) -> Samples:
+def to_loudness(samples: Samples, sampling_rate: int, lufs: float) -> Samples:
     """A mix at a loudness in LUFS, its true peaks limited to the ceiling; silence is left as it is.
 
     A mix that would be limited too much stays quieter than asked.
@@ -126,7 +125,7 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float, ceiling_dbtp:
         return samples
     mix = samples
     for _ in range(LIMITER_TURNS):
-        mix = _limited(samples * np.float32(decibels_to_gain(gain)), sampling_rate, ceiling_dbtp)
+        mix = _limited(samples * np.float32(decibels_to_gain(gain)), sampling_rate)
         missing = lufs - loudness(mix, sampling_rate)
         if abs(missing) < LOUDNESS_TOLERANCE:
             break
@@ -134,11 +133,11 @@ def to_loudness(samples: Samples, sampling_rate: int, lufs: float, ceiling_dbtp:
     return mix
 
 
-def _limited(samples: Samples, sampling_rate: int, ceiling_dbtp: float) -> Samples:
+def _limited(samples: Samples, sampling_rate: int) -> Samples:
     """float32 [N] or [N, C] with a gain that goes down before each peak and comes back behind it."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
-    ceiling = decibels_to_gain(ceiling_dbtp)
+    ceiling = decibels_to_gain(CEILING_DBFS)
     peaks = np.concatenate(list(_true_peaks(samples)))
     if float(peaks.max(initial=0.0)) <= ceiling:
         return samples
@@ -148,7 +147,7 @@ def _limited(samples: Samples, sampling_rate: int, ceiling_dbtp: float) -> Sampl
     gain = uniform_filter1d(gain, width)
     limited = samples * gain.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
     # the moving gain changes the curve between samples a little
-    return limited * np.float32(decibels_to_gain(min(ceiling_dbtp - true_peak_dbtp(limited), 0.0)))
+    return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
 
 def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: float = 0.0) -> Samples:

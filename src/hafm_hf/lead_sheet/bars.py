@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..audio.analysis import KEYS, key_fit
+from ..audio.analysis import key_fit
 from .beats import beats_passed
-from .chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES, pitch_classes
+from .chords import PITCH_CLASSES, key_name, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet
 
 # of a song of which nothing is known
@@ -135,8 +135,7 @@ def _likeliest_key(sheet: LeadSheet) -> str | None:
         profile[list(pitch_classes(label))] += stop - start
     if not profile.any():
         return None
-    minor, tonic = divmod(int(key_fit(profile).argmax()), len(KEYS) // 2)
-    return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{'min' if minor else 'maj'}"
+    return key_name(int(key_fit(profile).argmax()))
 
 
 def chart(sheet: LeadSheet, seconds: float) -> Chart:

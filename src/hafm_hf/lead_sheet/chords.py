@@ -65,6 +65,12 @@ def chord_label(chord: int) -> str:
     return roots[root] + SUFFIXES[name]
 
 
+def key_name(key: int) -> str:
+    """How a lead sheet writes a key: 0 to 11 are major from C, 12 to 23 minor."""
+    minor, tonic = divmod(key, PITCH_CLASSES)
+    return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
+
+
 def root_and_quality(label: str) -> tuple[int, str] | None:
     """Pitch class of a label's root and the nearest of `QUALITIES`; None for no chord.
 

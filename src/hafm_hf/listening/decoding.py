@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from ..lead_sheet.beats import BEATS_PER_MINUTE, begins_beat
-from ..lead_sheet.chords import MAJOR_ROOTS, MINOR_ROOTS, PITCH_CLASSES
 from .beat_line import HAFMBeatLine, tempo_prior
 from .pitch_line import LINE_RATE
 
@@ -61,9 +60,3 @@ def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> tor
     count = torch.bincount(beat)
     sums = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames)
     return (sums / count[:, None]).softmax(-1)[beat]
-
-
-def key_name(key: int) -> str:
-    """How a lead sheet writes a key: 0 to 11 are major from C, 12 to 23 minor."""
-    minor, tonic = divmod(key, PITCH_CLASSES)
-    return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"

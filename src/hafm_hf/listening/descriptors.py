@@ -46,24 +46,16 @@ class HAFMVocalDescriptors(nn.Module):
         self.sampling_rate, self.frame_rate = sampling_rate, frame_rate
         self.hop, self.size = sampling_rate // FRAME_RATE, round(WINDOW_SECONDS * sampling_rate)
 
-    def measure(self, samples: Samples, frames: int) -> Array:
-        """Measures a voice for each frame of the tokenizer.
-
-        Args:
-            samples (float32 [N]): mono.
-            frames: T; behind the last sample there is silence.
+    def described(self, pitch: Array, level: Array, bands: Array) -> Array:
+        """What the rhythm network reads of a voice, of what `measured` says of it.
 
         Returns:
             float32 [T, 10], of the order of 1: share of the frame that has a pitch; level; rise of the level; change
             of pitch around the frame, and its size; pitch against the clip's median; spectral flux of four ranges of
             bands.
         """
-        if not frames:
+        if not len(pitch):
             return np.zeros((0, DESCRIPTORS), np.float32)
-        return self.described(*self.measured(samples, frames))
-
-    def described(self, pitch: Array, level: Array, bands: Array) -> Array:
-        """`measure` of what `measured` says of a voice."""
         each = FRAME_RATE // self.frame_rate
         reference = max(float(np.quantile(level, LOUD_QUANTILE)), SILENT_DBFS)
         flux = _by_frame(_flux(bands, reference), each).max(axis=1)
@@ -85,7 +77,8 @@ class HAFMVocalDescriptors(nn.Module):
         return np.concatenate([measured, flux / (flux.std(axis=0) + 1e-6)], axis=1).astype(np.float32)
 
     def measured(self, samples: Samples, frames: int) -> tuple[Array, Array, Array]:
-        """What `forward` says of all frames of measuring in T frames of the tokenizer: float32 [S], [S], [S, 40]."""
+        """What `forward` says of a mono voice (float32 [N]), with silence behind it, in T frames of the tokenizer:
+        float32 [S], [S], [S, 40]."""
         count = frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)

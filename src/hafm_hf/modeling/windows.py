@@ -19,7 +19,6 @@ from .fast_loop import FastDecoder
 from .modeling_hafm import HAFMStageForCausalLM
 from .sampling import FREE, RandomStream, StreamSampling
 
-DECODINGS = ("fast", "reference")
 # rows that are generated side by side, before guidance doubles them
 ROWS_AT_ONCE = 16
 # of what a window repeats of the one before, the share at its end in which the two may be joined
@@ -57,7 +56,7 @@ class DecodingOptions:
         compile: whether the fast loop replays its steps as CUDA graphs.
 
     Raises:
-        ValueError: for an unknown loop, or `compile` with another than the fast one.
+        ValueError: for `compile` with another loop than the fast one.
     """
 
     decoding: str = "fast"
@@ -67,8 +66,6 @@ class DecodingOptions:
     compile: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.decoding not in DECODINGS:
-            raise ValueError(f"decoding is {self.decoding!r}; choose one of {DECODINGS}.")
         if self.compile and self.decoding != "fast":
             raise ValueError(f"compile is True, for the fast loop only; decoding is {self.decoding!r}.")
 

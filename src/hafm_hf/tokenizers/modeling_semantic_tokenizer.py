@@ -191,7 +191,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
     @torch.no_grad()
     def describe(self, waveform: torch.Tensor) -> torch.Tensor:
-        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.measure`.
+        """What the rhythm network reads of a mono vocal (float [N] at 16 kHz): `HAFMVocalDescriptors.described`.
 
         Returns:
             float32 [T_v, 10].
@@ -199,11 +199,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
-        self._check_rhythm()
-        descriptors = self.descriptors[0]
-        assert isinstance(descriptors, HAFMVocalDescriptors)
-        samples = waveform.detach().float().cpu().numpy()
-        return torch.from_numpy(descriptors.measure(samples, self.num_frames(len(samples)))).to(waveform.device)
+        descriptors, measured = self._measured(waveform)
+        return torch.from_numpy(descriptors.described(*measured)).to(waveform.device)
 
     @torch.no_grad()
     def listen(self, waveform: torch.Tensor) -> tuple[PitchLine, torch.Tensor]:
@@ -215,13 +212,17 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: the tokenizer has no rhythm network.
         """
+        descriptors, measured = self._measured(waveform)
+        weight, described = self.rhythm.head.weight, torch.from_numpy(descriptors.described(*measured))
+        return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
+
+    def _measured(self, waveform: torch.Tensor) -> tuple[HAFMVocalDescriptors, tuple[np.ndarray, ...]]:
+        """What measures a mono vocal (float [N]), and what it says of its T_v frames (`measured`)."""
         self._check_rhythm()
-        descriptors, weight = self.descriptors[0], self.rhythm.head.weight
+        descriptors = self.descriptors[0]
         assert isinstance(descriptors, HAFMVocalDescriptors)
         samples = waveform.detach().float().cpu().numpy()
-        measured = descriptors.measured(samples, self.num_frames(len(samples)))
-        described = torch.from_numpy(descriptors.described(*measured))
-        return pitch_line(*measured), self.rhythm.place(described[None].to(weight.device, weight.dtype))[0]
+        return descriptors, descriptors.measured(samples, self.num_frames(len(samples)))
 
     @torch.no_grad()
     def quantize(
