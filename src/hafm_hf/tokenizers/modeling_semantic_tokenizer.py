@@ -9,6 +9,7 @@ T_v frames at 50 Hz, D width of HuBERT.
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,19 +151,12 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
         )
 
-    def encode(
-        self,
-        waveform: torch.Tensor,
-        noise: bool = False,
-        seed: int | None = None,
-        vocal: bool | None = None,
-        lead_sheet: LeadSheet | None = None,
-    ) -> torch.Tensor:
+    def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
 
-        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks; `forward` says the rest.
+        Audio longer than `config.chunk_seconds` goes through HuBERT in overlapping chunks. `options` are those of
+        `forward`: `noise`, `seed`, `vocal` and `lead_sheet`.
         """
-        options = {"noise": noise, "seed": seed, "vocal": vocal, "lead_sheet": lead_sheet}
         return self(waveform[None], **options, return_dict=True).ids[0]
 
     @torch.no_grad()
