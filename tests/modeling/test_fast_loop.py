@@ -16,8 +16,19 @@ from hafm_hf.modeling.sampling import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from hafm_hf.training.stages import add_adapters
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
-from recording_decoder import RecordingDecoder
 from tiny_models import placed, tiny_stage
+
+
+class RecordingDecoder(FastDecoder):
+    """The fast loop, which also keeps the guided scores of every step in `scores`, float [B, V] each."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.scores: list[torch.Tensor] = []
+
+    def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
+        self.scores.append(scores.float())
+        return super().draw(scores, uniforms)
 
 
 def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
