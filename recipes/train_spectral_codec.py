@@ -5,14 +5,19 @@
     python recipes/train_spectral_codec.py --corpus CORPUS --out RUN --teacher CODEC --model hafm-tiny \
         --encoder_layers 5 --decoder_width 320 --decoder_layers 8 --steps 4000 --adversarial_from 2000
 
+    python recipes/train_spectral_codec.py --corpus CORPUS --further CORPUS2,CORPUS3 --records FOLDER --out RUN \
+        --codec CODEC --decoder_only true --model hafm-tiny --steps 3000 --adversarial_from 1 --adversarial_ramp 300
+
 CORPUS is what recipes/build_song_corpus.py writes. The second command keeps the codes of CODEC, an EnCodec, and so
-every stage that has learnt them; what --model plays to the corpus's voices is judged as well. RUN/state.pt is written
-every few minutes and at the end, and a run that is started again goes on from there. RUN/codec is the codec,
-RUN/metrics.jsonl the log. One CPU core does about three steps a second, with discriminators one.
+every stage that has learnt them; what --model plays to the corpus's voices is judged as well. The third trains the
+decoder of a spectral codec further, on its own codes, of more corpora and of records, every eighth of which is left
+for tests. RUN/state.pt is written every few minutes and at the end, and a run that is started again goes on from
+there. RUN/codec is the codec, RUN/metrics.jsonl the log. One CPU core does about three steps a second, with
+discriminators one.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,9 +27,10 @@ from hafm_hf import HAFMForVocalAccompaniment, HAFMSpectralConfig, HAFMSpectralM
 from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.codec import evaluate_codec
-from hafm_tiny.song_pool import PCM_SCALE, SongPool
+from hafm_tiny.song_pool import PCM_SCALE, Song, SongPool, read_mono
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher
+from hafm_tiny.state import load_state, save_state
 
 
 @dataclass
@@ -37,6 +43,8 @@ class SpectralCodecArguments:
     decoder_layers: int = 6
     codebook_dim: int = 96
     codec: str = field(default="", metadata={"help": "start from this spectral codec: a folder or hub id"})
+    further: str = field(default="", metadata={"help": "more corpora of songs, separated by commas"})
+    records: str = field(default="", metadata={"help": "folder of audio files, to learn from as well"})
     teacher: str = field(default="", metadata={"help": "an EnCodec whose codebooks and codes are kept"})
     model: str = field(default="", metadata={"help": "what it plays to the voices is judged as well"})
     played_songs: int = 60
@@ -59,16 +67,27 @@ def load_or_create(arguments: SpectralCodecArguments, teacher: EncodecModel | No
     return HAFMSpectralModel(HAFMSpectralConfig(**sizes))
 
 
-def played(arguments: SpectralCodecArguments, pool: SongPool) -> list[torch.Tensor]:
-    """Codes int64 [Q, T] of what a model plays to the voices of the songs; none without a model."""
+def read_records(folder: str, sampling_rate: int, held_out: bool = False) -> list[Song]:
+    """The records below a folder, mono; every eighth is held out for tests."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
+    chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out] if folder else []
+    sounds = [read_mono(path, sampling_rate) for path in chosen]
+    return [Song(path.stem, sound, sound, {}) for path, sound in zip(chosen, sounds, strict=True)]
+
+
+def played(arguments: SpectralCodecArguments, pool: SongPool, kept: Path) -> list[torch.Tensor]:
+    """Codes int64 [Q, T] of what a model plays to the voices of the songs, stored in `kept`; none without a model."""
     if not arguments.model:
         return []
+    if kept.exists():
+        return list(load_state(kept)["codes"])
     model = HAFMForVocalAccompaniment.from_pretrained(arguments.model)
     size = int(arguments.played_seconds * pool.sampling_rate)
     codes = []
     for seed, song in enumerate(pool.songs[: arguments.played_songs]):
         voice = torch.from_numpy(song.vocal[:size]).float() / PCM_SCALE
         codes += model.generate(voice[None], pool.sampling_rate, seed=seed).codes
+    save_state(kept, {"codes": codes})
     return codes
 
 
@@ -80,15 +99,16 @@ def main() -> None:
     teacher = EncodecModel.from_pretrained(model.teacher, dtype=torch.float32) if model.teacher else None
     codec = load_or_create(model, teacher).train()
     pool = run.songs("train", codec.config.sampling_rate)
+    for folder in filter(None, model.further.split(",")):
+        pool.songs += replace(run, corpus=folder).songs("train", codec.config.sampling_rate).songs
     pool.require((arguments.crop_frames + 1) * codec.config.hop_length / codec.config.sampling_rate)
     kept = None if teacher is None else Teacher(teacher)
-    trainer = SpectralTrainer(codec, pool, arguments, kept, played(model, pool))
+    records = read_records(model.records, codec.config.sampling_rate)
+    trainer = SpectralTrainer(codec, pool, arguments, kept, played(model, pool, Path(run.out) / "played.pt"), records)
     if not resume(trainer, run):
         trainer.start(fresh=not model.codec)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
-    settled = trainer.settle()
-    trainer.raise_levels(settled)
-    settled.save_pretrained(Path(run.out) / "codec")
+    trainer.settle().save_pretrained(Path(run.out) / "codec")
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
     if held_out and held_out.songs:
         figures = evaluate_codec(trainer.average, held_out)

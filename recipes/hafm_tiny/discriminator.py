@@ -17,7 +17,7 @@ COMPRESSION = 0.3
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Convolutions over real and imaginary part of one STFT, whose magnitudes are compressed.
+    """Convolutions over one STFT, whose magnitudes are compressed: real and imaginary part, and the magnitudes alone.
 
     Args:
         size: of the STFT, in samples; the hop is a quarter of it.
@@ -28,7 +28,7 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.size = size
         self.register_buffer("window", torch.hann_window(size), persistent=False)
-        shapes = [(2, channels, 1, 1), (channels, channels, 2, 1), (channels, channels, 2, 2)]
+        shapes = [(3, channels, 1, 1), (channels, channels, 2, 1), (channels, channels, 2, 2)]
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(inner, outer, (9, 3), stride=(stride, 1), dilation=(1, spread), padding=(4, spread)))
             for inner, outer, stride, spread in shapes
@@ -41,8 +41,9 @@ class SpectrogramDiscriminator(nn.Module):
         spectrum = torch.stft(
             audio[:, 0], self.size, self.size // 4, window=window, normalized=True, return_complex=True
         )
-        compressed = spectrum * (spectrum.abs() + 1e-5) ** (COMPRESSION - 1)
-        hidden = torch.view_as_real(compressed).permute(0, 3, 1, 2)
+        magnitudes = spectrum.abs() + 1e-5
+        compressed = torch.view_as_real(spectrum * magnitudes ** (COMPRESSION - 1)).permute(0, 3, 1, 2)
+        hidden = torch.cat([compressed, magnitudes[:, None] ** COMPRESSION], dim=1)
         features = []
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)

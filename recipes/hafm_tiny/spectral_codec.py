@@ -5,7 +5,8 @@ Freely, it is an autoencoder first, quantised once that has warmed up (k-means s
 dead codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2). With a teacher, an
 EnCodec, its codebooks are taken over and stay: half of the rows decode the teacher's codes, the other half those of
 the new encoder, which learns the teacher's latent vectors and, through the decoder, what decodes to better sound.
-Discriminators come last; codes that a model has generated, for which there is no right sound, are judged by them too.
+Discriminators come last; codes that a model has generated, for which there is no right sound, are judged by them too,
+and their levels are drawn to the songs'. The decoder alone may go on learning, from the codec's own codes, which stay.
 """
 
 import copy
@@ -19,18 +20,17 @@ from torch import nn
 from transformers import EncodecModel
 
 from hafm_hf.audio.analysis import mel_filters
-from hafm_hf.tokenizers.codecs import as_codec
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
 from .clusters import kmeans, nearest
 from .codec import mel_distance, relative_error, spectral_distance
 from .discriminator import MultiScaleDiscriminator
-from .song_pool import PCM_SCALE, SongPool
+from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 
-# frequencies whose levels may be raised for generated codes, by how much in power, and over how many bins each way
-LOWEST_RAISED_HZ, MOST_RAISED, SMOOTHED_BINS = 1000, 2.0, 48
-SILENCE = 1e-9
+# share of a batch in the running levels of bands and generated sound, and the distance, in nepers, that counts at most
+LEVEL_MOMENTUM, MOST_APART = 0.02, 0.5
+LEVEL_BANDS = 32
 STFT_SIZES = (256, 1024, 4096, 8192)
 # of a song that a teacher encodes at once, and what its recurrent layers hear before
 PART_FRAMES, LEAD_FRAMES = 300, 150
@@ -42,7 +42,9 @@ class SpectralTrainingArguments:
 
     `own_codes_from`: with a teacher, the step from which half of the rows decode the new encoder's codes.
     `quantize_from`: without one, the step at which codebooks start.
-    `adversarial_from`: the step from which discriminators judge; 0: never.
+    `adversarial_from`: the step from which discriminators learn; 0: never. What they say counts more and more during
+    the following `adversarial_ramp` steps.
+    `decoder_only`: encoder and codebooks stay, and with them every code; only for a codec that is trained already.
     """
 
     steps: int = 6000
@@ -62,16 +64,19 @@ class SpectralTrainingArguments:
     spectral_weight: float = 0.5
     mel_weight: float = 0.2
     level_weight: float = 0.0
-    raised_share: float = field(default=0.9, metadata={"help": "of what generated codes lack of the songs' levels"})
+    free_level_weight: float = field(default=0.0, metadata={"help": "of levels of sound that a model has generated"})
     latent_weight: float = 0.5
     commitment_weight: float = 0.3
     adversarial_from: int = 0
+    adversarial_ramp: int = 0
     adversarial_weight: float = 0.1
     matching_weight: float = 0.2
     discriminator_learning_rate: float = 3e-4
     judged_rows: int = field(default=3, metadata={"help": "of the batch, whose crops discriminators see"})
     discriminator_share: float = field(default=0.67, metadata={"help": "of the steps in which discriminators learn"})
     sizes: str = field(default="256,512,1024", metadata={"help": "of the discriminators' spectrograms, in samples"})
+    records_share: float = field(default=0.35, metadata={"help": "of the crops that are drawn, if there are records"})
+    decoder_only: bool = False
     half_precision: bool = field(default=True, metadata={"help": "blocks and discriminators in bfloat16"})
     seed: int = 0
 
@@ -81,14 +86,17 @@ def level_distance(target: torch.Tensor, output: torch.Tensor, sampling_rate: in
 
     Every other loss is content with sound that is too quiet where it cannot be right.
     """
-    window = torch.hann_window(size, device=target.device)
-    filters = torch.from_numpy(mel_filters(size, sampling_rate, size // 32, 0.0)).to(target)
-    powers = [
-        filters.T @ torch.stft(x[:, 0], size, size // 4, window=window, return_complex=True).abs().square().mean(-1).T
-        for x in (target, output)
-    ]
-    floor = 1e-5 * powers[0].amax(dim=0) + 1e-8
+    powers = [band_powers(x, sampling_rate, size) for x in (target, output)]
+    floor = 1e-5 * powers[0].amax(dim=1, keepdim=True) + 1e-8
     return 0.5 * ((powers[0] + floor).log() - (powers[1] + floor).log()).abs().mean()
+
+
+def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> torch.Tensor:
+    """Power of `LEVEL_BANDS` mel bands over whole crops: float [B, 1, N] → [B, bands]."""
+    window = torch.hann_window(size, device=audio.device)
+    filters = torch.from_numpy(mel_filters(size, sampling_rate, LEVEL_BANDS, 0.0)).to(audio)
+    spectrum = torch.stft(audio[:, 0], size, size // 4, window=window, return_complex=True)
+    return spectrum.abs().square().mean(-1) @ filters
 
 
 class Batch(NamedTuple):
@@ -135,6 +143,7 @@ class SpectralTrainer:
         arguments: see `SpectralTrainingArguments`.
         teacher: whose tokens the codec is to keep.
         generated: codes int64 [Q, T] that a model has generated.
+        records: crops of these are drawn as well.
     """
 
     def __init__(
@@ -144,16 +153,22 @@ class SpectralTrainer:
         arguments: SpectralTrainingArguments,
         teacher: Teacher | None = None,
         generated: Sequence[torch.Tensor] = (),
+        records: Sequence[Song] = (),
     ) -> None:
         self.codec, self.pool, self.arguments, self.teacher = codec, pool, arguments, teacher
+        self.records = records
         self.generated = [codes for codes in generated if codes.shape[1] > arguments.crop_frames]
         self.average = copy.deepcopy(codec).requires_grad_(False)
-        self.step, self.quantized = 0, teacher is not None
+        self.step, self.quantized = 0, teacher is not None or arguments.decoder_only
+        codec.encoder.requires_grad_(not arguments.decoder_only)
         if teacher is not None:
             codec.quantizer.codebooks.copy_(teacher.codebooks)
         self.counts = torch.ones(codec.quantizer.codebooks.shape[:2])
         self.sums = codec.quantizer.codebooks.clone()
-        self.optimizer = torch.optim.AdamW(codec.parameters(), arguments.learning_rate, (0.8, 0.99), weight_decay=0.01)
+        # of the songs and of generated sound: logarithms of the bands' shares of the power
+        self.levels = torch.zeros(2, LEVEL_BANDS)
+        trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, arguments.learning_rate, (0.8, 0.99), weight_decay=0.01)
         self.discriminator = MultiScaleDiscriminator(tuple(map(int, arguments.sizes.split(","))))
         self.judging = torch.optim.AdamW(
             self.discriminator.parameters(), arguments.discriminator_learning_rate, (0.5, 0.9)
@@ -231,32 +246,6 @@ class SpectralTrainer:
                 codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
         return codec.eval()
 
-    @torch.no_grad()
-    def raise_levels(self, codec: HAFMSpectralModel) -> None:
-        """Raises the decoder's levels, so that generated codes have the songs' long-term spectrum.
-
-        A decoder is quieter where it is less sure, and of codes that no encoder has made it is less sure.
-        """
-        if not self.generated:
-            return
-        config, spectrum, whole = codec.config, codec.encoder.spectrum, as_codec(codec)
-        codes = [each[None].long().to(codec.device) for each in self.generated]
-        size = max(each.shape[-1] for each in codes) * config.hop_length
-        rows = [song.instrumental[-size:] / np.float32(PCM_SCALE) for song in self.pool.songs[: len(codes)]]
-        sounds = ([torch.from_numpy(row)[None, None] for row in rows], [whole.decode(each) for each in codes])
-        levels = []
-        for group in sounds:
-            powers = [spectrum.analyse(each.to(codec.device)).abs().square().mean((0, 1)) for each in group]
-            mean = torch.stack([power / power.sum().clamp_min(SILENCE) for power in powers]).mean(0)
-            weights = torch.hann_window(2 * SMOOTHED_BINS + 1, device=codec.device)[None, None]
-            padded = nn.functional.pad(mean.log()[None, None], (SMOOTHED_BINS, SMOOTHED_BINS), mode="replicate")
-            levels.append(nn.functional.conv1d(padded, weights / weights.sum())[0, 0])
-        wanted = (levels[0] - levels[1]).exp().clamp(1, MOST_RAISED) ** self.arguments.raised_share
-        frequencies = torch.linspace(0, config.sampling_rate / 2, config.num_bins, device=codec.device)
-        raised = torch.where(frequencies < LOWEST_RAISED_HZ, torch.ones_like(wanted), wanted)
-        codec.decoder.spectrum.usual.mul_(raised ** (0.5 * config.compression))
-        codec.decoder.mean.mul_(raised[:, None].sqrt())
-
     def _draw(self, step: int) -> Batch:
         """The batch of a step, of the bands alone."""
         rng, config = np.random.default_rng([self.arguments.seed, step]), self.codec.config
@@ -265,7 +254,7 @@ class SpectralTrainer:
         first: list[int] = []
         teachings: list[tuple[torch.Tensor, torch.Tensor]] = []
         while len(audio) < self.arguments.batch_size:
-            song, start = self.pool.draw(rng, (frames + 1) * hop)
+            song, start = self._draw_crop(rng, (frames + 1) * hop)
             start //= hop
             crop = song.instrumental[start * hop : (start + frames) * hop] / np.float32(PCM_SCALE)
             if np.sqrt(np.mean(crop**2)) < 3e-3:
@@ -284,13 +273,20 @@ class SpectralTrainer:
         latents, codes = (torch.stack(each) for each in zip(*teachings, strict=True))
         return Batch(rows, places, latents.float().to(device), codes.long().to(device))
 
+    def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
+        """A song or a record, and the first sample of a crop of `size`."""
+        if not self.records or rng.random() >= self.arguments.records_share:
+            return self.pool.draw(rng, size)
+        record = self.records[int(rng.integers(len(self.records)))]
+        return record, int(rng.integers(record.num_samples - size))
+
     def _varied(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """Sound unlike the songs, float32 [N]: at another speed, two at once or with the voice, and equalised."""
         speed = 2 ** rng.uniform(-0.5, 0.5)
         needed = int(size * speed) + 2
         sound = np.zeros(size, np.float32)
         for source in range(1 + int(rng.random() < 0.4)):
-            song, start = self.pool.draw(rng, needed)
+            song, start = self._draw_crop(rng, needed)
             track = song.vocal if source and rng.random() < 0.6 else song.instrumental
             crop = track[start : start + needed].astype(np.float32)
             crop = np.interp(np.arange(size) * speed, np.arange(needed), crop).astype(np.float32)
@@ -298,7 +294,11 @@ class SpectralTrainer:
         spectrum = np.fft.rfft(sound)
         places = np.log2(np.arange(len(spectrum)) + 20.0)
         curve = np.interp(places, np.linspace(places[0], places[-1], 8), rng.normal(0, 5, 8))
-        sound = np.fft.irfft(spectrum * 10 ** (curve / 20), size).astype(np.float32)
+        spectrum *= 10 ** (curve / 20)
+        if rng.random() < 0.3:
+            # of a lower sampling rate
+            spectrum[int(len(spectrum) * rng.uniform(0.3, 0.8)) :] = 0
+        sound = np.fft.irfft(spectrum, size).astype(np.float32)
         level = 10 ** (rng.uniform(-30, -14) / 20)
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
@@ -309,7 +309,7 @@ class SpectralTrainer:
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         arguments, target, first = self.arguments, batch.audio, batch.first
         report: dict[str, float] = {}
-        with self._in_half():
+        with self._in_half(), torch.set_grad_enabled(not arguments.decoder_only):
             latents = self.codec.encoder(target).float()
         decoded = self._decoder_input(latents, batch, generator, report)
         loss = self._latent_loss(latents, decoded, batch, report)
@@ -331,10 +331,26 @@ class SpectralTrainer:
         for name, value in terms.items():
             report[name] = float(value.detach())
             loss = loss + getattr(arguments, f"{name}_weight") * value
+        if len(free) and arguments.free_level_weight:
+            loss = loss + arguments.free_level_weight * self._free_level_loss(target, free, report)
         if adversarial:
             rows = torch.randperm(len(target), generator=generator)[: arguments.judged_rows].to(target.device)
             loss = loss + self._adversarial_loss(target[rows], output[rows], free, generator, report)
         return loss, report
+
+    def _free_level_loss(self, target: torch.Tensor, free: torch.Tensor, report: dict[str, float]) -> torch.Tensor:
+        """Draws the levels of generated sound [B, 1, N] to the songs', of which single crops say little: by means of
+        the last steps, whose differences are the gradient of this one's levels."""
+        levels = []
+        for held, sound in zip(self.levels, (target[: self.arguments.batch_size], free), strict=True):
+            powers = band_powers(sound, self.codec.config.sampling_rate)
+            shares = (powers / powers.sum(1, keepdim=True).clamp_min(1e-6) + 1e-6).log().mean(0)
+            momentum = LEVEL_MOMENTUM if float(held.abs().sum()) else 1.0
+            held.lerp_(shares.detach().cpu(), momentum)
+            levels.append(shares)
+        apart = self.levels[1] - self.levels[0]
+        report["free_level"] = float(0.5 * apart.abs().mean())
+        return (apart.clamp(-MOST_APART, MOST_APART).to(free.device) * levels[1]).mean()
 
     def _latent_loss(
         self, latents: torch.Tensor, decoded: torch.Tensor, batch: Batch, report: dict[str, float]
@@ -344,7 +360,7 @@ class SpectralTrainer:
             apart = (latents[: len(batch.latents)] - batch.latents).square().mean() / self.spread
             report["latent"] = float(apart.detach())
             return self.arguments.latent_weight * apart
-        if not self.quantized:
+        if not self.quantized or self.arguments.decoder_only:
             return latents.new_zeros(())
         commitment = (latents - decoded.detach()).square().mean()
         report["commitment"] = float(commitment.detach())
@@ -357,6 +373,8 @@ class SpectralTrainer:
         if not self.quantized:
             return latents
         depth = self._draw_depth(len(latents), generator)
+        if self.arguments.decoder_only:
+            return self._to_depth(self.codec.quantizer.encode(latents), depth)
         if batch.codes is None:
             quantized = self._learn_codes(latents.detach(), depth, generator)
             return latents + (quantized - latents).detach()
@@ -423,7 +441,8 @@ class SpectralTrainer:
         judge.requires_grad_(True)
         report |= {"adversarial": float(hinge.detach()), "matching": float(matching.detach())}
         loss = arguments.adversarial_weight * (hinge + 0.5 * loose) + arguments.matching_weight * matching
-        return loss.float()
+        since = self.step + 1 - arguments.adversarial_from
+        return loss.float() * min(1.0, since / max(1, arguments.adversarial_ramp))
 
     @torch.no_grad()
     def _start_codebooks(self, generator: torch.Generator) -> None:
@@ -469,13 +488,13 @@ class SpectralTrainer:
         """All that a later process needs to take the very next step."""
         names = ("codec", "average", "optimizer", "discriminator", "judging")
         state = {name: getattr(self, name).state_dict() for name in names}
-        plain = ("step", "quantized", "spread", "counts", "sums")
+        plain = ("step", "quantized", "spread", "counts", "sums", "levels")
         return state | {name: getattr(self, name) for name in plain if hasattr(self, name)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict()`."""
         for name in ("codec", "average", "optimizer", "discriminator", "judging"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "quantized", "spread", "counts", "sums"):
+        for name in ("step", "quantized", "spread", "counts", "sums", "levels"):
             if name in state:
                 setattr(self, name, state[name])

@@ -13,7 +13,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
 from hafm_tiny.song_pool import SongPool
-from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher, level_distance
+from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher, band_powers, level_distance
 from hafm_tiny.state import load_state, save_state
 from programs import run_program
 from synthetic_songs import write_song
@@ -82,19 +82,52 @@ def test_a_taught_codec_comes_to_its_teachers_codes_and_leaves_its_codebooks(
     assert codes.unique().numel() > 4
 
 
-def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path, decoder_only: bool) -> None:
     played = [torch.randint(CODES, (4, 60), generator=torch.Generator().manual_seed(0))]
-    options = arguments(quantize_from=3, adversarial_from=4, sizes="64,128", discriminator_share=0.5)
-    trainer = SpectralTrainer(tiny_codec(), pool, options, generated=played)
-    trainer.start()
+    options = arguments(
+        quantize_from=3,
+        adversarial_from=4,
+        adversarial_ramp=3,
+        free_level_weight=0.1,
+        sizes="64,128",
+        discriminator_share=0.5,
+        decoder_only=decoder_only,
+    )
+    trainer = SpectralTrainer(tiny_codec(), pool, options, generated=played, records=pool.songs[:1])
+    trainer.start(fresh=not decoder_only)
     reports = [trainer.train_step() for _ in range(8)]
     assert [step for step, report in enumerate(reports) if "adversarial" in report] == [4, 5, 6, 7]
     assert {"discriminator" in report for report in reports[4:]} == {True, False}, "they learn in half of the steps"
     save_state(tmp_path / "state.pt", trainer.state_dict())
     wanted = [trainer.train_step() for _ in range(3)]
-    resumed = SpectralTrainer(tiny_codec(), pool, options, generated=played)
+    resumed = SpectralTrainer(tiny_codec(), pool, options, generated=played, records=pool.songs[:1])
     resumed.load_state_dict(load_state(tmp_path / "state.pt"))
     assert [resumed.train_step() for _ in range(3)] == wanted
+    changed = {
+        name.split(".")[0]
+        for name, value in tiny_codec().state_dict().items()
+        if not torch.equal(value, resumed.averaged().state_dict()[name])
+    }
+    assert changed == ({"decoder"} if decoder_only else {"encoder", "decoder", "quantizer"}), "codes stay"
+
+
+def test_levels_of_generated_sound_are_drawn_to_the_songs(pool: SongPool) -> None:
+    trainer = SpectralTrainer(tiny_codec(), pool, arguments(decoder_only=True))
+    sound = torch.randn(2, 1, 4_000, generator=torch.Generator().manual_seed(0))
+    muffled = torch.nn.functional.avg_pool1d(sound, 5, 1, 2).requires_grad_()
+    for _ in range(3):
+        muffled.grad = None
+        report: dict[str, float] = {}
+        trainer._free_level_loss(sound, muffled, report).backward()
+    assert muffled.grad is not None and report["free_level"] > 0.2
+    with torch.no_grad():
+        nearer = band_powers(muffled - 1e4 * muffled.grad, RATE)
+        apart = [
+            (powers / powers.sum(1, keepdim=True) / (wanted / wanted.sum(1, keepdim=True))).log().abs().mean()
+            for powers, wanted in ((p, band_powers(sound, RATE)) for p in (nearer, band_powers(muffled, RATE)))
+        ]
+    assert apart[0] < apart[1]
 
 
 def test_levels_are_measured_over_whole_crops() -> None:
