@@ -6,7 +6,9 @@
         --encoder_layers 5 --decoder_width 320 --decoder_layers 8 --steps 4000 --adversarial_from 2000
 
     python recipes/train_spectral_codec.py --corpus CORPUS --further CORPUS2,CORPUS3 --records FOLDER --out RUN \
-        --codec CODEC --decoder_only true --model hafm-tiny --steps 3000 --adversarial_from 1 --adversarial_ramp 300
+        --codec CODEC --decoder_only true --model hafm-tiny --played_songs 30 --steps 350 --learning_rate 5e-4 \
+        --final_learning_rate 2e-5 --warmup_steps 50 --averaging 0.995 --level_weight 0.5 --free_level_weight 0.1 \
+        --adversarial_from 1 --adversarial_ramp 300 --discriminator_learning_rate 1e-3 --discriminator_share 0.5
 
 CORPUS is what recipes/build_song_corpus.py writes. The second command keeps the codes of CODEC, an EnCodec, and so
 every stage that has learnt them; what --model plays to the corpus's voices is judged as well. The third trains the
