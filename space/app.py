@@ -9,6 +9,7 @@ on one time axis. Its components are in parts.py and static/; here are its event
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import secrets
 import shutil
@@ -30,31 +31,18 @@ from songs import MAX_SECONDS, OFFERED, Request, load_pipeline, logger, make_job
 import gradio as gr
 
 import parts
+import takes
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
-from links import read_link, write_link
-from listening import lead_sheet_of, listen, uploaded, write_sheet
+from links import USUAL, read_link
+from listening import lead_sheet_of, listen, readable, uploaded, write_sheet
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
-from takes import (
-    FORMATS,
-    JOBS,
-    Channel,
-    Job,
-    LiveTake,
-    Remake,
-    find,
-    keep_sweeping,
-    mix_job,
-    setting,
-    shelf,
-    stored_job,
-    stored_sheet,
-    write_file,
-)
+from projects import read_project, write_project
+from takes import Channel, Job
 
-QUEUE_SIZE = int(setting("QUEUE_SIZE", "20"))
-MAX_UPLOAD = setting("MAX_UPLOAD", "100mb")
+QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
+MAX_UPLOAD = takes.setting("MAX_UPLOAD", "100mb")
 # How often the progress bar moves.
 SHOW_SECONDS = 0.25
 # Generations that a page keeps side by side.
@@ -67,7 +55,8 @@ IDLE = [ON, OFF, ON]
 # stops and then marks components with an error, so a run looks here instead, and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
-FULL = "Too many people are waiting for a place; try again in a minute."
+FULL = "Too many people are waiting. The voice is analysed as soon as there is a place; you need do nothing."
+WAITS = "Too many people are waiting. Your band begins by itself as soon as there is a place; you need do nothing."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
 
@@ -95,31 +84,61 @@ def show_estimates(voice: Any, take: Values | None, *inputs: Any) -> Values | No
         recorded = take is not None and Path(str(request.vocal)).name == take["name"]
         known = take["sheet"] if take and recorded else LeadSheet()
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
-        return listen(request.vocal, request.model, request.seconds, known)
+        shown = listen(request.vocal, request.model, request.seconds, known)
+        # estimates of a state remain estimates
+        return shown | {"sheet": known.to_dict()} if take and recorded and take["state"] else shown
     except Exception as error:
         return {"wrong": explain(error)}
+
+
+def why(action: Callable[..., Any], *inputs: Any) -> Any:
+    """What a person is told of an action that has just failed: of a quiet event, Gradio itself shows no error."""
+    try:
+        action(*inputs)
+    except gr.Error as error:
+        return announcement(error.message, "alert")
+    return gr.skip()
 
 
 def take_voice(sent: Values) -> list[Any]:
     """A voice that the page has recorded, been given or offers as an example: [vocal, take].
 
-    A take has the voice's "name", the "sheet" that is known of it, and the "band" that is stored of an example.
+    A take has the voice's "name", the "sheet" that is known of it, the "band" that is stored of an example, and the
+    "state" that the page shows again: of a project, or from before it was reloaded.
     """
     try:
         names = {voice_name(path): path for path in EXAMPLES}
         example = names.get(str(sent.get("example")))
-        path = example or uploaded(sent.get("path"))
+        path = example or uploaded(sent.get("path"), EXAMPLES)
+        if path.suffix == ".zip":
+            sent = read_project(path)
+            path = sent["path"]
+        state = sent if "takes" in sent else {}
         known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
-        sheet = LeadSheet.told(known) if example is None else stored_sheet(example)
-        return [str(path), {"name": path.name, "sheet": sheet, "band": example}]
+        sheet = LeadSheet.told(state.get("sheet") or known) if example is None else takes.stored_sheet(example)
+        return [str(readable(path)), {"name": readable(path).name, "sheet": sheet, "band": example, "state": state}]
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def play_example(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """The band that is stored of an example voice, as a take that plays at once: [jobs, mixer]."""
-    job = stored_job(take["band"], str(vocal["path"])) if take["band"] else None
-    return shelved(job, jobs, mixer) if job else [gr.skip()] * 2
+def bring_takes(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """The band that is stored of an example, which plays at once, or the takes of a state: [jobs, mixer]."""
+    source, state = str(vocal["path"]), take["state"]
+    folders = dict.fromkeys(str(each).split("/")[0] for each in state.get("takes", []))
+    found = (
+        [takes.stored_job(take["band"], source)]
+        if take["band"]
+        else [takes.read_job(name, source) for name in folders]
+    )
+    there = [job for job in found if job is not None]
+    if not there:
+        return [gr.skip()] * 2
+    brought, value = shelved(there, jobs, mixer)
+    if state:
+        known = state.get("chosen") in [each["id"] for each in value["takes"]]
+        marks = {**value.get("marks", {}), **(state.get("marks") or {})}
+        value |= {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}
+    return [brought, value]
 
 
 def begin() -> list[Any]:
@@ -136,6 +155,8 @@ def stop_run(ticket: str) -> list[Any]:
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
     """What the Play a band button asks for: the page's options, and the lead sheet that its timeline shows."""
     request = Request.of(*inputs)
+    if len(jobs) - len(not_kept(jobs, mixer)) >= MOST_JOBS:
+        raise ValueError(f"All {MOST_JOBS} takes are kept (★); let one of them go to make room for a new one.")
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
@@ -146,13 +167,13 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
         ValueError: nothing is selected, or the take is of another voice.
     """
     request = song_request(jobs, mixer, timeline, *inputs)
-    job, sample = find(jobs, (mixer or {}).get("chosen"))
+    job, sample = takes.find(jobs, (mixer or {}).get("chosen"))
     if job.source != request.vocal:
         raise ValueError("This take belongs to another voice than the one above; generate a new one.")
     selection = (timeline or {}).get("selection")
     if not isinstance(selection, list) or [type(each) in (int, float) for each in selection] != [True, True]:
         raise ValueError("Select bars in the timeline first; then they can be replaced.")
-    return replace(request, remake=Remake(job, sample, *selection))
+    return replace(request, remake=takes.Remake(job, sample, *selection))
 
 
 def run(
@@ -163,45 +184,57 @@ def run(
     Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
     """
     still, keep = [gr.skip()] * 5, [gr.skip()] * 2
-    shown, live = -math.inf, LiveTake()
-    stopped = partial(CANCELLED.__contains__, ticket)
+    shown, live = -math.inf, takes.LiveTake()
+    # one that was waiting for the queue may come twice
+    begun, stopped = ticket in BEGUN, partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
         # Gradio takes a run that yields nothing for one that empties every component
         yield [*still, *keep]
-        for step in () if stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
+        for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
                 said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
                 # a person who has stopped it may have begun something else
-                yield [*(still if stopped() else [said, *IDLE, ""]), *shelved(step, jobs, mixer)]
+                yield [*(still if stopped() else [said, *IDLE, ""]), *shelved([step], jobs, mixer)]
             elif stopped():
                 return
             elif isinstance(step, dict):
-                value = {**(mixer or {}), "takes": shelf(jobs), "live": {**step, "run": ticket}, "play": True}
+                value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": {**step, "run": ticket}, "play": True}
                 yield [*still, gr.skip(), value]
             elif time.monotonic() - shown >= SHOW_SECONDS:
                 shown = time.monotonic()
                 yield [*[gr.skip()] * 4, parts.progress_bar(step), *keep]
     except Exception as error:
-        value = {**(mixer or {}), "takes": shelf(jobs), "live": None}
+        value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": None}
         yield [announcement(explain(error), "alert"), *IDLE, "", gr.skip(), value if live.pieces else gr.skip()]
 
 
-def shelved(job: Job, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with a new job, which plays; the oldest of too many is removed."""
-    for old in jobs[: max(len(jobs) + 1 - MOST_JOBS, 0)]:
-        shutil.rmtree(old.folder, ignore_errors=True)
-    latest = 1 + max((old.number for old in jobs), default=0)
-    jobs = [*jobs, replace(job, number=latest)][-MOST_JOBS:]
-    value = {**(mixer or {}), "takes": shelf(jobs), "chosen": f"{job.folder.name}/1", "ask": None}
-    return [jobs, value | {"formats": FORMATS, "live": None, "play": True}]
+def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
+    """Those that newer ones replace: a person has not marked any song of them as kept."""
+    marks = (mixer or {}).get("marks") or {}
+    kept = {str(take).split("/")[0] for take, mark in marks.items() if mark.get("kept")}
+    return [job for job in jobs if job.folder.name not in kept]
+
+
+def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """[jobs, mixer] with new jobs, the last of which plays; of too many the oldest that are not kept are removed."""
+    for job in new:
+        for old in not_kept(jobs, mixer)[: max(len(jobs) + 1 - MOST_JOBS, 0)]:
+            shutil.rmtree(old.folder, ignore_errors=True)
+            jobs = [each for each in jobs if each is not old]
+        jobs = [*jobs, replace(job, number=max(job.number, 1 + max((old.number for old in jobs), default=0)))]
+        jobs[-1].save()
+    value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": f"{jobs[-1].folder.name}/1", "ask": None}
+    return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
 
 
 def answer(jobs: list[Job], mixer: Values) -> str:
     """The path of the file that the mixer asks for."""
     try:
-        job, sample = find(jobs, mixer.get("chosen"))
-        return str(write_file(job, sample, mixer))
+        if (mixer.get("ask") or {}).get("file") == "project":
+            return str(write_project(jobs, mixer["ask"].get("state")))
+        job, sample = takes.find(jobs, mixer.get("chosen"))
+        return str(takes.write_file(job, sample, mixer))
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
@@ -234,16 +267,6 @@ def restore(query: str) -> list[Any]:
     return [said, *(gr.update(**each) for each in properties.values())]
 
 
-def link_to(mixer: Values | None, *inputs: Any) -> list[str]:
-    """The button that copies a link: [link, announced]."""
-    try:
-        seeds = {take["id"]: take["seed"] for take in (mixer or {}).get("takes", [])}
-        query = write_link(seeds.get((mixer or {}).get("chosen")), Request.of(*inputs))
-    except ValueError as error:
-        return ["", announcement(explain(error), "alert")]
-    return [query, announcement("The link to these settings is copied, and is in the address bar.")]
-
-
 def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Values]:
     """Generates accompaniments for a singing voice.
 
@@ -261,11 +284,11 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
         gain = MixOptions.of(given={"instrumental_gain_db": instrumental_gain_db}).instrumental_gain_db
         *_, job = make_job(request)
         assert isinstance(job, Job)
-        mix = mix_job(job, 1, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
+        mix = takes.mix_job(job, 1, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
     except Exception as error:
         raise gr.Error(explain(error), print_exception=False) from error
     report = {"seed": job.seed, "elapsed": job.elapsed, "num_samples": job.num_samples, "model": model}
-    return str(mix), str(job.path("instrumental", "wav", 1)), str(job.path("stems", "zip")), report
+    return str(mix), str(job.path("instrumental", "wav", 1)), str(takes.zip_stems(job)), report
 
 
 def parameters_of_endpoint() -> list[inspect.Parameter]:
@@ -306,8 +329,8 @@ class Page:
                     self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
                     self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
-            self.ticket, self.file, self.link = (
-                gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link")
+            self.ticket, self.file, self.link, self.waiting = (
+                gr.Textbox(visible="hidden", label=label) for label in ("Ticket", "File", "Link", "Waiting")
             )
 
     def inputs(self) -> list[gr.components.Component]:
@@ -315,12 +338,16 @@ class Page:
         chosen = [self.options[name] for name in ("model", *PUBLIC_OPTIONS, "seconds")]
         return [self.vocal, *chosen, self.tempo, self.options["tail"]]
 
+    def restored(self) -> list[gr.components.Component]:
+        """What `restore` changes."""
+        return [self.announced, self.tempo, *(self.options[name] for name in PAGE_OPTIONS)]
+
 
 # Gradio checks no input: `Request.of` does, and says in a sentence what is wrong.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "generate"}
-DOWNLOAD = f"path => {imported('page')}.then(page => page.download(path))"
-COPY = f"query => {imported('page')}.then(page => page.copyLink(query))"
+PAGE = imported("page")
+DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
@@ -330,13 +357,21 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, *others], "outputs": page.timeline}
     listening |= {"concurrency_limit": 2, "concurrency_id": "listen", **QUIET}
     chosen = page.recorder.submit(take_voice, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
-    chosen.success(play_example, [take, voice, jobs, page.mixer], [jobs, page.mixer], queue=False, **QUIET)
-    for listened in (page.listen.click(**listening), chosen.success(**listening)):  # type: ignore[attr-defined]
-        listened.failure(lambda: {"wrong": FULL}, None, page.timeline, queue=False, **QUIET)
+    chosen.success(bring_takes, [take, voice, jobs, page.mixer], [jobs, page.mixer], queue=False, **QUIET)
+    chosen.failure(partial(why, take_voice), page.recorder, page.announced, queue=False, **QUIET)
+    settled = chosen.success(
+        lambda take: restore(take["state"].get("query", "")), take, page.restored(), queue=False, **QUIET
+    )
+    once_more = gr.Button("Estimate once more", visible="hidden", elem_id="listen_again")
+    for start in (page.listen.click, settled.then, once_more.click):  # type: ignore[attr-defined]
+        listened = start(**listening)
+        waits = listened.failure(lambda: {"wrong": FULL}, None, page.timeline, queue=False, **QUIET)
+        waits.then(None, None, None, js=f"() => {{ {PAGE}.then(page => page.again('#listen_again')); }}")
     asked = page.timeline.submit(  # type: ignore[attr-defined]
         save_sheet, [page.timeline, *page.inputs()], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
     )
     asked.success(None, page.file, None, js=DOWNLOAD)
+    asked.failure(partial(why, save_sheet), [page.timeline, *page.inputs()], page.announced, queue=False, **QUIET)
 
 
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
@@ -348,10 +383,13 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
         return [gr.update(**properties) for properties in band_properties(name).values()]
 
     model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
-    restored = [page.announced, page.tempo, *(page.options[name] for name in PAGE_OPTIONS)]
-    blocks.load(restore, page.link, restored, js="() => location.search", **quick)
-    copied = page.copy.click(link_to, [page.mixer, *page.inputs()], [page.link, page.announced], **quick)
-    copied.success(None, page.link, None, js=COPY)
+    blocks.load(restore, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
+    settings = page.inputs()[1:]
+    note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
+    gr.on([blocks.load, *(each.change for each in settings)], None, settings, None, js=note)  # type: ignore[attr-defined]
+    said = "The link to these settings is copied, and is in the address bar."
+    copy = f"() => {{ {PAGE}.then(page => page.copyLink()); }}"
+    page.copy.click(lambda: announcement(said), None, page.announced, js=copy, **quick)
 
 
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
@@ -360,21 +398,28 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     outputs = [*status, jobs, page.mixer]
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
-    def failed(ticket: str) -> list[Any]:
+    def failed(again: str, ticket: str) -> list[Any]:
         # `run` itself says what goes wrong in it, so either it was not let in, or Gradio failed before or after it
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
-        return [announcement(FULL if full else UNEXPECTED, "alert"), *IDLE, ""]
+        if full and ticket not in CANCELLED:
+            return [announcement(WAITS), *BUSY, "Waiting for a free place …", again]
+        return [announcement(UNEXPECTED, "alert"), *IDLE, "", ""]
 
     for button, request in ((page.run, song_request), (page.remake, remake_request)):
         begun = button.click(begin, None, [*status, page.ticket], queue=False, **QUIET)
+        again = gr.Button("Once more", visible="hidden", elem_id=f"{button.elem_id}_again")
         # a stopped run may still be ending, or waiting, when the next one begins
-        made = begun.then(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
-        made.failure(failed, page.ticket, status, queue=False, **QUIET)
+        waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
+        for start in (begun.then, again.click):  # type: ignore[attr-defined]
+            made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
+            asked = made.failure(outputs=[*status, page.waiting], **waits)
+            asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
     answered = page.mixer.submit(  # type: ignore[attr-defined]
         answer, [jobs, page.mixer], page.file, concurrency_limit=4, **QUIET
     )
     answered.success(None, page.file, None, js=DOWNLOAD)
+    answered.failure(partial(why, answer), [jobs, page.mixer], page.announced, queue=False, **QUIET)
 
 
 def connect_endpoint(page: Page) -> None:
@@ -406,23 +451,23 @@ def build_page() -> gr.Blocks:
 def warm_up() -> None:
     """Uses once what is slow when it is first used, so that the first person does not wait for it."""
     for voice in parts.EXAMPLES[:1]:
-        stored_job(voice, str(voice))
-        listen(str(voice), OFFERED[0], None, stored_sheet(voice))
+        takes.stored_job(voice, str(voice))
+        listen(str(voice), OFFERED[0], None, takes.stored_sheet(voice))
 
 
 def main() -> None:
     """Serves the page until it is told to stop, and leaves no file behind."""
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    keep_sweeping()
+    takes.keep_sweeping()
     threading.Thread(target=warm_up, daemon=True).start()
     build_page().launch(
         css_paths=[STATIC / "studio.css"],
         max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(JOBS)],
+        allowed_paths=[str(takes.JOBS)],
         ssr_mode=False,
         show_error=True,
-        footer_links=["api", "settings"],
+        footer_links=["api"],
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links to the settings: what the page writes into its address, and what it accepts from one.
+"""Links to the settings: what the page accepts from one; static/page.js writes them.
 
 A link has the options that a person has chosen, by their names in Python; a lead sheet is saved as a file instead.
 """
@@ -7,38 +7,23 @@ A link has the options that a person has chosen, by their names in Python; a lea
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from hafm_hf import LeadSheet
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from parts import MOST
-from songs import MAX_SECONDS, OFFERED, Request
+from songs import MAX_SECONDS, OFFERED
 
 # Longer values are not read.
 MOST_CHARACTERS = 400
 # Browsers cannot tell larger whole numbers apart.
 MOST_WHOLE = 2**53
+# What is left out of a link, in the order of `Request.of`; whether stems are separated depends on the model.
+USUAL: dict[str, Any] = {"model": OFFERED[0], **{name: option.default for name, option in PUBLIC_OPTIONS.items()}}
+USUAL |= {"stems": None, "seconds": 0, "tempo": 0, "tail": 0}
 TRUTH = {"1": True, "0": False}
 KINDS = {name: option.kind for name, option in PUBLIC_OPTIONS.items()}
 KINDS |= {"seconds": float, "tempo": float, "tail": float, "model": str}
-
-
-def write_link(seed: int | None, request: Request) -> str:
-    """The query of a link to a request, "?tempo=96&style=folk".
-
-    Args:
-        seed: of the chosen take, used where the request has none.
-        request: of the page.
-    """
-    known = {name: getattr(request.options, name) for name in PUBLIC_OPTIONS}
-    known |= {"seconds": request.seconds, "tempo": request.tempo, "tail": request.tail, "model": request.model}
-    known["seed"] = seed if known["seed"] is None else known["seed"]
-    # whether stems are separated at first depends on the model
-    usual = {name: option.default for name, option in PUBLIC_OPTIONS.items()} | {"model": OFFERED[0], "stems": None}
-    kept = {name: value for name, value in known.items() if value not in (None, "") and value != usual.get(name, 0)}
-    # no 120.0, and 1 for True
-    short = {name: int(value) for name, value in kept.items() if not isinstance(value, str) and value == int(value)}
-    return "?" + urlencode({**kept, **short})
 
 
 def read_link(query: str) -> dict[str, Any]:

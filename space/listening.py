@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.song import asked_lead_sheet
@@ -20,11 +24,14 @@ from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
-from songs import Request, load_pipeline, on_gpu, read_vocal
+from hafm_hf.listening.decoding import ChordChoice, chord_choices
+from songs import MAX_SECONDS, Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
 # At this rate (Hz) pitch is estimated in a fraction of the time, and precisely enough for a line on a screen.
 PITCH_RATE = 8_000
+# Of recordings that browsers may not decode, nor libsndfile.
+FROM_PHONES = (".m4a", ".mp4", ".3gp", ".webm", ".amr", ".aac", ".mka", ".caf", ".mov")
 # Values of the pitch line per second.
 LINE_RATE = 25
 A4_HZ, A4_MIDI = 440.0, 69
@@ -40,8 +47,8 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
 
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
-        the model can play, and "sheet", whose beats and chords cover the voice from start to end; it has no beats if
-        the model estimates none.
+        the model can play, "sheet", whose beats and chords cover the voice from start to end; it has no beats if
+        the model estimates none; and "choices", how sure it is of its chords (`chord_choices`).
 
     Raises:
         ValueError: a voice, model or tempo that cannot be used.
@@ -56,7 +63,7 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
     energies = ENERGIES if "energy" in load_pipeline(model).model.known_streams else ()
     found = {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "energies": energies}
-    return found | {"sheet": sheet.to_dict()}
+    return found | {"sheet": sheet.to_dict(), "choices": choices(model, samples, rate, sheet)}
 
 
 @on_gpu
@@ -65,6 +72,20 @@ def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) ->
     composite = load_pipeline(model).model
     beats = composite.semantic_tokenizer.config.beat_line
     return composite.complete_lead_sheet(samples, rate, 0, known) if beats else known
+
+
+@on_gpu
+def choices(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> list[ChordChoice]:
+    """How likely the model finds each chord that it has estimated, and its second choice (`chord_choices`)."""
+    composite = load_pipeline(model).model
+    if composite.listener is None or sheet.beats is None or "chords" not in sheet.estimated:
+        return []
+    tokenizer = composite.semantic_tokenizer
+    tokens = composite.tokenize_vocal(samples, rate, 0, sheet)[0]
+    waveform = torch.from_numpy(audio.resample(samples, rate, tokenizer.config.sampling_rate))
+    line, phase = tokenizer.listen(waveform)[0], sheet.phase(len(tokens), tokenizer.config.frame_rate)
+    likely, _ = composite.listener.chords(line, tokens, phase)
+    return chord_choices(likely, sheet.chords, tokenizer.config.frame_rate)
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
@@ -116,13 +137,26 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
     return path
 
 
-def uploaded(path: Any) -> Path:
-    """A file that the browser says it has uploaded.
+def uploaded(path: Any, known: Sequence[Path] = ()) -> Path:
+    """A file that the browser says it has uploaded, or one of those that are known.
 
     Raises:
         ValueError: it lies elsewhere; strangers must not choose which files of this machine are read.
     """
     found = Path(str(path)).resolve()
-    if not found.is_relative_to(JOBS.resolve()) or not found.is_file():
+    there = found.is_relative_to(JOBS.resolve()) or found in [each.resolve() for each in known]
+    if not there or not found.is_file():
         raise ValueError("This recording has been removed from the server; record it again.")
     return found
+
+
+def readable(path: Path) -> Path:
+    """A recording as a file that libsndfile reads: what it does not read, ffmpeg does, where it is installed."""
+    wav = path.with_suffix(".wav")
+    if path.suffix.lower() not in FROM_PHONES or wav.exists() or shutil.which("ffmpeg") is None:
+        return wav if wav.exists() else path
+    # a recording must not make it open other files
+    limits = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,amr,aac,caf"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *limits, "-i", str(path), "-t", f"{MAX_SECONDS + 1}", str(wav)]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    return wav if done.returncode == 0 else path

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS
-from songs import OFFERED, Stages, load_pipeline
+from songs import OFFERED, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
@@ -30,7 +30,6 @@ PAGE_OPTIONS = ["model", "seconds", "tail", *PUBLIC_OPTIONS, "sounds"]
 # Limits that are lower here than in the package.
 MOST = {"num_samples": 4}
 # Labels and help of the options in the words of somebody who sings, and what an empty number stands for.
-STAGE_WORDS = {"semantic": "Composing", "coarse": "Playing", "fine": "Refining the sound"}
 OPTION_WORDS = {
     "num_samples": ("Variations", "Different bands for the same voice", ""),
     "seed": ("Seed", "The same seed gives the same music", "random"),
@@ -56,11 +55,10 @@ def announcement(text: str, kind: str = "status") -> str:
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
 
 
-def progress_bar(stages: Stages) -> str:
-    """HTML of what is going on, and of how far all stages are together."""
-    running = [stage for stage in stages.names if stage in stages.done]
-    words = f"{STAGE_WORDS[running[-1]]} …" if running else "Listening to the voice …"
-    return f"{words} <progress value='{stages.share():.3f}' aria-label='Progress'></progress>"
+def progress_bar(share: float) -> str:
+    """HTML of what is going on, and of how much of it is done, from 0 to 1."""
+    words = "The band is playing …" if share else "Listening to the voice …"
+    return f"{words} <progress value='{share:.3f}' aria-label='Progress'></progress>"
 
 
 def voice_name(path: Path) -> str:
@@ -68,12 +66,14 @@ def voice_name(path: Path) -> str:
     return path.stem.replace("_", " ").capitalize()
 
 
-def style_players(sounds: Mapping[str, bytes]) -> str:
+def style_players(styles: Iterable[str], sounds: Mapping[str, bytes]) -> str:
     """HTML of a button for each style whose sound (OGG) the model has; static/page.js plays it."""
     buttons = "".join(
         f"<button type='button' aria-pressed='false' aria-label='Hear {html.escape(style)}' "
-        f"data-sound='data:audio/ogg;base64,{b64encode(sound).decode()}'>{html.escape(style)}</button>"
-        for style, sound in sounds.items()
+        f"data-sound='data:audio/ogg;base64,{b64encode(sounds[style]).decode()}'>{html.escape(style)}</button>"
+        if style in sounds
+        else "<span></span>"
+        for style in styles
     )
     return f"<div class='hafm-studio'><div class='row' role='group' aria-label='Style examples'>{buttons}</div></div>"
 
@@ -114,7 +114,10 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
         for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
-    known["sounds"] = {"visible": bool(composite.style_sounds), "value": style_players(composite.style_sounds)}
+    known["sounds"] = {
+        "visible": bool(composite.style_sounds),
+        "value": style_players(composite.styles, composite.style_sounds),
+    }
     # splitting a band costs next to nothing
     known["stems"] |= {"value": bool(composite.stems)}
     return known

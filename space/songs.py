@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
-from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.pretrained.redaction import without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -112,29 +111,6 @@ class Request:
 def whole(value: Any) -> Any:
     """A value, as an int where it is a whole number: browsers do not tell 2.0 from 2."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-@dataclass
-class Stages:
-    """How far each stage is: what the progress bars show.
-
-    Args:
-        names: of the stages, in their order.
-        totals: tokens of each stage, as far as they are known before it begins.
-        done: for each stage that has begun, the number of its tokens that exist, and of all its tokens.
-    """
-
-    names: list[str]
-    totals: dict[str, int] = field(default_factory=dict)
-    done: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Notes that `done` of `total` tokens of a stage exist."""
-        self.done[stage], self.totals[stage] = (done, total), total
-
-    def share(self) -> float:
-        """How much of the work is done, from 0 to 1."""
-        return sum(done for done, _ in self.done.values()) / max(sum(self.totals.values()), 1)
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
@@ -247,8 +223,8 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
 
 def make_job(
     request: Request, live: LiveTake | None = None, stopped: Callable[[], bool] = lambda: False
-) -> Generator[Stages | dict[str, Any] | Job, None, None]:
-    """Reads, generates and writes: yields the progress, what is there of a single song so far, and last the job.
+) -> Generator[float | dict[str, Any] | Job, None, None]:
+    """Reads, generates and writes: yields its share from 0 to 1, what is there of a single song, and last the job.
 
     Args:
         request: what is wanted.
@@ -259,14 +235,11 @@ def make_job(
         ValueError: a request that cannot be fulfilled; the message is for the person.
     """
     began = time.monotonic()
-    stages = Stages([stage for stage in STAGES if not (request.options.skip_fine and stage == "fine")])
+    yield 0.0
     samples, rate = read_vocal(request.vocal, request.seconds)
-    yield stages
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
-    there = pipeline.model.stages
-    stages.names = [stage for stage in stages.names if stage in there]
-    frames = {stage: there[stage].config.frame_rate * there[stage].config.num_codebooks for stage in stages.names}
-    stages.totals = {stage: round(seconds * each) for stage, each in frames.items()}
+    there = [name for name in pipeline.model.stages if not (request.options.skip_fine and name == "fine")]
+    done = dict.fromkeys(there, 0.0)
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
     with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
@@ -274,12 +247,13 @@ def make_job(
             if stopped():
                 break
             if isinstance(report, tuple):
-                stages.update(*report)
+                stage, count, total = report
+                done[stage] = count / max(total, 1)
             elif isinstance(report, list):
                 songs = report
             elif isinstance(report, dict) and live is not None:
                 yield live.add(report, seconds)
-            yield stages
+            yield sum(done.values()) / len(done)
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:

@@ -7,8 +7,10 @@ Every other module of the Space imports this one, which says where files lie.
 from __future__ import annotations
 
 import atexit
+import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -16,7 +18,7 @@ import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ FORMATS = tuple(audio.FILE_FORMATS)
 JOBS = Path(tempfile.mkdtemp(prefix="hafm_space_"))
 os.environ["GRADIO_TEMP_DIR"] = str(JOBS / "gradio")
 atexit.register(shutil.rmtree, JOBS, ignore_errors=True)
+# What is known of a job, beside its files.
+ABOUT = "job.json"
 # The limits of a channel's level, and of the band's against the voice's, in dB.
 LEVELS_DB = (-60.0, 24.0)
 # From shorter pieces of an old take the model could not continue.
@@ -90,6 +94,15 @@ class Job:
         number = f"_{sample}" if sample and self.num_samples > 1 else ""
         return self.folder / f"{self.name}{number}_{part}.{suffix}"
 
+    def sounds(self) -> list[Path]:
+        """The files of vocal, instrumentals and their stems."""
+        parts, numbers = ("instrumental", *self.stems), range(1, self.num_samples + 1)
+        return [self.path("vocal", "wav"), *(self.path(part, "wav", number) for number in numbers for part in parts)]
+
+    def save(self) -> None:
+        """Notes the job beside its files, so that `read_job` finds it again."""
+        (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": ""}))
+
     def read(self, part: str, sample: int | None = None) -> tuple[audio.Samples, int]:
         """The vocal, an instrumental or a stem: float32 [N] or [N, C] and its rate in Hz.
 
@@ -102,29 +115,44 @@ class Job:
         return audio.read_audio(path, min_seconds=0.0, mono=False)
 
 
+def read_job(name: str, source: str) -> Job | None:
+    """The job in a folder of this name, as one of a vocal's file; None if it has expired."""
+    path = JOBS / name / ABOUT
+    if not re.fullmatch(r"\w+", name) or not path.exists():
+        return None
+    about = json.loads(path.read_text())
+    # of an opened project, whoever has written it: no name leads elsewhere
+    safe = {
+        "name": re.sub(r"[^\w-]+", "_", about["name"]),
+        "stems": tuple(stem for stem in STEMS if stem in about["stems"]),
+    }
+    return Job(**{**about, **safe, "folder": path.parent, "source": source})
+
+
 def write_job(
-    songs: list[dict[str, Any]],
-    name: str,
-    seed: int,
-    elapsed: float,
-    source: str,
-    tail: float = 0.0,
-    style: str = "",
+    songs: list[dict[str, Any]], name: str, seed: int, elapsed: float, source: str, tail: float = 0.0, style: str = ""
 ) -> Job:
-    """Writes vocal, instrumentals, their stems and the zip of all of these, which `sweep` removes in time."""
+    """Writes vocal, instrumentals and their stems, which `sweep` removes in time."""
     vocal, rate = songs[0]["vocals"], songs[0]["sampling_rate"]
-    balance = [balancing_gain(vocal, song["audio"], rate) for song in songs]
+    balance = [audio.balance_gain_db(vocal, song["audio"], rate, MEDIAN_BALANCE) for song in songs]
     folder = Path(tempfile.mkdtemp(dir=JOBS))
     stems = tuple(songs[0].get("stems", ()))
     job = Job(folder, name, len(songs), seed, elapsed, source, balance, tail, stems, style)
-    files = [audio.write_audio(job.path("vocal", "wav"), vocal, rate)]
+    audio.write_audio(job.path("vocal", "wav"), vocal, rate)
     for number, song in enumerate(songs, start=1):
-        parts = {"instrumental": song["audio"], **song.get("stems", {})}
-        files += [audio.write_audio(job.path(part, "wav", number), sound, rate) for part, sound in parts.items()]
-    with zipfile.ZipFile(job.path("stems", "zip"), "w") as archive:
-        for path in files:
-            archive.write(path, path.name)
+        for part, sound in {"instrumental": song["audio"], **song.get("stems", {})}.items():
+            audio.write_audio(job.path(part, "wav", number), sound, rate)
     return job
+
+
+def zip_stems(job: Job) -> Path:
+    """The zip of all sounds of a job, which is written when it is first wanted."""
+    path = job.path("stems", "zip")
+    if not path.exists():
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in job.sounds():
+                archive.write(file, file.name)
+    return path
 
 
 class LiveTake:
@@ -153,7 +181,7 @@ class LiveTake:
         self.at.append(self.until)
         self.until += len(piece["audio"]) / rate
         voice, band = (np.concatenate([each[name] for each in self.pieces]) for name in ("vocals", "audio"))
-        balance = balancing_gain(voice, band, rate)
+        balance = audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)
         return {"seconds": seconds, "until": self.until, "at": self.at, "files": self.files, "balance": balance}
 
 
@@ -184,12 +212,6 @@ def stored_job(voice: Path, source: str) -> Job | None:
         tail,
         style if isinstance(style, str) else "",
     )
-
-
-def balancing_gain(vocal: audio.Samples, band: audio.Samples, rate: int) -> float:
-    """The gain of a band (dB) that makes it as loud beside a vocal as in the median song; 0 beside silence."""
-    gain = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
-    return min(max(gain, LEVELS_DB[0]), LEVELS_DB[1]) if math.isfinite(gain) else 0.0
 
 
 @dataclass(frozen=True)
@@ -264,8 +286,8 @@ def write_file(job: Job, sample: int, mixer: dict[str, Any]) -> Path:
     """
     ask = mixer.get("ask") or {}
     part, suffix = ask.get("file"), ask.get("format")
-    if part == "stems" and job.path("stems", "zip").exists():
-        return job.path("stems", "zip")
+    if part == "stems":
+        return zip_stems(job)
     if part not in ("mix", "instrumental") or suffix not in FORMATS:
         raise ValueError(f"There is no {part!r} as {suffix!r}; the formats are {', '.join(FORMATS)}.")
     if part == "mix":

@@ -11,15 +11,6 @@ const HEIGHT = 64;
 const USUAL = { db: 0, pan: 0, muted: false, solo: false };
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
-const strip = (name, title) => `
-  <div class="head channel" role="group" aria-label="${title}" data-channel="${name}">
-    <strong>${title}</strong> <output>0 dB</output>
-    <button type="button" data-do="muted" aria-pressed="false" aria-label="Mute ${title.toLowerCase()}" title="Mute">M</button>
-    <button type="button" data-do="solo" aria-pressed="false" aria-label="Solo ${title.toLowerCase()}" title="Solo">S</button>
-    <input type="range" data-set="db" min="-24" max="0" step="0.5" value="0" aria-label="${title}, level in dB" title="Level">
-    <input type="range" data-set="pan" min="-1" max="1" step="0.1" value="0" aria-label="${title}, pan" title="Pan">
-  </div>`;
-
 export function mount(element, props, watch, trigger) {
   const mixer = new Mixer(element.querySelector(".hafm-mixer"), props, trigger);
   watch("value", () => mixer.show());
@@ -28,8 +19,11 @@ export function mount(element, props, watch, trigger) {
 
 class Mixer {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, takes: [], chosen: null, live: null, channels: {}, sounds: {} });
+    Object.assign(this, { root, props, trigger, takes: [], chosen: null, live: null, channels: {}, sounds: {}, marks: {} });
     this.find = (selector) => root.querySelector(selector);
+    root.addEventListener("focusout", ({ target }) => {
+      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
+    });
     for (const place of [root, desk.voice, desk.stems]) {
       place.addEventListener("click", (event) => this.clicked(event));
       place.addEventListener("input", (event) => this.changed(event));
@@ -38,15 +32,19 @@ class Mixer {
       if (target.files[0]) desk.sheet.open(target.files[0]);
       target.value = "";
     });
+    root.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && event.target.type === "text") event.target.blur();
+    });
+    desk.mixer = this;
     desk.join(this);
   }
 
   /** What Python has sent. */
   show() {
-    const { takes = [], chosen, formats = [], live = null, play = false } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const { takes = [], chosen, formats = [], live = null, play = false, marks } = JSON.parse(JSON.stringify(this.props.value || {}));
     const fresh = chosen !== this.chosen;
     const begins = play && (live ? live.run !== this.live?.run : fresh && !this.live);
-    [this.takes, this.chosen, this.live] = [takes, chosen ?? takes.at(-1)?.id ?? null, live];
+    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, marks ?? this.marks];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
@@ -57,6 +55,9 @@ class Mixer {
 
   /** The take that is heard: one that is being generated, or the one that is chosen; none of another voice. */
   get take() { return this.live ?? this.takes.find(({ id, source }) => id === this.chosen && source === desk.vocal); }
+
+  /** The takes of the voice that is shown. */
+  get own() { return this.takes.filter(({ source }) => source === desk.vocal); }
 
   /** The files of each channel, and the second at which each begins: the voice, and the band or its stems. */
   get files() {
@@ -83,7 +84,7 @@ class Mixer {
   send(ask) {
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
     const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [name, { db, pan, muted: this.silent(name) }]);
-    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, channels: Object.fromEntries(heard), ask: ask ?? null };
+    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, marks: this.marks, channels: Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
   }
@@ -97,9 +98,10 @@ class Mixer {
     this.drawTakes();
     const names = Object.keys(this.sounds);
     if (this.drawn !== names.join()) {
-      desk.voice.innerHTML = names.includes("voice") ? strip("voice", "Voice") : "";
+      const strip = (name) => this.find("template").innerHTML.replaceAll("TITLE", titled(name)).replaceAll("NAME", name);
+      desk.voice.innerHTML = names.includes("voice") ? strip("voice") : "";
       desk.stems.innerHTML = names.filter((name) => name !== "voice")
-        .map((name) => `<div class="track">${strip(name, titled(name))}<canvas aria-hidden="true"></canvas></div>`).join("");
+        .map((name) => `<div class="track">${strip(name)}<canvas aria-hidden="true"></canvas></div>`).join("");
       this.drawn = names.join();
     }
     const loudest = Math.max(0.01, ...Object.entries(this.sounds).filter(([name]) => name !== "voice")
@@ -108,17 +110,52 @@ class Mixer {
   }
 
   drawTakes() {
+    const { own } = this;
     const list = this.find(".takes");
-    const own = this.takes.filter(({ source }) => source === desk.vocal);
     this.find(".songs").hidden = !own.length;
-    const focused = list.contains(document.activeElement);
+    this.find(".coming").hidden = !this.live;
+    const { type, dataset } = list.contains(document.activeElement) ? document.activeElement : {};
+    // a name that is being written stays
+    if (type === "text") return;
     list.replaceChildren(...own.map(({ id, name, style, seed }) => {
-      const label = document.createElement("label");
-      const radio = Object.assign(document.createElement("input"), { type: "radio", name: "hafm-take", value: id, checked: id === this.chosen });
-      label.append(radio, [name, style, `seed ${seed}`].filter(Boolean).join(" · "));
-      return label;
+      const row = this.find("template.take").content.firstElementChild.cloneNode(true);
+      const [radio, text, pencil, star] = row.querySelectorAll("input, button");
+      const { title = name, kept = false } = this.marks[id] ?? {};
+      Object.assign(radio, { value: id, checked: id === this.chosen && !this.live });
+      row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
+      Object.assign(row.dataset, { take: id });
+      Object.assign(text, { value: title });
+      pencil.ariaLabel = `Name ${title}`;
+      Object.assign(star, { textContent: kept ? "★" : "☆", ariaLabel: `Keep ${title}`, ariaPressed: String(kept) });
+      return row;
     }));
-    if (focused) list.querySelector(":checked")?.focus();
+    if (type === "radio") list.querySelector(":checked")?.focus();
+    else if (type) list.querySelector(`[data-take="${this.marked}"] [data-do=${dataset.do}]`)?.focus();
+  }
+
+  /** The take of a number, from 0, which goes on where the other was. */
+  choose(number) {
+    if (!this.own[number]) return;
+    this.chosen = this.own[number].id;
+    this.send();
+    desk.refresh();
+  }
+
+  /** Names a take, or keeps it from being replaced. */
+  mark(id, change) {
+    this.marked = id;
+    this.marks = { ...this.marks, [id]: { ...this.marks[id], ...change } };
+    this.send();
+    desk.draw();
+  }
+
+  /** Mutes a channel, or hears it alone: that of an element, or else the voice. */
+  toggle(name, element) {
+    const channel = this.channels[element.closest("[data-channel]")?.dataset.channel ?? "voice"];
+    if (!channel) return;
+    channel[name] = !channel[name];
+    this.send();
+    desk.draw();
   }
 
   drawChannel(name, loudest) {
@@ -142,15 +179,18 @@ class Mixer {
     event.stopPropagation();
     this.find(".wrong").textContent = "";
     const name = button.dataset.do;
-    const channel = this.channels[button.closest("[data-channel]")?.dataset.channel];
-    if (channel) { channel[name] = !channel[name]; this.send(); desk.draw(); }
-    else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value });
+    const row = button.closest("[data-take]");
+    if (button.closest("[data-channel]")) this.toggle(name, button);
+    else if (name === "keep") this.mark(row.dataset.take, { kept: button.ariaPressed !== "true" });
+    else if (name === "name") { row.classList.add("named"); row.querySelector("[type=text]").select(); }
+    else if (name === "file") this.send({ file: button.dataset.file, format: this.find("[data-set=format]").value, state: desk.state() });
     else if (name === "save") desk.sheet.save(this.find("[data-set=sheet]").value);
     else if (name === "load") this.find("input[type=file]").click();
   }
 
   changed({ target }) {
     const { set } = target.dataset;
+    if (target.type === "text") return;
     const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[set] = Number(target.value);
     else if (target.type === "radio") this.chosen = target.value;

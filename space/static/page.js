@@ -4,15 +4,27 @@
 import { desk } from "./desk.js";
 
 const player = new Audio();
+// until a run that found the queue full asks again (ms)
+const AGAIN = 2000;
+let query = "";
+const waiting = {};
+// what this tab has shown before it was loaded again, with its settings unless a new link brings others
+const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
+if (kept.search !== location.search) delete kept.query;
+sessionStorage.removeItem("hafm");
 
 export function mount() {
   // Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader follows
   document.querySelector("#announced").setAttribute("aria-live", "polite");
   document.body.append(player);
+  desk.state = state;
+  loaded();
+  addEventListener("pagehide", () => sessionStorage.setItem("hafm", JSON.stringify({ ...state(), search: location.search })));
   desk.join({ start: () => player.pause() });
   document.addEventListener("click", ({ target }) => {
     const button = target.closest?.("#style_sounds button");
     if (button) hear(button);
+    for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
   });
   for (const event of ["play", "pause", "ended"]) player.addEventListener(event, mark);
 }
@@ -42,9 +54,36 @@ export function download(path) {
   Object.assign(document.createElement("a"), { href, download: path.split("/").at(-1) }).click();
 }
 
-/** Puts a query into the address bar, and the address into the clipboard, which may be forbidden. */
-export function copyLink(query) {
-  if (!query) return;
-  history.replaceState(null, "", location.pathname + query);
+/** What is shown: voice, lead sheet, takes and settings (projects.py). */
+function state() {
+  const { own, chosen, marks } = desk.mixer ?? { own: [] };
+  return { query, path: desk.vocal, sheet: desk.sheet?.sheet, takes: own.map(({ id }) => id), chosen, marks };
+}
+
+let loaded;
+/** The voice and takes to be shown again, or null, once the page can be told: what is sent before is lost. */
+export const before = new Promise((done) => { loaded = () => done(kept.path ? kept : null); });
+
+/** The settings that the page begins with, as a query. */
+export const opening = () => (kept.query === undefined ? location.search : kept.path ? "" : kept.query);
+
+/** Notes the settings: values, in the order of the names of what is usual, which is left out of links. */
+export function note(usual, values) {
+  const chosen = Object.entries(usual).map(([name, common], at) => [name, values[at], common])
+    .filter(([, value, common]) => value !== null && value !== "" && value !== common);
+  query = `?${new URLSearchParams(chosen.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]))}`;
+}
+
+/** Puts a link into the address bar and the clipboard, which may be forbidden; a seed that was drawn is the take's. */
+export function copyLink() {
+  const link = new URLSearchParams(query);
+  if (!link.has("seed") && desk.mixer.take?.seed !== undefined) link.set("seed", desk.mixer.take.seed);
+  history.replaceState(null, "", `${location.pathname}?${link}`);
   navigator.clipboard?.writeText(location.href).catch(() => {});
+}
+
+/** Presses a button once more, in a while. */
+export function again(selector) {
+  clearTimeout(waiting[selector]);
+  if (selector) waiting[selector] = setTimeout(() => document.querySelector(selector).click(), AGAIN);
 }

@@ -6,6 +6,7 @@
 // its start.
 
 import { mark } from "./desk.js";
+import { before } from "./page.js";
 import { click, context } from "./sound.js";
 
 const TEMPO = { least: 55, most: 185, usual: 96 };
@@ -20,11 +21,12 @@ const SAME_MS = 8;
 // envelope of claps, frames a second
 const ENVELOPE = 1000;
 
-// What the server reads; all else is decoded here.
-const READ_THERE = /\.(wav|flac|ogg|mp3)$/i;
+// What the server reads; all else is decoded here, if it can be.
+const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
 export function mount(element, props, watch, trigger, upload) {
-  new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
+  const recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
+  before.then((state) => state && recorder.hand(state));
 }
 
 class Recorder {
@@ -82,23 +84,24 @@ class Recorder {
     this.find("[data-do=new]").setAttribute("aria-expanded", String(shown));
   }
 
-  /** A voice for the page: {example} or {path, beats …}. */
+  /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
     this.props.value = value;
     this.trigger("submit");
   }
 
-  /** A person's file; recordings of phones (M4A, 3GP, WebM) are decoded here, since the server cannot. */
+  /** A person's file: a project, or a recording; those of phones (M4A, 3GP, WebM) are decoded here or by ffmpeg there. */
   async take(file) {
     this.say("Sending the voice …");
     let sent = file;
     if (!READ_THERE.test(file.name)) {
       const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
-      if (!buffer) throw new Error(`${file.name} is no recording that this browser can read.`);
-      const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel));
-      const mono = left.map((sample, at) => (sample + right[at]) / 2);
-      sent = wavOf(mono, buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
+      if (buffer) {
+        const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel));
+        const mono = left.map((sample, at) => (sample + right[at]) / 2);
+        sent = wavOf(mono, buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
+      }
     }
     const { path } = await this.upload(sent);
     this.say("");

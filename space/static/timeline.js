@@ -16,6 +16,8 @@ const NUDGE_SECONDS = 0.01;
 const LEAST_TAPS = 4;
 const GRAB_PIXELS = 5;
 const HEIGHT = 130;
+// chords that are less likely against the next likeliest one are drawn pale
+const SURE = 0.6;
 
 export function mount(element, props, watch, trigger) {
   const timeline = new Timeline(element.querySelector(".hafm-timeline"), props, trigger);
@@ -37,6 +39,7 @@ class Timeline {
       target.style.cursor = this.beatUnder(offsetX) < 0 ? "" : "ew-resize";
     });
     new ResizeObserver(() => desk.draw()).observe(this.find(".strip"));
+    this.find("dialog").addEventListener("click", ({ target }) => target.closest("dialog").close());
     desk.grid = (paint, height) => this.drawGrid(paint, height);
     desk.sheet = this;
     desk.join(this);
@@ -155,11 +158,18 @@ class Timeline {
       ({ start, stop, label }, button) => {
         const name = pretty(spell(label, sheet.key));
         button.textContent = name;
-        button.title = name;
-        button.setAttribute("aria-label", `${name === "–" ? "no chord" : name}, ${placeOf(sheet, value.seconds, start)}`);
+        const [, , , likely = 1, next = "N"] = this.choiceOf(start, label) ?? [];
+        button.title = likely < SURE ? `${name}, or ${pretty(spell(next, sheet.key))}?` : name;
+        button.setAttribute("aria-label", `${name === "–" ? "no chord" : name}, ${placeOf(sheet, value.seconds, start)}${likely < SURE ? ", unsure" : ""}`);
         button.setAttribute("aria-pressed", String(this.isSelected(start, stop)));
         button.classList.toggle("root", name !== "–");
+        button.classList.toggle("unsure", likely < SURE);
       });
+  }
+
+  /** What the listener says of a chord that it has estimated: [start, stop, label, how likely it is, another]. */
+  choiceOf(start, label) {
+    return this.value.choices?.find(([from, to, own]) => own === label && from < start + 0.02 && start < to);
   }
 
   /** Buttons over the lane, one tab stop for all; the elements stay, and so does the focus. */
@@ -237,7 +247,11 @@ class Timeline {
 
   drawEditor() {
     const { selection, sheet, value } = this;
-    const label = selection ? filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)?.[2] : "";
+    const [start, , label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
+    const next = this.choiceOf(start, label)?.[4];
+    const instead = this.find(".next");
+    Object.assign(instead, { hidden: !next, textContent: next ? `${pretty(spell(next, sheet.key))} instead` : "" });
+    instead.dataset.likely = next ?? "";
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
     for (const control of [input, this.find("[data-do=chord]")]) control.disabled = !selection;
@@ -307,6 +321,8 @@ class Timeline {
     else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
     else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); }
     else if (name === "unselect") this.unselect();
+    else if (name === "keys") this.find("dialog").showModal();
+    else if (name === "all") this.find("[data-do=all]").ariaExpanded = String(this.find(".transport").toggleAttribute("data-all"));
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
@@ -355,14 +371,33 @@ class Timeline {
     } else if (event.key === "Escape" && this.selection) this.unselect();
   }
 
-  /** Keys of the whole page: Ctrl+Z outside of text, and the space bar where it presses nothing else. */
+  /** Keys of the whole page, wherever no text is written and where they do nothing else; ? shows them. */
   shortcut(event) {
-    if (!this.value || event.target.closest("textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
-    const undoes = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
-    if (!undoes && (event.key !== " " || event.target.closest("button, input, select, summary, a"))) return;
+    const { target, shiftKey, ctrlKey, metaKey, altKey } = event;
+    const key = event.key.toLowerCase();
+    if (event.defaultPrevented || target.closest("dialog, textarea, input:not([type=range], [type=radio], [type=checkbox])")) return;
+    const presses = target.closest("button, input, select, summary, a, [role=option]");
+    const arrows = target.closest("input, select, li, [role=listbox]");
+    const plain = {
+      " ": presses ? null : () => desk.toggle(),
+      arrowright: arrows ? null : () => this.step(1, shiftKey), arrowleft: arrows ? null : () => this.step(-1, shiftKey),
+      m: () => desk.mixer.toggle("muted", target), s: () => desk.mixer.toggle("solo", target),
+    };
+    const act = ctrlKey || metaKey ? key === "z" && (() => this.travel(shiftKey ? "redo" : "undo"))
+      : plain[key] ?? ("1234".includes(key) && (() => desk.mixer.choose(Number(key) - 1)));
+    if (key === "?") this.act("keys");
+    else if (this.value && act && !altKey && !(target.tagName === "SELECT")) act();
+    else return;
     event.preventDefault();
-    if (undoes) this.travel(event.shiftKey ? "redo" : "undo");
-    else desk.toggle();
+  }
+
+  /** Goes to the next or the last beat, or bar. */
+  step(by, bars) {
+    const places = [0, ...(bars ? barsOf(this.sheet, this.seconds).map(({ start }) => start) : this.sheet.beats ?? []), desk.seconds];
+    // while it plays, the last beat is the one before the one that was just heard
+    const near = desk.playing && by < 0 ? 0.3 : 0.03;
+    const found = places.filter((place) => (place - desk.position) * by > near);
+    if (found.length) desk.seek(by > 0 ? Math.min(...found) : Math.max(...found));
   }
 
   select(start, stop, extend) {

@@ -33,6 +33,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "patience.wav": file_bytes(glide(MAX_SECONDS - 0.5, 8_000), 8_000),
         "short.wav": file_bytes(glide(0.3)),
         "silent.wav": file_bytes(glide(1.5) * 0),
+        "fake.zip": b"PK" + bytes(100),
         "notes.wav": b"These are words, not sounds.\n" * 20,
     }
     for name, content in contents.items():

@@ -80,7 +80,8 @@ def expect_heard(page: "Page", playing: int, *pressed: str) -> None:
     page.wait_for_function(f"wanted => JSON.stringify(({HEARD})()) === wanted", arg=wanted)
 
 
-def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: "Page") -> None:
+def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: "Page", voices: Path) -> None:
+    upload(page, voices / "song.wav")
     folk, rock = (page.get_by_role("button", name=f"Hear {style}") for style in ("folk", "rock"))
     folk.click()
     expect_heard(page, 1, "Hear folk")
@@ -88,6 +89,7 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
     expect_heard(page, 1, "Hear rock")
     # hearing is not choosing
     expect(page.get_by_role("radio", name="Automatic").first).to_be_checked()
+    page.get_by_role("button", name="New voice").click()
     page.get_by_role("button", name="Vocal", exact=True).click()
     stop = page.get_by_role("button", name="Stop", exact=True)
     expect(stop).to_be_visible()
@@ -106,10 +108,11 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
 
 
 def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", voices: Path, tmp_path: Path) -> None:
+    upload(page, voices / "patience.wav")
     use_only(page, 4)
     page.locator("#tempo input").fill("120")
     page.get_by_role("radio", name="Rock").check()
-    upload(page, voices / "patience.wav")
+    page.get_by_role("button", name="Estimate again").click()
     expect(summary(page)).to_contain_text("120 beats per minute (given)")
     press(page, "Bar 1")
     page.get_by_label("Section", exact=True).fill("Verse")

@@ -162,8 +162,9 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
 def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp_path: Path) -> None:
     press(heard, "Bar 2")
     heard.get_by_label("Chord", exact=True).fill("F#dim")
+    press(heard, "Set")
     heard.locator("#timeline .tempo").click()
-    press(heard, "Set", "Half tempo")
+    press(heard, "Half tempo")
     sheet = downloaded(heard, "Save lead sheet")
     skip_fine(heard)
     heard.locator("#seed input").fill("3")

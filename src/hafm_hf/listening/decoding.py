@@ -5,16 +5,21 @@ Behind `modeling_listener` on the path of the data. The listener says how fast a
 speed, the tokenizer's rhythm network does. A beat has one chord. Dimensions: T frames at 50 Hz, K tempi.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ..lead_sheet.beats import BEATS_PER_MINUTE, begins_beat
+from ..lead_sheet.chords import chord_class, chord_label
 from .beat_line import HAFMBeatLine, tempo_prior
 from .pitch_line import LINE_RATE
 
 # share by which a beat may be longer or shorter than those of the song's tempo
 TEMPO_RANGE = 0.1
+# of a chord: start s, stop s, label, how likely it is against the next likeliest one, label of that one
+ChordChoice = tuple[float, float, str, float, str]
 # a band that plays nothing is no accompaniment: what "no chord" costs
 NO_CHORD_COST = 1.0
 
@@ -60,3 +65,30 @@ def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> tor
     count = torch.bincount(beat)
     sums = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames)
     return (sums / count[:, None]).softmax(-1)[beat]
+
+
+def chord_choices(
+    likely: torch.Tensor, chords: Sequence[tuple[float, float, str]], frame_rate: int
+) -> list[ChordChoice]:
+    """How sure a listener is of each chord of a song, and what it would choose instead.
+
+    Args:
+        likely (float [T, 25]): how likely each chord is at each frame (`HAFMListenerModel.chords`).
+        chords: of the song, (start s, stop s, label) each.
+        frame_rate: in Hz.
+
+    Returns:
+        for each chord that lasts for a frame its start, stop and label, the label of the likeliest other one, and
+        before that how likely it is if it is one of the two, 0 to 1.
+    """
+    found = []
+    for start, stop, label in chords:
+        frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]
+        if len(frames):
+            mean, own = frames.mean(0), chord_class(label)
+            others = mean.clone()
+            # silence is no other chord
+            others[[0, own]] = 0.0
+            sure = float(mean[own] / (mean[own] + others.max()).clamp_min(1e-9))
+            found.append((start, stop, label, sure, chord_label(int(others.argmax()))))
+    return found

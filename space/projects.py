@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projects: a voice, its lead sheet, takes and settings in one file, which the page opens again.
+
+A project is a zip of project.json (what static/page.js calls the state), the voice, and a folder for each job.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from listening import uploaded
+from parts import EXAMPLES
+from takes import ABOUT, JOBS, Job
+
+# Bytes that a project may hold.
+MOST_BYTES = 1 << 30
+
+
+def write_project(jobs: list[Job], state: Any) -> Path:
+    """Writes those jobs that belong to a state of static/page.js, and its voice, as a project.
+
+    Raises:
+        ValueError: there is no voice, or it has been removed.
+    """
+    voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
+    path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("project.json", json.dumps({**state, "path": voice.name}))
+        archive.write(voice, voice.name)
+        for job in jobs:
+            if f"{job.folder.name}/1" in state.get("takes", []):
+                for file in (job.folder / ABOUT, *job.sounds()):
+                    archive.write(file, f"{job.folder.name}/{file.name}")
+    return path
+
+
+def read_project(path: Path) -> dict[str, Any]:
+    """Opens a project: its state, whose "path" (a Path) and "takes" are now files and jobs of this server.
+
+    Raises:
+        ValueError: it is none.
+    """
+    now: dict[str, Path] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"{path.name} is too large.")
+            state = json.loads(archive.read("project.json"))
+            for member in archive.namelist():
+                folder, _, name = member.rpartition("/")
+                if re.fullmatch(r"\w*", folder) and name == Path(name).name:
+                    now.setdefault(folder, Path(tempfile.mkdtemp(dir=JOBS)))
+                    (now[folder] / name).write_bytes(archive.read(member))
+        # ids of takes wherever they stand
+        known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
+        moved = re.sub(r'"(\w+)/', lambda id: f'"{now[id[1]].name}/' if id[1] in now else id[0], json.dumps(known))
+        return {**state, **json.loads(moved), "path": now[""] / Path(state["path"]).name}
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} is not a project of this page, or a part of it is missing.") from error

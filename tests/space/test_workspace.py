@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workspace as a whole: every control at every size, keys, what is kept, projects, phones' files."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from space.browsing import (
+    EXAMPLE,
+    announced,
+    chords,
+    downloaded,
+    expect,
+    generated,
+    open_page,
+    press,
+    skip_fine,
+    summary,
+    upload,
+    use_only,
+)
+from space.serving import Space
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
+# these lead to a microphone, a file, another voice or a song: other tests go there
+ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=measure], [data-do=open], [data-do=load], [data-do=new]"
+ELSEWHERE += ", #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
+# marks the first control that is seen and has not been operated
+NEXT = """(elsewhere) => {
+    const done = window.operated ??= new Set();
+    const key = (each) => [each.id, each.ariaLabel, each.textContent.slice(0, 20), each.closest('.block')?.id,
+        each.type, each.dataset.do, each.dataset.set, each.value].join();
+    document.querySelectorAll('[data-now]').forEach((each) => each.removeAttribute('data-now'));
+    const next = [...document.querySelectorAll('#workspace :is(button, summary, select, input)')].find((each) =>
+        each.checkVisibility() && each.offsetWidth > 20 && !each.matches(elsewhere) && !done.has(key(each)));
+    if (!next) return null;
+    done.add(key(next));
+    next.dataset.now = '';
+    document.querySelectorAll('.pop[open]').forEach((each) => { each.open = each.contains(next); });
+    return next.type || next.tagName;
+}"""
+SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, select, summary)')]
+    .filter((each) => each.checkVisibility() && !each.closest('.lane ol, #num_samples'))
+    .map((each) => (each.matches('[type=radio], [type=checkbox]') ? each.closest('label') : each))
+    .filter((each) => Math.min(each.offsetWidth, each.offsetHeight) < 43.5).map((each) => each.outerHTML)"""
+
+
+def operate(page: "Page", kind: str) -> None:
+    """What a person does with a control of this kind."""
+    control = page.locator("[data-now]")
+    if kind == "select-one":
+        control.select_option(index=1)
+    elif kind == "range":
+        control.press("ArrowLeft")
+    elif kind in ("number", "text"):
+        control.press("Tab")
+    elif control.get_attribute("data-do") in ("file", "save"):
+        with page.expect_download():
+            control.click()
+    else:
+        control.click()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"viewport": dict(zip(("width", "height"), size, strict=True)), "has_touch": name == "phone"}
+        for name, size in SIZES.items()
+    ],
+    ids=SIZES,
+)
+def test_every_control_is_operated_and_every_style_generated(page: "Page", options: dict[str, object]) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
+    expect(summary(page)).to_contain_text("folk (given)")
+    use_only(page, 1)
+    skip_fine(page)
+    for number, style in enumerate(("ballad", "folk", "pop", "rock"), start=2):
+        page.locator(f"#style input[value={style}]").check()
+        generated(page)
+        expect(page.locator("#mixer .takes")).to_contain_text(f"Take {number} · {style}")
+    if options["has_touch"]:
+        page.locator("[data-do=all]").tap()
+        assert page.evaluate(SMALL) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        return
+    press(page, "Bar 2")
+    count = 0
+    while kind := page.evaluate(NEXT, ELSEWHERE):
+        operate(page, kind)
+        count += 1
+        if page.locator("dialog").is_visible():
+            page.keyboard.press("Escape")
+    print(f"{count} controls")
+    assert count > 60 and not errors
+    expect(page.get_by_role("alert").filter(has_text=re.compile(r"\w"))).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_keys_play_step_choose_takes_mute_and_show_themselves(page: "Page") -> None:
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    expect(summary(page)).to_contain_text("folk (given)")
+    skip_fine(page)
+    use_only(page, 1)
+    generated(page)
+    page.keyboard.press("Escape")
+    page.evaluate("document.activeElement.blur()")
+    expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Stop")
+    page.keyboard.press("Space")
+    position = page.get_by_label("Position")
+    before = float(position.input_value())
+    page.keyboard.press("Shift+ArrowLeft")
+    assert float(position.input_value()) < max(before, 0.01)
+    page.keyboard.press("ArrowRight")
+    assert float(position.input_value()) > 0
+    takes = page.locator("#mixer").get_by_role("radio")
+    for key in ("1", "2"):
+        page.keyboard.press(key)
+        expect(takes.nth(int(key) - 1)).to_be_checked()
+    for key, name in (("m", "Mute voice"), ("s", "Solo voice")):
+        page.keyboard.press(key)
+        expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("mute, solo")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).not_to_be_visible()
+
+
+def expect_kept(page: "Page", shown: list[str]) -> None:
+    """What has been made in the test below is there: the named take, the settings, the lead sheet."""
+    expect(page.locator("#mixer .takes")).to_contain_text("Mine · rock")
+    expect(page.get_by_role("button", name="Keep Mine")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#style input[value=rock]")).to_be_checked()
+    expect(summary(page)).to_contain_text("chords (given)")
+    assert chords(page) == shown
+
+
+def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_another_person(
+    page: "Page", browser: "Browser", space: Space, voices: Path
+) -> None:
+    another = open_page(browser, space)
+    upload(page, EXAMPLE.with_name("quick_refrain.flac"))
+    expect(summary(page)).to_contain_text("chords (estimated)")
+    page.locator("#style input[value=rock]").check()
+    skip_fine(page)
+    generated(page)
+    # the listener's second choice, by one click
+    pale = page.locator("#timeline .chords .unsure")
+    expect(pale).not_to_have_count(0)
+    pale.first.click()
+    instead = page.locator("#timeline .next")
+    second = instead.inner_text().removesuffix(" instead")
+    instead.click()
+    assert second in chords(page)
+    page.get_by_role("button", name="Name Take 1").click()
+    page.keyboard.type("Mine")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Keep Mine").click()
+    shown = chords(page)
+    page.reload()
+    expect_kept(page, shown)
+    project, band = downloaded(page, "Save project"), downloaded(page, "Download band")
+    # nobody sees another person's voice, takes or settings, unless they are given to them
+    expect(another.locator("#mixer .takes").get_by_role("radio")).to_have_count(0)
+    expect(another.locator("#style input[value=rock]")).not_to_be_checked()
+    another.locator("#recorder input[type=file]").set_input_files(project)
+    expect_kept(another, shown)
+    assert downloaded(another, "Download band").read_bytes() == band.read_bytes()
+    another.locator("#recorder input[type=file]").set_input_files(voices / "fake.zip")
+    expect(announced(another)).to_contain_text("fake.zip is not a project of this page")
+    another.context.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus"), ("d.mka", "alac")],
+)
+def test_recordings_of_phones_are_taken_and_files_are_dropped(
+    page: "Page", tmp_path: Path, name: str, codec: str
+) -> None:
+    path = tmp_path / name
+    command = ["ffmpeg", "-v", "error", "-i", str(EXAMPLE), "-t", "4", "-c:a", codec, str(path)]
+    subprocess.run(command, check=True, timeout=60)
+    data = page.evaluate_handle(
+        """([bytes, name]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name));
+            return data;
+        }""",
+        [list(path.read_bytes()), name],
+    )
+    page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
+    expect(summary(page)).to_contain_text("(estimated)")
+    expect(page.locator("#timeline .clock")).to_contain_text("/ 0:04.")
