@@ -31,6 +31,8 @@ from hafm_hf.evaluation.timing import lag_curve, onset_curve
 
 # lags that are looked for, either way; beyond half a beat another beat fits as well
 LONGEST_SECONDS = 0.25
+# share of the highest agreement within which another counts as equal
+AS_HIGH = 0.05
 
 
 def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
@@ -47,10 +49,26 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
         curves = {clip.name: _agreement(clip.vocal, clip.reference) for clip in members if clip.reference is not None}
         for name in curves if len(curves) > 1 else ():
             others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
-            lags[name] = (int(np.argmax(others)) - len(others) // 2) / FRAME_RATE
+            lags[name] = smallest_lag(others)
     if not lags:
         raise ValueError("The lag of a song is estimated from its other clips, and no song here has two.")
     return lags
+
+
+def smallest_lag(curve: NDArray[np.float64]) -> float:
+    """Seconds of the highest place of a curve of lags (float64 [2 · L + 1]); of places as high, the nearest to 0.
+
+    Music that repeats agrees with itself a beat later as well as at once.
+    """
+    high = np.flatnonzero(curve >= curve.max() - AS_HIGH * abs(curve.max())) - len(curve) // 2
+    # lags beside the best one are nearly as good: the top of each hill counts
+    tops = [lag for lag in high if curve[lag + len(curve) // 2] == _around(curve, lag).max()]
+    return float(min(tops, key=abs)) / FRAME_RATE
+
+
+def _around(curve: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
+    place = lag + len(curve) // 2
+    return curve[max(place - 5, 0) : place + 6]
 
 
 def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:

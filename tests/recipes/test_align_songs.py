@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from align_songs import find_lags, main
+from align_songs import find_lags, main, smallest_lag
 from hafm_hf.evaluation.datasets import Clip, load_karaoke, load_pairs
+from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from little_band import RATE, Samples, tone
 
 LATE = {"anna_1": 0.12, "anna_2": -0.09, "bo_1": 0.0}
@@ -68,3 +69,12 @@ def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:
     # another song's band in its place: where it belongs is what its neighbours say
     foreign = Clip(first.name, first.song, first.vocal, clips[-1].reference)
     assert find_lags([foreign, *clips[1:]])[first.name] == find_lags(clips)[first.name] != 0.0
+
+
+@pytest.mark.parametrize("late", [0.03, -0.04, 0.0])
+def test_of_lags_that_agree_equally_the_smallest_is_taken(late: float) -> None:
+    clicks = np.zeros(1000)
+    clicks[::20] = 1
+    sung = onset_curve(clicks)
+    played = onset_curve(np.roll(clicks, round(late * 100)))
+    assert smallest_lag(lag_curve(sung, played, 50)) == pytest.approx(late)
