@@ -84,6 +84,13 @@ def test_commands_and_options_within_the_text_exist(document: str) -> None:
             assert option.split("=")[0].lstrip("-").replace("-", "_") in known, f"{document}: {option}"
 
 
+def test_every_option_that_help_shows_is_in_a_document() -> None:
+    text = "".join((REPOSITORY / document).read_text() for document in DOCUMENTS)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    shown = {each.opts[0][2:] for command in commands.values() for each in command.params if not each.hidden}
+    assert not [name for name in sorted(shown) if name not in text and name.replace("-", "_") not in text]
+
+
 @lru_cache
 def options_of_hafm() -> set[str]:
     """Options of all commands of `hafm`, and of commands below them."""
