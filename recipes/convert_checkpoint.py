@@ -28,8 +28,8 @@ import typer
 import yaml
 from transformers import PreTrainedModel
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
+from running import run_recipe
 
 CHECKPOINT, STATE = "ckpt_best.pt", "model_state"
 # what DistributedDataParallel and torch.compile put in front of every key

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.listening.measuring import estimate, find_composite, simulated, simulated_scores
 from hafm_tiny.listening.references import karaoke_recordings
 from hafm_tiny.listening.scores import score
 from hafm_tiny.listening.tunes import SHEETS, SONGS, load_tunes, of_source
+from running import run_recipe
 
 logger = logging.get_logger(__name__)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.song_runs import SongRunArguments
@@ -30,6 +29,7 @@ from hafm_tiny.vocal_space import (
     sung_frames,
     vocal_features,
 )
+from running import run_recipe
 
 logger = logging.get_logger(__name__)
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from transformers import HubertModel
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.hubert import SemanticTrainer, SemanticTrainingArguments
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
 from hafm_tiny.targets import start_front_end, tiny_hubert_config
+from running import run_recipe
 
 
 @dataclass

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from hafm_hf.atomic_files import replacing
 from hafm_hf.cli.options import EngineFlags, grouped
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.corpus.engines import run_on
 from hafm_hf.corpus.stems import Stems, write_stems
 from hafm_hf.corpus.tokenizing import torch_device
 from hafm_hf.corpus.tracks import TrackError, display_name, find_audio
+from running import run_recipe
 from separators import SeparatorOptions, make_separator
 
 SEPARATED = "vocals_separated.flac"

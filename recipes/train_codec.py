@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from transformers import EncodecConfig, EncodecModel
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.codec import CodecTrainer, CodecTrainingArguments, draw_batch, evaluate_codec, start_codec
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
+from running import run_recipe
 
 
 @dataclass

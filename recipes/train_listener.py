@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.listening.configuration_listener import HAFMListenerConfig
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.pretrained.loading import fingerprint, write_checksums
@@ -29,6 +28,7 @@ from hafm_tiny.listening.token_notes import TokenCounts
 from hafm_tiny.listening.training import ListenerArguments, train_listener
 from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
 from hafm_tiny.song_pool import labelled_rows, load_labels
+from running import run_recipe
 
 logger = logging.get_logger(__name__)
 # of a song, as the result is scored

@@ -17,12 +17,12 @@ from transformers.utils import logging
 
 from hafm_hf.accompaniment.configuration_accompaniment import HAFMSeparatorConfig
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool
+from running import run_recipe
 
 logger = logging.get_logger(__name__)
 # spectrogram: four windows upon each other, each a little longer than a twentieth of a second

@@ -26,13 +26,13 @@ import torch
 from transformers import EncodecModel
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMSpectralConfig, HAFMSpectralModel
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import PCM_SCALE, Song, SongPool, read_mono
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher
 from hafm_tiny.state import load_state, save_state
+from running import run_recipe
 
 
 @dataclass

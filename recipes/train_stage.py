@@ -7,8 +7,8 @@ accelerate launch --config_file recipes/accelerate/cpu.yaml recipes/train_stage.
     recipes/configs/tiny/semantic.yaml --corpus CORPUS --output_dir runs/semantic
 """
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.recipe import train_stage
+from running import run_recipe
 
 if __name__ == "__main__":
     run_recipe(train_stage)

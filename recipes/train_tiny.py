@@ -19,8 +19,8 @@ from typing import Annotated
 
 import typer
 
-from hafm_hf.cli.training import run_recipe
 from hafm_tiny.whole_model import WholeModelOptions, train_whole_model
+from running import run_recipe
 
 
 def main(

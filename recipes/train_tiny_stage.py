@@ -8,9 +8,9 @@ python recipes/train_tiny_stage.py recipes/configs/band/coarse.yaml --corpus COR
 import argparse
 from functools import partial
 
-from hafm_hf.cli.training import run_recipe
 from hafm_hf.training.recipe import train_stage
 from hafm_tiny.codebooks import start_stage
+from running import run_recipe
 
 
 def main() -> None:

@@ -148,8 +148,8 @@ def hafm(words: list[str]) -> None:
 
 def train(words: list[str]) -> None:
     """recipes/train_stage.py, as a function for `ForkedWork`."""
-    from hafm_hf.cli.training import run_recipe
     from hafm_hf.training.recipe import train_stage
+    from running import run_recipe
 
     os.environ["ACCELERATE_USE_CPU"] = "true"
     run_recipe(lambda: train_stage(words))

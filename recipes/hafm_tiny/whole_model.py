@@ -150,7 +150,7 @@ def train_whole_model(options: WholeModelOptions) -> Path:
         ValueError: the corpus lacks songs, or another process trains in the folder.
         RuntimeError: a part failed; its log is named, and what was done is kept.
     """
-    with locked(options.out, ValueError(f"Another run trains in {options.out}; wait for it, or name another folder.")):
+    with locked(options.out):
         commands = part_commands(options, _plan(options))
         done = {name for name in commands if (options.out / f"{name}.done").exists()}
         with ThreadPoolExecutor(options.workers) as pool:

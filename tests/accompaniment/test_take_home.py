@@ -168,7 +168,6 @@ def test_the_command_writes_each_format_at_the_voices_rate(
         (("--tail", "-1"), "should be greater than or equal to 0"),
         (("--format", "ogg"), "'ogg' is not one of 'wav', 'flac', 'mp3'"),
         (("--format", "mp3", "--output-rate", "96000"), "MP3 has no sample rate of 96000 Hz"),
-        (("--format", "mp3", "--stream"), "--stream writes WAV"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:

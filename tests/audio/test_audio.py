@@ -187,28 +187,3 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     with pytest.raises(HAFMAudioError, match="cannot be written"):
         audio.write_audio(path / "song.wav", tone(), RATE)
-
-
-def test_growing_file_can_be_read_meanwhile_and_never_clips(tmp_path: Path) -> None:
-    path = tmp_path / "songs" / "song.wav"
-    chunks = [tone(0.2, amplitude=amplitude) for amplitude in (0.3, 1.5, 0.3)]
-    with audio.GrowingAudio(path, RATE) as file:
-        written = []
-        for count, chunk in enumerate(chunks, start=1):
-            written.append(file.write(chunk))
-            assert soundfile.info(path).frames == count * len(chunk)
-    samples, _ = audio.read_audio(path, min_seconds=0.1)
-    assert np.allclose(samples, np.concatenate(written), atol=1e-4)
-    assert audio.peak_dbfs(samples) == pytest.approx(-1.0, abs=0.01)
-    # what came before the loud chunk is as loud as it was, and what follows is turned down with it
-    assert np.array_equal(written[0], chunks[0])
-    assert np.allclose(written[2], written[1] / 5, atol=1e-6)
-
-
-def test_growing_file_is_taken_away_when_its_sound_breaks_off(tmp_path: Path) -> None:
-    with pytest.raises(InterruptedError), audio.GrowingAudio(tmp_path / "song.wav", RATE) as file:
-        file.write(tone(0.2))
-        raise InterruptedError
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(HAFMAudioError, match="cannot be written"):
-        audio.GrowingAudio(tmp_path, RATE)

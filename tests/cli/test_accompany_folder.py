@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hafm_hf import audio
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany_folder import Outcome, Request, _batched, accompany_all
-from hafm_hf.corpus.plan import locked
+from hafm_hf.corpus.locks import HAFMBusyError, locked
 from hafm_hf.corpus.tracks import HAFMCorpusError
 from programs import Program, group_lives, run_program
 from vocals import CODEC_RATE, file_bytes, glide
@@ -106,35 +106,10 @@ def test_a_file_that_is_missing_is_made_again_as_it_was(
     out, _ = quiet_run
     before = contents(out)
     (out / missing).unlink()
-    told = list(accompany_all(request(vocals, out, tiny_model), 2))
+    told = list(accompany_all(request(vocals, out, tiny_model), 2, {"workers": 2}))
     assert contents(out) == before
     assert len({outcome.vocal for outcome, *_ in told}) == len(told) == 5
     assert {(total, seed) for _, total, seed in told} == {(5, 3)}
-
-
-def test_a_finished_run_is_finished_for_any_number_of_workers(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]]
-) -> None:
-    out, outcomes = quiet_run
-    before = contents(out)
-    again = accompany(request(vocals, out, tiny_model), 2, {"workers": 2})
-    assert [outcome.vocal for outcome in again] == [outcome.vocal for outcome in outcomes]
-    assert contents(out) == before
-
-
-@pytest.mark.slow
-def test_ray_makes_the_files_of_one_process(
-    vocals: Path,
-    tiny_model: Path,
-    quiet_run: tuple[Path, list[Outcome]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("ray", reason="needs the extra `ray`")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    outcomes = accompany(request(vocals, tmp_path / "ray", tiny_model), 2, {"engine": "ray", "workers": 2})
-    assert contents(tmp_path / "ray") == contents(quiet_run[0])
-    assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
 
 
 def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: Path, tmp_path: Path) -> None:
@@ -191,7 +166,7 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
     asked = request(vocals, out, tiny_model)
     with pytest.raises(HAFMCorpusError, match=r"begun with other options \(batch_size was 2 and is 3\)"):
         accompany(asked, 3)
-    with locked(out), pytest.raises(HAFMCorpusError, match="in use by another process; wait for it or stop it"):
+    with locked(out), pytest.raises(HAFMBusyError, match="in use by another process; wait for it, stop it"):
         accompany(asked)
     with pytest.raises(HAFMCorpusError, match="choose a folder outside of it"):
         accompany(request(vocals, vocals / "out", tiny_model))
@@ -224,7 +199,7 @@ def test_the_command_ends_with_1_and_says_what_was_left_out(
     # in the quiet run's folder nothing is left to do
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
-    for wrong in (["--stream"], [str(vocals / "a.wav")], ["--out", "."]):
+    for wrong in ([str(vocals / "a.wav")], ["--out", "."]):
         assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
     assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
     done = run_program(command, {**os.environ, "NO_COLOR": "1"})

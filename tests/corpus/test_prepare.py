@@ -4,12 +4,7 @@
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-import random
-import resource
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import tqdm.auto
 
 from corpus.karaoke import RATE, karaoke, write_karaoke
 from hafm_hf import HAFMSemanticTokenizerModel
@@ -32,6 +26,7 @@ from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions
 from hafm_hf.evaluation.datasets import load_pairs
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.data import load_token_corpus
+from make_card import make_card
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,12 @@ def test_every_track_and_segment_is_accounted_for_and_loads(whole: Path, tmp_pat
     assert len(split_of) == 9 and all(len(splits) == 1 for splits in split_of.values())
     corpus, info = load_token_corpus(whole, "train", cache_dir=tmp_path / "cache")
     assert len(corpus) == len(loaded["train"]) and info.num_codebooks == 5
-    assert "| train |" in (whole / "README.md").read_text() and "CC0" in (whole / "README.md").read_text()
+    card = (whole / "README.md").read_text()
+    for name, split in manifest["splits"].items():
+        assert f"| {name} | {split['rows']} | {split['tracks']} | 0.0" in card
+    assert "| num_codebooks | 5 |" in card and "`acoustic`" in card and "CC0" in card
+    with pytest.raises(ValueError, match="token corpus"):
+        make_card(tmp_path)
 
 
 def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
@@ -138,51 +138,6 @@ def test_rows_hold_what_the_models_give_for_the_same_seconds(
         assert semantic.encode(cut[1]).tolist() != row["vocal_semantic"]
         sound = torch.from_numpy(resample(cut[0].numpy(), RATE, 24_000))
         assert codec.encode(sound[None, None], 5)[0].tolist() == row["acoustic"]
-
-
-@pytest.mark.fault("killed prepare")
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(
-    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = options_for(songs, tmp_path / "corpus", tokenizers)
-    # forks share tqdm's lock of processes; one that is killed while it holds it would leave all others waiting
-    for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
-        monkeypatch.setattr(bar, "_lock", threading.RLock(), raising=False)
-    # forked, so that the libraries are there already and kills fall into the work
-    context = multiprocessing.get_context("fork")
-    moments, kills = random.Random(0), 0
-    made: dict[str, int] = {}
-    for attempt in range(14):
-        process = context.Process(target=prepare, args=(options,))
-        process.start()
-        # later every time: on a fast machine the first ones fall into the work, on a slow one the last
-        process.join(0.02 * 1.4**attempt * moments.uniform(0.8, 1.2))
-        if process.exitcode is not None:
-            break
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-        reports = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "corpus").glob("reports/*.json")}
-        # finished work is not done again
-        assert made.items() <= reports.items()
-        made = reports
-    assert kills >= 3
-    prepare(options)
-    assert digests(tmp_path / "corpus") == digests(whole)
-
-
-@pytest.mark.fault("two processes, one output folder")
-def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
-    songs: Path, tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
-    from hafm_hf.corpus.plan import locked
-
-    options = options_for(songs, tmp_path / "corpus", tokenizers)
-    with locked(tmp_path / "corpus"), pytest.raises(HAFMCorpusError, match="is in use by another process"):
-        prepare(options)
-    assert not (tmp_path / "corpus/plan.json").exists()
-    prepare(options)
 
 
 @pytest.mark.parametrize(
@@ -286,32 +241,6 @@ def test_a_song_that_changes_while_others_are_worked_on_gives_no_row(
     reasons = {drop["track"]: drop["reason"] for drop in manifest["dropped"]}
     assert reasons[planned[0]] == "changed while preparing"
     assert all(reasons[name] == "cannot be read" for name in planned[1:])
-
-
-@pytest.mark.fault("full disk")
-def test_a_full_disk_stops_cleanly_and_the_same_command_goes_on(
-    whole: Path, songs: Path, tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
-    """In a process of its own that may write small files only, as where a quota is used up."""
-    corpus = tmp_path / "corpus"
-    largest = max(path.stat().st_size for path in whole.glob("*.parquet"))
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
-        try:
-            prepare(options_for(songs, corpus, tokenizers))
-        except HAFMCorpusError as error:
-            sender.send(str(error))
-
-    process = multiprocessing.get_context("fork").Process(target=limited)
-    process.start()
-    process.join()
-    said = receiver.recv() if receiver.poll() else ""
-    assert "can't be written: File too large; finished shards are kept" in said
-    assert not list(corpus.rglob("*.part"))
-    prepare(options_for(songs, corpus, tokenizers))
-    assert digests(corpus) == digests(whole)
 
 
 def test_the_corpus_may_not_lie_among_the_songs_and_songs_must_be_there(

@@ -20,6 +20,7 @@ from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening.transcription import can_recognise_chords
 
 BEATS = [0.3 + 0.5 * number for number in range(8)]
+SAID = {"key": "F#:min", "tempo": 97.5, "licence": "MIT"}
 LABELS = {"beats": BEATS, "downbeats": BEATS[::4], "chords": [[0.3, 2.3, "C:maj"]], "sections": [[0.0, 4.0, "full"]]}
 
 
@@ -31,7 +32,7 @@ def songs(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         for role in ("vocal", "instrumental"):
             soundfile.write(folder / f"{role}.wav", sing(4.0, number + 10 * len(role)), RATE)
-    (tmp_path / "songs/folk/first/labels.json").write_text(json.dumps({**LABELS, "style": "ballad"}))
+    (tmp_path / "songs/folk/first/labels.json").write_text(json.dumps({**LABELS, **SAID, "style": "ballad"}))
     return tmp_path / "songs"
 
 
@@ -48,6 +49,8 @@ def sheets(corpus: Path) -> dict[tuple[str, float], LeadSheet]:
 def test_labels_stand_above_the_folder_and_nothing_is_made_up(songs: Path, tokenizers: dict[str, Any]) -> None:
     manifest = prepare(asked(songs, tokenizers, style_from="folder"))
     assert manifest["options"]["lead_sheet"] == "labels" and manifest["options"]["beats"] == ""
+    rows = datasets.load_dataset("parquet", data_files=str(songs.parent / "corpus/*.parquet"), split="train")
+    assert [{name: row[name] for name in SAID} for row in rows if row["track"] == "folk/first"] == [SAID, SAID]
     found = sheets(songs.parent / "corpus")
     first = found["folk/first", 2.0]
     assert first.style == "ballad" and first.beats_per_bar == 4 and not first.estimated

@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Ray cluster of two nodes, one of which dies in the middle: the same corpus as in one process."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corpus.karaoke import save_tokenizers, write_karaoke
+from corpus.karaoke import save_tokenizers, shards, write_karaoke
 from hafm_hf.corpus.engines import HAFMJobError
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-
-
-def shards(corpus: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.glob("*.parquet")}
 
 
 @pytest.mark.fault("killed node of Ray")
@@ -75,5 +70,3 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(HAFMJobError, match="No Ray cluster can be reached at 127.0.0.1:1"):
         prepare(PrepareOptions(options, engine="ray", address="127.0.0.1:1"))
-    with pytest.raises(HAFMJobError, match="no engine 'spark'; choose from local, ray"):
-        prepare(PrepareOptions(options, engine="spark"))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hafm_hf.evaluation import vggish
 from hafm_hf.evaluation.embedders import EmbedderOptions, VGGishEmbedder, make_embedder
-from hafm_hf.evaluation.frechet import Gaussian, extrapolate, fit_gaussian, frechet_audio_distance, frechet_distance
+from hafm_hf.evaluation.frechet import Gaussian, fit_gaussian, frechet_audio_distance, frechet_distance
 from hafm_hf.evaluation.kernel import kernel_audio_distance
 from hafm_hf.evaluation.statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
@@ -45,19 +45,6 @@ def test_too_few_embeddings_are_refused() -> None:
         frechet_distance(fit_gaussian(np.eye(9, 3)), fit_gaussian(np.eye(9, 4)))
 
 
-def test_extrapolation_takes_most_of_the_bias_away() -> None:
-    width = 24
-    # two sets of one distribution, both small: thinning one of them leaves the other's bias
-    drawn = [np.random.default_rng(seed).standard_normal((2, 150, width)) for seed in range(8)]
-    plain = np.mean([frechet_distance(*map(fit_gaussian, sets)) for sets in drawn])
-    extrapolated = np.mean([extrapolate(*sets) for sets in drawn])
-    assert plain > 1.0
-    assert extrapolated < 0.25 * plain
-    # and two of different sizes whose distance is known: each dimension apart by 1
-    apart = [extrapolate(sets[0], sets[1, :120] + 1.0) for sets in drawn]
-    assert np.mean(apart) == pytest.approx(width, rel=0.1)
-
-
 def test_bootstrap_interval_of_the_distance_surrounds_it() -> None:
     generator = np.random.default_rng(3)
     reference = list(generator.standard_normal((20, 15, 4)))
@@ -65,7 +52,7 @@ def test_bootstrap_interval_of_the_distance_surrounds_it() -> None:
     found = frechet_audio_distance(reference, evaluated, resamples=60)
     assert found.low < found.distance < found.high
     again = frechet_audio_distance(reference, evaluated, resamples=60)
-    assert (again.low, again.high, again.infinite) == (found.low, found.high, found.infinite)
+    assert (again.low, again.high) == (found.low, found.high)
 
 
 def test_kernel_distance_is_the_estimator_written_out() -> None:
@@ -138,27 +125,10 @@ class TestVGGish:
     def sound(self) -> NDArray[np.float32]:
         return (np.random.default_rng(8).standard_normal(16000 * 3) * 0.1).astype(np.float32)
 
-    def test_front_end_equals_the_ports(self, sound: NDArray[np.float32]) -> None:
+    def test_embeddings_are_the_original_tools(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
         frontend = pytest.importorskip("torchvggish.vggish_input")
-        expected = frontend.waveform_to_examples(sound.astype(np.float64), 16000, return_tensor=False)
-        found = vggish.log_mel_examples(sound)
-        assert found.shape == (3, 96, 64)
-        assert np.abs(found - expected).max() < 1e-4
-
-    def test_network_equals_the_ports(self, port: Any, sound: NDArray[np.float32], tmp_path: Path) -> None:
         torch.save(port.state_dict(), tmp_path / "weights.pth")
         network = vggish.load_vggish(tmp_path / "weights.pth")
-        examples = torch.from_numpy(vggish.log_mel_examples(sound))
-        with torch.no_grad():
-            expected = port(examples[:, None])
-        # the port's last layer is a ReLU
-        assert expected.abs().max() > 0
-        assert (network(examples).relu() - expected).abs().max() < 1e-4
-
-    def test_embeddings_are_the_original_tools(self, port: Any, sound: NDArray[np.float32]) -> None:
-        frontend = pytest.importorskip("torchvggish.vggish_input")
-        network = vggish.VGGish().eval()
-        network.load_state_dict(port.state_dict())
         before_relu = torch.nn.Sequential(*list(port.embeddings)[:-1])
         original, found = VGGishEmbedder(network), {}
         # google-research's create_embeddings: sound / max(0.1, peak), 16,000 samples every 8,000, raw embeddings

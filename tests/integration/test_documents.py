@@ -19,7 +19,6 @@ import typer.main
 
 from commands import run_command
 from hafm_hf.cli import app
-from hafm_hf.corpus.tracks import SplitOptions, choose_split, hash_files
 from programs import run_program
 from readme import REPOSITORY, Block, blocks, imported_names
 from vocals import file_bytes, glide
@@ -203,30 +202,17 @@ def workspace(tmp_path: Path) -> Path:
     for name in ("recipes", "src", "space", "examples"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
-    write_songs(tmp_path / "my-songs", train=3, validation=2)
-    for song in (tmp_path / "my-songs").iterdir():
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        song = tmp_path / "my-songs" / f"song {number}"
+        song.mkdir(parents=True)
+        for name, samples in (("vocals", 0.5 * glide(3.2)), ("accompaniment", 0.2 * rng.standard_normal(76_800))):
+            soundfile.write(song / f"{name}.wav", samples, 24_000)
         pair = tmp_path / "pairs" / song.name
         pair.mkdir(parents=True)
         for name, part in (("vocals", "vocal"), ("accompaniment", "instrumental")):
             (pair / f"{part}.wav").symlink_to(song / f"{name}.wav")
     return tmp_path
-
-
-def write_songs(folder: Path, **wanted: int) -> None:
-    """Songs of 3.2 s, as many for each split as wanted: their content decides, so unwanted ones are thrown away."""
-    rng = np.random.default_rng(0)
-    while any(wanted.values()):
-        song = folder / f"song {sum(wanted.values())}"
-        song.mkdir(parents=True, exist_ok=True)
-        band = 0.2 * rng.standard_normal(76_800)
-        for name, samples in (("vocals", 0.5 * glide(3.2)), ("accompaniment", band)):
-            soundfile.write(song / f"{name}.wav", samples, 24_000)
-        content = hash_files(song, {"instrumental": "accompaniment.wav", "vocal": "vocals.wav"})
-        split = choose_split(song.name, "", content, SplitOptions())
-        if wanted.get(split):
-            wanted[split] -= 1
-        else:
-            shutil.rmtree(song)
 
 
 def run(words: list[str], folder: Path) -> None:

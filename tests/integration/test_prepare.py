@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hafm prepare` as people call it: real singing in, a corpus with a table out, killed and started again."""
 
-import hashlib
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import datasets
 import pytest
 import torch
 
-from corpus.karaoke import save_tokenizers, write_karaoke
+from corpus.karaoke import save_tokenizers, shards, write_karaoke
 from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
@@ -29,10 +28,6 @@ COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]
 
 def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
     return run_program([*COMMAND, *words])
-
-
-def shards(corpus: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in corpus.glob("*.parquet")}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +63,6 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
         ratios.append(float(scale_invariant_sdr(band[None], sound)))
     # the bundled codec has never heard these bands; noise or a shifted band gives less than -10 dB
     assert min(ratios) > 2.0
-    assert printed["si_sdr_db"]["median"] > 2.0
 
 
 @pytest.mark.fault("killed prepare")
@@ -93,11 +87,13 @@ def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert len(list(reports.glob("*.json"))) < 16
+    made = {path: path.stat().st_mtime_ns for path in reports.glob("*.json")}
+    assert len(made) < 16
     again = hafm_prepare(*words)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "tracks and segments" in again.stdout and "kept" in again.stdout
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+    assert made == {path: path.stat().st_mtime_ns for path in made}, "finished work is not done again"
     # the workers of the killed command end with it
     deadline = time.monotonic() + 20
     while group_lives(killed.pid) and time.monotonic() < deadline:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can go wrong in a run ends in one clear sentence, and never harms a checkpoint."""
 
-import hashlib
 import json
 import os
 import resource
@@ -14,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from chaos import digest_files
+from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.training.data import load_token_corpus
-from integration.training_runs import RECIPE, losses, read_metrics, train_here, words
+from integration.training_runs import RECIPE, losses, train_here, words
 from programs import ForkedWork, run_program, train
-from training.toy_corpus import toy_config, write_toy_corpus
+from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
 QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}
 
@@ -26,12 +27,6 @@ QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_sp
 def corpus(tmp_path: Path) -> Path:
     write_toy_corpus(tmp_path / "corpus")
     return tmp_path / "corpus"
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """Hash of every file below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def node(rank: int, port: int, arguments: list[str]) -> None:
@@ -75,11 +70,11 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     train_here(monkeypatch, corpus, run, **QUICK)
-    checkpoint = digest(run / "checkpoint-0000006")
+    checkpoint = digest_files(run / "checkpoint-0000006")
     with pytest.raises(FloatingPointError, match=r"not finite in 4 steps in a row.*lower the learning rate"):
         broken = {**QUICK, "max_steps": 40, "learning_rate": 1e30, "warmup_steps": 1, "save_steps": 9}
         train_here(monkeypatch, corpus, run, **broken, max_skipped_steps=4)
-    assert digest(run / "checkpoint-0000006") == checkpoint
+    assert digest_files(run / "checkpoint-0000006") == checkpoint
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-0000003", "checkpoint-0000006"}
     lines = train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 8})
     assert list(losses(lines)) == list(range(1, 9)), "the run goes on from the checkpoint"
@@ -91,10 +86,10 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_is_intact(
 ) -> None:
     run = tmp_path / "run"
     train_here(monkeypatch, corpus, run, **{**QUICK, "max_steps": 3})
-    checkpoint = digest(run / "checkpoint-0000003")
+    checkpoint = digest_files(run / "checkpoint-0000003")
     with full_disk(30_000), pytest.raises(OSError, match=r"checkpoint-0000006 can't be written .* is intact"):
         train_here(monkeypatch, corpus, run, **QUICK)
-    assert digest(run / "checkpoint-0000003") == checkpoint
+    assert digest_files(run / "checkpoint-0000003") == checkpoint
     assert not list(run.glob("*.part")), "nothing half-written stays"
     assert list(losses(train_here(monkeypatch, corpus, run, **QUICK))) == list(range(1, 7))
 
@@ -140,11 +135,16 @@ def test_a_stage_of_another_vocabulary_is_refused_before_training(
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_a_corpus_too_small_for_one_batch_is_refused_with_its_size(
+def test_a_single_song_validates_a_run_without_another_to_shuffle_with(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"holds 40 crops of 1.2 s, fewer than a global batch of 64"):
-        train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, global_batch=64)
+    write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", 6.0, 9)], INFO)
+    lines = train_here(monkeypatch, corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
+    validated = [line for line in lines if "validation_matched" in line]
+    assert [line["step"] for line in validated] == [0, 6]
+    assert not any("shuffled" in name or "paired" in name for name in validated[-1])
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6 and lines[-2]["skipped_steps"] == 0
 
 
 def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_path: Path) -> None:
@@ -152,10 +152,3 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_p
     assert run.returncode == 1 and run.stdout == ""
     assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
     assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
-
-
-def test_a_run_says_what_it_was_asked_for(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_here(monkeypatch, corpus, tmp_path / "run", **QUICK)
-    facts = json.loads((tmp_path / "run/run.json").read_text())
-    assert facts["processes"] == 1 and facts["arguments"]["max_steps"] == 6
-    assert read_metrics(tmp_path / "run")[-1]["skipped_steps"] == 0

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
-from integration.training_runs import losses, train_here
+from integration.training_runs import losses, read_metrics, train_here
 from training.toy_corpus import write_toy_corpus
 
 QUICK: dict[str, Any] = {
@@ -31,9 +31,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without options, which is tracked."""
+    folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
-        return train_here(patch, corpus, tmp_path_factory.mktemp("plain"), **QUICK)
+        train_here(patch, corpus, folder, **QUICK, report_to="tensorboard")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(run: Path) -> list[dict[str, Any]]:
+    return read_metrics(run)
+
+
+def test_the_run_is_tracked(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)))
+    log.Reload()
+    assert {"loss", "validation_paired_difference", "codebook_losses/3"} <= set(log.Tags()["scalars"])
 
 
 @pytest.mark.parametrize(

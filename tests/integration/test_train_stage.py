@@ -93,12 +93,6 @@ def test_the_finished_stage_loads_and_only_the_newest_checkpoints_stay(whole_run
 
 
 @pytest.mark.fault("killed accelerate launch")
-def test_a_killed_run_resumes_to_the_same_losses_and_weights(corpus: Path, whole_run: Path, tmp_path: Path) -> None:
-    killed, _ = kill_and_resume(corpus, tmp_path, processes=1)
-    assert_same_run(whole_run, tmp_path, killed)
-
-
-@pytest.mark.fault("killed accelerate launch")
 def test_two_killed_processes_resume_to_the_same_losses_and_weights(
     corpus: Path, two_processes: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from accelerate import cpu_offload
@@ -14,7 +15,6 @@ from hafm_hf.accompaniment.song import Heartbeat
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
 from hafm_hf.modeling.sampling import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from hafm_hf.training.stages import add_adapters
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
 from tiny_models import placed, tiny_stage
 
@@ -198,8 +198,8 @@ def test_graphs_that_compute_something_else_give_way_to_the_plain_loop_with_a_wa
     assert caplog.text.count("compile=True is off for this stage") == 1 and reason in caplog.text
 
 
-def adapted(stage: Any) -> None:
-    add_adapters(stage, rank=2, alpha=8)
+def adapted(stage: Any) -> Any:
+    return get_peft_model(stage, LoraConfig(r=2, lora_alpha=8, target_modules=["qkv_proj", "o_proj", "up_proj"]))
 
 
 def hooked(stage: Any) -> None:
@@ -228,7 +228,7 @@ def test_merged_adapters_and_watchers_change_nothing() -> None:
     conditioning = conditioning_for(stage)
     count = stage.config.target_length(FRAMES)
     known, numbers = conditioning.new_empty(len(conditioning), 0), uniforms_for(len(conditioning), count)
-    adapted_stage = add_adapters(stage, rank=2, alpha=8)
+    adapted_stage = adapted(stage)
     for name, value in adapted_stage.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(value)

@@ -45,9 +45,7 @@ def write_originals(folder: Path, change: Callable[[dict[str, Any]], object] = l
         path = folder / f"ar_{stage}" / "ckpt_best.pt"
         path.parent.mkdir(parents=True)
         torch.save({"model_state": state, "global_step": 1000}, path)
-        config = {
-            name: getattr(model.config, name) for name in (*SIZES, "codebook_sizes", "conditioning_codebook_sizes")
-        }
+        config = {name: getattr(model.config, name) for name in SIZES}
         mapping[stage] = {"config": config, "keys": keys}
     (folder / "mapping.yaml").write_text(yaml.safe_dump(mapping))
     return models

@@ -101,12 +101,12 @@ def test_killed_at_random_moments_it_ends_as_if_nobody_had(
 @pytest.mark.parametrize("name", ["prepare", "train", "evaluate"])
 def test_a_second_process_in_one_folder_is_refused(name: str, jobs: dict[str, Job], tmp_path: Path) -> None:
     output = tmp_path / "output"
-    with locked(output, RuntimeError("the test's own lock")):
+    with locked(output):
         before = digest_files(output)
         second = jobs[name].start(output, tmp_path / "log.txt")
         assert second.wait(None) == 1
     (said,) = second.said()
-    assert str(output) in said and ("another process" in said or "nother run" in said)
+    assert str(output) in said and "another process" in said
     assert digest_files(output) == before
 
 
@@ -143,7 +143,9 @@ def limited(function: Callable[[list[str]], None], arguments: list[str], size: i
 
 
 @pytest.mark.fault("full disk")
-@pytest.mark.parametrize(("name", "size"), [("train", 30_000), ("evaluate", 20_000), ("accompany", 20_000)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("prepare", 5_000), ("train", 30_000), ("evaluate", 20_000), ("accompany", 20_000)]
+)
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     name: str, size: int, jobs: dict[str, Job], tmp_path: Path
 ) -> None:
@@ -152,7 +154,9 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     assert work.wait(None) == 1, work.said()
     assert len(work.said()) == 1, work.said()
     assert not list(output.rglob("*.part"))
-    again, whole = (job.start(folder, tmp_path / f"{folder.name}.txt") for folder in (output, tmp_path / "whole"))
+    # of one name, which a corpus' card repeats
+    folders = (output, tmp_path / "whole" / "output")
+    again, whole = (job.start(folder, tmp_path / f"{number}.txt") for number, folder in enumerate(folders))
     assert again.wait(None) == whole.wait(None) == 0
-    assert job.digest(output) == job.digest(tmp_path / "whole")
+    assert job.digest(output) == job.digest(folders[1])
     shutil.rmtree(output)

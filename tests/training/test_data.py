@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from hafm_hf.corpus.tokens import write_shard
+from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
@@ -18,6 +18,7 @@ from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import LeadSheetNoise
 from hafm_hf.training.stages import make_stage
+from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
 
@@ -141,6 +142,13 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
     check_vocabularies(stage.config, corpus)
     assert stage.config.tokenizers == {"semantic_tokenizer": "0123"}, "what its checkpoints will say"
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
+
+
+def test_the_stage_of_a_composite_goes_on_from_its_weights(tiny_model: Path) -> None:
+    info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
+    stage = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
+    published = STAGE_MODELS["coarse"].from_pretrained(tiny_model, subfolder="coarse").state_dict()
+    assert stage.keys() == published.keys() and all(torch.equal(stage[name], published[name]) for name in stage)
 
 
 def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(tmp_path: Path) -> None:

@@ -106,8 +106,9 @@ def test_paired_losses_differ_by_conditioning_only() -> None:
 def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
     tracks = ["b", "a", "a", "c", "b", "c", "d"]
     partners = other_tracks(tracks)
-    assert sorted(partners) == list(range(7))
+    assert partners is not None and sorted(partners) == list(range(7))
     assert all(tracks[clip] != tracks[partner] for clip, partner in enumerate(partners))
+    assert other_tracks(["a", "a", "b"]) is None
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:

@@ -51,10 +51,3 @@ def test_a_run_with_muon_learns_and_resumes_to_the_same_weights(
     train_here(monkeypatch, corpus, tmp_path / "half", **MUON)
     whole, half = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("whole", "half"))
     assert all(torch.equal(whole[name], half[name]) for name in whole)
-
-
-def test_muon_is_refused_with_a_loss_scale() -> None:
-    with pytest.raises(ValueError, match="bf16"):
-        RunArguments(optimizer="muon", mixed_precision="fp16")
-    with pytest.raises(ValueError, match="adamw or muon"):
-        RunArguments(optimizer="sgd")

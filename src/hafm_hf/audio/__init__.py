@@ -11,7 +11,6 @@ from .files import (
     MIN_SECONDS,
     MP3_RATES,
     AudioSource,
-    GrowingAudio,
     Samples,
     check_duration,
     check_is_array,

@@ -378,54 +378,6 @@ def limit_peak(samples: Samples) -> Samples:
     return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
 
 
-class GrowingAudio:
-    """A 16-bit WAV file that is written while its sound is generated, and that can be played meanwhile.
-
-    Later chunks are not known, so one above −1 dBFS turns down itself and all that follow. It is a context
-    manager, which removes the file if an exception ends it.
-
-    Args:
-        path: the file.
-        sampling_rate: Hz.
-        channels: of the sound.
-
-    Raises:
-        HAFMAudioError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], sampling_rate: int, channels: int = 1) -> None:
-        self.path = Path(path)
-        self.ceiling = decibels_to_gain(CEILING_DBFS)
-        self.gain = 1.0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = soundfile.SoundFile(self.path, "w", sampling_rate, channels, "PCM_16", format="WAV")
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise HAFMAudioError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
-
-    def write(self, samples: Samples) -> Samples:
-        """Appends float32 [n] or [n, C] and returns it as it was written, turned down if need be."""
-        peak = float(np.abs(samples).max(initial=0.0)) * self.gain
-        if peak > self.ceiling:
-            self.gain *= self.ceiling / peak
-        written: Samples = (samples * self.gain).astype(np.float32)
-        try:
-            self.file.write(to_integers(written))
-            # the header is updated with every chunk, for those who listen meanwhile
-            self.file.flush()
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise HAFMAudioError(f"{self.path} cannot be written: {error}.") from error
-        return written
-
-    def __enter__(self) -> GrowingAudio:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.file.close()
-        if kind is not None:
-            self.path.unlink(missing_ok=True)
-
-
 def to_integers(samples: Samples) -> NDArray[np.int16]:
     """Float32 [N] or [N, C] as integers of 16 bits that are read back within half a step.
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import secrets
 import sys
@@ -72,7 +71,6 @@ def accompany(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
-    stream: Annotated[bool, basic("--stream", help="Write the instrumental while it is generated.")] = False,
     batch_size: Annotated[int, folder(min=1, help="Vocals that are generated together.")] = 8,
     as_json: AsJson = False,
     **options: Any,
@@ -90,7 +88,7 @@ def accompany(
     # the plan of a folder contains names and numbers only
     known = {"tempo": tempo} if many else {"lead_sheet": read_lead_sheet(tempo, beats, chords)}
     parameters = {**options, "seconds": seconds, **known}
-    request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, stream, as_json)
+    request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
     planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
@@ -102,16 +100,14 @@ def accompany(
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
     """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
-    if many and (len(vocals) > 1 or request.stream or request.out in (".", STANDARD)):
-        raise typer.BadParameter("a folder goes alone, with --out, and without --stream.")
+    if many and (len(vocals) > 1 or request.out in (".", STANDARD)):
+        raise typer.BadParameter("a folder goes alone, with --out.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
-    several = request.parameters["num_samples"] > 1
-    if request.out == STANDARD and (len(vocals) > 1 or several or request.stream or request.as_json):
-        raise typer.BadParameter("--out - is for one mix of one vocal, without --stream and --json.")
-    if request.stream and (several or request.file_format != "wav"):
-        raise typer.BadParameter("--stream writes WAV, one sample as it is generated.")
+    several = len(vocals) > 1 or request.parameters["num_samples"] > 1
+    if request.out == STANDARD and (several or request.as_json):
+        raise typer.BadParameter("--out - is for one mix of one vocal, without --json.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
@@ -165,59 +161,24 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     """Generates, writes and reports the songs of one vocal."""
     began = time.perf_counter()
     with _progress(vocal_name(vocal), quiet=request.as_json) as progress:
-        if request.stream:
-            songs: Any = stream_one(pipeline, request, vocal, sound, progress)
-        else:
-            songs = pipeline(sound, progress=progress, **request.parameters)
+        songs: Any = pipeline(sound, progress=progress, **request.parameters)
     elapsed = time.perf_counter() - began
     if request.out == STANDARD:
         audio.write_stream(sys.stdout.buffer, songs["mix"], songs["sampling_rate"], request.file_format)
         return
-    songs = songs if isinstance(songs, list) else [songs]
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
-    for song, files in zip(songs, outcome.files, strict=True):
-        parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
-        for part, path in files.items():
-            # a stream has written its instrumental already
-            if not (request.stream and part == "instrumental"):
-                audio.write_audio(path, parts[part], song["sampling_rate"])
-            if not request.as_json:
-                stdout.print(f"wrote {path}", markup=False)
+    for path in outcome.write(songs):
+        if not request.as_json:
+            stdout.print(f"wrote {path}", markup=False)
     lines = outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
-    timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(songs))}
+    timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(lines))}
     if request.as_json:
         for line in lines:
             typer.echo(json.dumps(line | timing))
         return
     speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
     stdout.print(f"{speed}, seed {request.parameters['seed']}", markup=False)
-
-
-def stream_one(
-    pipeline: HAFMPipeline,
-    request: Request,
-    vocal: str,
-    sound: dict[str, Any],
-    progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """Writes the instrumental chunk by chunk as it is generated; returns the song as the pipeline would."""
-    taken = {*OPTIONS, "seconds", "lead_sheet", "output_rate", "tail"}
-    chunks = pipeline.stream(
-        sound, progress=progress, **{name: value for name, value in request.parameters.items() if name in taken}
-    )
-    first = next(chunks)
-    channels = pipeline.model.codec_format.channels
-    (files,) = request.files(vocal_name(vocal))
-    written: list[dict[str, Any]] = []
-    with audio.GrowingAudio(files["instrumental"], first["sampling_rate"], channels=channels) as file:
-        for chunk in itertools.chain([first], chunks):
-            chunk["audio"] = file.write(chunk["audio"])
-            # turned down as their sum is
-            stems = {key: stem * file.gain for key, stem in chunk.get("stems", {}).items()}
-            written.append(chunk | ({"stems": stems} if stems else {}))
-    mixing = {name: value for name, value in request.parameters.items() if name in MIX_OPTIONS}
-    return pipeline.join(written, **mixing)
 
 
 @contextmanager

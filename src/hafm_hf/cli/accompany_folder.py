@@ -27,8 +27,9 @@ import typer
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
-from ..corpus.engines import AGAIN, HAFMJobError, run_on
-from ..corpus.plan import PLAN_FILE, check_same_options, locked
+from ..corpus.engines import AGAIN, run_on
+from ..corpus.locks import locked
+from ..corpus.plan import PLAN_FILE, check_same_options
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
 from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
@@ -55,7 +56,6 @@ class Request:
     dtype: DType = "auto"
     file_format: str = "wav"
     parameters: dict[str, Any] = field(default_factory=dict)
-    stream: bool = False
     as_json: bool = False
 
     def files(self, name: str) -> list[dict[str, Path]]:
@@ -73,6 +73,16 @@ class Outcome:
     vocal: str
     files: Sequence[Mapping[str, Path]] = ()
     error: str = ""
+
+    def write(self, songs: Any, *, missing: bool = False) -> list[Path]:
+        """Writes the samples that the pipeline gave, or what is `missing` of them; returns the files."""
+        written = []
+        for song, files in zip(songs if isinstance(songs, list) else [songs], self.files, strict=True):
+            parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
+            for part, path in files.items():
+                if not (missing and path.exists()):
+                    written.append(audio.write_audio(path, parts[part], song["sampling_rate"]))
+        return written
 
     def is_there(self) -> bool:
         """Whether all of its files exist."""
@@ -93,7 +103,7 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
     """Accompanies all vocals of a folder; exit code 1 if there is a bad one.
 
     Raises:
-        HAFMCommandError: nothing could be done; what was finished is kept.
+        HAFMCorpusError, HAFMJobError: nothing could be done; what was finished is kept.
     """
     done, errors = 0, {}
     with progress_bars(quiet=request.as_json) as bars:
@@ -106,8 +116,6 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
                     typer.echo(json.dumps(line))
                 if outcome.error:
                     errors[outcome.vocal] = outcome.error
-        except (HAFMCorpusError, HAFMJobError) as error:
-            raise HAFMCommandError(str(error)) from error
         except KeyboardInterrupt:
             stderr.print(f"stopped; {AGAIN}.", markup=False)
             raise
@@ -309,11 +317,8 @@ def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[
     names = dict(batch)
     for vocal, made in zip(sounds, songs, strict=True):
         outcomes.append(Outcome(vocal, request.files(names[vocal])))
-        for song, files in zip(made if isinstance(made, list) else [made], outcomes[-1].files, strict=True):
-            parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
-            try:
-                for part in [part for part, path in files.items() if not path.exists()]:
-                    audio.write_audio(files[part], parts[part], song["sampling_rate"])
-            except audio.HAFMAudioError as error:
-                raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error
+        try:
+            outcomes[-1].write(made, missing=True)
+        except audio.HAFMAudioError as error:
+            raise HAFMCorpusError(f"{str(error).rstrip('.')}; {AGAIN}.") from error
     return outcomes

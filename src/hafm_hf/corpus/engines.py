@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -58,7 +59,8 @@ def run_on(
     if not jobs:
         return
     if engine == "ray":
-        yield from _run_on_ray(make, options, jobs, workers, address, threads, gpus)
+        with _cluster(address) as ray:
+            yield from _map_on_ray(ray, make, options, jobs, workers, threads, gpus)
     elif workers <= 1:
         yield from (make(options, job) for job in jobs)
     else:
@@ -116,33 +118,29 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _run_on_ray(
-    make: Make, options: Any, jobs: Sequence[Any], workers: int, address: str, threads: int, gpus: int
-) -> Iterator[Any]:
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address`; a cluster of this machine if empty."""
     try:
         import ray
     except ImportError as error:
         raise HAFMJobError('Ray is not installed; run: pip install "hafm-hf[ray]".') from error
-    started = not ray.is_initialized()
-    if started:
-        try:
-            _knock(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
-            raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
-    try:
-        yield from _map_on_ray(ray, make, options, jobs, workers, threads, gpus)
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raises OSError when nobody listens at HOST:PORT: Ray itself would try for many minutes."""
+    if ray.is_initialized():
+        yield ray
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    try:
+        if host and port.isdigit():
+            # where nobody listens, Ray itself would try for many minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
+        raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _map_on_ray(

@@ -12,23 +12,26 @@ from ..atomic_files import PARTIAL_SUFFIX
 LOCK_FILE = ".lock"
 
 
+class HAFMBusyError(ValueError):
+    """A folder that another process works in."""
+
+
 @contextmanager
-def locked(folder: Path, busy: Exception) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """`folder`, made if need be, for this process alone; the lock ends with the process, however that ends.
 
-    Args:
-        folder: where results go.
-        busy: what to raise when another process has it.
-
     Raises:
-        OSError: the folder can't be written to.
+        HAFMBusyError: another process has it.
+        OSError: it can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise busy from error
+        raise HAFMBusyError(
+            f"{folder} is in use by another process; wait for it, stop it, or name another folder."
+        ) from error
     try:
         for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
             # of a process that was killed while it wrote

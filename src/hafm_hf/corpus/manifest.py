@@ -7,7 +7,6 @@ machine or worker.
 
 import dataclasses
 import json
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,14 +32,10 @@ class TrackReport:
 
 @dataclass
 class ShardReport:
-    """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start).
-
-    `si_sdr`: dB, of the beginning of the first row, decoded again, against its instrumental; None without rows.
-    """
+    """What became of a shard's tracks; `drops` are of tracks (without start) and of segments (with start)."""
 
     name: str
     rows: int = 0
-    si_sdr: float | None = None
     tracks: dict[str, TrackReport] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
 
@@ -66,7 +61,6 @@ def read_report(corpus: Path, shard: str) -> ShardReport | None:
     return ShardReport(
         name=content["name"],
         rows=content["rows"],
-        si_sdr=content["si_sdr"],
         tracks={name: TrackReport(**values) for name, values in content["tracks"].items()},
         drops=[Drop(**{**drop, "reason": Reason(drop["reason"])}) for drop in content["drops"]],
     )
@@ -98,7 +92,6 @@ def make_manifest(
             lost.remove(drop.track)
             whole[drop.reason.value] += 1
     kept = sum(track.kept > 0 for track in tracks.values())
-    ratios = [report.si_sdr for report in reports if report.si_sdr is not None]
     segments = sum(track.segments for track in tracks.values())
     return {
         "options": plan.options,
@@ -115,7 +108,6 @@ def make_manifest(
             "kept": round(sum(track.kept_seconds for track in tracks.values()) / 3600, 4),
         },
         "splits": {split: _count_split(split, plan, reports) for split in SPLITS},
-        "si_sdr_db": {"median": round(statistics.median(ratios), 2) if ratios else None, "rows": len(ratios)},
         "other_files": others,
         "dropped": [_listed(drop) for drop in drops],
     }

@@ -9,19 +9,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..atomic_files import write_json
-from . import locks
 from .tracks import SPLITS, HAFMCorpusError, Track
 
 PLAN_FILE = "plan.json"
 PLAN_FORMAT = 2
-# one shard to make: its file name and its tracks
-ShardJob = tuple[str, tuple[Track, ...]]
 
 
 @dataclass
@@ -99,17 +95,3 @@ def save_plan(corpus: Path, plan: Plan) -> None:
         del tracks[name]["name"]
     content = {"format": PLAN_FORMAT, "options": plan.options, "shards": plan.shards, "tracks": tracks}
     write_json(corpus / PLAN_FILE, content)
-
-
-def shard_jobs(plan: Plan) -> list[ShardJob]:
-    """All shards of a plan, in order."""
-    return [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
-
-
-def locked(folder: Path) -> AbstractContextManager[None]:
-    """A folder of results for this process alone.
-
-    Raises:
-        HAFMCorpusError: another process has it.
-    """
-    return locks.locked(folder, HAFMCorpusError(f"{folder} is in use by another process; wait for it or stop it."))

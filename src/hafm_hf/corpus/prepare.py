@@ -18,18 +18,15 @@ from ..pretrained.model_card import IDENTIFIER, CardFacts
 from .dataset_card import dataset_card
 from .engines import run_on
 from .lead_sheets import ESTIMATE
+from .locks import locked
 from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
-from .plan import Plan, extend_plan, load_plan, locked, save_plan, shard_jobs
+from .plan import Plan, extend_plan, load_plan, save_plan
 from .shards import ShardOptions, make_shard, shard_maker
 from .tokenizing import torch_device
 from .tracks import Drop, HAFMCorpusError, SplitOptions, display_name, find_audio, identify_tracks, read_styles
 
-DEFAULT_TRACKS_PER_SHARD = 16
 # what may differ between two runs into one corpus: where things lie and who does the work
 NOT_CONTENT = ("audio", "corpus", "keep_audio")
-
-# called with finished shards and all shards
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,13 @@ class PrepareOptions:
 
     shards: ShardOptions
     splits: SplitOptions = field(default_factory=SplitOptions)
-    tracks_per_shard: int = DEFAULT_TRACKS_PER_SHARD
+    tracks_per_shard: int = 16
     engine: str = "local"
     workers: int = 1
     address: str = ""
 
 
-def prepare(options: PrepareOptions, progress: Progress | None = None) -> dict[str, Any]:
+def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Prepares a corpus, or resumes one.
 
     Args:
@@ -131,9 +128,9 @@ def make_plan(options: PrepareOptions) -> tuple[Plan, list[Drop], int]:
     return plan, [*drops, *ungrouped, *unidentified], others
 
 
-def _make_missing(plan: Plan, options: PrepareOptions, progress: Progress | None) -> None:
+def _make_missing(plan: Plan, options: PrepareOptions, progress: Callable[[int, int], None] | None) -> None:
     corpus = Path(options.shards.corpus)
-    jobs = shard_jobs(plan)
+    jobs = [(name, tuple(plan.tracks[track] for track in tracks)) for name, tracks in plan.shards.items()]
     missing = [job for job in jobs if read_report(corpus, job[0]) is None]
     done = len(jobs) - len(missing)
     if progress:
@@ -166,10 +163,10 @@ def _finish(plan: Plan, options: PrepareOptions, drops: list[Drop], others: int)
 def _facts(options: PrepareOptions) -> CardFacts:
     """What the options tell for the card."""
     tokenizer = options.shards.tokenizer
-    named = [name for name in (tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model) if name]
-    models = [Path(name).name if Path(name).is_dir() else name for name in named or [BUNDLED_MODEL.name]]
+    named = {tokenizer.semantic_tokenizer, tokenizer.codec, tokenizer.model} - {""} or {BUNDLED_MODEL.name}
+    models = sorted(Path(name).name if Path(name).is_dir() else name for name in named)
     licence = options.shards.licence
     # other names of licences stand in the rows; a card's metadata takes the hub's identifiers
     known = licence if IDENTIFIER.fullmatch(licence) else "other" if licence else None
     terms = [f"The tracks are under {licence}."] if known == "other" else []
-    return CardFacts(known, [options.shards.source], sorted(set(models)), attribution=terms)
+    return CardFacts(known, [options.shards.source], models, attribution=terms)

@@ -5,7 +5,6 @@ The preparation must never write a row of noise: so a file that gives fewer samp
 than repaired.
 """
 
-import io
 import os
 
 import numpy as np
@@ -33,28 +32,24 @@ def decode(path: str | os.PathLike[str], max_seconds: float) -> tuple[Samples, i
     """
     try:
         # unbuffered: libsndfile continues at the descriptor's position
-        file = open(path, "rb", buffering=0)
+        with open(path, "rb", buffering=0) as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            return _read(sound, max_seconds)
     except OSError as error:
         raise TrackError(Reason.UNREADABLE, error.strerror or "") from error
-    with file:
-        return _decode(file, max_seconds)
-
-
-def _decode(file: io.FileIO, max_seconds: float) -> tuple[Samples, int]:
-    try:
-        sound = soundfile.SoundFile(file.fileno(), closefd=False)
-    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         raise TrackError(Reason.NOT_DECODABLE, getattr(error, "error_string", str(error))) from error
-    with sound:
-        rate, promised = sound.samplerate, sound.frames
-        if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
-            raise TrackError(Reason.NOT_DECODABLE, f"a sampling rate of {rate} Hz")
-        if promised > max_seconds * rate:
-            raise TrackError(Reason.TOO_LONG, f"{promised / rate:.0f} s, at most {max_seconds:.0f}")
-        try:
-            samples = sound.read(dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise TrackError(Reason.DAMAGED, getattr(error, "error_string", str(error))) from error
+
+
+def _read(sound: soundfile.SoundFile, max_seconds: float) -> tuple[Samples, int]:
+    rate, promised = sound.samplerate, sound.frames
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise TrackError(Reason.NOT_DECODABLE, f"a sampling rate of {rate} Hz")
+    if promised > max_seconds * rate:
+        raise TrackError(Reason.TOO_LONG, f"{promised / rate:.0f} s, at most {max_seconds:.0f}")
+    try:
+        samples = sound.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise TrackError(Reason.DAMAGED, getattr(error, "error_string", str(error))) from error
     if promised - len(samples) > LOST_SECONDS * rate:
         raise TrackError(Reason.DAMAGED, f"{len(samples)} of {promised} samples can be decoded")
     if not np.isfinite(samples).all():

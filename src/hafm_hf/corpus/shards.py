@@ -19,7 +19,6 @@ from ..listening.transcription import Transcriber
 from .filtering import FilterOptions, reason_to_drop
 from .lead_sheets import ESTIMATE, LABELS, styled, told_lead_sheet
 from .manifest import ShardReport, TrackReport, write_report
-from .plan import ShardJob
 from .stems import StemOptions, StemReader, Stems, write_stems
 from .tokenizing import SegmentTokens, TokenizerOptions, Tokenizers
 from .tokens import TokenExcerpt, excerpt_bounds, write_shard
@@ -27,6 +26,8 @@ from .tracks import Drop, HAFMCorpusError, Reason, Track, TrackError, hash_files
 
 # the paper crops 10, 5 and 3 s: a segment has room for several of the longest, and the shortest has one of the last
 DEFAULT_SEGMENT_SECONDS, DEFAULT_MIN_SECONDS = 30.0, 3.0
+# one shard to make: its file name and its tracks
+Job = tuple[str, tuple[Track, ...]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ShardMaker:
         if options.lead_sheet == ESTIMATE:
             self.transcriber = Transcriber(options.beats, self.tokenizers.device)
 
-    def make(self, job: ShardJob) -> ShardReport:
+    def make(self, job: Job) -> ShardReport:
         """Makes a shard and its report.
 
         Raises:
@@ -141,9 +142,6 @@ class ShardMaker:
         seconds, rate = bounds[0][1], stems.sampling_rate
         seeds = [noise_seed(track.content_hash, start) for start in starts]
         tokens = list(self.tokenizers.encode(vocals, instrumentals, rate, seconds, seeds))
-        if report.si_sdr is None:
-            # rounded, so that reports agree where the last bits of a decoder don't
-            report.si_sdr = round(self.tokenizers.fidelity(instrumentals[0], rate, seconds, tokens[0]), 2)
         rows = zip(starts, tokens, strict=True)
         return [self._row(track, stems.labels, sheet, start, seconds, streams) for start, streams in rows]
 
@@ -204,6 +202,6 @@ def number(labels: dict[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def make_shard(options: ShardOptions, job: ShardJob) -> ShardReport:
+def make_shard(options: ShardOptions, job: Job) -> ShardReport:
     """Makes one shard; the models are loaded once a process."""
     return shard_maker(options).make(job)

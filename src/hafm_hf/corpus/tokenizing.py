@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..audio import Samples, pad_end, resample, with_channels
-from ..audio.analysis import scale_invariant_sdr
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
 from ..tokenizers.codecs import Codec, load_codec
@@ -22,8 +21,6 @@ from .tracks import HAFMCorpusError
 
 # what the paper's coarse and fine stage generate
 DEFAULT_CODEBOOKS = HAFMCoarseConfig().num_codebooks + HAFMFineConfig().num_codebooks
-# enough to tell a right corpus from a wrong one, and little beside the encoding
-FIDELITY_SECONDS = 4.0
 
 
 def torch_device(wanted: str) -> str:
@@ -130,17 +127,6 @@ class Tokenizers:
     def _codes(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> torch.Tensor:
         batch = self._batch(sounds, sampling_rate, self.codec.format.sampling_rate, seconds)
         return self.codec.encode(batch.mT if batch.ndim == 3 else batch[:, None], self.info.num_codebooks)
-
-    @torch.inference_mode()
-    def fidelity(self, instrumental: Samples, sampling_rate: int, seconds: float, tokens: SegmentTokens) -> float:
-        """SI-SDR in dB of the audio that a segment's first codes decode to, against its instrumental (mono or not)."""
-        seconds = min(seconds, FIDELITY_SECONDS)
-        original = fit_rate(instrumental, sampling_rate, self.codec.format.sampling_rate, seconds)
-        frames = round(seconds * self.info.acoustic_frame_rate)
-        codes = torch.from_numpy(tokens.acoustic[:, :frames].astype(np.int64))[None].to(self.device)
-        decoded = self.codec.decode(codes, len(original))[0].double().cpu()
-        wanted = torch.from_numpy(np.atleast_2d(original.T)).double()
-        return float(scale_invariant_sdr(wanted, decoded).mean())
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """float32 [B, seconds · target_rate] of float32 [N] each; with [N, C] each, C behind it."""

@@ -224,12 +224,11 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
     if source != "folder":
         try:
             with open(root / METADATA_FILE, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+                named = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
         except (OSError, ValueError) as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read, which styles are to come from.") from error
-        if not rows or not {"file_name", source} <= rows[0].keys():
-            raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.")
-        named = {row["file_name"]: (row[source] or "").strip() for row in rows}
+        except KeyError as error:
+            raise HAFMCorpusError(f"{root / METADATA_FILE} needs the columns file_name and {source}.") from error
 
     def style(track: Track) -> str:
         if source == "folder":
@@ -276,25 +275,22 @@ def filled_splits(tracks: Sequence[Track], known: Sequence[Track], options: Spli
         known: those that are planned, and stay.
         options: how tracks are divided.
     """
-    if options.by == "folder":
+    if options.by == "folder" or not tracks:
         return list(tracks)
     line = sorted(tracks, key=lambda track: (hash_share(track.artist, track.content_hash), track.content_hash))
-    split = {track.content_hash: track.split for track in line}
-
-    def count(name: str) -> int:
-        return [*split.values(), *(track.split for track in known)].count(name)
-
-    if line and not count("train") and options.validation + options.test < 1:
-        split[line[-1].content_hash] = "train"
-    if options.validation and not count("validation"):
-        # the next in line if the share of validation were larger, on either side
-        few = count("train") < 2
-        donors = [track for track in line if split[track.content_hash] == ("test" if few else "train")]
-        for chosen in donors[-1:] if few else donors[:1]:
-            artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
-            together = artist if 0 < len(artist) < count("train") else [chosen]
-            split |= {track.content_hash: "validation" for track in together}
-    return [replace(track, split=split[track.content_hash]) for track in tracks]
+    splits = [track.split for track in (*tracks, *known)]
+    moved: dict[str, str] = {}
+    if "train" not in splits and options.validation + options.test < 1:
+        moved[line.pop().content_hash] = "train"
+    trains = splits.count("train") + len(moved)
+    # the next in line if the share of validation were larger, on either side
+    donors = [track for track in line if track.split == ("train" if trains > 1 else "test")]
+    if donors and options.validation and "validation" not in splits:
+        chosen = donors[0 if trains > 1 else -1]
+        artist = [track for track in donors if track.artist.casefold() == chosen.artist.casefold() != ""]
+        together = artist if 0 < len(artist) < trains else [chosen]
+        moved |= {track.content_hash: "validation" for track in together}
+    return [replace(track, split=moved.get(track.content_hash, track.split)) for track in tracks]
 
 
 def identify_tracks(

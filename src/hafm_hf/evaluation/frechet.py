@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fréchet distance between two sets of embeddings, with what makes it believable: refusal, extrapolation, error bars.
+"""Fréchet distance between two sets of embeddings, with what makes it believable: refusal and error bars.
 
 Dimensions: n embeddings of width D. Everything is computed in float64.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .statistics import HAFMEvaluationError, bootstrap_statistic
-
-# the share of the embeddings that the smallest of the subsets of the extrapolation has, and how many subsets there are
-SMALLEST_SHARE = 0.5
-SUBSETS = 10
 
 Array = NDArray[np.float64]
 
@@ -64,7 +59,8 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
         raise HAFMEvaluationError(
             f"The embeddings are of width {len(first.mean)} and {len(second.mean)}; use one embedder for both sets."
         )
-    root = symmetric_root(first.covariance)
+    values, vectors = np.linalg.eigh(first.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     product = root @ second.covariance @ root
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     shared = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
@@ -73,24 +69,16 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     return max(float(total), 0.0)
 
 
-def symmetric_root(matrix: Array) -> Array:
-    """The symmetric square root of a positive semidefinite float64 [D, D]."""
-    eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
-
-
 @dataclass(frozen=True)
 class FrechetResult:
     """A Fréchet distance with its uncertainty.
 
     Args:
         distance: of all embeddings.
-        infinite: extrapolated to infinitely many (see `extrapolate`).
         low, high: 95 % bootstrap interval of `distance` over songs; NaN where it was not asked for.
     """
 
     distance: float
-    infinite: float
     low: float
     high: float
 
@@ -108,7 +96,7 @@ def frechet_audio_distance(
     Args:
         reference, evaluated: for each clip its embeddings, float [n_i, D].
         songs: of the evaluated clips; each is a song of its own if not given.
-        seed: of the subsets and of the bootstrap.
+        seed: of the bootstrap.
         resamples: bootstrap resamplings of the evaluated songs; 0 leaves the interval out. A resampled set has fewer
             different songs than the set itself, so its distances are larger: the interval is shifted to surround
             the distance.
@@ -118,9 +106,8 @@ def frechet_audio_distance(
     """
     if not len(reference) or not len(evaluated):
         raise HAFMEvaluationError("There are no clips to compare; check the folder.")
-    joined_reference, joined = np.concatenate(list(reference)), np.concatenate(list(evaluated))
-    wanted = fit_gaussian(joined_reference)
-    distance = frechet_distance(wanted, fit_gaussian(joined))
+    wanted = fit_gaussian(np.concatenate(list(reference)))
+    distance = frechet_distance(wanted, fit_gaussian(np.concatenate(list(evaluated))))
     low = high = float("nan")
     whose = [str(index) for index in range(len(evaluated))] if songs is None else songs
     if resamples and len(set(whose)) > 1:
@@ -133,32 +120,4 @@ def frechet_audio_distance(
 
         *ends, median = bootstrap_statistic(clips, whose, statistic, seed, resamples)
         low, high = (max(end - median + distance, 0.0) for end in ends)
-    return FrechetResult(distance, extrapolate(joined_reference, joined, seed), low, high)
-
-
-def extrapolate(reference: NDArray[np.floating], evaluated: NDArray[np.floating], seed: int = 0) -> float:
-    """FAD-infinity (Gui et al., 2024, after Chong and Forsyth, 2020): the bias of the distance falls as 1 / n, so a
-    line through the distances of random subsets against 1 / n is read at 0.
-
-    Both sets have a bias, so both are thinned, to the same share.
-
-    Args:
-        reference, evaluated: float [m, D] and [n, D]; all subsets must be larger than D, else the result is NaN.
-
-    Returns:
-        the distance where both sets are infinite, at least 0.
-    """
-    sets = [np.asarray(each, np.float64) for each in (reference, evaluated)]
-    width, fewest = sets[1].shape[1], min(map(len, sets))
-    smallest = max(SMALLEST_SHARE, (width + 1) / fewest)
-    if fewest * (1 - smallest) < SUBSETS:
-        return float("nan")
-    generator = np.random.default_rng(seed)
-    shares = np.linspace(smallest, 1.0, SUBSETS)
-
-    def thinned(values: Array, share: float) -> Gaussian:
-        return fit_gaussian(values[generator.choice(len(values), math.ceil(len(values) * share), replace=False)])
-
-    distances = [frechet_distance(*(thinned(values, share) for values in sets)) for share in shares]
-    _, intercept = np.polyfit(1.0 / shares, distances, 1)
-    return max(float(intercept), 0.0)
+    return FrechetResult(distance, low, high)

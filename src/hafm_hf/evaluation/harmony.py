@@ -34,7 +34,11 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
     Returns:
         the score; NaN where less than 1 s is sung.
     """
-    classes, frames = _sung_classes(voice, candidate.chroma.shape[1])
+    sung = np.flatnonzero(np.isfinite(voice.pitch))
+    # the frame of chroma at the instant of each frame that is sung
+    frames = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
+    sung, frames = (each[frames < candidate.chroma.shape[1]] for each in (sung, frames))
+    classes = pitch_classes(voice.pitch[sung])
     if len(classes) < LEAST_VOICED_SECONDS * FRAME_RATE:
         return math.nan
     played = candidate.chroma.astype(np.float64)
@@ -42,14 +46,6 @@ def pitch_class_share(voice: Features, candidate: Features) -> float:
     # a silent frame is even: an accompaniment gains nothing by pausing
     share = np.where(total > 0, played / np.maximum(total, 1e-12), 1 / PITCH_CLASSES)
     return float(PITCH_CLASSES * share[classes, frames].mean() - 1.0)
-
-
-def _sung_classes(voice: Features, chroma_frames: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pitch class of each sung frame of the voice, and the frame of chroma at that instant."""
-    sung = np.flatnonzero(np.isfinite(voice.pitch))
-    at = np.round(sung * CHROMA_RATE / FRAME_RATE).astype(np.int64)
-    sung, at = sung[at < chroma_frames], at[at < chroma_frames]
-    return pitch_classes(voice.pitch[sung]), at
 
 
 def key_agreement(voice: Features, candidate: Features) -> float:

@@ -127,7 +127,7 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
             means = {"matched": float(matched[there].mean()), "control": float(control[there].mean())}
             scores[name] = means | {
                 "difference": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
-                "songs": interval.songs, "follows": interval.above_zero,
+                "songs": interval.songs, "follows": interval.low > 0.0,
             }  # fmt: skip
     return {"scores": scores}
 
@@ -160,7 +160,7 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
             frechet = frechet_audio_distance(
                 wanted, made, seed=options.seed, resamples=options.frechet_resamples, songs=songs
             )
-            stated |= {"frechet": frechet.distance, "frechet_infinite": frechet.infinite}
+            stated["frechet"] = frechet.distance
             if math.isfinite(frechet.low):
                 stated["frechet_interval"] = [frechet.low, frechet.high]
         except HAFMEvaluationError as error:

@@ -67,7 +67,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
-        note = "Fréchet distance with its interval over songs, at infinite n of both sets, kernel distance × 100."
+        note = "Fréchet distance with its interval over songs, kernel distance × 100."
         found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
     if report.get("isolated_and_separated"):
         rows = [["embedder", "FAD_i", "FAD_s", "Δ"]]
@@ -111,14 +111,14 @@ def _distance_rows(report: dict[str, Any], embedder: str) -> list[list[str]]:
     def cells(system: dict[str, Any]) -> list[str]:
         found = system["distances"].get(embedder)
         if found is None:
-            return ["–"] * 4
+            return ["–"] * 3
         frechet = found.get("refused") or _number(found["frechet"])
         if "frechet_interval" in found:
             frechet += " [{}, {}]".format(*map(_number, found["frechet_interval"]))
         sizes = f"{found['n']} / {found['n_reference']} / {found['width']}"
-        return [frechet, _number(found.get("frechet_infinite")), _number(found.get("kernel")), sizes]
+        return [frechet, _number(found.get("kernel")), sizes]
 
-    return _rows(report, ["Fréchet", "at infinite n", "kernel", "n / n reference / width"], cells)
+    return _rows(report, ["Fréchet", "kernel", "n / n reference / width"], cells)
 
 
 def _number(value: float | None) -> str:

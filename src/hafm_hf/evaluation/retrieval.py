@@ -76,12 +76,7 @@ def _measure(clip: Clip) -> BankItem | None:
     if not features.chroma.any():
         return None
     beats = tuple(features.beats.tolist())
-    return BankItem(part, clip.song, estimate_key(features), estimate_tempo(features), beats)
-
-
-def estimate_key(features: Features) -> int:
-    """The likeliest of 24 keys (0–11 major, 12–23 minor): of a voice by the notes sung, else by chroma."""
-    return int(np.argmax(fit_of_keys(features)))
+    return BankItem(part, clip.song, int(np.argmax(fit_of_keys(features))), estimate_tempo(features), beats)
 
 
 def estimate_tempo(features: Features) -> float:
@@ -105,7 +100,7 @@ def stretch_between(source: float, target: float) -> float:
 
 def retrieve(bank: Sequence[BankItem], voice: Features) -> tuple[BankItem, int, float]:
     """The bank's item that needs the least change to be in the voice's key and tempo, that shift and that rate."""
-    key, tempo = estimate_key(voice), estimate_tempo(voice)
+    key, tempo = int(np.argmax(fit_of_keys(voice))), estimate_tempo(voice)
 
     def cost(item: BankItem) -> tuple[float, str]:
         shift, rate = semitones_between(item.key, key), stretch_between(item.tempo, tempo)

@@ -72,13 +72,13 @@ def evaluate(
         the report, as report.json holds it.
 
     Raises:
-        HAFMEvaluationError: no clips, a system without renderings, an unusable sound, or another run in the folder.
+        HAFMEvaluationError: no clips, a system without renderings, or an unusable sound.
+        HAFMBusyError: another run in the folder.
     """
     if not evaluation.clips:
         raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
     # two runs in one folder would render the same clips twice
-    busy = HAFMEvaluationError(f"Another run is using {evaluation.out}; wait for it, or use another --out.")
-    with locked(evaluation.out, busy):
+    with locked(evaluation.out):
         systems = _systems(evaluation)
         bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
         candidates = {name: parts for system in systems.values() for name, parts in system.items()}

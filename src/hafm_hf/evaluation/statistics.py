@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 Array = NDArray[np.float64]
@@ -31,14 +30,9 @@ class Interval:
     n: int
     songs: int
 
-    @property
-    def above_zero(self) -> bool:
-        """Whether the interval lies above zero as a whole."""
-        return self.low > 0.0
-
 
 def bootstrap_mean(
-    values: Sequence[float] | Array, songs: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+    values: Sequence[float] | Array, songs: Sequence[str], seed: int = 0, resamples: int = 2000
 ) -> Interval:
     """Mean over clips of the values that are there (NaN: not), with a bootstrap interval over their songs.
 

@@ -51,18 +51,12 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     Returns:
         the score; NaN where the reference has no onsets.
     """
-    wanted, played = beyond_voice(voice, reference, candidate)
-    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
-
-
-def beyond_voice(voice: Features, reference: Features, candidate: Features) -> tuple[Array, Array]:
-    """Onset curves of reference and accompaniment (float64 [T] each) without what the voice's onsets explain."""
     sung, wanted, played = _aligned(voice, reference, candidate)
-    near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
-    explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
-    if not sung.any():
-        return wanted, played
-    return unexplained(wanted, explained), unexplained(played, explained)
+    if sung.any():
+        near = range(-TOLERANCE_FRAMES, TOLERANCE_FRAMES + 1)
+        explained = np.stack([np.roll(sung, lag) for lag in near], axis=1)
+        wanted, played = unexplained(wanted, explained), unexplained(played, explained)
+    return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
 
 
 def beat_agreement(reference: Features, candidate: Features) -> float:

@@ -161,7 +161,6 @@ class RunFolder:
     def write_metrics(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the main process."""
         if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / METRICS, "a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from ..corpus.tokens import TokenCorpusInfo, read_info, shard_paths
 from ..modeling.configuration_hafm import HAFMStageConfig
 from ..modeling.stage_table import stage_of
-from .lead_sheets import CropStreams, LeadSheetNoise
+from .lead_sheets import LeadSheetNoise, crop_streams
 
 logger = logging.get_logger(__name__)
 # what training reads of a shard, and where all shards have it
@@ -70,7 +70,6 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
     """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers are not the corpus's."""
-
     for name, learnt in (config.tokenizers or {}).items():
         made = getattr(info, name, "")
         if made and made != learnt:
@@ -80,23 +79,20 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
                 "stage learn these (--new_tokens true)."
             )
 
-    def available(stream: Stream) -> tuple[int, int]:
-        if stream.column == "acoustic":
-            return info.codebook_size, info.acoustic_frame_rate
-        return info.num_clusters, info.semantic_frame_rate
-
     streams = stage_streams(config)
     blocks = [*streams.conditioning, streams.target]
     expected = [*(config.conditioning_codebook_sizes or []), config.codebook_sizes or []]
     rates = [streams.conditioning_frame_rate] * len(streams.conditioning) + [streams.frame_rate]
     for block, rate, vocabularies in zip(blocks, rates, expected, strict=True):
-        size, corpus_rate = available(block)
+        acoustic = block.column == "acoustic"
+        size = info.codebook_size if acoustic else info.num_clusters
+        corpus_rate = info.acoustic_frame_rate if acoustic else info.semantic_frame_rate
         if any(vocabulary != size for vocabulary in vocabularies) or rate != corpus_rate:
             raise ValueError(
                 f"The stage expects {block.column} of {vocabularies} tokens at {rate} Hz, the corpus holds {size} at "
                 f"{corpus_rate} Hz: change the stage's configuration or tokenise the corpus again."
             )
-        if block.last > (info.num_codebooks if block.column == "acoustic" else 1):
+        if block.last > (info.num_codebooks if acoustic else 1):
             raise ValueError(
                 f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}."
             )
@@ -189,12 +185,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         noise: LeadSheetNoise | None = None,
     ) -> None:
         check_vocabularies(config, info)
-        names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
-        self.lead_sheets = CropStreams(names, config.styles, rate, noise) if names else None
-        if names and LEAD_SHEET not in corpus.column_names:
-            raise ValueError(
-                f"The stage reads {', '.join(names)}, but the corpus has no lead sheets: prepare it anew."
-            )
+        self.config, self.noise = config, noise
+        if config.lead_sheet_streams and LEAD_SHEET not in corpus.column_names:
+            names = ", ".join(config.lead_sheet_streams)
+            raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it anew.")
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
         self.frames = math.floor(Fraction(crop_seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
@@ -272,10 +266,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         conditioning = torch.cat(
             [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
         )
-        if self.lead_sheets is not None:
+        if self.config.lead_sheet_streams:
             text = str(self.corpus[crop.row].column(LEAD_SHEET)[0])
             start = float(crop.start * self.info.grid)
-            streams = self.lead_sheets.of(text, start, conditioning.shape[1], generator)
+            streams = crop_streams(text, self.config, start, conditioning.shape[1], self.noise, generator)
             conditioning = torch.cat([conditioning, streams])
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
@@ -338,10 +332,6 @@ class GlobalBatchSampler(Sampler[list[int]]):
         self.accumulation, self.rank = min(accumulation, global_batch // world_size), rank
         self.global_batch, self.parts = global_batch, self.accumulation * world_size
         self.first_step, self.last_step = first_step, last_step
-
-    def __len__(self) -> int:
-        """Micro-batches that remain."""
-        return max(0, self.last_step - self.first_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yields the sample numbers of each micro-batch of this process."""

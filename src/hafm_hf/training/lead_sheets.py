@@ -8,7 +8,6 @@ listener, and each of its streams, or all, are left out with rates of their own.
 
 import functools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from ..lead_sheet.chords import chord_label
 from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams
+from ..modeling.configuration_hafm import HAFMStageConfig
 
 # lead sheets that are kept as they were read
 SHEETS_KEPT = 4096
@@ -71,39 +71,28 @@ class LeadSheetNoise:
         return streams.masked_fill(torch.from_numpy(omitted)[:, None], 0)
 
 
-class CropStreams:
-    """The streams of crops of a corpus.
+def crop_streams(
+    text: str, config: HAFMStageConfig, start: float, frames: int, noise: LeadSheetNoise | None = None,
+    generator: np.random.Generator | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Streams of a lead sheet that a stage reads, in one crop.
 
     Args:
-        names: of the streams that the stage reads.
-        styles: that it knows; a song of another style has none.
-        frame_rate: Hz of its conditioning.
-        noise: of training samples.
+        text: the excerpt's lead sheet in JSON; nothing is known where it is empty.
+        config: of the stage; of a style that it does not know there is none.
+        start: of the crop in the excerpt, in s.
+        frames: of the crop's conditioning.
+        noise, generator: of a training sample; without one of them the lead sheet is as it is.
+
+    Returns:
+        int64 [S, T].
     """
-
-    def __init__(
-        self, names: Sequence[str], styles: Sequence[str], frame_rate: int, noise: LeadSheetNoise | None = None
-    ) -> None:
-        self.names, self.styles, self.frame_rate, self.noise = tuple(names), tuple(styles), frame_rate, noise
-
-    def of(self, text: str, start: float, frames: int, generator: np.random.Generator | None = None) -> torch.Tensor:
-        """Streams of one crop.
-
-        Args:
-            text: the excerpt's lead sheet in JSON; nothing is known where it is empty.
-            start: of the crop in the excerpt, in s.
-            frames: of the crop.
-            generator: of a training sample; without one the lead sheet is as it is.
-
-        Returns:
-            int64 [S, T].
-        """
-        sheet = _parsed(text, self.styles)
-        if generator is None or self.noise is None:
-            return lead_sheet_streams(sheet.moved(-start), self.names, frames, self.frame_rate, self.styles)
-        sheet = self.noise.disturb(sheet, generator)
-        streams = lead_sheet_streams(sheet.moved(-start), self.names, frames, self.frame_rate, self.styles)
-        return self.noise.omit(streams, generator)
+    sheet = _parsed(text, tuple(config.styles))
+    if noise is not None and generator is not None:
+        sheet = noise.disturb(sheet, generator)
+    names, rate = list(config.lead_sheet_streams), config.conditioning_frame_rate
+    streams = lead_sheet_streams(sheet.moved(-start), names, frames, rate, config.styles)
+    return streams if noise is None or generator is None else noise.omit(streams, generator)
 
 
 @functools.lru_cache(SHEETS_KEPT)

@@ -20,7 +20,7 @@ def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Opt
     """Optimizers that have every trainable parameter of a stage once between them; they share the learning rate.
 
     Args:
-        model: a stage, with adapters or without.
+        model: a stage.
         run: `optimizer`, learning rate, betas and weight decay.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

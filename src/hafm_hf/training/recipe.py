@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -40,17 +40,11 @@ def train_stage(
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     set_seed(run.seed)
     trainer = make_trainer(stage, data, run, start)
-    with _alone_in(Path(run.output_dir), trainer):
+    # two would take turns in overwriting each other's checkpoints
+    with locked(Path(run.output_dir)) if trainer.accelerator.is_main_process else nullcontext():
         trainer.train()
     if trainer.accelerator.is_main_process:
         logger.info("The finished stage is in %s.", trainer.folder.path / "final")
-
-
-def _alone_in(folder: Path, trainer: StageTrainer) -> AbstractContextManager[None]:
-    """The run's folder for this run: two would take turns in overwriting each other's checkpoints."""
-    if not trainer.accelerator.is_main_process:
-        return nullcontext()
-    return locked(folder, ValueError(f"Another run trains in {folder}; wait for it, or name another output_dir."))
 
 
 def validation_crops(data: DataArguments, config: HAFMStageConfig) -> TokenCrops | None:

@@ -27,7 +27,6 @@ from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
-from .stages import plain_stage
 from .validation import Metrics, validate_stage
 from .watching import LossWindow
 
@@ -58,7 +57,7 @@ class StageTrainer:
     """Trains one stage.
 
     Args:
-        model: a stage, with adapters or without.
+        model: a stage.
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
         data (DataArguments), run (RunArguments): see there.
@@ -110,8 +109,8 @@ class StageTrainer:
 
     @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated and saved: averaged if asked for, with adapters merged."""
-        return plain_stage(self.stage if self.average is None else self.average.module)
+        """What is validated and saved: the average of the weights if asked for."""
+        return self.stage if self.average is None else self.average.module
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Batches of this process from `first_step` on."""
@@ -170,25 +169,22 @@ class StageTrainer:
                 break
             self.step(parts, fraction, window)
             bar.update()
-            if self.due(self.run.logging_steps) or self.progress.step == 1:
+            logged = self.due(self.run.logging_steps) or self.progress.step == 1
+            if logged:
                 self.log_window(window, fraction)
+            if self.due(self.run.validation_steps):
+                self.validate()
+            if self.due(self.run.save_steps):
+                self.save_checkpoint()
+            if logged:
+                # after validation and checkpoint, whose time is not training time
                 window.restart()
-            self.pause(window)
         bar.close()
         self.finish(window)
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
         return self.progress.step % every == 0
-
-    def pause(self, window: LossWindow) -> None:
-        """Validation and checkpoint where they are due; their time is not training time."""
-        began = time.monotonic()
-        if self.due(self.run.validation_steps):
-            self.validate()
-        if self.due(self.run.save_steps):
-            self.save_checkpoint()
-        window.pause(time.monotonic() - began)
 
     def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
         """One optimiser step over the micro-batches of this process."""

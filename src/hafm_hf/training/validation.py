@@ -7,7 +7,6 @@ from transformers import PreTrainedModel
 
 from accelerate import Accelerator
 
-from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments
 from .data import TokenCrops, collate
 from .objective import clustered_mean, other_tracks, paired_losses
@@ -23,11 +22,9 @@ def validate_stage(
     Returns:
         `matched`, `shuffled`, `none` (means over clips and codebooks); `codebooks` (matched, per codebook);
         `paired_difference` (shuffled - matched of the same targets) and `paired_difference_error`, its standard error
-        over tracks; of a stage with streams of a lead sheet the same for the voice and each stream alone, such as
-        `paired_difference_chord`; `clips`.
+        over tracks; `clips`. Where most clips are of one track, nothing is shuffled.
     """
     model.eval()
-    groups = conditioning_groups(model.config)
     crops = validation.fixed_crops(data.validation_crops)
     tracks = validation.tracks(crops)
     partners = other_tracks(tracks)
@@ -36,11 +33,12 @@ def validate_stage(
     for begin in range(0, len(share), data.validation_batch):
         chosen = share[begin : begin + data.validation_batch]
         batch = collate([validation.read(crops[clip]) for clip in chosen])
-        other = collate([validation.read(crops[partners[clip]]) for clip in chosen])
-        tensors = (batch["conditioning_ids"], other["conditioning_ids"], batch["labels"])
-        right, wrong, labels = (value.to(accelerator.device) for value in tensors if value is not None)
+        other = collate([validation.read(crops[partners[clip]]) for clip in chosen]) if partners else {}
+        tensors = (batch["conditioning_ids"], other.get("conditioning_ids"), batch["labels"])
+        right, wrong, labels = (None if value is None else value.to(accelerator.device) for value in tensors)
+        assert right is not None and labels is not None
         with accelerator.autocast():
-            losses = paired_losses(model, right, wrong, labels, groups)
+            losses = paired_losses(model, right, wrong, labels)
         for place, clip in enumerate(chosen):
             found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(found))
@@ -49,21 +47,7 @@ def validate_stage(
         for name in next(iter(gathered.values()))
     }
     metrics: Metrics = {name: value.mean().item() for name, value in rows.items()}
-    for name in ("shuffled", *(f"shuffled_{group}" for group in groups)):
-        difference, error = clustered_mean((rows[name] - rows["matched"]).mean(dim=1), tracks)
-        key = name.replace("shuffled", "paired_difference")
-        metrics |= {key: difference, f"{key}_error": error}
+    if partners:
+        difference, error = clustered_mean((rows["shuffled"] - rows["matched"]).mean(dim=1), tracks)
+        metrics |= {"paired_difference": difference, "paired_difference_error": error}
     return {**metrics, "codebooks": rows["matched"].mean(dim=0).tolist(), "clips": float(len(crops))}
-
-
-def conditioning_groups(config: HAFMStageConfig) -> dict[str, slice]:
-    """Conditioning streams that are validated by themselves: all tokens, the voice's, each stream of a lead sheet.
-
-    None of a stage without a lead sheet.
-    """
-    tokens = config.num_token_streams
-    if not config.lead_sheet_streams:
-        return {}
-    groups = {name: slice(tokens + at, tokens + at + 1) for at, name in enumerate(config.lead_sheet_streams)}
-    voice = {} if config.model_type == "hafm_fine" else {"voice": slice(0, 1)}
-    return {"tokens": slice(0, tokens), **voice, **groups}

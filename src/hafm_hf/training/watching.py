@@ -27,10 +27,6 @@ class LossWindow:
         self.gradient_norm: torch.Tensor | float = 0.0
         self.codebooks: torch.Tensor | None = None
 
-    def pause(self, seconds: float) -> None:
-        """Takes time that was not training (validation, saving) out of the window."""
-        self.begin += seconds
-
     def look_at(self, logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int) -> None:
         """Keeps loss and accuracy of each codebook: logits [B, T·Q, V], labels [B, T·Q] → [2, Q]."""
         with torch.no_grad():

@@ -108,14 +108,6 @@ def test_quantizing_passes_gradients_straight_through_and_updates_codebooks() ->
     assert torch.equal(last_before, training.codebooks[-1].embed), "no row of this batch reached the last codebook"
 
 
-def test_batches_are_a_function_of_seed_and_step(pool: SongPool) -> None:
-    batch = draw_batch(pool, arguments(), 3)
-    assert batch.shape == (5, 1, 1_600)
-    assert torch.equal(batch, draw_batch(pool, arguments(), 3))
-    assert not torch.equal(batch, draw_batch(pool, arguments(), 4))
-    assert not torch.equal(batch, draw_batch(pool, arguments(seed=1), 3))
-
-
 def test_stems_are_drawn_and_decoded_apart_where_they_are_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "one"
     write_song(folder, RATE, seconds=3.2, seed=0)

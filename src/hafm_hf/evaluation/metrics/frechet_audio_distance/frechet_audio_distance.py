@@ -15,18 +15,17 @@ from hafm_hf.evaluation.frechet import frechet_audio_distance
 from hafm_hf.evaluation.statistics import as_json
 
 DESCRIPTION = """\
-Fréchet distance between the embeddings of two sets of recordings, with its extrapolation to infinitely many embeddings
-and its bootstrap interval over songs. Refused where there are fewer embeddings than dimensions.
+Fréchet distance between the embeddings of two sets of recordings, with its bootstrap interval over songs.
+Refused where there are fewer embeddings than dimensions.
 """
 INPUTS_DESCRIPTION = f"""\
 Args:
 {modules.EMBEDDER_INPUTS}\
     songs: names, one a prediction; each is a song of its own if not given.
     resamples: of the bootstrap; 0 leaves the interval out.
-    seed: of the bootstrap and the extrapolation.
+    seed: of the bootstrap.
 Returns:
-    frechet_audio_distance, frechet_audio_distance_infinite, low, high (None without resamples), n, n_references,
-    embedder.
+    frechet_audio_distance, low, high (None without resamples), n, n_references, embedder.
 """
 CITATION = """\
 @inproceedings{kilgour2019frechet, title={Fr\\'echet Audio Distance: A Reference-Free Metric for Evaluating Music
@@ -43,5 +42,4 @@ class FrechetAudioDistance(modules.DistanceMetric):
     def distance(self, wanted: list[np.ndarray], made: list[np.ndarray], **options: Any) -> dict[str, Any]:
         """The distance by `songs`, `resamples` and `seed`."""
         found = frechet_audio_distance(wanted, made, **options)
-        distances = {"frechet_audio_distance": found.distance, "frechet_audio_distance_infinite": found.infinite}
-        return distances | as_json({"low": found.low, "high": found.high})
+        return {"frechet_audio_distance": found.distance} | as_json({"low": found.low, "high": found.high})

@@ -1,42 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hafm assemble`, and how the script of a recipe ends."""
+"""`hafm assemble`: one model of its parts."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from .console import HAFMCommandError, first_line, missing_package, report_error, stdout
+from .console import stdout
 from .options import advanced, basic
-
-# what they log at INFO is about themselves
-NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
-
-
-def run_recipe(recipe: Callable[[], object]) -> None:
-    """Runs a recipe with its log on stderr; a failure becomes one sentence there and exit code 1.
-
-    `HAFM_DEBUG=1` shows the traceback instead.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        recipe()
-    except Exception as error:
-        if os.environ.get("HAFM_DEBUG"):
-            raise
-        expected = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
-        kind = "" if expected else f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
-        report_error(missing_package(error) or HAFMCommandError(f"{first_line(error)}{kind}."))
-        sys.exit(1)
-
 
 Part = Annotated[str, basic(help="Folder or hub id.")]
 

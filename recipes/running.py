@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the script of a recipe runs: its log on stderr, and a failure as one sentence."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from hafm_hf.cli.console import HAFMCommandError, first_line, missing_package, report_error
+
+# what they log at INFO is about themselves
+NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
+
+
+def run_recipe(recipe: Callable[[], object]) -> None:
+    """Runs a recipe with its log on stderr; a failure becomes one sentence there and exit code 1.
+
+    `HAFM_DEBUG=1` shows the traceback instead.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        recipe()
+    except Exception as error:
+        if os.environ.get("HAFM_DEBUG"):
+            raise
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
+        kind = "" if expected else f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
+        report_error(missing_package(error) or HAFMCommandError(f"{first_line(error)}{kind}."))
+        sys.exit(1)
