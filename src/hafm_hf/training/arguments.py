@@ -62,6 +62,9 @@ class StageArguments:
     attention_dropout: float | None = field(default=None, metadata={"help": "of attention weights (the paper: 0)"})
     coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
     fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
+    lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
+    lora_dropout: float = 0.0
 
 
 @dataclass

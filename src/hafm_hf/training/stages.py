@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage that a run trains: new from the corpus's vocabularies, or one that exists."""
+"""The stage that a run trains: new from the corpus's vocabularies, or one that exists, with adapters if asked for.
+
+Adapters are LoRA's (Hu et al. 2021, arXiv 2106.09685), through `peft`; what is saved is an ordinary stage.
+"""
 
 import copy
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,6 +14,9 @@ from transformers import PreTrainedModel
 from ..corpus.tokens import TokenCorpusInfo
 from ..modeling.modeling_hafm import STAGE_MODELS
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
+
+# every linear layer of the decoder; embeddings, heads and the relative bias stay as they were published
+TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
 
 def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> PreTrainedModel:
@@ -38,6 +45,8 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
             model.config.tokenizers = config.tokenizers
     else:
         model = STAGE_MODELS[arguments.stage](config)
+    if arguments.lora_rank:
+        model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model
 
 
@@ -75,3 +84,23 @@ def with_streams(model: PreTrainedModel, streams: dict[str, int]) -> PreTrainedM
             table[place, : weights[name].shape[1]] = weights[name][own.index(stream)]
     wider.load_state_dict(weights | {name: table})
     return wider
+
+
+def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
+    """A stage whose linear layers carry adapters of `rank`; only those are trained.
+
+    Raises:
+        ImportError: without `peft`.
+    """
+    if find_spec("peft") is None:
+        raise ImportError("lora_rank needs peft; install it with: pip install 'hafm-hf[train]'.")
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS))
+
+
+def plain_stage(model: Any) -> PreTrainedModel:
+    """The stage itself, or for a stage with adapters a copy with the adapters merged into its weights."""
+    if hasattr(model, "merge_and_unload"):
+        return copy.deepcopy(model).merge_and_unload()
+    return model

@@ -27,6 +27,7 @@ from .checkpoints import RunFolder, RunProgress, averaged
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
+from .stages import plain_stage
 from .validation import Metrics, validate_stage
 from .watching import LossWindow
 
@@ -57,7 +58,7 @@ class StageTrainer:
     """Trains one stage.
 
     Args:
-        model: a stage.
+        model: a stage, with adapters or without.
         crops (TokenCrops): training crops.
         validation (TokenCrops or None): validation crops; None turns validation off.
         data (DataArguments), run (RunArguments): see there.
@@ -109,8 +110,8 @@ class StageTrainer:
 
     @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated and saved: the average of the weights if asked for."""
-        return self.stage if self.average is None else self.average.module
+        """What is validated and saved: averaged if asked for, with adapters merged."""
+        return plain_stage(self.stage if self.average is None else self.average.module)
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Batches of this process from `first_step` on."""
