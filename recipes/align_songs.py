@@ -60,15 +60,11 @@ def smallest_lag(curve: NDArray[np.float64]) -> float:
 
     Music that repeats agrees with itself a beat later as well as at once.
     """
-    high = np.flatnonzero(curve >= curve.max() - AS_HIGH * abs(curve.max())) - len(curve) // 2
-    # lags beside the best one are nearly as good: the top of each hill counts
-    tops = [lag for lag in high if curve[lag + len(curve) // 2] == _around(curve, lag).max()]
-    return float(min(tops, key=abs)) / FRAME_RATE
-
-
-def _around(curve: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
-    place = lag + len(curve) // 2
-    return curve[max(place - 5, 0) : place + 6]
+    longest = len(curve) // 2
+    # the top of each hill: lags beside the best one are nearly as good
+    tops = [at for at, value in enumerate(curve) if value == curve[max(at - 5, 0) : at + 6].max()]
+    high = [at - longest for at in tops if curve[at] >= curve.max() - AS_HIGH * abs(curve.max())]
+    return min(high, key=abs) / FRAME_RATE
 
 
 def _agreement(vocal: Part, reference: Part) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:
 
 @pytest.mark.parametrize("late", [0.03, -0.04, 0.0])
 def test_of_lags_that_agree_equally_the_smallest_is_taken(late: float) -> None:
-    clicks = np.zeros(1000)
+    clicks = np.zeros(1000, np.float32)
     clicks[::20] = 1
     sung = onset_curve(clicks)
     played = onset_curve(np.roll(clicks, round(late * 100)))
