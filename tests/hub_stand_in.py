@@ -23,12 +23,13 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
 
 @dataclass
 class Repository:
-    """Files of each branch, of a pull request as well, and the messages of all commits."""
+    """Files of each branch, of a pull request as well, and the messages and descriptions of all commits."""
 
     url: str
     private: bool
     branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {}})
     commits: list[str] = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
@@ -135,6 +136,7 @@ class Handler(BaseHTTPRequestHandler):
             value = operation["value"]
             if operation["key"] == "header":
                 repository.commits.append(value["summary"])
+                repository.descriptions.append(value.get("description", ""))
             elif operation["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif operation["key"] == "lfsFile":

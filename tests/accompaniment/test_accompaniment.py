@@ -220,10 +220,9 @@ def test_processes_beside_the_main_one_write_no_files_and_no_other_weights(
 ) -> None:
     with pytest.raises(TypeError, match="load the state_dict with load_state_dict first"):
         composite.save_pretrained(tmp_path, state_dict=composite.state_dict())
-    composite.save_pretrained(tmp_path, is_main_process=False)
-    for model in (composite, composite.coarse):
-        with pytest.raises(TypeError, match="call push_to_hub to upload"):
-            model.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
+    composite.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
+    # a stage would ask the hub, which is out of reach
+    composite.coarse.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

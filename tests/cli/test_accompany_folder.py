@@ -112,6 +112,21 @@ def test_a_file_that_is_missing_is_made_again_as_it_was(
     assert {(total, seed) for _, total, seed in told} == {(5, 3)}
 
 
+@pytest.mark.slow
+def test_ray_makes_the_files_of_one_process(
+    vocals: Path,
+    tiny_model: Path,
+    quiet_run: tuple[Path, list[Outcome]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    outcomes = accompany(request(vocals, tmp_path / "ray", tiny_model), 2, {"engine": "ray", "workers": 2})
+    assert contents(tmp_path / "ray") == contents(quiet_run[0])
+    assert [outcome.error for outcome in outcomes] == [outcome.error for outcome in quiet_run[1]]
+
+
 def test_a_vocal_that_has_changed_is_made_anew_and_others_are_left(tiny_model: Path, tmp_path: Path) -> None:
     vocals = tmp_path / "vocals"
     vocals.mkdir()

@@ -2,7 +2,9 @@
 """What a folder holds: every file is a track or a drop with its reason, and a track has one split."""
 
 import os
+import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,37 @@ def scan(folder: Path, splits: SplitOptions | None = None) -> tuple[list[Track],
     groupings, _ = KARAOKE.group(paths)
     tracks, unidentified = identify_tracks(folder, groupings, {}, splits or SplitOptions())
     return tracks, {drop.track: drop.reason for drop in [*drops, *unidentified]}
+
+
+@pytest.fixture
+def other_user() -> Iterator[Path]:
+    """A folder of a user without rights; files of root with mode 0 can't be read while this fixture lasts."""
+    if os.geteuid() != 0:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+        os.seteuid(0)
+
+
+def test_files_and_folders_without_permission_are_dropped_as_such(other_user: Path) -> None:
+    write_karaoke(other_user / "open", 1)
+    write_karaoke(other_user / "closed", 1)
+    soundfile.write(other_user / "secret.wav", karaoke(1.0, 7), RATE)
+    (other_user / "secret.wav").chmod(0)
+    (other_user / "closed").chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        tracks, drops = scan(other_user)
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        (other_user / "closed").chmod(0o700)
+    assert [track.name for track in tracks] == ["open/000.wav"]
+    assert drops == {"closed": Reason.UNREADABLE, "secret.wav": Reason.UNREADABLE}
 
 
 def test_every_oddity_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Path) -> None:

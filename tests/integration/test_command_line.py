@@ -3,8 +3,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 from hafm_hf import audio
 from hafm_hf.cli import app
 from hafm_hf.cli.options import read_lead_sheet
-from programs import run_program
+from programs import Program, run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
@@ -260,3 +262,36 @@ def test_loading_shows_no_bars(tiny_model: Path, vocal: Path, tmp_path: Path) ->
     words = ["lead-sheet", vocal, "--model", tiny_model, "--out", tmp_path]
     done = run_program([HAFM, *words], fresh=True)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def processor_seconds(process: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_ctrl_c_ends_a_generation_at_once_and_leaves_no_file(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
+    patience, out, log = tmp_path / "patience.wav", tmp_path / "out", tmp_path / "log"
+    patience.write_bytes(file_bytes(glide(90.0, 8_000), 8_000))
+    run = Program([HAFM, "accompany", vocal, patience, "--model", tiny_model, "--out", out, "--seed", 1], log, log)
+    deadline = time.monotonic() + 1800
+    # the first song is whole, and then the second one is being generated for a while
+    while len(files_in(out)) < 2:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    begun = processor_seconds(run.pid)
+    while processor_seconds(run.pid) < begun + 1.0:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first = files_in(out)
+    used = processor_seconds(run.pid)
+    os.kill(run.pid, signal.SIGINT)
+    # the generation has ended when this is said; torch and Python take their time to end after it
+    while "stopped at" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    used = processor_seconds(run.pid) - used
+    assert run.wait() in (1, 130) and "Traceback" not in log.read_text()
+    assert files_in(out) == first
+    assert used < 0.25, "a tenth of a second, and what passes until this is seen"

@@ -189,3 +189,13 @@ def test_a_short_or_broken_rendering_is_named(pairs: Path, outputs: Path, tmp_pa
     code, _, error = run(*arguments)
     assert code == 1
     assert "The clip song2 cannot be measured: song2.flac is not audio" in error
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_report(report: Path, pairs: Path, outputs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    options = late(pairs, outputs)
+    shutil.copytree(report / "cache" / "features", tmp_path / "cache" / "features")
+    code, _, error = run(*options, "--out", tmp_path, "--engine", "ray", "--workers", 1)
+    assert code == 0, error
+    assert (tmp_path / "report.json").read_bytes() == (report / "report.json").read_bytes()

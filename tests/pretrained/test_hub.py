@@ -36,7 +36,10 @@ ours = ModelCard("---\\nlicense: cc0-1.0\\n---\\n# By hand\\n")
 composite.push_to_hub("singers/tiny", card=ours)
 composite.push_to_hub("singers/tiny", revision="next")
 composite.coarse.push_to_hub("singers/tiny-coarse")
-composite.push_to_hub("singers/tiny", create_pr=True)
+words = {"commit_message": "Second song", "commit_description": "Slower", "tags": ["choir"], "private": True}
+composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
+composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
+composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
 HAFMForVocalAccompaniment.from_pretrained(band).push_to_hub("singers/band")
 HAFMSemanticTokenizerModel.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
@@ -102,11 +105,11 @@ def test_pushed_composite_is_the_saved_folder_file_by_file(hub: StandIn, tiny_mo
 
 
 def test_repositories_and_commits_are_as_asked_for(hub: StandIn) -> None:
-    names = {f"singers/tiny{part}" for part in ("", "-coarse", "-tokens")}
+    names = {f"singers/tiny{part}" for part in ("", "-dev", "-coarse", "-fine", "-tokens")}
     assert set(hub.repositories) == {*names, "singers/band"}
     composite = hub.repositories["singers/tiny"]
     assert composite.private and not hub.repositories["singers/tiny-coarse"].private
-    assert composite.commits[0] == "First song" and set(composite.branches) == {"main", "next", "refs/pr/1"}
+    assert composite.commits[0] == "First song" and set(composite.branches) == {"main", "next"}
 
 
 def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
@@ -117,6 +120,27 @@ def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"
     assert 'HAFMCoarseForCausalLM.from_pretrained("singers/tiny-coarse")' in made.text
+
+
+def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, saved_again: Path) -> None:
+    repository = hub.repositories["singers/tiny-fine"]
+    pushed = dict(repository.branches["main"])
+    made = ModelCard(pushed.pop("README.md").decode())
+    assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
+    folder = saved_again.with_name(saved_again.name + "-fine")
+    assert pushed.pop("SHA256SUMS")
+    assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saving_a_composite_hands_on_every_option_of_the_upload(hub: StandIn, saved_again: Path) -> None:
+    repository = hub.repositories["singers/tiny-dev"]
+    assert set(repository.branches) == {"main", "dev", "refs/pr/1"} and not repository.branches["main"]
+    assert repository.private and repository.commits[0] == "Second song" and repository.descriptions[0] == "Slower"
+    saved = {str(p.relative_to(saved_again)): p.read_bytes() for p in saved_again.rglob("*") if p.is_file()}
+    for branch, tagged in (("dev", True), ("refs/pr/1", False)):
+        pushed = dict(repository.branches[branch])
+        assert ("choir" in ModelCard(pushed.pop("README.md").decode()).data["tags"]) is tagged
+        assert {name: content for name, content in pushed.items() if not name.endswith("SHA256SUMS")} == saved
 
 
 def test_pushed_part_is_a_model_by_itself(hub: StandIn, tiny_model: Path) -> None:

@@ -171,16 +171,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
         return model.eval() if device is None else model.eval().to(device)
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
-    ) -> None:
+    def _save_files(self, folder: Path, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into
         its subfolder; the other processes of a training write no files.
 
         Raises:
-            TypeError: if a `state_dict` is given, which is to be loaded into the model first; or as for any part.
+            TypeError: if a `state_dict` is given; load it into the model first.
         """
-        folder = Path(save_directory)
         if kwargs.pop("state_dict", None) is not None:
             raise TypeError("A composite saves its own weights; load the state_dict with load_state_dict first.")
         for name in part_classes(self.config):

@@ -36,6 +36,8 @@ REPOSITORY_FILES = {
 # a page loads all sounds of styles, and a stranger's may be of any size
 STYLE_SOUND_BYTES = 300_000
 PLAIN_STYLE = re.compile(r"\w[\w -]*")
+# of `save_pretrained(…, push_to_hub=True)`: what goes on to `push_to_hub`
+UPLOAD_OPTIONS = ("token", "private", "commit_message", "commit_description", "revision", "create_pr", "tags")
 
 
 class HAFMHubMixin(SafeLoadingMixin):
@@ -43,19 +45,34 @@ class HAFMHubMixin(SafeLoadingMixin):
 
     config: Any
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes the model into a folder; nothing in processes that are not the main one.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the model into a folder, and uploads it with our card and checksums if asked to.
 
-        Raises:
-            TypeError: if it is to be uploaded as well: that is `push_to_hub`.
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload, too.
+            repo_id: where to; the folder's name if not given.
+            kwargs: as for any `save_pretrained`, and when uploading those of `push_to_hub`.
         """
-        if kwargs.pop("push_to_hub", False):
-            raise TypeError("save_pretrained writes files only; call push_to_hub to upload them with a card.")
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        self._save_files(Path(save_directory), **kwargs)
+        if push_to_hub and kwargs.get("is_main_process", True):
+            self.push_to_hub(repo_id or Path(save_directory).name, **upload)
+
+    def _save_files(self, folder: Path, **kwargs: Any) -> None:
+        """What `save_pretrained` writes, with its options; nothing in processes that are not the main one."""
         model: Any = super()
-        model.save_pretrained(save_directory, **kwargs)
+        model.save_pretrained(folder, **kwargs)
         if kwargs.get("is_main_process", True):
-            write_auto_map(Path(save_directory), self.config, type(self))
-            write_checksums(save_directory, only_again=True)
+            write_auto_map(folder, self.config, type(self))
+            write_checksums(folder, only_again=True)
 
     def push_to_hub(
         self,
