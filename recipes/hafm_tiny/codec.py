@@ -18,12 +18,13 @@ import torch
 from torch import nn
 from transformers import EncodecModel, PreTrainedModel
 
-from hafm_hf.audio.analysis import log_mel, mel_filters, scale_invariant_sdr
+from hafm_hf.audio.analysis import mel_filters
 from hafm_hf.tokenizers.codecs import as_codec
 from hafm_hf.tokenizers.configuration_codec import codec_format
 
 from .clusters import kmeans, nearest
 from .discriminator import MultiScaleDiscriminator
+from .figures import log_mel, scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
-from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.tokenizers.codecs import Codec
 
+from .figures import scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
 from .steps import StepArguments, take_steps
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers.utils import logging
-
-from hafm_hf.training.checkpoints import averaged
 
 from .state import cosine_learning_rate
 
@@ -56,7 +55,7 @@ def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArgu
         the mean loss of the last tenth.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    average = averaged(model, how.ema_decay)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(how.ema_decay)) if how.ema_decay else None
     losses, began = [], time.monotonic()
     model.train()
     for number in range(how.steps):

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from corpus.karaoke import save_tokenizers, shards, write_karaoke
-from hafm_hf.audio.analysis import scale_invariant_sdr
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
+from hafm_tiny.figures import scale_invariant_sdr
 from programs import Program, group_lives, run_program
 
 COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]

@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from integration.training_runs import losses, read_metrics, train_here
 from training.toy_corpus import write_toy_corpus
 
@@ -19,7 +16,6 @@ QUICK: dict[str, Any] = {
     "warmup_steps": 2,
     "validation_steps": 8,
     "save_steps": 8,
-    "ema_decay": 0.0,
 }
 
 
@@ -71,20 +67,3 @@ def test_options_leave_the_losses_alone(
 ) -> None:
     lines = train_here(monkeypatch, corpus, tmp_path / "run", **QUICK, **options)
     assert losses(lines) == pytest.approx(losses(plain), abs=tolerance, rel=0)
-
-
-def test_averaged_weights_are_what_is_validated_and_saved(
-    corpus: Path, tmp_path: Path, plain: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "averaged"
-    lines = train_here(monkeypatch, corpus, run, **{**QUICK, "ema_decay": 0.9})
-    assert losses(lines) == losses(plain), "averaging looks on"
-    validated = [
-        next(line for line in each if line["step"] == 8 and "validation_matched" in line) for each in (lines, plain)
-    ]
-    assert validated[0]["validation_matched"] > validated[1]["validation_matched"], "an average lags behind"
-    saved = HAFMCoarseForCausalLM.from_pretrained(run / "final").state_dict()
-    average = load_file(run / "checkpoint-0000008/average.safetensors")
-    last = load_file(run / "checkpoint-0000008/model.safetensors")
-    assert all(torch.equal(saved[name], average[f"module.{name}"]) for name in saved)
-    assert not torch.equal(saved["heads.weight"], last["heads.weight"])

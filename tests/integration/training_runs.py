@@ -32,7 +32,6 @@ FLAGS: dict[str, Any] = {
     "learning_rate": 1e-2,
     "history_dropout": 0.4,
     "history_dropout_end": 0.2,
-    "ema_decay": 0.5,
     "logging_steps": 1,
     "validation_steps": 15,
     "save_steps": 5,

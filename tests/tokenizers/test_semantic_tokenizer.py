@@ -165,23 +165,6 @@ def test_chunks_of_a_network_without_attention_are_exact() -> None:
     torch.testing.assert_close(model.extract_features(samples, noise=True, seed=2), whole, atol=1e-4, rtol=1e-4)
 
 
-def test_attention_mask_hides_padding_on_either_side(tokenizer: HAFMSemanticTokenizerModel) -> None:
-    whole = waveform(1.0)
-    inputs, mask = torch.stack([whole, whole, whole]) + 0.3, torch.zeros(3, len(whole), dtype=torch.long)
-    for row, there in enumerate([slice(0, 9000), slice(7001, None), slice(3000, 12_000)]):
-        mask[row, there] = 1
-        inputs[row, there] = whole[there]
-    output = tokenizer(inputs, attention_mask=mask)
-    for row, samples in enumerate(mask.sum(1).tolist()):
-        frames = tokenizer.num_frames(samples)
-        assert output.mask[row].tolist() == [True] * frames + [False] * (output.mask.shape[1] - frames)
-        assert torch.equal(output.ids[row, :frames], tokenizer.encode(whole[mask[row].bool()]))
-        assert not output.ids[row, frames:].any()
-    mask[1, 0] = 1
-    with pytest.raises(ValueError, match="padding between samples"):
-        tokenizer(inputs, attention_mask=mask)
-
-
 def test_saved_tokenizer_gives_identical_tokens(tokenizer: HAFMSemanticTokenizerModel, tmp_path: Path) -> None:
     samples = waveform(2.0)
     tokenizer.save_pretrained(tmp_path)
@@ -287,5 +270,3 @@ def test_vocals_and_instrumentals_can_have_centroids_of_their_own(tokenizer: HAF
     assert torch.equal(apart.encode(waveform), last - shared.encode(waveform))
     assert torch.equal(apart.encode(waveform, vocal=True), shared.encode(waveform))
     assert torch.equal(apart.encode(waveform, noise=True, seed=1), shared.encode(waveform, noise=True, seed=1))
-    assert torch.equal(apart.encode_batch(waveform[None], [1])[0], shared.encode(waveform, noise=True, seed=1))
-    assert torch.equal(apart.encode_batch(waveform[None])[0], last - shared.encode(waveform))

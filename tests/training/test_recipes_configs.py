@@ -43,7 +43,7 @@ def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, sc
     assert shape == (12, 512, 8, 64)
     assert (run.learning_rate, run.final_learning_rate, run.warmup_steps) == (3e-4, 1e-6, 4000)
     assert (run.adam_beta1, run.adam_beta2, run.weight_decay, run.max_grad_norm) == (0.9, 0.98, 0.01, 1.0)
-    assert run.mixed_precision == "fp16" and run.history_dropout == 0.0 and run.ema_decay == 0.0
+    assert run.mixed_precision == "fp16" and run.history_dropout == 0.0
     assert run.global_batch % (7 * run.accumulation) == 0, "it divides evenly over the paper's seven GPUs"
 
 
@@ -79,7 +79,6 @@ def test_accelerate_configurations_name_their_processes() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--ema_decay", "1.0"], "ema_decay is 1.0"),
         (["--mixed_precision", "fp8"], "choose no, fp16 or bf16"),
         (["--optimizer", "sgd"], "choose adamw or muon"),
         (["--optimizer", "muon", "--mixed_precision", "fp16"], "cannot share a loss scale"),

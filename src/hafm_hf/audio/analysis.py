@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analysis of sound without a model: log-mel spectrogram and fundamental frequency.
+"""Analysis of sound without a model: fundamental frequency, notes, keys.
 
 For scores, and the pitch for what the rhythm network reads (`descriptors`). Pitch is estimated with NumPy alone,
 because the libraries that do so bring a compiler with them that every call would wait for.
@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank
 
 from . import Samples
 
-if TYPE_CHECKING:
-    import torch
-
 FRAME_RATE = 100
-MEL_BANDS = 80
-LOWEST_MEL_HZ = 40.0
 # one octave below a bass's lowest notes to one above a soprano's usual ones
 F0_RANGE_HZ = (65.0, 1100.0)
 F0_WINDOW_SECONDS = 0.05
@@ -47,28 +41,6 @@ def key_fit(profile: Array) -> Array:
     centred = profile - profile.mean()
     length = float(np.linalg.norm(centred))
     return KEYS @ centred / length if length > 1e-9 else np.zeros(len(KEYS))
-
-
-def log_mel(samples: Samples, sampling_rate: int, hops_in_window: int = 8) -> Array:
-    """Log-mel spectrogram at 100 frames a second.
-
-    Args:
-        samples (float32 [N], at `sampling_rate` Hz).
-        hops_in_window: length of a window; longer ones resolve pitch, shorter ones time.
-
-    Returns:
-        float64 [80, 1 + N // hop], dB below the loudest value, at least -80.
-    """
-    hop = sampling_rate // FRAME_RATE
-    size = 1 << (hop * hops_in_window - 1).bit_length()
-    filters = mel_filters(size, sampling_rate, MEL_BANDS, LOWEST_MEL_HZ)
-    # half a window on both sides, so that a clip shorter than a window has frames as well
-    padded = np.pad(samples, size // 2)
-    power = spectrogram(
-        padded, window_function(size, "hann"), size, hop, power=2.0, center=False, mel_filters=filters
-    ).astype(np.float64)
-    decibels = 10.0 * np.log10(np.maximum(power, 1e-10))
-    return np.maximum(decibels - max(decibels.max(), -60.0), -80.0)
 
 
 @cache
@@ -162,13 +134,3 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         for first, last in spans
         if last - first >= SHORTEST_NOTE and rounded[first] >= 0
     ]
-
-
-def scale_invariant_sdr(target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """SI-SDR in dB [B] of float [B, N] (Le Roux et al. 2019, arXiv 1811.02508)."""
-    target = target - target.mean(dim=-1, keepdim=True)
-    output = output - output.mean(dim=-1, keepdim=True)
-    scale = (output * target).sum(-1, keepdim=True) / target.pow(2).sum(-1, keepdim=True).clamp_min(1e-12)
-    projection = scale * target
-    ratio = projection.pow(2).sum(-1) / (output - projection).pow(2).sum(-1).clamp_min(1e-12)
-    return 10 * ratio.clamp_min(1e-12).log10()

@@ -115,8 +115,8 @@ class Tokenizers:
             mono = [with_channels(band, 1) for band in instrumentals[part]]
             bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
             streams = (
-                self.semantic.encode_batch(voices, list(seeds[part])),
-                self.semantic.encode_batch(bands),
+                self.semantic(voices, noise=True, seed=list(seeds[part])).ids,
+                self.semantic(bands).ids,
                 self._codes(instrumentals[part], sampling_rate, seconds),
             )
             for vocal, instrumental, acoustic in zip(

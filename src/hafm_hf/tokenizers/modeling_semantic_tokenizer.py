@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
@@ -36,12 +35,10 @@ class HAFMSemanticTokenizerOutput(ModelOutput):
     """What `HAFMSemanticTokenizerModel` returns.
 
     Args:
-        ids: semantic tokens, int64 [B, T_v]; 0 where the mask is False.
-        mask: bool [B, T_v], True on the frames of each row.
+        ids: semantic tokens, int64 [B, T_v].
     """
 
     ids: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
 
 
 class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
@@ -117,20 +114,18 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
         noise: bool = False,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         vocal: bool | None = None,
         lead_sheet: LeadSheet | None = None,
     ) -> HAFMSemanticTokenizerOutput:
-        """Tokenise a batch, each row by itself and without its padding, so that a row's tokens don't depend on the
-        others.
+        """Tokenise waveforms of one length, all through HuBERT at once; no row depends on another but for rounding.
 
         Args:
-            input_values (float [B, N]): mono audio at 16 kHz, padded at either end.
-            attention_mask ([B, N], *optional*): 0 on padding; a row's tokens begin at the first frame in any case.
+            input_values (float [B, N]): mono audio at 16 kHz, without padding.
             noise: add Gaussian noise of `config.noise_std`, as for vocals.
-            seed: of the noise, the same for each row; without it the noise is drawn from torch's global generator.
+            seed: of the noise, one for all rows or one each; without it the noise is drawn from torch's global
+                generator.
             vocal: whose centroids are used where they are separate; if not given, noisy audio is a vocal.
             lead_sheet: tempo or beats of the vocals, where they are known; otherwise they are estimated.
 
@@ -138,18 +133,13 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             ValueError: on another shape, on samples that are not finite, when there are no centroids, or when tempo or
                 beats are known and there is no beat line for them.
         """
-        sung = noise if vocal is None else vocal
-        found = []
-        for samples in _without_padding(input_values, attention_mask):
-            prepared = self._prepare(samples, noise, seed)
-            features = self._iterate_features(prepared[None], self.num_frames(len(samples)))
-            found.append(self._tokens(features, samples[None], sung, lead_sheet)[0])
-        frames = torch.tensor([len(tokens) for tokens in found], device=input_values.device)
-        ids = pad_sequence([tokens.to(input_values.device) for tokens in found], batch_first=True)
-        return HAFMSemanticTokenizerOutput(
-            ids=ids,
-            mask=torch.arange(ids.shape[1], device=ids.device) < frames[:, None],
-        )
+        if input_values.ndim != 2:
+            raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
+        seeds = seed if isinstance(seed, Sequence) else [seed] * len(input_values)
+        rows = [self._prepare(row, noise, own) for row, own in zip(input_values, seeds, strict=True)]
+        features = self._iterate_features(torch.stack(rows), self.num_frames(input_values.shape[1]))
+        tokens = self._tokens(features, input_values, noise if vocal is None else vocal, lead_sheet)
+        return HAFMSemanticTokenizerOutput(ids=tokens)
 
     def encode(self, waveform: torch.Tensor, **options: Any) -> torch.Tensor:
         """Tokens int64 [T_v] of one mono waveform (float [N] at 16 kHz, any length), in bounded memory.
@@ -158,23 +148,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         `forward`: `noise`, `seed`, `vocal` and `lead_sheet`.
         """
         return self(waveform[None], **options, return_dict=True).ids[0]
-
-    @torch.no_grad()
-    def encode_batch(self, waveforms: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
-        """Tokens of several mono waveforms of one length, all through HuBERT at once: for corpora, on a GPU above all.
-
-        Args:
-            waveforms (float [B, N], at 16 kHz): no padding, so that no row depends on another but for rounding.
-            seeds: of each row's noise; without them no noise is added, and the rows are taken for instrumentals.
-
-        Returns:
-            int64 [B, T_v]: what `encode` gives row by row, but where rounding decides between two centroids.
-        """
-        noise = seeds is not None
-        drawn = seeds if seeds is not None else [None] * len(waveforms)
-        rows = [self._prepare(row, noise, seed) for row, seed in zip(waveforms, drawn, strict=True)]
-        features = self._iterate_features(torch.stack(rows), self.num_frames(waveforms.shape[1]))
-        return self._tokens(features, waveforms, noise)
 
     @torch.no_grad()
     def extract_features(self, waveform: torch.Tensor, noise: bool = False, seed: int | None = None) -> torch.Tensor:
@@ -353,22 +326,6 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             samples = prepared[:, first * self.hop : last * self.hop + sum(self.padding)]
             hidden = self.hubert(samples.to(self.hubert.dtype), return_dict=True).last_hidden_state.float()
             yield hidden[:, start - first : end - first]
-
-
-def _without_padding(input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
-    """The samples of each row (float [n]).
-
-    Raises:
-        ValueError: on another shape than [batch, samples], or a mask with gaps.
-    """
-    if input_values.ndim != 2:
-        raise ValueError(f"input_values has shape {list(input_values.shape)}; it must be [batch, samples], mono.")
-    if attention_mask is None:
-        return list(input_values)
-    mask = attention_mask.bool()
-    if bool((mask[:, 1:] & ~mask[:, :-1]).sum(1).add(mask[:, 0]).gt(1).any()):
-        raise ValueError("attention_mask has padding between samples; it may stand before or behind them only.")
-    return [row[there] for row, there in zip(input_values, mask, strict=True)]
 
 
 def cut_hubert_config(config: HubertConfig, layer: int) -> HubertConfig:

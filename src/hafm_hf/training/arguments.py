@@ -100,7 +100,6 @@ class RunArguments:
     max_skipped_steps: int = field(
         default=20, metadata={"help": "end the run when so many steps in a row had no finite gradient"}
     )
-    ema_decay: float = field(default=0.0, metadata={"help": "average the weights over about 1/(1-d) steps; 0: don't"})
     mixed_precision: str = field(default="no", metadata={"help": "no, fp16 or bf16"})
     history_dropout: float = field(default=0.0, metadata={"help": "expected share of hidden history at the start"})
     history_dropout_end: float | None = field(default=None, metadata={"help": "and at the end; the same if not given"})
@@ -133,8 +132,6 @@ class RunArguments:
         for name in SHARES:
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"ema_decay is {self.ema_decay}; it must be 0 (off) or more, and below 1.")
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -10,17 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
-from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from accelerate import Accelerator
 
 logger = logging.get_logger(__name__)
-PROGRESS, AVERAGE, METRICS, RUN = "progress.json", "average.safetensors", "metrics.jsonl", "run.json"
+PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
 
 
 @dataclass
@@ -74,7 +71,7 @@ class RunFolder:
         found = [path.parent for path in self.path.glob(f"checkpoint-*/{PROGRESS}")]
         return sorted(path for path in found if path.suffix != ".part")
 
-    def save_checkpoint(self, progress: RunProgress, average: AveragedModel | None) -> None:
+    def save_checkpoint(self, progress: RunProgress) -> None:
         """Saves everything that resuming needs, and drops the oldest checkpoints.
 
         Raises:
@@ -85,15 +82,7 @@ class RunFolder:
         if self.accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-
-        def write() -> None:
-            self.accelerator.save_state(str(temporary))
-            if average is not None and self.accelerator.is_main_process:
-                save_file(
-                    {name: value.contiguous() for name, value in average.state_dict().items()}, temporary / AVERAGE
-                )
-
-        _whole_or_nothing(write, temporary)
+        _whole_or_nothing(lambda: self.accelerator.save_state(str(temporary)), temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             _whole_or_nothing(lambda: (temporary / PROGRESS).write_text(json.dumps(asdict(progress))), temporary)
@@ -116,7 +105,7 @@ class RunFolder:
             replace_folder(temporary, folder)
         return folder
 
-    def load_checkpoint(self, named: str, average: AveragedModel | None) -> RunProgress | None:
+    def load_checkpoint(self, named: str) -> RunProgress | None:
         """Continues from the newest checkpoint ("auto") or a named one; metrics behind it are dropped.
 
         Returns:
@@ -134,8 +123,6 @@ class RunFolder:
                 f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
             )
         self.accelerator.load_state(str(folder))
-        if average is not None and (folder / AVERAGE).is_file():
-            average.load_state_dict(load_file(folder / AVERAGE))
         progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
         if self.accelerator.is_main_process:
             self._drop_metrics_behind(progress.step)
@@ -186,10 +173,3 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def averaged(model: torch.nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the weights (about the last 1/(1 − decay) steps), or None at a decay of 0."""
-    if decay == 0.0:
-        return None
-    return AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from ..modeling.codebook_patterns import codebook_pattern
 from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments, RunArguments
-from .checkpoints import RunFolder, RunProgress, averaged
+from .checkpoints import RunFolder, RunProgress
 from .data import GlobalBatchSampler, TokenCrops, collate
 from .objective import draw_seeds, drawn_frames, drop_history, null_rows
 from .optimizers import make_optimizers, scheduled_rate
@@ -90,11 +90,9 @@ class StageTrainer:
                 f"{run.global_batch}: add tracks, shorten crop_seconds or lower global_batch."
             )
         self.config = model.config
-        self.pattern = codebook_pattern(self.config)
         if run.activation_checkpointing:
             model.activation_checkpointing_enable()
-        self.average = averaged(model.to(self.accelerator.device), run.ema_decay)
-        optimizers = make_optimizers(model, run)
+        optimizers = make_optimizers(model.to(self.accelerator.device), run)
         if run.compile:
             model.compile(dynamic=False)
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
@@ -110,8 +108,8 @@ class StageTrainer:
 
     @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated and saved: averaged if asked for, with adapters merged."""
-        return plain_stage(self.stage if self.average is None else self.average.module)
+        """What is validated and saved: the stage with adapters merged."""
+        return plain_stage(self.stage)
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Batches of this process from `first_step` on."""
@@ -199,7 +197,6 @@ class StageTrainer:
                 group["lr"] = rate
         self.model.train()
         sampler = self.batch_sampler(progress.step)
-        watched = (progress.step + 1) % run.logging_steps == 0 or progress.step == 0
         for batch in parts:
             with self.accelerator.accumulate(self.model):
                 output = self.forward(batch, fraction)
@@ -209,8 +206,6 @@ class StageTrainer:
                     self.update(window)
             window.losses.append(loss.detach())
             window.tokens += batch["labels"].numel() * self.accelerator.num_processes
-        if watched:
-            window.look_at(self.pattern.tokens(output.logits), batch["labels"], self.config.num_codebooks)
         window.learning_rate = rate
         progress.step += 1
 
@@ -230,8 +225,6 @@ class StageTrainer:
         if finite:
             window.gradient_norm = norm
             self.skipped_in_a_row = 0
-            if self.average is not None:
-                self.average.update_parameters(self.stage)
             return
         self.progress.skipped += 1
         self.skipped_in_a_row += 1
@@ -311,13 +304,13 @@ class StageTrainer:
         """Saves a checkpoint, unless the run is in trouble: a broken state must not replace a good one."""
         if self.skipped_in_a_row == 0:
             progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
-            self.folder.save_checkpoint(progress, self.average)
+            self.folder.save_checkpoint(progress)
 
     def resume(self) -> None:
         """Continues from a checkpoint, as `run.resume` says."""
         if self.run.resume == "none":
             return
-        progress = self.folder.load_checkpoint(self.run.resume, self.average)
+        progress = self.folder.load_checkpoint(self.run.resume)
         if progress is not None:
             self.progress = progress
             self._began = time.monotonic()

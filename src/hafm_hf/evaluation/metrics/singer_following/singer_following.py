@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hafm_hf.evaluation import modules
+import datasets
+import evaluate
+import numpy as np
+
+from hafm_hf.audio import resample, to_samples
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.evaluation.measuring import Candidate, Measurement
 from hafm_hf.evaluation.protocol import ScoringOptions, describe_system, score_clips
@@ -35,10 +39,21 @@ Returns:
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
 
 
-class SingerFollowing(modules.RecordingsMetric):
+class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
     """Measures each sound once and scores matched and shuffled pairs."""
 
-    description, inputs, citation = DESCRIPTION, INPUTS_DESCRIPTION, CITATION
+    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
+        sequence = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(  # type: ignore[attr-defined]
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": sequence}),
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The result; recordings of any length are no columns of `evaluate`'s table, so they bypass it."""
+        return self._compute(predictions=predictions, references=references, **kwargs)
 
     def _compute(
         self,
@@ -53,10 +68,9 @@ class SingerFollowing(modules.RecordingsMetric):
     ) -> dict[str, Any]:
         if len(predictions) != len(vocals) or (references is not None and len(references) != len(vocals)):
             raise HAFMEvaluationError(f"{len(predictions)} accompaniments do not fit {len(vocals)} vocals.")
-        rates = (sampling_rate, ANALYSIS_RATE)
         names = [f"{index:06d}" for index in range(len(vocals))]
-        wanted = [None] * len(vocals) if references is None else modules.at_rate(references, *rates)
-        sounds = zip(modules.at_rate(vocals, *rates), modules.at_rate(predictions, *rates), wanted, strict=True)
+        wanted = [None] * len(vocals) if references is None else _analysed(references, sampling_rate)
+        sounds = zip(_analysed(vocals, sampling_rate), _analysed(predictions, sampling_rate), wanted, strict=True)
         measured = []
         for name, song, (sung, played, reference) in zip(names, songs or names, sounds, strict=True):
             candidate = Candidate(extract(played), {})
@@ -64,3 +78,13 @@ class SingerFollowing(modules.RecordingsMetric):
             measured.append(Measurement(name, song, extract(sung, voice=True), own, {"predictions": candidate}))
         options = ScoringOptions(partners, seed)
         return as_json(describe_system(score_clips(measured, options), options)["scores"])
+
+
+def _analysed(recordings: Any, rate: int) -> list[np.ndarray]:
+    """Recordings (sequence of [N] at `rate` Hz) as mono float32 [N'] at the rate of the scores.
+
+    Raises:
+        HAFMAudioError: NaN, infinite samples, or another shape.
+    """
+    sounds = [to_samples(np.asarray(recording, np.float32), name="a recording") for recording in recordings]
+    return [resample(sound, rate, ANALYSIS_RATE) for sound in sounds]
