@@ -45,7 +45,7 @@ def test_the_run_is_tracked(run: Path) -> None:
 
     log = EventAccumulator(str(max(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_size)))
     log.Reload()
-    assert {"loss", "validation_paired_difference", "codebook_losses/3"} <= set(log.Tags()["scalars"])
+    assert {"loss", "validation_paired_difference", "validation_codebooks/3"} <= set(log.Tags()["scalars"])
 
 
 @pytest.mark.parametrize(
