@@ -102,7 +102,9 @@ def main() -> None:
     codec = load_or_create(model, teacher).train()
     pool = run.songs("train", codec.config.sampling_rate)
     for folder in filter(None, model.further.split(",")):
-        pool.songs += replace(run, corpus=folder).songs("train", codec.config.sampling_rate).songs
+        songs = replace(run, corpus=folder).songs("train", codec.config.sampling_rate).songs
+        # what a teacher knows of a song is kept by its name, and corpora may share names
+        pool.songs += [replace(song, name=f"{folder}/{song.name}") for song in songs]
     pool.require((arguments.crop_frames + 1) * codec.config.hop_length / codec.config.sampling_rate)
     kept = None if teacher is None else Teacher(teacher)
     records = read_records(model.records, codec.config.sampling_rate)

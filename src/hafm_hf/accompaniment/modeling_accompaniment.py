@@ -81,7 +81,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
             tokens, and joins them by a short cross-fade.
         options: what is asked for.
-        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`).
+        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`);
+            `lead_sheet` may be a list with one for each vocal, or None.
         kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
         progress: called with (stage, steps done, steps in all) after every step, and with the same again while
             something takes longer; what it raises ends the generation.
@@ -273,11 +274,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: on vocals, options, spans or a lead sheet that cannot be used, saying why.
         """
-        lead_sheet = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
+        known = {name: kwargs.pop(name, None) for name in KNOWN}
+        sheets = known.pop("lead_sheet") if isinstance(known["lead_sheet"], list) else [known_lead_sheet(**known)]
         generation = Generation(self, options, kwargs, progress)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
-        if len(rows) != 1 and (lead_sheet is not None or instrumental is not None):
+        if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
+        sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
         kept = self._kept(instrumental, rate, keep, len(rows[0]) / rate)
         with generation.computing():
             given = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
@@ -288,7 +291,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
-                song = self._song(generation, batch, rate, lead_sheet, given)
+                song = self._song(generation, batch, rate, sheets[first : first + at_once], given)
                 song.run()
                 lengths = [self._length(vocal, rate) for vocal in batch]
                 rendered += self._decode(song, lengths, spliced, generation.options.stems)
@@ -329,7 +332,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if len(rows) != 1:
             raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
         with generation.computing():
-            song = self._song(generation, rows, rate, lead_sheet, at_once=1)
+            song = self._song(generation, rows, rate, [lead_sheet], at_once=1)
         yield from self._chunks(generation, song, self._length(rows[0], rate))
 
     def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
@@ -497,7 +500,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         generation: Generation,
         vocals: Sequence[np.ndarray],
         rate: int,
-        lead_sheet: LeadSheet | None,
+        lead_sheets: Sequence[LeadSheet | None],
         kept: Mapping[str, torch.Tensor] | None = None,
         at_once: int = ROWS_AT_ONCE,
     ) -> SongRun:
@@ -514,8 +517,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             generation.heartbeat.report,
             at_once,
         )
-        sheets = [asked_lead_sheet(vocal, rate, lead_sheet, generation.options) for vocal in vocals]
-        known = zip(vocals, sheets, strict=True)
+        known = [
+            (vocal, asked_lead_sheet(vocal, rate, sheet, generation.options))
+            for vocal, sheet in zip(vocals, lead_sheets, strict=True)
+        ]
         song.listen([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in known])
         return song
 

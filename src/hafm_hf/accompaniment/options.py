@@ -186,6 +186,10 @@ class MixOptions(_Options):
     tail: float = option(
         0.0, "Seconds that the instrumental continues after the voice, fading out.", "Ending", least=0.0, most=30.0
     )
+    intro_bars: int = option(0, "Bars that the band plays before the voice.", "Intro", least=0, most=16)
+    outro_bars: int = option(
+        0, "Bars that the band plays after the voice, to a close on the chord of the key.", "Outro", least=0, most=16
+    )
     output_rate: int | None = option(
         None,
         "Samples a second of the output; the voice's, or the model's if that is higher.",

@@ -21,11 +21,15 @@ from .. import audio
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
+from .ends import Ends, add_bars
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from .song import KeptInstrumental
 
 logger = logging.get_logger(__name__)
 
+# those that make a song longer than its vocal, and that of its sampling rate
+LENGTH_OPTIONS = ("output_rate", "tail", "intro_bars", "outro_bars")
+AS_IT_IS = MixOptions()
 # what the column of sound of a row is called
 COLUMN_NAMES = ("vocal", "vocals", "audio")
 
@@ -36,12 +40,14 @@ class Take:
 
     Args:
         samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
+        ends: silence around the vocal, for the band alone.
         lead_sheet: of the song, given and estimated.
         kept: spans of an instrumental to put into the song, at its own rate.
     """
 
     samples: audio.Samples
     rate: int
+    ends: Ends = Ends()
     lead_sheet: LeadSheet | None = None
     kept: KeptInstrumental | None = None
 
@@ -89,16 +95,18 @@ class HAFMPipeline(Pipeline):
                 ends the generation.
             kwargs: the fields of `GenerationOptions` (`seed`, `num_samples`, `guidance_scale` …); what is not given is
                 left to each stage's generation config (`model.coarse.generation_config`). And those of `MixOptions`
-                (`balance="auto"`, `loudness=-16`, `tail=2`, `output_rate`, `vocal_gain_db`, `instrumental_gain_db`).
+                (`balance="auto"`, `loudness=-16`, `tail=2`, `intro_bars=4`, `outro_bars=4`, `output_rate`,
+                `vocal_gain_db`, `instrumental_gain_db`).
 
         Returns:
             For each vocal a dict, or with num_samples > 1 a list of dicts: "audio" (float32 [N], the instrumental, as
-            long as the vocal and its `tail`), "mix" and "vocals" (float32 [N], or [N, 2] of a stereo vocal) and
-            "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is higher. Of a model with a
-            codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has true peaks of at most −1
-            dBTP, and neither it nor the instrumental begins or ends with a jump. "lead_sheet" (`LeadSheet`): of the
-            song, as far as it was given or estimated. With `stems=True` "stems" is a dict of drums,
-            bass, chords and colour, whose sum is "audio".
+            long as the vocal with its `tail` or its bars of intro and outro), "mix" and "vocals" (float32 [N], or
+            [N, 2] of a stereo vocal) and "sampling_rate" (Hz) of all three: the vocal's own, or the model's if that is
+            higher. Of a model with a codec of two channels "audio" and "mix" are [N, 2]. Nothing clips, the mix has
+            true peaks of at most −1 dBTP, and neither it nor the instrumental begins or ends with a jump.
+            "lead_sheet" (`LeadSheet`): of the song, as far as it was given or estimated. "vocal_start" (s): where the
+            vocal begins, behind an intro. With `stems=True` "stems" is a dict of drums, bass, chords and colour, whose
+            sum is "audio".
 
         Raises:
             HAFMAudioError: a vocal that cannot be used. A silent one can: it gets an instrumental and a warning.
@@ -119,8 +127,8 @@ class HAFMPipeline(Pipeline):
         Args:
             vocal: as for a call, but one.
             sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail and the fields of
-                `GenerationOptions`, as for a call; there is one sample.
+            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail, intro_bars, outro_bars and the
+                fields of `GenerationOptions`, as for a call; there is one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
@@ -132,17 +140,19 @@ class HAFMPipeline(Pipeline):
             TypeError: on another parameter.
             ValueError: as for a call.
         """
-        mix = MixOptions.of(given={name: kwargs.pop(name, None) for name in ("output_rate", "tail")})
-        features = self.preprocess(vocal, sampling_rate=sampling_rate, seconds=seconds, tail=mix.tail)
-        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(features["take"], mix)
-        voice = self._voice(features["take"], rate, mix)
+        mix = MixOptions.of(given={name: kwargs.pop(name, None) for name in LENGTH_OPTIONS})
+        known = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
+        features = self.preprocess(vocal, sampling_rate, seconds, mix, known)
+        take = features["take"]
+        model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
+        voice = self._voice(take, rate)
         done = 0
-        chunks = self.model.stream(input_values=features["input_values"], **kwargs)
+        chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **kwargs)
         split = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", False))
         # of stems all channels beside each other
         bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
         for band in audio.resample_pieces(bands, model_rate, rate):
-            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), mix.tail)
+            piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), take.ends.fade)
             song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
             if split:
                 parts = np.split(piece, len(STEMS), axis=1)
@@ -179,18 +189,23 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
         lead_sheet = known_lead_sheet(**{name: given.pop(name, None) for name in KNOWN}, files=files)
         options = GenerationOptions.of(own.get("options"), given)
-        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "tail": mix.tail}
-        forward = {"progress": progress, "lead_sheet": lead_sheet, "instrumental": instrumental, "keep": keep}
+        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "mix": mix, "lead_sheet": lead_sheet}
+        forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
         return _known(preprocess), _known(forward) | {"options": options}, {"mix": mix}
 
     def preprocess(
-        self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None, tail: float = 0.0
+        self,
+        input_: Any,
+        sampling_rate: int | None = None,
+        seconds: float | None = None,
+        mix: MixOptions = AS_IT_IS,
+        lead_sheet: LeadSheet | None = None,
     ) -> dict[str, Any]:
-        """Reads and checks one vocal.
+        """Reads and checks one vocal, and makes room around it for what the band plays alone.
 
         Args:
-            input_, sampling_rate (Hz), seconds: as for a call.
-            tail (s): silence behind the vocal.
+            input_, sampling_rate (Hz), seconds, lead_sheet: as for a call.
+            mix: of which `tail`, `intro_bars` and `outro_bars` count.
 
         Returns:
             {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`), the
@@ -199,13 +214,30 @@ class HAFMPipeline(Pipeline):
         extractor = self.feature_extractor
         samples, rate, name = self._read(input_, sampling_rate, seconds)
         mono = audio.with_channels(samples, 1)
-        features = extractor.batch([audio.pad_end(mono, len(mono) + round(tail * rate))], rate)
+        ends = self._ends(mono, rate, mix, lead_sheet)
+        features = extractor.batch([_between(mono, rate, ends)], rate)
         read = features["input_values"][0].numpy()
         if audio.is_silent(read):
             logger.warning(f"{name} is silent; the instrumental follows nothing.")
         # an hour of sound is not held twice
         same = samples.ndim == 1 and rate == extractor.sampling_rate
-        return {**features, "take": Take(read[: len(mono)] if same else samples, rate)}
+        first = round(ends.before * rate)
+        sound = read[first : first + len(mono)] if same else samples
+        return {**features, "take": Take(sound, rate, ends, ends.sheet or lead_sheet)}
+
+    def _ends(self, mono: audio.Samples, rate: int, mix: MixOptions, lead_sheet: LeadSheet | None) -> Ends:
+        """Silence around a mono vocal (float32 [N]) as the options ask for it; bars are those of its lead sheet.
+
+        Raises:
+            ValueError: bars of a model that knows nothing of beats.
+        """
+        if not mix.intro_bars and not mix.outro_bars:
+            return Ends(after=mix.tail, fade=mix.tail)
+        if self.model.known_streams.isdisjoint(("beat", "bar")):
+            raise ValueError("This model knows nothing of beats; leave intro_bars and outro_bars out.")
+        sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet=lead_sheet)
+        ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
+        return ends if mix.outro_bars else replace(ends, after=mix.tail, fade=mix.tail)
 
     def _read(
         self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None
@@ -242,9 +274,12 @@ class HAFMPipeline(Pipeline):
             seconds = int(mask.count_nonzero()) / rate
             kept = KeptInstrumental(sound.reshape(len(sound), -1).T, own_rate, given.get("keep", ()), seconds)
             given["instrumental"] = kept
-        output = self.model.generate(input_values=vocals, padding_mask=mask, options=options, **given)
         # a batch's takes are a list, as its collation made it
         takes = takes if isinstance(takes, list) else [takes]
+        known = [take.lead_sheet for take in takes]
+        output = self.model.generate(
+            input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given
+        )
         sheets = output.lead_sheets[:: options.num_samples]
         takes = [replace(take, lead_sheet=sheet, kept=kept) for take, sheet in zip(takes, sheets, strict=True)]
         made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
@@ -260,28 +295,28 @@ class HAFMPipeline(Pipeline):
         split = "stems" in model_outputs
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
         length = int(model_outputs["padding_mask"].count_nonzero())
-        voice = self._voice(take, rate, mix)
+        voice = self._voice(take, rate)
         songs = []
         for generated in model_outputs["stems" if split else "audio"][0]:
             bands = []
             for sound in generated if split else [generated]:
                 band = audio.resample(np.ascontiguousarray(sound[..., :length].numpy().T), model_rate, rate)
                 band = audio.pad_end(band[: len(voice)], len(voice))
-                bands.append(audio.fade_band(band, rate, 0, len(voice), mix.tail))
+                bands.append(audio.fade_band(band, rate, 0, len(voice), take.ends.fade))
             if take.kept is not None:
                 bands = _spliced(bands, take.kept, rate)
             stems = dict(zip(STEMS, bands, strict=True)) if split else {}
-            songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | {"lead_sheet": take.lead_sheet})
+            about = {"lead_sheet": take.lead_sheet, "vocal_start": take.ends.before}
+            songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | about)
         return songs[0] if len(songs) == 1 else songs
 
     def _output_rate(self, take: Take, mix: MixOptions) -> int:
         """Samples a second of the songs of a take."""
         return mix.output_rate or max(take.rate, self.feature_extractor.sampling_rate)
 
-    def _voice(self, take: Take, rate: int, mix: MixOptions) -> audio.Samples:
-        """The vocal of a take at a rate in Hz, with silence for the tail: float32 [N] or [N, 2]."""
-        voice = audio.resample(take.samples, take.rate, rate)
-        return audio.pad_end(voice, len(voice) + round(mix.tail * rate))
+    def _voice(self, take: Take, rate: int) -> audio.Samples:
+        """The vocal of a take at a rate in Hz, with the silence around it: float32 [N] or [N, 2]."""
+        return _between(audio.resample(take.samples, take.rate, rate), rate, take.ends)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Saves model and feature extractor as one repository.
@@ -296,6 +331,12 @@ class HAFMPipeline(Pipeline):
 def _known(given: dict[str, Any]) -> dict[str, Any]:
     """Parameters without those that are None."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _between(vocal: audio.Samples, rate: int, ends: Ends) -> audio.Samples:
+    """A vocal (float32 [N] or [N, 2]) with the silence around it."""
+    before, after = round(ends.before * rate), round(ends.after * rate)
+    return vocal if not before + after else np.pad(vocal, [(before, after)] + [(0, 0)] * (vocal.ndim - 1))
 
 
 def _padded(sounds: Sequence[torch.Tensor], vocals: int, length: int) -> torch.Tensor:

@@ -170,6 +170,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     for path in outcome.write(songs):
         if not request.as_json:
             stdout.print(f"wrote {path}", markup=False)
+    start = (songs[0] if isinstance(songs, list) else songs)["vocal_start"]
+    if start and not request.as_json:
+        stdout.print(f"the voice begins at {start:.2f} s", markup=False)
     lines = outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
     timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(lines))}

@@ -38,6 +38,13 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
     return passed
 
 
+def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
+    """The second at which so many beats have passed since the first; the inverse of `beats_passed`."""
+    known = np.asarray(beats, dtype=np.float64)
+    before = min(max(math.floor(passed), 0), len(known) - 2)
+    return float(known[before] + (passed - before) * (known[before + 1] - known[before]))
+
+
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
     return phase.diff() < -0.5

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bars that the band plays before the voice begins and after it has ended: how long they last, and to which chords."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..audio import Samples
+from ..lead_sheet.bars import completed
+from ..lead_sheet.beats import beats_passed, seconds_at
+from ..lead_sheet.lead_sheet import LeadSheet, Span
+
+# the last chord dies away within them
+RING_SECONDS = 2.5
+# silence before the first beat, so that its attack is whole
+LEAD_SECONDS = 0.1
+# a voice that begins later in a bar than this share of it sings a pickup
+PICKUP = 0.5
+# dB below the loudest sample: the voice begins with what is louder
+ONSET_DB = -30.0
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Silence around a vocal for the band to fill, in seconds.
+
+    Args:
+        before: in front of the vocal.
+        after: behind it.
+        fade: how much of the end fades out.
+        sheet: the lead sheet of the longer song, where bars were added.
+    """
+
+    before: float = 0.0
+    after: float = 0.0
+    fade: float = 0.0
+    sheet: LeadSheet | None = None
+
+
+def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> Ends:
+    """The ends of a song with so many bars before the voice and after it.
+
+    The intro has the chords of the first bars; the outro those of the last, and ends on the first beat of a bar with
+    the chord of the key.
+
+    Args:
+        sheet: of the vocal, with what was given and estimated.
+        vocal (float32 [N]): mono.
+        rate (Hz): of it.
+        intro, outro: bars, 0 for none.
+    """
+    seconds = len(vocal) / rate
+    whole = completed(sheet, seconds)
+    beats, metre = list(whole.beats or ()), whole.beats_per_bar or 4
+
+    def bar_at(second: float) -> float:
+        return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre
+
+    def start_of(bar: float) -> float:
+        return seconds_at(beats, whole.downbeat + bar * metre)
+
+    def copied(bar: int, source: int) -> list[Span]:
+        """The chords of a bar, in another one."""
+        inside = [(max(bar_at(a), source), min(bar_at(b), source + 1), label) for a, b, label in whole.chords]
+        return [(start_of(a + bar - source), start_of(b + bar - source), label) for a, b, label in inside if a < b]
+
+    first = math.floor(bar_at(_onset(vocal) / rate) + PICKUP)
+    # a last note may ring on into the bar that it ends in
+    end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
+    count = end - first
+    finish = start_of(end + outro - 1) + RING_SECONDS
+    chords = [span for n in range(intro) for span in copied(first - intro + n, first + n % count)]
+    chords += [span for n in range(outro - 1) for span in copied(end + n, first + (n - outro + 1) % count)]
+    if outro and whole.key:
+        chords.append((start_of(end + outro - 1), finish, whole.key))
+    form = [(start_of(first - intro), start_of(first), "Intro")] if intro else []
+    form += [(start_of(end), finish, "Outro")] if outro else []
+    before = max(LEAD_SECONDS - start_of(first - intro), 0.0) if intro else 0.0
+    after = finish - seconds if outro else 0.0
+    longer = replace(whole, chords=(*whole.chords, *chords), form=(*whole.form, *form)).moved(before)
+    return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))
+
+
+def _onset(vocal: Samples) -> int:
+    """The first sample of a mono vocal (float32 [N]) that belongs to the voice."""
+    level = np.abs(vocal)
+    return int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))

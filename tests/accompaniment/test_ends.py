@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intro and outro: bars on the song's own grid, with its chords, around the voice; how long a song becomes by them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+import hafm_hf  # noqa: F401  (registers the task)
+from accompaniment.test_conditioned_songs import reading_composite
+from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
+from hafm_hf.accompaniment.ends import LEAD_SECONDS, RING_SECONDS, add_bars
+from hafm_hf.cli import app
+from vocals import CODEC_RATE, file_bytes, glide
+
+BAR = 2.0
+CHORDS = [(0.0, 2.0, "C"), (2.0, 4.0, "F"), (4.0, 6.0, "G"), (6.0, 8.5, "Am")]
+
+
+def sung(start: float = 0.0, seconds: float = 8.5) -> np.ndarray:
+    """float32 [N] at 1 kHz: silence, then voice."""
+    return np.r_[np.zeros(round(start * 1000)), np.ones(round((seconds - start) * 1000))].astype(np.float32)
+
+
+def labels(sheet: LeadSheet, start: float, bars: int, length: float = BAR) -> list[str]:
+    """The chord in the middle of each bar from `start` on; of those that overlap the later one counts."""
+    middles = [start + (number + 0.5) * length for number in range(bars)]
+    return [[label for a, b, label in sheet.chords if a <= middle < b][-1] for middle in middles]
+
+
+def test_bars_are_added_on_the_grid_of_the_song_with_its_first_and_last_chords() -> None:
+    sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=CHORDS, key="C:maj")
+    ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)
+    made = ends.sheet
+    assert made is not None and ends.before == pytest.approx(3 * BAR + LEAD_SECONDS)
+    # half a beat of the fifth bar is the last note's, and the outro begins with that bar
+    assert ends.after == pytest.approx(4 * BAR + 2 * BAR + RING_SECONDS - 8.5) and ends.fade == RING_SECONDS
+    assert np.allclose(np.diff(made.beats or ()), 0.5)
+    assert np.allclose(np.diff(made.downbeats), BAR)
+    assert labels(made, LEAD_SECONDS, 3) == ["C", "F", "G"]
+    assert labels(made, ends.before, 4) == ["C", "F", "G", "Am"]
+    assert labels(made, ends.before + 4 * BAR, 3) == ["G", "Am", "C:maj"]
+    assert [name for *_, name in made.form] == ["Intro", "Outro"]
+    assert add_bars(sheet, sung(), 1000, 1, 0).after == 0 == add_bars(sheet, sung(), 1000, 0, 1).before
+
+
+@pytest.mark.parametrize(("start", "before"), [(0.3, 4.0), (1.4, 2.0), (2.2, 2.0), (9.0, 0.0)])
+def test_a_pickup_is_sung_over_the_intro_and_silence_counts_towards_it(start: float, before: float) -> None:
+    sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=CHORDS, key="C:maj")
+    ends = add_bars(sheet, sung(start, 12.0), 1000, intro=2, outro=0)
+    assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
+
+
+def test_bars_of_three_quarters_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
+    sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
+    ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)
+    made = ends.sheet
+    assert made is not None and made.beats_per_bar == 3 and np.allclose(np.diff(made.downbeats), 1.5)
+    assert labels(made, LEAD_SECONDS, 4, 1.5) == ["Dm"] * 4
+    assert min(abs(np.array(made.downbeats) - (ends.before + 1.0))) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def band(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a composite whose stages read beats and chords."""
+    folder = tmp_path_factory.mktemp("band") / "model"
+    model = reading_composite()
+    model.save_pretrained(folder)
+    HAFMFeatureExtractor(sampling_rate=model.sampling_rate).save_pretrained(folder)
+    return folder
+
+
+def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Path, tmp_path: Path) -> None:
+    accompany: Any = transformers.pipeline("vocal-accompaniment", model=str(band), device="cpu")
+    voice = glide(1.5)
+    told: dict[str, Any] = {
+        "sampling_rate": CODEC_RATE, "seed": 1, "intro_bars": 1, "outro_bars": 1,
+        "lead_sheet": {"beats": [0.0, 0.4], "beats_per_bar": 3, "chords": [[0, 1.5, "C"]]},
+    }  # fmt: skip
+    song = accompany(voice, **told)
+    start = round(song["vocal_start"] * CODEC_RATE)
+    assert song["vocal_start"] == pytest.approx(1.2 + LEAD_SECONDS)
+    assert len(song["audio"]) == len(song["mix"]) == round((1.3 + 1.2 + RING_SECONDS) * CODEC_RATE)
+    assert np.array_equal(song["vocals"][start : start + len(voice)], voice)
+    assert not song["vocals"][:start].any() and not song["vocals"][start + len(voice) :].any()
+    assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
+    chunks = list(accompany.stream(voice, **told))
+    assert np.allclose(accompany.join(chunks)["audio"], song["audio"], atol=1e-5)
+    pair = accompany([voice, voice[:-600]], batch_size=2, **told)
+    assert np.allclose(pair[0]["audio"], song["audio"], atol=1e-4) and pair[1]["vocal_start"] == song["vocal_start"]
+
+    path = tmp_path / "voice.wav"
+    path.write_bytes(file_bytes(voice))
+    beats = tmp_path / "voice_beats.txt"
+    beats.write_text("0.0 1\n0.4 2\n0.8 3\n1.2 1\n")
+    words = ["--model", band, "--out", tmp_path, "--intro-bars", 2, "--beats", beats, "--chords", "C | G", "--seed", 1]
+    done = CliRunner().invoke(app, list(map(str, ["accompany", path, *words])), env={"COLUMNS": "200"})
+    assert done.exit_code == 0 and "the voice begins at 2.50 s" in done.output, done.output
+
+
+def test_a_model_that_knows_no_beats_has_no_bars_to_add(tiny_model: Path) -> None:
+    accompany: Any = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
+    with pytest.raises(ValueError, match="knows nothing of beats; leave intro_bars and outro_bars out"):
+        accompany(glide(), sampling_rate=CODEC_RATE, intro_bars=4)
+    with pytest.raises(ValueError, match="outro_bars is 17; it must be between 0 and 16"):
+        accompany(glide(), sampling_rate=CODEC_RATE, outro_bars=17)
