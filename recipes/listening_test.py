@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A blind listening test of versions of the same songs: a static page, and the scores of those who filled it in.
+
+    python recipes/listening_test.py page TEST before=songs-before after=songs-after --reference band=songs-band
+    python recipes/listening_test.py score TEST anna.json bo.json
+
+Each folder has files of the same names, one a song. TEST/page goes to any web server or is opened from disk: people
+compare the versions of a song, which are shuffled and equally loud, on a scale from 0 to 100 (after MUSHRA, ITU-R
+BS.1534), and save their answers as JSON. The versions of a reference are played openly as well as hidden among the
+others; who rates it below 90 for more than 15 % of the songs is left out, as the recommendation says. TEST/key.json
+says which sound is which and must stay off the server.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import typer
+
+from hafm_hf import audio
+from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
+from running import run_recipe
+
+LEVEL_DBFS, CEILING = -23.0, 0.99
+# of the hidden reference: the least score, and the share of songs in which it may be missed
+LEAST_SCORE, MISSED = 90, 0.15
+TEMPLATE = Path(__file__).with_suffix(".html")
+app = typer.Typer(help="Compare versions of songs blindly.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(file_okay=False, help="Of the test.")]
+
+
+@app.command()
+def page(
+    test: Folder,
+    versions: Annotated[list[str], typer.Argument(help="NAME=FOLDER of each version.")],
+    reference: Annotated[str, typer.Option(help="NAME=FOLDER of what is played openly as well.")] = "",
+) -> None:
+    """Writes the page, its sounds and the key."""
+    named = [version.partition("=")[::2] for version in [*versions, *filter(None, [reference])]]
+    folders = {name: Path(folder) for name, folder in named}
+    if len(folders) < len(named) or not all(folder and Path(folder).is_dir() for _, folder in named):
+        raise ValueError("Give each version as NAME=FOLDER, with a name of its own and a folder that exists.")
+    songs = sorted(set.intersection(*({path.name for path in folder.iterdir()} for folder in folders.values())))
+    if len(folders) < 2 or not songs:
+        raise ValueError("A comparison needs two versions with files of the same names.")
+    sounds = test / "page" / "sounds"
+    sounds.mkdir(parents=True)
+    key: dict[str, dict[str, str]] = {}
+    trials: list[dict[str, Any]] = []
+    for song in songs:
+        codes = {name: hashlib.sha256(f"{test.resolve()}/{song}/{name}".encode()).hexdigest()[:12] for name in folders}
+        for name, code in codes.items():
+            samples, rate = soundfile.read(folders[name] / song, dtype="float32")
+            soundfile.write(sounds / f"{code}.flac", at_level(samples), rate)
+        key[song] = {code: name for name, code in codes.items()}
+        shown: dict[str, Any] = {"song": song, "sounds": sorted(codes.values())}
+        if reference:
+            # under a name of its own, or the open one would give the hidden one away
+            code = hashlib.sha256(f"open {codes[named[-1][0]]}".encode()).hexdigest()[:12]
+            shutil.copy(sounds / f"{codes[named[-1][0]]}.flac", sounds / f"{code}.flac")
+            shown["reference"] = code
+        trials.append(shown)
+    content = TEMPLATE.read_text().replace("/* TRIALS */", json.dumps(trials))
+    (test / "page" / "index.html").write_text(content)
+    (test / "key.json").write_text(
+        json.dumps({"reference": named[-1][0] if reference else "", "songs": key}, indent=2)
+    )
+    print(f"wrote {test / 'page' / 'index.html'}: {len(songs)} songs in {len(folders)} versions")
+
+
+def at_level(samples: np.ndarray) -> np.ndarray:
+    """Samples (float32 [N] or [N, C]) at the level that all sounds of a test have, or as near as their peaks allow."""
+    gain = 10 ** ((LEVEL_DBFS - audio.rms_dbfs(samples)) / 20)
+    return samples * np.float32(min(gain, CEILING / max(float(np.abs(samples).max()), 1e-6)))
+
+
+@app.command()
+def score(test: Folder, answers: Annotated[list[Path], typer.Argument(dir_okay=False, exists=True)]) -> None:
+    """Prints the mean score of each version, with its interval over songs."""
+    key = json.loads((test / "key.json").read_text())
+    for name, found in scores(key, [json.loads(path.read_text()) for path in answers]).items():
+        print(f"{name}: {found.value:.1f} [{found.low:.1f}, {found.high:.1f}], {found.n} answers, {found.songs} songs")
+
+
+def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Interval]:
+    """The mean score of each version by listeners who recognised the reference.
+
+    Args:
+        key: what `page` writes.
+        answers: what the page saves, one a listener: {"listener": …, "scores": {song: {sound: 0 to 100}}}.
+
+    Raises:
+        ValueError: answers of another test, or of nobody who recognised the reference.
+    """
+    found: dict[str, list[tuple[float, str]]] = {}
+    for answer in answers:
+        named = {
+            song: {key["songs"][song][code]: value for code, value in given.items()}
+            for song, given in answer["scores"].items()
+            if song in key["songs"] and given.keys() <= key["songs"][song].keys()
+        }
+        if named.keys() != answer["scores"].keys():
+            raise ValueError(f"{answer.get('listener') or 'A listener'} has answered another test.")
+        missed = [given.get(key["reference"], 100) < LEAST_SCORE for given in named.values()]
+        if np.mean(missed) > MISSED:
+            continue
+        for song, given in named.items():
+            for name, value in given.items():
+                found.setdefault(name, []).append((float(value), song))
+    if not found:
+        raise ValueError("Nobody has recognised the reference.")
+    return {name: bootstrap_mean(*zip(*rows, strict=True)) for name, rows in sorted(found.items())}
+
+
+if __name__ == "__main__":
+    run_recipe(lambda: app(standalone_mode=False))

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A blind comparison from two folders of songs to scores: the page in a browser, its answers, the hidden reference."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from hafm_hf import audio
+from listening_test import LEVEL_DBFS, page, score, scores
+from space.serving import BROWSER_FLAGS, CHROMIUM
+from vocals import glide
+
+RATE = 24_000
+LEVELS = {"old": 0.05, "new": 0.4, "band": 0.2}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Three versions of two songs, of different levels; one song more of the first."""
+    found = {name: tmp_path / name for name in LEVELS}
+    for name, level in LEVELS.items():
+        found[name].mkdir()
+        for song in ["a.wav", "b.wav", *(["c.wav"] if name == "old" else [])]:
+            soundfile.write(found[name] / song, glide(1.0, RATE, level), RATE)
+    return found
+
+
+def write_test(folders: dict[str, Path], test: Path) -> dict[str, Any]:
+    page(test, [f"{name}={folders[name]}" for name in ("old", "new")], f"band={folders['band']}")
+    key: dict[str, Any] = json.loads((test / "key.json").read_text())
+    return key
+
+
+def answer(key: dict[str, Any], **given: int) -> dict[str, Any]:
+    return {
+        "scores": {song: {code: given[name] for code, name in codes.items()} for song, codes in key["songs"].items()}
+    }
+
+
+def test_all_sounds_are_equally_loud_and_nothing_on_the_page_says_which_is_which(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    key = write_test(folders, tmp_path / "test")
+    assert key["songs"].keys() == {"a.wav", "b.wav"} and key["reference"] == "band"
+    sounds = list((tmp_path / "test" / "page" / "sounds").iterdir())
+    assert len(sounds) == 2 * 4
+    assert all(abs(audio.rms_dbfs(soundfile.read(sound)[0]) - LEVEL_DBFS) < 0.1 for sound in sounds)
+    shown = (tmp_path / "test" / "page" / "index.html").read_text()
+    assert not any(f'"{name}"' in shown or str(folder) in shown for name, folder in folders.items())
+    for wrong, said in (([f"old={folders['old']}"], "two versions"), (["old", "new"], "as NAME=FOLDER")):
+        with pytest.raises(ValueError, match=said):
+            page(tmp_path / "other", wrong)
+
+
+def test_scores_are_of_listeners_who_recognised_the_reference(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = write_test(folders, tmp_path / "test")
+    answers = [
+        answer(key, old=30, new=60, band=100),
+        answer(key, old=40, new=80, band=95),
+        answer(key, old=99, new=1, band=5),
+    ]
+    found = scores(key, answers)
+    assert {name: each.value for name, each in found.items()} == {"band": 97.5, "new": 70.0, "old": 35.0}
+    (tmp_path / "one.json").write_text(json.dumps(answers[0]))
+    score(tmp_path / "test", [tmp_path / "one.json"])
+    assert "new: 60.0" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="Nobody has recognised"):
+        scores(key, answers[2:])
+    with pytest.raises(ValueError, match="another test"):
+        scores(key, [{"scores": {"a.wav": {"0": 1}}}])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium; install Debian's package of that name")
+def test_a_listener_switches_rates_goes_back_and_saves(folders: dict[str, Path], tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra `dev`")
+    key = write_test(folders, tmp_path / "test")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=BROWSER_FLAGS)
+        shown = browser.new_page(accept_downloads=True)
+        shown.goto((tmp_path / "test" / "page" / "index.html").as_uri())
+        for number in (1, 2):
+            assert shown.locator("#title").inner_text() == f"Song {number} of 2"
+            assert shown.locator("#next").is_disabled()
+            for name in ("Reference", "A", "C"):
+                shown.get_by_role("button", name=name, exact=True).click()
+            playing = "() => Object.values(players).map((player) => !player.paused).filter(Boolean).length"
+            assert shown.evaluate(playing) == 1
+            for place, name in enumerate("ABC"):
+                shown.get_by_label(f"Score of {name}").fill(str(10 * number + place))
+            if number == 1:
+                shown.get_by_role("button", name="Next").click()
+        shown.get_by_role("button", name="Back").click()
+        assert [shown.get_by_label(f"Score of {name}").input_value() for name in "ABC"] == ["10", "11", "12"]
+        shown.get_by_role("button", name="Next").click()
+        with shown.expect_download() as download:
+            shown.get_by_role("button", name="Save answers").click()
+        given = json.loads(Path(download.value.path()).read_text())
+        browser.close()
+    assert {song: sorted(each.values()) for song, each in given["scores"].items()}.keys() == key["songs"].keys()
+    assert np.array_equal(
+        sorted(v for each in given["scores"].values() for v in each.values()), [10, 11, 12, 20, 21, 22]
+    )
+    assert all(each.keys() == key["songs"][song].keys() for song, each in given["scores"].items())
