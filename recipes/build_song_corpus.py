@@ -44,7 +44,6 @@ def main(
     validation_songs: Annotated[int, typer.Option(min=1)] = 50,
     test_songs: Annotated[int, typer.Option(min=1)] = 59,
     styles: Annotated[str, typer.Option(help="Drawn from, separated by commas.")] = ",".join(STYLES),
-    trio: Annotated[bool, typer.Option(help="One dry trio for every song instead of a style.")] = False,
     reharmonised: Annotated[
         float, typer.Option(min=0, max=1, help="Share of songs whose chords are exchanged under the melody.")
     ] = 0.0,
@@ -58,7 +57,7 @@ def main(
         raise typer.BadParameter(f"no style is called {', '.join(sorted(unknown))}; choose from {', '.join(STYLES)}.")
     options = SongCorpusOptions(
         songs=songs, voices=voices, soundfonts=tuple(soundfont), output=output, seed=seed,
-        styles=tuple(styles.split(",")), trio=trio, reharmonised=reharmonised, line_ups=line_ups,
+        styles=tuple(styles.split(",")), reharmonised=reharmonised, line_ups=line_ups,
         training_voices=tuple(training_voice), test_voices=tuple(test_voice),
         validation_songs=validation_songs, test_songs=test_songs,
     )  # fmt: skip

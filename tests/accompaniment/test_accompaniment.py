@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
 
 from hafm_hf import (
     HAFMCoarseForCausalLM,
@@ -20,15 +19,11 @@ from hafm_hf import (
     HAFMFeatureExtractor,
     HAFMForVocalAccompaniment,
 )
-from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.cli.info import describe_model
 from tiny_models import (
     CODES,
-    tiny_codec,
     tiny_composite,
-    tiny_semantic_tokenizer,
-    tiny_stage,
 )
 from vocals import CODEC_RATE
 
@@ -274,15 +269,6 @@ def test_what_is_asked_of_a_configuration_is_obeyed_or_refused_by_name(
             kind.from_pretrained(tmp_path, **asked)
 
 
-def test_the_attention_asked_of_a_pipeline_is_that_of_its_stages(composite: Composite, tmp_path: Path) -> None:
-    composite.save_pretrained(tmp_path)
-    task = {"task": "vocal-accompaniment", "model": str(tmp_path)}
-    stages = pipeline(**task, model_kwargs={"attn_implementation": "eager"}).model.stages
-    assert {stage.config._attn_implementation for stage in stages.values()} == {"eager"}
-    with pytest.raises(ValueError, match="nonsense"):
-        pipeline(**task, model_kwargs={"attn_implementation": "nonsense"})
-
-
 def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_path: Path) -> None:
     parts = {name: getattr(composite, name) for name in ("semantic_tokenizer", "semantic", "coarse", "codec")}
     model = HAFMForVocalAccompaniment.from_parts(**parts)
@@ -324,32 +310,6 @@ def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: 
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"{change} keys .*heads"):
         HAFMForVocalAccompaniment.from_pretrained(tmp_path)
-
-
-def test_parts_that_do_not_fit_are_refused() -> None:
-    parts = {
-        "semantic_tokenizer": tiny_semantic_tokenizer(),
-        "codec": tiny_codec(),
-        "semantic": tiny_stage("semantic"),
-        "coarse": tiny_stage("coarse", codebook_sizes=[CODES + 1] * 4),
-        "fine": tiny_stage("fine"),
-    }
-    with pytest.raises(StrictDataclassClassValidationError, match="fine conditioning"):
-        HAFMForVocalAccompaniment.from_parts(**parts)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"top_k": -1}, "top_k is -1"),
-        ({"options": GenerationOptions(), "num_samples": 0}, "num_samples is 0"),
-        ({"compile": True, "decoding": "reference"}, "compile is True, for the fast loop only"),
-        ({"keep": [(0.0, 0.2)]}, "keep names spans of an instrumental"),
-    ],
-)
-def test_options_out_of_range_are_refused_before_work(composite: Composite, options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        composite.generate(voice(0.5), CODEC_RATE, **options)
 
 
 def test_empty_vocal_is_refused(composite: Composite) -> None:

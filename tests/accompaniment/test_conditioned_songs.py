@@ -94,15 +94,3 @@ def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     begins = (beat.diff() < 0).nonzero().flatten()
     assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
     assert not reading_composite().hear_voice(voice(2), 24_000, 0).streams["fine"].any()
-
-
-def test_tempo_beats_and_chords_are_taken_by_themselves() -> None:
-    model = reading_composite()
-    known: dict[str, Any] = {"beats": [0.1, 0.6], "chords": [(0.0, 1.0, "C")]}
-    wanted = model.generate(voice(1), CODEC_RATE, seed=1, lead_sheet=LeadSheet(**known))
-    found = model.generate(voice(1), CODEC_RATE, seed=1, **known)
-    assert torch.equal(found.codes[0], wanted.codes[0]) and found.lead_sheets == wanted.lead_sheets
-    chunks = torch.cat(list(model.stream(voice(1), CODEC_RATE, seed=1, **known)))
-    torch.testing.assert_close(chunks, wanted.audio[0], atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="leave tempo out"):
-        model.generate(voice(1), CODEC_RATE, tempo=96.0, **known)

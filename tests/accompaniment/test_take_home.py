@@ -2,7 +2,6 @@
 """What a person takes home: the voice's own rate and channels, balance, loudness, endings, formats; by every way."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from typer.testing import CliRunner, Result
 import hafm_hf  # noqa: F401  (registers the task)
 from hafm_hf import LeadSheet, audio
 from hafm_hf.cli import app
-from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
 
 RATE = 44_100
@@ -173,11 +171,3 @@ def test_the_command_writes_each_format_at_the_voices_rate(
 def test_what_cannot_be_is_refused_before_anything_is_read(words: tuple[str, ...], said: str) -> None:
     done = hafm("accompany", "missing.wav", *words)
     assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
-
-
-def test_without_pyloudnorm_the_extra_is_named_before_anything_is_generated(voice_file: Path, tmp_path: Path) -> None:
-    program = "import sys; sys.modules['pyloudnorm'] = None; from hafm_hf.cli import main; main()"
-    words = ["accompany", str(voice_file), "--out", str(tmp_path / "out"), "--loudness", "-16"]
-    done = run_program([sys.executable, "-c", program, *words])
-    assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert "pyloudnorm is not installed" in done.stderr and "pip install 'hafm-hf[" in done.stderr

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature extractor: any rate and layout in, one padded batch at the codec's rate out."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -48,10 +46,3 @@ def test_lengths_outside_the_configured_limits_are_refused() -> None:
     with pytest.raises(HAFMAudioError, match=r"the vocal number 2 is longer than 2 s"):
         extractor([noise(1.0, 24_000), noise(2.1, 24_000)], 24_000)
     assert extractor(noise(0.5, 24_000), 24_000)["input_values"].shape == (1, 12_000)
-
-
-def test_saved_limits_come_back(tmp_path: Path) -> None:
-    HAFMFeatureExtractor(sampling_rate=32_000, min_seconds=0.7, max_seconds=33.0).save_pretrained(tmp_path)
-    assert (tmp_path / "preprocessor_config.json").exists()
-    loaded = HAFMFeatureExtractor.from_pretrained(tmp_path)
-    assert (loaded.sampling_rate, loaded.min_seconds, loaded.max_seconds) == (32_000, 0.7, 33.0)

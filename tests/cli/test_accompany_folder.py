@@ -99,19 +99,6 @@ def test_a_killed_run_leaves_whole_files_and_is_gone_on_with_to_the_same_bytes(
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("missing", ["a_mix.wav", "verse/deep/a_flac_instrumental.wav"])
-def test_a_file_that_is_missing_is_made_again_as_it_was(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], missing: str
-) -> None:
-    out, _ = quiet_run
-    before = contents(out)
-    (out / missing).unlink()
-    told = list(accompany_all(request(vocals, out, tiny_model), 2, {"workers": 2}))
-    assert contents(out) == before
-    assert len({outcome.vocal for outcome, *_ in told}) == len(told) == 5
-    assert {(total, seed) for _, total, seed in told} == {(5, 3)}
-
-
 @pytest.mark.slow
 def test_ray_makes_the_files_of_one_process(
     vocals: Path,

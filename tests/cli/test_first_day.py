@@ -155,13 +155,6 @@ def test_a_mended_lead_sheet_is_not_overwritten_and_json_is_printed(
     assert len(sheet["beats"]) >= 2 and sheet["estimated"] and sheet["chords"][0][0] == 0.0
 
 
-def test_the_shell_completes_commands_and_options() -> None:
-    for typed, wanted in (("acc", "accompany"), ("accompany --guid", "--guidance-scale")):
-        words = f"hafm {typed}"
-        asked = {"_HAFM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-        assert CliRunner().invoke(app, [], env=asked, prog_name="hafm").output.split() == [wanted]
-
-
 def test_the_commands_and_their_options_can_be_learnt() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert list(commands) == ["accompany", "lead-sheet", "prepare", "assemble", "evaluate", "info"]

@@ -60,14 +60,6 @@ def test_what_is_no_sound_is_not_decodable_whatever_its_name(tmp_path: Path, con
     assert reason(tmp_path / "song.wav", content) is Reason.NOT_DECODABLE
 
 
-def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    samples = sing(1.0, 0)
-    samples[100] = np.nan
-    soundfile.write(tmp_path / "song.wav", samples, RATE, subtype="FLOAT")
-    with pytest.raises(TrackError, match="NaN"):
-        decode(tmp_path / "song.wav", 60.0)
-
-
 def test_files_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
     assert reason(tmp_path / "song.flac", encoded("FLAC"), 5.9) is Reason.TOO_LONG
     soundfile.write(tmp_path / "low.wav", sing(1.0, 0), 1000)

@@ -83,12 +83,6 @@ def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: 
     np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
 
 
-def test_a_mono_file_is_no_karaoke(tmp_path: Path) -> None:
-    write(tmp_path, song=sing(1.0, 0))
-    with pytest.raises(TrackError, match="1 channels, karaoke has 2"):
-        read(tmp_path, "song.wav", vocal_channel="left")
-
-
 def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)
     write(tmp_path, song_vocals=tone)

@@ -89,18 +89,6 @@ def test_every_oddity_of_a_folder_is_named_and_the_songs_are_found(tmp_path: Pat
     assert find_audio(tmp_path)[2] == 1
 
 
-def test_names_with_line_breaks_and_bytes_that_are_no_utf8_are_tracks_with_printable_names(tmp_path: Path) -> None:
-    names = [b"a\nb.wav", b"caf\xe9.wav", b"caf\\xe9.wav", "café.wav".encode()]
-    for number, name in enumerate(names):
-        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
-            soundfile.write(file, karaoke(1.0, number), RATE, format="WAV")
-    tracks, drops = scan(tmp_path)
-    shown = {track.name for track in tracks}
-    assert not drops and len(shown) == 4
-    assert shown == {"a\\nb.wav", "caf\\xe9.wav", "caf\\\\xe9.wav", "café.wav"}
-    assert all(name.isprintable() and name.encode() for name in shown)
-
-
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HAFMCorpusError, match="can't be listed"):
         find_audio(tmp_path / "missing")

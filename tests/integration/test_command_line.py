@@ -187,29 +187,6 @@ def test_the_version_is_that_of_the_package() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, f"hafm-hf {version('hafm-hf')}\n", "")
 
 
-def test_help_is_answered_without_torch() -> None:
-    program = (
-        "import os, sys; os.environ['HAFM_COMMAND_LINE'] = '1'; import hafm_hf.cli; sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
-
-
-def assert_song_of(result: dict[str, Any], length: int, wanted_rate: int) -> None:
-    """Instrumental and mix have `length` samples, can be heard, and don't clip."""
-    for kind in ("instrumental", "mix"):
-        samples, rate = audio.read_audio(result[kind])
-        assert samples.shape == (length,) and rate == wanted_rate
-        assert audio.rms_dbfs(samples) > -40.0 and audio.peak_dbfs(samples) < -0.9
-
-
-def test_example_vocal_becomes_a_song_of_its_length(bundled_model: Path, tmp_path: Path) -> None:
-    done = run_hafm("accompany", EXAMPLE, "--out", tmp_path, "--seed", 1, "--json")
-    assert done.returncode == 0, done.stderr
-    info = soundfile.info(EXAMPLE)
-    rate = max(info.samplerate, CODEC_RATE)
-    assert_song_of(json.loads(done.stdout), round(info.frames * rate / info.samplerate), rate)
-
-
 @pytest.mark.parametrize(
     "options",
     [

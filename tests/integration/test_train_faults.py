@@ -18,7 +18,7 @@ from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.training.data import load_token_corpus
 from integration.training_runs import RECIPE, losses, train_here, words
 from programs import ForkedWork, run_program, train
-from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
+from training.toy_corpus import INFO, toy_excerpt, write_toy_corpus
 
 QUICK = {"max_steps": 6, "validation_steps": 50, "save_steps": 3, "validation_split": "none"}
 
@@ -117,22 +117,6 @@ def test_a_corpus_without_a_validation_split_trains_and_says_so_in_one_sentence(
     assert list(losses(lines)) == list(range(1, 7)) and not any("validation_matched" in line for line in lines)
     (told,) = [record.getMessage() for record in caplog.records if "validat" in record.getMessage()]
     assert told.endswith("has no validation split, so the run is not validated; prepare more songs to hold some out.")
-
-
-def test_a_stage_of_another_vocabulary_is_refused_before_training(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
-
-    other = toy_config("semantic", conditioning_codebook_sizes=[[41]], codebook_sizes=[41])
-    STAGE_MODELS["semantic"](other).save_pretrained(tmp_path / "published")
-    with pytest.raises(ValueError, match=r"expects vocal_semantic of \[41\] tokens .* the corpus holds 40"):
-        train_here(monkeypatch, corpus, tmp_path / "run", init_from=tmp_path / "published", **QUICK)
-    with pytest.raises(ValueError, match="is of type hafm_semantic, but the run trains the coarse stage"):
-        train_here(
-            monkeypatch, corpus, tmp_path / "run", **{**QUICK, "stage": "coarse"}, init_from=tmp_path / "published"
-        )
-    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_a_single_song_validates_a_run_without_another_to_shuffle_with(

@@ -3,7 +3,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,15 +168,6 @@ def test_the_command_writes_every_format_with_what_was_told(bundled_model: Path,
     midi = pretty_midi.PrettyMIDI(str(tmp_path / "out" / "vocal_lead_sheet.mid"))
     melody = next(track for track in midi.instruments if track.name == "Melody")
     assert len(melody.notes) > 3 and all(40 <= note.pitch <= 84 for note in melody.notes)
-
-
-def test_without_mido_the_sentence_names_an_extra_before_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "mido", None)
-    done = hafm("lead-sheet", EXAMPLE, "--format", "midi", "--out", tmp_path / "out")
-    assert isinstance(done.exception, ModuleNotFoundError) and done.exception.name == "mido"
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_click_track_has_its_beats_where_its_file_says(bundled_model: Path, tmp_path: Path) -> None:

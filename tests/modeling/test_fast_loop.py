@@ -239,20 +239,6 @@ def test_merged_adapters_and_watchers_change_nothing() -> None:
         assert torch.equal(decode_window(merged, conditioning, count, numbers, DecodingOptions(), known), expected)
 
 
-def test_progress_is_reported_and_an_exception_ends_the_loop() -> None:
-    stage = tiny_stage("semantic")
-    steps = []
-
-    def report(count: int) -> None:
-        steps.append(count)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        FastDecoder(stage).generate(conditioning_for(stage), 9, None, report=report)
-    assert steps == [1, 1, 1, 1]
-
-
 @pytest.mark.processor
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_bfloat16_stays_near_float32(pattern: str) -> None:

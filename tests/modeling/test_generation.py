@@ -8,12 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    ClassifierFreeGuidanceLogitsProcessor,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
-from transformers.generation.streamers import BaseStreamer
 
 from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance
 from modeling.test_modeling import BATCH, FRAMES, conditioning_for
@@ -75,17 +69,6 @@ def test_guidance_scale_1_equals_no_guidance() -> None:
     assert torch.equal(plain, expected)
     scores = torch.randn(2 * BATCH, 9)
     torch.testing.assert_close(ClassifierFreeGuidance(1.0)(plain[:, :1], scores), scores[:BATCH])
-
-
-def test_guidance_formula_is_the_stock_processors() -> None:
-    scores, ids = torch.randn(6, 9), torch.zeros(3, 1, dtype=torch.long)
-    torch.testing.assert_close(
-        ClassifierFreeGuidance(2.5)(ids, scores), ClassifierFreeGuidanceLogitsProcessor(2.5)(ids, scores)
-    )
-    with pytest.raises(ValueError, match="guidance_scale is -1"):
-        ClassifierFreeGuidance(-1)
-    with pytest.raises(ValueError, match="twice as"):
-        ClassifierFreeGuidance(2.0)(ids, scores[:3])
 
 
 def test_several_samples_of_one_vocal_are_rows_that_differ_and_seeds_repeat_them() -> None:
@@ -153,41 +136,3 @@ def test_every_cache_gives_the_same_tokens(name: str, scale: float) -> None:
         {"max_new_tokens": None, "max_length": STEPS + 1},
     ):
         assert torch.equal(greedy(stage, scale, **options), expected), options
-
-
-class Only(LogitsProcessor):
-    """Leaves one id."""
-
-    def __init__(self, token: int) -> None:
-        self.token = token
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.shapes.append((*input_ids.shape, *scores.shape))
-        return torch.full_like(scores, -float("inf")).index_fill(1, torch.tensor(self.token), 0.0)
-
-
-class Kept(BaseStreamer):
-    def __init__(self) -> None:
-        self.pieces: list[torch.Tensor] = []
-        self.ended = False
-
-    def put(self, value: torch.Tensor) -> None:
-        self.pieces.append(value)
-
-    def end(self) -> None:
-        self.ended = True
-
-
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_processors_see_guided_scores_of_one_row_a_sequence_and_streamers_every_token(scale: float) -> None:
-    stage = tiny_stage("coarse")
-    only, kept = Only(3), Kept()
-    tokens = greedy(stage, scale, logits_processor=LogitsProcessorList([only]), streamer=kept)
-    assert (tokens[:, 1:] == 3).all()
-    assert only.shapes == [(BATCH, 1 + step, BATCH, stage.config.vocab_size) for step in range(STEPS)]
-    assert kept.ended and torch.equal(torch.stack(kept.pieces[1:], dim=1).view(BATCH, STEPS), tokens[:, 1:])
-    allowed = greedy(stage, scale, prefix_allowed_tokens_fn=lambda row, ids: [row, row + 1])
-    assert all(set(row.tolist()) <= {number, number + 1} for number, row in enumerate(allowed[:, 1:]))
-    suppressed = greedy(stage, scale, suppress_tokens=tokens.unique().tolist() + greedy(stage, scale)[0, 1:].tolist())
-    assert not torch.isin(suppressed[:, 1:], greedy(stage, scale)[0, 1:]).any()

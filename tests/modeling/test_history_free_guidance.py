@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hafm_hf.modeling.fast_loop import FastDecoder
-from hafm_hf.modeling.generation_hafm import HistoryFreeGuidance
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_fast_loop import uniforms_for
 from modeling.test_modeling import FRAMES, conditioning_for
@@ -90,11 +89,3 @@ def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: 
         compiled.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
         again.generate(other, steps - 4, numbers[:, 4:], known, None, mask),
     )
-
-
-def test_several_samples_of_one_vocal_share_its_scores() -> None:
-    added = torch.arange(2.0 * 3 * 4).view(2, 3, 4)
-    found = HistoryFreeGuidance(added, known=5)(torch.zeros(6, 6), torch.full((6, 4), 0.5))
-    assert torch.equal(found, 0.5 + added[[0, 0, 0, 1, 1, 1], 1]), "the second token of three samples of each vocal"
-    stage = listening_stage("semantic")
-    assert stage.generate(conditioning_ids=conditioning_for(stage, batch=2), num_return_sequences=3).shape[0] == 6

@@ -10,17 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tiny_models import (
-    sounds,
     tiny_listener,
     tiny_rhythmic_tokenizer,
-    tiny_semantic_tokenizer,
-    tiny_separator,
-    tiny_stage,
 )
-
-
-def tiny_coarse() -> Any:
-    return tiny_stage("coarse")
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:
@@ -51,35 +43,3 @@ def test_buffers_that_a_checkpoint_lacks_say_nothing(
         assert loaded.get_buffer(name).unique().tolist() == [expected], name
     kept = dict(model.named_parameters())
     assert all(torch.equal(value, kept[name]) for name, value in loaded.named_parameters())
-
-
-def test_a_tokenizer_without_centroids_refuses_to_quantise(tmp_path: Path) -> None:
-    loaded = without(tiny_semantic_tokenizer(), tmp_path, ["centroids"])
-    with pytest.raises(ValueError, match="no centroids"):
-        loaded.encode(sounds())
-
-
-@pytest.mark.parametrize("make", [tiny_rhythmic_tokenizer, tiny_listener, tiny_separator])
-def test_layers_that_a_checkpoint_lacks_begin_as_new_ones_do(make: Callable[[], Any], tmp_path: Path) -> None:
-    model = make()
-    names = [name for name, _ in model.named_parameters() if name.endswith(("head.weight", "norm.weight"))]
-    loaded = without(model, tmp_path, names)
-    for name, value in loaded.named_parameters():
-        if name not in names:
-            assert torch.equal(value, model.get_parameter(name)), name
-        elif name.endswith("norm.weight"):
-            assert value.unique().tolist() == [1.0], name
-        else:
-            assert 0 < value.abs().max() <= value.shape[1] ** -0.5, name
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [tiny_coarse, tiny_rhythmic_tokenizer, tiny_listener, tiny_separator])
-def test_a_part_saved_in_half_precision_is_loaded_in_it_unless_told(
-    make: Callable[[], Any], dtype: torch.dtype, tmp_path: Path
-) -> None:
-    model = make().to(dtype)
-    model.save_pretrained(tmp_path)
-    for asked, expected in ((None, dtype), ("auto", dtype), (torch.float32, torch.float32)):
-        loaded = type(model).from_pretrained(tmp_path, **({} if asked is None else {"dtype": asked}))
-        assert {value.dtype for value in loaded.state_dict().values()} == {expected}

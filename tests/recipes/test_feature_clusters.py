@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
 import feature_clusters
@@ -31,25 +29,6 @@ def test_every_row_of_a_long_stream_is_kept_equally_often_and_no_more_than_fit()
         counts[reservoir.rows[:, 0].astype(int)] += 1
     # 8 of 40 are a fifth: 120 of 600, and 4 standard deviations are 39
     assert np.abs(counts - 120).max() < 40
-
-
-def test_the_sample_does_not_depend_on_how_the_stream_is_cut() -> None:
-    whole = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
-    short = Reservoir(200)
-    short.add(whole)
-    np.testing.assert_array_equal(short.rows, whole)
-    with pytest.raises(HAFMCorpusError, match="No frames were sampled"):
-        _ = Reservoir(3).rows
-
-
-def test_tokens_are_scikit_learns_predictions() -> None:
-    tokenizer = tiny_semantic_tokenizer()
-    features = np.random.default_rng(1).standard_normal((2000, 12)).astype(np.float32)
-    kmeans = MiniBatchKMeans(len(tokenizer.centroids), n_init=1, random_state=0).fit(features[:1000])
-    tokenizer.centroids.copy_(torch.from_numpy(kmeans.cluster_centers_))
-    tokens = tokenizer.quantize(torch.from_numpy(features))
-    np.testing.assert_array_equal(tokens.numpy(), kmeans.predict(features))
-    assert len(tokens.unique()) == len(tokenizer.centroids)
 
 
 @pytest.fixture(scope="module")

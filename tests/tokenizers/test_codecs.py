@@ -105,14 +105,6 @@ def test_other_files_are_no_checkpoint_of_the_original_package(state: Any, tmp_p
         convert(tmp_path / "other.th")
 
 
-@pytest.mark.parametrize("samples", [1, 23, 24, 25, 960, 1001])
-def test_codes_cover_the_audio_and_decode_to_its_length(codec: Codec, samples: int) -> None:
-    codes = codec.encode(0.3 * torch.randn(2, 1, samples), 3)
-    assert codes.shape == (2, 3, -(-samples // HOP))
-    assert codes.dtype == torch.int64
-    assert codec.decode(codes, samples).shape == (2, 1, samples)
-
-
 def test_codes_equal_transformers_own_encode(codec: Codec) -> None:
     waveform = 0.3 * torch.randn(2, 1, 2_400)
     codes = codec.model.encode(waveform, bandwidth=18.0).audio_codes[0]

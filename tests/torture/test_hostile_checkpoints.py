@@ -64,13 +64,6 @@ def refusal(part: str, folder: Path) -> str:
     return str(error)
 
 
-def test_every_part_that_is_published_has_a_checksum_that_fits(saved: Path) -> None:
-    for part in PARTS:
-        sums = (saved / part / SUMS_FILE).read_text()
-        assert sums.endswith(f"  {WEIGHTS}\n") and len(sums.splitlines()) == 1
-        check_checkpoint(PARTS[part], saved, subfolder=part)
-
-
 @pytest.mark.fault("flipped bits and cuts in weights", cut=60, full=2000)
 def test_a_flipped_bit_or_a_cut_is_an_error_that_names_the_file(tally: Tally, saved: Path) -> None:
     draw = random.Random(9)

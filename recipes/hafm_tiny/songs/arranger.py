@@ -12,12 +12,11 @@ import numpy as np
 
 from hafm_hf.lead_sheet.lead_sheet import ENERGIES
 
-from .band import DRUM_NOTE, Part, bars, chord_at, time_of
+from .band import DRUM_NOTE, FRAME_RATE, Part, bars, chord_at, on_frames, time_of
 from .form import Section, steps_a_beat
 from .line_ups import Hands
 from .midi_song import Chord, Note, Song, one_voice
 from .styles import DRUMS, Groove, Player, Style
-from .trio import FRAME_RATE, on_frames
 
 BAR_BEATS = 4
 REST, HOLD = ".", "_"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a band plays over a song from simple patterns: its bars and beats, drums and bass; and how a part is written.
+"""What a band plays: how a part is written, and the bars, beats, chords and frames that its notes follow.
 
-A bass follows the roots of the chords, drums follow beats and downbeats: in time and in key with the melody by
-construction.
+In bands that are drawn anew for every song a small coarse stage drowns: one chord half a frame later has other codec
+tokens throughout. So notes start with frames.
 """
 
 import dataclasses
@@ -11,27 +11,14 @@ import numpy as np
 
 from .midi_song import Chord, Note, Song
 
-KICK, STICK, SNARE, CLOSED_HAT = 36, 37, 38, 42
+# of the codec
+FRAME_RATE = 75
 DRUM_NOTE = 0.1
-# Drum patterns: steps to a beat, then for each drum the steps of a bar of four beats on which it sounds.
-PATTERNS: dict[str, tuple[int, dict[int, tuple[int, ...]]]] = {
-    "rock": (2, {KICK: (0, 4), SNARE: (2, 6), CLOSED_HAT: tuple(range(8))}),
-    "ballad": (2, {KICK: (0, 5), STICK: (4,), CLOSED_HAT: (0, 2, 4, 6)}),
-    "half_time": (4, {KICK: (0, 6), SNARE: (8,), CLOSED_HAT: (0, 2, 4, 6, 8, 10, 12, 14)}),
-    "four_soft": (1, {KICK: (0, 2), STICK: (1, 3), CLOSED_HAT: (0, 1, 2, 3)}),
-}
-# Bass patterns: (beat of the bar, length in beats).
-BASS_PATTERNS: dict[str, tuple[tuple[float, float], ...]] = {
-    "long": ((0, 2), (2, 2)),
-    "beats": ((0, 1), (1, 1), (2, 1), (3, 1)),
-    "push": ((0, 1.5), (1.5, 1), (2.5, 1.5)),
-}
-BASS_LOW = 28
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one player plays: a General MIDI program, notes, and a gain in dB (of the trio; styles have a mixer)."""
+    """What one player plays: a General MIDI program, notes, and a gain in dB."""
 
     program: int
     notes: tuple[Note, ...]
@@ -64,33 +51,12 @@ def chord_at(song: Song, seconds: float) -> Chord | None:
     return None
 
 
-def drum_notes(song: Song, pattern: str) -> list[Note]:
-    """Drums over a song: the pattern in every bar, cut or repeated for bars that are not of four beats."""
-    steps, drums = PATTERNS[pattern]
-    notes: list[Note] = []
-    for bar in bars(song):
-        beats = bar.size - 1
-        for drum, hits in drums.items():
-            for step in (hit + 4 * steps * again for again in range(-(-beats // 4)) for hit in hits):
-                if step < beats * steps:
-                    velocity = (100 if drum in (KICK, SNARE) else 72) - (0 if step % steps == 0 else 14)
-                    start = time_of(bar, step / steps)
-                    notes.append(Note(start, start + DRUM_NOTE, drum, velocity))
-    return [note for note in notes if note.start < song.duration]
+def on_frames(notes: list[Note]) -> tuple[Note, ...]:
+    """Notes whose starts and ends are moved to the nearest frame, at least four frames long."""
 
+    def moved(note: Note) -> Note:
+        start = round(note.start * FRAME_RATE)
+        end = max(start + 4, round(note.end * FRAME_RATE))
+        return dataclasses.replace(note, start=start / FRAME_RATE, end=end / FRAME_RATE)
 
-def bass_notes(song: Song, pattern: str) -> list[Note]:
-    """A bass on the lowest note of each chord, following the pattern; silent where there is no chord."""
-    notes: list[Note] = []
-    for bar in bars(song):
-        beats = bar.size - 1
-        for beat, length in BASS_PATTERNS[pattern]:
-            if beat >= beats:
-                continue
-            start, end = time_of(bar, beat), time_of(bar, min(beat + length, beats))
-            chord = chord_at(song, start)
-            if chord is None or (root := chord.bass) is None:
-                continue
-            pitch = BASS_LOW + (root - BASS_LOW) % 12
-            notes.append(Note(start, max(start + 0.08, min(end, chord.end)), pitch, 92 if beat == 0 else 82))
-    return [note for note in notes if note.start < song.duration]
+    return tuple(map(moved, notes))

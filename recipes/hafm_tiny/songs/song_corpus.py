@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from . import singer, trio
+from . import singer
 from .effects import equalise, room, to_level
 from .form import reharmonised
 from .midi_song import Note, Song, SongError, change, dense_excerpt, list_songs, read_song
-from .styled import StyledSong, lead_sheet, style_song
+from .styled import StyledSong, style_song
 from .styles import STYLES
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,9 @@ DEFAULT_WARP, TEST_SPLIT = (0.9, 1.1), "test"
 class SongCorpusOptions:
     """What to render. Times in seconds, levels in dBFS RMS; ranges are (lowest, highest).
 
-    `styles` are drawn from; `trio` lets one dry trio accompany every song instead (see the module). `soundfonts`:
-    those that the styles name, found by their names, or one for all; the trio plays the first. `reharmonised`: the
-    share of songs whose chords are exchanged under the melody (`form.reharmonised`). `line_ups`: every song has other
-    instruments and human timing (`line_ups`).
+    `styles` are drawn from. `soundfonts`: those that the styles name, found by their names, or one for all.
+    `reharmonised`: the share of songs whose chords are exchanged under the melody (`form.reharmonised`). `line_ups`:
+    every song has other instruments and human timing (`line_ups`).
     """
 
     songs: Path
@@ -63,7 +62,6 @@ class SongCorpusOptions:
     sampling_rate: int = 24000
     seed: int = 0
     styles: tuple[str, ...] = tuple(STYLES)
-    trio: bool = False
     reharmonised: float = 0.0
     line_ups: bool = False
     syllables: int | None = None
@@ -170,17 +168,12 @@ def soundfont_of(name: str, soundfonts: Sequence[Path]) -> Path:
 def _render_band(
     song: Song, options: SongCorpusOptions, generator: np.random.Generator, line_up: np.random.Generator
 ) -> StyledSong:
-    """A song with its band in one of the options' styles, or with the trio; turned down where it would clip."""
-    if options.trio:
-        parts, pattern = trio.trio_parts(song, generator)
-        stems = trio.render_trio(parts, options.soundfonts[0], song.duration, options.sampling_rate)
-        played = StyledSong(song, stems, lead_sheet(song, (), "trio") | {"pattern": pattern})
-    else:
-        name = options.styles[int(generator.integers(len(options.styles)))]
-        named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
-        files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
-        drawn = line_up if options.line_ups else None
-        played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn)
+    """A song with its band in one of the options' styles; turned down where it would clip."""
+    name = options.styles[int(generator.integers(len(options.styles)))]
+    named = {player.soundfont for style in STYLES.values() for player in style.players.values()}
+    files = {soundfont: soundfont_of(soundfont, options.soundfonts) for soundfont in named}
+    drawn = line_up if options.line_ups else None
+    played = style_song(song, STYLES[name], files, options.sampling_rate, generator, drawn)
     peak = float(np.abs(sum(played.stems.values())).max())
     gain = min(1.0, LOUDEST / max(peak, LOUDEST))
     return dataclasses.replace(played, stems={name: gain * stem for name, stem in played.stems.items()})

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from transformers import EncodecConfig, EncodecModel
 
 from hafm_tiny.codec import (
     CodecTrainer,
     CodecTrainingArguments,
-    QuantizerTraining,
     draw_batch,
     evaluate_codec,
     spectral_distance,
@@ -86,51 +84,6 @@ def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path) -> N
     resumed = CodecTrainer(tiny_codec(), pool, arguments(quantize_from=3))
     resumed.load_state_dict(load_state(tmp_path / "state.pt"))
     assert [resumed.train_step() for _ in range(4)] == wanted
-
-
-def test_quantizing_passes_gradients_straight_through_and_updates_codebooks() -> None:
-    codec = tiny_codec()
-    training = QuantizerTraining(codec, decay=0.9, dead_share=0.1)
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(4, 12, 30, generator=generator)
-    training.start(embeddings.transpose(1, 2).flatten(0, 1), generator)
-    before = training.codebooks[0].embed.clone()
-    last_before = training.codebooks[-1].embed.clone()
-    embeddings.requires_grad_(True)
-    depth = torch.tensor([1, 2, 3, 1])
-    quantized, commitment = training.quantize(embeddings, depth, generator)
-    quantized.sum().backward()
-    assert embeddings.grad is not None and torch.equal(embeddings.grad, torch.ones_like(embeddings))
-    errors = (quantized - embeddings).detach().pow(2).mean((1, 2))
-    assert errors[2] < errors[1] < errors[0], "more codebooks, less error"
-    assert float(commitment.detach()) > 0
-    assert not torch.equal(before, training.codebooks[0].embed)
-    assert torch.equal(last_before, training.codebooks[-1].embed), "no row of this batch reached the last codebook"
-
-
-def test_stems_are_drawn_and_decoded_apart_where_they_are_asked_for(tmp_path: Path) -> None:
-    folder = tmp_path / "train" / "one"
-    write_song(folder, RATE, seconds=3.2, seed=0)
-    band, _ = soundfile.read(folder / "instrumental.flac")
-    halves = {"drums": 0.75 * band, "bass": 0.25 * band}
-    for name, stem in halves.items():
-        soundfile.write(folder / f"{name}.flac", stem, RATE)
-    (folder / "labels.json").write_text(json.dumps({"style": "folk"}))
-    plain, pool = SongPool(tmp_path, "train", RATE), SongPool(tmp_path, "train", RATE, stems=True)
-    plain.refresh()
-    pool.refresh()
-    assert not plain.songs[0].stems and set(pool.songs[0].stems) == set(halves)
-    wanted = {"vocal_share": 0.0, "mix_share": 0.0}
-    mixes, stems = (draw_batch(pool, arguments(**wanted, stem_share=share), 0) for share in (0.0, 1.0))
-    assert torch.equal(mixes, draw_batch(plain, arguments(**wanted, stem_share=1.0), 0))
-    assert not torch.equal(mixes, stems)
-    codec = tiny_codec()
-    start_codec(codec, stems)
-    figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=3)
-    assert set(figures["styles"]) == {"folk", "folk/stems"} and figures["clips"] == 3
-    assert figures["log_mel_db"] > 0 and figures["styles"]["folk"]["si_sdr_db"] == figures["si_sdr_db"]
-    apart = figures["styles"]["folk/stems"]
-    assert apart["clips"] == 3 and apart["si_sdr_db_unquantized"] != figures["si_sdr_db_unquantized"]
 
 
 def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_tiny.songs.midi_song import Chord, Note, change, excerpt, list_songs, one_voice, read_song
+from hafm_tiny.songs.midi_song import Note, change, excerpt, list_songs, one_voice, read_song
 
 
 def test_overlapping_notes_become_one_voice() -> None:
@@ -46,9 +46,3 @@ def test_excerpt_moves_everything_by_its_start_and_cuts_at_its_end(songs: Path) 
     assert part.beats[0] == part.downbeats[0] == part.chords[0].start == 0
     assert part.chords[0].label == "A:min"
     assert max(n.end for n in (*part.melody, *part.tracks["PIANO"])) <= part.duration == pytest.approx(5.1)
-
-
-def test_chord_knows_its_tones_and_its_lowest_note() -> None:
-    assert Chord(0, 1, "G:maj/3").pitch_classes == (7, 11, 2) and Chord(0, 1, "G:maj/3").bass == 11
-    assert Chord(0, 1, "Bb:min7/b7").bass == 8
-    assert Chord(0, 1, "N").pitch_classes == () and Chord(0, 1, "N").bass is None

@@ -12,13 +12,12 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
 from hafm_hf.lead_sheet.vocabulary import LINE_UPS
 from hafm_tiny.songs.arranger import arrange
-from hafm_tiny.songs.band import bars
+from hafm_tiny.songs.band import FRAME_RATE, bars
 from hafm_tiny.songs.form import Section, sections, with_form
 from hafm_tiny.songs.line_ups import draw_hands, draw_line_up
 from hafm_tiny.songs.midi_song import Chord, Song, change, excerpt, read_song
 from hafm_tiny.songs.styled import play, style_song
 from hafm_tiny.songs.styles import DRUMS, STEMS, STYLES, Style
-from hafm_tiny.songs.trio import FRAME_RATE
 
 RATE = 24000
 # 240 of the codec's frames, slow enough for sixteenths
