@@ -289,13 +289,11 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
 
-@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
-def test_a_device_map_is_one_device(composite: Composite, tmp_path: Path, device_map: Any) -> None:
+@pytest.mark.parametrize("device_map", ["cpu", "auto"])
+def test_a_device_map_is_one_device(composite: Composite, tmp_path: Path, device_map: str) -> None:
     composite.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, device_map=device_map)
     assert len({parameter.device for parameter in loaded.parameters()}) == 1
-    with pytest.raises(ValueError, match="the parts of a composite share one device"):
-        HAFMForVocalAccompaniment.from_pretrained(tmp_path, device_map={"semantic": "cpu", "coarse": "disk"})
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected"])

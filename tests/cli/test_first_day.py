@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a newcomer does on the first day: runs a command twice, pipes, interrupts, names a folder that is none."""
 
-import io
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import typer
 from typer.testing import CliRunner, Result
 
@@ -65,15 +62,12 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
     assert result.exit_code == 1 and "songs cannot be written to; choose another" in str(result.exception)
 
 
-def test_standard_input_and_output_take_the_place_of_files(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_standard_input_takes_the_place_of_a_file(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
     words = ("--model", tiny_model, "--skip-fine", "--seed", 1)
-    piped = hafm("accompany", "-", *words, "--out", "-", input=voice.read_bytes())
+    piped = hafm("accompany", "-", *words, "--out", tmp_path, input=voice.read_bytes())
     assert piped.exit_code == 0, piped.output
-    mix, rate = soundfile.read(io.BytesIO(piped.stdout_bytes))
     hafm("accompany", voice, *words, "--out", tmp_path)
-    assert rate == 24_000 and np.array_equal(mix, soundfile.read(tmp_path / "voice_mix.wav")[0])
-    refused = hafm("accompany", voice, voice, "--out", "-")
-    assert refused.exit_code == 2
+    assert (tmp_path / "stdin_mix.wav").read_bytes() == (tmp_path / "voice_mix.wav").read_bytes()
 
 
 def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(

@@ -2,13 +2,12 @@
 """The module of `evaluate`, through evaluate.load with its folder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import hafm_hf.evaluation
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
+from readme import REPOSITORY
 
 evaluate = pytest.importorskip("evaluate")
 
@@ -22,7 +21,7 @@ def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_singer_following_tells_bands_from_others(songs: list) -> None:
-    metric = evaluate.load(str(Path(hafm_hf.evaluation.__file__).parent / "metrics" / "singer_following"))
+    metric = evaluate.load(str(REPOSITORY / "recipes/metrics/singer_following"))
     voices, bands = [voice for voice, _ in songs], [band for _, band in songs]
     found = metric.compute(predictions=bands, vocals=voices, references=bands, sampling_rate=RATE)
     assert found["pitch_class_share"]["low"] > 0

@@ -190,7 +190,6 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--out", "-", "--num-samples", "2"),
         ("--num-samples", "0"),
         ("--no-such-option",),
         ("--device", "abacus"),

@@ -169,19 +169,6 @@ def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(
     assert make_stage(same, INFO, 10.0).config.position_scheme == "time"
 
 
-def test_a_trained_stage_that_reads_a_further_stream_begins_as_it_was(tmp_path: Path) -> None:
-    trained = STAGE_MODELS["semantic"](toy_config("semantic", lead_sheet_streams={"energy": 4}, styles=["folk"]))
-    trained.save_pretrained(tmp_path)
-    asked = StageArguments(init_from=str(tmp_path), lead_sheet_streams=["line_up", "energy"])
-    stage = make_stage(asked, INFO, 10.0).eval()
-    assert stage.config.lead_sheet_streams == {"energy": 4, "line_up": 16} and stage.config.styles == ["folk"]
-    tokens, ids = torch.randint(0, 9, (1, 2, 50)), torch.zeros(1, 9, dtype=torch.int64)
-    tokens[:, 1] %= 4
-    further = torch.cat([tokens, torch.full((1, 1, 50), 3)], dim=1)
-    before, after = trained.eval()(ids, conditioning_ids=tokens), stage(ids, conditioning_ids=further)
-    assert torch.equal(before.logits, after.logits)
-
-
 def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:
     write_toy_corpus(tmp_path)
     table = parquet.read_table(tmp_path / "train-00000.parquet")

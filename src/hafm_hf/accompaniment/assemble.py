@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from ..atomic_files import replace_folder
 from ..modeling.stage_table import STAGES
 from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
 from ..tokenizers.codecs import load_codec
@@ -70,7 +71,7 @@ def assemble_composite(
         # what was written can be read, strictly, before anyone relies on it
         HAFMForVocalAccompaniment.from_pretrained(temporary)
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file()) / 1e6
-        _replace(temporary, output)
+        replace_folder(temporary, output)
     return size
 
 
@@ -115,18 +116,6 @@ def _check_output(output: Path) -> None:
         config = None
     if not isinstance(config, dict) or config.get("model_type") != HAFMConfig.model_type:
         raise ValueError(f"{output} holds files and is no composite that could be replaced; name another folder.")
-
-
-def _replace(temporary: Path, output: Path) -> None:
-    """Puts a complete folder in place of an older one, which comes back where that fails."""
-    old = temporary.with_name("old")
-    if output.exists():
-        output.rename(old)
-    try:
-        temporary.rename(output)
-    finally:
-        if old.exists() and not output.exists():
-            old.rename(output)
 
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:

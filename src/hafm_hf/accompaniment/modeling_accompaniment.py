@@ -41,7 +41,7 @@ from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
-from .parts import OPTIONAL_PARTS, check_names, config_json, device_of, load_parts, part_classes
+from .parts import OPTIONAL_PARTS, check_names, config_json, load_parts, part_classes
 from .song import (
     Generation,
     HAFMAccompanimentOutput,
@@ -152,12 +152,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             The composite in evaluation mode.
 
         Raises:
-            ValueError: if a part's weights are not exactly those that its configuration asks for, or on a device_map
-                of several devices.
+            ValueError: if a part's weights are not exactly those that its configuration asks for.
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
-        device = device_of(kwargs.pop("device_map", None))
+        device = kwargs.pop("device_map", None)
+        if device == "auto":
+            device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}

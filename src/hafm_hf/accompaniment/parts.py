@@ -5,7 +5,7 @@ keeps its own configuration and generation settings and loads by itself with `su
 
 import json
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,24 +110,6 @@ def _asked_config(stored: HAFMConfig, options: dict[str, Any]) -> tuple[HAFMConf
         # AutoModel and pipeline() have put it into the configuration that they give
         attention = given.semantic_config._attn_implementation
     return config, attention
-
-
-def device_of(device_map: Any) -> Any:
-    """The one device that a `device_map` of `from_pretrained` means; "auto" is the accelerator if there is one.
-
-    Raises:
-        ValueError: it spreads the model over several devices.
-    """
-    if isinstance(device_map, Mapping) and set(device_map) == {""}:
-        device_map = device_map[""]
-    if device_map == "auto":
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    if isinstance(device_map, Mapping) or device_map in ("balanced", "balanced_low_0", "sequential"):
-        raise ValueError(
-            f"device_map is {device_map!r}; the parts of a composite share one device: give it, or 'auto'. Load "
-            "stages one by one to spread them, and join them with from_parts."
-        )
-    return device_map
 
 
 def config_json(config: HAFMConfig) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from ..modeling.stage_table import STAGES
 from .accompany_folder import Outcome, Request, accompany_folder
 from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
 from .options import (
-    STANDARD,
     AsJson,
     Beats,
     Chords,
@@ -78,7 +76,7 @@ def accompany(
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
     VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
-    NAME_take.json records the seed where none is given; --out - writes the mix to stdout.
+    NAME_take.json records the seed where none is given.
     """
     many = any(Path(vocal).is_dir() for vocal in vocals)
     if not many and engine != EngineFlags():
@@ -100,14 +98,11 @@ def accompany(
 
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
     """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
-    if many and (len(vocals) > 1 or request.out in (".", STANDARD)):
+    if many and (len(vocals) > 1 or request.out == "."):
         raise typer.BadParameter("a folder goes alone, with --out.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")
-    several = len(vocals) > 1 or request.parameters["num_samples"] > 1
-    if request.out == STANDARD and (several or request.as_json):
-        raise typer.BadParameter("--out - is for one mix of one vocal, without --json.")
     rate = request.parameters["output_rate"]
     if request.file_format == "mp3" and rate not in (None, *audio.MP3_RATES):
         raise typer.BadParameter(f"MP3 has no sample rate of {rate} Hz; choose 44100 or 48000, for example.")
@@ -137,7 +132,7 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
-        if drawn and request.out != STANDARD:
+        if drawn:
             asked = {name: value for name, value in request.parameters.items() if name in {**OPTIONS, **MIX_OPTIONS}}
             take = {"vocal": vocal, "model": request.model, **asked}
             write_json(Path(request.out, f"{vocal_name(vocal)}_take.json"), take)
@@ -163,9 +158,6 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     with _progress(vocal_name(vocal), quiet=request.as_json) as progress:
         songs: Any = pipeline(sound, progress=progress, **request.parameters)
     elapsed = time.perf_counter() - began
-    if request.out == STANDARD:
-        audio.write_stream(sys.stdout.buffer, songs["mix"], songs["sampling_rate"], request.file_format)
-        return
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
     for path in outcome.write(songs):
         if not request.as_json:

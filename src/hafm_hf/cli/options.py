@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
 
 Command = TypeVar("Command", bound=Callable[..., None])
-# standard input or output in the place of a file or folder
-STANDARD = "-"
 # in the help, options stand together by what they are for
 basic = functools.partial(typer.Option, rich_help_panel="Basic")
 sheet = functools.partial(typer.Option, rich_help_panel="Lead sheet")
@@ -185,8 +183,6 @@ def check_output(out: Path, files: list[Path]) -> None:
         typer.BadParameter: one of the files exists, or a file stands where the folder should.
         HAFMCommandError: the folder cannot be written to.
     """
-    if str(out) == STANDARD:
-        return
     if there := [path for path in files if path.exists()]:
         raise typer.BadParameter(f"{there[0]} exists already; add --overwrite, or choose another folder with --out.")
     nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())

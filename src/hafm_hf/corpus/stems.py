@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from ..atomic_files import replace_folder
 from ..audio import Samples, resample, with_channels
 from .reading import decode
 from .tracks import Drop, Grouping, Reason, TrackError, display_name
@@ -182,8 +183,7 @@ def write_stems(folder: Path, stems: Stems) -> None:
     except (soundfile.LibsndfileError, OSError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"{folder} can't be written ({error})") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    replace_folder(part, folder)
 
 
 def align(

@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..audio import Samples
+from ..audio import Samples, click
 from ..audio.analysis import FRAME_RATE
 from ..audio.librosa_loading import load_librosa
 from .features import A4_HZ, ANALYSIS_RATE, PITCH_CLASSES, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120
-CLICK_SECONDS, CLICK_HZ = 0.05, 1000.0
 LEVEL = 0.1
 
 
@@ -24,11 +23,8 @@ def silence(vocal: Samples, voice: Features, reference: Samples | None) -> Sampl
 
 def click_track(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:
     """A metronome at 120 beats a minute, whatever is sung."""
-    time = np.arange(round(CLICK_SECONDS * ANALYSIS_RATE)) / ANALYSIS_RATE
-    click = np.sin(2 * np.pi * CLICK_HZ * time) * np.exp(-time * 6 / CLICK_SECONDS)
-    impulses = np.zeros(len(vocal))
-    impulses[:: ANALYSIS_RATE * 60 // CLICKS_PER_MINUTE] = 5 * LEVEL
-    return np.convolve(impulses, click)[: len(vocal)].astype(np.float32)
+    seconds = len(vocal) / ANALYSIS_RATE
+    return click.click_track(np.arange(0.0, seconds, 60 / CLICKS_PER_MINUTE).tolist(), (), seconds, ANALYSIS_RATE)
 
 
 def doubling_sine(vocal: Samples, voice: Features, reference: Samples | None) -> Samples:

@@ -359,12 +359,6 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
         return targets
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
-        """A stage's tables follow `codebook_sizes`."""
-        raise NotImplementedError(
-            "A stage has a table a codebook; make one with other codebook_sizes instead of resizing its embeddings."
-        )
-
     def _drawn_null(self, conditioning_ids: torch.Tensor) -> torch.Tensor | None:
         """Rows (bool [B]) that training shows no conditioning."""
         if self.config.conditioning_dropout == 0:

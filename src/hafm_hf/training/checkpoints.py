@@ -16,6 +16,8 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
+from ..atomic_files import replace_folder
+
 logger = logging.get_logger(__name__)
 PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
 
@@ -163,13 +165,3 @@ def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:
             f"{temporary.with_suffix('')} can't be written ({reason}): free some disk space or name another "
             "output_dir; what was saved before is intact."
         ) from error
-
-
-def replace_folder(temporary: Path, folder: Path) -> None:
-    """Puts a complete folder in place of an older one."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -32,8 +32,6 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
-        if set(arguments.lead_sheet_streams) > set(model.config.lead_sheet_streams or arguments.lead_sheet_streams):
-            model = with_streams(model, config.lead_sheet_streams)
         for name, value in asked(arguments, (*ARCHITECTURE, *STREAMS)).items():
             own = getattr(model.config, name, None)
             if value and value != own and (name != "lead_sheet_streams" or set(value) - set(own or ())):
@@ -69,21 +67,6 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
     # weights may be stored in half to save space; the optimiser's small steps need full precision
     options = {"subfolder": stage, **changes} if composite else changes
     return STAGE_MODELS[stage].from_pretrained(name, dtype=torch.float32, **options)
-
-
-def with_streams(model: PreTrainedModel, streams: dict[str, int]) -> PreTrainedModel:
-    """A stage that also reads further streams of a lead sheet (sizes by name), whose embeddings begin as zeros."""
-    config = copy.deepcopy(model.config)
-    config.lead_sheet_streams = streams
-    wider = type(model)(type(config).from_dict(config.to_dict()))
-    weights, own = model.state_dict(), list(model.config.lead_sheet_streams)
-    (name,) = [name for name in weights if name.endswith("lead_sheet_embedding.weight")]
-    table = torch.zeros_like(wider.state_dict()[name])
-    for place, stream in enumerate(wider.config.lead_sheet_streams):
-        if stream in own:
-            table[place, : weights[name].shape[1]] = weights[name][own.index(stream)]
-    wider.load_state_dict(weights | {name: table})
-    return wider
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:

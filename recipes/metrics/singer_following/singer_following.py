@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of following the singer as a module of `evaluate`.
 
-evaluate.load("<this folder>").compute(predictions=[accompaniment, …], vocals=[…], references=[…], sampling_rate=24000)
+metric = evaluate.load("recipes/metrics/singer_following")
+metric.compute(predictions=[accompaniment, …], vocals=[…], references=[…], sampling_rate=24000)
 """
 
 from __future__ import annotations
