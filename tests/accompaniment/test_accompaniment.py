@@ -3,14 +3,12 @@
 
 import json
 import math
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
 
 from hafm_hf import (
@@ -130,13 +128,6 @@ def test_shapes_that_are_no_vocals_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         composite.generate(vocals, CODEC_RATE, padding_mask=mask)
-
-
-def test_another_voice_gives_another_accompaniment_and_silence_neither(composite: Composite) -> None:
-    vocals = [voice(0.5), voice(0.5, pitch=330.0), np.zeros(12_000, dtype=np.float32)]
-    for first, second in combinations([composite.generate(vocal, CODEC_RATE, seed=4) for vocal in vocals], 2):
-        for name in ("vocal_semantic", "instrumental_semantic", "codes", "audio"):
-            assert not torch.equal(getattr(first, name)[0], getattr(second, name)[0]), name
 
 
 def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
@@ -294,20 +285,6 @@ def test_a_device_map_is_one_device(composite: Composite, tmp_path: Path, device
     composite.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, device_map=device_map)
     assert len({parameter.device for parameter in loaded.parameters()}) == 1
-
-
-@pytest.mark.parametrize("change", ["missing", "unexpected"])
-def test_weights_that_do_not_match_are_an_error(composite: Composite, tmp_path: Path, change: str) -> None:
-    composite.save_pretrained(tmp_path)
-    file = tmp_path / "semantic" / "model.safetensors"
-    weights = load_file(file)
-    if change == "missing":
-        del weights["heads.weight"]
-    else:
-        weights["heads.extra"] = torch.zeros(2)
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"{change} keys .*heads"):
-        HAFMForVocalAccompaniment.from_pretrained(tmp_path)
 
 
 def test_empty_vocal_is_refused(composite: Composite) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
+from hafm_hf.cli import app
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
-from hafm_hf.pretrained.loading import codec_fingerprint
+from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
 from hafm_hf.tokenizers.codecs import load_codec
-from tiny_models import tiny_composite
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from tiny_models import tiny_composite, tiny_semantic_tokenizer, tiny_stage
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,45 @@ def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody
         assert getattr(semantic, key) == value
     assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
     assert (fine.temperature, fine.guidance_scale) == (0.9, 3.0)
+
+
+def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], tmp_path: Path) -> None:
+    model = load_codec(parts["codec"]).model
+    codec = codec_fingerprint(model)
+    tiny_stage("coarse", tokenizers={"codec": codec}).save_pretrained(tmp_path / "coarse")
+    tiny_stage("fine", tokenizers={"codec": "another"}).save_pretrained(tmp_path / "fine")
+    # a decoder that has been trained further says the same codes in another sound
+    with torch.no_grad():
+        model.decoder.layers[-1].conv.bias.add_(0.1)
+    model.save_pretrained(tmp_path / "codec")
+    fitting = {**parts, "coarse": str(tmp_path / "coarse"), "codec": str(tmp_path / "codec")}
+    assert assemble_composite(fitting, tmp_path / "model", "float32") > 0
+    assert codec_fingerprint(model) == codec != codec_fingerprint(model.decoder)
+    message = f"the fine stage has learnt tokens of the codec another, but this one is {codec}"
+    with pytest.raises(ValueError, match=message):
+        assemble_composite({**parts, "fine": str(tmp_path / "fine")}, tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))
+
+
+def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) -> None:
+    tokenizer = tiny_semantic_tokenizer().half()
+    tokenizer.save_pretrained(tmp_path)
+    found = {fingerprint(tokenizer)}
+    for dtype in (torch.float16, torch.float32, "auto"):
+        found.add(fingerprint(HAFMSemanticTokenizerModel.from_pretrained(tmp_path, dtype=dtype)))
+    assert len(found) == 1
+    with torch.no_grad():
+        tokenizer.centroids[0, 0] += 1
+    assert fingerprint(tokenizer) not in found
+
+
+def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(
+    parts: dict[str, str], tmp_path: Path
+) -> None:
+    size = tiny_stage("semantic").config.codebook_sizes[0] + 1
+    tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
+    named = {**parts, "semantic": tmp_path / "semantic"}
+    words = [f"--{name.replace('_', '-')}={folder}" for name, folder in named.items()]
+    done = CliRunner().invoke(app, ["assemble", str(tmp_path / "model"), *words])
+    assert done.exit_code == 1 and "do not fit" in str(done.exception)
+    assert not (tmp_path / "model").exists()

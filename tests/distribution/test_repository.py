@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the package agrees with it: README's first command, version, continuous integration."""
+"""What surrounds the package agrees with it: README's first command, version."""
 
-import os
 import re
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import yaml
 from distribution.environments import REPOSITORY, make
 from distribution.test_declared import PROJECT
 from vocals import file_bytes, glide
-
-MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
 def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> None:
@@ -27,12 +24,3 @@ def test_one_version_everywhere() -> None:
     released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
     assert PROJECT["version"] == cited == released[0]
-
-
-def test_continuous_integration_runs_what_a_contributor_runs() -> None:
-    (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"].values()
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands[0] == ".ci/run" and os.access(REPOSITORY / commands[0], os.X_OK)
-    assert (REPOSITORY / ".ci/run").read_text().rstrip().endswith("make test")
-    targets = re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE)
-    assert {command.split()[1] for command in commands[1:] if command.startswith("make ")} <= set(targets)

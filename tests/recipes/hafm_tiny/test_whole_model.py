@@ -80,6 +80,18 @@ def test_stages_are_told_what_the_songs_labels_say(corpus: Path, tmp_path: Path)
     assert "--separator" in commands["model"]
 
 
+def test_songs_without_sections_and_styles_tell_neither(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / split / "song").mkdir(parents=True)
+        (tmp_path / split / "song/labels.json").write_text('{"beats": [0.1, 0.6], "sections": []}')
+    commands = part_commands(WholeModelOptions(tmp_path, tmp_path / "out", RECIPES), {"codec": 1000, "hubert": 500})
+    for stage in ("semantic", "coarse"):
+        words = commands[stage][1:]
+        told, *_ = parse_arguments(words[: words.index("--codec")] if stage == "coarse" else words)
+        assert told.lead_sheet_streams == ["chord", "beat", "bar", "style"] and not told.styles
+    assert "separator" not in commands
+
+
 def test_one_command_trains_a_model_that_accompanies_and_a_second_start_finds_it_done(
     corpus: Path, small_recipes: Path, tmp_path: Path
 ) -> None:
