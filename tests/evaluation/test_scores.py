@@ -19,11 +19,15 @@ from hafm_hf.evaluation.features import FRAME_RATE, Features, extract, onset_str
 from hafm_hf.evaluation.fools import FOOLS
 from hafm_hf.evaluation.retrieval import build_bank, retrieved
 from hafm_hf.evaluation.scores import SCORES, score_pair
-from hafm_hf.evaluation.timing import beat_f_measure
+from hafm_hf.evaluation.timing import beat_agreement, beat_f_measure, tempo_agreement
 
 
 @pytest.mark.parametrize("score", [score.name for score in SCORES])
 def test_every_score_prefers_the_true_band_to_another_songs(measured: list, score: str) -> None:
+    if score.startswith("tempo"):
+        # the little bands all play at 120 beats a minute
+        tempi = (0.8 + 0.1 * index for index in range(len(measured)))
+        measured = [(voice, replace(band, beats=band.beats * next(tempi))) for voice, band in measured]
     true = [score_pair(voice, band, band)[score] for voice, band in measured]
     shuffled = [
         score_pair(voice, band, measured[(index + shift) % len(measured)][1])[score]
@@ -58,6 +62,20 @@ def test_each_beat_is_matched_once() -> None:
     assert beat_f_measure(wanted, doubled) == pytest.approx(2 / 3)
     assert beat_f_measure(wanted, wanted + 0.06) == 1.0 and beat_f_measure(wanted, wanted + 0.08) == 0.0
     assert math.isnan(beat_f_measure(wanted[:0], wanted)) and beat_f_measure(wanted, wanted[:0]) == 0.0
+
+
+def test_octaves_are_forgiven_under_names_of_their_own(measured: list) -> None:
+    steady = replace(measured[0][1], beats=np.arange(0.2, 11.5, 0.5))
+    half, double = (replace(steady, beats=np.arange(start, 11.5, step)) for start, step in ((0.7, 1.0), (0.2, 0.25)))
+    off, faster = replace(steady, beats=steady.beats + 0.25), replace(steady, beats=np.arange(0.2, 11.5, 0.45))
+    for other in (half, double):
+        assert beat_agreement(steady, other) == pytest.approx(2 / 3, abs=0.02)
+        assert beat_agreement(steady, other, octaves=True) == pytest.approx(1.0, abs=0.02)
+        assert (tempo_agreement(steady, other), tempo_agreement(steady, other, octaves=True)) == (0.0, 1.0)
+    assert beat_agreement(steady, off) == 0.0 and beat_agreement(steady, off, octaves=True) < 0.7
+    assert tempo_agreement(steady, off) == 1.0 and tempo_agreement(steady, faster, octaves=True) == 0.0
+    nothing = replace(steady, beats=steady.beats[:0])
+    assert math.isnan(tempo_agreement(nothing, steady)) and tempo_agreement(steady, nothing, octaves=True) == 0.0
 
 
 def test_known_beats_and_chords_are_met_or_missed(measured: list) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
-from hafm_hf.evaluation.timing import beat_f_measure
+from hafm_hf.evaluation.timing import OCTAVES, beat_f_measure, tempo_is_right, tempo_of
 from hafm_hf.lead_sheet.chords import chord_class, root_and_quality
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 
@@ -24,8 +24,6 @@ Beats = NDArray[np.float64]
 CELL_SECONDS = 0.05
 # other recordings that each estimate is compared with
 CONTROLS = 40
-# share by which a tempo may be off, and factors by which it may besides be wrong where octaves are allowed
-TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 # by how much a singer may be late or early as a whole where that is forgiven
 LAGS = np.arange(-0.2, 0.2001, 0.02)
 
@@ -57,7 +55,7 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
         "lag": _beyond_shuffled(beats, known, songs, _f_measure_with_lag),
     }
     keys = [key_score(sheet.key, each.key) for sheet, each in zip(sheets, recordings, strict=True)]
-    tempos = [60 / float(np.median(np.diff(each))) if len(each) > 1 else float("nan") for each in beats]
+    tempos = list(map(tempo_of, beats))
     return ListeningScores(
         chords=bootstrap_mean(found["chords"][1], songs),
         chords_matched=float(np.nanmean(found["chords"][0])),
@@ -70,11 +68,6 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
             np.mean([tempo_is_right(t, each.tempo, OCTAVES) for t, each in zip(tempos, recordings, strict=True)])
         ),
     )
-
-
-def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
-    """Whether a tempo is within 4 % of one of these multiples of the known one."""
-    return any(abs(estimated / (known * factor) - 1) <= TEMPO_TOLERANCE for factor in factors)
 
 
 def key_score(estimated: str | None, known: str | None) -> float:

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class SetFlags:
-    """The set of clips: exactly one of `pairs` and `karaoke`."""
+    """The set of clips: exactly one of `pairs`, `karaoke` and `protocol`."""
 
+    protocol: Annotated[
+        tuple[str, Path] | None,
+        basic(metavar="musdb18 FOLDER", help="The paper's protocol: MUSDB18 or MUSDB18-HQ, clips of 10 s, VGGish."),
+    ] = None
+    separation: Annotated[
+        str, advanced(help="Of --protocol: demucs, none, or a command that writes the vocals of {mix} into {folder}.")
+    ] = "audio-separator"
     pairs: Annotated[
         Path | None, basic(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
     ] = None
@@ -45,22 +52,20 @@ class ReferenceFlags:
         Path | None, basic(help="Folder of pairs of a training split, for the retrieval baselines.")
     ] = None
     embedder: Annotated[
-        list[str] | None, advanced(help="tokenizer (default), vggish, or an audio model of transformers; repeatable.")
+        list[str] | None, advanced(help="tokenizer, vggish (of --protocol), or a model of transformers; repeatable.")
     ] = None
     vggish_weights: Annotated[str | None, advanced(help="File or URL of VGGish's weights.")] = None
     no_baselines: Annotated[
         bool, basic("--no-baselines", help="Leave out retrieval, silence and the other baselines.")
     ] = False
 
-    def asked(self) -> dict[str, Any]:
-        """The fields of `Evaluation` about embedders, baselines and the retrieval bank."""
+    def asked(self, embedder: str) -> dict[str, Any]:
+        """The fields of `Evaluation` about embedders (that one if none is named), baselines and the retrieval bank."""
         from ..evaluation.datasets import load_pairs
         from ..evaluation.embedders import EmbedderOptions
         from ..evaluation.measuring import MeasuringOptions
 
-        embedders = tuple(
-            EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or ["tokenizer"]
-        )
+        embedders = tuple(EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or [embedder])
         measuring = MeasuringOptions(embedders, baselines=not self.no_baselines)
         return {
             "bank": () if self.retrieval_bank is None else tuple(load_pairs(self.retrieval_bank)),
@@ -106,7 +111,8 @@ def evaluate(
         model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
     )
     evaluation = run.Evaluation(
-        **asked_set(clips), **references.asked(), **engine.asked(), out=out, outputs=given,
+        **asked_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
+        out=out, outputs=given,
         generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
     )  # fmt: skip
     report = run.evaluate(evaluation, progress=_progress)
@@ -115,7 +121,7 @@ def evaluate(
 
 def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
     """Prints a report as JSON, or its scores as a table and where its files are."""
-    from ..evaluation.report import score_rows
+    from ..evaluation.report import protocol_rows, score_rows
     from ..evaluation.run import CLIPS_FILE
 
     if as_json:
@@ -123,28 +129,35 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         return
     heading, *rows = score_rows(report)
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
+    if rows := protocol_rows(report):
+        print_table("distance to real accompaniments", rows[0], rows[1:])
+        stdout.print(report.get("published", {}).get("note", ""))
     for name in ("report.json", "report.html", CLIPS_FILE):
         stdout.print(f"wrote {out / name}", markup=False)
 
 
-def asked_set(flags: SetFlags) -> dict[str, Any]:
+def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
     """The fields `clips` and `data` of `Evaluation`: the clips, and what the report says of them.
 
     Raises:
         typer.BadParameter: not exactly one set is named.
         HAFMEvaluationError: the set is not what the option says.
     """
-    from ..evaluation import datasets
+    from ..evaluation import datasets, musdb18
 
-    if flags.pairs is not None and flags.karaoke is None:
-        folder, clips = flags.pairs, datasets.load_pairs(flags.pairs)
-    elif flags.karaoke is not None and flags.pairs is None:
-        folder, clips = flags.karaoke, datasets.load_karaoke(flags.karaoke)
+    name, packed = flags.protocol or ("", None)
+    folders = [folder for folder in (flags.pairs, flags.karaoke, packed) if folder is not None]
+    if len(folders) != 1 or name not in ("", "musdb18"):
+        raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
+    seconds, data = flags.clip_seconds, {"set": folders[0].name}
+    if name:
+        clips, seconds = musdb18.load_musdb18(folders[0], out, flags.separation), seconds or musdb18.CLIP_SECONDS
+        data |= {"protocol": name, "separation": flags.separation}
     else:
-        raise typer.BadParameter("name one set of vocals: --pairs or --karaoke.")
-    sung = datasets.sung_clips(datasets.cut_clips(clips, flags.clip_seconds, flags.hop_seconds))
-    data = {"set": folder.name, "clip seconds": flags.clip_seconds, "hop seconds": flags.hop_seconds}
-    return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | {"sung clips in all": len(sung)}}
+        clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])
+    sung = datasets.sung_clips(datasets.cut_clips(clips, seconds, flags.hop_seconds))
+    told = {"clip seconds": seconds, "hop seconds": flags.hop_seconds, "sung clips in all": len(sung)}
+    return {"clips": tuple(datasets.spread(sung, flags.limit)), "data": data | told}
 
 
 def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:

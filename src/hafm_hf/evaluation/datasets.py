@@ -39,12 +39,14 @@ class Part:
         path: an audio file.
         channel: the one to take; the mean of all if None.
         start, seconds: the stretch to take; to the end if None.
+        also: files whose sounds are added to it.
     """
 
     path: Path
     channel: int | None = None
     start: float = 0.0
     seconds: float | None = None
+    also: tuple[Path, ...] = ()
 
     def read(self) -> tuple[Samples, int]:
         """The sound as mono float32 [N], and its rate in Hz.
@@ -52,6 +54,10 @@ class Part:
         Raises:
             HAFMAudioError: missing, damaged, NaN or infinite samples, or another number of channels.
         """
+        if self.also:
+            sounds = [replace(self, path=path, also=()).read() for path in (self.path, *self.also)]
+            length = min(len(sound) for sound, _ in sounds)
+            return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
         with self._open() as file:
             rate = file.samplerate
             check_sampling_rate(rate, self.path.name)
@@ -154,14 +160,14 @@ def load_pairs(folder: Path) -> list[Clip]:
 
 def _pair(folder: Path, name: str, parts: Mapping[str, Part]) -> Clip:
     """A clip of the sounds by role; labels.json in its folder may name its song."""
-    labels, song = folder / name / LABELS_FILE, _flat(name)
+    labels, song = folder / name / LABELS_FILE, flat(name)
     known = labels if labels.is_file() else None
     if known is not None:
         try:
             song = str(json.loads(known.read_text(encoding="utf-8")).get("song", song))
         except ValueError as error:
             raise HAFMEvaluationError(f"{known} is not JSON ({error}).") from error
-    return Clip(_flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
+    return Clip(flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
 
 
 def load_karaoke(folder: Path) -> list[Clip]:
@@ -277,6 +283,6 @@ def _audio_files(folder: Path) -> list[str]:
     return find_audio(folder)[0]
 
 
-def _flat(name: str) -> str:
+def flat(name: str) -> str:
     """A name that can be a file's, however deep the folder was."""
     return name.strip("./").replace("/", "__") or source_name(name)

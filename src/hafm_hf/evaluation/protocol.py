@@ -172,13 +172,14 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
 
 
 def isolated_and_separated(report: dict[str, Any], isolated: str, separated: str) -> dict[str, Any]:
-    """The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
+    """The paper's FAD_i and, where there is such a system, FAD_s and Δ = FAD_i − FAD_s, by embedder."""
     found = {}
+    others = report["systems"].get(separated, {"distances": {}})["distances"]
     for embedder, stated in report["systems"][isolated]["distances"].items():
-        other = report["systems"][separated]["distances"].get(embedder, {})
-        if "frechet" in stated and "frechet" in other:
-            pair = {"fad_i": stated["frechet"], "fad_s": other["frechet"]}
-            found[embedder] = pair | {"delta": pair["fad_i"] - pair["fad_s"]}
+        if "frechet" in stated:
+            found[embedder] = {"fad_i": stated["frechet"]}
+            if "frechet" in (other := others.get(embedder, {})):
+                found[embedder] |= {"fad_s": other["frechet"], "delta": stated["frechet"] - other["frechet"]}
     return found
 
 

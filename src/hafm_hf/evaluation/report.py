@@ -69,10 +69,9 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):
         note = "Fréchet distance with its interval over songs, kernel distance × 100."
         found.append((f"Distance to the references: {embedder}", note, _distance_rows(report, embedder)))
-    if report.get("isolated_and_separated"):
-        rows = [["embedder", "FAD_i", "FAD_s", "Δ"]]
-        rows += [[name, *map(_number, pair.values())] for name, pair in report["isolated_and_separated"].items()]
-        found.append(("Isolated and separated vocals", "The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s.", rows))
+    if rows := protocol_rows(report):
+        note = f"The paper's FAD_i, FAD_s and Δ = FAD_i − FAD_s. {report.get('published', {}).get('note', '')}"
+        found.append(("Isolated and separated vocals", note, rows))
     if report["fools"]:
         rows = [["baseline", "exposed by"]]
         rows += [[name, ", ".join(caught) or "nothing"] for name, caught in report["fools"].items()]
@@ -85,6 +84,16 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
     ]
     found.append(("The scores", "How each can be fooled; hafm_hf.evaluation says how each is computed.", rows))
     return found
+
+
+def protocol_rows(report: dict[str, Any]) -> list[list[str]]:
+    """FAD_i, FAD_s and Δ of the model, by embedder, with the published ones; the first row is the heading."""
+    ours = report.get("isolated_and_separated", {})
+    columns = ("fad_i", "fad_s", "delta")
+    rows = [[f"this model, {name}", *(_number(pair.get(key)) for key in columns)] for name, pair in ours.items()]
+    published = [row for row in report.get("published", {}).items() if row[0] != "note"]
+    rows += [[f"{name} (published, VGGish)", *map(_number, row)] for name, row in published]
+    return [["system", "FAD_i", "FAD_s", "Δ"], *rows] if rows else []
 
 
 def _rows(

@@ -20,6 +20,7 @@ from .datasets import Clip, Part, spread
 from .features import ANALYSIS_RATE, Features, extract
 from .harmony import fit_of_keys
 from .statistics import HAFMEvaluationError
+from .timing import tempo_of
 
 # instrumentals of the bank at most, and how much of each: enough keys and tempi for a near one
 BANK_SIZE, BANK_SECONDS = 1000, 40.0
@@ -81,8 +82,7 @@ def _measure(clip: Clip) -> BankItem | None:
 
 def estimate_tempo(features: Features) -> float:
     """Beats a minute by the median distance of the beats; 100 where there are fewer than three."""
-    distances = np.diff(features.beats)
-    return 60.0 / float(np.median(distances)) if len(distances) > 1 else DEFAULT_TEMPO
+    return tempo_of(features.beats) if len(features.beats) > 2 else DEFAULT_TEMPO
 
 
 def semitones_between(source: int, target: int) -> int:

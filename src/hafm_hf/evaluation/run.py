@@ -15,6 +15,7 @@ from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
 from .generating import RenderingOptions, render
 from .measuring import ClipJob, Measurement, MeasuringOptions, measure
+from .musdb18 import PUBLISHED
 from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BankItem, build_bank
@@ -91,9 +92,13 @@ def evaluate(
         measurements = [found[clip.name] for clip in evaluation.clips]
         evaluated = {name: list(system) for name, system in systems.items()}
         report, scored = make_report(measurements, evaluated, evaluation.scoring, _protocol(evaluation, options, bank))
-        if f"{_model_name(evaluation)}, {SEPARATED}" in systems:
-            names = [f"{_model_name(evaluation)}, {kind}" for kind in (ISOLATED, SEPARATED)]
-            report["isolated_and_separated"] = isolated_and_separated(report, *names)
+        model, published = _model_name(evaluation), "protocol" in evaluation.data
+        names = [f"{model}, {kind}" for kind in (ISOLATED, SEPARATED)]
+        if names[1] in systems or (published and model in systems):
+            isolated = names[0] if names[0] in systems else model
+            report["isolated_and_separated"] = isolated_and_separated(report, isolated, names[1])
+        if published:
+            report["published"] = PUBLISHED
         report = as_json(report)
         _write_clips(evaluation.out / CLIPS_FILE, scored)
         write_report(evaluation.out, report)

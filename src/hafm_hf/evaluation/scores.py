@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .features import Features
 from .harmony import chord_changes_shared, key_agreement, pitch_class_share, told_chords
-from .timing import beat_agreement, onset_agreement, onsets_shared, told_beats
+from .timing import beat_agreement, onset_agreement, onsets_shared, tempo_agreement, told_beats
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ SCORES = tuple(
         ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, VOICE_ITSELF),
         ("onsets_shared", onsets_shared, "time", True, SONGS_BEATS),
         ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, SONGS_BEATS),
+        ("beat_agreement_octaves", lambda _, r, c: beat_agreement(r, c, True), "time", True, SONGS_BEATS),
+        ("tempo_agreement", lambda _, r, c: tempo_agreement(r, c), "time", True, SONGS_BEATS),
+        ("tempo_agreement_octaves", lambda _, r, c: tempo_agreement(r, c, True), "time", True, SONGS_BEATS),
         ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
         ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
     )

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ EDGE_FRAMES = 20
 # two onsets this near count as one (as in the usual evaluation of onsets, ± 50 ms), beats ± 70 ms
 TOLERANCE_FRAMES = 5
 BEAT_TOLERANCE_SECONDS = 0.07
+# share by which a tempo may be off, and factors by which it may besides be wrong where octaves are allowed
+TEMPO_TOLERANCE, OCTAVES = 0.04, (1 / 3, 1 / 2, 1.0, 2.0, 3.0)
 
 Array = NDArray[np.float64]
 
@@ -59,16 +62,39 @@ def onsets_shared(voice: Features, reference: Features, candidate: Features) -> 
     return float(lag_curve(wanted, played, TOLERANCE_FRAMES).max()) if wanted.any() else math.nan
 
 
-def beat_agreement(reference: Features, candidate: Features) -> float:
+def beat_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
     """F-measure of the beats of accompaniment and reference, ± 70 ms, 0 to 1. Needs a reference.
 
-    Fooled by: a click track at the song's beats.
+    With octaves, the best of the reference's beats, every second of them from either on, and twice as many.
 
     Returns:
         the score; NaN where the reference has no beats.
     """
     seconds = min(reference.seconds, candidate.seconds)
-    return beat_f_measure(*(each.beats[each.beats < seconds] for each in (reference, candidate)))
+    wanted, played = (each.beats[each.beats < seconds] for each in (reference, candidate))
+    if not octaves or len(wanted) < 2:
+        return beat_f_measure(wanted, played)
+    doubled = np.interp(np.arange(2 * len(wanted) - 1) / 2, np.arange(len(wanted)), wanted)
+    return max(beat_f_measure(each, played) for each in (wanted, wanted[::2], wanted[1::2], doubled))
+
+
+def tempo_agreement(reference: Features, candidate: Features, octaves: bool = False) -> float:
+    """1 where the tempo is within 4 % of the reference's, or of a third, half, double or triple with octaves; else 0.
+
+    NaN where the reference has no tempo.
+    """
+    known, factors = tempo_of(reference.beats), OCTAVES if octaves else (1.0,)
+    return math.nan if math.isnan(known) else float(tempo_is_right(tempo_of(candidate.beats), known, factors))
+
+
+def tempo_of(beats: NDArray[Any]) -> float:
+    """Beats a minute by the median distance of beats (seconds, [K]); NaN where there are fewer than two."""
+    return 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else math.nan
+
+
+def tempo_is_right(estimated: float, known: float, factors: Sequence[float] = (1.0,)) -> bool:
+    """Whether a tempo is within 4 % of one of these multiples of the known one."""
+    return any(abs(estimated / (known * factor) - 1) <= TEMPO_TOLERANCE for factor in factors)
 
 
 def beat_f_measure(wanted: NDArray[Any], played: NDArray[Any]) -> float:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's protocol: MUSDB18's test songs from the folder that it comes in, and what others published."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..corpus.stems import BAND_NAMES
+from .datasets import Clip, Part, flat
+from .statistics import HAFMEvaluationError
+
+CLIP_SECONDS = 10.0
+# in the order of the streams of a .stem.mp4
+STEMS = ("mixture", *BAND_NAMES, "vocals")
+UNPACK = "ffmpeg -v error -i {mix}" + "".join(f" -map 0:a:{i} {{folder}}/{stem}.wav" for i, stem in enumerate(STEMS))
+# commands that write the vocals of a mix into a folder; that of audio-separator runs MDX-Net, as the paper did
+SEPARATIONS = {
+    "audio-separator": "audio-separator {mix} -m kuielab_b_vocals.onnx --single_stem Vocals --normalization 1 "
+    "--output_format WAV --use_soundfile --output_dir {folder}",
+    "demucs": "demucs {mix} --two-stems vocals --shifts 0 -o {folder}",
+}
+# Table 2 of the paper: FAD_i, FAD_s and Δ
+PUBLISHED: dict[str, Any] = {
+    "Retrieval": (3.85, 3.40, 0.45), "SingSong-Base": (1.36, 1.17, 0.19), "SingSong-XL": (1.28, 0.96, 0.32),
+    "HAFM-Base": (2.08, 2.30, 0.33),
+    "note": "Table 2 of the paper, as printed; its tool and clips are not known: compare orders of magnitude. FAD_i "
+    "of HAFM-Base is 2.02 in version 1 and 2.08 in version 2, and its Δ is not the difference of its columns.",
+}  # fmt: skip
+
+
+def load_musdb18(folder: Path, out: Path, separation: str) -> list[Clip]:
+    """Songs of the folder test, or else of `folder`: SONG/{vocals,drums,bass,other,mixture}.wav, or SONG.stem.mp4.
+
+    Args:
+        folder: of MUSDB18-HQ or MUSDB18.
+        out: gets what is unpacked and separated, each song once.
+        separation: a name of `SEPARATIONS`, a command with {mix} and {folder}, or "none".
+
+    Raises:
+        HAFMEvaluationError: no songs, a song without a stem, or a program that fails.
+    """
+    root = folder / "test" if (folder / "test").is_dir() else folder
+    packed = {path.name.removesuffix(".stem.mp4"): path for path in root.glob("*.stem.mp4")}
+    clips = []
+    for name in sorted({path.parent.name for path in root.glob("*/vocals.wav")} | packed.keys()):
+        place = root / name if name not in packed else _made(out / "stems" / name, UNPACK, packed[name])
+        vocal, mix, *band = (place / f"{stem}.wav" for stem in ("vocals", "mixture", *BAND_NAMES))
+        if missing := [path for path in (vocal, mix, *band) if not path.is_file()]:
+            raise HAFMEvaluationError(f"{missing[0]} is missing; a song of MUSDB18 has {', '.join(STEMS)}.")
+        apart = None
+        if separation != "none":
+            place = _made(out / "separated" / name, SEPARATIONS.get(separation, separation), mix)
+            found = [path for path in place.rglob("*ocals*") if "no_vocals" not in path.name]
+            if len(found) != 1:
+                raise HAFMEvaluationError(f"{place} should hold one file of vocals, not {len(found)}; delete it.")
+            apart = Part(found[0])
+        clips.append(Clip(flat(name), flat(name), Part(vocal), Part(band[0], also=tuple(band[1:])), apart))
+    if not clips:
+        raise HAFMEvaluationError(f"{root} holds no song of MUSDB18: neither SONG/vocals.wav nor SONG.stem.mp4.")
+    return clips
+
+
+def _made(place: Path, command: str, mix: Path) -> Path:
+    """The folder `place`, whose files a command writes unless it is there: whole or not at all."""
+    if place.is_dir():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        os.mkdir(made := f"{folder}/made")
+        name, *words = (word.format(mix=mix, folder=made) for word in shlex.split(command))
+        # of this environment, which need not be active
+        program = shutil.which(name, path=os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])))
+        if program is None:
+            raise HAFMEvaluationError(f"{name} is not installed; demucs and audio-separator: extra 'separate'.")
+        done = subprocess.run([program, *words], capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            raise HAFMEvaluationError(f"{name} failed on {mix} ({' '.join(done.stderr.split())[-300:]}).")
+        os.replace(made, place)
+    return place
