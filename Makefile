@@ -89,9 +89,10 @@ conformance: $(VENV)/.dev
 	@$(PIP) parameterized
 	@HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/conformance/run.py
 
+# --strict: a package that could not be looked up is an error, and not a clean result
 audit: $(VENV)/.core
 	@$(PIP) pip-audit
-	@$(BIN)/pip-audit --requirement $(CONSTRAINTS) --no-deps --disable-pip --progress-spinner off
+	@$(BIN)/pip-audit --strict --requirement $(CONSTRAINTS) --no-deps --disable-pip --progress-spinner off
 
 # The wheel is built from the source distribution, so a file that the latter lacks is missed here.
 dist: $(VENV)/.dev
