@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks and times everything on a GPU, in under ten minutes: tokens, steps, a song, training.
+"""Checks and times everything on a GPU, in under ten minutes: logits, tokens, steps, a song, training.
 
 python recipes/gpu_check.py --out gpu_check.json
 python recipes/gpu_check.py --device cpu --tiny --out check.json     # what a CPU can run, in tiny sizes
 
-Weights are random: neither speed nor the agreement of two loops depends on what they have learnt. The JSON has a key
-for each part; a part that did not run is a text that says why ("not measured: …"). Exit codes: 0 done, 1 a part failed
-or found something wrong (its key says what), 3 this machine has no such device.
+It ends with a table to paste into an issue, with the JSON. Weights are random: neither speed nor the agreement of two
+loops depends on what they have learnt. The JSON has a key for each part; a part that did not run is a text that says
+why ("not measured: …"). Exit codes: 0 done, 1 a part failed or found something wrong (its key says what), 3 this
+machine has no such device.
 """
 
 import json
@@ -26,6 +27,7 @@ import torch
 import typer
 from transformers import EncodecConfig, HubertConfig
 
+import hafm_hf
 from benchmarks.decoding import step_milliseconds, take_turns
 from benchmarks.song import glide
 from benchmarks.training import write_random_corpus
@@ -38,7 +40,10 @@ from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 
 NO_DEVICE = 3
+STAGES_AND_PATTERNS = (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS))
 GUIDANCE_SCALE = 3.0
+# logits of random weights are around 1, and float32 sums in another order differ by some 1e-5 of that
+LOGITS_TOLERANCE = 1e-3
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
 TINY_HUBERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TINY_CODEC = {"num_filters": 4, "hidden_size": 8, "codebook_dim": 8, "num_lstm_layers": 1, "target_bandwidths": [6.0]}
@@ -91,12 +96,35 @@ def window(stage: Any, rows: int, slots: int, decoder: FastDecoder) -> Callable[
     return lambda: decoder.generate(conditioning, count, None)
 
 
+def check_logits(check: Check) -> Any:
+    """The largest difference between this device's logits and those of the CPU, in float32, by stage and pattern."""
+    found: dict[str, Any] = {}
+    for name, pattern in STAGES_AND_PATTERNS:
+        stage = check.stage(name, pattern)
+        config, generator = stage.config, torch.Generator().manual_seed(2)
+        frames = round(config.window_seconds * config.conditioning_frame_rate)
+        given = {
+            "labels": torch.randint(
+                config.codebook_size, (2, check.slots * len(config.codebook_sizes)), generator=generator
+            ),
+            "conditioning_ids": torch.randint(
+                min(config.conditioning_sizes), (2, config.num_conditioning_streams, frames), generator=generator
+            ),
+        }
+        with torch.inference_mode():
+            here = stage(**{key: value.to(check.device) for key, value in given.items()}).logits.float().cpu()
+            there = stage.cpu()(**given).logits.float()
+        found[f"{name}, {pattern}"] = float((here - there).abs().max())
+    found["failed"] = not max(found.values()) <= LOGITS_TOLERANCE
+    return found
+
+
 def check_tokens(check: Check) -> Any:
     """Whether steps replayed as a graph give the tokens of the loop without one, for every stage and pattern."""
     if not check.graphs:
         return "not measured: only a GPU replays CUDA graphs"
     found: dict[str, Any] = {}
-    for name, pattern in (("semantic", "flat"), *((n, p) for n in ("coarse", "fine") for p in CODEBOOK_PATTERNS)):
+    for name, pattern in STAGES_AND_PATTERNS:
         stage = check.stage(name, pattern)
         eager, graph = (
             window(stage, 4, check.slots, FastDecoder(stage, GUIDANCE_SCALE, compile=compiled))()
@@ -222,6 +250,25 @@ def run_part(part: Callable[[], Any], end: float) -> Any:
     return found if isinstance(found, str) else {**found, "took_seconds": time.perf_counter() - began}
 
 
+def table(report: Mapping[str, Any]) -> str:
+    """What was verified, as Markdown: a row a part, its result, and its figures."""
+    rows = ["| part | result | figures |", "|---|---|---|"]
+    for name, found in report.items():
+        if isinstance(found, str):
+            rows.append(f"| {name} | {found} | |")
+            continue
+        figures = {key: value for key, value in found.items() if key not in ("failed", "losses", "skipped_steps")}
+        told = "; ".join(f"{key} {_short(value)}" for key, value in figures.items() if value is not None)
+        rows.append(f"| {name} | {'**failed**' if found.get('failed') else 'ok'} | {told} |")
+    return "\n".join(rows)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if inner is not None)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="The JSON.")] = Path("gpu_check.json"),
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda",
@@ -236,6 +283,7 @@ def main(
     rows, slots, song_seconds, steps = ((2, 4), 12, 1.5, 6) if tiny else ((2, 16, 64), 400, 180.0, 60)
     check = Check(torch.device(device), tiny, rows, slots, song_seconds, steps, end)
     parts: dict[str, Callable[[], Any]] = {
+        "logits": lambda: check_logits(check),
         "cuda_graph_tokens": lambda: check_tokens(check),
         "steps": lambda: check_steps(check),
         "training": lambda: check_training(check),
@@ -246,9 +294,12 @@ def main(
     report: dict[str, Any] = {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "tiny": tiny}
     for key, part in parts.items():
         report[key] = run_part(part, end)
-        print(f"{key}: {json.dumps(report[key])}")
+        print(f"{key}: done", file=sys.stderr)
         # at once, so that a part that ends the process leaves those before it
         out.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"hafm_hf {hafm_hf.__version__}, torch {torch.__version__}, {name}{', tiny sizes' if tiny else ''}\n")
+    print(table({key: report[key] for key in parts}))
+    print(f"\nTo report it, paste the table into an issue and attach {out}.", file=sys.stderr)
     failed = any(isinstance(each, dict) and each.get("failed") for each in report.values())
     raise typer.Exit(1 if failed else 0)
 

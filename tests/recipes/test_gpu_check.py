@@ -22,6 +22,10 @@ def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "check.json").read_text())
     assert report["cuda_graph_tokens"].startswith("not measured")
+    assert len(report["logits"]) == 7 and report["logits"]["coarse, delay"] == 0.0
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [line[0] for line in lines[2:]] == [f"| {name}" for name in (*list(report)[4:],)]
+    assert lines[2][1] == "ok" and lines[3][1].startswith("not measured") and "real_time_factor" in lines[-1][2]
     steps = {name: entry for name, entry in report["steps"].items() if name != "took_seconds"}
     assert len(steps) == 4 and all(set(entry) == {"eager"} for entry in steps.values())
     training = report["training"]
