@@ -40,7 +40,7 @@ def hafm(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """HAFM: a singing voice in, an accompaniment in time and in key out."""
+    """HAFM: a singing voice in, an accompaniment out."""
     # before transformers is imported, here and in workers: it would show a bar for every part that it loads
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
