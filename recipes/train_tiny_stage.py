@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a stage of a model like hafm-tiny: as train_stage.py, but a new stage starts from what its tokens mean.
 
-python recipes/train_tiny_stage.py recipes/configs/band/coarse.yaml --corpus CORPUS --output_dir runs/coarse \\
+python recipes/train_tiny_stage.py recipes/configs/tiny/coarse.yaml --corpus CORPUS --output_dir runs/coarse \\
     --codec CODEC --semantic_tokenizer TOKENIZER
 """
 

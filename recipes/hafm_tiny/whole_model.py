@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -31,11 +32,12 @@ logger = logging.getLogger(__name__)
 SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
-    "decoder": ("codec",),
+    "spectral": ("codec",),
+    "decoder": ("spectral",),
     "hubert": (),
     "semantic_tokenizer": ("hubert",),
     "vocal_space": ("semantic_tokenizer",),
-    "tokens": ("codec", "vocal_space"),
+    "tokens": ("spectral", "vocal_space"),
     "coarse": ("tokens",),
     "semantic": ("tokens",),
     "fine": ("tokens",),
@@ -43,19 +45,20 @@ NEEDS: dict[str, tuple[str, ...]] = {
     # where songs have stems
     "separator": ("decoder",),
     "model": ("decoder", "coarse", "semantic", "fine", "listener", "separator"),
+    "card": ("model",),
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
 # of a codec's steps: first without quantization, then with the losses that hear drums (see .codec)
 QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
-# of the codec's steps, those of its decoder alone, which are slower: it learns how loud what the codes don't say is,
-# and by discriminators what it is like
-DECODER_SHARE = 0.2
+# of the codec's time, what the EnCodec gets; and of its steps, those of the spectral codec that keeps its codes, half
+# of them against discriminators, and of that one's decoder alone: 27,200, 3,900 and 350 for hafm-tiny
+ENCODEC_SHARE, SPECTRAL_SHARE, DECODER_SHARE = 0.6, 0.14, 0.013
+LEAST_STEPS = 4
 DECODER_ALONE = (
-    "--decoder_only", "true", "--spectral_from", 0, "--spectral_ramp", 1, "--learning_rate", 4e-4,
-    "--waveform_weight", 3, "--emphasis_weight", 0, "--spectral_weight", 1.5, "--mel_weight", 2,
-    "--adversarial_from", 1, "--adversarial_weight", 0.4, "--matching_weight", 2.5,
-    "--discriminator_learning_rate", 1e-3,
+    "--decoder_only", "true", "--learning_rate", 5e-4, "--final_learning_rate", 2e-5, "--averaging", 0.995,
+    "--level_weight", 0.5, "--adversarial_from", 1, "--discriminator_learning_rate", 1e-3,
+    "--discriminator_share", 0.5,
 )  # fmt: skip
 # of the rhythm network: a quarter of a second each on one core, and as many at most as that of hafm-tiny has had
 RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
@@ -67,9 +70,12 @@ SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the parts: filters of the codec, width and layers of HuBERT, and (width, layers, heads) a stage."""
+    """Sizes of the parts: filters of the EnCodec, (width, layers) of the spectral codec's encoder and decoder and of
+    HuBERT, and (width, layers, heads) a stage."""
 
     filters: int
+    encoder: tuple[int, int]
+    decoder: tuple[int, int]
     hubert: tuple[int, int]
     semantic: tuple[int, int, int]
     coarse: tuple[int, int, int]
@@ -78,9 +84,10 @@ class Preset:
 
 PRESETS = {
     # shows within minutes that a corpus and a set-up work, and makes no music
-    "trial": Preset(4, (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2)),
-    "tiny": Preset(12, (192, 5), (256, 4, 4), (192, 4, 3), (128, 3, 2)),
-    "small": Preset(16, (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
+    "trial": Preset(4, (16, 1), (16, 1), (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2)),
+    # hafm-tiny's
+    "tiny": Preset(12, (256, 5), (320, 8), (192, 5), (256, 4, 4), (192, 6, 3), (128, 3, 2)),
+    "small": Preset(16, (384, 6), (384, 8), (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
 }
 
 
@@ -168,17 +175,29 @@ def train_whole_model(options: WholeModelOptions) -> Path:
     return options.out / "model"
 
 
+def render_songs(songs: Path, voices: Path, corpus: Path, recipes: Path, words: Sequence[str]) -> None:
+    """Renders what is missing in a corpus.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = [sys.executable, str(recipes / "build_song_corpus.py"), str(songs), str(voices), str(corpus), *words]
+    logger.info("render: %s", " ".join(command))
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError("The songs could not be rendered; see above.")
+
+
 def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str, list[str]]:
     """The command of every part, given the steps of codec and HuBERT."""
     preset, out, corpus = PRESETS[options.preset], options.out, str(options.corpus)
     sizes = _sizes(options)
-    clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
+    clusters, codec, decoder = out / "semantic_tokenizer", out / "spectral" / "codec", out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
     separator_steps = max(1, min(SEPARATOR_STEPS, round(SEPARATOR_STEPS_PER_HOUR * options.hours)))
     commands: dict[str, list[object]] = {
-        **_codec_commands(options, steps["codec"], codec),
+        **_codec_commands(options, steps["codec"]),
         "hubert": [
             sizes["hubert"][0], *_run_words(options, "hubert", steps["hubert"]), *sizes["hubert"][1],
             "--start_batches", min(steps["hubert"], SemanticTrainingArguments.start_batches),
@@ -208,6 +227,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             *(word for stage in ("semantic", "coarse", "fine") for word in (f"--{stage}", out / stage / "final")),
             *(["--separator", out / "separator" / "separator"] if options.have_stems else []),
         ],
+        "card": ["make_card.py", out / "model", "--facts", out / "facts.yaml"],
     }  # fmt: skip
     for stage in ("semantic", "coarse", "fine"):
         commands[stage] = _stage_command(options, stage)
@@ -225,7 +245,7 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     # compiling takes a minute or two
     compiled = hours > SHORTEST_COMPILED_HOURS and shutil.which("c++") is not None
     width, layers, heads = getattr(PRESETS[options.preset], stage)
-    config, out = options.recipes / f"configs/band/{stage}.yaml", options.out
+    config, out = options.recipes / f"configs/tiny/{stage}.yaml", options.out
     return [
         "train_stage.py", config, "--lead_sheet_streams", *options.streams(config),
         *(["--styles", *options.styles] if options.styles else []), "--corpus", out / "tokens",
@@ -235,19 +255,31 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
     ]  # fmt: skip
 
 
-def _codec_commands(options: WholeModelOptions, steps: int, codec: Path) -> dict[str, list[object]]:
-    """Commands of the codec, which comes to lie in a folder, and of its decoder alone, with so many steps together."""
-    alone = max(1, round(DECODER_SHARE * steps))
-    whole = steps - alone
+def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[object]]:
+    """Commands of the codec, for about as long as so many steps of an EnCodec take: an EnCodec, the spectral codec
+    that keeps its codes, and the decoder of the latter alone."""
+    whole = max(LEAST_STEPS, round(ENCODEC_SHARE * steps))
+    kept, alone = (max(LEAST_STEPS, round(share * whole)) for share in (SPECTRAL_SHARE, DECODER_SHARE))
     recipe, sizes = _sizes(options)["codec"]
     schedule = ["--quantize_from", round(QUANTIZE_FROM * whole), "--warmup_steps", min(50, whole)]
     schedule += ["--spectral_from", round(SPECTRAL_FROM * whole)]
     schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * whole))]
-    last = ["--codec", codec, *DECODER_ALONE, "--warmup_steps", min(50, alone)]
+    encoder, decoder = PRESETS[options.preset].encoder, PRESETS[options.preset].decoder
+    words = ["--encoder_width", encoder[0], "--encoder_layers", encoder[1], "--decoder_width", decoder[0]]
+    words += ["--decoder_layers", decoder[1], "--warmup_steps", min(100, kept), "--own_codes_from", kept // 8]
+    words += ["--adversarial_from", max(1, kept // 2), "--figures", "false"]
+    last = [*DECODER_ALONE, "--warmup_steps", min(50, alone), "--adversarial_ramp", alone]
     return {
         "codec": [recipe, *_run_words(options, "codec", whole), *sizes, *schedule],
-        "decoder": [recipe, *_run_words(options, "decoder", alone), *last],
-    }
+        "spectral": [
+            "train_spectral_codec.py", *_run_words(options, "spectral", kept),
+            "--teacher", options.out / "codec" / "codec", *words,
+        ],
+        "decoder": [
+            "train_spectral_codec.py", *_run_words(options, "decoder", alone),
+            "--codec", options.out / "spectral" / "codec", *last,
+        ],
+    }  # fmt: skip
 
 
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
@@ -291,6 +323,12 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         seconds = 3600 * options.hours * SHARES[part] * _share_of_time(options)
         steps[part] = max(2 * CALIBRATION_STEPS, round(seconds * measured))
         logger.info("%s: %.2f steps a second, so %d steps", part, measured, steps[part])
+    facts: dict[str, Any] = {
+        "Data": f"{len(options.labels)} songs of recipes/build_song_corpus.py",
+        "Steps": json.dumps(steps),
+    }
+    facts |= {"Hours": options.hours, "Sizes": options.preset, "Recipe": "`recipes/train_tiny.py`"}
+    (options.out / "facts.yaml").write_text(yaml.safe_dump({"license": "apache-2.0", "training": facts}))
     path.write_text(json.dumps({"asked": asked, "steps": steps}, indent=2) + "\n")
     return steps
 

@@ -162,7 +162,8 @@ def check_script(words: list[str]) -> None:
             assert (REPOSITORY / word).exists(), word
     script = next(word for word in words if word.endswith(".py"))
     for option in [word for word in words[words.index(script) :] if word.startswith("--")]:
-        assert option.lstrip("-").replace("-", "_") in options_of(REPOSITORY / script), f"{script} has no {option}"
+        name = option.split("=")[0].lstrip("-").replace("-", "_")
+        assert name in options_of(REPOSITORY / script), f"{script} has no {option}"
 
 
 @lru_cache
