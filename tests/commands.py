@@ -7,10 +7,23 @@ import socket
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from hafm_hf.cli import app
 from programs import Program, run_program
 
 LIMIT_SECONDS = 300.0
 SCRIPTS = Path(sys.executable).parent
+
+
+def hafm(*words: object, input: bytes | None = None) -> Result:
+    """The command line in this process, on a wide screen."""
+    return CliRunner().invoke(app, list(map(str, words)), input=input, env={"COLUMNS": "200"})
+
+
+def said(result: Result) -> str:
+    """What was printed, without the frame and the line breaks of usage errors."""
+    return " ".join(result.output.replace("│", " ").split())
 
 
 def run_command(words: list[str], folder: Path, processes: int = 1) -> None:

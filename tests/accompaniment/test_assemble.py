@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
+from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
-from hafm_hf.cli import app
 from hafm_hf.lead_sheet.streams import STREAM_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
 from hafm_hf.tokenizers.codecs import load_codec
@@ -163,6 +162,6 @@ def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(
     tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
     named = {**parts, "semantic": tmp_path / "semantic"}
     words = [f"--{name.replace('_', '-')}={folder}" for name, folder in named.items()]
-    done = CliRunner().invoke(app, ["assemble", str(tmp_path / "model"), *words])
+    done = hafm("assemble", tmp_path / "model", *words)
     assert done.exit_code == 1 and "do not fit" in str(done.exception)
     assert not (tmp_path / "model").exists()

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from typer.testing import CliRunner
 
 import hafm_hf  # noqa: F401  (registers the task)
 from accompaniment.test_conditioned_songs import reading_composite
+from commands import hafm
 from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
 from hafm_hf.accompaniment.ends import LEAD_SECONDS, RING_SECONDS, add_bars
-from hafm_hf.cli import app
 from vocals import CODEC_RATE, file_bytes, glide
 
 BAR = 2.0
@@ -97,7 +96,7 @@ def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Pat
     beats = tmp_path / "voice_beats.txt"
     beats.write_text("0.0 1\n0.4 2\n0.8 3\n1.2 1\n")
     words = ["--model", band, "--out", tmp_path, "--intro-bars", 2, "--beats", beats, "--chords", "C | G", "--seed", 1]
-    done = CliRunner().invoke(app, list(map(str, ["accompany", path, *words])), env={"COLUMNS": "200"})
+    done = hafm("accompany", path, *words)
     assert done.exit_code == 0 and "the voice begins at 2.50 s" in done.output, done.output
 
 

@@ -12,13 +12,12 @@ import pytest
 import soundfile
 import torch
 import transformers
-from typer.testing import CliRunner
 
 from accompaniment.test_accompaniment import voice
+from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet, audio
 from hafm_hf.accompaniment.options import GenerationOptions
 from hafm_hf.accompaniment.song import asked_lead_sheet
-from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from tiny_models import STAGES, tiny_band
@@ -43,10 +42,6 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def accompany(folder: Path) -> Any:
     return transformers.pipeline("vocal-accompaniment", model=str(folder), device="cpu")
-
-
-def hafm(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
 
 
 def test_the_instrumental_comes_whole_and_as_its_stems(model: Any) -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import transformers
-from typer.testing import CliRunner, Result
 
 import hafm_hf  # noqa: F401  (registers the task)
+from commands import hafm
 from hafm_hf import LeadSheet, audio
-from hafm_hf.cli import app
 from vocals import CODEC_RATE, file_bytes, glide
 
 RATE = 44_100
@@ -38,10 +37,6 @@ def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("voices") / "voice.wav"
     path.write_bytes(file_bytes(stereo(), RATE, subtype="PCM_24"))
     return path
-
-
-def hafm(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
 
 
 def assert_ends_are_quiet(samples: np.ndarray, rate: int = RATE) -> None:

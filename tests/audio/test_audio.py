@@ -64,13 +64,6 @@ def test_stereo_becomes_the_mean_of_its_channels() -> None:
     assert np.allclose(samples, stereo.mean(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [23_999, 24_001, 44_100, 100_003])
-@pytest.mark.parametrize("rates", [(44_100, 24_000), (8_000, 24_000), (24_000, 16_000), (96_000, 24_000)])
-def test_resampled_length_is_the_rounded_ratio(length: int, rates: tuple[int, int]) -> None:
-    resampled = audio.resample(np.ones(length, dtype=np.float32), *rates)
-    assert resampled.shape == (round(length * rates[1] / rates[0]),) and resampled.dtype == np.float32
-
-
 def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:
     source = encoded(tone(seconds=3.0), format="WAV", subtype="FLOAT")
     samples, _ = audio.read_audio(source, seconds=1.2, max_seconds=2.0)

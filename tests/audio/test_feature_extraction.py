@@ -13,13 +13,6 @@ def noise(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32)
 
 
-def test_one_vocal_becomes_a_batch_of_one() -> None:
-    vocal = noise(1.25, 24_000)
-    features = HAFMFeatureExtractor()(vocal, sampling_rate=24_000)
-    assert torch.equal(features["input_values"], torch.from_numpy(vocal)[None])
-    assert features["padding_mask"].dtype == torch.bool and features["padding_mask"].all()
-
-
 def test_batch_is_padded_on_the_right_and_the_mask_says_where() -> None:
     vocals = [noise(1.0, 16_000, 1), noise(1.7, 16_000, 2), noise(1.3, 16_000, 3)]
     features = HAFMFeatureExtractor()(vocals, sampling_rate=16_000)

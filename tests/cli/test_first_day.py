@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
 
+from commands import hafm, said
 from hafm_hf.cli import app
 from vocals import file_bytes, glide
 
@@ -23,15 +23,6 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     (folder / "voice.wav").write_bytes(file_bytes(glide(1.1, 24_000), 24_000))
     return folder / "voice.wav"
-
-
-def hafm(*words: object, input: bytes | None = None) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), input=input, env={"COLUMNS": "200"})
-
-
-def said(result: Result) -> str:
-    """What was printed, without the frame and the line breaks of usage errors."""
-    return " ".join(result.output.replace("│", " ").split())
 
 
 def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(

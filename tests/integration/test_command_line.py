@@ -234,12 +234,6 @@ def test_silence_gets_a_lead_sheet_with_a_warning_and_no_bars_are_shown(bundled_
     assert run_hafm("lead-sheet", EXAMPLE, "--seconds", 1, "--out", tmp_path).stderr == ""
 
 
-def test_loading_shows_no_bars(tiny_model: Path, vocal: Path, tmp_path: Path) -> None:
-    words = ["lead-sheet", vocal, "--model", tiny_model, "--out", tmp_path]
-    done = run_program([HAFM, *words], fresh=True)
-    assert done.returncode == 0 and done.stderr == ""
-
-
 def processor_seconds(process: int) -> float:
     """What a process has used so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
+from commands import hafm
 from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.analysis import sung_notes
-from hafm_hf.cli import app
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
@@ -25,14 +24,6 @@ SHEET = LeadSheet(
     beats=BEATS, beats_per_bar=3, downbeat=1, key="Bb:maj",
     chords=[(0.0, 1.32, "Bb"), (1.32, 2.82, "Gm7"), (2.82, 4.05, "C#dim"), (4.05, 4.3, "F:7"), (4.3, 5.2, "N")],
 )  # fmt: skip
-
-
-def hafm(*words: object) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"})
-
-
-def said(result: Result) -> str:
-    return " ".join(result.output.replace("│", " ").split())
 
 
 def test_bars_follow_beats_metre_and_downbeat_and_hold_the_chords() -> None:

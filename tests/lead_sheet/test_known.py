@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from typer.testing import CliRunner
 
+from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
-from hafm_hf.cli import app
 from hafm_hf.hub.endpoint import EndpointHandler
 from hafm_hf.lead_sheet.files import known_lead_sheet
 
@@ -87,7 +86,7 @@ def test_command_pipeline_and_endpoint_make_one_song_of_one_request(bundled_mode
     soundfile.write(tmp_path / "v.wav", vocal, rate, subtype="FLOAT")
     known = {"tempo": 96, "chords": "C | F#"}
     words = ["accompany", str(tmp_path / "v.wav"), "--tempo", "96", "--chords", "C | F#", "--seed", "1", "--skip-fine"]
-    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    done = hafm(*words, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     written = soundfile.read(tmp_path / "v_instrumental.wav", dtype="float32")[0]
     handler = EndpointHandler(str(bundled_model))

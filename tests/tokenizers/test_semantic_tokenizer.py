@@ -139,17 +139,6 @@ def test_chunks_of_a_network_without_attention_are_exact() -> None:
     torch.testing.assert_close(model.extract_features(samples, noise=True, seed=2), whole, atol=1e-4, rtol=1e-4)
 
 
-def test_saved_tokenizer_gives_identical_tokens(tokenizer: HAFMSemanticTokenizerModel, tmp_path: Path) -> None:
-    samples = waveform(2.0)
-    tokenizer.save_pretrained(tmp_path)
-    loaded, info = HAFMSemanticTokenizerModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert torch.equal(loaded.centroids, tokenizer.centroids)
-    assert torch.equal(loaded.encode(samples, noise=True, seed=0), tokenizer.encode(samples, noise=True, seed=0))
-    assert (tmp_path / "model.safetensors").exists()
-    assert loaded.config.layer == LAYER and loaded.config.hubert_config.num_hidden_layers == LAYER
-
-
 def test_half_precision_keeps_nearly_all_tokens_of_the_bundled_tokenizer() -> None:
     # a network that has learnt something: centroids of a random one lie so close that the processor's rounding chooses
     samples, _ = read_audio(Path(__file__).parents[2] / "examples/vocal.wav", sampling_rate=RATE)
