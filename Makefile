@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # hafm_hf: `make demo` turns the example vocal into a song, `make test` runs every check. Both set up .venv first.
 # Needs Python >= 3.11, git and pip. torch is a CPU build where requirements/torch_index.py finds one; from elsewhere:
 #   make demo TORCH_INDEX="--index-url https://…"     (empty: the index that pip is set up with)

@@ -113,7 +113,10 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
                 found.setdefault(name, []).append((float(value), song))
     if not found:
         raise ValueError("Nobody has recognised the reference.")
-    return {name: bootstrap_mean(*zip(*rows, strict=True)) for name, rows in sorted(found.items())}
+    return {
+        name: bootstrap_mean([value for value, _ in rows], [song for _, song in rows])
+        for name, rows in sorted(found.items())
+    }
 
 
 if __name__ == "__main__":
