@@ -128,6 +128,8 @@ def show(report: dict[str, Any], out: Path, as_json: bool) -> None:
         typer.echo(json.dumps(report))
         return
     heading, *rows = score_rows(report)
+    # of words, which wrap where the terminal is narrow
+    heading = [name.replace("_", " ") for name in heading]
     print_table("matched minus shuffled pairs; * above zero", heading, rows)
     if rows := protocol_rows(report):
         print_table("distance to real accompaniments", rows[0], rows[1:])
