@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import secrets
 import shutil
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from songs import MAX_SECONDS, OFFERED, Request, load_pipeline, logger, make_job
+from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job
 
 # isort: split
 # after songs: when it is imported, gradio reads once where temporary files go
@@ -33,18 +30,16 @@ import gradio as gr
 import parts
 import takes
 from hafm_hf import LeadSheet
-from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
+from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 from hafm_hf.pretrained.redaction import without_secrets
 from links import USUAL, read_link
-from listening import lead_sheet_of, listen, readable, uploaded, write_sheet
+from listening import lead_sheet_of, listen, uploaded, write_sheet
 from parts import EXAMPLES, NEEDING_STREAMS, PAGE_OPTIONS, STATIC, announcement, band_properties, imported, voice_name
 from projects import read_project, write_project
 from takes import Channel, Job
 
 QUEUE_SIZE = int(takes.setting("QUEUE_SIZE", "20"))
 MAX_UPLOAD = takes.setting("MAX_UPLOAD", "100mb")
-# How often the progress bar moves.
-SHOW_SECONDS = 0.25
 # Generations that a page keeps side by side.
 MOST_JOBS = 4
 # Generate, Stop, and the button of the selected bars.
@@ -55,7 +50,7 @@ IDLE = [ON, OFF, ON]
 # stops and then marks components with an error, so a run looks here instead, and ends by itself.
 BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
-FULL = "Too many people are waiting. The voice is analysed as soon as there is a place; you need do nothing."
+COMING = "The band is coming … <progress aria-label='Generating'></progress>"
 WAITS = "Too many people are waiting. Your band begins by itself as soon as there is a place; you need do nothing."
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
@@ -72,68 +67,62 @@ def explain(error: Exception) -> str:
     return f"{UNEXPECTED} ({type(error).__name__})"
 
 
-def show_estimates(voice: Any, take: Values | None, *inputs: Any) -> Values | None:
-    """The value of the timeline: what is estimated of a voice, or {"wrong": why nothing is}; None without a voice.
+def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
+    """An action with one more output, the first: what a person is told if it fails, before the outputs `otherwise`.
 
-    The beats of a take to the click are known.
+    Of an event without a progress display, Gradio itself shows no error.
     """
-    if voice is None:
-        return None
+
+    def act(*inputs: Any) -> list[Any]:
+        try:
+            return [gr.skip(), *action(*inputs)]
+        except Exception as error:
+            return [announcement(explain(error), "alert"), *otherwise]
+
+    return act
+
+
+def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | None:
+    """The value of the timeline: what is estimated of a voice, or {"wrong": why nothing is}; None without a voice."""
+    if voice is None or (voice["shown"] and not again):
+        return gr.skip() if voice else None
+    voice["shown"] = True
     try:
-        request = Request.of(voice, *inputs)
-        recorded = take is not None and Path(str(request.vocal)).name == take["name"]
-        known = take["sheet"] if take and recorded else LeadSheet()
+        request, known = Request.of(voice, *inputs), voice["sheet"]
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         shown = listen(request.vocal, request.model, request.seconds, known)
         # estimates of a state remain estimates
-        return shown | {"sheet": known.to_dict()} if take and recorded and take["state"] else shown
+        return shown | {"sheet": known.to_dict()} if voice["state"] else shown
     except Exception as error:
         return {"wrong": explain(error)}
 
 
-def why(action: Callable[..., Any], *inputs: Any) -> Any:
-    """What a person is told of an action that has just failed: of a quiet event, Gradio itself shows no error."""
-    try:
-        action(*inputs)
-    except gr.Error as error:
-        return announcement(error.message, "alert")
-    return gr.skip()
+def take_voice(sent: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """A voice that the page has recorded, been given or offers as an example: [voice, jobs, mixer, tempo, options …].
 
-
-def take_voice(sent: Values) -> list[Any]:
-    """A voice that the page has recorded, been given or offers as an example: [vocal, take].
-
-    A take has the voice's "name", the "sheet" that is known of it, the "band" that is stored of an example, and the
-    "state" that the page shows again: of a project, or from before it was reloaded.
+    A voice has its "path", the "sheet" that is known of it, the "state" that the page shows again (of a project, or
+    from before it was reloaded), and whether it was "shown" already.
     """
-    try:
-        names = {voice_name(path): path for path in EXAMPLES}
-        example = names.get(str(sent.get("example")))
-        path = example or uploaded(sent.get("path"), EXAMPLES)
-        if path.suffix == ".zip":
-            sent = read_project(path)
-            path = sent["path"]
-        state = sent if "takes" in sent else {}
-        known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
-        sheet = LeadSheet.told(state.get("sheet") or known) if example is None else takes.stored_sheet(example)
-        return [str(readable(path)), {"name": readable(path).name, "sheet": sheet, "band": example, "state": state}]
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
+    path = example or uploaded(sent.get("path"), EXAMPLES)
+    if path.suffix == ".zip":
+        sent = read_project(path)
+        path = sent["path"]
+    state = sent if "takes" in sent else {}
+    known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
+    sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
+    voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
+    folders = dict.fromkeys(map(str, state.get("takes", [])))
+    found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in folders]
+    brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
+    return [voice, *brought, *restore(state.get("query", ""))[1:]]
 
 
-def bring_takes(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """The band that is stored of an example, which plays at once, or the takes of a state: [jobs, mixer]."""
-    source, state = str(vocal["path"]), take["state"]
-    folders = dict.fromkeys(str(each).split("/")[0] for each in state.get("takes", []))
-    found = (
-        [takes.stored_job(take["band"], source)]
-        if take["band"]
-        else [takes.read_job(name, source) for name in folders]
-    )
-    there = [job for job in found if job is not None]
-    if not there:
+def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """[jobs, mixer] with the take of an example, which plays at once, or those of a state."""
+    if not found:
         return [gr.skip()] * 2
-    brought, value = shelved(there, jobs, mixer)
+    brought, value = shelved(found, jobs, mixer)
     if state:
         known = state.get("chosen") in [each["id"] for each in value["takes"]]
         marks = {**value.get("marks", {}), **(state.get("marks") or {})}
@@ -142,14 +131,14 @@ def bring_takes(take: Values, vocal: Any, jobs: list[Job], mixer: Values | None)
 
 
 def begin() -> list[Any]:
-    """Both buttons that generate, at once: [announced, run, stop, remake, bar, ticket]."""
-    return ["", *BUSY, "Waiting for a free place …", secrets.token_urlsafe()]
+    """Both buttons that generate, at once: [announced, run, stop, remake, ticket]."""
+    return ["", *BUSY, secrets.token_urlsafe()]
 
 
 def stop_run(ticket: str) -> list[Any]:
-    """The button that stops generating: [announced, run, stop, remake, bar]."""
+    """The button that stops generating: [announced, run, stop, remake]."""
     CANCELLED.append(ticket)
-    return [announcement("Stopped."), *IDLE, ""]
+    return [announcement("Stopped."), *IDLE]
 
 
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
@@ -167,53 +156,47 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
         ValueError: nothing is selected, or the take is of another voice.
     """
     request = song_request(jobs, mixer, timeline, *inputs)
-    job, sample = takes.find(jobs, (mixer or {}).get("chosen"))
-    if job.source != request.vocal:
-        raise ValueError("This take belongs to another voice than the one above; generate a new one.")
+    job = takes.find(jobs, (mixer or {}).get("chosen"))
     selection = (timeline or {}).get("selection")
-    if not isinstance(selection, list) or [type(each) in (int, float) for each in selection] != [True, True]:
-        raise ValueError("Select bars in the timeline first; then they can be replaced.")
-    return replace(request, remake=takes.Remake(job, sample, *selection))
+    if job.source != request.vocal or not isinstance(selection, list):
+        raise ValueError("Choose a take of this voice and select some of its bars first; then they can be replaced.")
+    start, stop = map(float, selection)
+    return replace(request, remake=takes.Remake(job, start, stop))
 
 
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """What both buttons yield: [announced, run, stop, remake, bar, jobs, mixer].
+    """What both buttons yield: [announced, run, stop, remake, jobs, mixer].
 
     Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
     """
-    still, keep = [gr.skip()] * 5, [gr.skip()] * 2
-    shown, live = -math.inf, takes.LiveTake()
+    still, live = [gr.skip()] * 4, takes.LiveTake()
     # one that was waiting for the queue may come twice
     begun, stopped = ticket in BEGUN, partial(CANCELLED.__contains__, ticket)
     BEGUN.append(ticket)
     try:
         # Gradio takes a run that yields nothing for one that empties every component
-        yield [*still, *keep]
+        yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
                 said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
                 # a person who has stopped it may have begun something else
-                yield [*(still if stopped() else [said, *IDLE, ""]), *shelved([step], jobs, mixer)]
+                yield [*(still if stopped() else [said, *IDLE]), *shelved([step], jobs, mixer)]
             elif stopped():
                 return
-            elif isinstance(step, dict):
+            elif step is not None:
                 value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": {**step, "run": ticket}, "play": True}
                 yield [*still, gr.skip(), value]
-            elif time.monotonic() - shown >= SHOW_SECONDS:
-                shown = time.monotonic()
-                yield [*[gr.skip()] * 4, parts.progress_bar(step), *keep]
     except Exception as error:
         value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": None}
-        yield [announcement(explain(error), "alert"), *IDLE, "", gr.skip(), value if live.pieces else gr.skip()]
+        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), value if live.pieces else gr.skip()]
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
-    """Those that newer ones replace: a person has not marked any song of them as kept."""
+    """Those that newer ones replace: a person has not marked them as kept."""
     marks = (mixer or {}).get("marks") or {}
-    kept = {str(take).split("/")[0] for take, mark in marks.items() if mark.get("kept")}
-    return [job for job in jobs if job.folder.name not in kept]
+    return [job for job in jobs if not (marks.get(job.folder.name) or {}).get("kept")]
 
 
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
@@ -224,27 +207,20 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
             jobs = [each for each in jobs if each is not old]
         jobs = [*jobs, replace(job, number=max(job.number, 1 + max((old.number for old in jobs), default=0)))]
         jobs[-1].save()
-    value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": f"{jobs[-1].folder.name}/1", "ask": None}
+    value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
     return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
 
 
-def answer(jobs: list[Job], mixer: Values) -> str:
-    """The path of the file that the mixer asks for."""
-    try:
-        if (mixer.get("ask") or {}).get("file") == "project":
-            return str(write_project(jobs, mixer["ask"].get("state")))
-        job, sample = takes.find(jobs, mixer.get("chosen"))
-        return str(takes.write_file(job, sample, mixer))
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+def answer(jobs: list[Job], mixer: Values) -> list[Any]:
+    """[The path of the file that the mixer asks for]."""
+    if (mixer.get("ask") or {}).get("file") == "project":
+        return [str(write_project(jobs, mixer["ask"].get("state")))]
+    return [str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
 
 
-def save_sheet(timeline: Values, *inputs: Any) -> str:
-    """The path of the lead sheet that the timeline asks for, with the chosen style and energy."""
-    try:
-        return str(write_sheet(timeline, Request.of(*inputs)))
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
+    """[The path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
+    return [str(write_sheet(timeline, Request.of(*inputs)))]
 
 
 def restore(query: str) -> list[Any]:
@@ -273,8 +249,7 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
     Options are the pipeline's; one that is left out is the model's own, and the seed is drawn. seconds is how much of
     the vocal is used, from its start; tempo (beats per minute) is estimated if left out; lead_sheet says more of what
     is known, as {"beats": [0.2, 0.8], "chords": [[0, 2.4, "Am"]]}. For tail (s) the band goes on after the voice.
-    Returns the first sample's mix (WAV), its instrumental (WAV), a zip of all stems, and {"seed", "elapsed" (s),
-    "num_samples", "model"}.
+    Returns the mix (WAV), the instrumental (WAV), a zip of all stems, and {"seed", "elapsed" (s), "model"}.
     """
     *options, lead_sheet, instrumental_gain_db = values
     try:
@@ -284,17 +259,17 @@ def accompany(vocal: Any, model: str, *values: Any) -> tuple[str, str, str, Valu
         gain = MixOptions.of(given={"instrumental_gain_db": instrumental_gain_db}).instrumental_gain_db
         *_, job = make_job(request)
         assert isinstance(job, Job)
-        mix = takes.mix_job(job, 1, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
+        mix = takes.mix_job(job, {name: Channel(0.0 if name == "voice" else gain) for name in job.channels})
     except Exception as error:
         raise gr.Error(explain(error), print_exception=False) from error
-    report = {"seed": job.seed, "elapsed": job.elapsed, "num_samples": job.num_samples, "model": model}
-    return str(mix), str(job.path("instrumental", "wav", 1)), str(takes.zip_stems(job)), report
+    report = {"seed": job.seed, "elapsed": job.elapsed, "model": model}
+    return str(mix), str(job.path("instrumental")), str(takes.zip_stems(job)), report
 
 
 def parameters_of_endpoint() -> list[inspect.Parameter]:
     """Names and defaults of the inputs of `accompany`, which the endpoint tells its callers."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    defaults = {"model": OFFERED[0], **{name: each.default for name, each in PUBLIC_OPTIONS.items()}}
+    defaults = {"model": OFFERED[0], **{name: each.default for name, each in OPTIONS.items()}}
     defaults |= {"seconds": None, "tempo": None, "tail": 0, "lead_sheet": None, "instrumental_gain_db": 0}
     return [inspect.Parameter("vocal", kind), *(inspect.Parameter(k, kind, default=v) for k, v in defaults.items())]
 
@@ -310,8 +285,8 @@ class Page:
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
-            self.vocal = gr.Audio(type="filepath", label="Voice", visible="hidden", elem_id="vocal")
-            examples = [voice_name(path) for path in EXAMPLES]
+            self.voice = gr.State(None)
+            examples = {voice_name(path): takes.stored_band(path) for path in EXAMPLES}
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS, examples=examples)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
@@ -320,7 +295,8 @@ class Page:
                 self.stop = gr.Button("Stop the band", interactive=False, elem_id="stop", min_width=120)
             with gr.Column(elem_id="band"):
                 self.announced = gr.HTML(elem_id="announced", min_height=0)
-                self.bar = gr.HTML(elem_id="bar", min_height=0)
+                # shown by the style sheet while the button that generates is not
+                gr.HTML(COMING, elem_id="bar", min_height=0)
                 self.mixer = parts.studio_part("mixer")
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
@@ -335,8 +311,8 @@ class Page:
 
     def inputs(self) -> list[gr.components.Component]:
         """In the order of `Request.of`."""
-        chosen = [self.options[name] for name in ("model", *PUBLIC_OPTIONS, "seconds")]
-        return [self.vocal, *chosen, self.tempo, self.options["tail"]]
+        chosen = [self.options[name] for name in ("model", *OPTIONS, "seconds")]
+        return [self.voice, *chosen, self.tempo, self.options["tail"]]
 
     def restored(self) -> list[gr.components.Component]:
         """What `restore` changes."""
@@ -352,26 +328,21 @@ DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
     """A new voice is analysed; a take to the click brings its beats, an example its band."""
-    take = gr.State(None)
-    voice, *others = page.inputs()
-    listening: dict[str, Any] = {"fn": show_estimates, "inputs": [voice, take, *others], "outputs": page.timeline}
-    listening |= {"concurrency_limit": 2, "concurrency_id": "listen", **QUIET}
-    chosen = page.recorder.submit(take_voice, page.recorder, [page.vocal, take], queue=False, **QUIET)  # type: ignore[attr-defined]
-    chosen.success(bring_takes, [take, voice, jobs, page.mixer], [jobs, page.mixer], queue=False, **QUIET)
-    chosen.failure(partial(why, take_voice), page.recorder, page.announced, queue=False, **QUIET)
-    settled = chosen.success(
-        lambda take: restore(take["state"].get("query", "")), take, page.restored(), queue=False, **QUIET
+    outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
+    chosen = page.recorder.submit(  # type: ignore[attr-defined]
+        told(take_voice, *[gr.skip()] * len(outputs[1:])),
+        [page.recorder, jobs, page.mixer],
+        outputs,
+        queue=False,
+        **QUIET,
     )
-    once_more = gr.Button("Estimate once more", visible="hidden", elem_id="listen_again")
-    for start in (page.listen.click, settled.then, once_more.click):  # type: ignore[attr-defined]
-        listened = start(**listening)
-        waits = listened.failure(lambda: {"wrong": FULL}, None, page.timeline, queue=False, **QUIET)
-        waits.then(None, None, None, js=f"() => {{ {PAGE}.then(page => page.again('#listen_again')); }}")
+    for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
+        start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)
+    file = [page.announced, page.file]
     asked = page.timeline.submit(  # type: ignore[attr-defined]
-        save_sheet, [page.timeline, *page.inputs()], page.file, concurrency_limit=2, concurrency_id="listen", **QUIET
+        told(save_sheet, ""), [page.timeline, *page.inputs()], file, concurrency_limit=2, **QUIET
     )
-    asked.success(None, page.file, None, js=DOWNLOAD)
-    asked.failure(partial(why, save_sheet), [page.timeline, *page.inputs()], page.announced, queue=False, **QUIET)
+    asked.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
@@ -394,7 +365,7 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
 
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Generating, stopping it, and the selected bars generated again."""
-    status = [page.announced, page.run, page.stop, page.remake, page.bar]
+    status = [page.announced, page.run, page.stop, page.remake]
     outputs = [*status, jobs, page.mixer]
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
@@ -402,8 +373,8 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         # `run` itself says what goes wrong in it, so either it was not let in, or Gradio failed before or after it
         full = ticket not in BEGUN and len(blocks._queue) >= QUEUE_SIZE
         if full and ticket not in CANCELLED:
-            return [announcement(WAITS), *BUSY, "Waiting for a free place …", again]
-        return [announcement(UNEXPECTED, "alert"), *IDLE, "", ""]
+            return [announcement(WAITS), *BUSY, again]
+        return [announcement(UNEXPECTED, "alert"), *IDLE, ""]
 
     for button, request in ((page.run, song_request), (page.remake, remake_request)):
         begun = button.click(begin, None, [*status, page.ticket], queue=False, **QUIET)
@@ -416,10 +387,9 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
     answered = page.mixer.submit(  # type: ignore[attr-defined]
-        answer, [jobs, page.mixer], page.file, concurrency_limit=4, **QUIET
+        told(answer, ""), [jobs, page.mixer], [page.announced, page.file], concurrency_limit=4, **QUIET
     )
-    answered.success(None, page.file, None, js=DOWNLOAD)
-    answered.failure(partial(why, answer), [jobs, page.mixer], page.announced, queue=False, **QUIET)
+    answered.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_endpoint(page: Page) -> None:
@@ -429,8 +399,9 @@ def connect_endpoint(page: Page) -> None:
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
     # the page's own lists the styles of one model only
-    style, shown = gr.Textbox(visible=False, label="Style"), page.options["style"]
-    inputs = [style if each is shown else each for each in page.inputs()]
+    own = {page.options["style"]: gr.Textbox(visible=False, label="Style")}
+    own[page.voice] = gr.Audio(label="Voice", type="filepath", visible=False)
+    inputs = [own.get(each, each) for each in page.inputs()]
     endpoint = {"api_name": "accompany", "preprocess": False, **ONE_AT_A_TIME}
     hidden.click(accompany, [*inputs, sheet, gain], outputs, **endpoint)
 
@@ -451,18 +422,19 @@ def build_page() -> gr.Blocks:
 def warm_up() -> None:
     """Uses once what is slow when it is first used, so that the first person does not wait for it."""
     for voice in parts.EXAMPLES[:1]:
-        takes.stored_job(voice, str(voice))
         listen(str(voice), OFFERED[0], None, takes.stored_sheet(voice))
 
 
 def main() -> None:
     """Serves the page until it is told to stop, and leaves no file behind."""
+    modules = "".join(f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js"))
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     takes.keep_sweeping()
     threading.Thread(target=warm_up, daemon=True).start()
     build_page().launch(
         css_paths=[STATIC / "studio.css"],
+        head=modules,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(takes.JOBS)],
         ssr_mode=False,

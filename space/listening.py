@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,25 +24,20 @@ from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
 from hafm_hf.listening.decoding import ChordChoice, chord_choices
-from songs import MAX_SECONDS, Request, load_pipeline, on_gpu, read_vocal
+from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 
 # At this rate (Hz) pitch is estimated in a fraction of the time, and precisely enough for a line on a screen.
 PITCH_RATE = 8_000
-# Of recordings that browsers may not decode, nor libsndfile.
-FROM_PHONES = (".m4a", ".mp4", ".3gp", ".webm", ".amr", ".aac", ".mka", ".caf", ".mov")
+# So many voices are analysed at the same time; others wait.
+LISTENING = threading.Semaphore(2)
 # Values of the pitch line per second.
 LINE_RATE = 25
 A4_HZ, A4_MIDI = 440.0, 69
 
 
 def listen(vocal: str | None, model: str, seconds: float | None, known: LeadSheet) -> dict[str, Any]:
-    """What the timeline shows of a voice.
-
-    Args:
-        vocal, seconds: as for `read_vocal`.
-        model: the one that estimates.
-        known: tempo or beats, as far as they are known.
+    """What the timeline shows of a voice, of which tempo or beats may be known.
 
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
@@ -55,15 +49,17 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     """
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
-    sheet = estimate(model, samples, rate, known)
-    if sheet.has_beats:
-        sheet = on_the_beat(completed(sheet, len(samples) / rate), len(samples) / rate)
-    if known.has_beats:
-        sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
-    pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
+    with LISTENING:
+        sheet = estimate(model, samples, rate, known)
+        if sheet.has_beats:
+            sheet = on_the_beat(completed(sheet, len(samples) / rate), len(samples) / rate)
+        if known.has_beats:
+            sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
+        pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
+        sure = choices(model, samples, rate, sheet)
     energies = ENERGIES if "energy" in load_pipeline(model).model.known_streams else ()
     found = {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "energies": energies}
-    return found | {"sheet": sheet.to_dict(), "choices": choices(model, samples, rate, sheet)}
+    return found | {"sheet": sheet.to_dict(), "choices": sure}
 
 
 @on_gpu
@@ -148,15 +144,3 @@ def uploaded(path: Any, known: Sequence[Path] = ()) -> Path:
     if not there or not found.is_file():
         raise ValueError("This recording has been removed from the server; record it again.")
     return found
-
-
-def readable(path: Path) -> Path:
-    """A recording as a file that libsndfile reads: what it does not read, ffmpeg does, where it is installed."""
-    wav = path.with_suffix(".wav")
-    if path.suffix.lower() not in FROM_PHONES or wav.exists() or shutil.which("ffmpeg") is None:
-        return wav if wav.exists() else path
-    # a recording must not make it open other files
-    limits = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,webm,amr,aac,caf"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", *limits, "-i", str(path), "-t", f"{MAX_SECONDS + 1}", str(wav)]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    return wav if done.returncode == 0 else path

@@ -12,8 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from hafm_hf.accompaniment.options import MIX_OPTIONS, PUBLIC_OPTIONS
-from songs import OFFERED, load_pipeline
+from hafm_hf.accompaniment.options import MIX_OPTIONS
+from songs import OFFERED, OPTIONS, load_pipeline
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
@@ -24,14 +24,11 @@ EXAMPLES = [
     for path in sorted((folder / "examples").glob(kind))
 ]
 # Options that some models do not have.
-NEEDING_STREAMS = [name for name, option in PUBLIC_OPTIONS.items() if option.streams]
+NEEDING_STREAMS = [name for name, option in OPTIONS.items() if option.streams]
 # The inputs of the band, in the order in which `restore` updates them; "sounds" are examples of the styles.
-PAGE_OPTIONS = ["model", "seconds", "tail", *PUBLIC_OPTIONS, "sounds"]
-# Limits that are lower here than in the package.
-MOST = {"num_samples": 4}
+PAGE_OPTIONS = ["model", "seconds", "tail", *OPTIONS, "sounds"]
 # Labels and help of the options in the words of somebody who sings, and what an empty number stands for.
 OPTION_WORDS = {
-    "num_samples": ("Variations", "Different bands for the same voice", ""),
     "seed": ("Seed", "The same seed gives the same music", "random"),
     "guidance_scale": ("Guidance", "How closely the band follows the voice, usually 1 to 5", "auto"),
     "temperature": ("Temperature", "Above 1 the music is more surprising, below 1 less", "auto"),
@@ -42,7 +39,7 @@ OPTION_WORDS = {
     "stems": ("Separate instruments", "Drums, bass, chords and colour, each with its own channel in the mixer", ""),
 }
 # The choice that leaves an option to the model or the lead sheet, and the choice that leaves the energy to the voice.
-AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "Like the voice"}
+AUTOMATIC, CHOICE_WORDS = ("Automatic", ""), {"auto": "As sung"}
 # What stands above the numbers, if the model has it.
 CARDS = ("style", "energy", "stems")
 
@@ -53,12 +50,6 @@ CARDS = ("style", "energy", "stems")
 def announcement(text: str, kind: str = "status") -> str:
     """HTML of the one line that a screen reader speaks; `kind` is "alert" for refusals."""
     return f"<p class='hafm-{kind}' role='{kind}'>{html.escape(text)}</p>" if text else ""
-
-
-def progress_bar(share: float) -> str:
-    """HTML of what is going on, and of how much of it is done, from 0 to 1."""
-    words = "The band is playing …" if share else "Listening to the voice …"
-    return f"{words} <progress value='{share:.3f}' aria-label='Progress'></progress>"
 
 
 def voice_name(path: Path) -> str:
@@ -93,13 +84,11 @@ def option_components() -> dict[str, gr.components.Component]:
 def more_components() -> dict[str, gr.components.Component]:
     """The other inputs of the band by name: options of generation, seconds, tail and model."""
     known = band_properties(OFFERED[0])
-    found = {name: option_component(name, known.get(name)) for name in PUBLIC_OPTIONS if name not in CARDS}
+    found = {name: option_component(name, known.get(name)) for name in OPTIONS if name not in CARDS}
     found["seconds"] = number("seconds", "Seconds", "Use only the start of the voice", "all", minimum=0)
     ending, about = MIX_OPTIONS["tail"], "Seconds that the band goes on after the voice, fading out"
     found["tail"] = number("tail", ending.label, about, "0", minimum=0, maximum=ending.most)
-    known_models: dict[str, Any] = {"choices": OFFERED, "value": OFFERED[0], "allow_custom_value": True}
-    about = "From the list, or a hub id: org/name"
-    return found | {"model": gr.Dropdown(**known_models, label="Model", info=about, elem_id="model")}
+    return found | {"model": gr.Dropdown(OFFERED, value=OFFERED[0], label="Model", elem_id="model")}
 
 
 def band_properties(model: str) -> dict[str, dict[str, Any]]:
@@ -110,8 +99,7 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
         # the reason is given when something is generated
         return {name: {"visible": False} for name in [*NEEDING_STREAMS, "sounds"]}
     known: dict[str, dict[str, Any]] = {
-        name: {"visible": not composite.known_streams.isdisjoint(PUBLIC_OPTIONS[name].streams)}
-        for name in NEEDING_STREAMS
+        name: {"visible": not composite.known_streams.isdisjoint(OPTIONS[name].streams)} for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
     known["sounds"] = {
@@ -125,16 +113,13 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
 
 def option_component(name: str, known: Mapping[str, Any] | None = None) -> gr.components.Component:
     """The input of an option of generation; `known` are properties that depend on the model."""
-    option = PUBLIC_OPTIONS[name]
+    option = OPTIONS[name]
     label, info, empty = OPTION_WORDS.get(name, (option.label, option.help, "auto" if option.optional else ""))
     shown = {"label": label, "info": info, "elem_id": name, "min_width": 140, **(known or {})}
     if option.kind is bool:
         return gr.Checkbox(**{"value": bool(option.default), **shown})
     if option.kind is str:
         return gr.Radio(**{"choices": radio_choices(option.choices), "value": "", **shown})
-    if not option.optional:
-        limits = {"minimum": option.least, "maximum": MOST.get(name, option.most), "step": 1}
-        return gr.Slider(**{"value": option.default, **limits, **shown})
     return number(name, label, info, empty, **(known or {}))
 
 

@@ -33,7 +33,7 @@ def write_project(jobs: list[Job], state: Any) -> Path:
         archive.writestr("project.json", json.dumps({**state, "path": voice.name}))
         archive.write(voice, voice.name)
         for job in jobs:
-            if f"{job.folder.name}/1" in state.get("takes", []):
+            if job.folder.name in state.get("takes", []):
                 for file in (job.folder / ABOUT, *job.sounds()):
                     archive.write(file, f"{job.folder.name}/{file.name}")
     return path
@@ -58,7 +58,7 @@ def read_project(path: Path) -> dict[str, Any]:
                     (now[folder] / name).write_bytes(archive.read(member))
         # ids of takes wherever they stand
         known = {name: state.get(name) for name in ("takes", "chosen", "marks")}
-        moved = re.sub(r'"(\w+)/', lambda id: f'"{now[id[1]].name}/' if id[1] in now else id[0], json.dumps(known))
+        moved = re.sub(r'"(\w+)"', lambda id: f'"{now[id[1]].name}"' if id[1] in now else id[0], json.dumps(known))
         return {**state, **json.loads(moved), "path": now[""] / Path(state["path"]).name}
     except (AttributeError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path.name} is not a project of this page, or a part of it is missing.") from error

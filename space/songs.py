@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a vocal to songs, for the page and for the endpoint alike.
 
-`make_job` reads the vocal, generates songs or the selected bars of one, and hands them to takes.py, which writes them.
+`make_job` reads the vocal, generates a song or the selected bars of one, and hands it to takes.py, which writes it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ logger = transformers.utils.logging.get_logger("hafm_space")
 BUNDLED = "hafm-tiny (bundled)"
 MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
 GPU_SECONDS = int(setting("GPU_SECONDS", "120"))
-# The models of the list; the first is chosen. Hub ids can be typed, but no other folder of this machine.
+# The models of the list; the first is chosen.
 OFFERED = [name.strip() for name in setting("MODELS", BUNDLED).split(",") if name.strip()]
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# Of a generation. More songs than one are asked for one after another: each is a take.
+OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "num_samples"}
 # How often a run checks whether it has been cancelled.
 REPORT_SECONDS = 0.05
 # A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
@@ -53,17 +54,10 @@ class Cancelled(Exception):
 
 @dataclass
 class Request:
-    """What the page or the endpoint asks for.
+    """What the page or the endpoint asks for, by the names of the pipeline's options; 0 is as if it were not given.
 
-    Args:
-        vocal: file of the voice.
-        model: one of OFFERED, or a hub id.
-        options: of generation.
-        seconds: how much of the vocal is used, from its start; all if 0.
-        tempo (beats per minute): estimated, or that of the lead sheet, if 0.
-        tail (s): how long the band goes on after the voice, fading out.
-        lead_sheet: what is known of the song.
-        remake: the part of an earlier take to generate again, if only a part is wanted.
+    `vocal` is a file, `model` one of OFFERED; of the vocal the first `seconds` are used. With a `remake`, only a part
+    of an earlier take is generated again.
     """
 
     vocal: str | None
@@ -77,7 +71,7 @@ class Request:
 
     @classmethod
     def of(cls, vocal: Any, model: Any, *values: Any) -> Request:
-        """A request by the values of PUBLIC_OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
+        """A request by the values of OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
 
         Gradio is not asked to check them: what it refuses, it refuses before we can say why.
 
@@ -85,17 +79,18 @@ class Request:
             ValueError: an option of another type or out of range.
         """
         *chosen, seconds, tempo, tail = (None if value == "" else value for value in values)
-        given = {name: whole(value) for name, value in zip(PUBLIC_OPTIONS, chosen, strict=True)}
-        path = vocal.get("path") if isinstance(vocal, dict) else vocal
+        given = {name: whole(value) for name, value in zip(OPTIONS, chosen, strict=True)}
         for name, value in {"seconds": seconds, "tempo": tempo}.items():
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
         mix = MixOptions.of(given={"tail": tail})
+        path = (vocal or {}).get("path")
         return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, mix.tail)
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a seed that is not given is drawn here."""
-        parameters = {name: value for name, value in asdict(self.options).items() if value is not None}
+        chosen = asdict(self.options)
+        parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
         known = self.lead_sheet or LeadSheet()
         if self.tempo and not known.has_beats:
             known = replace(known, tempo=self.tempo)
@@ -114,17 +109,10 @@ def whole(value: Any) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """Reads a recording, or says in one sentence why it cannot be used.
-
-    Args:
-        path: file; None when there is none.
-        seconds: use only this much from the start; all if None or 0.
-
-    Returns:
-        samples (float32 [N] or [N, C]) and their rate in Hz.
+    """So many seconds of a recording, all if None or 0: samples (float32 [N] or [N, C]) and their rate in Hz.
 
     Raises:
-        HAFMAudioError: no file, not audio, too short, too long, silent.
+        HAFMAudioError: no file, not audio, too short, too long, silent; it says so in one sentence.
     """
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
@@ -147,14 +135,13 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """The pipeline of an offered model, hafm-tiny or a hub id; the last two stay in memory.
+    """The pipeline of an offered model, or hafm-tiny; the last two stay in memory.
 
     Raises:
-        ValueError: none of them, or it cannot be loaded.
+        ValueError: neither of them, or it cannot be loaded.
     """
-    known = (*OFFERED, BUNDLED_MODEL.name)
-    if model not in known and (not HUB_ID.fullmatch(model) or Path(model).exists()):
-        raise ValueError(f"There is no model {model!r}; choose one from the list, or type a hub id such as org/name.")
+    if model not in (*OFFERED, BUNDLED_MODEL.name):
+        raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = str(BUNDLED_MODEL) if model in (BUNDLED, BUNDLED_MODEL.name) else model
     try:
@@ -171,36 +158,32 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @on_gpu
-def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[Any]:
-    """Runs the pipeline; yields its reports as they come, and the songs last.
+def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dict[str, Any]) -> Iterator[Any]:
+    """Runs the pipeline; yields its reports as they come, and the song last.
 
-    Reports are (stage, done, total), for a single song each piece that `HAFMPipeline.stream` yields, and None where
-    there is nothing new. Closing this generator stops the pipeline at its next token.
+    Reports are the pieces that `HAFMPipeline.stream` yields, None where there is nothing new, and [the song]. Closing
+    this generator stops the pipeline at its next token.
     """
     reports: queue.SimpleQueue[Any] = queue.SimpleQueue()
     closed = threading.Event()
 
-    def progress(*report: Any) -> None:
+    def progress(*_: Any) -> None:
         if closed.is_set():
             raise Cancelled
-        reports.put(report)
 
     def work() -> None:
         try:
             with GENERATING:
                 sound = {"array": samples, "sampling_rate": rate}
                 pipeline = load_pipeline(model)
-                if parameters["num_samples"] > 1 or "keep" in parameters:
-                    made = pipeline(sound, progress=progress, **parameters)
-                    songs = made if isinstance(made, list) else [made]
-                else:
-                    asked = {name: value for name, value in parameters.items() if name != "num_samples"}
-                    pieces = []
-                    for piece in pipeline.stream(sound, progress=progress, **asked):
-                        pieces.append(piece)
-                        reports.put(piece)
-                    songs = [pipeline.join(pieces)]
-            reports.put(songs)
+                if "keep" in parameters:
+                    reports.put([pipeline(sound, progress=progress, **parameters)])
+                    return
+                pieces = []
+                for piece in pipeline.stream(sound, progress=progress, **parameters):
+                    pieces.append(piece)
+                    reports.put(piece)
+                reports.put([pipeline.join(pieces)])
         except Cancelled:
             logger.info("cancelled")
         except Exception as error:
@@ -223,37 +206,26 @@ def generate_songs(model: str, samples: audio.Samples, rate: int, parameters: di
 
 def make_job(
     request: Request, live: LiveTake | None = None, stopped: Callable[[], bool] = lambda: False
-) -> Generator[float | dict[str, Any] | Job, None, None]:
-    """Reads, generates and writes: yields its share from 0 to 1, what is there of a single song, and last the job.
+) -> Generator[dict[str, Any] | Job | None, None, None]:
+    """Reads, generates and writes: yields what is there of the song, None where that is nothing new, and last the job.
 
-    Args:
-        request: what is wanted.
-        live: takes the pieces of a single song; without it, none are yielded.
-        stopped: whether to end. What `live` has by then becomes the job; without it, there is none.
+    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces.
 
     Raises:
         ValueError: a request that cannot be fulfilled; the message is for the person.
     """
     began = time.monotonic()
-    yield 0.0
     samples, rate = read_vocal(request.vocal, request.seconds)
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
-    there = [name for name in pipeline.model.stages if not (request.options.skip_fine and name == "fine")]
-    done = dict.fromkeys(there, 0.0)
     parameters = request.parameters()
     songs: list[dict[str, Any]] = []
-    with closing(generate_songs(request.model, samples, rate, parameters)) as reports:
+    with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for report in reports:
             if stopped():
                 break
-            if isinstance(report, tuple):
-                stage, count, total = report
-                done[stage] = count / max(total, 1)
-            elif isinstance(report, list):
+            if isinstance(report, list):
                 songs = report
-            elif isinstance(report, dict) and live is not None:
-                yield live.add(report, seconds)
-            yield sum(done.values()) / len(done)
+            yield live.add(report, seconds) if isinstance(report, dict) and live is not None else None
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:
@@ -261,5 +233,5 @@ def make_job(
     if request.remake is not None:
         songs = [request.remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    about = {"tail": parameters.get("tail", 0.0), "style": request.options.style or ""}
-    yield write_job(songs, name, parameters["seed"], time.monotonic() - began, str(request.vocal), **about)
+    about = {"tail": parameters.get("tail", 0.0), "style": request.options.style or "", "seed": parameters["seed"]}
+    yield write_job(songs[0], name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)

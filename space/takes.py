@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes: the files of generated songs, mixed as a person wants them, and replacing the selected bars of one.
+"""Takes: the files of a generated song, mixed as a person wants them, and replacing its selected bars.
 
 Every other module of the Space imports this one, which says where files lie.
 """
@@ -18,8 +18,8 @@ import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,64 +52,53 @@ LEAST_KEPT_SECONDS = 0.2
 PASTE_FADE_SECONDS = 0.02
 # Of the bands that are stored of example voices.
 STORED_SEED = 1
-EXPIRED = "These songs have been removed from the server; generate them again."
+EXPIRED = "This take has been removed from the server; generate it again."
 
 
 @dataclass
 class Job:
-    """The songs generated for one vocal: files in `folder`, which disappears when the job expires.
+    """A song generated for the vocal `source`: files in `folder`, which disappears when the job expires.
 
-    Args:
-        name: the beginning of the files' names.
-        num_samples: how many songs there are.
-        seed: of the generation.
-        elapsed (s): how long it took.
-        source: the vocal's file.
-        balance (dB): for each song, the gain that makes its band as loud beside the voice as in the median song.
-        tail (s): how long the band goes on after the voice.
-        stems: their names, if the band has any.
-        style: that was asked for; empty if none.
-        number: of the take, on a person's page.
+    By `balance` (dB) the band becomes as loud beside the voice as in the median song. A page numbers its takes, and
+    may play other files (`played`, by channel) than those of `folder`.
     """
 
     folder: Path
     name: str
-    num_samples: int
     seed: int
     elapsed: float
     source: str
-    balance: list[float]
+    balance: float
     tail: float = 0.0
     stems: tuple[str, ...] = ()
     style: str = ""
     number: int = 1
+    played: dict[str, str] = field(default_factory=dict)
 
     @property
     def channels(self) -> dict[str, str]:
         """The mixer's channels, each with the name of its file: the voice, and the stems or the band."""
         return {"voice": "vocal", **({stem: stem for stem in self.stems} or {"band": "instrumental"})}
 
-    def path(self, part: str, suffix: str, sample: int | None = None) -> Path:
-        """A file, under the name that a download has; samples are counted from 1."""
-        number = f"_{sample}" if sample and self.num_samples > 1 else ""
-        return self.folder / f"{self.name}{number}_{part}.{suffix}"
+    def path(self, part: str, suffix: str = "wav") -> Path:
+        """A file, under the name that a download has."""
+        return self.folder / f"{self.name}_{part}.{suffix}"
 
     def sounds(self) -> list[Path]:
-        """The files of vocal, instrumentals and their stems."""
-        parts, numbers = ("instrumental", *self.stems), range(1, self.num_samples + 1)
-        return [self.path("vocal", "wav"), *(self.path(part, "wav", number) for number in numbers for part in parts)]
+        """The files of vocal, instrumental and stems."""
+        return [self.path(part) for part in ("vocal", "instrumental", *self.stems)]
 
     def save(self) -> None:
         """Notes the job beside its files, so that `read_job` finds it again."""
-        (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": ""}))
+        (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}))
 
-    def read(self, part: str, sample: int | None = None) -> tuple[audio.Samples, int]:
-        """The vocal, an instrumental or a stem: float32 [N] or [N, C] and its rate in Hz.
+    def read(self, part: str) -> tuple[audio.Samples, int]:
+        """The vocal, the instrumental or a stem: float32 [N] or [N, C] and its rate in Hz.
 
         Raises:
             HAFMAudioError: when the job has expired.
         """
-        path = self.path(part, "wav", sample)
+        path = self.path(part)
         if not path.exists():
             raise audio.HAFMAudioError(EXPIRED)
         return audio.read_audio(path, min_seconds=0.0, mono=False)
@@ -125,23 +114,18 @@ def read_job(name: str, source: str) -> Job | None:
     safe = {
         "name": re.sub(r"[^\w-]+", "_", about["name"]),
         "stems": tuple(stem for stem in STEMS if stem in about["stems"]),
+        "played": {},
     }
     return Job(**{**about, **safe, "folder": path.parent, "source": source})
 
 
-def write_job(
-    songs: list[dict[str, Any]], name: str, seed: int, elapsed: float, source: str, tail: float = 0.0, style: str = ""
-) -> Job:
-    """Writes vocal, instrumentals and their stems, which `sweep` removes in time."""
-    vocal, rate = songs[0]["vocals"], songs[0]["sampling_rate"]
-    balance = [audio.balance_gain_db(vocal, song["audio"], rate, MEDIAN_BALANCE) for song in songs]
-    folder = Path(tempfile.mkdtemp(dir=JOBS))
-    stems = tuple(songs[0].get("stems", ()))
-    job = Job(folder, name, len(songs), seed, elapsed, source, balance, tail, stems, style)
-    audio.write_audio(job.path("vocal", "wav"), vocal, rate)
-    for number, song in enumerate(songs, start=1):
-        for part, sound in {"instrumental": song["audio"], **song.get("stems", {})}.items():
-            audio.write_audio(job.path(part, "wav", number), sound, rate)
+def write_job(song: dict[str, Any], **about: Any) -> Job:
+    """Writes vocal, instrumental and stems, which `sweep` removes in time."""
+    stems, rate = song.get("stems", {}), song["sampling_rate"]
+    balance = audio.balance_gain_db(song["vocals"], song["audio"], rate, MEDIAN_BALANCE)
+    job = Job(Path(tempfile.mkdtemp(dir=JOBS)), balance=balance, stems=tuple(stems), **about)
+    for part, sound in {"vocal": song["vocals"], "instrumental": song["audio"], **stems}.items():
+        audio.write_audio(job.path(part), sound, rate)
     return job
 
 
@@ -166,11 +150,8 @@ class LiveTake:
         self.files: dict[str, list[str]] = {}
 
     def add(self, piece: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """What there is with the next piece ("audio", "stems", "vocals", float32 [n] or [n, C] at "sampling_rate").
-
-        Returns:
-            "seconds" that it will have, "until" where it goes by now, "files" of each channel, seconds "at" which they
-            begin, and "balance" as in `shelf`.
+        """What there is with the next piece of a pipeline's stream: "seconds" that it will have, "until" where it goes
+        by now, "files" of each channel, seconds "at" which they begin, and "balance" as in `shelf`.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -191,38 +172,41 @@ def stored_sheet(voice: Path) -> LeadSheet:
     return read_lead_sheet(path) if path.exists() else LeadSheet()
 
 
-def stored_job(voice: Path, source: str) -> Job | None:
-    """The band that is stored of an example voice, bands/NAME_STEM.ogg beside it; None if there is none."""
+@cache
+def stored_song(voice: Path) -> dict[str, Any]:
+    """The band that is stored of an example voice, bands/NAME_STEM.ogg ("files") beside it; empty if there is none."""
     vocal, rate = audio.read_audio(voice)
     paths = {stem: voice.parent / "bands" / f"{voice.stem}_{stem}.ogg" for stem in STEMS}
     if not all(path.exists() for path in paths.values()):
-        return None
+        return {}
     sounds = {stem: audio.resample(*audio.read_audio(path, min_seconds=0.0), rate) for stem, path in paths.items()}
     frames = max(map(len, sounds.values()))
     stems = {stem: np.pad(sound, (0, frames - len(sound))) for stem, sound in sounds.items()}
     song = {"audio": reduce(np.add, stems.values()), "vocals": np.pad(vocal, (0, frames))[:frames], "stems": stems}
-    style = stored_sheet(voice).style
-    tail = max(frames - len(vocal), 0) / rate
-    return write_job(
-        [song | {"sampling_rate": rate}],
-        voice.stem,
-        STORED_SEED,
-        0.0,
-        source,
-        tail,
-        style if isinstance(style, str) else "",
-    )
+    files = {"voice": str(voice), **{stem: str(path) for stem, path in paths.items()}}
+    return song | {"sampling_rate": rate, "files": files, "tail": max(frames - len(vocal), 0) / rate}
+
+
+def stored_band(voice: Path) -> dict[str, Any]:
+    """What the page plays of an example at once, until `stored_job` has made a take of it; as of `LiveTake`."""
+    song = stored_song(voice)
+    if not song:
+        return {}
+    seconds = len(song["audio"]) / song["sampling_rate"]
+    balance = audio.balance_gain_db(song["vocals"], song["audio"], song["sampling_rate"], MEDIAN_BALANCE)
+    return {"run": str(voice), "seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
+
+
+def stored_job(voice: Path) -> Job | None:
+    """The take that is stored of an example voice; None if there is none."""
+    song, style = stored_song(voice), stored_sheet(voice).style
+    about = {"name": voice.stem, "seed": STORED_SEED, "elapsed": 0.0, "source": str(voice), "style": str(style or "")}
+    return write_job(song, tail=song["tail"], played=song["files"], **about) if song else None
 
 
 @dataclass(frozen=True)
 class Channel:
-    """How a sound goes into a mix.
-
-    Args:
-        db: level in dB.
-        pan: −1 left to 1 right, with equal power; 0 leaves a sound as it is.
-        muted: whether it is left out.
-    """
+    """How a sound goes into a mix: its level in dB, and from −1 (left) to 1 (right), with equal power, its place."""
 
     db: float = 0.0
     pan: float = 0.0
@@ -250,32 +234,24 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
-def mix_job(
-    job: Job, sample: int, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None
-) -> Path:
-    """Mixes the files of voice and band into one.
-
-    Args:
-        job, sample: whose.
-        channels: by `Job.channels`.
-        suffix: of the file, one of `FORMATS`.
-        lufs: loudness of the mix; as it comes if None.
+def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
+    """Mixes the files of voice and band, by `Job.channels`, into one of a format of `FORMATS` and a loudness.
 
     Raises:
         HAFMAudioError: the job has expired.
     """
     placed = {}
     for name, part in job.channels.items():
-        sound, rate = job.read(part, sample if name != "voice" else None)
+        sound, rate = job.read(part)
         placed[name] = channels[name].place(sound)
     width = max(sound.ndim for sound in placed.values())
     voice, *band = (audio.with_channels(sound, width) for sound in placed.values())
     mix = audio.mix_audio(voice, reduce(np.add, band))
     mix = mix if lufs is None else audio.to_loudness(mix, rate, lufs)
-    return audio.write_audio(job.path("mix", suffix, sample), audio.fade_edges(mix, rate), rate)
+    return audio.write_audio(job.path("mix", suffix), audio.fade_edges(mix, rate), rate)
 
 
-def write_file(job: Job, sample: int, mixer: dict[str, Any]) -> Path:
+def write_file(job: Job, mixer: dict[str, Any]) -> Path:
     """The file that the mixer asks for by {"file", "format"}.
 
     "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix is made with the mixer's "channels", whose
@@ -297,39 +273,34 @@ def write_file(job: Job, sample: int, mixer: dict[str, Any]) -> Path:
         channels = {name: Channel.of(sent.get(name)) for name in job.channels}
         for name, channel in channels.items():
             if name != "voice":
-                channels[name] = replace(channel, db=channel.db + job.balance[sample - 1])
-        return mix_job(job, sample, channels, suffix, options.loudness)
-    path = job.path("instrumental", suffix, sample)
-    return path if path.exists() else audio.write_audio(path, *job.read("instrumental", sample))
+                channels[name] = replace(channel, db=channel.db + job.balance)
+        return mix_job(job, channels, suffix, options.loudness)
+    path = job.path("instrumental", suffix)
+    return path if path.exists() else audio.write_audio(path, *job.read("instrumental"))
 
 
 @dataclass(frozen=True)
 class Remake:
-    """Some seconds of a take, generated again; the rest stays as it is, to the sample.
-
-    Args:
-        job, sample: whose band.
-        start, stop: seconds of it.
+    """The seconds from `start` to `stop` of a take, generated again; the rest stays as it is, to the sample.
 
     Raises:
         ValueError: nothing would be left of the old take, or nothing would be replaced.
     """
 
     job: Job
-    sample: int
     start: float
     stop: float
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline needs in order to keep the rest."""
-        band, rate = self.job.read("instrumental", self.sample)
+        band, rate = self.job.read("instrumental")
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
         keep = [(start, stop) for start, stop in around if stop - start >= LEAST_KEPT_SECONDS]
         if not keep or self.start >= min(self.stop, seconds):
             raise ValueError("The selected bars are the whole song; generate a new one instead.")
         known = {"instrumental": {"array": band, "sampling_rate": rate}, "keep": keep}
-        return {**known, "stems": bool(self.job.stems), "num_samples": 1, "tail": self.job.tail}
+        return {**known, "stems": bool(self.job.stems), "tail": self.job.tail}
 
     def paste(self, song: dict[str, Any]) -> dict[str, Any]:
         """The old take with the selected seconds of a new song, cross-faded within them."""
@@ -340,7 +311,7 @@ class Remake:
 
     def _pasted(self, part: str, sound: audio.Samples, sound_rate: int) -> audio.Samples:
         """A file of the old take with the selected seconds of a new sound (float32 [N] or [N, C])."""
-        old, rate = self.job.read(part, self.sample)
+        old, rate = self.job.read(part)
         new = audio.with_channels(audio.resample(sound, sound_rate, rate), 1 if old.ndim == 1 else old.shape[1])
         first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
         fade = min(round(PASTE_FADE_SECONDS * rate), (last - first) // 2)
@@ -358,35 +329,30 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
     """What the mixer shows of the takes that still exist, the oldest first."""
     return [
         {
-            "id": f"{job.folder.name}/{sample}",
-            "name": f"Take {job.number}" + (f", variation {sample}" if job.num_samples > 1 else ""),
+            "id": job.folder.name,
+            "name": f"Take {job.number}",
             "seed": job.seed,
             "style": job.style,
             "source": job.source,
-            "seconds": soundfile.info(job.path("vocal", "wav")).duration,
-            "files": {
-                name: str(job.path(part, "wav", None if name == "voice" else sample))
-                for name, part in job.channels.items()
-            },
-            "balance": job.balance[sample - 1],
+            "seconds": soundfile.info(job.path("vocal")).duration,
+            "files": job.played or {name: str(job.path(part)) for name, part in job.channels.items()},
+            "balance": job.balance,
         }
         for job in jobs
-        for sample in range(1, job.num_samples + 1)
-        if job.path("vocal", "wav").exists() and job.path("instrumental", "wav", sample).exists()
+        if job.path("vocal").exists() and job.path("instrumental").exists()
     ]
 
 
-def find(jobs: list[Job], take: Any) -> tuple[Job, int]:
-    """The job, and the number of the sample, of a take's "id".
+def find(jobs: list[Job], take: Any) -> Job:
+    """The job of a take's "id".
 
     Raises:
         HAFMAudioError: there is no such take, or it has expired.
     """
     for job in jobs:
-        for sample in range(1, job.num_samples + 1):
-            if take == f"{job.folder.name}/{sample}":
-                job.read("instrumental", sample)
-                return job, sample
+        if take == job.folder.name:
+            job.read("instrumental")
+            return job
     raise audio.HAFMAudioError(EXPIRED)
 
 

@@ -3,13 +3,14 @@
 
 import { context } from "./sound.js";
 
-// from a call until its sounds begin, and the cross-fade from what sounded before (s)
+// from a call until its sounds begin, the cross-fade from what sounded before, and how early a loop is begun again (s)
 const SOON = 0.06;
 const FADE = 0.012;
+const EARLY = 0.5;
 
 class Desk {
   constructor() {
-    Object.assign(this, { parts: [], out: null, began: 0, scale: 1, loops: false, span: null, vocal: null, waits: false });
+    Object.assign(this, { parts: [], out: null, older: new Set(), began: 0, scale: 1, loops: false, span: null, vocal: null, waits: false });
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
@@ -25,7 +26,8 @@ class Desk {
   get position() {
     if (!this.playing) return this.began;
     const ctx = this.out.context;
-    return Math.max(ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0) - this.zero, 0);
+    const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
+    return Math.max(heard - (heard < this.since ? this.before : this.zero), 0);
   }
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
@@ -61,23 +63,28 @@ class Desk {
   /** From a time of the context on, the song is heard from second `from`. */
   cut(from, time) {
     if (from >= this.until - 0.05) { this.hold(from); return; }
-    const ctx = context();
-    this.fade(time);
+    const [ctx, old] = [context(), this.out];
+    clearTimeout(this.timer);
     this.out = new GainNode(ctx, { gain: 0 });
     this.out.connect(ctx.destination);
     this.out.gain.setValueAtTime(0, time);
     this.out.gain.linearRampToValueAtTime(1, time + FADE);
-    [this.zero, this.waits] = [time - from, false];
+    [this.before, this.since, this.zero, this.waits] = [old ? this.zero : time - from, time, time - from, false];
     for (const part of this.parts) part.start?.(this.out, this.zero, from);
+    // however long that took: what sounded before fades only now that the other is on its way
+    if (old) this.older.add(old);
+    for (const each of this.older) this.fade(each, Math.max(time, ctx.currentTime));
     const span = this.loops && this.span && from < this.span.stop ? this.span : null;
     const stop = Math.min(span?.stop ?? Infinity, this.until);
-    this.timer = setTimeout(() => this.arrived(span, stop), (stop - from + (span ? 0 : 0.3)) * 1000);
+    const again = span || (this.loops && stop >= this.seconds);
+    const wait = time - ctx.currentTime + stop - from + (again ? -EARLY : 0.3);
+    this.timer = setTimeout(() => this.arrived(again && (span?.start ?? 0), stop), wait * 1000);
     this.follow();
   }
 
-  /** At the end of the song, of what is looped, or of what has been generated. */
-  arrived(span, stop) {
-    if (span || (this.loops && stop >= this.seconds)) this.play(span?.start ?? 0);
+  /** At the end of the song, of what has been generated, or of what is looped: that begins again at second `start`. */
+  arrived(start, stop) {
+    if (start !== false) this.cut(start, Math.max(this.zero + stop, context().currentTime + SOON));
     else if (stop < this.seconds) this.hold(stop);
     else { this.stop(); this.seek(0); }
   }
@@ -89,14 +96,13 @@ class Desk {
     this.follow();
   }
 
-  fade(time) {
-    clearTimeout(this.timer);
-    const { out } = this;
-    if (!out) return;
+  fade(out, time) {
+    if (out.ends <= time) return;
+    out.ends = time;
     out.gain.cancelScheduledValues(time);
     out.gain.setValueAtTime(1, time);
     out.gain.linearRampToValueAtTime(0, time + FADE);
-    setTimeout(() => out.disconnect(), (time - out.context.currentTime + FADE + 0.05) * 1000);
+    setTimeout(() => { out.disconnect(); this.older.delete(out); }, (time - out.context.currentTime + FADE + 0.05) * 1000);
   }
 
   stop() {
@@ -104,7 +110,7 @@ class Desk {
     if (this.playing) {
       this.began = Math.min(this.position, this.seconds);
       clearTimeout(this.timer);
-      this.out.disconnect();
+      for (const each of [...this.older, this.out]) each.disconnect();
       this.out = null;
     }
     this.follow();
@@ -131,8 +137,9 @@ export const desk = new Desk();
 /** Tells the style sheet how the workspace is: "full" with a voice, "new" while another is chosen, "selected", "taken". */
 export const mark = (name, on) => document.querySelector("#workspace").toggleAttribute(`data-${name}`, on);
 
-/** A canvas as wide as the song, ready to be painted on: [its context, width]. */
-export function blank(canvas, height) {
+/** A canvas as wide as the song, ready to be painted on, and as high as the style sheet has it: [its context, height]. */
+export function blank(canvas) {
+  const height = parseFloat(getComputedStyle(canvas).getPropertyValue("--hafm-lane"));
   const width = Math.max(Math.ceil(desk.seconds * desk.scale), 1);
   // browsers refuse canvases that are wider
   const ratio = Math.min(window.devicePixelRatio || 1, 16000 / width);
@@ -140,7 +147,7 @@ export function blank(canvas, height) {
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const paint = canvas.getContext("2d");
   paint.scale(ratio, ratio);
-  return [paint, width];
+  return [paint, height];
 }
 
 /** The loudest samples of a sound that begins at second `at`, pixel by pixel, where the loudest of all fills the lane. */
@@ -158,11 +165,8 @@ export function drawWave(paint, buffer, at, height, loudest, colour) {
   }
 }
 
-const known = new WeakMap();
-
 /** The loudest sample of a sound. */
 export function loudestOf(buffer) {
-  const find = () => buffer.getChannelData(0).reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
-  if (!known.has(buffer)) known.set(buffer, find());
-  return known.get(buffer);
+  buffer.loudest ??= buffer.getChannelData(0).reduce((most, sample) => Math.max(most, Math.abs(sample)), 0.01);
+  return buffer.loudest;
 }

@@ -7,7 +7,6 @@
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { load, startBuffer } from "./sound.js";
 
-const HEIGHT = 64;
 const USUAL = { db: 0, pan: 0, muted: false, solo: false };
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
@@ -69,6 +68,14 @@ class Mixer {
   get seconds() { return this.take?.seconds ?? 0; }
   get until() { return this.live?.until ?? Infinity; }
 
+  /** The band of an example (takes.stored_band) plays at once, until Python has made a take of it. */
+  preview(live) {
+    if (!live.run) return;
+    desk.vocal = live.run;
+    this.props.value = { ...this.props.value, live, play: true };
+    this.show();
+  }
+
   /** Loads what is to be heard. */
   async ready() {
     const asked = Object.entries(this.files);
@@ -113,7 +120,6 @@ class Mixer {
     const { own } = this;
     const list = this.find(".takes");
     this.find(".songs").hidden = !own.length;
-    this.find(".coming").hidden = !this.live;
     const { type, dataset } = list.contains(document.activeElement) ? document.activeElement : {};
     // a name that is being written stays
     if (type === "text") return;
@@ -135,8 +141,7 @@ class Mixer {
 
   /** The take of a number, from 0, which goes on where the other was. */
   choose(number) {
-    if (!this.own[number]) return;
-    this.chosen = this.own[number].id;
+    this.chosen = this.own[number]?.id ?? this.chosen;
     this.send();
     desk.refresh();
   }
@@ -167,10 +172,10 @@ class Mixer {
     for (const kind of ["muted", "solo"]) part.querySelector(`[data-do=${kind}]`).setAttribute("aria-pressed", String(channel[kind]));
     part.classList.toggle("silent", this.silent(name));
     if (name === "voice") return;
-    const [paint] = blank(part.nextElementSibling, HEIGHT);
-    desk.grid(paint, HEIGHT);
+    const [paint, height] = blank(part.nextElementSibling);
+    desk.grid(paint, height);
     const colour = getComputedStyle(part).getPropertyValue("--hafm-wave").trim();
-    for (const { buffer, at } of this.sounds[name]) drawWave(paint, buffer, at, HEIGHT, loudest, colour);
+    for (const { buffer, at } of this.sounds[name]) drawWave(paint, buffer, at, height, loudest, colour);
   }
 
   clicked(event) {
@@ -193,11 +198,10 @@ class Mixer {
     if (target.type === "text") return;
     const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
     if (channel) channel[set] = Number(target.value);
-    else if (target.type === "radio") this.chosen = target.value;
-    this.send();
     // from A to B without losing the place
-    if (target.type === "radio") desk.refresh();
-    else desk.draw();
+    if (target.type === "radio") return this.choose(this.own.findIndex(({ id }) => id === target.value));
+    this.send();
+    desk.draw();
   }
 
   /** What the desk asks for: all channels of the take. */

@@ -2,6 +2,7 @@
 // buttons that play an example of each style.
 
 import { desk } from "./desk.js";
+import { fileAddress } from "./sound.js";
 
 const player = new Audio();
 // until a run that found the queue full asks again (ms)
@@ -31,11 +32,11 @@ export function mount() {
 
 /** Plays the example of a style, or stops it. */
 function hear(button) {
-  const again = player.src === button.dataset.sound;
-  if (again && !player.paused) { player.pause(); return; }
+  const stops = player.src === button.dataset.sound && !player.paused;
+  player.pause();
+  if (stops) return;
   desk.stop();
-  if (!again) player.src = button.dataset.sound;
-  player.currentTime = 0;
+  player.src = button.dataset.sound;
   // another button may be pressed before this one plays
   player.play().catch(() => {});
 }
@@ -50,7 +51,7 @@ function mark() {
 export function download(path) {
   if (!path) return;
   // mixes of the same take have one name: the browser must not take an older one from its cache
-  const href = new URL(`gradio_api/file=${encodeURI(path)}?${Date.now()}`, document.baseURI).href;
+  const href = `${fileAddress(path)}?${Date.now()}`;
   Object.assign(document.createElement("a"), { href, download: path.split("/").at(-1) }).click();
 }
 

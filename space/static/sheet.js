@@ -58,12 +58,6 @@ export function likelyChords(key) {
   return [...chords, noteName((tonic + 7) % 12, key) + "7"];
 }
 
-/** All keys as “C:maj”, the majors first. */
-export function allKeys() {
-  const majors = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map((tonic) => noteName(tonic, `${SHARPS[tonic]}:maj`) + ":maj");
-  return [...majors, ...SHARPS.map((tonic) => noteName(parseChord(tonic).root, `${tonic}:min`) + ":min")];
-}
-
 export const sameKey = (one, other) =>
   keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
 
@@ -103,25 +97,11 @@ export function placeOf(sheet, seconds, second) {
   return bar.number < 1 ? "the upbeat" : `bar ${bar.number}, beat ${Math.max(beat, 1)}`;
 }
 
-/** The chords from start to end, without gaps: what is not known is “N”, bar by bar. */
+/** The chords from start to end, without gaps: what is not known is “N”. */
 export function filledChords(sheet, seconds) {
-  const known = [...(sheet.chords ?? [])].sort((one, other) => one[0] - other[0]);
-  const bars = barsOf(sheet, seconds);
-  const filled = [];
-  let at = 0;
-  const fill = (until) => {
-    for (const { stop } of [...bars, { stop: seconds }]) {
-      const end = Math.min(stop, until);
-      if (end > at + 0.02) { filled.push([at, end, "N"]); at = end; }
-    }
-  };
-  for (const [start, stop, label] of known) {
-    fill(Math.min(start, seconds));
-    const end = Math.min(stop, seconds);
-    if (end > at) { filled.push([at, end, label]); at = end; }
-  }
-  fill(seconds);
-  return filled;
+  const gaps = (sheet.chords ?? []).reduce((rest, [start, stop]) => spread(rest, start, stop, ""), [[0, seconds, "N"]]);
+  const known = (sheet.chords ?? []).filter(([start]) => start < seconds);
+  return joined([...gaps, ...known.map(([start, stop, label]) => [start, Math.min(stop, seconds), label])]);
 }
 
 /** One chord from start to stop (s), the others around it. */
@@ -179,54 +159,31 @@ export function halfTempo(sheet) {
   return told({ ...sheet, beats, downbeat: Math.floor(downbeat / 2) }, "beats");
 }
 
-/** The beat that is nearest to an instant. */
-export function nearestBeat(sheet, second) {
-  const distances = (sheet.beats ?? []).map((beat) => Math.abs(beat - second));
-  return distances.indexOf(Math.min(...distances));
-}
-
-/** One beat elsewhere, no nearer to its neighbours than a tenth of a second; chords that change on it go with it. */
-export function moveBeat(sheet, index, second, seconds) {
-  const [before, old, after] = [sheet.beats[index - 1] ?? -Infinity, sheet.beats[index], sheet.beats[index + 1] ?? Infinity];
-  const place = Math.min(Math.max(second, before + 0.1, 0), after - 0.1, seconds);
-  const beats = sheet.beats.with(index, place);
-  const moved = (edge) => (Math.abs(edge - old) < 0.02 ? place : edge);
-  const chords = (sheet.chords ?? []).map(([start, stop, label]) => [moved(start), moved(stop), label]);
-  return told({ ...sheet, beats, chords }, "beats");
-}
-
 /** Beats by taps (s, at least four): steady ones become one tempo, and they go on to both ends of the song. */
 export function tappedBeats(sheet, taps, seconds) {
-  const gaps = taps.slice(1).map((tap, at) => tap - taps[at]).sort((one, other) => one - other);
-  const usual = gaps[Math.floor(gaps.length / 2)];
-  const places = [0];
-  for (const [at, tap] of taps.slice(1).entries()) {
-    places.push(places.at(-1) + Math.max(Math.round((tap - taps[at]) / usual), 1));
-  }
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const [middle, centre] = [mean(places), mean(taps)];
-  const slope = places.reduce((sum, place, at) => sum + (place - middle) * (taps[at] - centre), 0)
-    / places.reduce((sum, place) => sum + (place - middle) ** 2, 0);
-  const start = centre - slope * middle;
-  const spread = Math.sqrt(mean(places.map((place, at) => (taps[at] - start - slope * place) ** 2)));
-  const known = spread < STEADY_SECONDS ? places.map((place) => start + slope * place) : taps;
-  return snapChords(told({ ...sheet, ...evenly(known, slope, seconds) }, "beats"), seconds);
-}
-
-function evenly(known, gap, seconds) {
-  const beats = [...known];
-  let added = 0;
-  while (beats[0] - gap >= 0) { beats.unshift(beats[0] - gap); added += 1; }
+  const gap = (taps.at(-1) - taps[0]) / (taps.length - 1);
+  // what a hand adds to or takes from each tap is as often early as late
+  const late = taps.reduce((sum, tap, at) => sum + tap - at * gap, 0) / taps.length;
+  const even = taps.map((_, at) => late + at * gap);
+  const beats = taps.every((tap, at) => Math.abs(tap - even[at]) < STEADY_SECONDS) ? even : [...taps];
+  let downbeat = 0;
   // what was tapped first begins a bar
+  for (; beats[0] >= gap; downbeat += 1) beats.unshift(beats[0] - gap);
   while (beats.at(-1) + gap <= seconds) beats.push(beats.at(-1) + gap);
-  return { beats, downbeat: added };
+  return snapChords(told({ ...sheet, beats, downbeat }, "beats"), seconds);
 }
 
 /** Chords that change on the nearest beats. */
-export function snapChords(sheet, seconds) {
-  const edges = [0, ...(sheet.beats ?? []).filter((beat) => beat > 0 && beat < seconds), seconds];
-  const nearest = (second) => edges.reduce((best, edge) => Math.abs(edge - second) < Math.abs(best - second) ? edge : best);
-  return { ...sheet, chords: joined((sheet.chords ?? []).map(([start, stop, label]) => [nearest(start), nearest(stop), label])) };
+function snapChords(sheet, seconds) {
+  const edges = [0, ...sheet.beats.filter((beat) => beat > 0 && beat < seconds), seconds];
+  const snap = (second) => edges[nearest(edges, second)];
+  return { ...sheet, chords: joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label])) };
+}
+
+/** Which of some instants is the nearest to another one. */
+function nearest(instants, second) {
+  const distances = instants.map((each) => Math.abs(each - second));
+  return distances.indexOf(Math.min(...distances));
 }
 
 export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre }, "beats_per_bar");
@@ -234,17 +191,17 @@ export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
 /** The beat nearest to a second begins a bar. */
 export function setDownbeat(sheet, second) {
-  return told({ ...sheet, downbeat: nearestBeat(sheet, second) }, "beats_per_bar");
+  return told({ ...sheet, downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
 }
 
 /** A lead sheet of a file's text; throws where it is none. */
 export function readSheet(text) {
   try {
     const sheet = JSON.parse(text);
-    const spans = [...(sheet.chords ?? []), ...(sheet.sections ?? []), ...(sheet.form ?? [])];
-    const whole = !Array.isArray(sheet) && (sheet.beats ?? []).every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
-    if (!whole) throw new Error();
-    for (const [, , label] of sheet.chords ?? []) parseChord(label);
-    return sheet;
+    const { beats = [], chords = [], sections = [], form = [] } = sheet;
+    const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && [...chords, ...sections, ...form].every(([start, stop]) => start < stop);
+    chords.forEach(([, , label]) => parseChord(label));
+    if (whole) return sheet;
+    throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }
 }

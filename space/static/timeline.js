@@ -4,18 +4,17 @@
 // person changes is written back into it, and the next generation follows it.
 
 import {
-  allKeys, barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf, moveBeat, nearestBeat,
+  barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
   parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf,
 } from "./sheet.js";
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { context, load, startClicks } from "./sound.js";
 
-const LEAST_PIXELS_A_SECOND = 30;
+// what is narrower is left out of the lists over the lanes until they are zoomed
+const LEAST_PIXELS = 24;
 const ZOOM = 1.5;
-const NUDGE_SECONDS = 0.01;
 const LEAST_TAPS = 4;
-const GRAB_PIXELS = 5;
-const HEIGHT = 130;
+const DRAG_PIXELS = 5;
 // chords that are less likely against the next likeliest one are drawn pale
 const SURE = 0.6;
 
@@ -27,7 +26,7 @@ export function mount(element, props, watch, trigger) {
 
 class Timeline {
   constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, past: [], future: [], selection: null, taps: null, zoom: 1, clicks: false });
+    Object.assign(this, { root, props, trigger, past: [], selection: null, taps: null, zoom: 1, clicks: false });
     this.find = (selector) => root.querySelector(selector);
     this.find(".sung").prepend(desk.voice);
     this.find(".sung").after(desk.stems);
@@ -35,9 +34,6 @@ class Timeline {
     document.addEventListener("keydown", (event) => this.shortcut(event));
     this.find("[data-do=tap]").addEventListener("pointerdown", (event) => this.tap(event));
     this.find(".lane").addEventListener("pointerdown", (event) => this.grab(event));
-    this.find(".sung canvas").addEventListener("pointermove", ({ target, offsetX }) => {
-      target.style.cursor = this.beatUnder(offsetX) < 0 ? "" : "ew-resize";
-    });
     new ResizeObserver(() => desk.draw()).observe(this.find(".strip"));
     this.find("dialog").addEventListener("click", ({ target }) => target.closest("dialog").close());
     desk.grid = (paint, height) => this.drawGrid(paint, height);
@@ -60,20 +56,19 @@ class Timeline {
     if (!there) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); return; }
     const same = this.value?.vocal === value.vocal;
     this.value = JSON.parse(JSON.stringify(value));
-    [this.past, this.future, this.selection] = [same ? [...this.past, this.sheet] : [], [], null];
+    [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];
     this.sheet = this.value.sheet;
     if (!same) this.buffer = null;
     // the band of an example may already play
     if (desk.vocal !== value.vocal) { desk.stop(); desk.seek(0); }
     desk.vocal = value.vocal;
-    load(value.vocal).then((buffer) => { this.buffer = buffer; this.loudest = loudestOf(buffer); desk.draw(); }, (error) => this.refuse(error));
+    load(value.vocal).then((buffer) => { this.buffer = buffer; desk.draw(); }, (error) => this.refuse(error));
     desk.refresh();
   }
 
   /** A new lead sheet by a person's hand, which can be undone. */
   edit(sheet) {
     this.past.push(this.sheet);
-    this.future = [];
     this.set(sheet);
   }
 
@@ -99,7 +94,7 @@ class Timeline {
     if (!this.value) return;
     const head = parseFloat(getComputedStyle(this.root).getPropertyValue("--hafm-head")) || 0;
     const room = this.find(".strip").clientWidth - head;
-    desk.scale = Math.max(room / desk.seconds, LEAST_PIXELS_A_SECOND) * this.zoom;
+    desk.scale = Math.max(room / desk.seconds, Number(this.styled("--hafm-second"))) * this.zoom;
     [desk.head, desk.span] = [head, this.selection];
     this.find(".lane").style.width = `${head + desk.seconds * desk.scale}px`;
     this.drawSummary();
@@ -117,19 +112,15 @@ class Timeline {
     const parts = [tempo ? `${Math.round(tempo * 10) / 10} beats per minute (${how("beats")})` : "No beats (tap along)"];
     if (sheet.chords?.length) parts.push(`chords (${how("chords")})`);
     if (typeof sheet.style === "string") parts.push(`${sheet.style} (${how("style")})`);
-    // spelled as its chords are
-    const named = (key) => `${pretty(key.split(":")[0])} ${key.endsWith(":min") ? "minor" : "major"}`;
-    const own = sheet.key && allKeys().find((key) => sameKey(key, sheet.key));
-    if (own) parts.push(`${named(own)} (${how("key")})`);
+    const keys = this.find("[data-set=key]");
+    const own = sheet.key && [...keys.options].find(({ value }) => value && sameKey(value, sheet.key));
+    if (own) parts.push(`${own.text} (${how("key")})`);
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
     for (const name of ["half", "double", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
     this.find("[data-do=undo]").disabled = !this.past.length;
-    this.find("[data-do=redo]").disabled = !this.future.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
-    const keys = this.find("[data-set=key]");
-    if (!keys.options.length) keys.replaceChildren(new Option("no key", ""), ...allKeys().map((key) => new Option(named(key), key)));
-    keys.value = own || "";
+    keys.value = own?.value ?? "";
     this.find("[data-set=position]").max = String(desk.seconds);
   }
 
@@ -173,7 +164,8 @@ class Timeline {
   }
 
   /** Buttons over the lane, one tab stop for all; the elements stay, and so does the focus. */
-  fillList(selector, spans, fill) {
+  fillList(selector, all, fill) {
+    const spans = all.filter(({ start, stop }) => (stop - start) * desk.scale >= LEAST_PIXELS);
     const list = this.find(selector);
     const focused = list.contains(document.activeElement) ? document.activeElement.parentElement : null;
     const place = focused ? Number(focused.dataset.start) : null;
@@ -204,30 +196,31 @@ class Timeline {
     return Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02;
   }
 
-  colour(name) { return getComputedStyle(this.root).getPropertyValue(name).trim(); }
+  /** A value of the style sheet. */
+  styled(name) { return getComputedStyle(this.root).getPropertyValue(name).trim(); }
 
   drawCanvas() {
-    const [paint] = blank(this.find(".sung canvas"), HEIGHT);
-    this.drawGrid(paint, HEIGHT);
-    if (this.buffer) drawWave(paint, this.buffer, 0, HEIGHT, this.loudest, this.colour("--hafm-wave"));
-    this.drawPitch(paint, this.colour("--hafm-accent"));
+    const [paint, height] = blank(this.find(".sung canvas"));
+    this.drawGrid(paint, height);
+    if (this.buffer) drawWave(paint, this.buffer, 0, height, loudestOf(this.buffer), this.styled("--hafm-wave"));
+    this.drawPitch(paint, height, this.styled("--hafm-accent"));
   }
 
   /** What lies behind every lane: the selection, bars and beats. */
   drawGrid(paint, height) {
     const { selection, sheet } = this;
     if (selection) {
-      paint.fillStyle = this.colour("--hafm-selected");
+      paint.fillStyle = this.styled("--hafm-selected");
       paint.fillRect(selection.start * desk.scale, 0, (selection.stop - selection.start) * desk.scale, height);
     }
     for (const [index, beat] of (sheet?.beats ?? []).entries()) {
       const bar = beatInBar(sheet, index) === 0;
-      paint.fillStyle = this.colour(bar ? "--hafm-bar" : "--hafm-beat");
+      paint.fillStyle = this.styled(bar ? "--hafm-bar" : "--hafm-beat");
       paint.fillRect(beat * desk.scale, 0, 1, height);
     }
   }
 
-  drawPitch(paint, colour) {
+  drawPitch(paint, height, colour) {
     const { pitch = [], seconds } = this.value;
     const sung = pitch.filter((note) => note !== null);
     if (!sung.length) return;
@@ -237,7 +230,7 @@ class Timeline {
     paint.beginPath();
     let before = null;
     for (const [at, note] of pitch.entries()) {
-      const [x, y] = [(at / pitch.length) * seconds * desk.scale, HEIGHT - ((note - low) / (high - low)) * HEIGHT];
+      const [x, y] = [(at / pitch.length) * seconds * desk.scale, height - ((note - low) / (high - low)) * height];
       // a leap of a third within a fortieth of a second is no line
       if (note !== null) before !== null && Math.abs(note - before) < 3 ? paint.lineTo(x, y) : paint.moveTo(x, y);
       before = note;
@@ -254,18 +247,12 @@ class Timeline {
     instead.dataset.likely = next ?? "";
     this.write(".chosen", selection ? `Selected: ${this.selectionName()}` : "");
     const input = this.find("[data-set=chord]");
-    for (const control of [input, this.find("[data-do=chord]")]) control.disabled = !selection;
-    const likely = [...likelyChords(sheet.key), "N"];
     const group = this.find(".likely");
     if (group.dataset.key !== String(sheet.key)) {
-      group.replaceChildren(...likely.map((each) => {
-        const button = Object.assign(document.createElement("button"), { type: "button", textContent: each === "N" ? "none" : pretty(each) });
-        button.dataset.likely = each;
-        return button;
-      }));
+      group.innerHTML = [...likelyChords(sheet.key), "N"]
+        .map((each) => `<button type="button" data-likely="${each}">${each === "N" ? "none" : pretty(each)}</button>`).join("");
       group.dataset.key = String(sheet.key);
     }
-    for (const button of group.children) button.disabled = !selection;
     // what has been typed for these bars stays until it is set
     if (this.editing?.selection === selection && this.editing.sheet === sheet) return;
     input.value = selection && label !== "N" ? spell(label, sheet.key) : "";
@@ -282,7 +269,6 @@ class Timeline {
     [text.value, select.value] = [name, energies.includes(energy) ? energy : ""];
     // a model that cannot play it is not asked
     this.find(".energies").hidden = energies.length === 1;
-    for (const control of [text, select, this.find("[data-do=section]")]) control.disabled = !selection;
   }
 
   selectionName() {
@@ -320,25 +306,18 @@ class Timeline {
     else if (name === "loop") { desk.loops = this.press(name, !desk.loops); desk.refresh(); }
     else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
     else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); }
-    else if (name === "unselect") this.unselect();
+    else if (name === "unselect") this.mark(null);
     else if (name === "keys") this.find("dialog").showModal();
     else if (name === "all") this.find("[data-do=all]").ariaExpanded = String(this.find(".transport").toggleAttribute("data-all"));
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
     else if (name === "section") this.putSection();
     else if (name === "taps") this.useTaps();
-    else if (name === "undo" || name === "redo") this.travel(name);
+    else if (name === "undo" && this.past.length) this.set(this.past.pop());
   }
 
   press(name, on) { this.find(`[data-do=${name}]`).setAttribute("aria-pressed", String(on)); return on; }
 
   tryTo(change) { try { change(); } catch (error) { this.refuse(error); } }
-
-  travel(name) {
-    const [from, to] = name === "undo" ? [this.past, this.future] : [this.future, this.past];
-    if (!from.length) return;
-    to.push(this.sheet);
-    this.set(from.pop());
-  }
 
   change(event) {
     const { set } = event.target.dataset;
@@ -357,9 +336,6 @@ class Timeline {
     } else if (event.target.dataset.do === "tap" && (event.key === " " || event.key === "Enter")) {
       event.preventDefault();
       if (!event.repeat) this.tap(event);
-    } else if (set === "position" && event.altKey && step) {
-      event.preventDefault();
-      this.nudgeBeat(step * NUDGE_SECONDS);
     } else if (item && step) {
       event.preventDefault();
       const next = step > 0 ? item.nextElementSibling : item.previousElementSibling;
@@ -368,7 +344,7 @@ class Timeline {
       next.firstChild.tabIndex = 0;
       next.firstChild.focus();
       if (event.shiftKey) this.select(Number(next.dataset.start), Number(next.dataset.stop), true);
-    } else if (event.key === "Escape" && this.selection) this.unselect();
+    } else if (event.key === "Escape" && this.selection) this.mark(null);
   }
 
   /** Keys of the whole page, wherever no text is written and where they do nothing else; ? shows them. */
@@ -383,7 +359,7 @@ class Timeline {
       arrowright: arrows ? null : () => this.step(1, shiftKey), arrowleft: arrows ? null : () => this.step(-1, shiftKey),
       m: () => desk.mixer.toggle("muted", target), s: () => desk.mixer.toggle("solo", target),
     };
-    const act = ctrlKey || metaKey ? key === "z" && (() => this.travel(shiftKey ? "redo" : "undo"))
+    const act = ctrlKey || metaKey ? key === "z" && (() => this.act("undo"))
       : plain[key] ?? ("1234".includes(key) && (() => desk.mixer.choose(Number(key) - 1)));
     if (key === "?") this.act("keys");
     else if (this.value && act && !altKey && !(target.tagName === "SELECT")) act();
@@ -402,60 +378,46 @@ class Timeline {
 
   select(start, stop, extend) {
     const old = extend && this.selection;
-    this.selection = old ? { start: Math.min(old.start, start), stop: Math.max(old.stop, stop) } : { start, stop };
-    this.send();
-    if (!desk.playing) desk.began = this.selection.start;
-    desk.draw();
+    this.mark(old ? { start: Math.min(old.start, start), stop: Math.max(old.stop, stop) } : { start, stop });
+    if (!desk.playing) desk.seek(this.selection.start);
   }
 
-  unselect() {
-    this.selection = null;
+  /** Selects {start, stop} (s), or nothing. */
+  mark(selection) {
+    this.selection = selection;
     this.send();
     desk.draw();
   }
 
   putChord(label) {
-    if (!this.selection) return;
     this.tryTo(() => this.edit(setChord(this.sheet, this.selection.start, this.selection.stop, parseChord(label) ? label.trim() : "N")));
   }
 
   putSection() {
-    if (!this.selection) return;
     const { start, stop } = this.selection;
     const [name, energy] = ["section", "energy"].map((each) => this.find(`[data-set=${each}]`).value.trim());
     this.tryTo(() => this.edit(setSection(this.sheet, start, stop, name, energy)));
   }
 
-  /** The beat that is drawn at a place of the canvas; -1 where there is none. */
-  beatUnder(x) {
-    const at = nearestBeat(this.sheet, x / desk.scale);
-    return at >= 0 && Math.abs(this.sheet.beats[at] * desk.scale - x) <= GRAB_PIXELS ? at : -1;
-  }
-
-  /** In the voice's lane a beat under the mouse is dragged; elsewhere bars are selected; a finger scrolls. */
+  /** The mouse selects bars; a finger scrolls. */
   grab(event) {
     const { target } = event;
     const left = this.find(".lane").getBoundingClientRect().left + desk.head;
-    if (target.closest(".head, .voice, fieldset") || event.pointerType === "touch" || event.button) return;
-    const [at, before] = [target.closest(".sung") ? this.beatUnder(event.offsetX) : -1, this.sheet];
+    if (target.closest(".head, .voice") || event.pointerType === "touch" || event.button) return;
     const second = ({ clientX }) => (clientX - left) / desk.scale;
     const listening = new AbortController();
     const on = (name, act) => window.addEventListener(name, act, { signal: listening.signal });
     this.dragged = false;
     on("pointermove", (moved) => {
-      this.dragged ||= Math.abs(moved.clientX - event.clientX) > GRAB_PIXELS;
+      this.dragged ||= Math.abs(moved.clientX - event.clientX) > DRAG_PIXELS;
       if (!this.dragged) return;
-      if (at >= 0) this.sheet = moveBeat(before, at, before.beats[at] + second(moved) - second(event), this.seconds);
-      else this.drag(second(event), second(moved));
+      this.drag(second(event), second(moved));
       desk.draw();
     });
-    on("pointercancel", () => { listening.abort(); this.sheet = before; desk.draw(); });
+    on("pointercancel", () => listening.abort());
     on("pointerup", () => {
       listening.abort();
-      const dropped = this.sheet;
-      this.sheet = before;
-      if (this.dragged && at >= 0) this.edit(dropped);
-      else if (this.dragged) this.select(this.selection.start, this.selection.stop);
+      if (this.dragged) this.select(this.selection.start, this.selection.stop);
     });
   }
 
@@ -464,15 +426,6 @@ class Timeline {
     const [from, to] = [Math.max(Math.min(one, other), 0), Math.min(Math.max(one, other), this.seconds)];
     const bars = barsOf(this.sheet, this.seconds).filter(({ start, stop }) => start < to && stop > from);
     this.selection = { start: bars[0]?.start ?? from, stop: bars.at(-1)?.stop ?? to };
-  }
-
-  /** The keyboard's way to drag: the beat nearest to the playhead. */
-  nudgeBeat(by) {
-    const at = nearestBeat(this.sheet, desk.position);
-    if (at < 0) return;
-    const moved = moveBeat(this.sheet, at, this.sheet.beats[at] + by, this.seconds);
-    this.edit(moved);
-    if (!desk.playing) desk.seek(moved.beats[at]);
   }
 
   /** What the desk asks for: clicks. */
@@ -522,10 +475,26 @@ class Timeline {
     else this.edit(tappedBeats(this.sheet, taps, this.seconds));
   }
 
-  /** The lead sheet as a file, in a format that is asked for. */
+  /** The lead sheet as a file, in a format that is asked for: a chart on paper, or PDF, by the browser. */
   save(format) {
+    if (format === "print") return this.print();
     this.props.value = { ...this.props.value, ask: { format } };
     this.trigger("submit");
+  }
+
+  /** Prints title, key, tempo, and the chords bar by bar. */
+  print() {
+    const { sheet, seconds } = this;
+    this.write(".chart h1", desk.vocal.split("/").at(-1).replace(/\.\w+$/, "").replaceAll("_", " "));
+    this.write(".chart p", `${this.find("[data-set=key]").selectedOptions[0].text}, ${this.find(".tempo").textContent}, ${metreOf(sheet)}/4`);
+    const within = ({ start, stop }) => ([from, to]) => from < stop - 0.02 && to > start + 0.02;
+    this.find(".chart ol").replaceChildren(...barsOf(sheet, seconds).filter(({ number }) => number > 0).map((bar) => {
+      const chords = filledChords(sheet, seconds).filter(within(bar)).map(([, , label]) => pretty(spell(label, sheet.key)));
+      const item = Object.assign(document.createElement("li"), { textContent: chords.join(" ") });
+      item.dataset.section = (sheet.form ?? []).find(within(bar))?.[2] ?? "";
+      return item;
+    }));
+    window.print();
   }
 
   /** A lead sheet of a file. */

@@ -37,7 +37,8 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     assert name == "/accompany" and not others
     assert "singing voice" in endpoint["description"]
     names = [each["parameter_name"] for each in endpoint["parameters"]]
-    own = ["vocal", "model", *PUBLIC_OPTIONS, "seconds", "tempo", "tail", "lead_sheet", "instrumental_gain_db"]
+    options = [name for name in PUBLIC_OPTIONS if name != "num_samples"]
+    own = ["vocal", "model", *options, "seconds", "tempo", "tail", "lead_sheet", "instrumental_gain_db"]
     assert names == own
     assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
 
@@ -53,18 +54,17 @@ def test_the_documented_example_reaches_the_endpoint(
     assert soundfile.info(scope["mix"]).frames == 24_000 and scope["report"]["seed"] == 1
 
 
-def test_samples_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
-    asked = {"num_samples": 2, "seed": 3, "seconds": 1.0, "style": "rock", "energy": "sparse", "stems": True}
+def test_songs_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: Any, voices: Path) -> None:
+    asked = {"seed": 3, "seconds": 1.0, "style": "rock", "energy": "sparse", "stems": True}
     mix, instrumental, stems, report = accompany(client, voices / "song.wav", **asked)
     # at the voice's own rate
     assert soundfile.info(mix).frames == soundfile.info(instrumental).frames == 44_100
     parts = ("instrumental", *STEMS)
     with zipfile.ZipFile(stems) as archive:
-        names = archive.namelist()
-        first = archive.read("song_1_instrumental.wav")
-        assert names == ["song_vocal.wav", *(f"song_{number}_{part}.wav" for number in (1, 2) for part in parts)]
-        assert first == Path(instrumental).read_bytes() != archive.read("song_2_instrumental.wav")
-    assert report["seed"] == 3 and report["num_samples"] == 2 and report["elapsed"] > 0
+        first = archive.read("song_instrumental.wav")
+        assert archive.namelist() == ["song_vocal.wav", *(f"song_{part}.wav" for part in parts)]
+        assert first == Path(instrumental).read_bytes()
+    assert report["seed"] == 3 and report["elapsed"] > 0
     again = accompany(client, voices / "song.wav", **asked, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
     quieter, _ = audio.read_audio(again[0])
@@ -87,7 +87,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence_without_a_traceback(
         ({"seed": -1}, "seed is -1; it must be 0 or more"),
         *(({"lead_sheet": sheet}, "lead_sheet|0.1 s apart") for sheet in ({"tones": 1}, {"beats": [0.0, 1e-6]}, [1])),
         # no folder of the machine can be named as a model
-        *(({"model": model}, "There is no model|cannot be loaded") for model in ("/etc", "../models/tiny", "a/b")),
+        *(({"model": model}, "There is no model") for model in ("/etc", "../models/tiny", "a/b")),
     ]
     for given, message in cases:
         vocal = voices / given.pop("vocal", "song.wav")

@@ -15,14 +15,12 @@ if TYPE_CHECKING:
 
     from space.serving import Space
 
-OPTIONS: dict[str, Any] = {"num_samples": 2, "seed": 7, "temperature": 0.9, "skip_fine": True}
+OPTIONS: dict[str, Any] = {"seed": 7, "temperature": 0.9, "skip_fine": True}
 OPTIONS |= {"style": "folk", "energy": "full", "stems": True}
 
 
 def test_a_link_says_what_was_chosen() -> None:
-    query = (
-        "?num_samples=2&seed=7&temperature=0.9&skip_fine=1&style=folk&energy=full&stems=1&seconds=4&tempo=120&tail=2"
-    )
+    query = "?seed=7&temperature=0.9&skip_fine=1&style=folk&energy=full&stems=1&seconds=4&tempo=120&tail=2"
     assert links.read_link(query) == {**OPTIONS, "seconds": 4.0, "tail": 2.0, "tempo": 120.0}
     assert links.read_link("?seed=9&__theme=dark&utm_source=x") == {"seed": 9}
 
@@ -34,17 +32,15 @@ def test_a_link_says_what_was_chosen() -> None:
         ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
         ("?tempo=nan", "tempo is 'nan'; such a number is not accepted"),
         ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
-        ("?style=" + "C" * 500, "style is longer than 400 characters"),
         ("?seed=-1", "seed is -1; it must be 0 or more"),
         ("?seed=99999999999999999999", "such a number is not accepted"),
         ("?seed=1.5", "seed is '1.5'; it must be a number"),
-        ("?num_samples=64", "such a number is not accepted"),
         ("?energy=loud", "energy is 'loud'; choose 'auto'"),
         ("?stems=yes", "stems is 'yes'; it must be 1 or 0"),
         ("?tail=99", "tail is 99.0; it must be between 0 and 30"),
-        ("?seconds=-3", "seconds is -3; it must be between 0"),
+        ("?seconds=-3", "seconds is -3.0; it must be 0 or more"),
         ("?model=nobody/nothing", "model is not one that this page offers"),
-        ("?" + "&".join("seed=1" for _ in range(60)), "The link has too many parts"),
+        ("?" + "&".join("seed=1" for _ in range(60)), "Max number of fields exceeded"),
     ],
 )
 def test_a_link_that_makes_no_sense_is_refused_in_one_sentence(query: str, said: str) -> None:

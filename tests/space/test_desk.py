@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sounds, and when: takes are switched without a gap, loops return, zoom stretches the time axis.
+
+Takes of one tone each are served in place of music, and what leaves the desk is recorded in the audio thread, by the
+worklet that records the microphone.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from hafm_hf import audio
+from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary, upload
+from vocals import file_bytes
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+RATE, SECONDS = 24_000, 10
+TONES = {"voice": 0.0, "one": 440.0, "two": 660.0}
+# shows two takes, each of which is a tone, and records whatever the desk plays
+RECORD = """async (folder) => {
+    const part = (name) => import(new URL(`gradio_api/file=${folder}/${name}.js`, document.baseURI));
+    const [{ desk }, { context }] = await Promise.all([part('desk'), part('sound')]);
+    const take = (id) => ({ id, name: id, seed: 1, style: '', source: desk.vocal, seconds: SECONDS, balance: 0,
+        files: { voice: '/tone_voice.wav', band: `/tone_${id}.wav` } });
+    desk.stop();
+    desk.mixer.props.value = { ...desk.mixer.props.value, takes: [take('one'), take('two')], chosen: 'one' };
+    desk.mixer.show();
+    await desk.mixer.ready();
+    const ctx = context();
+    await ctx.audioWorklet.addModule(new URL(`gradio_api/file=${folder}/worklet.js`, document.baseURI));
+    const tape = new AudioWorkletNode(ctx, 'hafm-take', { channelCount: 1, channelCountMode: 'explicit' });
+    window.desk = desk;
+    window.tape = { rate: ctx.sampleRate, chunks: [], zeros: [] };
+    tape.port.onmessage = ({ data }) => window.tape.chunks.push([data.frame, [...data.samples]]);
+    tape.connect(new GainNode(ctx, { gain: 0 })).connect(ctx.destination);
+    let out = null;
+    Object.defineProperty(desk, 'out', { get: () => out, set: (node) => { out = node; node?.connect(tape); } });
+}""".replace("SECONDS", str(SECONDS))
+
+
+def tone(hertz: float) -> bytes:
+    return file_bytes((0.2 * np.sin(2 * np.pi * hertz * np.arange(RATE * SECONDS) / RATE)).astype(np.float32), RATE)
+
+
+@pytest.fixture
+def tape(page: "Page") -> "Page":
+    """The page with two takes, "one" and "two", and a recording of what they sound like."""
+
+    def serve(route: "Route") -> None:
+        route.fulfill(body=tone(TONES[route.request.url.split("tone_")[1].split(".")[0]]), content_type="audio/wav")
+
+    page.route("**/tone_*.wav", serve)
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    expect(summary(page)).to_contain_text("folk (given)")
+    page.evaluate(RECORD, str(Path(__file__).resolve().parents[2] / "space" / "static"))
+    expect(page.locator("#mixer").get_by_role("radio")).to_have_count(2)
+    return page
+
+
+def recorded(page: "Page") -> tuple[np.ndarray, int]:
+    """What has sounded since the tape runs, without a frame missing: float64 [N] and its rate in Hz."""
+    found: dict[str, Any] = page.evaluate("window.tape")
+    frames = [frame for frame, _ in found["chunks"]]
+    assert (np.diff(frames) == len(found["chunks"][0][1])).all()
+    return np.concatenate([samples for _, samples in found["chunks"]]), found["rate"]
+
+
+def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
+    takes = tape.locator("#mixer").get_by_role("radio")
+    tape.evaluate("desk.play(0)")
+    tape.wait_for_function("desk.playing && desk.position > 0.5")
+    zeros = [tape.evaluate("desk.zero")]
+    for number in (1, 0, 1):
+        takes.nth(number).check()
+        tape.wait_for_timeout(400)
+        zeros.append(tape.evaluate("desk.zero"))
+    tape.evaluate("desk.stop()")
+    # second 0 of the song stays where it was: the other take goes on at the same place
+    np.testing.assert_allclose(zeros, zeros[0], atol=1e-3)
+    sound, rate = recorded(tape)
+    heard = np.flatnonzero(np.abs(sound) > 0.01)
+    sound = sound[heard[0] + rate // 20 : heard[-1] - rate // 20]
+    window = rate // 200
+    levels = np.sqrt(np.mean(sound[: len(sound) // window * window].reshape(-1, window) ** 2, axis=1))
+    print(f"{len(levels)} windows of 5 ms; level {np.median(levels):.3f}, at least {levels.min():.3f}")
+    # two tones that cross within 12 ms are 3 dB quieter in the middle, and a gap would be silent
+    assert levels.min() > 0.5 * np.median(levels)
+    # and each take was heard between the switches
+    seconds = len(sound) // rate
+    spectrum = np.abs(np.fft.rfft(sound[: seconds * rate]))
+    one, two = (spectrum[int(TONES[name] * seconds)] for name in ("one", "two"))
+    assert min(one, two) > 100 * np.median(spectrum)
+
+
+def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
+    press(tape, "Bar 2", "Loop")
+    start, stop = tape.evaluate("[desk.span.start, desk.span.stop]")
+    assert stop - start == pytest.approx(4 * 60 / 96, abs=0.05)
+    tape.evaluate("desk.play(desk.span.stop - 0.8)")
+    tape.wait_for_function("desk.playing && desk.position > desk.span.stop - 0.4")
+    zero = tape.evaluate("desk.zero")
+    tape.wait_for_function("desk.position < desk.span.start + 1")
+    assert tape.evaluate("desk.position") >= start - 0.01
+    # to the millisecond one bar later
+    assert tape.evaluate("desk.zero") - zero == pytest.approx(stop - start, abs=1e-3)
+    tape.wait_for_function("desk.position > desk.span.start + 1.5")
+    expect(tape.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+    tape.evaluate("desk.stop()")
+
+
+def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(page: "Page") -> None:
+    upload(page, EXAMPLE)
+    expect(summary(page)).to_contain_text("(estimated)")
+    strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
+
+    def seconds_a_pixel() -> float:
+        item = bar.locator("xpath=..")
+        start, stop = (float(item.get_attribute(f"data-{name}") or 0) for name in ("start", "stop"))
+        # between two bars two pixels are left free
+        return (stop - start) / (item.evaluate("item => item.getBoundingClientRect().width") + 2)
+
+    whole = seconds_a_pixel()
+    assert strip.evaluate("strip => strip.scrollWidth <= strip.clientWidth + 1")
+    press(page, "Zoom in", "Zoom in")
+    assert seconds_a_pixel() == pytest.approx(whole / 1.5**2, rel=0.01)
+    assert strip.evaluate("strip => strip.scrollWidth > 1.5 * strip.clientWidth")
+    # the waveform is as wide as the lane of the bars
+    width = page.locator("#timeline .sung canvas").evaluate("canvas => canvas.offsetWidth")
+    voice, rate = audio.read_audio(EXAMPLE)
+    assert width * seconds_a_pixel() == pytest.approx(len(voice) / rate, rel=0.01)
+    keep_screenshot(page, "zoomed in")
+    page.get_by_label("Position").fill("8")
+    press(page, "Play")
+    page.wait_for_function("document.querySelector('#timeline .strip').scrollLeft > 0")
+    press(page, "Stop", "Zoom out", "Zoom out")
+    assert seconds_a_pixel() == pytest.approx(whole, rel=0.01)
