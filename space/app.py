@@ -337,7 +337,7 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
         **QUIET,
     )
     for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
-        start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)
+        start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)  # type: ignore[operator]
     file = [page.announced, page.file]
     asked = page.timeline.submit(  # type: ignore[attr-defined]
         told(save_sheet, ""), [page.timeline, *page.inputs()], file, concurrency_limit=2, **QUIET
@@ -399,7 +399,7 @@ def connect_endpoint(page: Page) -> None:
     sounds = [gr.Audio(label=name, type="filepath", visible=False) for name in ("Mix", "Instrumental")]
     outputs = [*sounds, gr.File(label="Stems", visible=False), report]
     # the page's own lists the styles of one model only
-    own = {page.options["style"]: gr.Textbox(visible=False, label="Style")}
+    own: dict[Any, Any] = {page.options["style"]: gr.Textbox(visible=False, label="Style")}
     own[page.voice] = gr.Audio(label="Voice", type="filepath", visible=False)
     inputs = [own.get(each, each) for each in page.inputs()]
     endpoint = {"api_name": "accompany", "preprocess": False, **ONE_AT_A_TIME}

@@ -183,8 +183,9 @@ class Recorder {
     const latency = this.latency();
     const lead = run.period / 2;
     const start = plain ? 0 : Math.round(((run.first + run.metre) * run.period + latency - lead) * sampleRate);
-    const begin = chunks[0]?.[0] ?? 0;
-    const whole = new Float32Array(chunks.reduce((length, [, samples]) => length + samples.length, 0));
+    // what a busy machine leaves out is silent, and the rest stays in its place
+    const [[begin] = [0], [last, end] = [0, []]] = [chunks[0], chunks.at(-1)];
+    const whole = new Float32Array(Math.max(last + end.length - begin, 0));
     for (const [frame, samples] of chunks) whole.set(samples, frame - begin);
     const samples = whole.subarray(Math.max(start - begin, 0));
     const seconds = samples.length / sampleRate;

@@ -2,7 +2,6 @@
 """The timeline: estimates are corrected by mouse and by keyboard, and what is generated follows them."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +94,8 @@ def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path
     expect(chart).not_to_be_visible()
     heard.emulate_media(media="print")
     expect(chart.locator("p")).to_have_text("F major, 96 bpm, 4/4")
-    bars = heard.locator("#timeline .bars").get_by_role("button").filter(has_text=re.compile(r"\d")).count()
-    expect(chart.get_by_role("listitem", include_hidden=True)).to_have_count(bars)
-    second = chart.get_by_role("listitem", include_hidden=True).nth(1)
+    expect(chart.locator("li")).to_have_count(4)
+    second = chart.locator("li").nth(1)
     expect(second).to_have_text("F♯dim")
     expect(second).to_have_attribute("data-section", "Verse")
     expect(heard.locator("#mixer")).not_to_be_visible()
