@@ -156,6 +156,7 @@ def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     found["keys"] = findings(page, axe)
     page.keyboard.press("Escape")
+    page.locator("#recorder summary").click()
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
     press(page, "Bar 2")
