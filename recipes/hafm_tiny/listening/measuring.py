@@ -9,6 +9,7 @@ import torch
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import Samples
 from hafm_hf.lead_sheet.bars import completed
+from hafm_hf.lead_sheet.beats import BEATS_PER_MINUTE
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening.decoding import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
@@ -28,9 +29,21 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
     return composite
 
 
-def estimate(composite: HAFMForVocalAccompaniment, voice: Samples) -> LeadSheet:
-    """The estimate of a voice (float32 [N] at 16 kHz), with bars."""
-    return completed(composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED), len(voice) / VOICE_RATE)
+def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, tempo: float | None = None) -> LeadSheet:
+    """The estimate of a voice (float32 [N] at 16 kHz), with bars; of one that is told its tempo, if it is given."""
+    known = None if tempo is None else LeadSheet(tempo=tempo)
+    sheet = composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED, lead_sheet=known)
+    return completed(sheet, len(voice) / VOICE_RATE)
+
+
+def told_tempo(tempo: float) -> float | None:
+    """A tempo as a lead sheet may say it, halved or doubled into its range; None of NaN."""
+    slowest, fastest = BEATS_PER_MINUTE
+    while tempo > fastest:
+        tempo /= 2
+    while tempo < slowest:
+        tempo *= 2
+    return tempo if tempo == tempo else None
 
 
 def simulated(tunes: Sequence[Tune], seconds: float) -> list[Performance]:

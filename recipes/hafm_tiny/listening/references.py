@@ -23,6 +23,8 @@ from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 from hafm_hf.listening.transcription import ChordRecogniser
 
+from ..song_pool import PCM_SCALE, load_labels, read_mono
+
 logger = logging.get_logger(__name__)
 
 
@@ -88,6 +90,16 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
         found = known["song " + song]
         joined.append(Recording(song, song, whole[1], found["chords"], found["key"], found["beats"]))
     return single, joined
+
+
+def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
+    """The beginnings of the voices of a rendered corpus's test songs, with chords, key and beats as played."""
+    found = []
+    for name, labels in load_labels(corpus, "test").items():
+        voice = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]
+        known = voice / np.float32(PCM_SCALE), labels["chords"], labels.get("key"), labels["beats"]
+        found.append(Recording(name, str(labels.get("song", name)), *known))
+    return found
 
 
 def _sounds(clip: Clip, lag: float) -> tuple[Samples, Samples]:

@@ -28,6 +28,7 @@ from hafm_tiny.listening.tunes import SHEETS, SONGS, Tune, labelled_tune, lead_s
 from hafm_tiny.songs.midi_song import list_songs
 from hafm_tiny.steps import take_steps
 from programs import run_program
+from synthetic_songs import write_song
 from tiny_models import CLUSTERS, tiny_listener
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
@@ -173,3 +174,15 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
     done = run_program([sys.executable, str(RECIPES / "train_listener.py"), "--out", str(tmp_path)])
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
+
+
+def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tempo(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_song(tmp_path / "corpus" / "test" / f"{seed}_0", 24_000, 8.0, seed)
+    words = ["--rendered", tmp_path / "corpus", "--told_tempo", "true", "--out", tmp_path / "figures.json"]
+    done = run_program([sys.executable, str(RECIPES / "evaluate_listening.py"), *map(str, words)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() == {"rendered", "rendered, tempo told"}
+    told = figures["rendered, tempo told"]
+    assert told["tempo"] == 1.0 and told["beats"]["songs"] == 3 and told["chords"]["n"] == 3
