@@ -96,9 +96,10 @@ def rendered_recordings(corpus: Path, seconds: float) -> list[Recording]:
     """The beginnings of the voices of a rendered corpus's test songs, with chords, key and beats as played."""
     found = []
     for name, labels in load_labels(corpus, "test").items():
-        voice = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]
-        known = voice / np.float32(PCM_SCALE), labels["chords"], labels.get("key"), labels["beats"]
-        found.append(Recording(name, str(labels.get("song", name)), *known))
+        samples = read_mono(corpus / "test" / name / "vocal.flac", ANALYSIS_RATE)[: round(seconds * ANALYSIS_RATE)]
+        voice: Samples = samples.astype(np.float32) / np.float32(PCM_SCALE)
+        song = str(labels.get("song", name))
+        found.append(Recording(name, song, voice, labels["chords"], labels.get("key"), labels["beats"]))
     return found
 
 
