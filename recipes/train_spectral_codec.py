@@ -112,7 +112,7 @@ def main() -> None:
     if not resume(trainer, run):
         trainer.start(fresh=not model.codec)
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
-    trainer.settle().save_pretrained(Path(run.out) / "codec")
+    trainer.settle(min(300, arguments.steps)).save_pretrained(Path(run.out) / "codec")
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
     if held_out and held_out.songs:
         figures = evaluate_codec(trainer.average, held_out)

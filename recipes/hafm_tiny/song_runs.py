@@ -53,7 +53,7 @@ class SongRunArguments:
 
 
 class SongTrainer(Protocol):
-    """What takes steps: `CodecTrainer`, `SemanticTrainer`."""
+    """What takes steps: `SpectralTrainer`, `SemanticTrainer`."""
 
     step: int
     pool: SongPool

@@ -32,12 +32,11 @@ logger = logging.getLogger(__name__)
 SHARES = {"codec": 0.3, "hubert": 0.3, "semantic": 0.35, "coarse": 0.5, "fine": 0.15}
 NEEDS: dict[str, tuple[str, ...]] = {
     "codec": (),
-    "spectral": ("codec",),
-    "decoder": ("spectral",),
+    "decoder": ("codec",),
     "hubert": (),
     "semantic_tokenizer": ("hubert",),
     "vocal_space": ("semantic_tokenizer",),
-    "tokens": ("spectral", "vocal_space"),
+    "tokens": ("codec", "vocal_space"),
     "coarse": ("tokens",),
     "semantic": ("tokens",),
     "fine": ("tokens",),
@@ -49,12 +48,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 CALIBRATION_STEPS = 8
 SHORTEST_COMPILED_HOURS = 0.1
-# of a codec's steps: first without quantization, then with the losses that hear drums (see .codec)
-QUANTIZE_FROM, SPECTRAL_FROM, SPECTRAL_RAMP = 0.14, 0.5, 0.08
-# of the codec's time, what the EnCodec gets; and of its steps, those of the spectral codec that keeps its codes, half
-# of them against discriminators, and of that one's decoder alone: 27,200, 3,900 and 350 for hafm-tiny
-ENCODEC_SHARE, SPECTRAL_SHARE, DECODER_SHARE = 0.6, 0.14, 0.013
+# a codec's steps, and its decoder's alone (hafm-tiny: 3,900 and 350), by those that fit into its time against
+# discriminators, which make a step three times as long: only the second half of the codec's are against them
+CODEC_STEPS, DECODER_STEPS = 1.32, 0.12
+# of a codec's steps, those before it is quantized
+QUANTIZE_FROM = 0.125
 LEAST_STEPS = 4
+# what a trial is told: a codec's steps are measured with all that makes them long
+TRIAL: dict[str, tuple[object, ...]] = {
+    "codec": ("--start_batches", 16, "--quantize_from", 0, "--adversarial_from", 1, "--figures", "false"),
+    "hubert": ("--start_batches", 1),
+}
 DECODER_ALONE = (
     "--decoder_only", "true", "--learning_rate", 5e-4, "--final_learning_rate", 2e-5, "--averaging", 0.995,
     "--level_weight", 0.5, "--adversarial_from", 1, "--discriminator_learning_rate", 1e-3,
@@ -70,24 +74,28 @@ SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the parts: filters of the EnCodec, (width, layers) of the spectral codec's encoder and decoder and of
-    HuBERT, and (width, layers, heads) a stage."""
+    """Sizes of the parts: (width, layers) of the codec's encoder and decoder and of HuBERT, (width, layers, heads) a
+    stage; and what the codec's recipe is told beside."""
 
-    filters: int
     encoder: tuple[int, int]
     decoder: tuple[int, int]
     hubert: tuple[int, int]
     semantic: tuple[int, int, int]
     coarse: tuple[int, int, int]
     fine: tuple[int, int, int]
+    codec: tuple[object, ...] = ()
 
 
+SMALLEST_CROPS = (
+    "--batch_size", 2, "--varied_rows", 1, "--judged_rows", 1, "--crop_frames", 24, "--sizes", 256,
+    "--half_precision", "false",
+)  # fmt: skip
 PRESETS = {
     # shows within minutes that a corpus and a set-up work, and makes no music
-    "trial": Preset(4, (16, 1), (16, 1), (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2)),
+    "trial": Preset((16, 1), (16, 1), (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2), SMALLEST_CROPS),
     # hafm-tiny's
-    "tiny": Preset(12, (256, 5), (320, 8), (192, 5), (256, 4, 4), (192, 6, 3), (128, 3, 2)),
-    "small": Preset(16, (384, 6), (384, 8), (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
+    "tiny": Preset((256, 5), (320, 8), (192, 5), (256, 4, 4), (192, 6, 3), (128, 3, 2)),
+    "small": Preset((384, 6), (384, 8), (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
 }
 
 
@@ -191,7 +199,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
     """The command of every part, given the steps of codec and HuBERT."""
     preset, out, corpus = PRESETS[options.preset], options.out, str(options.corpus)
     sizes = _sizes(options)
-    clusters, codec, decoder = out / "semantic_tokenizer", out / "spectral" / "codec", out / "decoder" / "codec"
+    clusters, codec, decoder = out / "semantic_tokenizer", out / "codec" / "codec", out / "decoder" / "codec"
     tokenizer = out / "vocal_space" / "semantic_tokenizer"
     rhythm_steps = max(1, min(RHYTHM_STEPS, round(RHYTHM_STEPS_PER_HOUR * options.hours)))
     listener_steps = max(1, min(LISTENER_STEPS, round(LISTENER_STEPS_PER_HOUR * options.hours)))
@@ -256,28 +264,18 @@ def _stage_command(options: WholeModelOptions, stage: str) -> list[object]:
 
 
 def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[object]]:
-    """Commands of the codec, for about as long as so many steps of an EnCodec take: an EnCodec, the spectral codec
-    that keeps its codes, and the decoder of the latter alone."""
-    whole = max(LEAST_STEPS, round(ENCODEC_SHARE * steps))
-    kept, alone = (max(LEAST_STEPS, round(share * whole)) for share in (SPECTRAL_SHARE, DECODER_SHARE))
+    """Commands of the codec and of its decoder alone, which take about as long as so many steps against
+    discriminators."""
+    whole, alone = (max(LEAST_STEPS, round(share * steps)) for share in (CODEC_STEPS, DECODER_STEPS))
     recipe, sizes = _sizes(options)["codec"]
-    schedule = ["--quantize_from", round(QUANTIZE_FROM * whole), "--warmup_steps", min(50, whole)]
-    schedule += ["--spectral_from", round(SPECTRAL_FROM * whole)]
-    schedule += ["--spectral_ramp", max(1, round(SPECTRAL_RAMP * whole))]
-    encoder, decoder = PRESETS[options.preset].encoder, PRESETS[options.preset].decoder
-    words = ["--encoder_width", encoder[0], "--encoder_layers", encoder[1], "--decoder_width", decoder[0]]
-    words += ["--decoder_layers", decoder[1], "--warmup_steps", min(100, kept), "--own_codes_from", kept // 8]
-    words += ["--adversarial_from", max(1, kept // 2), "--figures", "false"]
+    schedule = ["--warmup_steps", min(100, whole), "--quantize_from", round(QUANTIZE_FROM * whole)]
+    schedule += ["--adversarial_from", whole // 2, "--figures", "false"]
     last = [*DECODER_ALONE, "--warmup_steps", min(50, alone), "--adversarial_ramp", alone]
     return {
         "codec": [recipe, *_run_words(options, "codec", whole), *sizes, *schedule],
-        "spectral": [
-            "train_spectral_codec.py", *_run_words(options, "spectral", kept),
-            "--teacher", options.out / "codec" / "codec", *words,
-        ],
         "decoder": [
-            "train_spectral_codec.py", *_run_words(options, "decoder", alone),
-            "--codec", options.out / "spectral" / "codec", *last,
+            recipe, *_run_words(options, "decoder", alone), *PRESETS[options.preset].codec,
+            "--codec", options.out / "codec" / "codec", *last,
         ],
     }  # fmt: skip
 
@@ -285,11 +283,10 @@ def _codec_commands(options: WholeModelOptions, steps: int) -> dict[str, list[ob
 def _sizes(options: WholeModelOptions) -> dict[str, tuple[str, list[object]]]:
     """Recipe of the two parts that are trained on audio, and its words for their sizes."""
     preset = PRESETS[options.preset]
-    width, layers = preset.hubert
-    return {
-        "codec": ("train_codec.py", ["--num_filters", preset.filters]),
-        "hubert": ("pretrain_semantic.py", ["--hidden_size", width, "--num_hidden_layers", layers]),
-    }
+    codec: list[object] = ["--encoder_width", preset.encoder[0], "--encoder_layers", preset.encoder[1]]
+    codec += ["--decoder_width", preset.decoder[0], "--decoder_layers", preset.decoder[1], *preset.codec]
+    hubert: list[object] = ["--hidden_size", preset.hubert[0], "--num_hidden_layers", preset.hubert[1]]
+    return {"codec": ("train_spectral_codec.py", codec), "hubert": ("pretrain_semantic.py", hubert)}
 
 
 def _share_of_time(options: WholeModelOptions) -> float:
@@ -316,7 +313,7 @@ def _plan(options: WholeModelOptions) -> dict[str, int]:
         trial = options.out / f"{part}_trial"
         words = [recipe, "--corpus", options.corpus, "--out", trial, "--steps", CALIBRATION_STEPS, *sizes]
         words += ["--log_every", CALIBRATION_STEPS // 2, "--max_hours", 0.2]
-        words += ["--figures", "false"] if part == "codec" else ["--start_batches", 1]
+        words += TRIAL[part]
         _run(f"{part}_trial", [str(word) for word in words], options)
         # the last line: the first has the start in it
         measured = json.loads((trial / "metrics.jsonl").read_text().splitlines()[-1])["steps_per_second"]

@@ -12,6 +12,7 @@ import torch
 from transformers import EncodecConfig, EncodecModel
 
 from hafm_hf import HAFMSpectralConfig, HAFMSpectralModel
+from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, Teacher, band_powers, level_distance
 from hafm_tiny.state import load_state, save_state
@@ -45,13 +46,8 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
 
 def arguments(**changes: float | str) -> SpectralTrainingArguments:
     fields = {"steps": 80, "batch_size": 4, "crop_frames": 20, "warmup_steps": 5, "learning_rate": 5e-3}
-    fields |= {
-        "own_codes_from": 10,
-        "quantize_from": 30,
-        "start_batches": 8,
-        "half_precision": False,
-        "averaging": 0.9,
-    }
+    fields |= {"own_codes_from": 10, "quantize_from": 30, "start_batches": 8, "half_precision": False}
+    fields |= {"averaging": 0.9}
     return SpectralTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -65,6 +61,10 @@ def test_a_free_codec_learns_before_and_after_it_is_quantised(pool: SongPool) ->
     assert "commitment" not in reports[29] and "commitment" in reports[30]
     codec = trainer.settle(20)
     assert not codec.training and float(codec.decoder.mean.abs().max()) > 0
+    figures = evaluate_codec(codec, pool, depths=(4, 1), seconds=1.0, clips=6)
+    assert figures["si_sdr_db"][4] > figures["si_sdr_db"][1]
+    assert all(1.0 < perplexity <= CODES for perplexity in figures["perplexity"])
+    assert evaluate_codec(codec, pool, depths=(1,), seconds=2.0)["clips"] == 6, "as many as the songs hold"
 
 
 def test_a_taught_codec_comes_to_its_teachers_codes_and_leaves_its_codebooks(
@@ -86,14 +86,9 @@ def test_a_taught_codec_comes_to_its_teachers_codes_and_leaves_its_codebooks(
 def test_a_resumed_run_takes_the_same_steps(pool: SongPool, tmp_path: Path, decoder_only: bool) -> None:
     played = [torch.randint(CODES, (4, 60), generator=torch.Generator().manual_seed(0))]
     options = arguments(
-        quantize_from=3,
-        adversarial_from=4,
-        adversarial_ramp=3,
-        free_level_weight=0.1,
-        sizes="64,128",
-        discriminator_share=0.5,
-        decoder_only=decoder_only,
-    )
+        quantize_from=3, adversarial_from=4, adversarial_ramp=3, free_level_weight=0.1, sizes="64,128",
+        discriminator_share=0.5, decoder_only=decoder_only,
+    )  # fmt: skip
     trainer = SpectralTrainer(tiny_codec(), pool, options, generated=played, records=pool.songs[:1])
     trainer.start(fresh=not decoder_only)
     reports = [trainer.train_step() for _ in range(8)]
@@ -130,6 +125,24 @@ def test_levels_of_generated_sound_are_drawn_to_the_songs(pool: SongPool) -> Non
     assert apart[0] < apart[1]
 
 
+def test_pool_takes_in_finished_songs_only(tmp_path: Path) -> None:
+    write_song(tmp_path / "train" / "one", RATE, seconds=2.0, seed=0)
+    write_song(tmp_path / "train" / "two.partial", RATE, seconds=2.0, seed=1)
+    pool = SongPool(tmp_path, "train", RATE)
+    assert pool.refresh() == 1 and pool.refresh() == 0
+    (tmp_path / "train" / "two.partial").rename(tmp_path / "train" / "two")
+    assert pool.refresh() == 1
+    assert {song.name for song in pool.songs} == {"one", "two"}
+    assert pool.hours == pytest.approx(4 / 3600, rel=1e-3)
+    (tmp_path / "train" / "three").mkdir()
+    (tmp_path / "train" / "three" / "labels.json").write_text("{}")
+    assert pool.refresh() == 0, "a song without audio is skipped, not fatal"
+    with pytest.raises(ValueError, match="no finished song longer than 5 s"):
+        pool.require(5.0)
+    with pytest.raises(ValueError, match="validation holds no finished song"):
+        SongPool(tmp_path, "validation", RATE).require(1.0)
+
+
 def test_levels_are_measured_over_whole_crops() -> None:
     sound = torch.randn(2, 1, 9_000, generator=torch.Generator().manual_seed(0))
     assert float(level_distance(sound, sound.flip(-1), RATE)) < 0.02
@@ -143,13 +156,9 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path, enc
 
     def run(steps: int, **more: object) -> list[dict]:
         recipe = Path(__file__).resolve().parents[3] / "recipes/train_spectral_codec.py"
-        flags = {
-            "corpus": tmp_path / "songs",
-            "out": tmp_path / "run",
-            "teacher": tmp_path / "teacher",
-            "steps": steps,
-        }
-        flags |= {"batch_size": 2, "crop_frames": 20, "log_every": 1, "encoder_width": 8, "decoder_width": 8, **more}
+        flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "steps": steps}
+        flags |= {"teacher": tmp_path / "teacher", "batch_size": 2, "crop_frames": 20, "log_every": 1}
+        flags |= {"encoder_width": 8, "decoder_width": 8, **more}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         done = run_program([sys.executable, recipe, *words])
         assert done.returncode == 0, done.stderr[-3000:]

@@ -62,8 +62,11 @@ def test_every_part_comes_after_those_that_it_needs(corpus: Path, tmp_path: Path
         assert commands[name][0] == "hafm" or (RECIPES / commands[name][0]).is_file()
     hours = [float(words[words.index("--max_hours") + 1]) for words in commands.values() if "--max_hours" in words]
     assert sum(hours) == pytest.approx(1.0), "codec and HuBERT have the other 0.6 of 1.6 hours"
-    steps = [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "spectral", "decoder")]
-    assert steps == [600, 84, 8]
+    steps = [int(commands[part][commands[part].index("--steps") + 1]) for part in ("codec", "decoder")]
+    assert steps == [1320, 120]
+    places = [commands["codec"].index(name) for name in ("--quantize_from", "--adversarial_from", "--steps")]
+    order = [int(commands["codec"][place + 1]) for place in places]
+    assert order == sorted(order), "an autoencoder, then quantised, then against discriminators"
     beside = part_commands(dataclasses.replace(options, workers=2), {"codec": 1000, "hubert": 500})
     assert float(beside["coarse"][beside["coarse"].index("--max_hours") + 1]) == pytest.approx(0.8)
 
@@ -98,18 +101,12 @@ def test_sizes_and_configurations_are_those_of_the_bundled_model(bundled_model: 
     parts = json.loads((bundled_model / "config.json").read_text())
     preset = PRESETS["tiny"]
     for stage in ("semantic", "coarse", "fine"):
-        told, data, _ = parse_arguments(
-            [str(RECIPES / f"configs/tiny/{stage}.yaml"), "--corpus", "c", "--output_dir", "o"]
-        )
+        config = str(RECIPES / f"configs/tiny/{stage}.yaml")
+        told, data, _ = parse_arguments([config, "--corpus", "c", "--output_dir", "o"])
         theirs = parts[f"{stage}_config"]
         assert told.codebook_pattern in (theirs["codebook_pattern"], None)
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "position_scheme",
-            "conditioning_fusion",
-        ):
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "position_scheme", "conditioning_fusion")
+        for name in names:
             assert getattr(told, name) == theirs[name], (stage, name)
         assert set(told.lead_sheet_streams) == set(theirs["lead_sheet_streams"])
         assert data.crop_seconds == theirs["window_seconds"]
@@ -129,17 +126,8 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_start_finds_it_
     shutil.rmtree(tmp_path / "songs/test")
     rendered = f"--soundfont {soundfont} --training-voice alto --test-voice bass --validation-songs 3 --test-songs 1"
     smallest = ["--preset", "trial", "--hours", 0.002, "--workers", 2, "--clusters", 20]
-    words = [
-        tmp_path / "songs",
-        tmp_path / "out",
-        "--songs",
-        songs,
-        "--voices",
-        voices,
-        "--render",
-        rendered,
-        *smallest,
-    ]
+    folders = [tmp_path / "songs", tmp_path / "out"]
+    words = [*folders, "--songs", songs, "--voices", voices, "--render", rendered, *smallest]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
     run = run_program(command)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -152,9 +140,8 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_start_finds_it_
     played = model.generate(samples, rate, seed=1, style=model.coarse.config.styles[0])
     assert len(played.audio[0]) == round(1.2 * model.sampling_rate)
     assert model.separator is not None
-    for part in ("codec", "decoder"):
-        assert json.loads((tmp_path / f"out/{part}/figures.json").read_text())["clips"] > 1
-    trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "spectral"))
+    assert json.loads((tmp_path / "out/decoder/figures.json").read_text())["clips"] > 1
+    trained, kept = (load_codec(tmp_path / "out" / part / "codec").model for part in ("decoder", "codec"))
     assert codec_fingerprint(trained) == codec_fingerprint(kept) == codec_fingerprint(model.codec)
     assert fingerprint(trained) != fingerprint(kept)
     steps = json.loads((tmp_path / "out/plan.json").read_text())["steps"]
