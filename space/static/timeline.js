@@ -435,19 +435,19 @@ class Timeline {
   follow(position) {
     const sounds = desk.playing || desk.waits;
     const play = this.find("[data-do=play]");
-    if (play.getAttribute("aria-label") !== (sounds ? "Stop" : "Play")) {
-      [play.textContent, play.ariaLabel] = sounds ? ["■", "Stop"] : ["▶", "Play"];
-    }
+    const [sign, name] = sounds ? ["■", "Stop"] : ["▶", "Play"];
+    if (play.ariaLabel !== name) Object.assign(play, { textContent: sign, ariaLabel: name });
     const range = this.find("[data-set=position]");
     range.value = String(position);
     range.setAttribute("aria-valuetext", `${position.toFixed(1)} s`);
     this.write(".clock", `${clock(position)} / ${clock(desk.seconds)}`);
     const x = position * desk.scale;
     this.find(".playhead").style.transform = `translateX(${(desk.head ?? 0) + x}px)`;
-    const strip = this.find(".strip");
-    const room = strip.clientWidth - (desk.head ?? 0);
+    const strip = this.find(".strip"), room = strip.clientWidth - (desk.head ?? 0);
     const hidden = x < strip.scrollLeft || x > strip.scrollLeft + 0.9 * room;
-    if (hidden && desk.playing) strip.scrollLeft = x - 0.1 * room;
+    this.away = hidden && (this.away || strip.scrollLeft !== this.left);
+    if (hidden && desk.playing && !this.away) strip.scrollLeft = x - 0.1 * room; // whoever scrolls away isn't fetched back
+    this.left = strip.scrollLeft;
   }
 
   /** The first tap starts the voice; each of the others is a beat. */
