@@ -146,7 +146,8 @@ def test_steps_at_fixed_addresses_give_the_same_tokens_window_after_window(
 ) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme)).to(device)
     frames = 24 if pattern == "flat" else 72
-    conditioning = conditioning_for(stage, batch=3, frames=frames).to(device)
+    # with this seed no two codes are equally likely but for rounding
+    conditioning = conditioning_for(stage, batch=3, frames=frames, seed=3).to(device)
     steps = stage.config.target_length(frames)
     assert stage.pattern.slots(steps // stage.config.num_codebooks) > BLOCK or name == "semantic"
     mask = (torch.arange(frames) < frames // 12 * torch.tensor((12, 6, 10))[:, None]).to(device)
