@@ -129,7 +129,7 @@ def test_one_command_makes_a_model_that_accompanies_and_a_second_start_finds_it_
     folders = [tmp_path / "songs", tmp_path / "out"]
     words = [*folders, "--songs", songs, "--voices", voices, "--render", rendered, *smallest]
     command = [sys.executable, str(small_recipes / "train_tiny.py"), *map(str, words)]
-    run = run_program(command)
+    run = run_program(command, timeout=1800)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.strip() == str(tmp_path / "out/model")
     model = HAFMForVocalAccompaniment.from_pretrained(tmp_path / "out/model")
