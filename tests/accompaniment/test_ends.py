@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 import hafm_hf  # noqa: F401  (registers the task)
@@ -88,6 +89,11 @@ def test_a_song_has_room_for_its_bars_by_call_stream_batch_and_command(band: Pat
     assert song["audio"][:start].any() and audio.rms_dbfs(song["audio"][-CODEC_RATE // 20 :]) < -50
     chunks = list(accompany.stream(voice, **told))
     assert np.allclose(accompany.join(chunks)["audio"], song["audio"], atol=1e-5)
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    again = accompany(voice, **told | {"lead_sheet": {"tempo": 150, "beats_per_bar": 3}})
+    assert torch.equal(torch.random.get_rng_state(), before), "a seed leaves the global generator alone"
+    assert again["vocal_start"] > 1.0
     pair = accompany([voice, voice[:-600]], batch_size=2, **told)
     assert np.allclose(pair[0]["audio"], song["audio"], atol=1e-4) and pair[1]["vocal_start"] == song["vocal_start"]
 
@@ -106,3 +112,18 @@ def test_a_model_that_knows_no_beats_has_no_bars_to_add(tiny_model: Path) -> Non
         accompany(glide(), sampling_rate=CODEC_RATE, intro_bars=4)
     with pytest.raises(ValueError, match="outro_bars is 17; it must be between 0 and 16"):
         accompany(glide(), sampling_rate=CODEC_RATE, outro_bars=17)
+
+
+def test_each_vocal_of_a_batch_has_a_lead_sheet_of_its_own() -> None:
+    model, voices = reading_composite(), [glide(1.5), glide(1.2)]
+    how: dict[str, Any] = {"seed": 1, "skip_fine": True}
+    sheets: list[Any] = [{"chords": [[0, 1, "C"]], "beats": [0.0, 0.4]}, LeadSheet(style="rock", beats=[0.1, 0.5])]
+    both = model.generate(voices, CODEC_RATE, lead_sheet=sheets, **how)
+    for number, (voice, sheet) in enumerate(zip(voices, sheets, strict=True)):
+        alone = model.generate([voice], CODEC_RATE, lead_sheet=sheet, **how)
+        assert torch.equal(alone.codes[0], both.codes[number])
+        assert alone.lead_sheets[0] == both.lead_sheets[number]
+    chords = model.generate(voices, CODEC_RATE, lead_sheet=sheets, chords=[(0, 1, "G")], **how).lead_sheets
+    assert [list(each.chords) for each in chords] == [[(0, 1, "G")]] * 2
+    with pytest.raises(ValueError, match="belongs to one vocal, and 2 were given"):
+        model.generate(voices, CODEC_RATE, lead_sheet=sheets[:1], **how)

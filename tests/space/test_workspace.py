@@ -49,7 +49,7 @@ NEXT = """(elsewhere) => {
     return next.type || next.tagName;
 }"""
 SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, select, summary)')]
-    .filter((each) => each.checkVisibility() && !each.closest('.lane ol, #num_samples'))
+    .filter((each) => each.checkVisibility() && !each.closest('.lane ol'))
     .map((each) => (each.matches('[type=radio], [type=checkbox]') ? each.closest('label') : each))
     .filter((each) => Math.min(each.offsetWidth, each.offsetHeight) < 43.5).map((each) => each.outerHTML)"""
 

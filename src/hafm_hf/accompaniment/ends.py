@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..audio import Samples
-from ..lead_sheet.bars import completed
+from ..lead_sheet.bars import USUAL_METRE, completed
 from ..lead_sheet.beats import beats_passed, seconds_at
 from ..lead_sheet.lead_sheet import LeadSheet, Span
 
@@ -51,10 +51,13 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         vocal (float32 [N]): mono.
         rate (Hz): of it.
         intro, outro: bars, 0 for none.
+
+    Returns:
+        the silence, and the lead sheet of the longer song: its beats go on through both ends, and `form` names them.
     """
     seconds = len(vocal) / rate
     whole = completed(sheet, seconds)
-    beats, metre = list(whole.beats or ()), whole.beats_per_bar or 4
+    beats, metre = list(whole.beats or ()), whole.beats_per_bar or USUAL_METRE
 
     def bar_at(second: float) -> float:
         return float(beats_passed(beats, np.array([second]))[0] - whole.downbeat) / metre

@@ -276,7 +276,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             ValueError: on vocals, options, spans or a lead sheet that cannot be used, saying why.
         """
         known = {name: kwargs.pop(name, None) for name in KNOWN}
-        sheets = known.pop("lead_sheet") if isinstance(known["lead_sheet"], list) else [known_lead_sheet(**known)]
+        given = known.pop("lead_sheet")
+        sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, list) else [given])]
         generation = Generation(self, options, kwargs, progress)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
         if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
@@ -284,7 +285,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
         kept = self._kept(instrumental, rate, keep, len(rows[0]) / rate)
         with generation.computing():
-            given = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
+            tokens = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
         # who gives a KeptInstrumental puts it back at another rate; stems are split from the whole
         spliced = None if kept is instrumental and not generation.options.stems else kept
         rendered: list[dict[str, Any]] = []
@@ -292,7 +293,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         for first in range(0, len(rows), at_once):
             batch = rows[first : first + at_once]
             with generation.computing():
-                song = self._song(generation, batch, rate, sheets[first : first + at_once], given)
+                song = self._song(generation, batch, rate, sheets[first : first + at_once], tokens)
                 song.run()
                 lengths = [self._length(vocal, rate) for vocal in batch]
                 rendered += self._decode(song, lengths, spliced, generation.options.stems)

@@ -235,7 +235,8 @@ class HAFMPipeline(Pipeline):
             return Ends(after=mix.tail, fade=mix.tail)
         if self.model.known_streams.isdisjoint(("beat", "bar")):
             raise ValueError("This model knows nothing of beats; leave intro_bars and outro_bars out.")
-        sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet=lead_sheet)
+        # whatever the song's seed, the estimate is the same, and nothing is drawn from torch's global generator
+        sheet = self.model.complete_lead_sheet(mono, rate, seed=0, lead_sheet=lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
         return ends if mix.outro_bars else replace(ends, after=mix.tail, fade=mix.tail)
 
