@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Songs longer than a window: every frame once, overlaps forced, rows together or alone, spans that are kept."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,9 +114,9 @@ def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: py
     run = StageRun(stage, rows, UNIT, DecodingOptions(), independent=True, sound=sound)
     decoded: list[torch.Tensor] = []
 
-    def recorded(*args: Any) -> torch.Tensor:
-        decoded.append(StageRun._decode(run, *args))
-        return decoded[-1]
+    def recorded(*args: Any) -> Iterator[torch.Tensor]:
+        decoded.extend(StageRun._decode(run, *args))
+        return iter(decoded)
 
     monkeypatch.setattr(run, "_decode", recorded)
     codes = run.run(conditioning)

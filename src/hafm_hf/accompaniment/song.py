@@ -272,15 +272,19 @@ class SongRun:
             stage.run(self._conditioning(name))
 
     def advance(self) -> torch.Tensor:
-        """Takes the latest stage that can go on a batch of windows further.
+        """Takes the latest stage that can go on a part further, the last one a whole batch of windows.
 
         Returns:
             The codes of the first song that are final, int64 [Q, T].
         """
+        *_, last = self.runs
         for name in reversed(self.runs):
             stage = self.runs[name]
             if stage.needs is not None and stage.needs <= self._units_before(name):
-                stage.advance(self._conditioning(name))
+                conditioning = self._conditioning(name)
+                stage.advance(conditioning)
+                while name == last and stage.parts is not None:
+                    stage.advance(conditioning)
                 break
         return self.codes(0)
 

@@ -14,7 +14,7 @@ guidance, conditional ones first), L slots, D width, H heads of d, V codes of a 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -304,8 +304,13 @@ class FastDecoder:
         self.compile = compile
         self.graphed: _GraphedStep | None = None
 
+    def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """All that `stream` generates of its arguments: int64 [B, new_tokens]."""
+        *_, tokens = self.stream(*args, **kwargs)
+        return tokens
+
     @torch.no_grad()
-    def generate(
+    def stream(
         self,
         conditioning_ids: torch.Tensor,
         new_tokens: int,
@@ -314,7 +319,8 @@ class FastDecoder:
         forced: torch.Tensor | None = None,
         conditioning_mask: torch.Tensor | None = None,
         report: Callable[[int], None] | None = None,
-    ) -> torch.Tensor:
+        every: int | None = None,
+    ) -> Iterator[torch.Tensor]:
         """Generates target tokens, in frames of all codebooks whatever the stage's pattern.
 
         Args:
@@ -325,9 +331,10 @@ class FastDecoder:
             forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
             conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
             report: called with 1 after each step; what it raises ends the loop.
+            every: slots after which what there is by then is handed out; None for the whole alone.
 
-        Returns:
-            int64 [B, new_tokens].
+        Yields:
+            int64 [B, n]: the tokens of all frames that are whole by now, at the end n = `new_tokens`.
 
         Raises:
             ValueError: for parts of frames under the delay pattern.
@@ -343,12 +350,12 @@ class FastDecoder:
             first = plan.known.shape[1]
             said = self.stage.history_free_scores(conditioning_ids, conditioning_mask, first, plan.slots)
             added = self.history_free_guidance * said
-        slots = self._continue(scores, plan, added, report)
-        if self.pattern.rows == 1:
-            return slots
-        tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
-        # behind the end of a shorter row stands BOS, which is no code
-        return tokens.clamp(max=self.config.codebook_size - 1)
+        for slots in self._continue(scores, plan, added, report):
+            done = slots.shape[1]
+            if done == plan.slots or (every is not None and done % every == 0):
+                tokens = self.pattern.tokens(torch.cat([plan.known, slots], dim=1))[:, known.shape[1] :]
+                # behind the end of a shorter row stands BOS, which is no code
+                yield tokens.clamp(max=self.config.codebook_size - 1)
 
     def _continue(
         self,
@@ -356,8 +363,8 @@ class FastDecoder:
         plan: SlotPlan,
         added: torch.Tensor | None,
         report: Callable[[int], None] | None,
-    ) -> torch.Tensor:
-        """Predictions (int64 [B·C, n]) of the slots to come.
+    ) -> Iterator[torch.Tensor]:
+        """Predictions (int64 [B·C, n]) of the slots to come, n = 1, 2 …
 
         Args:
             scores (float [B·C, V]): of the first of them.
@@ -375,7 +382,7 @@ class FastDecoder:
             slots[:, step] = force(self.draw(scores, numbers), plan.forced, step)
             if report is not None:
                 report(1)
-        return slots
+            yield slots[:, : step + 1]
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
         """`sampling.draw` with the loop's temperature and top-k."""

@@ -7,7 +7,7 @@ and 75 Hz.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from .sampling import FREE, RandomStream, StreamSampling
 ROWS_AT_ONCE = 16
 # of what a window repeats of the one before, the share at its end in which the two may be joined
 JOINED_SHARE = 0.5
+# slots after which the next stage is asked whether it can go on
+PART = 16
 # what is compared on both sides of a join: three frames at 75 Hz
 SIDE_SECONDS = 0.04
 # what GenerationMixin chooses tokens by and the fast loop does not; the values in NEUTRAL turn it off
@@ -233,6 +235,8 @@ class StageRun:
         windows = [each for each in cut if not self._is_given(each)]
         self.batches = self._independent_batches(windows, at_once) if independent else self._batches(windows, at_once)
         self.done = 0
+        # what comes of the batch that has been begun
+        self.parts: Iterator[torch.Tensor] | None = None
 
     @property
     def steps(self) -> int:
@@ -256,10 +260,15 @@ class StageRun:
         return [self.codes(row) for row in range(len(self.rows))]
 
     def advance(self, conditioning: list[torch.Tensor]) -> None:
-        """Generates the next batch from the conditioning so far, int64 [K, T_c] for each row."""
+        """Generates the next part of a batch from the conditioning so far, int64 [K, T_c] for each row.
+
+        A part is `PART` slots where windows follow each other by the fast loop, else a batch.
+        """
         batch = self.batches[self.done]
         known_units = 0 if self.independent else batch[0].known
-        tokens = self._decode(batch, conditioning, known_units)
+        if self.parts is None:
+            self.parts = self._decode(batch, conditioning, known_units)
+        tokens = next(self.parts)
         width = self.stage.config.num_codebooks
         for window, new in zip(batch, tokens, strict=True):
             row = self.rows[window.row]
@@ -268,7 +277,8 @@ class StageRun:
             border = self._border(row.flat, window, new)
             length = (window.stop - window.start - known_units) * self.unit_tokens
             row.flat = torch.cat([row.flat[: border * width].to(new.device), new[border * width - first : length]])
-        self.done += 1
+        if tokens.shape[1] == self._new_units(batch) * self.unit_tokens:
+            self.done, self.parts = self.done + 1, None
 
     def final_units(self, row: int) -> int:
         """Units of a row that no window will change any more."""
@@ -301,8 +311,10 @@ class StageRun:
         after = self.sound(new[: (known + side) * width].view(-1, width))
         return start + steadiest(before, after, known - held, side)
 
-    def _decode(self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int) -> torch.Tensor:
-        """New tokens of a batch, int64 [B, n], those of shorter rows followed by padding."""
+    def _decode(
+        self, batch: list[Window], conditioning: list[torch.Tensor], known_units: int
+    ) -> Iterator[torch.Tensor]:
+        """New tokens of a batch so far, int64 [B, n], in the end those of shorter rows followed by padding."""
         new_tokens = self._new_units(batch) * self.unit_tokens
         cut, known, numbers, forced = [], [], [], []
         for window in batch:
@@ -319,18 +331,13 @@ class StageRun:
         lengths = torch.tensor([len(frames) for frames in cut])
         padded = pad_sequence(cut, batch_first=True).transpose(1, 2)
         mask = torch.arange(padded.shape[-1]) < lengths[:, None]
-        return decode_window(
-            self.stage,
-            padded,
-            new_tokens,
-            torch.stack(numbers),
-            self.options,
-            known=torch.stack(known),
-            forced=torch.stack(forced) if any(self.rows[each.row].given is not None for each in batch) else None,
-            conditioning_mask=None if bool(mask.all()) else mask.to(padded.device),
-            report=self.report,
-            decoder=self.decoder,
-        )
+        given = torch.stack(forced) if any(self.rows[each.row].given is not None for each in batch) else None
+        conditioning_mask = None if bool(mask.all()) else mask.to(padded.device)
+        rest = (torch.stack(known), given, conditioning_mask, self.report)
+        if self.decoder is not None:
+            every = None if self.independent else PART
+            return self.decoder.stream(padded, new_tokens, torch.stack(numbers), *rest, every=every)
+        return iter([decode_window(self.stage, padded, new_tokens, torch.stack(numbers), self.options, *rest)])
 
     def _new_units(self, batch: list[Window]) -> int:
         return max(each.stop - each.start - (0 if self.independent else each.known) for each in batch)
@@ -378,7 +385,6 @@ def decode_window(
     forced: torch.Tensor | None = None,
     conditioning_mask: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
-    decoder: FastDecoder | None = None,
 ) -> torch.Tensor:
     """Continues rows of one length of known tokens, by the loop that the options name.
 
@@ -392,14 +398,13 @@ def decode_window(
         forced (int64 [B, new_tokens], *optional*): tokens to take instead of drawing, −1 where to draw.
         conditioning_mask (bool [B, T_c], *optional*): False where the conditioning is padding.
         report: called with 1 after each step.
-        decoder: the fast loop's, made for the same stage and options; a new one if None.
 
     Returns:
         int64 [B, new_tokens].
     """
     sampling = options.sampling(stage)
     if options.decoding == "fast":
-        decoder = decoder or options.decoder(stage)
+        decoder = options.decoder(stage)
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
     bos = stage.config.codebook_size
     frames = None if conditioning_mask is None else stage.target_frames(conditioning_mask)
