@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import inspect
 import json
-import secrets
 import shutil
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job
@@ -26,6 +25,7 @@ from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger,
 # isort: split
 # after songs: when it is imported, gradio reads once where temporary files go
 import gradio as gr
+from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 import parts
 import takes
@@ -52,6 +52,8 @@ BEGUN: deque[str] = deque(maxlen=1000)
 CANCELLED: deque[str] = deque(maxlen=1000)
 COMING = "The band is coming … <progress aria-label='Generating'></progress>"
 WAITS = "Too many people are waiting. Your band begins by itself as soon as there is a place; you need do nothing."
+# Where Gradio's HTML lies.
+GRADIO, INDEX = str(gr.routes.STATIC_TEMPLATE_LIB), "frontend/index.html"
 UNEXPECTED = "Something went wrong on the server; try again, or reload the page."
 Values = dict[str, Any]
 
@@ -130,11 +132,6 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     return [brought, value]
 
 
-def begin() -> list[Any]:
-    """Both buttons that generate, at once: [announced, run, stop, remake, ticket]."""
-    return ["", *BUSY, secrets.token_urlsafe()]
-
-
 def stop_run(ticket: str) -> list[Any]:
     """The button that stops generating: [announced, run, stop, remake]."""
     CANCELLED.append(ticket)
@@ -150,11 +147,7 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
 
 
 def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
-    """What the button that replaces the selected bars of the chosen take asks for.
-
-    Raises:
-        ValueError: nothing is selected, or the take is of another voice.
-    """
+    """What the button that replaces the selected bars asks for; a ValueError if there is none or no take."""
     request = song_request(jobs, mixer, timeline, *inputs)
     job = takes.find(jobs, (mixer or {}).get("chosen"))
     selection = (timeline or {}).get("selection")
@@ -286,8 +279,7 @@ class Page:
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
             self.voice = gr.State(None)
-            examples = {voice_name(path): takes.stored_band(path) for path in EXAMPLES}
-            self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS, examples=examples)
+            self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
             with gr.Row(elem_id="generate"):
@@ -377,7 +369,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         return [announcement(UNEXPECTED, "alert"), *IDLE, ""]
 
     for button, request in ((page.run, song_request), (page.remake, remake_request)):
-        begun = button.click(begin, None, [*status, page.ticket], queue=False, **QUIET)
+        begun = button.click(None, None, [*status, page.ticket], js=f"() => {PAGE}.then(page => page.begin())")
         again = gr.Button("Once more", visible="hidden", elem_id=f"{button.elem_id}_again")
         # a stopped run may still be ending, or waiting, when the next one begins
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
@@ -427,14 +419,14 @@ def warm_up() -> None:
 
 def main() -> None:
     """Serves the page until it is told to stop, and leaves no file behind."""
-    modules = "".join(f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js"))
+    start = parts.with_start(Path(GRADIO, INDEX).read_text())
+    gr.routes.templates.env.loader = ChoiceLoader([DictLoader({INDEX: start}), FileSystemLoader(GRADIO)])
     gr.set_static_paths([STATIC, *{path.parent for path in parts.EXAMPLES}])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     takes.keep_sweeping()
-    threading.Thread(target=warm_up, daemon=True).start()
+    warm_up()
     build_page().launch(
         css_paths=[STATIC / "studio.css"],
-        head=modules,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(takes.JOBS)],
         ssr_mode=False,

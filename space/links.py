@@ -22,11 +22,7 @@ KINDS |= {"seconds": float, "tempo": float, "tail": float, "model": str}
 
 
 def read_link(query: str) -> dict[str, Any]:
-    """What a link's query says: inputs of the page by name. Other names in an address are ignored.
-
-    Raises:
-        ValueError: a value that the page would not take, in one sentence.
-    """
+    """Inputs of the page by name, of a link's query; others are ignored, and of a wrong value a ValueError tells."""
     try:
         given = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=50))
         found = {name: _value(name, value.strip(), KINDS[name]) for name, value in given.items() if name in KINDS}

@@ -42,10 +42,8 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
         the model can play, "sheet", whose beats and chords cover the voice from start to end; it has no beats if
-        the model estimates none; and "choices", how sure it is of its chords (`chord_choices`).
-
-    Raises:
-        ValueError: a voice, model or tempo that cannot be used.
+        the model estimates none; and "choices", how sure it is of its chords (`chord_choices`). A ValueError says
+        why there is nothing.
     """
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
@@ -103,11 +101,7 @@ def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:
-    """The lead sheet that a timeline shows of this vocal; None if it shows another vocal, or nothing is known.
-
-    Raises:
-        ValueError: what the timeline sends makes no sense.
-    """
+    """The lead sheet that a timeline shows, None if of another vocal or empty; a ValueError if it makes no sense."""
     if not timeline or not vocal or timeline.get("vocal") != vocal:
         return None
     sheet = LeadSheet.told(timeline.get("sheet") or {})
@@ -115,11 +109,7 @@ def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadShe
 
 
 def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
-    """Writes the lead sheet that a generation would follow, in the format that the timeline asks for by {"format"}.
-
-    Raises:
-        ValueError: there is nothing to write, or no such format.
-    """
+    """What a generation would follow, in the format of the timeline's {"ask"}; a ValueError if there is nothing."""
     kind, sheet = (timeline.get("ask") or {}).get("format"), lead_sheet_of(timeline, request.vocal)
     samples, rate = read_vocal(request.vocal, request.seconds)
     samples = audio.with_channels(samples, 1)
@@ -134,11 +124,7 @@ def write_sheet(timeline: dict[str, Any], request: Request) -> Path:
 
 
 def uploaded(path: Any, known: Sequence[Path] = ()) -> Path:
-    """A file that the browser says it has uploaded, or one of those that are known.
-
-    Raises:
-        ValueError: it lies elsewhere; strangers must not choose which files of this machine are read.
-    """
+    """A file that was uploaded, or a known one; else a ValueError: strangers do not choose which files are read."""
     found = Path(str(path)).resolve()
     there = found.is_relative_to(JOBS.resolve()) or found in [each.resolve() for each in known]
     if not there or not found.is_file():

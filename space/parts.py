@@ -14,6 +14,7 @@ import gradio as gr
 
 from hafm_hf.accompaniment.options import MIX_OPTIONS
 from songs import OFFERED, OPTIONS, load_pipeline
+from takes import stored_band
 
 BESIDE = Path(__file__).parent
 STATIC = BESIDE / "static"
@@ -135,10 +136,28 @@ def radio_choices(values: Iterable[str]) -> list[tuple[str, str]]:
     return [AUTOMATIC, *((CHOICE_WORDS.get(value, value.capitalize()), value) for value in values)]
 
 
+def part_html(name: str) -> str:
+    """What stands in static/NAME.html, with a button for each example voice."""
+    names = [html.escape(voice_name(path)) for path in EXAMPLES]
+    buttons = (f"<button type='button' value='{name}' aria-label='{name}'>▶ {name}</button>" for name in names)
+    inside = (STATIC / f"{name}.html").read_text().replace("EXAMPLES", "".join(buttons))
+    return f"<div class='hafm-studio hafm-{name}'>{inside}</div>"
+
+
+def with_start(document: str) -> str:
+    """Gradio's HTML with our files, which load beside its own, and the start page, which works before it does."""
+    files = [f"<link rel='modulepreload' href='gradio_api/file={path}'>" for path in STATIC.glob("*.js")]
+    files += [f"<link rel='stylesheet' href='gradio_api/file={STATIC / 'studio.css'}'>"]
+    bands = json.dumps({voice_name(path): stored_band(path) for path in EXAMPLES}).replace("<", "\\u003c")
+    start = (STATIC / "start.html").read_text().replace("RECORDER", part_html("recorder"))
+    start = start.replace("SCRIPT", imported("recorder")).replace("BANDS", bands)
+    return document.replace("<style>", f"{''.join(files)}<style>", 1).replace("</body>", f"{start}</body>")
+
+
 def studio_part(name: str, **properties: Any) -> gr.HTML:
     """A part of our own: static/NAME.html, which NAME.js brings to life; its value is what a person makes of it."""
     return gr.HTML(
-        html_template=f"<div class='hafm-studio hafm-{name}'>{(STATIC / f'{name}.html').read_text()}</div>",
+        html_template=part_html(name),
         js_on_load=f"{imported(name)}.then(part => part.mount(element, props, watch, trigger, upload))",
         apply_default_css=False,
         elem_id=name,

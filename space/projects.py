@@ -22,11 +22,7 @@ MOST_BYTES = 1 << 30
 
 
 def write_project(jobs: list[Job], state: Any) -> Path:
-    """Writes those jobs that belong to a state of static/page.js, and its voice, as a project.
-
-    Raises:
-        ValueError: there is no voice, or it has been removed.
-    """
+    """Writes the voice and jobs of a state of static/page.js; a ValueError if the voice is not there."""
     voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
     path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -40,11 +36,7 @@ def write_project(jobs: list[Job], state: Any) -> Path:
 
 
 def read_project(path: Path) -> dict[str, Any]:
-    """Opens a project: its state, whose "path" (a Path) and "takes" are now files and jobs of this server.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """A project's state, its "path" (a Path) and "takes" now files of this server; a ValueError if it is none."""
     now: dict[str, Path] = {}
     try:
         with zipfile.ZipFile(path) as archive:

@@ -111,8 +111,7 @@ def whole(value: Any) -> Any:
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
     """So many seconds of a recording, all if None or 0: samples (float32 [N] or [N, C]) and their rate in Hz.
 
-    Raises:
-        HAFMAudioError: no file, not audio, too short, too long, silent; it says so in one sentence.
+    A HAFMAudioError says in one sentence why there are none.
     """
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
@@ -135,11 +134,7 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
 
 @lru_cache(maxsize=2)
 def load_pipeline(model: str) -> Any:
-    """The pipeline of an offered model, or hafm-tiny; the last two stay in memory.
-
-    Raises:
-        ValueError: neither of them, or it cannot be loaded.
-    """
+    """The pipeline of an offered model, or hafm-tiny; the last two stay. A ValueError says why there is none."""
     if model not in (*OFFERED, BUNDLED_MODEL.name):
         raise ValueError(f"There is no model {model!r}; choose one of {', '.join(OFFERED)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -209,10 +204,8 @@ def make_job(
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
     """Reads, generates and writes: yields what is there of the song, None where that is nothing new, and last the job.
 
-    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces.
-
-    Raises:
-        ValueError: a request that cannot be fulfilled; the message is for the person.
+    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces. A
+    ValueError tells the person why a request cannot be fulfilled.
     """
     began = time.monotonic()
     samples, rate = read_vocal(request.vocal, request.seconds)

@@ -93,11 +93,7 @@ class Job:
         (self.folder / ABOUT).write_text(json.dumps({**asdict(self), "folder": "", "source": "", "played": {}}))
 
     def read(self, part: str) -> tuple[audio.Samples, int]:
-        """The vocal, the instrumental or a stem: float32 [N] or [N, C] and its rate in Hz.
-
-        Raises:
-            HAFMAudioError: when the job has expired.
-        """
+        """The vocal, the instrumental or a stem: float32 [N] or [N, C], rate in Hz; a HAFMAudioError if it is gone."""
         path = self.path(part)
         if not path.exists():
             raise audio.HAFMAudioError(EXPIRED)
@@ -235,11 +231,7 @@ def _number(value: Any) -> float:
 
 
 def mix_job(job: Job, channels: Mapping[str, Channel], suffix: str = "wav", lufs: float | None = None) -> Path:
-    """Mixes the files of voice and band, by `Job.channels`, into one of a format of `FORMATS` and a loudness.
-
-    Raises:
-        HAFMAudioError: the job has expired.
-    """
+    """Mixes voice and band, by `Job.channels`, into one file; a HAFMAudioError if the job has expired."""
     placed = {}
     for name, part in job.channels.items():
         sound, rate = job.read(part)
@@ -255,10 +247,7 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
     """The file that the mixer asks for by {"file", "format"}.
 
     "mix" or "instrumental" in one of `FORMATS`, or "stems", a zip. The mix is made with the mixer's "channels", whose
-    band is balanced with the voice at 0 dB, and "loudness" (LUFS).
-
-    Raises:
-        ValueError: there is no such file, or it has expired.
+    band is balanced with the voice at 0 dB, and "loudness" (LUFS). A ValueError if there is no such file, or no more.
     """
     ask = mixer.get("ask") or {}
     part, suffix = ask.get("file"), ask.get("format")
@@ -281,18 +270,14 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Remake:
-    """The seconds from `start` to `stop` of a take, generated again; the rest stays as it is, to the sample.
-
-    Raises:
-        ValueError: nothing would be left of the old take, or nothing would be replaced.
-    """
+    """The seconds from `start` to `stop` of a take, generated again; the rest stays as it is, to the sample."""
 
     job: Job
     start: float
     stop: float
 
     def parameters(self) -> dict[str, Any]:
-        """What the pipeline needs in order to keep the rest."""
+        """What the pipeline needs in order to keep the rest; a ValueError if that, or what is replaced, is nothing."""
         band, rate = self.job.read("instrumental")
         seconds = len(band) / rate
         around = [(0.0, max(self.start, 0.0)), (min(self.stop, seconds), seconds)]
@@ -344,11 +329,7 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
 
 
 def find(jobs: list[Job], take: Any) -> Job:
-    """The job of a take's "id".
-
-    Raises:
-        HAFMAudioError: there is no such take, or it has expired.
-    """
+    """The job of a take's "id"; a HAFMAudioError if it has expired."""
     for job in jobs:
         if take == job.folder.name:
             job.read("instrumental")

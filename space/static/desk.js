@@ -14,8 +14,8 @@ class Desk {
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
-  /** A part: {seconds, until, ready(), start(out, zero, from), follow(position), draw()}, of which any may be missing. */
-  join(part) { this.parts.push(part); }
+  /** A part: {seconds, until, ready(), start(out, zero, from), follow(position), draw()}, of which any may be missing; it may come instead of another. */
+  join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
 
   get playing() { return this.out !== null; }
   get seconds() { return Math.max(0, ...this.parts.map((part) => part.seconds ?? 0)); }

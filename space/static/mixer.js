@@ -11,45 +11,26 @@ const USUAL = { db: 0, pan: 0, muted: false, solo: false };
 const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
 export function mount(element, props, watch, trigger) {
+  // the band of an example may already play
+  if (desk.mixer && !props.value?.chosen) props.value = { ...props.value, live: desk.mixer.live };
   const mixer = new Mixer(element.querySelector(".hafm-mixer"), props, trigger);
   watch("value", () => mixer.show());
   mixer.show();
 }
 
-class Mixer {
-  constructor(root, props, trigger) {
-    Object.assign(this, { root, props, trigger, takes: [], chosen: null, live: null, channels: {}, sounds: {}, marks: {} });
-    this.find = (selector) => root.querySelector(selector);
-    root.addEventListener("focusout", ({ target }) => {
-      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
-    });
-    for (const place of [root, desk.voice, desk.stems]) {
-      place.addEventListener("click", (event) => this.clicked(event));
-      place.addEventListener("input", (event) => this.changed(event));
-    }
-    this.find("input[type=file]").addEventListener("change", ({ target }) => {
-      if (target.files[0]) desk.sheet.open(target.files[0]);
-      target.value = "";
-    });
-    root.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && event.target.type === "text") event.target.blur();
-    });
+/** What is heard of a take, with or without the mixer on the page. */
+export class Player {
+  constructor() {
+    Object.assign(this, { takes: [], chosen: null, live: null, channels: {}, sounds: {}, marks: {} });
+    desk.join(this, desk.mixer);
     desk.mixer = this;
-    desk.join(this);
   }
 
-  /** What Python has sent. */
-  show() {
-    const { takes = [], chosen, formats = [], live = null, play = false, marks } = JSON.parse(JSON.stringify(this.props.value || {}));
-    const fresh = chosen !== this.chosen;
-    const begins = play && (live ? live.run !== this.live?.run : fresh && !this.live);
-    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, marks ?? this.marks];
-    const select = this.find("[data-set=format]");
-    if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
-    if (fresh && !live) this.send();
-    if (begins) { desk.vocal = this.live ? desk.vocal : takes.find(({ id }) => id === chosen).source; desk.play(0); }
-    mark("taken", Boolean(this.take));
-    desk.refresh();
+  /** The band of an example (takes.stored_band) plays at once, until Python has made a take of it. */
+  preview(live) {
+    if (!live.run || live === this.live) return;
+    [this.live, desk.vocal] = [live, live.run];
+    desk.play(0);
   }
 
   /** The take that is heard: one that is being generated, or the one that is chosen; none of another voice. */
@@ -68,14 +49,6 @@ class Mixer {
   get seconds() { return this.take?.seconds ?? 0; }
   get until() { return this.live?.until ?? Infinity; }
 
-  /** The band of an example (takes.stored_band) plays at once, until Python has made a take of it. */
-  preview(live) {
-    if (!live.run) return;
-    desk.vocal = live.run;
-    this.props.value = { ...this.props.value, live, play: true };
-    this.show();
-  }
-
   /** Loads what is to be heard. */
   async ready() {
     const asked = Object.entries(this.files);
@@ -84,7 +57,84 @@ class Mixer {
         [name, await Promise.all(pieces.map(async ([path, at]) => ({ buffer: await load(path), at })))]));
       this.sounds = Object.fromEntries(found);
       for (const name of Object.keys(this.sounds)) this.channels[name] ??= { ...USUAL };
-    } catch (error) { this.find(".wrong").textContent = error.message; }
+    } catch (error) { this.refuse?.(error.message); }
+  }
+
+  silent(name) {
+    const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
+    return this.channels[name].muted || (solo && !this.channels[name].solo);
+  }
+
+  /** What the desk asks for: all channels of the take. */
+  start(out, zero, from) {
+    const ctx = out.context;
+    this.nodes = {};
+    for (const [name, pieces] of Object.entries(this.sounds)) {
+      const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
+      gain.connect(panner).connect(out);
+      this.nodes[name] = { gain, panner };
+      for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
+    }
+    this.settle(true);
+  }
+
+  /** Makes what is heard follow what is set, at once or smoothly. */
+  settle(once) {
+    const balance = this.take?.balance ?? 0;
+    for (const [name, { gain, panner }] of Object.entries(this.nodes ?? {})) {
+      const { db, pan } = this.channels[name];
+      // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
+      const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
+      // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
+      const level = this.silent(name) ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20);
+      const now = gain.context.currentTime;
+      if (once) { gain.gain.setValueAtTime(level, now); panner.pan.setValueAtTime(pan, now); }
+      else { gain.gain.setTargetAtTime(level, now, 0.01); panner.pan.setTargetAtTime(pan, now, 0.01); }
+    }
+  }
+}
+
+class Mixer extends Player {
+  constructor(root, props, trigger) {
+    Object.assign(super(), { root, props, trigger });
+    this.find = (selector) => root.querySelector(selector);
+    root.addEventListener("focusout", ({ target }) => {
+      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
+    });
+    for (const place of [root, desk.voice, desk.stems]) {
+      place.addEventListener("click", (event) => this.clicked(event));
+      place.addEventListener("input", (event) => this.changed(event));
+    }
+    this.find("input[type=file]").addEventListener("change", ({ target }) => {
+      if (target.files[0]) desk.sheet.open(target.files[0]);
+      target.value = "";
+    });
+    root.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && event.target.type === "text") event.target.blur();
+    });
+  }
+
+  /** What Python has sent. */
+  show() {
+    const { takes = [], chosen, formats = [], live = null, play = false, marks } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const fresh = chosen !== this.chosen;
+    const begins = play && (live ? live.run !== this.live?.run : fresh && !this.live);
+    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, marks ?? this.marks];
+    const select = this.find("[data-set=format]");
+    if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
+    if (fresh && !live) this.send();
+    if (begins) { desk.vocal = this.live ? desk.vocal : takes.find(({ id }) => id === chosen).source; desk.play(0); }
+    mark("taken", Boolean(this.take));
+    desk.refresh();
+  }
+
+  refuse(message) { this.find(".wrong").textContent = message; }
+
+  preview(live) {
+    if (!live.run) return;
+    desk.vocal = live.run;
+    this.props.value = { ...this.props.value, live, play: true };
+    this.show();
   }
 
   /** Tells Python what is set; solo mutes the other channels. */
@@ -94,11 +144,6 @@ class Mixer {
     this.props.value = { ...this.props.value, loudness, chosen: this.chosen, marks: this.marks, channels: Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
-  }
-
-  silent(name) {
-    const solo = Object.keys(this.sounds).some((each) => this.channels[each].solo);
-    return this.channels[name].muted || (solo && !this.channels[name].solo);
   }
 
   draw() {
@@ -202,34 +247,6 @@ class Mixer {
     if (target.type === "radio") return this.choose(this.own.findIndex(({ id }) => id === target.value));
     this.send();
     desk.draw();
-  }
-
-  /** What the desk asks for: all channels of the take. */
-  start(out, zero, from) {
-    const ctx = out.context;
-    this.nodes = {};
-    for (const [name, pieces] of Object.entries(this.sounds)) {
-      const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
-      gain.connect(panner).connect(out);
-      this.nodes[name] = { gain, panner };
-      for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
-    }
-    this.settle(true);
-  }
-
-  /** Makes what is heard follow what is set, at once or smoothly. */
-  settle(once) {
-    const balance = this.take?.balance ?? 0;
-    for (const [name, { gain, panner }] of Object.entries(this.nodes ?? {})) {
-      const { db, pan } = this.channels[name];
-      // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
-      const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
-      // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
-      const level = this.silent(name) ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20);
-      const now = gain.context.currentTime;
-      if (once) { gain.gain.setValueAtTime(level, now); panner.pan.setValueAtTime(pan, now); }
-      else { gain.gain.setTargetAtTime(level, now, 0.01); panner.pan.setTargetAtTime(pan, now, 0.01); }
-    }
   }
 }
 

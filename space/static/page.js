@@ -12,12 +12,12 @@ const waiting = {};
 // what this tab has shown before it was loaded again, with its settings unless a new link brings others
 const kept = JSON.parse(sessionStorage.getItem("hafm") ?? "{}");
 if (kept.search !== location.search) delete kept.query;
-sessionStorage.removeItem("hafm");
 
 export function mount() {
   // Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader follows
   document.querySelector("#announced").setAttribute("aria-live", "polite");
   document.body.append(player);
+  sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
   addEventListener("pagehide", () => sessionStorage.setItem("hafm", JSON.stringify({ ...state(), search: location.search })));
@@ -82,6 +82,10 @@ export function copyLink() {
   history.replaceState(null, "", `${location.pathname}?${link}`);
   navigator.clipboard?.writeText(location.href).catch(() => {});
 }
+
+/** What generating begins with: [announced, run, stop, remake, ticket]. */
+export const begin = () =>
+  ["", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
 
 /** Presses a button once more, in a while. */
 export function again(selector) {

@@ -6,6 +6,7 @@
 // after its start.
 
 import { desk, mark } from "./desk.js";
+import { Player } from "./mixer.js";
 import { before } from "./page.js";
 import { click, context, load } from "./sound.js";
 
@@ -16,18 +17,37 @@ const TICK = 0.1;
 // What the server reads; all else is decoded here, if it can be.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
+const early = document.querySelector(".early");
+let [examples, asked] = [{}, null];
+
+/** Before Gradio has made the page, the bands of the examples play already; what else is pressed is done afterwards. */
+export function begin(bands) {
+  examples = bands;
+  fetchAhead(early);
+  early.addEventListener("click", ({ target }) => {
+    asked = target.closest("button") ?? asked;
+    if (examples[asked?.value]) (desk.mixer ?? new Player()).preview(examples[asked.value]);
+  });
+}
+
+/** What the pointer is over is fetched before it is pressed. */
+const fetchAhead = (root) =>
+  root.addEventListener("pointerover", ({ target }) => Object.values(examples[target.value]?.files ?? {}).forEach(load));
+
 export function mount(element, props, watch, trigger, upload) {
   const recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
-  before.then((state) => state && recorder.hand(state));
+  early?.remove();
+  before.then((state) => {
+    if (asked) recorder.act(asked.dataset.do, asked.value);
+    else if (state) recorder.hand(state);
+  });
 }
 
 class Recorder {
   constructor(root, props, trigger, upload) {
     Object.assign(this, { root, props, trigger, upload, chunks: [], running: null });
     this.find = (selector) => root.querySelector(selector);
-    this.find(".examples").replaceChildren(...Object.keys(props.examples).map((name) =>
-      Object.assign(document.createElement("button"), { type: "button", textContent: `▶ ${name}`, ariaLabel: name, value: name })));
-    root.addEventListener("pointerover", ({ target }) => Object.values(props.examples[target.value]?.files ?? {}).forEach(load));
+    fetchAhead(root);
     root.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) this.act(button.dataset.do, button.value);
@@ -54,7 +74,7 @@ class Recorder {
       if (this.running) await this.finish();
       else if (name === "file") await this.take(what);
       else if (!name) {
-        desk.mixer.preview(this.props.examples[what]);
+        desk.mixer.preview(examples[what]);
         this.hand({ example: what });
       } else {
         await this.open();

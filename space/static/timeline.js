@@ -53,7 +53,7 @@ class Timeline {
     const there = Boolean(value?.vocal);
     mark("full", there);
     this.refuse(value?.wrong && { message: value.wrong });
-    if (!there) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); return; }
+    if (!there) return;
     const same = this.value?.vocal === value.vocal;
     this.value = JSON.parse(JSON.stringify(value));
     [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];

@@ -5,7 +5,6 @@ Takes of one tone each are served in place of music, and what leaves the desk is
 worklet that records the microphone.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +12,14 @@ import pytest
 
 from hafm_hf import audio
 from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary, upload
+from space.serving import REPOSITORY, Space
 from vocals import file_bytes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import Browser, Page, Route
 
 RATE, SECONDS = 24_000, 10
+STATIC = str(REPOSITORY / "space" / "static")
 TONES = {"voice": 0.0, "one": 440.0, "two": 660.0}
 # shows two takes, each of which is a tone, and records whatever the desk plays
 RECORD = """async (folder) => {
@@ -56,7 +57,7 @@ def tape(page: "Page") -> "Page":
     page.route("**/tone_*.wav", serve)
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
-    page.evaluate(RECORD, str(Path(__file__).resolve().parents[2] / "space" / "static"))
+    page.evaluate(RECORD, STATIC)
     expect(page.locator("#mixer").get_by_role("radio")).to_have_count(2)
     return page
 
@@ -68,6 +69,25 @@ def recorded(page: "Page") -> tuple[np.ndarray, int]:
     frames, chunks = zip(*found["chunks"][1:], strict=True)
     assert (np.diff(frames) == len(chunks[0])).all()
     return np.concatenate(chunks), found["rate"]
+
+
+def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(browser: "Browser", space: Space) -> None:
+    page = browser.new_page()
+    held: list[Route] = []
+    page.route("**/assets/*.js", lambda route: held.append(route))
+    page.goto(space.url, wait_until="commit")
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    load = "path => import(`./gradio_api/file=${path}/desk.js`).then(({ desk }) => Object.assign(window, { desk }))"
+    page.evaluate(load, STATIC)
+    page.wait_for_function("desk.playing")
+    zero = page.evaluate("desk.zero")
+    page.unroute("**/assets/*.js")
+    expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
+    expect(summary(page)).to_contain_text("folk (given)")
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_visible()
+    # the same second of the song is where it was
+    assert held and page.evaluate("desk.zero") == pytest.approx(zero, abs=1e-3)
+    page.close()
 
 
 def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
@@ -87,7 +107,6 @@ def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
     sound = sound[heard[0] + rate // 20 : heard[-1] - rate // 20]
     window = rate // 200
     levels = np.sqrt(np.mean(sound[: len(sound) // window * window].reshape(-1, window) ** 2, axis=1))
-    print(f"{len(levels)} windows of 5 ms; level {np.median(levels):.3f}, at least {levels.min():.3f}")
     # two tones that cross within 12 ms are 3 dB quieter in the middle, and a gap would be silent
     assert levels.min() > 0.5 * np.median(levels)
     # and each take was heard between the switches

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
+OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
 # these lead to a microphone, a file, another voice or a song: other tests go there
 ELSEWHERE = "[data-do=sing], [data-do=record], [data-do=measure], [data-do=open], [data-do=load], [data-do=new]"
 ELSEWHERE += ", #run, #stop, #remake, #model input, #style input, .voices *, dialog *, :disabled"
@@ -71,14 +72,7 @@ def operate(page: "Page", kind: str, touch: bool) -> None:
         press()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"viewport": dict(zip(("width", "height"), size, strict=True)), "has_touch": name == "phone"}
-        for name, size in SIZES.items()
-    ],
-    ids=SIZES,
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=SIZES)
 def test_every_control_is_operated_and_every_style_generated(page: "Page", options: dict[str, object]) -> None:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -105,7 +99,6 @@ def test_every_control_is_operated_and_every_style_generated(page: "Page", optio
         count += 1
         if page.locator("dialog").is_visible():
             page.keyboard.press("Escape")
-    print(f"{count} controls")
     assert count > 60 and not errors
     expect(page.get_by_role("alert").filter(has_text=re.compile(r"\w"))).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -214,10 +207,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     another.context.close()
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"),
-    [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")],
-)
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
 def test_recordings_of_phones_are_taken_and_files_are_dropped(
     page: "Page", tmp_path: Path, name: str, codec: str
 ) -> None:
