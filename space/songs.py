@@ -109,10 +109,7 @@ def whole(value: Any) -> Any:
 
 
 def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, int]:
-    """So many seconds of a recording, all if None or 0: samples (float32 [N] or [N, C]) and their rate in Hz.
-
-    A HAFMAudioError says in one sentence why there are none.
-    """
+    """Samples (float32 [N] or [N, C]) of so many seconds, all if 0, and rate; a HAFMAudioError says why not."""
     if path is None:
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
@@ -204,8 +201,7 @@ def make_job(
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
     """Reads, generates and writes: yields what is there of the song, None where that is nothing new, and last the job.
 
-    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces. A
-    ValueError tells the person why a request cannot be fulfilled.
+    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces.
     """
     began = time.monotonic()
     samples, rate = read_vocal(request.vocal, request.seconds)

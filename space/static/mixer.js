@@ -173,8 +173,8 @@ class Mixer extends Player {
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.live });
-      row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
-      Object.assign(row.dataset, { take: id });
+      row.title = row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
+      row.dataset.take = id;
       Object.assign(text, { value: title });
       pencil.ariaLabel = `Name ${title}`;
       Object.assign(star, { textContent: kept ? "★" : "☆", ariaLabel: `Keep ${title}`, ariaPressed: String(kept) });

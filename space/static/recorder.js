@@ -13,6 +13,7 @@ import { click, context, load } from "./sound.js";
 // clicks are scheduled so far in advance, and looked after so often (s)
 const AHEAD = 0.6;
 const TICK = 0.1;
+const LISTENING = "Listening to the voice …";
 
 // What the server reads; all else is decoded here, if it can be.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
@@ -58,6 +59,7 @@ class Recorder {
       event.preventDefault();
       if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
     });
+    desk.heard = () => this.find(".told").textContent === LISTENING && this.say("");
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
   }
 
@@ -96,6 +98,7 @@ class Recorder {
   /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
+    if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value;
     this.trigger("submit");
   }

@@ -52,6 +52,7 @@ class Timeline {
     const value = this.props.value;
     const there = Boolean(value?.vocal);
     mark("full", there);
+    if (value) desk.heard?.();
     this.refuse(value?.wrong && { message: value.wrong });
     if (!there) return;
     const same = this.value?.vocal === value.vocal;
