@@ -100,7 +100,7 @@ class Request:
             parameters["tail"] = self.tail
         if self.remake is not None:
             parameters |= self.remake.parameters()
-        return {"seed": secrets.randbits(31), **parameters}
+        return {"seed": secrets.randbelow(10**6), **parameters}
 
 
 def whole(value: Any) -> Any:

@@ -27,7 +27,7 @@ class Desk {
     if (!this.playing) return this.began;
     const ctx = this.out.context;
     const heard = ctx.currentTime - (ctx.outputLatency || ctx.baseLatency || 0);
-    return Math.max(heard - (heard < this.since ? this.before : this.zero), 0);
+    return Math.min(Math.max(heard - (heard < this.since ? this.before : this.zero), 0), this.seconds);
   }
 
   toggle() { this.playing || this.waits ? this.stop() : this.play(); }
@@ -108,7 +108,7 @@ class Desk {
   stop() {
     [this.waits, this.call] = [false, null];
     if (this.playing) {
-      this.began = Math.min(this.position, this.seconds);
+      this.began = this.position;
       clearTimeout(this.timer);
       for (const each of [...this.older, this.out]) each.disconnect();
       this.out = null;
