@@ -23,11 +23,11 @@ import typer
 from numpy.typing import NDArray
 
 from hafm_hf.audio import Samples, resample
-from hafm_hf.audio.analysis import FRAME_RATE
 from hafm_hf.cli.console import report_error
 from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
+from hafm_hf.listening.pitch_line import FRAME_RATE
 
 # lags that are looked for, either way; beyond half a beat another beat fits as well
 LONGEST_SECONDS = 0.25

@@ -18,12 +18,12 @@ import torch
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.song import asked_lead_sheet
-from hafm_hf.audio.analysis import FRAME_RATE, fundamental_frequency, sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
-from hafm_hf.listening.decoding import ChordChoice, chord_choices
+from hafm_hf.listening.modeling_listener import ChordChoice, chord_choices
+from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, sung_notes
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
 

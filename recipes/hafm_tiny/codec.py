@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hafm_hf.audio.analysis import mel_filters
+from hafm_hf.listening.pitch_line import mel_filters
 from hafm_hf.tokenizers.codecs import as_codec
 from hafm_hf.tokenizers.configuration_codec import codec_format
 

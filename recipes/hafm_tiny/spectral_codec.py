@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import EncodecModel
 
-from hafm_hf.audio.analysis import mel_filters
+from hafm_hf.listening.pitch_line import mel_filters
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel
 
 from .clusters import kmeans, nearest

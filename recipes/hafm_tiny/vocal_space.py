@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from feature_clusters import Reservoir, fit_clusters
-from hafm_hf.listening.descriptors import HAFMVocalDescriptors
-from hafm_hf.listening.rhythm import BEAT_PARTS
+from hafm_hf.listening.beat_line import BEAT_PARTS
+from hafm_hf.listening.pitch_line import HAFMVocalDescriptors
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .modeling.modeling_hafm import HAFMFineForCausalLM as HAFMFineForCausalLM
     from .modeling.modeling_hafm import HAFMSemanticForCausalLM as HAFMSemanticForCausalLM
     from .pretrained.loading import BUNDLED_MODEL as BUNDLED_MODEL
+    from .tokenizers.configuration_codec import HAFMSpectralConfig as HAFMSpectralConfig
     from .tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig as HAFMSemanticTokenizerConfig
-    from .tokenizers.configuration_spectral_codec import HAFMSpectralConfig as HAFMSpectralConfig
     from .tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel as HAFMSemanticTokenizerModel
     from .tokenizers.modeling_spectral_codec import HAFMSpectralModel as HAFMSpectralModel
 
@@ -53,7 +53,7 @@ _NAMES = {
     "modeling.modeling_hafm": ("HAFMCoarseForCausalLM", "HAFMFineForCausalLM", "HAFMSemanticForCausalLM"),
     "pretrained.loading": ("BUNDLED_MODEL",),
     "tokenizers.configuration_semantic_tokenizer": ("HAFMSemanticTokenizerConfig",),
-    "tokenizers.configuration_spectral_codec": ("HAFMSpectralConfig",),
+    "tokenizers.configuration_codec": ("HAFMSpectralConfig",),
     "tokenizers.modeling_semantic_tokenizer": ("HAFMSemanticTokenizerModel",),
     "tokenizers.modeling_spectral_codec": ("HAFMSpectralModel",),
 }

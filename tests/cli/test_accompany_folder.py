@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from hafm_hf import audio
 from hafm_hf.cli import app
-from hafm_hf.cli.accompany_folder import Outcome, Request, _batched, accompany_all
+from hafm_hf.cli.accompany_folder import _batched, accompany_all
+from hafm_hf.cli.options import Outcome, Request
 from hafm_hf.corpus.locks import HAFMBusyError, locked
 from hafm_hf.corpus.tracks import HAFMCorpusError
 from programs import Program, group_lives, run_program

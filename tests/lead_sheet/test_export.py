@@ -10,11 +10,11 @@ import pytest
 
 from commands import hafm
 from hafm_hf import LeadSheet, audio
-from hafm_hf.audio.analysis import sung_notes
 from hafm_hf.lead_sheet.bars import chart, completed
 from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
+from hafm_hf.listening.pitch_line import sung_notes
 
 RATE = 44_100
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hafm_hf.audio import Samples
-from hafm_hf.listening import descriptors
-from hafm_hf.listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
+from hafm_hf.listening import pitch_line
+from hafm_hf.listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors
 
 RATE, FRAME_RATE = 16_000, 50
 
@@ -46,7 +46,7 @@ def test_gain_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     voice = sung((220.0, 0.3, 1.0), (262.0, 1.2, 2.8))
     whole = measure(voice)
     assert np.allclose(measure(0.25 * voice), whole, atol=2e-3)
-    monkeypatch.setattr(descriptors, "BLOCK_FRAMES", 70)
+    monkeypatch.setattr(pitch_line, "BLOCK_FRAMES", 70)
     assert np.allclose(measure(voice), whole, atol=1e-5)
 
 

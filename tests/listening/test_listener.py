@@ -15,9 +15,16 @@ from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
-from hafm_hf.listening.decoding import chords_of_beats, follow_beats
-from hafm_hf.listening.descriptors import HAFMVocalDescriptors
-from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, LINE_RATE, TIME_NUMBERS, PitchLine, pitch_line
+from hafm_hf.listening.beat_line import follow_beats
+from hafm_hf.listening.modeling_listener import chords_of_beats
+from hafm_hf.listening.pitch_line import (
+    HARMONY_NUMBERS,
+    LINE_RATE,
+    TIME_NUMBERS,
+    HAFMVocalDescriptors,
+    PitchLine,
+    pitch_line,
+)
 from tiny_models import tiny_codec, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 

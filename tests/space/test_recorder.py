@@ -16,9 +16,9 @@ import pytest
 import soundfile
 
 from hafm_hf import LeadSheet, audio
-from hafm_hf.audio.analysis import FRAME_RATE
 from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
+from hafm_hf.listening.pitch_line import FRAME_RATE
 from space.browsing import PHONE, announced, expect, keep_screenshot, open_page, summary, tab_to
 from space.serving import BROWSER_FLAGS, CHROMIUM, PATIENCE_SECONDS, Space
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from hafm_hf import BUNDLED_MODEL
 from hafm_hf.audio.files import read_audio
 from hafm_hf.tokenizers.codecs import as_codec, load_codec
-from hafm_hf.tokenizers.configuration_spectral_codec import HAFMSpectralConfig
+from hafm_hf.tokenizers.configuration_codec import HAFMSpectralConfig
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel, Spectrum
 from tiny_models import tiny_spectral_codec
 

@@ -258,7 +258,7 @@ def transposed(chords: NDArray[np.int64], semitones: int) -> NDArray[np.int64]:
 
 def key_of(tune: Tune) -> int:
     """0 to 23, C major first, then C minor: what the notes of the chords fit best, by how long they last."""
-    from hafm_hf.audio.analysis import key_fit
+    from hafm_hf.lead_sheet.chords import key_fit
 
     lengths = np.bincount(tune.chords[:, 2].astype(int), tune.chords[:, 1] - tune.chords[:, 0], NUM_CHORDS)[1:]
     profile = np.zeros(PITCH_CLASSES)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.rhythm import BEAT_PARTS
 
 from ..steps import StepArguments, take_steps
 from .simulated_singer import Performance, SimulatedSinger

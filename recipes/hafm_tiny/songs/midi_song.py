@@ -14,7 +14,7 @@ import mir_eval.chord
 import numpy as np
 import pretty_midi
 
-from hafm_hf.audio.analysis import key_fit
+from hafm_hf.lead_sheet.chords import key_fit
 
 NO_CHORD = "N"
 PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")

@@ -22,7 +22,7 @@ from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.streams import lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.decoding import follow_beats
+from ..listening.beat_line import follow_beats
 from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.stage_table import STAGES

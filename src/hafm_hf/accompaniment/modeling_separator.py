@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.rhythm import KERNEL, HAFMRhythmLayer
+from ..listening.beat_line import KERNEL, HAFMRhythmLayer
 from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound: files, levels, mixing, and what is measured of it."""
 
-from .downloads import HAFMAudioError, download, is_url
 from .files import (
     CEILING_DBFS,
     FILE_FORMATS,
@@ -11,13 +10,16 @@ from .files import (
     MIN_SECONDS,
     MP3_RATES,
     AudioSource,
+    HAFMAudioError,
     Samples,
     check_duration,
     check_is_array,
     check_sampling_rate,
     check_sound,
     decibels_to_gain,
+    download,
     is_silent,
+    is_url,
     limit_peak,
     pad_end,
     peak_dbfs,

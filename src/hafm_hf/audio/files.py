@@ -11,6 +11,7 @@ import io
 import math
 import os
 import reprlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -24,8 +25,6 @@ import soxr
 from numpy.typing import NDArray
 
 from ..atomic_files import replacing
-from .downloads import HAFMAudioError as HAFMAudioError
-from .downloads import download, is_url
 
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO
@@ -46,6 +45,13 @@ FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 MP3_RATES = tuple(sorted(rate // part for rate in (32_000, 44_100, 48_000) for part in (1, 2, 4)))
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 _BLOCK = 1 << 20
+# of what is fetched from an address that somebody has named
+URL_MAX_BYTES = 200_000_000
+URL_TIMEOUT_SECONDS = 60.0
+
+
+class HAFMAudioError(ValueError):
+    """A vocal that cannot be used; the message is one sentence that names the source, the value and the way out."""
 
 
 def read_audio(
@@ -164,6 +170,39 @@ def source_name(source: object) -> str:
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
     return Path(name).name if isinstance(name, str) else "the vocal"
+
+
+def is_url(source: str) -> bool:
+    """Whether `source` is an http(s) URL."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_TIMEOUT_SECONDS) -> bytes:
+    """Fetches `url`, giving up beyond `max_bytes` or after `timeout` seconds in all.
+
+    Raises:
+        HAFMAudioError: unreachable, not an http(s) URL, too large or too slow.
+    """
+    # of huggingface_hub; its own client would refuse every address where HF_HUB_OFFLINE is set
+    import httpx2
+
+    late = HAFMAudioError(f"{url} took longer than {timeout:g} s; download it yourself first.")
+    end = time.monotonic() + timeout
+    received = bytearray()
+    try:
+        with httpx2.stream("GET", url, timeout=timeout, follow_redirects=True) as response:
+            response.raise_for_status()
+            for block in response.iter_bytes():
+                received += block
+                if len(received) > max_bytes:
+                    raise HAFMAudioError(f"{url} is larger than {max_bytes / 1e6:g} MB; cut it first.")
+                if time.monotonic() > end:
+                    raise late
+    except httpx2.TimeoutException as error:
+        raise late from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise HAFMAudioError(f"{url} cannot be fetched: {str(error).splitlines()[0]}.") from error
+    return bytes(received)
 
 
 @contextmanager

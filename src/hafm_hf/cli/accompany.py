@@ -18,7 +18,7 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from ..modeling.stage_table import STAGES
-from .accompany_folder import Outcome, Request, accompany_folder
+from .accompany_folder import accompany_folder
 from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
 from .options import (
     AsJson,
@@ -28,8 +28,10 @@ from .options import (
     DType,
     EngineFlags,
     ModelName,
+    Outcome,
     OutFolder,
     Overwrite,
+    Request,
     Seconds,
     Tempo,
     Vocals,

@@ -17,11 +17,10 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import soundfile
 import typer
 
 from .. import audio
@@ -31,9 +30,8 @@ from ..corpus.engines import AGAIN, run_on
 from ..corpus.locks import locked
 from ..corpus.plan import PLAN_FILE, check_same_options
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
-from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
-from .options import Device, DType, load_pipeline, torch_device
+from .options import Device, DType, Outcome, Request, load_pipeline, torch_device
 
 if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
@@ -43,60 +41,6 @@ PLAN_FORMAT = 2
 LEAST_SHARE, LONGEST_BATCH_SECONDS = 0.75, 3600.0
 SHEET, BEATS, CHORDS = "_lead_sheet.json", "_beats.txt", "_chords.lab"
 DEFAULTS = {name: option.default for name, option in {**OPTIONS, **MIX_OPTIONS}.items() if option.default is not None}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `accompany` was asked for: its options by name; `parameters` are what the pipeline is called with."""
-
-    source: str
-    out: str
-    model: str | None = None
-    device: Device = "auto"
-    dtype: DType = "auto"
-    file_format: str = "wav"
-    parameters: dict[str, Any] = field(default_factory=dict)
-    as_json: bool = False
-
-    def files(self, name: str) -> list[dict[str, Path]]:
-        """The files of a vocal, by part, of each sample."""
-        samples = self.parameters.get("num_samples") or 1
-        songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
-        parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
-        return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a vocal, a path below the folder: its files, by part, of each sample; or an error."""
-
-    vocal: str
-    files: Sequence[Mapping[str, Path]] = ()
-    error: str = ""
-
-    def write(self, songs: Any, *, missing: bool = False) -> list[Path]:
-        """Writes the samples that the pipeline gave, or what is `missing` of them; returns the files."""
-        written = []
-        for song, files in zip(songs if isinstance(songs, list) else [songs], self.files, strict=True):
-            parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
-            for part, path in files.items():
-                if not (missing and path.exists()):
-                    written.append(audio.write_audio(path, parts[part], song["sampling_rate"]))
-        return written
-
-    def is_there(self) -> bool:
-        """Whether all of its files exist."""
-        return all(path.exists() for files in self.files for path in files.values())
-
-    def lines(self, seed: int) -> list[dict[str, Any]]:
-        """What `--json` prints: a line for each sample, or one that says why there are none."""
-        lines = []
-        for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(files["instrumental"])
-            line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
-            form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
-            lines.append(line | form | {"seed": seed})
-        return lines or [{"vocal": self.vocal, "error": self.error}]
 
 
 def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any]) -> None:

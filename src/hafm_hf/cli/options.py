@@ -8,15 +8,17 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
+import soundfile
 import typer
 
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, Option
+from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, loading, report_error
 
 if TYPE_CHECKING:
@@ -70,6 +72,60 @@ class EngineFlags:
         """The arguments `engine`, `workers` and `address` of `run_on`."""
         engine, _, address = self.engine.partition(":")
         return {"engine": engine, "workers": self.workers, "address": address}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `accompany` was asked for: its options by name; `parameters` are what the pipeline is called with."""
+
+    source: str
+    out: str
+    model: str | None = None
+    device: Device = "auto"
+    dtype: DType = "auto"
+    file_format: str = "wav"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    as_json: bool = False
+
+    def files(self, name: str) -> list[dict[str, Path]]:
+        """The files of a vocal, by part, of each sample."""
+        samples = self.parameters.get("num_samples") or 1
+        songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
+        parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
+        return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a vocal, a path below the folder: its files, by part, of each sample; or an error."""
+
+    vocal: str
+    files: Sequence[Mapping[str, Path]] = ()
+    error: str = ""
+
+    def write(self, songs: Any, *, missing: bool = False) -> list[Path]:
+        """Writes the samples that the pipeline gave, or what is `missing` of them; returns the files."""
+        written = []
+        for song, files in zip(songs if isinstance(songs, list) else [songs], self.files, strict=True):
+            parts = {**song.get("stems", {}), "instrumental": song["audio"], "mix": song["mix"]}
+            for part, path in files.items():
+                if not (missing and path.exists()):
+                    written.append(audio.write_audio(path, parts[part], song["sampling_rate"]))
+        return written
+
+    def is_there(self) -> bool:
+        """Whether all of its files exist."""
+        return all(path.exists() for files in self.files for path in files.values())
+
+    def lines(self, seed: int) -> list[dict[str, Any]]:
+        """What `--json` prints: a line for each sample, or one that says why there are none."""
+        lines = []
+        for sample, files in enumerate(self.files, start=1):
+            made = soundfile.info(files["instrumental"])
+            line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
+            form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
+            lines.append(line | form | {"seed": seed})
+        return lines or [{"vocal": self.vocal, "error": self.error}]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

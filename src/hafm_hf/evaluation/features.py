@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio import Samples, pad_end, rms_dbfs
-from ..audio.analysis import FRAME_RATE, fundamental_frequency
 from ..audio.librosa_loading import load_librosa
 from ..lead_sheet.lead_sheet import LeadSheet
+from ..listening.pitch_line import FRAME_RATE, fundamental_frequency
 
 # Cached features of another version are not used.
 FEATURES_VERSION = 4

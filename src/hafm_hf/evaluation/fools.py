@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..audio import Samples, click
-from ..audio.analysis import FRAME_RATE
 from ..audio.librosa_loading import load_librosa
+from ..listening.pitch_line import FRAME_RATE
 from .features import A4_HZ, ANALYSIS_RATE, PITCH_CLASSES, Features, pitch_classes
 
 CLICKS_PER_MINUTE = 120

@@ -12,8 +12,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.analysis import FRAME_RATE, key_fit
+from ..lead_sheet.chords import key_fit
 from ..lead_sheet.chords import pitch_classes as chord_tones
+from ..listening.pitch_line import FRAME_RATE
 from .features import CHROMA_RATE, PITCH_CLASSES, Features, pitch_classes
 
 # frames of chroma that one chord is averaged over (a Hann window), and frames from one such chord to the next

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.analysis import FRAME_RATE
+from ..listening.pitch_line import FRAME_RATE
 from .features import Features
 from .harmony import correlation, unexplained
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..audio.analysis import key_fit
 from .beats import beats_passed
-from .chords import PITCH_CLASSES, key_name, pitch_classes
+from .chords import PITCH_CLASSES, key_fit, key_name, pitch_classes
 from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet
 
 # of a song of which nothing is known

@@ -6,6 +6,9 @@ Classes count from 0, no chord; then twelve roots from C for each quality. The f
 
 import re
 
+import numpy as np
+from numpy.typing import NDArray
+
 PITCH_CLASSES = 12
 # no chord, then 12 roots without and 12 with a minor third, C first
 NUM_CHORDS = 2 * PITCH_CLASSES + 1
@@ -30,6 +33,12 @@ DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|b5")
 MAJOR_SEVENTH = re.compile(r"(?:maj?|M)(?:7|9|11|13)|Δ|\^")
 ADDED = re.compile(r"add\(?[#b]?\d+|omit\d|\(.*?\)")
 SEVENTH = re.compile(r"(?<!\d)(?:7|9|11|13)")
+# Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+KEYS = np.stack([np.roll(mode, tonic) for mode in (MAJOR, MINOR) for tonic in range(len(MAJOR))])
+KEYS -= KEYS.mean(axis=1, keepdims=True)
+KEYS /= np.linalg.norm(KEYS, axis=1, keepdims=True)
 
 
 def chord_class(label: str) -> int:
@@ -69,6 +78,13 @@ def key_name(key: int) -> str:
     """How a lead sheet writes a key: 0 to 11 are major from C, 12 to 23 minor."""
     minor, tonic = divmod(key, PITCH_CLASSES)
     return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
+
+
+def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation of a pitch-class profile (float64 [12]) with 24 keys: float64 [24], C major first, then minor."""
+    centred = profile - profile.mean()
+    length = float(np.linalg.norm(centred))
+    return KEYS @ centred / length if length > 1e-9 else np.zeros(len(KEYS))
 
 
 def root_and_quality(label: str) -> tuple[int, str] | None:

@@ -1,22 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The singer's beat, followed through a whole song.
+"""The singer's beat: where each frame seems to lie in it, and one beat track through a whole song.
 
-Frames of a vocal say by themselves where in the beat they probably lie; one beat track through all of them is surer.
-It is found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
+One frame of a voice does not tell the beat, and a small stage does not find it in ten seconds of tokens; a network of
+dilated convolutions over descriptors of the voice, with beats to learn from, does (as in Davies & Böck 2019, "Temporal
+convolutional networks for musical audio beat tracking"). It is part of the semantic tokenizer, beside HuBERT.
+
+Its frames say by themselves where in the beat they probably lie; one beat track through all of them is surer. It is
+found as the likeliest path of a bar-pointer model (Whiteley, Cemgil and Godsill 2006) in the state space of
 Krebs, Böck and Widmer (2015): states are places in beats of each length, and only at a beat may the length change.
 Where one steady tempo explains nearly as much, as in a take sung to a click, the line keeps to it: a path slips half a
-beat where a phrase leans that way, a tempo cannot. Dimensions: T frames, N states, L lengths of a beat.
+beat where a phrase leans that way, a tempo cannot. Where a listener says how fast the song goes, the track keeps near
+that tempo. Dimensions: B batch, T frames, P descriptors, C channels, N states, L lengths of a beat, K tempi.
 """
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 from ..lead_sheet.beats import BEATS_PER_MINUTE, beat_points, wrapped
+from .pitch_line import LINE_RATE
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
+# into how many parts a beat is divided, and how many numbers say where a frame lies among them
+BEAT_PARTS, BEAT_NUMBERS = 8, 4
+KERNEL = 5
 # tempo that is likeliest without any evidence, and the standard deviation around it in octaves
 LIKELIEST_TEMPO, TEMPO_OCTAVES = 115.0, 0.6
 # of what speaks for the likeliest path, how much must speak for one steady tempo that it is taken
@@ -31,6 +43,58 @@ CHANGE_PENALTY = 200.0
 STATES_A_FRAME = 2
 # states that are gone through at once: some 20 ms of computing
 STRETCH = 500
+# share by which a beat may be longer or shorter than those of the song's tempo
+TEMPO_RANGE = 0.1
+
+
+class HAFMRhythmLayer(nn.Module):
+    """Pre-norm dilated convolution with a residual; it sees 2 · dilation frames to each side."""
+
+    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.conv = nn.Conv1d(channels, channels, KERNEL, padding=KERNEL // 2 * dilation, dilation=dilation)
+        self.output = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, C] → [B, T, C]."""
+        hidden = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return x + self.output(self.dropout(F.gelu(hidden)))
+
+
+class HAFMRhythmNetwork(nn.Module):
+    """Dilated convolutions over descriptors of a vocal, each layer looking twice as far as the one before.
+
+    Args:
+        width: P.
+        channels: C.
+        layers: with dilations 1, 2, 4 …; nine of them see ± 20 s at 50 frames a second.
+        dropout: in training.
+    """
+
+    def __init__(self, width: int, channels: int, layers: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.input = nn.Linear(width, channels)
+        self.layers = nn.ModuleList([HAFMRhythmLayer(channels, 2**number, dropout) for number in range(layers)])
+        self.head = nn.Linear(channels, BEAT_PARTS)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """float [B, T, P] → logits of the parts of the beat, float [B, T, 8]."""
+        hidden = self.input(descriptors)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(hidden)
+
+    def place(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Expected place in the beat and in the half beat as points of the unit disc; the surer, the further out.
+
+        Returns:
+            float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
+        """
+        parts = (torch.arange(BEAT_PARTS, device=descriptors.device) + 0.5) * (2 * math.pi / BEAT_PARTS)
+        points = torch.stack([parts.cos(), parts.sin(), (2 * parts).cos(), (2 * parts).sin()], dim=1)
+        return self(descriptors).float().softmax(-1) @ points
 
 
 class HAFMBeatLine(nn.Module):
@@ -153,3 +217,27 @@ class HAFMBeatLine(nn.Module):
 def tempo_prior(tempos: Array) -> Array:
     """Log-probability of tempi (float64 [K], beats a minute) without any evidence."""
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
+
+
+def follow_beats(places: torch.Tensor, tempi: torch.Tensor, tempo: torch.Tensor) -> torch.Tensor:
+    """Where in the beat each frame lies: the likeliest tempo, and a line through the song that keeps near to it.
+
+    Args:
+        places (float [T, 4]): where beats seem to lie (`HAFMRhythmNetwork.place`).
+        tempi (float [K]): beats a minute.
+        tempo (float [K]): logits of each.
+
+    Returns:
+        float32 [T], 0 to 1.
+    """
+    best = likeliest_tempo(tempi, tempo)
+    slowest, fastest = (float(np.clip(best * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
+    return HAFMBeatLine(LINE_RATE, (slowest, fastest)).follow(places)
+
+
+def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor) -> float:
+    """Beats a minute: what a listener's logits (float [K], of tempi float [K]) and what is usual speak for."""
+    known, heard = (each.double().cpu().numpy() for each in (tempi, tempo))
+    likely = heard + tempo_prior(known)
+    likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
+    return float(known[likely.argmax()])

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network that hears chords, key and tempo in the pitch line of a whole song.
 
-An optional part of the composite, between `pitch_line` and `decoding` on the path of the data. Two towers of dilated
-convolutions, each of whose layers also sees the mean of the song. The weights of the one that hears harmony are tied:
-it treats all twelve pitch classes alike, so that a song in another key has the same chords in that key.
+An optional part of the composite, behind `pitch_line`. It says how fast a song goes; where its beats lie at that
+speed, the tokenizer's rhythm network does (`beat_line`). A beat has one chord. Two towers of dilated convolutions,
+each of whose layers also sees the mean of the song. The weights of the one that hears harmony are tied: it treats all
+twelve pitch classes alike, so that a song in another key has the same chords in that key.
 
 Dimensions: B batch, H cells of harmony, T cells of time, R roots (12 in the tower of harmony, 1 in that of time), C
 channels of each root, K tempi.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +23,10 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+from ..lead_sheet.beats import begins_beat
+from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_listener import HAFMListenerConfig
-from .decoding import chords_of_beats
 from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
 
 # what a root can carry, a triad without and with a minor third; a key the same
@@ -32,6 +34,10 @@ MODES = 2
 HARMONY_KERNEL, TIME_KERNEL = 3, 5
 # curves whose rhythm tells the tempo, and the multiples of a tempo at which it is looked at
 PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+# a band that plays nothing is no accompaniment: what "no chord" costs
+NO_CHORD_COST = 1.0
+# of a chord: start s, stop s, label, how likely it is against the next likeliest one, label of that one
+ChordChoice = tuple[float, float, str, float, str]
 
 
 @dataclass
@@ -289,3 +295,49 @@ def song_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """[B, T, 1], of what there is."""
     return cells.new_ones(*cells.shape[:2], 1) if mask is None else mask[..., None].to(cells.dtype)
+
+
+def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> torch.Tensor:
+    """How likely each chord is in the beat of each frame.
+
+    Args:
+        chords (float [H, 25]): logits in cells of `each` frames.
+        phase (float [T]): where in the beat each frame lies, from 0 to 1.
+
+    Returns:
+        float32 [T, 25].
+    """
+    cells = (torch.arange(len(phase)) // each).clamp_max(len(chords) - 1)
+    frames = chords.float().log_softmax(-1)[cells]
+    frames[:, 0] -= NO_CHORD_COST
+    beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
+    count = torch.bincount(beat)
+    sums = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames)
+    return (sums / count[:, None]).softmax(-1)[beat]
+
+
+def chord_choices(
+    likely: torch.Tensor, chords: Sequence[tuple[float, float, str]], frame_rate: int
+) -> list[ChordChoice]:
+    """How sure a listener is of each chord of a song, and what it would choose instead.
+
+    Args:
+        likely (float [T, 25]): how likely each chord is at each frame (`HAFMListenerModel.chords`).
+        chords: of the song, (start s, stop s, label) each.
+        frame_rate: in Hz.
+
+    Returns:
+        for each chord that lasts for a frame its start, stop and label, the label of the likeliest other one, and
+        before that how likely it is if it is one of the two, 0 to 1.
+    """
+    found = []
+    for start, stop, label in chords:
+        frames = likely[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)]
+        if len(frames):
+            mean, own = frames.mean(0), chord_class(label)
+            others = mean.clone()
+            # silence is no other chord
+            others[[0, own]] = 0.0
+            sure = float(mean[own] / (mean[own] + others.max()).clamp_min(1e-9))
+            found.append((start, stop, label, sure, chord_label(int(others.argmax()))))
+    return found

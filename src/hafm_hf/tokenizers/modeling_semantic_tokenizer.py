@@ -20,10 +20,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from ..lead_sheet.beats import beat_points
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..listening.beat_line import HAFMBeatLine
-from ..listening.descriptors import DESCRIPTORS, HAFMVocalDescriptors
-from ..listening.pitch_line import PitchLine, pitch_line
-from ..listening.rhythm import BEAT_NUMBERS, HAFMRhythmNetwork
+from ..listening.beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
+from ..listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization
 
 from ..pretrained.saving import HAFMHubMixin
-from .configuration_spectral_codec import HAFMSpectralConfig
+from .configuration_codec import HAFMSpectralConfig
 
 # share of a batch's mean in the running mean of the decoder's output
 MEAN_MOMENTUM = 0.01

@@ -11,8 +11,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from hafm_hf.lead_sheet.beats import beat_points
-from hafm_hf.listening.descriptors import DESCRIPTORS
-from hafm_hf.listening.rhythm import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.listening.beat_line import BEAT_PARTS, HAFMRhythmNetwork
+from hafm_hf.listening.pitch_line import DESCRIPTORS
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_tiny.rhythm import RhythmTrainer, rhythm_scores
 from hafm_tiny.targets import IGNORED
