@@ -1,6 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
 // The desk: one time axis and one position for all lanes. The timeline and the mixer are its parts; each says what sounds,
 // and draws what it shows where the others draw theirs.
-
 import { context } from "./sound.js";
 
 // from a call until its sounds begin, the cross-fade from what sounded before, and how early a loop is begun again (s)

@@ -1,6 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
 // What belongs to the page as a whole: what a screen reader is told, one sound at a time, downloads, links, and the
 // buttons that play an example of each style.
-
 import { desk } from "./desk.js";
 import { fileAddress } from "./sound.js";
 

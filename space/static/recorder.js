@@ -1,5 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a voice comes in: recorded, plainly or to a click, dropped or opened as a file, or an example.
-//
 // Of a take to the click the beats are known, because the page itself has played them. Clicks and recording share the
 // clock of one AudioContext. What is sung on a click arrives later by the latency of loudspeaker and microphone
 // together: the browser's estimate, or what a person has set. The take is cut so that its first beat lies half a beat

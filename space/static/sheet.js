@@ -1,5 +1,5 @@
-// Lead sheets as plain objects, as `LeadSheet.to_dict` writes them: what can be done to them, and how chords are
-// spelled. Nothing here knows of the page; every function returns a new sheet.
+// SPDX-License-Identifier: Apache-2.0
+// Lead sheets as plain objects (`LeadSheet.to_dict`), how chords are spelled; of the page nothing. Functions return new sheets.
 
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];

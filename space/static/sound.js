@@ -1,5 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the timeline, the recorder and the mixer hear with: one AudioContext, files as buffers, clicks.
-
 import { beatInBar } from "./sheet.js";
 
 const CLICK_SECONDS = 0.03;

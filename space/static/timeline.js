@@ -1,5 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
 // The timeline: a voice's waveform and pitch with bars, beats and chords, which can be corrected and played.
-//
 // `mount` fills a component of the page; its value is {vocal, seconds, pitch, sheet, selection} (listening.py). What a
 // person changes is written back into it, and the next generation follows it.
 

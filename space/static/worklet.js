@@ -1,7 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
 // In the audio thread: hands on what the microphone gives, with the frame of the context's clock that it begins at.
 
 const CHUNK = 1024;
-
 class Take extends AudioWorkletProcessor {
   constructor() {
     super();

@@ -2,6 +2,7 @@
 """What surrounds the package agrees with it: README's first command, version."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -9,6 +10,11 @@ import yaml
 from distribution.environments import REPOSITORY, make
 from distribution.test_declared import PROJECT
 from vocals import file_bytes, glide
+
+# prose, data, texts of others, and what saved models hold
+WITHOUT_LICENCE_LINE = re.compile(
+    r"\.(md|json|wav|flac|ogg|png)$|^(LICENSE|NOTICE|licenses/.*|src/hafm_hf/(py\.typed|checkpoints/.*))$"
+)
 
 
 def test_readme_begins_with_commands_that_work_from_a_clone(tmp_path: Path) -> None:
@@ -24,3 +30,11 @@ def test_one_version_everywhere() -> None:
     released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"]
     assert PROJECT["version"] == cited == released[0]
+
+
+def test_every_file_of_code_and_configuration_begins_with_its_licence() -> None:
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True).splitlines()
+    ours = [REPOSITORY / name for name in tracked if not WITHOUT_LICENCE_LINE.search(name)]
+    tops = {path: path.read_text().splitlines()[:2] for path in ours if path.exists()}
+    assert len(tops) > 300
+    assert not [path for path, top in tops.items() if "SPDX-License-Identifier: Apache-2.0" not in " ".join(top)]
