@@ -32,10 +32,9 @@ from benchmarks.decoding import step_milliseconds, take_turns
 from benchmarks.song import glide
 from benchmarks.training import write_random_corpus
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig
-from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS
+from hafm_hf.modeling.configuration_hafm import CODEBOOK_PATTERNS, STAGES
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
-from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.training.arguments import parse_arguments
 from hafm_hf.training.recipe import make_trainer
 

@@ -25,7 +25,7 @@ from hafm_hf import (
     HAFMSpectralConfig,
     HAFMSpectralModel,
 )
-from hafm_hf.lead_sheet.streams import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from vocals import glide
 
 CLUSTERS = 13

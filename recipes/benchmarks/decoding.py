@@ -26,10 +26,9 @@ from transformers import MusicgenForCausalLM, PreTrainedModel
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from hafm_hf.modeling.configuration_hafm import HAFMStageConfig
+from hafm_hf.modeling.configuration_hafm import STAGES, HAFMStageConfig
+from hafm_hf.modeling.generation_hafm import RandomStream
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
-from hafm_hf.modeling.sampling import RandomStream
-from hafm_hf.modeling.stage_table import STAGES
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 
 GUIDANCE_SCALE, TEMPERATURE, TOP_K = 3.0, 0.9, 250

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.decoding import untrained
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
-from hafm_hf.modeling.stage_table import STAGES
+from hafm_hf.modeling.configuration_hafm import STAGES
 
 # of a glide (8 s), its pauses (3 s) and its vibrato (1 / 5.5 s), whole numbers of each
 GLIDE_SECONDS = 24.0

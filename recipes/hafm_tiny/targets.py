@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
-from hafm_hf.lead_sheet.beats import beats_passed
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class
+from hafm_hf.lead_sheet.lead_sheet import beats_passed
 
 from .song_pool import Song
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
-from hafm_hf.lead_sheet.streams import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel

@@ -14,10 +14,9 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import completed
-from hafm_hf.lead_sheet.beats import beat_points, beats_passed
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
 from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
-from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
 from hafm_hf.listening.pitch_line import FRAME_RATE
 from tiny_models import tiny_composite
 from vocals import CODEC_RATE

@@ -13,7 +13,7 @@ from torch import nn
 from accelerate import cpu_offload
 from hafm_hf.accompaniment.song import Heartbeat
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
-from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.generation_hafm import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
 from tiny_models import placed, tiny_stage

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hafm_hf.lead_sheet import vocabulary
-from hafm_hf.lead_sheet.streams import STREAM_SIZES
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from modeling.test_modeling import BATCH, FRAMES, conditioning_for, targets_for
 from tiny_models import STAGES, tiny_stage
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig
-from hafm_hf.modeling.position import (
+from hafm_hf.modeling.layers import (
     RelativeAttentionBias,
     causal_bucket,
     signed_bucket,

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from hafm_hf.modeling.sampling import RandomStream, draw
+from hafm_hf.modeling.generation_hafm import RandomStream, draw
 
 
 def test_a_position_has_one_number_wherever_reading_begins() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hafm_hf.modeling.sampling import RandomStream
+from hafm_hf.modeling.generation_hafm import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, default_decoding, song_windows
 from modeling.test_modeling import conditioning_for
 from tiny_models import tiny_stage

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, write_shard
-from hafm_hf.lead_sheet.lead_sheet import LeadSheet
-from hafm_hf.lead_sheet.streams import STREAM_SIZES, lead_sheet_streams
+from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, lead_sheet_streams
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream

@@ -9,8 +9,7 @@ import torch
 from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 from hafm_hf.audio import Samples
 from hafm_hf.lead_sheet.bars import completed
-from hafm_hf.lead_sheet.beats import BEATS_PER_MINUTE
-from hafm_hf.lead_sheet.lead_sheet import LeadSheet
+from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
 from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 

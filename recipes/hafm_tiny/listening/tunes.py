@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.utils import logging
 
-from hafm_hf.lead_sheet.beats import beats_passed
 from hafm_hf.lead_sheet.chords import chord_class
+from hafm_hf.lead_sheet.lead_sheet import beats_passed
 
 from ..song_pool import load_labels
 

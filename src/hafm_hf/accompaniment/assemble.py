@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
-from ..modeling.stage_table import STAGES
+from ..modeling.configuration_hafm import STAGES
 from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig

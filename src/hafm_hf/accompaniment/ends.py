@@ -10,8 +10,7 @@ import numpy as np
 
 from ..audio import Samples
 from ..lead_sheet.bars import USUAL_METRE, completed
-from ..lead_sheet.beats import beats_passed, seconds_at
-from ..lead_sheet.lead_sheet import LeadSheet, Span
+from ..lead_sheet.lead_sheet import LeadSheet, Span, beats_passed, seconds_at
 
 # the last chord dies away within them
 RING_SECONDS = 2.5

@@ -19,13 +19,12 @@ from ..audio import pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
 from ..lead_sheet.chords import key_name
 from ..lead_sheet.files import KNOWN, known_lead_sheet
-from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.streams import lead_sheet_streams, place_of
+from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.beat_line import follow_beats
 from ..listening.modeling_listener import HAFMListenerModel
+from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.stage_table import STAGES
 from ..modeling.windows import ROWS_AT_ONCE
 from ..pretrained.loading import HUB_OPTIONS, model_source, write_checksums
 from ..pretrained.saving import (

@@ -42,7 +42,7 @@ class Option:
         choices: the only values that a text may have.
         word: a text that a number may be instead.
         internal: whether it says how the machine computes, which strangers must not choose.
-        streams: it needs a model of which a stage reads one of these (`lead_sheet.streams`); "stem": a separator.
+        streams: it needs a model of which a stage reads one of these (`lead_sheet_streams`); "stem": a separator.
     """
 
     help: str

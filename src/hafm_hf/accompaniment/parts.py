@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..listening.modeling_listener import HAFMListenerModel
+from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import STAGE_MODELS
-from ..modeling.stage_table import STAGES
 from ..pretrained.loading import load_strictly
 from ..tokenizers.codecs import codec_class
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel

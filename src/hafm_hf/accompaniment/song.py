@@ -26,9 +26,10 @@ from ..audio.feature_extraction_hafm import mono_vocals
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import ENERGIES, LINE_UPS
 from ..listening.transcription import energies
+from ..modeling.codebook_patterns import FREE
+from ..modeling.configuration_hafm import STAGES
+from ..modeling.generation_hafm import RandomStream
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.sampling import FREE, RandomStream
-from ..modeling.stage_table import STAGES
 from ..modeling.windows import (
     ROWS_AT_ONCE,
     DecodingOptions,

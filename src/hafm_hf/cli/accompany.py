@@ -17,7 +17,6 @@ import typer
 from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
-from ..modeling.stage_table import STAGES
 from .accompany_folder import accompany_folder
 from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
 from .options import (
@@ -181,6 +180,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
 @contextmanager
 def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A callback for `generate` that keeps one progress bar per stage on stderr."""
+    # it imports transformers, as the pipeline has done
+    from ..modeling.configuration_hafm import STAGES
+
     with progress_bars(quiet) as bars:
         tasks: dict[str, Any] = {}
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .beats import beats_passed
 from .chords import PITCH_CLASSES, key_fit, key_name, pitch_classes
-from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet
+from .lead_sheet import LEAST_BEAT_SECONDS, METRES, LeadSheet, beats_passed
 
 # of a song of which nothing is known
 USUAL_TEMPO, USUAL_METRE = 120.0, 4

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a musician knows of a song besides the voice: beats, bars, chords, key, sections, style.
 
-The listener fills it in from the voice, the user may give or correct any part, and the stages are conditioned on it.
-Dimensions: T frames, C chords.
+The listener fills it in from the voice, the user may give or correct any part, and the stages are conditioned on it:
+on streams of one small number a frame for each thing that is known, 0 for what is not. A stage's configuration names
+the streams that it reads. Dimensions: T frames, C chords, S streams.
 """
 
 import math
@@ -14,16 +15,33 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from .beats import BEATS_PER_MINUTE, beats_passed, begins_beat, unwrapped, wrapped
-from .chords import chord_class, chord_index, chord_label
+from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label
 from .vocabulary import ENERGIES as ENERGIES
 from .vocabulary import LINE_UPS
 
 METRES = (3, 4)
+# of a tempo
+BEATS_PER_MINUTE = (55.0, 185.0)
 # two taps that are nearer are one
 LEAST_BEAT_SECONDS = 0.1
 Span = tuple[float, float, str]
+Array = NDArray[np.float64]
+UNKNOWN = 0
+# equal parts of a beat; thirds and quarters of it begin with one
+BEAT_PARTS = 12
+# a model has names for so many styles at most
+MAX_STYLES = 15
+STREAM_SIZES = {
+    "chord": 1 + NUM_CHORD_CLASSES,
+    "beat": 1 + BEAT_PARTS,
+    # the number of the beat in a bar of three and of four
+    "bar": 1 + sum(METRES),
+    "energy": 1 + len(ENERGIES),
+    "style": 1 + MAX_STYLES,
+    "line_up": 1 + len(LINE_UPS),
+}
 
 
 @dataclass(frozen=True)
@@ -266,3 +284,103 @@ def _runs(values: torch.Tensor, frame_rate: int) -> list[tuple[float, float, int
         ((stop - count) / frame_rate, stop / frame_rate, value)
         for value, count, stop in zip(found.tolist(), counts.tolist(), stops.tolist(), strict=True)
     ]
+
+
+def lead_sheet_streams(
+    sheet: LeadSheet, names: Sequence[str], frames: int, frame_rate: int, styles: Sequence[str] = ()
+) -> torch.Tensor:
+    """The streams of a song.
+
+    Args:
+        sheet: what is known of it.
+        names: of the streams, in the order of the result.
+        frames, frame_rate (Hz): of the result.
+        styles: names that the model knows, in their order.
+
+    Returns:
+        int64 [S, T], below `STREAM_SIZES`; 0 where nothing is known.
+
+    Raises:
+        ValueError: an unknown stream or style.
+    """
+    if unknown := [name for name in names if name not in STREAM_SIZES]:
+        raise ValueError(f"There is no stream {unknown[0]!r}; choose from {', '.join(STREAM_SIZES)}.")
+    passed = sheet.beats_passed(frames, frame_rate)
+    streams = np.full((len(names), frames), UNKNOWN, dtype=np.int64)
+    for row, name in zip(streams, names, strict=True):
+        if name == "chord":
+            _fill(row, [(start, stop, chord_index(label)) for start, stop, label in sheet.chords], frame_rate)
+        elif name == "energy":
+            spans = [(start, stop, ENERGIES.index(label)) for start, stop, label in sheet.sections]
+            _fill(row, spans, frame_rate)
+        elif name == "style":
+            whole = [(0.0, frames / frame_rate, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
+            _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
+        elif name == "line_up" and sheet.line_up is not None:
+            row[:] = sheet.line_up
+        elif name == "beat" and passed is not None:
+            row[:] = 1 + np.floor(passed % 1 * BEAT_PARTS).astype(np.int64).clip(0, BEAT_PARTS - 1)
+        elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
+            before = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
+            row[:] = 1 + before + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar
+    return torch.from_numpy(streams)
+
+
+def place_of(style: str, styles: Sequence[str]) -> int:
+    """Where a style stands among those that a model knows; raises ValueError if it does not know it."""
+    if style not in styles:
+        raise ValueError(f"This model has no style {style!r}; it has {', '.join(styles) or 'none'}.")
+    return list(styles).index(style)
+
+
+def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
+    """Writes the numbers of spans (start s, stop s, number) into a stream, where 0 is kept for what is not known."""
+    for start, stop, number in spans:
+        row[max(round(start * frame_rate), 0) : max(round(stop * frame_rate), 0)] = 1 + number
+
+
+def wrapped(passed: Array) -> torch.Tensor:
+    """Beats that have passed (float64 [T]) as places in the beat: float32 [T], 0 up to but not 1."""
+    # what is nearly 1 rounds to 1 in float32
+    return torch.from_numpy((passed % 1).astype(np.float32)) % 1
+
+
+def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
+    """How many beats have passed at each instant, with shares of beats.
+
+    Args:
+        beats: seconds of at least two, in order; before the first and behind the last they go on evenly.
+        times (float64 [T]): seconds.
+
+    Returns:
+        float64 [T], 0 at the first beat.
+    """
+    known = np.asarray(beats, dtype=np.float64)
+    before = np.clip(np.searchsorted(known, times, side="right") - 1, 0, len(known) - 2)
+    passed: Array = before + (times - known[before]) / (known[before + 1] - known[before])
+    return passed
+
+
+def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
+    """The second at which so many beats have passed since the first; the inverse of `beats_passed`."""
+    known = np.asarray(beats, dtype=np.float64)
+    before = min(max(math.floor(passed), 0), len(known) - 2)
+    return float(known[before] + (passed - before) * (known[before + 1] - known[before]))
+
+
+def begins_beat(phase: torch.Tensor) -> torch.Tensor:
+    """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
+    return phase.diff() < -0.5
+
+
+def unwrapped(phase: torch.Tensor) -> torch.Tensor:
+    """Beats that have passed at places in the beat (float [T]): float64 [T], counted from that of the first frame."""
+    passed = phase.double()
+    passed[1:] += begins_beat(phase).cumsum(0)
+    return passed
+
+
+def beat_points(phase: torch.Tensor) -> torch.Tensor:
+    """Cosine and sine of the beat's phase (float [T], 0..1) and of twice that phase: float32 [T, 4]."""
+    angle = 2 * math.pi * phase.float()
+    return torch.stack([angle.cos(), angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=-1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from ..lead_sheet.beats import BEATS_PER_MINUTE, beat_points, wrapped
+from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
 from .pitch_line import LINE_RATE
 
 Array = NDArray[np.float64]

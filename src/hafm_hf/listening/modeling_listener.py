@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..lead_sheet.beats import begins_beat
 from ..lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES, chord_class, chord_label
+from ..lead_sheet.lead_sheet import begins_beat
 from ..pretrained.saving import HAFMHubMixin
 from .configuration_listener import HAFMListenerConfig
 from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine

@@ -23,7 +23,9 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_hafm import HAFMStageConfig
-from .sampling import FREE
+
+# marks a token that is not given but to be generated
+FREE = -1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configurations of the three stages; the defaults are the paper's (arXiv 2604.09054)."""
+"""The table of the three stages, in their order, with the streams that they read and write; their configurations.
+
+The defaults are the paper's (arXiv 2604.09054).
+"""
 
 from collections import Counter
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -18,6 +21,69 @@ CHOICES = {
     "codebook_pattern": CODEBOOK_PATTERNS,
     "conditioning_fusion": ("prepend", "sum"),
 }
+# streams of tokens, and the part of the composite that makes them of audio
+STREAM_TOKENIZERS = {
+    "vocal_semantic": "semantic_tokenizer",
+    "instrumental_semantic": "semantic_tokenizer",
+    "coarse": "codec",
+    "fine": "codec",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What everything else asks about a stage.
+
+    Args:
+        name: of the part of the composite.
+        title: what its tokens are, for people.
+        reads: the streams that condition it, in the order of its conditioning sources.
+        writes: the stream that it generates.
+    """
+
+    name: str
+    title: str
+    reads: tuple[str, ...]
+    writes: str
+
+    @property
+    def model_type(self) -> str:
+        """As its configuration has it."""
+        return f"hafm_{self.name}"
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The parts whose tokens it reads or writes."""
+        return tuple(dict.fromkeys(STREAM_TOKENIZERS[stream] for stream in (*self.reads, self.writes)))
+
+    @property
+    def acoustic(self) -> bool:
+        """Whether it writes codes of the codec."""
+        return STREAM_TOKENIZERS[self.writes] == "codec"
+
+
+# in the order in which they run
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("semantic", "semantic tokens", ("vocal_semantic",), "instrumental_semantic"),
+        Stage("coarse", "coarse codebooks", ("vocal_semantic", "instrumental_semantic"), "coarse"),
+        Stage("fine", "fine codebooks", ("coarse",), "fine"),
+    )
+}
+
+
+def stage_of(model_type: str) -> Stage:
+    """The stage of a configuration's `model_type`.
+
+    Raises:
+        ValueError: it is that of no stage.
+    """
+    for stage in STAGES.values():
+        if stage.model_type == model_type:
+            return stage
+    known = ", ".join(stage.model_type for stage in STAGES.values())
+    raise ValueError(f"{model_type} is no stage; known are {known}.")
 
 
 @strict
@@ -30,8 +96,8 @@ class HAFMStageConfig(PreTrainedConfig):
             summed to one vector a frame; sources follow each other in the sequence.
         lead_sheet_streams (`dict[str, int]`):
             Streams of a lead sheet that the stage is conditioned on, and how many values each has, 0 for what is not
-            known (`lead_sheet.streams`); they are embedded and added to the slots of the last source, in the order of
-            `stage_table.STREAMS` however they are given: files forget it. The paper's stages have none.
+            known (`lead_sheet_streams`); they are embedded and added to the slots of the last source, in the order of
+            `vocabulary.STREAMS` however they are given: files forget it. The paper's stages have none.
         styles (`list[str]`):
             Names of the styles that the stream `style` counts, from 1.
         codebook_sizes (`list[int]`):

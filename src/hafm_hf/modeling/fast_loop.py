@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
+from .generation_hafm import draw, for_guidance, force, null_rows
+from .layers import TokenLayout, token_layout
 from .modeling_hafm import HAFMStageForCausalLM
-from .position import TokenLayout, token_layout
-from .sampling import draw, for_guidance, force, null_rows
 
 logger = logging.get_logger(__name__)
 
@@ -385,7 +385,7 @@ class FastDecoder:
             yield slots[:, : step + 1]
 
     def draw(self, scores: torch.Tensor, uniforms: torch.Tensor | None) -> torch.Tensor:
-        """`sampling.draw` with the loop's temperature and top-k."""
+        """`generation_hafm.draw` with the loop's temperature and top-k."""
         return draw(scores, uniforms, self.temperature, self.top_k)
 
     def _guide(self, states: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..pretrained.saving import HAFMHubMixin
 from .codebook_patterns import codebook_pattern
-from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
+from .configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig, stage_of
 from .generation_hafm import HAFMGenerationMixin
 from .layers import (
     HAFMAttention,
@@ -32,10 +32,12 @@ from .layers import (
     HAFMCodebookHeads,
     HAFMConditioningMixer,
     HAFMDecoderLayer,
+    RelativeAttentionBias,
+    TokenLayout,
     at_slots,
+    token_layout,
+    visible,
 )
-from .position import RelativeAttentionBias, TokenLayout, token_layout, visible
-from .stage_table import stage_of
 
 IGNORE_INDEX = -100
 

@@ -15,9 +15,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.generation import LogitsProcessorList
 
+from .codebook_patterns import FREE
 from .fast_loop import FastDecoder
+from .generation_hafm import RandomStream, StreamSampling
 from .modeling_hafm import HAFMStageForCausalLM
-from .sampling import FREE, RandomStream, StreamSampling
 
 # rows that are generated side by side, before guidance doubles them
 ROWS_AT_ONCE = 16

@@ -18,8 +18,7 @@ from transformers import HubertConfig, HubertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..lead_sheet.beats import beat_points
-from ..lead_sheet.lead_sheet import LeadSheet
+from ..lead_sheet.lead_sheet import LeadSheet, beat_points
 from ..listening.beat_line import BEAT_NUMBERS, HAFMBeatLine, HAFMRhythmNetwork
 from ..listening.pitch_line import DESCRIPTORS, HAFMVocalDescriptors, PitchLine, pitch_line
 from ..pretrained.saving import HAFMHubMixin

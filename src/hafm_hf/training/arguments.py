@@ -11,11 +11,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..corpus.tokens import TokenCorpusInfo
-from ..lead_sheet.streams import STREAM_SIZES
+from ..lead_sheet.lead_sheet import STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
-from ..modeling.configuration_hafm import HAFMStageConfig
+from ..modeling.configuration_hafm import STAGES, HAFMStageConfig
 from ..modeling.modeling_hafm import STAGE_MODELS
-from ..modeling.stage_table import STAGES
 
 # what the weights of a stage fix, and what may change when its training goes on
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from ..lead_sheet.chords import chord_label
-from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet
-from ..lead_sheet.streams import lead_sheet_streams
+from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
 from ..modeling.configuration_hafm import HAFMStageConfig
 
 # lead sheets that are kept as they were read

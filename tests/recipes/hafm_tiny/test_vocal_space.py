@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
-from hafm_hf.lead_sheet.beats import beat_points
+from hafm_hf.lead_sheet.lead_sheet import beat_points
 from hafm_hf.listening.beat_line import BEAT_PARTS, HAFMRhythmNetwork
 from hafm_hf.listening.pitch_line import DESCRIPTORS
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
