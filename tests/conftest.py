@@ -80,6 +80,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small corpus of random tokens."""
+    from training.toy_corpus import write_toy_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    write_toy_corpus(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """Folder of the bundled hafm-tiny; skips while there is none."""

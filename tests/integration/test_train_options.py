@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from integration.training_runs import losses, read_metrics, train_here
-from training.toy_corpus import write_toy_corpus
 
 QUICK: dict[str, Any] = {
     "stage": "coarse",
@@ -17,13 +16,6 @@ QUICK: dict[str, Any] = {
     "validation_steps": 8,
     "save_steps": 8,
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    write_toy_corpus(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

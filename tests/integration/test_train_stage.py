@@ -11,7 +11,6 @@ import torch
 
 from hafm_hf.modeling.modeling_hafm import HAFMSemanticForCausalLM
 from integration.training_runs import kill_after, launch, losses, read_metrics, start, train
-from training.toy_corpus import write_toy_corpus
 
 WATCHED = {
     "gradient_norm",
@@ -19,13 +18,6 @@ WATCHED = {
     "tokens_per_second",
     "hours_of_audio",
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    write_toy_corpus(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -21,28 +21,21 @@ from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
 
-@pytest.fixture(scope="module")
-def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    write_toy_corpus(folder)
-    return folder
-
-
 def make_crops(folder: Path, stage: str, seconds: float = 1.6, seed: int = 3) -> TokenCrops:
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
     return TokenCrops(corpus, info, toy_config(stage), seconds, seed)
 
 
 @pytest.mark.parametrize(("stage", "streams", "tokens"), [("semantic", 1, 80), ("coarse", 2, 360), ("fine", 3, 240)])
-def test_a_crop_has_whole_frames_of_both_rates(corpus_folder: Path, stage: str, streams: int, tokens: int) -> None:
-    sample = make_crops(corpus_folder, stage)[7]
+def test_a_crop_has_whole_frames_of_both_rates(corpus: Path, stage: str, streams: int, tokens: int) -> None:
+    sample = make_crops(corpus, stage)[7]
     conditioning_frames = 120 if stage == "fine" else 80
     assert sample["conditioning_ids"].shape == (streams, conditioning_frames)
     assert sample["labels"].shape == (tokens,)
 
 
-def test_streams_of_a_crop_start_at_the_same_instant(corpus_folder: Path) -> None:
-    crops = make_crops(corpus_folder, "coarse")
+def test_streams_of_a_crop_start_at_the_same_instant(corpus: Path) -> None:
+    crops = make_crops(corpus, "coarse")
     starts = set()
     for number in range(40):
         sample = crops[number]
@@ -55,8 +48,8 @@ def test_streams_of_a_crop_start_at_the_same_instant(corpus_folder: Path) -> Non
     assert starts == {0, 1}  # crops begin on odd 40 ms cells too, where 75 Hz frames and 50 Hz pairs meet
 
 
-def test_fine_stage_reads_the_coarse_codes_of_its_own_frames(corpus_folder: Path) -> None:
-    crops = make_crops(corpus_folder, "fine")
+def test_fine_stage_reads_the_coarse_codes_of_its_own_frames(corpus: Path) -> None:
+    crops = make_crops(corpus, "fine")
     crop = crops.crop_at(5)
     codes = read_stream(crops.corpus, crop.row, "acoustic")[:, crop.start * 3 : crop.start * 3 + 120]
     sample = crops.read(crop)
@@ -64,8 +57,8 @@ def test_fine_stage_reads_the_coarse_codes_of_its_own_frames(corpus_folder: Path
     assert np.array_equal(sample["labels"].view(120, 2).T, codes[3:])
 
 
-def test_an_epoch_visits_excerpts_in_proportion_to_their_length(corpus_folder: Path) -> None:
-    crops = make_crops(corpus_folder, "semantic")
+def test_an_epoch_visits_excerpts_in_proportion_to_their_length(corpus: Path) -> None:
+    crops = make_crops(corpus, "semantic")
     rows = [crops.crop_at(number).row for number in range(len(crops))]
     assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
     second = [crops.crop_at(number).row for number in range(len(crops), 2 * len(crops))]
@@ -91,18 +84,18 @@ def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step(
     assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
-def test_samples_follow_from_seed_and_number_alone(corpus_folder: Path) -> None:
-    first, again = make_crops(corpus_folder, "semantic"), make_crops(corpus_folder, "semantic")
-    other = make_crops(corpus_folder, "semantic", seed=4)
+def test_samples_follow_from_seed_and_number_alone(corpus: Path) -> None:
+    first, again = make_crops(corpus, "semantic"), make_crops(corpus, "semantic")
+    other = make_crops(corpus, "semantic", seed=4)
     _ = again[0]
     assert all(torch.equal(first[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
     assert any(first.crop_at(n) != other.crop_at(n) for n in range(5))
 
 
-def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpus_folder: Path) -> None:
-    corpus, info = load_token_corpus(corpus_folder, "train", cache_dir=corpus_folder / "cache")
-    crops, again = (TokenCrops(corpus, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
-    plain = make_crops(corpus_folder, "coarse")
+def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpus: Path) -> None:
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
+    plain = make_crops(corpus, "coarse")
     for number in (0, 5, 31):
         sample, stranger = crops[number], crops.stranger_of(number)
         assert crops.tracks([stranger]) != crops.tracks([crops.crop_at(number)])
@@ -110,7 +103,7 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["strangers"], again[number]["strangers"])
         assert torch.equal(sample["labels"], plain[number]["labels"])
     with pytest.raises(ValueError, match="two tracks"):
-        TokenCrops(corpus.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
+        TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +173,9 @@ def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Pat
     assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
 
 
-def test_a_corpus_shorter_than_a_crop_is_refused(corpus_folder: Path) -> None:
+def test_a_corpus_shorter_than_a_crop_is_refused(corpus: Path) -> None:
     with pytest.raises(ValueError, match=r"crop of 9.0 s; the longest has 8.00 s"):
-        make_crops(corpus_folder, "semantic", seconds=9.0)
+        make_crops(corpus, "semantic", seconds=9.0)
 
 
 SHEET = LeadSheet(
@@ -223,10 +216,10 @@ def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Pat
     assert rows == {0, 1, 2}
 
 
-def test_a_stage_that_reads_lead_sheets_needs_a_corpus_with_them(corpus_folder: Path) -> None:
-    corpus, info = load_token_corpus(corpus_folder, "train", cache_dir=corpus_folder / "cache")
+def test_a_stage_that_reads_lead_sheets_needs_a_corpus_with_them(corpus: Path) -> None:
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
     with pytest.raises(ValueError, match="reads chord, beat, but the corpus has no lead sheets"):
-        TokenCrops(corpus.remove_columns("lead_sheet"), info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6)
+        TokenCrops(rows.remove_columns("lead_sheet"), info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6)
 
 
 def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(sheets_folder: Path) -> None:
@@ -251,8 +244,8 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
-def test_excerpts_shorter_than_a_crop_are_named(corpus_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    crops = make_crops(corpus_folder, "semantic", seconds=4.0)
+def test_excerpts_shorter_than_a_crop_are_named(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crops = make_crops(corpus, "semantic", seconds=4.0)
     (message,) = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
     assert message.startswith(
         "4 of 12 excerpts are shorter than a crop of 4 s and are not used: train_0_0, train_0_3,"

