@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import queue
 import re
@@ -13,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,9 @@ OPTIONS = {name: option for name, option in PUBLIC_OPTIONS.items() if name != "n
 REPORT_SECONDS = 0.05
 # A seed gives the same song only while nobody else draws random numbers, so songs are generated one after another.
 GENERATING = threading.Lock()
+# M_ARENA_MAX: for every thread that comes and goes, glibc would keep memory for another song
+with suppress(AttributeError, OSError, TypeError):
+    ctypes.CDLL(None).mallopt(-8, 2)
 
 
 class Cancelled(Exception):
@@ -73,10 +77,7 @@ class Request:
     def of(cls, vocal: Any, model: Any, *values: Any) -> Request:
         """A request by the values of OPTIONS, then seconds, tempo and tail, as Gradio's components send them.
 
-        Gradio is not asked to check them: what it refuses, it refuses before we can say why.
-
-        Raises:
-            ValueError: an option of another type or out of range.
+        Gradio is not asked to check them: what it refuses, it refuses before we can say why; a ValueError does.
         """
         *chosen, seconds, tempo, tail = (None if value == "" else value for value in values)
         given = {name: whole(value) for name, value in zip(OPTIONS, chosen, strict=True)}
