@@ -74,7 +74,7 @@ BALLAD = Style(
     name="ballad",
     players={
         "kit": Player(
-            "drums", "drums", 0, "musescore",
+            "drums", "drums", 40, "fluid",
             {
                 "sparse": (
                     {"kick": "x...............", "stick": "........o.......", "ride": "o...o...o...o..."},
@@ -90,7 +90,7 @@ BALLAD = Style(
                     {"kick": "X......xX.....x.", "snare": "....X.......X...", "ride": "x.xox.xox.xox.xo"},
                 ),
             },
-            Sound(gain_db=6.0, room_db=-16.0, ceiling=0.45), velocity=92,
+            Sound(gain_db=3.5, room_db=-18.5, ceiling=0.45), velocity=92,
         ),
         "bass": Player(
             "bass", "bass", 33, "fluid",
@@ -99,7 +99,7 @@ BALLAD = Style(
                 "normal": ("R_____r_R_____5_", "R_______r_R___5_"),
                 "full": ("R_____R_R___5_8_", "R___..R_R___R_5_"),
             },
-            Sound(gain_db=1.0, room_db=-40.0), low=28, velocity=96,
+            Sound(gain_db=1.5, room_db=-32.5), low=28, velocity=96,
         ),
         "piano": Player(
             "chords", "chords", 0, "musescore",
@@ -108,27 +108,27 @@ BALLAD = Style(
                 "normal": ("L_H_c_H_B_H_c_H_", "L_2_3_4_L_2_3_4_"),
                 "full": ("L_c_C_c_L_c_C_c_", "L_.cC_c_L_.cC_cc"),
             },
-            Sound(gain_db=5.0, room_db=-16.0), low=58, velocity=86, ring=True,
+            Sound(gain_db=4.0, room_db=-9.0), low=58, velocity=86, ring=True,
         ),
         "strings": Player(
-            "colour", "chords", 48, "musescore",
+            "colour", "chords", 49, "fluid",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=-3.0, room_db=-12.0), low=60, voicing="open", velocity=78,
+            Sound(gain_db=-0.5, room_db=-14.5), low=60, voicing="open", velocity=78,
         ),
-        "oboe": Player(
-            "colour", "line", 68, "fluid", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-5.0, room_db=-10.0), low=64, velocity=84,
+        "cello": Player(
+            "colour", "line", 42, "fluid", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-6.5, room_db=-11.5), low=64, velocity=84,
         ),
     },
     fill={"snare": "..o.x.xx", "high_tom": "....x...", "low_tom": "......x."},
-    room_seconds=1.4,
+    room_seconds=1.12,
 )  # fmt: skip
 
 FOLK = Style(
     name="folk",
     players={
         "kit": Player(
-            "drums", "drums", 40, "fluid",
+            "drums", "drums", 16, "musescore",
             {
                 "sparse": (
                     {"kick": "o.......o.......", "shaker": "XoxoXoxoXoxoXoxo"},
@@ -144,7 +144,7 @@ FOLK = Style(
                     {"kick": "X...x...X...x...", "snare": "..o.x.o...o.x.oo", "tambourine": "....X.......X..."},
                 ),
             },
-            Sound(gain_db=6.0, room_db=-20.0, ceiling=0.45, curve=((3000, 0), (6000, -5), (12000, -6))), velocity=92,
+            Sound(gain_db=9.5, room_db=-17.0, ceiling=0.45, curve=((3000, 0), (6000, -5), (12000, -6))), velocity=92,
         ),
         "double_bass": Player(
             "bass", "bass", 32, "musescore",
@@ -153,34 +153,34 @@ FOLK = Style(
                 "normal": ("R_______5_______", "R_____r_5_______"),
                 "full": ("R___r___5___5___", "R_____R_5_____5_"),
             },
-            Sound(gain_db=0.0, room_db=-30.0), low=28, velocity=100,
+            Sound(gain_db=1.0, room_db=-31.0), low=28, velocity=100,
         ),
-        "steel": Player(
-            "chords", "chords", 25, "musescore",
+        "guitar": Player(
+            "chords", "chords", 26, "musescore",
             {
                 "sparse": ("B_4_3_5_C_4_3_5_", "B_3_4_5_C_5_4_3_"),
                 "normal": ("B_4_3_5_2_4_3_5_", "D___d_u_.ud_d_u_"),
                 "full": ("D_d_d_dudud_d_du", "D_duDudu.udud_du"),
             },
-            Sound(gain_db=2.5, room_db=-20.0), low=40, voicing="guitar", velocity=90, ring=True,
+            Sound(gain_db=0.5, room_db=-15.5), low=40, voicing="guitar", velocity=90, ring=True,
         ),
-        "nylon": Player(
-            "colour", "chords", 24, "musescore",
+        "dulcimer": Player(
+            "colour", "chords", 15, "fluid",
             {"normal": ("2_4_3_4_2_4_3_4_",), "full": ("4_3_5_3_4_3_5_3_",)},
-            Sound(gain_db=0.0, room_db=-18.0), low=52, voicing="guitar", velocity=84, ring=True,
+            Sound(gain_db=-2.5, room_db=-20.0), low=52, voicing="guitar", velocity=84, ring=True,
         ),
-        "accordion": Player(
-            "colour", "chords", 21, "musescore",
+        "strings": Player(
+            "colour", "chords", 49, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=-1.5, room_db=-18.0), low=58, velocity=84,
+            Sound(gain_db=-0.5, room_db=-20.5), low=58, velocity=84,
         ),
-        "harmonica": Player(
-            "colour", "line", 22, "fluid", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-9.0, room_db=-14.0), low=62, velocity=84,
+        "fiddle": Player(
+            "colour", "line", 110, "fluid", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-9.5, room_db=-16.5), low=62, velocity=84,
         ),
     },
     fill={"snare": "o.ox.oxx", "tambourine": "....x...", "kick": "x......."},
-    room_seconds=0.7,
+    room_seconds=0.84,
 )  # fmt: skip
 
 POP = Style(
@@ -204,16 +204,16 @@ POP = Style(
                      "hat": "xo.oxo.oxo.oxo.o", "open": "..x...x...x...x."},
                 ),
             },
-            Sound(gain_db=1.0, room_db=-22.0, ceiling=0.4), velocity=96,
+            Sound(gain_db=1.0, room_db=-24.0, ceiling=0.4), velocity=96,
         ),
         "bass": Player(
-            "bass", "bass", 38, "fluid",
+            "bass", "bass", 33, "fluid",
             {
                 "sparse": ("R_______________", "R_______r_______"),
                 "normal": ("R__R__R_..R_R_5_", "R__r____R__r__8_"),
                 "full": ("R_8_R_8_R_8_R_8_", "R__R_.R_8_R__R8_"),
             },
-            Sound(gain_db=3.0, room_db=-40.0), low=28, velocity=98, length=0.85,
+            Sound(gain_db=3.0, room_db=-38.5), low=28, velocity=98, length=0.85,
         ),
         "electric_piano": Player(
             "chords", "chords", 5, "fluid",
@@ -222,32 +222,32 @@ POP = Style(
                 "normal": ("C_____c_..C_____", "C__c__c_..c_C___"),
                 "full": ("C__C__C_..C_C___", "C_____C_C_____C_"),
             },
-            Sound(gain_db=-1.0, room_db=-18.0), low=55, velocity=90, length=0.9,
+            Sound(gain_db=-3.0, room_db=-13.0), low=55, velocity=90, length=0.9,
         ),
-        "clean_guitar": Player(
-            "chords", "chords", 27, "musescore",
+        "clavinet": Player(
+            "chords", "chords", 7, "musescore",
             {"normal": ("..h...h...h...hh", "1_3_2_3_1_3_2_3_"), "full": ("h.hhh.hhh.hhh.hh", "1.3.2.3.4.3.2.3.")},
-            Sound(gain_db=3.0, room_db=-18.0), low=57, velocity=92, length=0.5,
+            Sound(gain_db=5.5, room_db=-15.5), low=57, velocity=92, length=0.5,
         ),
         "pad": Player(
-            "colour", "chords", 50, "fluid",
+            "colour", "chords", 89, "fluid",
             {"sparse": ("C_______________",), "normal": ("C_______________",), "full": ("C_______________",)},
-            Sound(gain_db=-2.0, room_db=-16.0), low=55, voicing="open", velocity=74,
+            Sound(gain_db=-1.5, room_db=-15.5), low=55, voicing="open", velocity=74,
         ),
-        "bells": Player(
-            "colour", "line", 11, "musescore", {"sparse": (), "normal": (), "full": ()},
-            Sound(gain_db=-2.0, room_db=-12.0), low=67, velocity=88,
+        "synthesiser": Player(
+            "colour", "line", 80, "fluid", {"sparse": (), "normal": (), "full": ()},
+            Sound(gain_db=-2.5, room_db=-11.0), low=67, velocity=88,
         ),
     },
     fill={"snare": "x.xxx.XX", "high_tom": "..x.....", "low_tom": "......x."},
-    room_seconds=0.9,
+    room_seconds=0.45,
 )  # fmt: skip
 
 ROCK = Style(
     name="rock",
     players={
         "kit": Player(
-            "drums", "drums", 8, "fluid",
+            "drums", "drums", 8, "musescore",
             {
                 "sparse": (
                     {"kick": "X.......X.......", "hat": "XxXxXxXxXxXxXxXx"},
@@ -264,39 +264,39 @@ ROCK = Style(
                      "open": "..x...x...x...x."},
                 ),
             },
-            Sound(gain_db=4.0, room_db=-18.0, ceiling=0.45), velocity=104,
+            Sound(gain_db=2.5, room_db=-20.0, ceiling=0.45), velocity=104,
         ),
         "bass": Player(
-            "bass", "bass", 34, "fluid",
+            "bass", "bass", 34, "musescore",
             {
                 "sparse": ("R_______R_______", "R___r___R___r___"),
                 "normal": ("R_r_R_r_R_r_R_r_", "R_r_r_R_R_r_r_5_"),
                 "full": ("R_R_R_R_R_R_R_R_", "R_RRR_RRR_RRR_RR"),
             },
-            Sound(gain_db=0.0, room_db=-40.0, drive_db=6.0), low=28, velocity=106, length=0.9,
+            Sound(gain_db=2.5, room_db=-32.0, drive_db=6.0), low=28, velocity=106, length=0.9,
         ),
         "guitar": Player(
-            "chords", "chords", 27, "fluid",
+            "chords", "chords", 29, "musescore",
             {
                 "sparse": ("C_______________", "C_______C_______"),
                 "normal": ("C_c_c_C_c_c_C_c_", "C_..C_c_C_..C_c_"),
                 "full": ("C_cCC_cCC_cCC_cC", "C_C_C_CCC_C_C_CC"),
             },
-            Sound(gain_db=-3.0, room_db=-18.0, drive_db=30.0, curve=((1000, 0), (2500, -5), (5000, -5))), low=40,
+            Sound(gain_db=-2.5, room_db=-18.5, curve=((1000, 0), (2500, -5), (5000, -5))), low=40,
             voicing="power", velocity=100, length=0.8,
         ),
         "organ": Player(
-            "colour", "chords", 18, "musescore",
+            "colour", "chords", 16, "musescore",
             {"normal": ("C_______________",), "full": ("C_______C_______",)},
-            Sound(gain_db=-1.0, room_db=-16.0), low=57, velocity=84,
+            Sound(gain_db=1.0, room_db=-19.0), low=57, velocity=84,
         ),
         "lead": Player(
-            "colour", "line", 27, "musescore", {"normal": (), "full": ()},
-            Sound(gain_db=-8.0, room_db=-14.0, drive_db=26.0), low=60, velocity=98,
+            "colour", "line", 28, "fluid", {"normal": (), "full": ()},
+            Sound(gain_db=-7.5, room_db=-9.5, drive_db=26.0), low=60, velocity=98,
         ),
     },
     fill={"snare": "X.xxX.xx", "high_tom": "..x.....", "mid_tom": "....x.x.", "low_tom": "......xX"},
-    room_seconds=1.0,
+    room_seconds=1.2,
 )  # fmt: skip
 
 STYLES = {style.name: style for style in (BALLAD, FOLK, POP, ROCK)}
