@@ -42,7 +42,7 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
         the model can play, "sheet", whose beats and chords cover the voice from start to end; it has no beats if
-        the model estimates none; and "choices", how sure it is of its chords (`chord_choices`).
+        the model estimates none; "choices", how sure it is of its chords. A ValueError says what cannot be used.
     """
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)

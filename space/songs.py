@@ -202,7 +202,7 @@ def make_job(
 ) -> Generator[dict[str, Any] | Job | None, None, None]:
     """Reads, generates and writes: yields what is there of the song, None where that is nothing new, and last the job.
 
-    Once it is stopped, what `live` has of the song by then becomes the job; without it there is none, and no pieces.
+    Once it is stopped, what `live` has by then becomes the job; else there is none. ValueErrors are for the person.
     """
     began = time.monotonic()
     samples, rate = read_vocal(request.vocal, request.seconds)

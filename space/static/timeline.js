@@ -54,7 +54,7 @@ class Timeline {
     mark("full", there);
     if (value) desk.heard?.();
     this.refuse(value?.wrong && { message: value.wrong });
-    if (!there) return;
+    if (!there) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
     this.value = JSON.parse(JSON.stringify(value));
     [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];

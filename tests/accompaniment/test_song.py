@@ -69,9 +69,8 @@ def test_the_first_chunk_comes_after_what_its_window_needs(composite: HAFMForVoc
     chunks = composite.stream(voice(3), CODEC_RATE, seed=3, progress=progress)
     first = next(chunks)
     # windows of 1.2, 0.6 and 0.4 s at 50, 75 and 75 frames a second, the first two in parts of 16 slots
-    slots = composite.coarse.pattern.slots
-    coarse = 128 if composite.coarse.pattern.rows == 1 else slots(45)
-    assert steps == {"semantic": 32, "coarse": coarse, "fine": slots(30)}
+    slots, flat = composite.coarse.pattern.slots, composite.coarse.pattern.rows == 1
+    assert steps == {"semantic": 32, "coarse": 128 if flat else slots(45), "fine": slots(30)}
     # the last 0.08 s of a window are final when the next one has joined it
     assert len(first) == round((0.4 - 0.08) * 24_000)
     chunks.close()

@@ -110,8 +110,7 @@ def test_windows_side_by_side_meet_where_the_sound_changes_least(monkeypatch: py
     def sound(codes: torch.Tensor) -> torch.Tensor:
         return vectors[codes].sum(1)
 
-    rows = rows_of(15, 15)
-    run = StageRun(stage, rows, UNIT, DecodingOptions(), independent=True, sound=sound)
+    run = StageRun(stage, rows_of(15, 15), UNIT, DecodingOptions(), independent=True, sound=sound)
     decoded: list[torch.Tensor] = []
 
     def recorded(*args: Any) -> Iterator[torch.Tensor]:

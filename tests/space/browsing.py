@@ -33,7 +33,6 @@ def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     page.goto(space.url)
-    # of the scripts, each of which brings a part of the page to life, the recorder's removes the start page
     expect(page.locator(".early")).to_have_count(0)
     expect(page.locator("#timeline .clock")).to_have_text(re.compile("0:00"))
     return page
