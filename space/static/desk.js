@@ -48,8 +48,8 @@ class Desk {
     if (!this.playing && !this.waits) return;
     const ctx = await this.prepare();
     if (!ctx) return;
-    if (this.playing) this.cut(ctx.currentTime + SOON - this.zero, ctx.currentTime + SOON);
-    else if (this.waits) this.cut(this.began, ctx.currentTime + SOON);
+    const soon = ctx.currentTime + SOON; // looked at once: the clock goes on
+    if (this.playing || this.waits) this.cut(this.playing ? soon - this.zero : this.began, soon);
   }
 
   /** The context once all sounds are loaded; null if another call has come meanwhile. */

@@ -19,16 +19,16 @@ const LISTENING = "Listening to the voice …";
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
 const early = document.querySelector(".early");
-let [examples, asked] = [{}, null];
+let examples = {};
 
 /** Before Gradio has made the page, the bands of the examples play already; what else is pressed is done afterwards. */
 export function begin(bands) {
   examples = bands;
   fetchAhead(early);
-  early.addEventListener("click", ({ target }) => {
-    asked = target.closest("button") ?? asked;
-    if (examples[asked?.value]) (desk.mixer ?? new Player()).preview(examples[asked.value]);
-  });
+  // what is pressed before this script is there, start.html keeps
+  const answer = () => examples[early.asked?.value] && (desk.mixer ?? new Player()).preview(examples[early.asked.value]);
+  early.addEventListener("click", answer);
+  answer();
 }
 
 /** What the pointer is over is fetched before it is pressed. */
@@ -39,7 +39,7 @@ export function mount(element, props, watch, trigger, upload) {
   const recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
   early?.remove();
   before.then((state) => {
-    if (asked) recorder.act(asked.dataset.do, asked.value);
+    if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
     else if (state) recorder.hand(state);
   });
 }
