@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""History dropout hides what it says and nothing else; validation compares the same targets."""
+"""History dropout hides what it says and nothing else; validation compares the same targets; losses are finite."""
 
 import math
 
 import pytest
 import torch
 
+from accelerate import Accelerator
 from hafm_hf.modeling.codebook_patterns import FlatPattern
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.arguments import RunArguments
@@ -20,6 +21,7 @@ from hafm_hf.training.objective import (
     token_losses,
 )
 from hafm_hf.training.trainer import teacher_forcing
+from hafm_hf.training.watching import LossWindow
 from training.toy_corpus import toy_config
 
 
@@ -27,8 +29,7 @@ def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> No
     labels = torch.arange(2 * 400 * 3).view(2, 1200)
     before = labels.clone()
     dropped = drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
-    plain = FlatPattern(3).inputs(labels, 9999)
-    hidden = dropped != plain
+    hidden = dropped != FlatPattern(3).inputs(labels, 9999)
     assert torch.equal(labels, before)
     assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
     frames = hidden[:, 1:].unfold(1, 3, 3)  # slot 0 is BOS anyway; slots 1–3 hold frame 0
@@ -54,8 +55,7 @@ def test_spans_have_the_mean_length_asked_for() -> None:
 def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
     labels = torch.arange(3 * 200).view(3, 200)
     together = drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
-    alone = drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12])
-    assert torch.equal(together[1:2], alone)
+    assert torch.equal(together[1:2], drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
 
 
 def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
@@ -112,8 +112,15 @@ def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
-    values = torch.tensor([1.0, 2.0, 4.0, 7.0])
-    tracks = ["a", "b", "c", "d"]
+    values, tracks = torch.tensor([1.0, 2.0, 4.0, 7.0]), list("abcd")
     once = clustered_mean(values, tracks)
     repeated = clustered_mean(values.repeat(10), tracks * 10)
     assert once == pytest.approx((3.5, values.std().item() / 2)) and repeated == pytest.approx(once)
+
+
+def test_a_window_averages_finite_losses_and_says_nan_when_there_are_none() -> None:
+    accelerator, window = Accelerator(cpu=True), LossWindow()
+    window.losses = [torch.tensor(value) for value in (2.0, math.nan, 4.0, math.inf)]
+    assert window.metrics(accelerator)["loss"] == 3.0
+    window.losses = [torch.tensor(math.nan)]
+    assert str(window.metrics(accelerator)["loss"]) == "nan"

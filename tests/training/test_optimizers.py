@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moves which weights of a stage, and that a run with Muon learns and resumes."""
+"""Who moves which weights of a stage, and that Muon does as torch's, learns and resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from hafm_hf.training.arguments import RunArguments
-from hafm_hf.training.optimizers import make_optimizers
+from hafm_hf.training.optimizers import FullPrecisionMuon, make_optimizers
 from integration.training_runs import losses, train_here
 from tiny_models import tiny_stage
 from training.toy_corpus import write_toy_corpus
@@ -33,8 +33,20 @@ def test_muon_takes_the_matrices_of_the_layers_and_nothing_else() -> None:
     moved = {id(parameter) for parameter in muon.param_groups[0]["params"]}
     names = {name for name, parameter in stage.named_parameters() if id(parameter) in moved}
     assert names and all(".layers." in name and name.endswith("proj.weight") for name in names)
-    assert len(names) == 4 * stage.config.num_hidden_layers
-    assert isinstance(adamw, torch.optim.AdamW)
+    assert len(names) == 4 * stage.config.num_hidden_layers and isinstance(adamw, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24)])
+def test_muon_in_full_precision_moves_as_torchs_does_in_half(shape: tuple[int, int]) -> None:
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    ends = []
+    for muon in (torch.optim.Muon, FullPrecisionMuon):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = muon([weight], 0.01, 0.1, adjust_lr_fn="match_rms_adamw")
+        for weight.grad in gradients:
+            optimizer.step()
+        ends.append(weight.detach() - start)
+    assert torch.allclose(ends[0], ends[1], atol=0.02 * float(ends[0].abs().max()))
 
 
 def test_a_run_with_muon_learns_and_resumes_to_the_same_weights(
@@ -42,8 +54,7 @@ def test_a_run_with_muon_learns_and_resumes_to_the_same_weights(
 ) -> None:
     corpus = tmp_path / "corpus"
     write_toy_corpus(corpus)
-    lines = train_here(monkeypatch, corpus, tmp_path / "whole", **MUON)
-    found = losses(lines)
+    found = losses(train_here(monkeypatch, corpus, tmp_path / "whole", **MUON))
     assert found[12] < found[1] - 0.3
     # stopped before its last checkpoint, and started again
     (tmp_path / "half").mkdir()
