@@ -88,7 +88,6 @@ class Preset:
 
 SMALLEST_CROPS = (
     "--batch_size", 2, "--varied_rows", 1, "--judged_rows", 1, "--crop_frames", 24, "--sizes", 256,
-    "--half_precision", "false",
 )  # fmt: skip
 PRESETS = {
     # shows within minutes that a corpus and a set-up work, and makes no music

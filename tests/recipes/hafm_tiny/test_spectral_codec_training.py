@@ -46,8 +46,7 @@ def tiny_codec(**changes: int) -> HAFMSpectralModel:
 
 def arguments(**changes: float | str) -> SpectralTrainingArguments:
     fields = {"steps": 80, "batch_size": 4, "crop_frames": 20, "warmup_steps": 5, "learning_rate": 5e-3}
-    fields |= {"own_codes_from": 10, "quantize_from": 30, "start_batches": 8, "half_precision": False}
-    fields |= {"averaging": 0.9}
+    fields |= {"own_codes_from": 10, "quantize_from": 30, "start_batches": 8, "averaging": 0.9}
     return SpectralTrainingArguments(**{**fields, **changes})  # type: ignore[arg-type]
 
 
