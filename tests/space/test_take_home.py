@@ -118,9 +118,4 @@ def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
     # F#, A and C#: of the song in F only the A
     old, new = (shares(band[inside], rate)[[6, 9, 1]].sum() for band in (before, after))
     print(f"F#, A and C#: {old:.2f} of the energy before, {new:.2f} after")
-    if chords == "estimated" and new <= old + 0.05:
-        # beside a chord that the listener hears for whole bars, stages hold on to it
-        pytest.xfail(f"the changed chord has {new - old:.2f} more of the energy, and 0.05 is the least wanted")
-    assert new > old + 0.05
-    if new <= old + 0.2:
-        pytest.xfail(f"the changed chord has {new - old:.2f} more of the energy, and 0.2 is wanted")
+    assert new > old + 0.2

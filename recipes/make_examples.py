@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays everything that lies in examples/ and styles/ anew, once the bundled model has changed.
+
+    python recipes/make_examples.py
+
+examples/README.md says what is played to what. Needs pyworld and the extra studio.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from transformers import pipeline
+
+from hafm_hf import audio
+from hafm_hf.lead_sheet.files import read_lead_sheet
+from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from make_example_vocal import main as make_vocal
+from style_sounds import write_style_sounds
+
+EXAMPLES, SEED, RATE = Path(__file__).parents[1] / "examples", 1, 24_000
+# of libsndfile, 0 to 1: about 50 kbit a second
+COMPRESSION = 0.7
+# voice, its file, style, tempo, chords of its song, and how often its tune is sung in the long one
+PLAYED = (
+    ("vocal", "vocal.wav", "folk", 96, "F | Dm | Bb | C F", 3),
+    ("low_ballad", "low_ballad.flac", "ballad", 88, "Am | F | C | G Am", 3),
+    ("quick_refrain", "quick_refrain.flac", "pop", 116, "G | Em | C | D G", 4),
+    ("driving_chorus", "driving_chorus.flac", "rock", 132, "Em | C | G | D | Em", 3),
+)
+
+
+def write(path: Path, sound: Any, rate: int) -> None:
+    """Writes a sound (float32 [N]) as OGG Vorbis at 24 kHz."""
+    sound = audio.limit_peak(audio.resample(sound, rate, RATE))
+    soundfile.write(path, sound, RATE, format="OGG", subtype="VORBIS", compression_level=COMPRESSION)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    """Plays the mix of `make demo`, the long songs, the stored bands, and the sounds of the styles."""
+    accompany: Any = pipeline("vocal-accompaniment")
+    song = accompany(str(EXAMPLES / "vocal.wav"), seed=SEED)
+    write(EXAMPLES / "vocal_accompanied.ogg", song["mix"], song["sampling_rate"])
+    for name, file, style, tempo, chords, verses in PLAYED:
+        sheet = read_lead_sheet(EXAMPLES / "bands" / f"{name}.json")
+        song = accompany(str(EXAMPLES / file), lead_sheet=sheet, seed=SEED, stems=True, tail=1.0)
+        for stem, sound in song["stems"].items():
+            write(EXAMPLES / "bands" / f"{name}_{stem}.ogg", sound, song["sampling_rate"])
+        with tempfile.TemporaryDirectory() as folder:
+            long = Path(folder) / "vocal.flac"
+            make_vocal(EXAMPLES / "vocal.wav", long, name, verses)
+            options = {"energy": "auto", "balance": "auto", "loudness": -16.0, "tail": 2.0}
+            song = accompany(str(long), style=style, tempo=tempo, chords=chords, seed=SEED, **options)
+        write(EXAMPLES / f"{name}_accompanied_{style}.ogg", song["mix"], song["sampling_rate"])
+    for path in write_style_sounds(BUNDLED_MODEL, EXAMPLES / "vocal.wav"):
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
