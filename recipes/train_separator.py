@@ -36,7 +36,6 @@ class Folders:
     corpus: str = field(default="", metadata={"help": "rendered songs with stems"})
     codec: str = field(default="", metadata={"help": "folder or hub id of the codec"})
     out: str = field(default="", metadata={"help": "gets separator/, the part"})
-    separator: str = field(default="", metadata={"help": "goes on from this one: a folder"})
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -67,8 +66,6 @@ def main() -> None:
         channels=arguments.channels, num_layers=arguments.layers,
     )  # fmt: skip
     model = HAFMSeparatorModel(config)
-    if folders.separator:
-        model = HAFMSeparatorModel.from_pretrained(folders.separator, dtype=torch.float32)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)

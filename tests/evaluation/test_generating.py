@@ -60,5 +60,6 @@ def test_a_model_is_told_what_is_known_of_a_clip_and_no_more(tmp_path: Path) -> 
     assert not np.allclose(played(), expected, atol=1e-4)
     with pytest.raises(HAFMEvaluationError, match=r"does not tell 'chord'; choose from beats, chords, key"):
         RenderingOptions(told=("chord",))
-    with pytest.raises(HAFMEvaluationError, match=r"song has no labels\.json to tell"):
-        RenderingOptions(told=("beats",)).sheet_of(Clip("song", "song", Part(vocal)))
+    for part, asked in (("beats", Clip("song", "song", Part(vocal))), ("energy", clip)):
+        with pytest.raises(HAFMEvaluationError, match=rf"song has no labels\.json with its {part}; leave --told"):
+            RenderingOptions(told=("chords", part) if asked is clip else (part,)).sheet_of(asked)

@@ -62,13 +62,14 @@ class RenderingOptions:
         """What the model is told of a clip; nothing, unless asked.
 
         Raises:
-            HAFMEvaluationError: nothing is known of it.
+            HAFMEvaluationError: a part is not known of it.
         """
         if not self.told:
             return None
-        known = clip.told()
-        if known is None:
-            raise HAFMEvaluationError(f"{clip.name} has no labels.json to tell; leave --told out.")
+        known = clip.told() or LeadSheet()
+        for part in self.told:
+            if not getattr(known, TOLD[part][0]):
+                raise HAFMEvaluationError(f"{clip.name} has no labels.json with its {part}; leave --told {part} out.")
         return LeadSheet(**{name: getattr(known, name) for part in self.told for name in TOLD[part]})
 
 

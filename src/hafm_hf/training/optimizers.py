@@ -18,7 +18,7 @@ MUON_MOMENTUM = 0.95
 
 
 class FullPrecisionMuon(torch.optim.Muon):
-    """torch's Muon with its products in the weights' own precision.
+    """torch's Muon, with Nesterov's momentum and `match_rms_adamw`, with its products in the weights' own precision.
 
     torch takes them in bfloat16, which most CPUs only emulate: there the optimiser took three quarters of a step.
     """
@@ -43,7 +43,15 @@ class FullPrecisionMuon(torch.optim.Muon):
 
 
 def orthogonal(update: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """The nearly orthogonal matrix (float [m, n]) of an update, by the Newton-Schulz iteration of a Muon's group."""
+    """The nearly orthogonal matrix nearest to an update.
+
+    Args:
+        update (float [m, n]): of a matrix of weights.
+        group: of a Muon: coefficients and number of the Newton-Schulz steps, least norm (Jordan et al. 2024).
+
+    Returns:
+        float [m, n], whose singular values lie around 1.
+    """
     tall = update.shape[0] > update.shape[1]
     found = update.T if tall else update
     found = found / found.norm().clamp(min=group["eps"])
