@@ -302,9 +302,10 @@ class SpectralTrainer:
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
     def _in_half(self) -> torch.autocast:
-        """bfloat16 for blocks and discriminators on a GPU; most CPUs only emulate it."""
+        """bfloat16 for blocks and discriminators on a GPU, and on a CPU that doesn't only emulate it."""
         device = self.codec.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+        computes = device == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+        return torch.autocast(device, torch.bfloat16, enabled=computes)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         arguments, target, first = self.arguments, batch.audio, batch.first

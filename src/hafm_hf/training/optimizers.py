@@ -20,7 +20,7 @@ MUON_MOMENTUM = 0.95
 class FullPrecisionMuon(torch.optim.Muon):
     """torch's Muon, with Nesterov's momentum and `match_rms_adamw`, with its products in the weights' own precision.
 
-    torch takes them in bfloat16, which most CPUs only emulate: there the optimiser took three quarters of a step.
+    torch takes them in bfloat16, which many CPUs only emulate: there the optimiser took three quarters of a step.
     """
 
     @torch.no_grad()
@@ -82,7 +82,8 @@ def make_optimizers(model: nn.Module, run: RunArguments) -> list[torch.optim.Opt
         optimizers.append(torch.optim.AdamW(others, run.learning_rate, betas, weight_decay=run.weight_decay))
     if matrices:
         on_cpu = next(iter(matrices.values())).device.type == "cpu"
-        muon = FullPrecisionMuon if on_cpu else torch.optim.Muon
+        # whoever trains in bfloat16 has a CPU that computes in it
+        muon = FullPrecisionMuon if on_cpu and run.mixed_precision != "bf16" else torch.optim.Muon
         optimizers.append(
             muon(matrices.values(), run.learning_rate, run.weight_decay, MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
         )
