@@ -15,7 +15,7 @@ from hafm_hf.accompaniment.assemble import assemble_composite
 from hafm_hf.accompaniment.parts import PARTS
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
-from hafm_hf.listening.beat_line import follow_beats
+from hafm_hf.listening.beat_line import HAFMBeatLine, likeliest_tempo
 from hafm_hf.listening.modeling_listener import chords_of_beats
 from hafm_hf.listening.pitch_line import (
     HARMONY_NUMBERS,
@@ -117,7 +117,8 @@ def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: flo
     places = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     if level == 180:
         places[:, :2], places[:, 2:] = places[:, 2:].clone(), 0.0
-    phase = follow_beats(places, TEMPI, torch.where(TEMPI == level, 0.0, -50.0))
+    tempo = likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50.0))
+    phase = HAFMBeatLine(LINE_RATE).near(tempo).follow(places)
     beats = LeadSheet.from_estimates(phase, None, LINE_RATE).beats
     assert beats is not None and np.allclose(np.diff(beats), 60 / level, atol=0.01)
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1

@@ -66,11 +66,12 @@ def test_the_tokenizer_and_the_codec_are_ended_in_the_middle(monkeypatch: pytest
         assert calls == moment, "nothing was computed after it"
 
 
-def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path) -> None:
+@pytest.mark.parametrize("near", [None, 100.0])
+def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path, near: float | None) -> None:
     model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
     places, asked = torch.zeros(50 * 240, 4), [time.process_time()]
     with Heartbeat(model, partial(_note, asked)):
-        model.semantic_tokenizer.beat_phase(places)
+        model.semantic_tokenizer.beat_phase(places, near=near)
     whole = time.process_time() - asked[0]
     assert max(after - before for before, after in zip(asked, asked[1:], strict=False)) < max(
         LONGEST_SECONDS, whole / 4
@@ -81,7 +82,7 @@ def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path) -> Non
 
     began = time.process_time()
     with Heartbeat(model, stop), pytest.raises(Stop):
-        model.semantic_tokenizer.beat_phase(places)
+        model.semantic_tokenizer.beat_phase(places, near=near)
     assert time.process_time() - began < whole / 2
 
 

@@ -21,7 +21,7 @@ from ..lead_sheet.chords import key_name
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
-from ..listening.beat_line import follow_beats
+from ..listening.beat_line import likeliest_tempo
 from ..listening.modeling_listener import HAFMListenerModel
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
@@ -454,10 +454,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         phase = sheet.phase(tokenizer.num_frames(len(waveform)), rate)
         if tokenizer.config.beat_line and (phase is None or not (sheet.chords or sheet.bars)):
             line, places = tokenizer.listen(waveform)
-            if phase is None and listener is not None and sheet.tempo is None:
-                phase = follow_beats(places, listener.tempi, listener.tempo_of(line))
-            elif phase is None:
-                phase = tokenizer.beat_phase(places, sheet)
+            if phase is None:
+                near = None if listener is None else likeliest_tempo(listener.tempi, listener.tempo_of(line))
+                phase = tokenizer.beat_phase(places, sheet, near)
         if sheet.bars and phase is None:
             raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")
         if phase is not None:

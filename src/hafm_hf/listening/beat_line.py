@@ -13,6 +13,7 @@ beat where a phrase leans that way, a tempo cannot. Where a listener says how fa
 that tempo. Dimensions: B batch, T frames, P descriptors, C channels, N states, L lengths of a beat, K tempi.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -22,7 +23,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..lead_sheet.lead_sheet import BEATS_PER_MINUTE, beat_points, wrapped
-from .pitch_line import LINE_RATE
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -107,8 +107,18 @@ class HAFMBeatLine(nn.Module):
 
     def __init__(self, frame_rate: int, tempi: tuple[float, float] = BEATS_PER_MINUTE) -> None:
         super().__init__()
-        self.frame_rate, self.tempi = frame_rate, tempi
-        rate = frame_rate * STATES_A_FRAME
+        self.frame_rate = frame_rate
+        self._set_tempi(tempi)
+
+    def near(self, tempo: float) -> "HAFMBeatLine":
+        """The same line, hooks included, of tempi near to one (beats a minute)."""
+        line = copy.copy(self)
+        slowest, fastest = (float(np.clip(tempo * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
+        line._set_tempi((slowest, fastest))
+        return line
+
+    def _set_tempi(self, tempi: tuple[float, float]) -> None:
+        self.tempi, rate = tempi, self.frame_rate * STATES_A_FRAME
         slowest, fastest = (rate * 60 / tempo for tempo in tempi)
         lengths: Indices = np.arange(int(np.ceil(fastest)), int(slowest) + 1, dtype=np.int64)
         self.last: Indices = np.cumsum(lengths, dtype=np.int64) - 1
@@ -217,22 +227,6 @@ class HAFMBeatLine(nn.Module):
 def tempo_prior(tempos: Array) -> Array:
     """Log-probability of tempi (float64 [K], beats a minute) without any evidence."""
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
-
-
-def follow_beats(places: torch.Tensor, tempi: torch.Tensor, tempo: torch.Tensor) -> torch.Tensor:
-    """Where in the beat each frame lies: the likeliest tempo, and a line through the song that keeps near to it.
-
-    Args:
-        places (float [T, 4]): where beats seem to lie (`HAFMRhythmNetwork.place`).
-        tempi (float [K]): beats a minute.
-        tempo (float [K]): logits of each.
-
-    Returns:
-        float32 [T], 0 to 1.
-    """
-    best = likeliest_tempo(tempi, tempo)
-    slowest, fastest = (float(np.clip(best * (1 + by), *BEATS_PER_MINUTE)) for by in (-TEMPO_RANGE, TEMPO_RANGE))
-    return HAFMBeatLine(LINE_RATE, (slowest, fastest)).follow(places)
 
 
 def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor) -> float:

@@ -213,12 +213,16 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
 
         The features themselves, unless the configuration has a projection. `descriptors` is `quantize`'s.
         """
-        return self._with_rhythm(self._projected(features), descriptors)
+        projected = self._projected(features)
+        return self._with_place(projected, self._place(descriptors)) if self.config.rhythm_channels else projected
 
-    def beat_phase(self, places: torch.Tensor, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
+    def beat_phase(
+        self, places: torch.Tensor, lead_sheet: LeadSheet | None = None, near: float | None = None
+    ) -> torch.Tensor:
         """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
 
-        What a lead sheet says of the beats counts instead.
+        What a lead sheet says of the beats counts instead; without its tempo the track keeps `near` one (beats a
+        minute), if that is given.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -228,7 +232,9 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         assert isinstance(line, HAFMBeatLine)
         known = LeadSheet() if lead_sheet is None else lead_sheet
         phase = known.phase(len(places), self.config.frame_rate)
-        return line.follow(places, known.tempo) if phase is None else phase
+        if phase is not None:
+            return phase
+        return (line if near is None or known.tempo is not None else line.near(near)).follow(places, known.tempo)
 
     def _check_rhythm(self) -> None:
         if not self.config.rhythm_channels:
@@ -237,11 +243,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
         return features.float() @ self.vocal_projection.float() if self.config.vocal_projection_size else features
 
-    def _with_rhythm(
-        self, projected: torch.Tensor, descriptors: torch.Tensor | None = None, lead_sheet: LeadSheet | None = None
-    ) -> torch.Tensor:
-        if not self.config.rhythm_channels:
-            return projected
+    def _place(self, descriptors: torch.Tensor | None, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
+        """Where the rhythm network places descriptors (float [..., T, 10]) in the beat: float32 [rows, T, 4]."""
         if descriptors is None:
             raise ValueError(
                 "This tokenizer estimates the beat from descriptors of the vocal: pass those of `describe`."
@@ -249,8 +252,14 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
-            on_line = [beat_points(self.beat_phase(row, lead_sheet)) for row in place]
-            place = self.line_scale.float() * torch.stack(on_line).to(place)
+            place = torch.stack([self._on_line(self.beat_phase(row, lead_sheet)).to(place) for row in place])
+        return place
+
+    def _on_line(self, phase: torch.Tensor) -> torch.Tensor:
+        """Phases (float [T]) as places, float32 [T, 4]."""
+        return self.line_scale.float() * beat_points(phase).to(self.line_scale.device)
+
+    def _with_place(self, projected: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         return torch.cat([projected, self.rhythm_scale.float() * place.view(*projected.shape[:-1], -1)], dim=-1)
 
     def _nearest(self, points: torch.Tensor, vocal: bool) -> torch.Tensor:
@@ -281,12 +290,13 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         joined = torch.cat(found, dim=1)
         if not whole:
             return joined
-        if lead_sheet is not None and lead_sheet.beats is not None:
-            # beats that are known lie where they lie
-            descriptors = joined.new_zeros(*joined.shape[:2], DESCRIPTORS)
+        # beats that are known lie where they lie
+        known = None if lead_sheet is None else lead_sheet.phase(joined.shape[1], self.config.frame_rate)
+        if known is None:
+            place = self._place(torch.stack([self.describe(waveform) for waveform in waveforms]), lead_sheet)
         else:
-            descriptors = torch.stack([self.describe(waveform) for waveform in waveforms])
-        return self._nearest(self._with_rhythm(joined, descriptors, lead_sheet), vocal)
+            place = self._on_line(known).expand(len(joined), -1, -1)
+        return self._nearest(self._with_place(joined, place), vocal)
 
     def _prepare(self, waveform: torch.Tensor, noise: bool, seed: int | None) -> torch.Tensor:
         """Noise, normalisation over the whole clip, and zeros around it: float32 [pad + hop · T_v + pad]."""
