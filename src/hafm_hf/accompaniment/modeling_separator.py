@@ -124,6 +124,6 @@ class SeparatorStream:
         found = self._stretches(band[:, :whole], last)
         return band.new_zeros(NUM_STEMS, len(band), 0).cpu() if found is None else found
 
-    def _stems(self, band: torch.Tensor) -> torch.Tensor:
+    def _stems(self, band: torch.Tensor, _: int) -> torch.Tensor:
         device = self.model.head.weight.device
         return self.model(band.to(device)).transpose(0, 1).cpu()

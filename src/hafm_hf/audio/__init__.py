@@ -2,7 +2,6 @@
 """Sound: files, levels, mixing, and what is measured of it."""
 
 from .files import (
-    CEILING_DBFS,
     FILE_FORMATS,
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
@@ -16,21 +15,30 @@ from .files import (
     check_is_array,
     check_sampling_rate,
     check_sound,
-    decibels_to_gain,
     download,
-    is_silent,
     is_url,
-    limit_peak,
     pad_end,
-    peak_dbfs,
     read_audio,
     resample,
     resample_pieces,
-    rms_dbfs,
     source_name,
     to_samples,
     with_channels,
     write_audio,
     write_stream,
 )
-from .levels import balance_gain_db, fade_band, fade_edges, loudness, mix_audio, to_loudness, true_peak_dbtp
+from .levels import (
+    CEILING_DBFS,
+    balance_gain_db,
+    decibels_to_gain,
+    fade_band,
+    fade_edges,
+    is_silent,
+    limit_peak,
+    loudness,
+    mix_audio,
+    peak_dbfs,
+    rms_dbfs,
+    to_loudness,
+    true_peak_dbtp,
+)

@@ -33,8 +33,6 @@ MIN_SAMPLING_RATE = 8_000
 MAX_SAMPLING_RATE = 192_000
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0
-SILENCE_DBFS = -70.0
-CEILING_DBFS = -1.0
 # floats may lie a little above full scale, as MP3 decoders and resamplers leave them
 HEADROOM = 2.0
 # of one channel: an hour at 48 kHz, 0.7 GB of memory
@@ -379,42 +377,6 @@ def with_channels(samples: Samples, channels: int) -> Samples:
     if samples.ndim == 2 and (channels == 1 or samples.shape[1] not in (1, channels)):
         samples = np.ascontiguousarray(samples.mean(axis=1))
     return samples if channels == 1 else np.broadcast_to(samples.reshape(len(samples), -1), (len(samples), channels))
-
-
-def decibels_to_gain(decibels: float) -> float:
-    """Amplitude factor of a level in dB: 6.02 dB double the amplitude."""
-    return float(10.0 ** (decibels / 20.0))
-
-
-def peak_dbfs(samples: Samples) -> float:
-    """Largest absolute sample of float32 [N], in dB below full scale; -inf for silence."""
-    return _to_decibels(max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))))
-
-
-def rms_dbfs(samples: Samples) -> float:
-    """Root mean square of float32 [N], in dB below full scale; -inf for silence."""
-    # block by block: squares of an hour in float64 would take a gigabyte
-    blocks = (samples[start : start + _BLOCK] for start in range(0, samples.size, _BLOCK))
-    total = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
-    return _to_decibels(math.sqrt(total / samples.size) if samples.size else 0.0)
-
-
-def _to_decibels(amplitude: float) -> float:
-    return 20.0 * math.log10(amplitude) if amplitude > 0.0 else -math.inf
-
-
-def is_silent(samples: Samples) -> bool:
-    """Whether float32 [N] without its (inaudible) mean lies below -70 dBFS RMS."""
-    if not samples.size:
-        return True
-    power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
-    return power < 10.0 ** (SILENCE_DBFS / 10.0)
-
-
-def limit_peak(samples: Samples) -> Samples:
-    """Turns float32 [N] down as a whole until its peak is at most −1 dBFS; quieter sound is left as it is."""
-    excess = peak_dbfs(samples) - CEILING_DBFS
-    return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
 
 
 def to_integers(samples: Samples) -> NDArray[np.int16]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixing of voice and instrumental: gains, loudness, true peak, and fades at both ends.
+"""Levels, and the mixing of voice and instrumental: gains, loudness, true peak, and fades at both ends.
 
 Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C].
 """
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import soxr
 
-from .files import CEILING_DBFS, HAFMAudioError, Samples, decibels_to_gain, peak_dbfs, with_channels
+from .files import HAFMAudioError, Samples, with_channels
 
+SILENCE_DBFS = -70.0
+CEILING_DBFS = -1.0
 # the longest window that pyloudnorm's gating needs (ITU-R BS.1770)
 LOUDNESS_BLOCK_SECONDS = 0.4
 # of ITU-R BS.1770-4, annex 2
@@ -29,6 +31,42 @@ LARGEST_GAIN_DB = 48.0
 # the first quarter of the shortest fade is below this level
 EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
 FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
+
+
+def decibels_to_gain(decibels: float) -> float:
+    """Amplitude factor of a level in dB: 6.02 dB double the amplitude."""
+    return float(10.0 ** (decibels / 20.0))
+
+
+def peak_dbfs(samples: Samples) -> float:
+    """Largest absolute sample of float32 [N], in dB below full scale; -inf for silence."""
+    return _to_decibels(max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))))
+
+
+def rms_dbfs(samples: Samples) -> float:
+    """Root mean square of float32 [N], in dB below full scale; -inf for silence."""
+    # block by block: squares of an hour in float64 would take a gigabyte
+    blocks = (samples[start : start + BLOCK] for start in range(0, samples.size, BLOCK))
+    total = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
+    return _to_decibels(math.sqrt(total / samples.size) if samples.size else 0.0)
+
+
+def _to_decibels(amplitude: float) -> float:
+    return 20.0 * math.log10(amplitude) if amplitude > 0.0 else -math.inf
+
+
+def is_silent(samples: Samples) -> bool:
+    """Whether float32 [N] without its (inaudible) mean lies below -70 dBFS RMS."""
+    if not samples.size:
+        return True
+    power = 10.0 ** (rms_dbfs(samples) / 10.0) - float(samples.mean(dtype=np.float64)) ** 2
+    return power < 10.0 ** (SILENCE_DBFS / 10.0)
+
+
+def limit_peak(samples: Samples) -> Samples:
+    """Turns float32 [N] down as a whole until its peak is at most −1 dBFS; quieter sound is left as it is."""
+    excess = peak_dbfs(samples) - CEILING_DBFS
+    return samples if excess <= 0.0 else samples * np.float32(decibels_to_gain(-excess))
 
 
 def loudness(samples: Samples, sampling_rate: int) -> float:
@@ -51,7 +89,7 @@ def _meter(sampling_rate: int) -> Any:
 def true_peak_dbtp(samples: Samples) -> float:
     """Largest peak between the samples of float32 [N] or [N, C] as well, in dB below full scale; −inf for silence."""
     peak = max((float(block.max(initial=0.0)) for block in _true_peaks(samples)), default=0.0)
-    return 20.0 * math.log10(peak) if peak > 0.0 else -math.inf
+    return _to_decibels(peak)
 
 
 def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:

@@ -30,12 +30,12 @@ Span = tuple[float, float, str]
 Array = NDArray[np.float64]
 UNKNOWN = 0
 # equal parts of a beat; thirds and quarters of it begin with one
-BEAT_PARTS = 12
+BEAT_SLICES = 12
 # a model has names for so many styles at most
 MAX_STYLES = 15
 STREAM_SIZES = {
     "chord": 1 + NUM_CHORD_CLASSES,
-    "beat": 1 + BEAT_PARTS,
+    "beat": 1 + BEAT_SLICES,
     # the number of the beat in a bar of three and of four
     "bar": 1 + sum(METRES),
     "energy": 1 + len(ENERGIES),
@@ -319,7 +319,7 @@ def lead_sheet_streams(
         elif name == "line_up" and sheet.line_up is not None:
             row[:] = sheet.line_up
         elif name == "beat" and passed is not None:
-            row[:] = 1 + np.floor(passed % 1 * BEAT_PARTS).astype(np.int64).clip(0, BEAT_PARTS - 1)
+            row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:
             before = sum(metre for metre in METRES if metre < sheet.beats_per_bar)
             row[:] = 1 + before + (np.floor(passed).astype(np.int64) - sheet.downbeat) % sheet.beats_per_bar

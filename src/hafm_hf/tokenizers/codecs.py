@@ -172,7 +172,7 @@ class DacCodec(Codec):
             reach, rate = reach + 1 / rate, rate * ratio
             reach += DAC_UNIT_REACH / rate
 
-        def decode(frames: torch.Tensor) -> torch.Tensor:
+        def decode(frames: torch.Tensor, first: int) -> torch.Tensor:
             audio = self.model.decoder(frames)
             # odd strides give a few samples less
             return F.pad(audio, (0, frames.shape[-1] * hop - audio.shape[-1]))
@@ -192,22 +192,9 @@ class SpectralCodec(Codec):
         return self.model.quantizer.encode(self.model.encoder(audio), num_codebooks)
 
     def _decoder(self) -> StretchDecoder:
-        decoder, config = self.model.decoder, self.model.config
-        place, reach = 0, config.decoder_reach()
-
-        def decode(frames: torch.Tensor) -> torch.Tensor:
-            # the last channel counts frames: which noise a frame gets depends on its place in the song
-            return decoder(frames[:, :-1], first_frame=int(frames[0, -1, 0]))
-
-        stretches = Stretches(decode, reach, reach, config.hop_length)
-
-        def decode_next(frames: torch.Tensor, last: bool) -> torch.Tensor | None:
-            nonlocal place
-            count = torch.arange(place, place + frames.shape[-1], dtype=frames.dtype, device=frames.device)
-            place += frames.shape[-1]
-            return stretches(torch.cat([frames, count.expand(len(frames), 1, -1)], dim=1), last)
-
-        return decode_next
+        reach = self.model.config.decoder_reach()
+        # which noise a frame gets depends on its place in the song
+        return Stretches(self.model.decoder, reach, reach, self.format.hop_length)
 
 
 class CodecStream:
@@ -246,15 +233,18 @@ class Stretches:
     """A function of frames that sees a few of them to each side, over what comes stretch by stretch.
 
     Args:
-        function: [B, D, n] → [B, D', n · hop].
+        function: [B, D, n] and the number of the first frame → [B, D', n · hop].
         past, future: frames that it sees, or more.
         hop: what a frame becomes.
     """
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], past: int, future: int, hop: int = 1) -> None:
+    def __init__(
+        self, function: Callable[[torch.Tensor, int], torch.Tensor], past: int, future: int, hop: int = 1
+    ) -> None:
         self.function, self.past, self.future, self.hop = function, past, future, hop
         self.frames: torch.Tensor | None = None
-        self.done = 0
+        # the number of the first frame that is kept; of those kept, how many are done
+        self.start, self.done = 0, 0
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
         """What the function gives of frames that have all that it sees; None where there are none yet."""
@@ -262,9 +252,9 @@ class Stretches:
         final = frames.shape[-1] - (0 if last else self.future)
         if final <= self.done:
             return None
-        result = self.function(frames)[..., self.done * self.hop : final * self.hop]
+        result = self.function(frames, self.start)[..., self.done * self.hop : final * self.hop]
         dropped = max(final - self.past, 0)
-        self.frames, self.done = frames[..., dropped:], final - dropped
+        self.frames, self.start, self.done = frames[..., dropped:], self.start + dropped, final - dropped
         return result
 
 
@@ -272,9 +262,10 @@ class _RecurrentDecoder:
     """EnCodec's decoder: a convolution, an LSTM whose state goes on, and the convolutions that make sound."""
 
     def __init__(self, decoder: Any, future: int, hop: int) -> None:
-        first, self.lstm, *rest = decoder.layers
-        self.first = Stretches(first, CONTEXT_FRAMES, future)
-        self.rest = Stretches(torch.nn.Sequential(*rest), CONTEXT_FRAMES, future, hop)
+        first, self.lstm, *others = decoder.layers
+        rest = torch.nn.Sequential(*others)
+        self.first = Stretches(lambda frames, _: first(frames), CONTEXT_FRAMES, future)
+        self.rest = Stretches(lambda frames, _: rest(frames), CONTEXT_FRAMES, future, hop)
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, frames: torch.Tensor, last: bool) -> torch.Tensor | None:
