@@ -5,7 +5,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python)
 VENV ?= .venv
-CONSTRAINTS := requirements/constraints-cpu.txt
+CONSTRAINTS ?= requirements/constraints-cpu.txt
 BIN := $(VENV)/bin
 # Python compiles what it imports; compiling all 21,000 files at once would take a minute.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(CONSTRAINTS)

@@ -236,13 +236,13 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
     The context's keys and values are given to it. By itself transformers (5.23) makes an empty cache first and then
     takes of the context no more than the last token, which is no step behind n slots.
     """
-    cached = decoder(input_ids=context[:, :-1].repeat(2, 1), use_cache=True).past_key_values
+    cached = decoder(input_ids=context[:, :-1].repeat(2, 1), use_cache=True).cache
 
     def run(steps: int) -> torch.Tensor:
         return decoder.generate(  # type: ignore[operator]
             input_ids=context,
             attention_mask=torch.ones_like(context),
-            past_key_values=copy.deepcopy(cached),
+            cache=copy.deepcopy(cached),
             guidance_scale=GUIDANCE_SCALE,
             do_sample=True,
             temperature=TEMPERATURE,

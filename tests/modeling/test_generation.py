@@ -90,7 +90,7 @@ def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
         stage.generate(prefix, conditioning_ids=conditioning, attention_mask=torch.tensor([[0, 1]]).expand_as(prefix))
     before = stage.generate(conditioning_ids=conditioning, max_new_tokens=4, return_dict_in_generate=True)
     with pytest.raises(ValueError, match="pass the sequence as input_ids"):
-        stage.generate(before.sequences, conditioning_ids=conditioning, past_key_values=before.past_key_values)
+        stage.generate(before.sequences, conditioning_ids=conditioning, cache=before.cache)
 
 
 def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:

@@ -83,7 +83,7 @@ def test_conditioning_sees_its_future_under_the_time_scheme_only(scheme: str, se
     states = []
     for ids in (conditioning, changed):
         cache = DynamicCache(config=stage.config)
-        stage(input_ids=targets_for(stage)[:, :1], conditioning_ids=ids, past_key_values=cache)
+        stage(input_ids=targets_for(stage)[:, :1], conditioning_ids=ids, cache=cache)
         states.append(cache.layers[1].keys[:, :, : FRAMES - 1])
     assert torch.equal(*states) is not sees_future
 
@@ -103,7 +103,7 @@ def test_cached_and_static_logits_equal_uncached(name: str, pattern: str, scheme
             # an opening, then one token at a time, then a longer piece: the ways generate() calls a stage
             for start, stop in [(0, 3), (3, 4), (4, 5), (5, input_ids.shape[1])]:
                 piece = input_ids[:, start:stop]
-                pieces.append(stage(piece, conditioning, past_key_values=cache, use_cache=True).logits)
+                pieces.append(stage(piece, conditioning, cache=cache, use_cache=True).logits)
             torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=0)
 
 

@@ -137,7 +137,7 @@ class HAFMStageConfig(PreTrainedConfig):
 
     model_type = "hafm_stage"
     role: ClassVar[str] = "a stage, which generates tokens from tokens"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
 
     conditioning_codebook_sizes: list[list[int]] = field(default_factory=lambda: [[500]])
     lead_sheet_streams: dict[str, int] = field(default_factory=dict)

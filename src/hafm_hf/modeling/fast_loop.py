@@ -415,7 +415,7 @@ class FastDecoder:
         prefix = config.num_prepended_sources * conditioning.shape[-1]
         slots = prefix + known.shape[1] + plan.slots
         self._prepare(rows, slots)
-        for layer, cached in zip(self.layers, outputs.past_key_values.layers, strict=True):
+        for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
             layer.fill(cached.keys, cached.values)
         self._lay_out(
             token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix

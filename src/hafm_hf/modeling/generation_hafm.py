@@ -384,7 +384,7 @@ class HAFMGenerationMixin(GenerationMixin):
         self,
         input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         guidance_scale: float = 1.0,
@@ -398,7 +398,7 @@ class HAFMGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: if `attention_mask` marks padding, since all rows continue a prefix of one length, or for
-                `past_key_values` of an earlier call.
+                the `cache` of an earlier call.
         """
         if attention_mask is not None and is_first_iteration and not bool(attention_mask.all()):
             raise ValueError("generate() takes target prefixes of one length; pad the conditioning instead.")
@@ -406,16 +406,16 @@ class HAFMGenerationMixin(GenerationMixin):
         mask = kwargs.get("conditioning_mask")
         if mask is not None and self.pattern.rows > 1:
             frames = self.target_frames(mask).clamp(max=target_frames)
-        if is_first_iteration and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
-            raise ValueError("past_key_values hold slots already; leave them out and pass the sequence as input_ids.")
+        if is_first_iteration and cache is not None and int(cache.get_seq_length()) > 0:
+            raise ValueError("The cache holds slots already; leave it out and pass the sequence as input_ids.")
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
+            cache=cache,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        inputs["conditioning_is_cached"] = past_key_values is not None and not is_first_iteration
+        inputs["conditioning_is_cached"] = cache is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
         inputs["null_conditioning"] = null_rows(inputs["conditioning_ids"], guidance_scale)
         for name in ("input_ids", "conditioning_ids", "conditioning_mask"):

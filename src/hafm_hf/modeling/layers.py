@@ -249,7 +249,7 @@ class HAFMAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
@@ -265,8 +265,8 @@ class HAFMAttention(nn.Module):
         # normalised as they lie in memory; the heads move forward in the view only
         query = self.q_norm(query).transpose(1, 2)
         key, value = self.k_norm(key).transpose(1, 2), value.transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

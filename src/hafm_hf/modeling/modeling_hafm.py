@@ -50,7 +50,7 @@ class HAFMPreTrainedModel(HAFMHubMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _input_embed_layer = "target_embedding"
     _no_split_modules = ["HAFMDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
@@ -82,7 +82,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         conditioning_mask (bool [B, T_c], *optional*): False where a row's conditioning is padding, on either side.
         attention_mask ([B, L], *optional*): 0 where the target is padding, which follows the tokens.
         null_conditioning (bool [B], *optional*): rows that see no conditioning (classifier-free guidance).
-        past_key_values (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
+        cache (`Cache`, *optional*): keys and values of earlier slots, the conditioning's included.
         use_cache (`bool`, *optional*): whether to make and return a cache.
         conditioning_is_cached (`bool`, *optional*): read off the cache if not given.
     """
@@ -207,7 +207,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         conditioning_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         null_conditioning: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         conditioning_is_cached: bool | None = None,
         target_only: bool = False,
@@ -217,9 +217,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
 
         `target_only` saves the last layer the conditioning's slots, as in training; its attentions lack them then.
         """
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        past = 0 if cache is None else cache.get_seq_length()
         if isinstance(past, torch.Tensor):
             # a static cache hands out its counter itself, which the first layer's update would move
             past = past.clone()
@@ -228,7 +228,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
         frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
-        key_slots = new_slots if past_key_values is None else past_key_values.get_mask_sizes(new_slots, 0)[0]
+        key_slots = new_slots if cache is None else cache.get_mask_sizes(new_slots, 0)[0]
         query = torch.arange(new_slots, device=input_ids.device) + past
         targets = query[-input_ids.shape[1] :] - conditioning_slots
         hidden_states = self.embed_target(input_ids, targets)
@@ -245,9 +245,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
             if (self.training or target_only) and layer is self.layers[-1] and number > 0:
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
-            hidden_states = layer(hidden_states, position_bias, past_key_values=past_key_values)
+            hidden_states = layer(hidden_states, position_bias, cache=cache)
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), past_key_values=past_key_values
+            last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache
         )
 
 
@@ -274,7 +274,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         null_conditioning: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         conditioning_is_cached: bool | None = None,
         logits_to_keep: int = 0,
@@ -283,7 +283,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         """Logits of the target's slots, and the loss of its tokens.
 
         Args:
-            input_ids, conditioning_ids, conditioning_mask, attention_mask, null_conditioning, past_key_values,
+            input_ids, conditioning_ids, conditioning_mask, attention_mask, null_conditioning, cache,
                 use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out where `labels`
                 are given. In training, if `null_conditioning` is not given, each row is drawn with probability
                 `config.conditioning_dropout`.
@@ -304,19 +304,19 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
         }  # fmt: skip
-        cache: dict[str, Any] = {"past_key_values": past_key_values, "conditioning_is_cached": conditioning_is_cached}
-        targets = self._checked_targets({**inputs, "labels": labels}, **cache, **kwargs)
+        known: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
+        targets = self._checked_targets({**inputs, "labels": labels}, **known, **kwargs)
         if null_conditioning is None and self.training:
             inputs["null_conditioning"] = self._drawn_null(inputs["conditioning_ids"])
-        outputs = self.model(**inputs, **cache, use_cache=use_cache, **kwargs)
+        outputs = self.model(**inputs, **known, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
-        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)
+        return CausalLMOutputWithPast(loss, logits, outputs.cache, outputs.hidden_states, outputs.attentions)
 
     def _checked_targets(
         self,
         inputs: dict[str, Any],
-        past_key_values: Cache | None,
+        cache: Cache | None,
         conditioning_is_cached: bool | None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
@@ -343,7 +343,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         mask, attention_mask = inputs["conditioning_mask"], inputs["attention_mask"]
         if mask is not None and mask.shape[1] != shape[2]:
             raise ValueError(f"conditioning_mask has {mask.shape[1]} frames, and conditioning_ids {shape[2]}.")
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = 0 if cache is None else cache.get_seq_length()
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
         if bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached:
             targets = targets + past - config.num_prepended_sources * shape[2]
