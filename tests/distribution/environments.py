@@ -32,12 +32,11 @@ class Environment:
         return self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
     def run(self, *command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Runs one of its programs, with nothing of the surrounding environment on the path."""
+        """Runs one of its programs, with nothing else on the path: no ffmpeg, no compiler."""
         words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        return subprocess.run(
-            words, cwd=cwd, env=kept | {"PYTHONNOUSERSITE": "1"}, capture_output=True, text=True, timeout=600
-        )
+        own = {"PYTHONNOUSERSITE": "1", "PATH": str(self.folder / "bin")}
+        return subprocess.run(words, cwd=cwd, env=kept | own, capture_output=True, text=True, timeout=600)
 
 
 def make(target: str, **variables: object) -> str:

@@ -35,10 +35,10 @@ class HAFMSemanticTokenizerConfig(PreTrainedConfig):
             a stream with embeddings of its own.
         vocal_projection_size (`int`): Dimensions of a linear projection of the vocal's features in which its own
             centroids lie, so that they keep what matters of singing; 0 for the features themselves.
-        rhythm_channels (`int`): Channels of the network (`rhythm`) that adds the place in the beat to the
+        rhythm_channels (`int`): Channels of the network that adds the place in the beat to the
             projected features; 0 for none.
         rhythm_layers (`int`): Its layers.
-        beat_line (`bool`): Whether frames lie where one beat track through the whole vocal says (`beats`),
+        beat_line (`bool`): Whether frames lie where one beat track through the whole vocal says,
             instead of where the network puts each of them.
     """
 
