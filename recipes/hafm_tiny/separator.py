@@ -19,7 +19,7 @@ from hafm_hf.tokenizers.codecs import Codec
 
 from .figures import scale_invariant_sdr
 from .song_pool import PCM_SCALE, Song, SongPool
-from .steps import StepArguments, take_steps
+from .steps import StepArguments, in_half, take_steps
 
 # dB by which a stem of an uncoded crop, and any crop as a whole, may be louder or softer
 STEM_GAIN, GAIN = 6.0, 4.0
@@ -91,7 +91,9 @@ class SeparatorTrainer:
         device = self.model.head.weight.device
         band, stems = (torch.from_numpy(np.stack(each)).to(device) for each in zip(*crops, strict=True))
         magnitudes, wanted = self.model.spectrogram(band).abs(), self.model.spectrogram(stems).abs()
-        found = self.model.masks(magnitudes) * magnitudes[:, None]
+        with in_half(device):
+            masks = self.model.masks(magnitudes)
+        found = masks * magnitudes[:, None]
         return (found - wanted).abs().sum(1).mean() / magnitudes.mean()
 
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:

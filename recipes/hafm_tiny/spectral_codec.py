@@ -27,6 +27,7 @@ from .codec import mel_distance, relative_error, spectral_distance
 from .discriminator import MultiScaleDiscriminator
 from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
+from .steps import in_half
 
 # share of a batch in the running levels of bands and generated sound, and the distance, in nepers, that counts at most
 LEVEL_MOMENTUM, MOST_APART = 0.02, 0.5
@@ -301,16 +302,10 @@ class SpectralTrainer:
         level = 10 ** (rng.uniform(-30, -14) / 20)
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
-    def _in_half(self) -> torch.autocast:
-        """bfloat16 for blocks and discriminators on a GPU, and on a CPU that doesn't only emulate it."""
-        device = self.codec.device.type
-        computes = device == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
-        return torch.autocast(device, torch.bfloat16, enabled=computes)
-
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         arguments, target, first = self.arguments, batch.audio, batch.first
         report: dict[str, float] = {}
-        with self._in_half(), torch.set_grad_enabled(not arguments.decoder_only):
+        with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
             latents = self.codec.encoder(target).float()
         decoded = self._decoder_input(latents, batch, generator, report)
         loss = self._latent_loss(latents, decoded, batch, report)
@@ -319,7 +314,7 @@ class SpectralTrainer:
             codes, other = self._draw_generated(generator, max(1, arguments.judged_rows // 2))
             decoded = torch.cat([decoded, self.codec.quantizer.decode(codes)])
             first = torch.cat([first, other])
-        with self._in_half():
+        with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
         whole = self.codec.decoder.sound(hidden.float(), first)
         output, free = whole[: len(target)], whole[len(target) :]
@@ -425,7 +420,7 @@ class SpectralTrainer:
         """What discriminators say of decoded crops [B, C, N], and of `free` ones that have no target."""
         judge, arguments = self.discriminator, self.arguments
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
-            with self._in_half():
+            with in_half(self.codec.device):
                 judged = judge.loss(target, output)
                 if len(free):
                     judged = judged + 0.5 * judge.loss(target[: len(free)], free)
@@ -434,7 +429,7 @@ class SpectralTrainer:
             self.judging.step()
             report["discriminator"] = float(judged.detach())
         judge.requires_grad_(False)
-        with self._in_half():
+        with in_half(self.codec.device):
             hinge, matching = judge.judge(target, output)
             loose = hinge.new_zeros(())
             if len(free):

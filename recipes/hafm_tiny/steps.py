@@ -43,6 +43,12 @@ class StepArguments:
     seed: int = 0
 
 
+def in_half(device: torch.device) -> torch.autocast:
+    """bfloat16 for what is in the block on a GPU, and on a CPU that doesn't only emulate it."""
+    computes = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes)
+
+
 def take_steps(model: nn.Module, loss: Callable[[], torch.Tensor], how: StepArguments) -> float:
     """Trains a model, and leaves it with the average of its weights, in evaluation mode.
 
