@@ -122,7 +122,7 @@ def test_stages_that_read_a_lead_sheet_get_settings_of_their_own_unless_somebody
     for key, value in LEAD_SHEET_SETTINGS["semantic"].items():
         assert getattr(semantic, key) == value
     assert (coarse.temperature, coarse.guidance_scale, coarse.history_free_guidance) == (0.7, 3.0, 0.0)
-    assert (fine.temperature, fine.guidance_scale) == (0.9, 3.0)
+    assert (fine.temperature, fine.guidance_scale) == (0.9, 1.0)
 
 
 def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from .parts import PARTS, check_names
 LEAD_SHEET_SETTINGS = {
     "semantic": {"guidance_scale": 2.0, "history_free_guidance": 0.5, "temperature": 0.6},
     "coarse": {"guidance_scale": 1.0, "history_free_guidance": 0.5, "temperature": 0.5},
+    "fine": {"guidance_scale": 1.0},
 }
 STAGE_DTYPES = ("float32", "bfloat16", "float16")
 
