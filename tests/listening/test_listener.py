@@ -117,8 +117,7 @@ def test_the_listener_says_how_fast_beats_are_and_the_tokenizer_where(level: flo
     places = torch.stack([0.3 * angle.cos(), 0.3 * angle.sin(), (2 * angle).cos(), (2 * angle).sin()], dim=1)
     if level == 180:
         places[:, :2], places[:, 2:] = places[:, 2:].clone(), 0.0
-    tempo = likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50.0))
-    phase = HAFMBeatLine(LINE_RATE).near(tempo).follow(places)
+    phase = HAFMBeatLine(LINE_RATE).near(likeliest_tempo(TEMPI, torch.where(TEMPI == level, 0.0, -50))).follow(places)
     beats = LeadSheet.from_estimates(phase, None, LINE_RATE).beats
     assert beats is not None and np.allclose(np.diff(beats), 60 / level, atol=0.01)
     assert np.abs(np.array(beats) * level / 60 - np.round(np.array(beats) * level / 60)).max() < 0.1

@@ -147,7 +147,6 @@ def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on
     late = nearest(beats, found)
     assert len(found) >= 10 and np.abs(late).max() < 0.03
     inside = beats[beats < len(band) / rate - 0.1]
-    print(f"Beats against ticks: {1000 * np.abs(late).max():.1f} ms at most")
     for name, sound in (("band", band), ("drums", drums)):
         onsets = onsets_of(sound, rate)
         on, beside = (np.mean(np.abs(nearest(onsets, inside + by)) < 0.04) for by in (0.0, 0.12))

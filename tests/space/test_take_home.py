@@ -15,6 +15,7 @@ from space.browsing import (
     expect,
     findings,
     generated,
+    open_page,
     press,
     skip_fine,
     summary,
@@ -22,9 +23,10 @@ from space.browsing import (
     upload,
     use_only,
 )
+from space.serving import Space
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -79,8 +81,16 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path
 
 
 @pytest.mark.parametrize("chords", ["given", "estimated"])
-def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(page: "Page", chords: str) -> None:
-    heard = page
+def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
+    browser: "Browser", space: Space, options: dict[str, object], chords: str
+) -> None:
+    # a single take says little: they gain 0.12 to 0.39
+    gained = [made_anew(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
+    assert np.mean(gained) > 0.2, f"F#, A and C# gain {gained} of the energy"
+
+
+def made_anew(heard: "Page", chords: str, seed: str) -> float:
+    """Gives two bars of a new band the chord F#m; what share of their energy its notes gain."""
     takes = heard.locator("#mixer").get_by_role("radio")
     if chords == "given":
         heard.get_by_role("button", name="Vocal", exact=True).click()
@@ -89,8 +99,7 @@ def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
         upload(heard, EXAMPLE)
     expect(summary(heard)).to_contain_text(f"chords ({chords})")
     skip_fine(heard)
-    heard.locator("#seed input").fill("3")
-    # three bars and a little more
+    heard.locator("#seed input").fill(seed)
     use_only(heard, 8)
     stored = takes.count()
     generated(heard)
@@ -99,11 +108,9 @@ def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
     before, rate = audio.read_audio(downloaded(heard, "Download band"))
     press(heard, "Bar 2")
     heard.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
-    start, stop = heard.evaluate(
-        """() => {
-            const bars = [...document.querySelectorAll('#timeline .bars li:has([aria-pressed=true])')];
-            return [Number(bars[0].dataset.start), Number(bars.at(-1).dataset.stop)];
-        }"""
+    bars = heard.locator("#timeline .bars li:has([aria-pressed=true])")
+    start, stop = (
+        float(bar.get_attribute(f"data-{at}") or "") for bar, at in ((bars.first, "start"), (bars.last, "stop"))
     )
     heard.get_by_label("Chord", exact=True).fill("F#m")
     press(heard, "Set")
@@ -115,7 +122,6 @@ def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
     assert stop - start > 4 and len(changed) > rate
     assert start - 1 / rate <= changed.min() and changed.max() < stop + 1 / rate
     inside = slice(round((start + 0.3) * rate), round((stop - 0.3) * rate))
+    heard.context.close()
     # F#, A and C#: of the song in F only the A
-    old, new = (shares(band[inside], rate)[[6, 9, 1]].sum() for band in (before, after))
-    print(f"F#, A and C#: {old:.2f} of the energy before, {new:.2f} after")
-    assert new > old + 0.2
+    return float(np.subtract(*(shares(band[inside], rate)[[6, 9, 1]].sum() for band in (after, before))))

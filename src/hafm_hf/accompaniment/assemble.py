@@ -96,8 +96,9 @@ def _halve_decoder(weights: Path) -> None:
 
 def _choose_settings(parts: Mapping[str, PreTrainedModel]) -> None:
     """Gives stages that read a lead sheet, and still have the paper's generation settings, `LEAD_SHEET_SETTINGS`."""
-    for name, settings in LEAD_SHEET_SETTINGS.items():
+    for name in LEAD_SHEET_SETTINGS.keys() & parts.keys():
         stage: Any = parts[name]
+        settings = LEAD_SHEET_SETTINGS[name]
         config = stage.generation_config
         paper = stage.default_generation_config()
         untouched = all(getattr(config, key, None) == getattr(paper, key) for key in settings)
