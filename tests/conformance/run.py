@@ -89,7 +89,7 @@ def main() -> int:
     fetch()
     results = Results()
     # not the options of pyproject.toml: transformers' tests have marks of their own
-    options = ["-o", "addopts=", "--import-mode=importlib", "-q", "--no-summary", "-W", "ignore", "-p", "no:logging"]
+    options = ["-o", "addopts=", "--import-mode=importlib", "-q", "--no-summary", "-pno:warnings", "-pno:logging"]
     code = pytest.main([*options, str(CASES), *arguments], plugins=[results])
     results.show()
     return int(code)
