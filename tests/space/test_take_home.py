@@ -86,7 +86,7 @@ def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
 ) -> None:
     # a single take says little: they gain 0.12 to 0.39
     gained = [made_anew(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
-    assert np.mean(gained) > 0.2, f"F#, A and C# gain {gained} of the energy"
+    assert np.mean(gained) > 0.2 and min(gained) > 0.1, f"F#, A and C# gain {gained} of the energy"
 
 
 def made_anew(heard: "Page", chords: str, seed: str) -> float:

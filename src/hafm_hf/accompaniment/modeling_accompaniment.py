@@ -455,7 +455,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if tokenizer.config.beat_line and (phase is None or not (sheet.chords or sheet.bars)):
             line, places = tokenizer.listen(waveform)
             if phase is None:
-                near = None if listener is None else likeliest_tempo(listener.tempi, listener.tempo_of(line))
+                heard = listener if sheet.tempo is None else None
+                near = None if heard is None else likeliest_tempo(heard.tempi, heard.tempo_of(line))
                 phase = tokenizer.beat_phase(places, sheet, near)
         if sheet.bars and phase is None:
             raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")

@@ -221,8 +221,8 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     ) -> torch.Tensor:
         """Where in the beat each frame lies, by one beat track through places float [T, 4]: float32 [T], 0 to 1.
 
-        What a lead sheet says of the beats counts instead; without its tempo the track keeps `near` one (beats a
-        minute), if that is given.
+        What a lead sheet says of the beats counts instead; `near` is a tempo, in beats a minute, that the track keeps
+        near to.
 
         Raises:
             ValueError: the tokenizer has no rhythm network.
@@ -234,7 +234,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         phase = known.phase(len(places), self.config.frame_rate)
         if phase is not None:
             return phase
-        return (line if near is None or known.tempo is not None else line.near(near)).follow(places, known.tempo)
+        return (line if near is None else line.near(near)).follow(places, known.tempo)
 
     def _check_rhythm(self) -> None:
         if not self.config.rhythm_channels:
