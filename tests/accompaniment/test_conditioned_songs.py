@@ -70,7 +70,7 @@ def test_every_seed_and_sample_is_told_a_line_up_of_its_own_unless_one_is_known(
 
     def told(voice: Voice, seed: int, **how: Any) -> list[int]:
         run = SongRun(stages, [1], 25, DecodingOptions(), seed, 3, **how)
-        run.listen([voice])
+        run.take_voices([voice])
         assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
         assert all(not v.streams["fine"][0].any() for v in run.voices)
         return [int(v.streams["fine"][1].unique()) for v in run.voices]

@@ -38,13 +38,13 @@ from ..tokenizers.codecs import CodecStream, as_codec
 from ..tokenizers.configuration_codec import CodecFormat, codec_format
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .configuration_accompaniment import HAFMConfig
+from .kept import KeptInstrumental
 from .modeling_separator import HAFMSeparatorModel, SeparatorStream
 from .options import OPTIONS, GenerationOptions
 from .parts import OPTIONAL_PARTS, check_names, config_json, load_parts, part_classes
 from .song import (
     Generation,
     HAFMAccompanimentOutput,
-    KeptInstrumental,
     Progress,
     SongRun,
     Voice,
@@ -522,7 +522,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             (vocal, asked_lead_sheet(vocal, rate, sheet, generation.options))
             for vocal, sheet in zip(vocals, lead_sheets, strict=True)
         ]
-        song.listen([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in known])
+        song.take_voices([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in known])
         return song
 
     def _length(self, vocal: np.ndarray, rate: int) -> int:

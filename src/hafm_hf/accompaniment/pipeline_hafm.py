@@ -22,8 +22,8 @@ from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from .ends import Ends, add_bars
+from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
-from .song import KeptInstrumental
 
 logger = logging.get_logger(__name__)
 

@@ -5,7 +5,6 @@
 instrumental to keep, and decodes the codes.
 """
 
-import math
 import os
 import threading
 import time
@@ -21,12 +20,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..audio import check_sampling_rate, resample
+from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import mono_vocals
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import ENERGIES, LINE_UPS
 from ..listening.transcription import energies
-from ..modeling.codebook_patterns import FREE
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.generation_hafm import RandomStream
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
@@ -49,8 +47,6 @@ Progress = Callable[[str, int, int], None]
 BEAT_SECONDS = 0.03
 # numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
 THREADED_MATRIX = 1 << 20
-# a fade this short hides the join between what is kept and what is generated
-CROSS_FADE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -252,7 +248,7 @@ class SongRun:
             first = next(iter(self.runs))
             progress(first, 0, self.runs[first].steps)
 
-    def listen(self, voices: Sequence[Voice]) -> None:
+    def take_voices(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
         self.voices = [self._with_line_up(voice, number) for voice in voices for number in range(self.num_samples)]
 
@@ -368,100 +364,6 @@ def asked_lead_sheet(
         changes["sections"] = energies(vocal, sampling_rate, sheet.downbeats)
         estimated |= {"sections"}
     return replace(sheet, **changes, estimated=sorted(estimated)) if changes else lead_sheet
-
-
-class KeptInstrumental:
-    """Spans of an existing instrumental.
-
-    Args:
-        audio (float32 [C, N]): the instrumental, in the codec's channels; it may end before the vocal does.
-        rate (Hz): of it.
-        spans: what to keep, as (start, stop) in seconds.
-        vocal_seconds: length of the vocal.
-
-    Raises:
-        ValueError: if nothing is to be kept, or a span does not lie within the instrumental.
-    """
-
-    def __init__(
-        self, audio: np.ndarray, rate: int, spans: Sequence[tuple[float, float]], vocal_seconds: float
-    ) -> None:
-        seconds = audio.shape[1] / rate
-        if not spans:
-            raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
-        for start, stop in spans:
-            if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
-                raise ValueError(
-                    f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
-                )
-            if start >= vocal_seconds:
-                raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
-        self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])
-        self.audio = audio
-        self.rate = rate
-
-    def at_rate(self, rate: int) -> torch.Tensor:
-        """The whole instrumental at another rate (Hz): float32 [C, N]."""
-        return torch.from_numpy(np.stack([resample(channel, self.rate, rate) for channel in self.audio]))
-
-    def tokens(self, model: Any, units: int) -> dict[str, torch.Tensor]:
-        """The stages' tokens of what is kept.
-
-        Args:
-            model (`HAFMForVocalAccompaniment`): whose tokenizer and codec make them.
-            units: length of the vocal. Only whole units are kept, so that nothing is generated from half a frame.
-
-        Returns:
-            flat tokens of a stage's target (int64 [n]) by the stage's name, −1 where they are to be generated.
-        """
-        rate = model.sampling_rate
-        tokenizer = model.semantic_tokenizer
-        kept = torch.zeros(units, dtype=torch.bool)
-        for start, stop in self.spans:
-            first = math.ceil(start * model.units_per_second - 1e-6)
-            kept[first : int(stop * model.units_per_second + 1e-6)] = True
-        audio = torch.zeros(len(self.audio), units * rate // model.units_per_second)
-        found = self.at_rate(rate)
-        length = min(audio.shape[1], found.shape[1])
-        audio[:, :length] = found[:, :length]
-        waveform = torch.from_numpy(resample(audio.mean(0).numpy(), rate, tokenizer.config.sampling_rate))
-        codebooks = {name: stage.config.num_codebooks for name, stage in model.stages.items() if STAGES[name].acoustic}
-        codes = as_codec(model.codec).encode(audio[None].to(model.codec.device), sum(codebooks.values()))[0]
-        streams = {"semantic": tokenizer.encode(waveform.to(tokenizer.device))[None]}
-        streams |= dict(zip(codebooks, codes.split(list(codebooks.values())), strict=True))
-        flat = {name: tokens.t().flatten().cpu() for name, tokens in streams.items()}
-        return {
-            name: torch.where(kept.repeat_interleave(len(tokens) // units), tokens, FREE)
-            for name, tokens in flat.items()
-        }
-
-    def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
-        """Generated audio (float32 [C, N] at `rate` Hz) with what is kept as it was, cross-faded at the joins."""
-        result = generated.clone()
-        audio = self.at_rate(rate)
-        length = min(result.shape[1], audio.shape[1])
-        for start, stop in self.spans:
-            first, last = round(start * rate), min(round(stop * rate), length)
-            fade = min(round(CROSS_FADE_SECONDS * rate), (last - first) // 2)
-            gain = torch.ones(last - first)
-            slope = torch.linspace(0, 1, fade + 2)[1:-1]
-            if first > 0:
-                gain[:fade] = slope
-            if last < result.shape[1]:
-                gain[len(gain) - fade :] = slope.flip(0)
-            result[:, first:last] = gain * audio[:, first:last] + (1 - gain) * result[:, first:last]
-        return result
-
-
-def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Spans (start, stop in seconds) in order, those that touch or overlap as one: no cross-fade goes between them."""
-    joined: list[tuple[float, float]] = []
-    for start, stop in sorted(spans):
-        if joined and start <= joined[-1][1] + 1e-6:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], stop))
-        else:
-            joined.append((start, stop))
-    return joined
 
 
 def given_vocals(
