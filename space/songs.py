@@ -25,6 +25,7 @@ import transformers
 
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
+from hafm_hf.accompaniment.song import drawn_style
 from hafm_hf.pretrained.redaction import without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
@@ -34,7 +35,6 @@ except ImportError:  # not on ZeroGPU
     spaces = None
 
 logger = transformers.utils.logging.get_logger("hafm_space")
-
 
 BUNDLED = "hafm-tiny (bundled)"
 MAX_SECONDS = float(setting("MAX_SECONDS", "120"))
@@ -208,6 +208,9 @@ def make_job(
     samples, rate = read_vocal(request.vocal, request.seconds)
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
     parameters = request.parameters()
+    styles, remake = pipeline.model.styles, request.remake
+    if styles and not (request.options.style or request.lead_sheet and request.lead_sheet.style):
+        parameters["style"] = remake.job.style or None if remake else drawn_style(styles, parameters["seed"])
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for report in reports:
@@ -220,8 +223,7 @@ def make_job(
         songs = [pipeline.join(live.pieces)]
     if not songs:
         return
-    if request.remake is not None:
-        songs = [request.remake.paste(songs[0])]
+    songs = songs if remake is None else [remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    about = {"tail": parameters.get("tail", 0.0), "style": request.options.style or "", "seed": parameters["seed"]}
+    about = {"tail": parameters.get("tail", 0.0), "style": parameters.get("style") or "", "seed": parameters["seed"]}
     yield write_job(songs[0], name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)

@@ -316,12 +316,9 @@ def shelf(jobs: list[Job]) -> list[dict[str, Any]]:
         {
             "id": job.folder.name,
             "name": f"Take {job.number}",
-            "seed": job.seed,
-            "style": job.style,
-            "source": job.source,
+            **{name: getattr(job, name) for name in ("seed", "style", "source", "balance")},
             "seconds": soundfile.info(job.path("vocal")).duration,
             "files": job.played or {name: str(job.path(part)) for name, part in job.channels.items()},
-            "balance": job.balance,
         }
         for job in jobs
         if job.path("vocal").exists() and job.path("instrumental").exists()

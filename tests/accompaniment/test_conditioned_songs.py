@@ -11,7 +11,6 @@ from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.accompaniment.song import SongRun, Voice
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
-from hafm_hf.lead_sheet.vocabulary import LINE_UPS
 from hafm_hf.modeling.windows import DecodingOptions
 from tiny_models import STAGES, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
@@ -63,9 +62,10 @@ def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
         model.generate(voice(1), CODEC_RATE, lead_sheet=LeadSheet(style="polka"))
 
 
-def test_every_seed_and_sample_is_told_a_line_up_of_its_own_unless_one_is_known() -> None:
-    sizes = {"chord": STREAM_SIZES["chord"], "line_up": STREAM_SIZES["line_up"]}
-    stages = {name: tiny_stage(name, position_scheme="time", lead_sheet_streams=sizes) for name in STAGES}
+def test_every_sample_is_played_in_a_style_of_its_own_unless_one_is_known() -> None:
+    sizes = {name: STREAM_SIZES[name] for name in ("chord", "style")}
+    names = ["folk", "pop", "rock"]
+    stages = {n: tiny_stage(n, position_scheme="time", lead_sheet_streams=sizes, styles=names) for n in STAGES}
     heard = Voice(torch.zeros(20, dtype=torch.int64), {name: torch.zeros(2, 20, dtype=torch.int64) for name in STAGES})
 
     def told(voice: Voice, seed: int, **how: Any) -> list[int]:
@@ -73,13 +73,15 @@ def test_every_seed_and_sample_is_told_a_line_up_of_its_own_unless_one_is_known(
         run.take_voices([voice])
         assert all(torch.equal(rows, v.streams["fine"]) for v in run.voices for rows in v.streams.values())
         assert all(not v.streams["fine"][0].any() for v in run.voices)
-        return [int(v.streams["fine"][1].unique()) for v in run.voices]
+        found = [int(v.streams["fine"][1].unique()) for v in run.voices]
+        assert all(v.lead_sheet.style == names[n - 1] for v, n in zip(run.voices, found, strict=True) if n)
+        return found
 
-    drawn = [told(heard, seed) for seed in range(60)]
-    assert {band for bands in drawn for band in bands} == set(LINE_UPS) and drawn[7] == told(heard, 7)
-    assert told(replace(heard, lead_sheet=LeadSheet(line_up=4)), 1) == [0, 0, 0], "as the streams have it"
+    drawn = [told(heard, seed) for seed in range(30)]
+    assert all(sorted(styles) == [1, 2, 3] for styles in drawn) and drawn[7] == told(heard, 7)
+    assert {styles[0] for styles in drawn} == {1, 2, 3}
+    assert told(replace(heard, lead_sheet=LeadSheet(style="pop")), 1) == [0, 0, 0], "as the streams have it"
     assert told(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
-    assert lead_sheet_streams(LeadSheet(line_up=4), ["line_up"], 9, 50).unique().tolist() == [4]
 
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
@@ -91,6 +93,13 @@ def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     given = LeadSheet(tempo=100.0, chords=[(0.0, 2.0, "E")], style="folk")
     chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0, given).streams["coarse"]
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
+    partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
+    chords = model.hear_voice(voice(7), 24_000, 0, partly).lead_sheet.chords
+    told = [spans for spans in chords if spans in partly.chords]
+    assert len(told) == 2 and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
+    assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
+    almost = LeadSheet(chords=[(0.0, 4.0, "E")])
+    assert model.hear_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords
     begins = (beat.diff() < 0).nonzero().flatten()
     assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
     assert not reading_composite().hear_voice(voice(2), 24_000, 0).streams["fine"].any()

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Line-ups as data: a style's players exchange their instruments from song to song, and play as people do.
 
-A player can change to any General MIDI program of his kind, from every SoundFont that there is, as loud as it is. What
-the chords are played on and the kind of kit have a number together, from 1, the same in every style, which the stages
-are told: a model that knows which band plays need not average over all of them.
+A player can change to any General MIDI program of his kind, from every SoundFont that there is, as loud as it is.
 """
 
 import dataclasses
@@ -26,14 +24,16 @@ class Family:
     amplified: bool = True
 
 
-CHORDS = {
-    "piano": Family((0, 1, 2, 3), amplified=False),
-    "electric_piano": Family((4, 5, 7, 11)),
-    "acoustic_guitar": Family((24, 25, 15, 46), "guitar", 40, amplified=False),
-    "electric_guitar": Family((26, 27, 28, 29, 30), "guitar", 40),
-    "organ": Family((16, 17, 18, 21)),
-}
-KITS = {"acoustic": (0, 8, 16), "soft": (32, 40, 48), "electronic": (24, 25)}
+# piano, electric piano, acoustic and electric guitar, organ
+CHORDS = (
+    Family((0, 1, 2, 3), amplified=False),
+    Family((4, 5, 7, 11)),
+    Family((24, 25, 15, 46), "guitar", 40, amplified=False),
+    Family((26, 27, 28, 29, 30), "guitar", 40),
+    Family((16, 17, 18, 21)),
+)
+# acoustic, soft, electronic
+KITS = ((0, 8, 16), (32, 40, 48), (24, 25))
 BASSES = (32, 33, 34, 35, 36, 37, 38, 39)
 # of the other players, by how they play: held chords, picked or short ones, lines
 PADS = (16, 18, 19, 21, 48, 49, 50, 51, 52, 61, 62, 88, 89, 90, 95)
@@ -77,16 +77,15 @@ def draw_hands(style: Style, generator: np.random.Generator) -> dict[str, Hands]
     return {name: Hands(pushes[player.role], unsteady, uneven) for name, player in style.players.items()}
 
 
-def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random.Generator) -> tuple[Style, int]:
-    """A style with other instruments for its players, mixed a little differently, and the number of the line-up.
+def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random.Generator) -> Style:
+    """A style with other instruments for its players, mixed a little differently.
 
     Args:
         style: as it is written.
         soundfonts: names of those that there are.
         generator: draws kinds of chords and kit, instruments and SoundFonts, levels and the room.
     """
-    chords, kit = (int(generator.integers(len(kinds))) for kinds in (CHORDS, KITS))
-    family, kits = list(CHORDS.values())[chords], list(KITS.values())[kit]
+    family, kits = CHORDS[int(generator.integers(len(CHORDS)))], KITS[int(generator.integers(len(KITS)))]
     leader = next(name for name, player in style.players.items() if player.stem == "chords")
     players = {}
     for name, player in style.players.items():
@@ -99,7 +98,7 @@ def draw_line_up(style: Style, soundfonts: Collection[str], generator: np.random
         level, room = sound.gain_db + LEVEL_DB * generator.standard_normal(), generator.uniform(*ROOM_DB)
         players[name] = replace(new, sound=replace(sound, gain_db=level, room_db=sound.room_db + room))
     seconds = style.room_seconds * float(generator.choice(ROOM_LENGTHS))
-    return replace(style, players=players, room_seconds=seconds), 1 + len(KITS) * chords + kit
+    return replace(style, players=players, room_seconds=seconds)
 
 
 def _at_home_in(player: Player, family: Family) -> Player:

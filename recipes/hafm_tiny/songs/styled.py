@@ -87,7 +87,7 @@ def style_song(
     known: dict[str, object] = {}
     hands = None
     if line_up_generator is not None:
-        style, known["line_up"] = draw_line_up(style, soundfonts, line_up_generator)
+        style = draw_line_up(style, soundfonts, line_up_generator)
         known["players"] = {name: [player.soundfont, player.program] for name, player in style.players.items()}
         hands = draw_hands(style, line_up_generator)
     parts, known["variants"] = arrange(formed, form, style, generator, hands)

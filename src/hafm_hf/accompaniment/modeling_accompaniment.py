@@ -452,7 +452,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         rate, line = tokenizer.config.frame_rate, None
         waveform = self._waveform(vocal, sampling_rate)
         phase = sheet.phase(tokenizer.num_frames(len(waveform)), rate)
-        if tokenizer.config.beat_line and (phase is None or not (sheet.chords or sheet.bars)):
+        gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
+        if tokenizer.config.beat_line and (phase is None or gaps):
             line, places = tokenizer.listen(waveform)
             if phase is None:
                 heard = listener if sheet.tempo is None else None
@@ -466,13 +467,14 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             beats = LeadSheet.from_estimates(phase, None, rate)
             sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        if listener is None or line is None or phase is None or sheet.chords:
+        if listener is None or line is None or phase is None or not gaps:
             return tokens, sheet
         known = sheet.phase(len(tokens), rate)
         phase = phase if known is None else known
         chords, key = listener.chords(line, tokens, phase)
         found = LeadSheet.from_estimates(phase, chords.cpu(), rate)
         found = replace(found, key=key_name(int(key.argmax())), estimated=[*found.estimated, "key"])
+        sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet
         return tokens, sheet.completed_by(found)
 
     def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:

@@ -41,7 +41,8 @@ class Take:
     Args:
         samples (float32 [N], or [N, 2] of a stereo vocal), rate (Hz): the vocal.
         ends: silence around the vocal, for the band alone.
-        lead_sheet: of the song, given and estimated.
+        lead_sheet: of the song, as far as it was given.
+        sheets: of each sample, given, estimated and drawn.
         kept: spans of an instrumental to put into the song, at its own rate.
     """
 
@@ -49,6 +50,7 @@ class Take:
     rate: int
     ends: Ends = Ends()
     lead_sheet: LeadSheet | None = None
+    sheets: Sequence[LeadSheet] = ()
     kept: KeptInstrumental | None = None
 
 
@@ -281,8 +283,8 @@ class HAFMPipeline(Pipeline):
         output = self.model.generate(
             input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given
         )
-        sheets = output.lead_sheets[:: options.num_samples]
-        takes = [replace(take, lead_sheet=sheet, kept=kept) for take, sheet in zip(takes, sheets, strict=True)]
+        sheets, count = output.lead_sheets, options.num_samples
+        takes = [replace(take, sheets=sheets[n * count :][:count], kept=kept) for n, take in enumerate(takes)]
         made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
         made["take"] = takes if isinstance(input_tensors["take"], list) else takes[0]
         if output.stems is not None:
@@ -298,7 +300,7 @@ class HAFMPipeline(Pipeline):
         length = int(model_outputs["padding_mask"].count_nonzero())
         voice = self._voice(take, rate)
         songs = []
-        for generated in model_outputs["stems" if split else "audio"][0]:
+        for generated, sheet in zip(model_outputs["stems" if split else "audio"][0], take.sheets, strict=True):
             bands = []
             for sound in generated if split else [generated]:
                 band = audio.resample(np.ascontiguousarray(sound[..., :length].numpy().T), model_rate, rate)
@@ -307,7 +309,7 @@ class HAFMPipeline(Pipeline):
             if take.kept is not None:
                 bands = _spliced(bands, take.kept, rate)
             stems = dict(zip(STEMS, bands, strict=True)) if split else {}
-            about = {"lead_sheet": take.lead_sheet, "vocal_start": take.ends.before}
+            about = {"lead_sheet": sheet, "vocal_start": take.ends.before}
             songs.append(_song(voice, reduce(np.add, bands), rate, mix, stems) | about)
         return songs[0] if len(songs) == 1 else songs
 

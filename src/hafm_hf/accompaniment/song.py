@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from ..audio import check_sampling_rate
 from ..audio.feature_extraction_hafm import mono_vocals
 from ..lead_sheet.lead_sheet import LeadSheet
-from ..lead_sheet.vocabulary import ENERGIES, LINE_UPS
+from ..lead_sheet.vocabulary import ENERGIES
 from ..listening.transcription import energies
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.generation_hafm import RandomStream
@@ -250,18 +250,21 @@ class SongRun:
 
     def take_voices(self, voices: Sequence[Voice]) -> None:
         """Takes the voice of each vocal, which must be there before the stages run."""
-        self.voices = [self._with_line_up(voice, number) for voice in voices for number in range(self.num_samples)]
+        self.voices = [self._with_style(voice, number) for voice in voices for number in range(self.num_samples)]
 
-    def _with_line_up(self, voice: Voice, sample: int) -> Voice:
-        """A voice with a line-up drawn for the sample, the same for all stages, if the lead sheet doesn't name one."""
-        if self.seed is None or voice.lead_sheet.line_up is not None:
+    def _with_style(self, voice: Voice, sample: int) -> Voice:
+        """A voice with a style drawn for the sample, the same for all stages, if its lead sheet names none."""
+        known = [stage.stage.config.styles for stage in self.runs.values() if stage.stage.config.styles]
+        if self.seed is None or voice.lead_sheet.style is not None or not known:
             return voice
-        drawn = int(np.random.default_rng([self.seed % 2**64, sample]).choice(LINE_UPS))
+        style = drawn_style(known[0], self.seed, sample)
         streams = {name: voice.streams[name].clone() for name in voice.streams.keys() & self.runs.keys()}
         for name, rows in streams.items():
             names = list(self.runs[name].stage.config.lead_sheet_streams)
-            rows[[number for number, stream in enumerate(names) if stream == "line_up"]] = drawn
-        return replace(voice, streams=streams)
+            rows[[number for number, stream in enumerate(names) if stream == "style"]] = 1 + known[0].index(style)
+        estimated = sorted({*voice.lead_sheet.estimated, "style"})
+        sheet = replace(voice.lead_sheet, style=style, estimated=estimated)
+        return replace(voice, streams=streams, lead_sheet=sheet)
 
     def run(self) -> None:
         """Takes every stage to its end, one after the other."""
@@ -317,6 +320,11 @@ class SongRun:
             streams += [voice.streams[name]] if name in voice.streams else []
             conditioning.append(_together(streams))
         return conditioning
+
+
+def drawn_style(styles: Sequence[str], seed: int, sample: int = 0) -> str:
+    """The style of a sample where none is asked for; no two samples share one while there are enough."""
+    return styles[np.random.default_rng(seed % 2**64).permutation(len(styles))[sample % len(styles)]]
 
 
 def _together(streams: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,12 +13,12 @@ LABELS, ESTIMATE = "labels", "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
-    """The lead sheet of a song's labels.json: `beats`, `downbeats`, `chords`, `key`, `sections`, `style`, `line_up`.
+    """The lead sheet of a song's labels.json: `beats`, `downbeats`, `chords`, `key`, `sections`, `style`.
 
     Raises:
         ValueError: they make no sense.
     """
-    names = ("beats", "chords", "key", "sections", "style", "line_up")
+    names = ("beats", "chords", "key", "sections", "style")
     known = {name: labels[name] for name in names if labels.get(name)}
     beats, downbeats = known.get("beats"), labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):

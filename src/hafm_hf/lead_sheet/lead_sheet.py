@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label
 from .vocabulary import ENERGIES as ENERGIES
-from .vocabulary import LINE_UPS
 
 METRES = (3, 4)
 # of a tempo
 BEATS_PER_MINUTE = (55.0, 185.0)
+# of a bar, about: the shortest stretch without chords that is estimated
+BAR_SECONDS = 2.0
 # two taps that are nearer are one
 LEAST_BEAT_SECONDS = 0.1
 Span = tuple[float, float, str]
@@ -40,7 +41,6 @@ STREAM_SIZES = {
     "bar": 1 + sum(METRES),
     "energy": 1 + len(ENERGIES),
     "style": 1 + MAX_STYLES,
-    "line_up": 1 + len(LINE_UPS),
 }
 
 
@@ -57,8 +57,8 @@ class LeadSheet:
         downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
         key: "A:min" or "C:maj".
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
-        style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes.
-        line_up: which of the model's line-ups plays, from 1 to 15; drawn from the seed where nothing is said.
+        style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes; drawn from the
+            seed where nothing is said, another one for each sample.
         form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
         estimated: names of the parts that were estimated from the voice; the others were given.
         bars: the chord of each bar, or several that share it evenly ("C F"), over and over, from the downbeat on; of a
@@ -77,7 +77,6 @@ class LeadSheet:
     key: str | None = None
     sections: Sequence[Span] = ()
     style: str | Sequence[Span] | None = None
-    line_up: int | None = None
     form: Sequence[Span] = ()
     estimated: Sequence[str] = ()
     bars: Sequence[str] = ()
@@ -105,8 +104,6 @@ class LeadSheet:
                 raise ValueError(f"A section is {energy!r}; choose from {', '.join(ENERGIES)}.")
         if self.key is not None and (not self.key[:1].isalpha() or chord_index(self.key) not in range(1, 25)):
             raise ValueError(f"key is {self.key!r}; write C:maj or A:min, for example.")
-        if self.line_up is not None and self.line_up not in LINE_UPS:
-            raise ValueError(f"line_up is {self.line_up!r}; choose from {LINE_UPS[0]} to {LINE_UPS[-1]}.")
         names = {field.name for field in fields(self)} - {"estimated", "downbeat"}
         if unknown := sorted(set(self.estimated) - names):
             raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
@@ -202,12 +199,30 @@ class LeadSheet:
 
     def completed_by(self, estimate: "LeadSheet") -> "LeadSheet":
         """This lead sheet with the parts that it lacks from another; what is known of the beat stays together."""
-        names = [name for name in ("chords", "key", "sections", "style", "line_up") if not getattr(self, name)]
+        names = [name for name in ("chords", "key", "sections", "style") if not getattr(self, name)]
         names += [] if self.has_beats else ["tempo", "beats", "downbeat"]
         names += [] if self.has_beats or self.beats_per_bar else ["beats_per_bar"]
         missing = {name: getattr(estimate, name) for name in names}
         estimated = {*self.estimated, *(set(estimate.estimated) & missing.keys())}
         return replace(self, **missing, estimated=sorted(estimated))
+
+    def chord_gaps(self, seconds: float) -> list[tuple[float, float]]:
+        """Stretches of a song of so many seconds, of a bar at least, of which no chord is known: (start s, stop s)."""
+        gaps, end = [], 0.0
+        for start, stop, _ in sorted(self.chords):
+            gaps += [(end, start)] if start - end >= BAR_SECONDS else []
+            end = max(end, stop)
+        return [*gaps, (end, math.inf)] if not self.chords or seconds - end >= BAR_SECONDS else gaps
+
+    def with_chords_in_gaps(self, estimate: "LeadSheet", gaps: Sequence[tuple[float, float]]) -> "LeadSheet":
+        """This lead sheet, with an estimate's chords in `gaps`."""
+        between = [
+            (max(start, first), min(stop, last), label)
+            for first, last in gaps
+            for start, stop, label in estimate.chords
+            if start < last and stop > first
+        ]
+        return replace(self, chords=sorted((*between, *self.chords), key=lambda span: span[0]))
 
     @property
     def has_beats(self) -> bool:
@@ -316,8 +331,6 @@ def lead_sheet_streams(
         elif name == "style":
             whole = [(0.0, frames / frame_rate, sheet.style)] if isinstance(sheet.style, str) else sheet.styles
             _fill(row, [(start, stop, place_of(label, styles)) for start, stop, label in whole], frame_rate)
-        elif name == "line_up" and sheet.line_up is not None:
-            row[:] = sheet.line_up
         elif name == "beat" and passed is not None:
             row[:] = 1 + np.floor(passed % 1 * BEAT_SLICES).astype(np.int64).clip(0, BEAT_SLICES - 1)
         elif name == "bar" and passed is not None and sheet.beats_per_bar is not None:

@@ -4,8 +4,6 @@
 # what a separator takes a band apart into; the songs of hafm-tiny are rendered from them
 STEMS = ("drums", "bass", "chords", "colour")
 # what a stage may be told of a lead sheet, in the order in which it embeds them
-STREAMS = ("chord", "beat", "bar", "energy", "style", "line_up")
-# numbers of line-ups (who plays what), from 1; what each is like, a model learns from its songs
-LINE_UPS = range(1, 16)
+STREAMS = ("chord", "beat", "bar", "energy", "style")
 # how much a band plays in a section of a song
 ENERGIES = ("sparse", "normal", "full")

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
-from hafm_hf.lead_sheet.vocabulary import LINE_UPS
 from hafm_tiny.songs.arranger import arrange
 from hafm_tiny.songs.band import FRAME_RATE, bars
 from hafm_tiny.songs.form import Section, sections, with_form
@@ -142,15 +141,14 @@ def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> No
 def test_line_ups_change_instruments_and_hands_but_not_the_music(
     style: Style, one_chord: Song, soundfont: Path
 ) -> None:
-    found, bands = set(), set()
+    bands = set()
     for seed in range(60):
-        band, number = draw_line_up(style, fonts(soundfont, style), np.random.default_rng(seed))
-        found.add(number)
+        band = draw_line_up(style, fonts(soundfont, style), np.random.default_rng(seed))
         bands.add(tuple(player.program for player in band.players.values()))
         assert {n: (p.role, p.patterns) for n, p in band.players.items()} == {
             n: (p.role, p.patterns) for n, p in style.players.items()
         }
-    assert found == set(LINE_UPS) and len(bands) > 50
+    assert len(bands) > 50
     written, _ = arrange(one_chord, FORM, style, np.random.default_rng(0))
     hands = draw_hands(style, np.random.default_rng(1))
     for name, part in written.items():
