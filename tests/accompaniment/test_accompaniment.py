@@ -10,18 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
 
-from hafm_hf import (
-    HAFMCoarseForCausalLM,
-    HAFMConfig,
-    HAFMFeatureExtractor,
-    HAFMForVocalAccompaniment,
-)
+from hafm_hf import HAFMCoarseForCausalLM, HAFMConfig, HAFMFeatureExtractor, HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.cli.info import describe_model
-from tiny_models import (
-    CODES,
-    tiny_composite,
-)
+from tiny_models import CODES, tiny_composite
 from vocals import CODEC_RATE
 
 Composite = HAFMForVocalAccompaniment

@@ -79,7 +79,7 @@ def test_every_sample_is_played_in_a_style_of_its_own_unless_one_is_known() -> N
 
     drawn = [told(heard, seed) for seed in range(30)]
     assert all(sorted(styles) == [1, 2, 3] for styles in drawn) and drawn[7] == told(heard, 7)
-    assert {styles[0] for styles in drawn} == {1, 2, 3}
+    assert len({styles[0] for styles in drawn}) == 3
     assert told(replace(heard, lead_sheet=LeadSheet(style="pop")), 1) == [0, 0, 0], "as the streams have it"
     assert told(heard, 1, kept={"fine": torch.full((1,), -1)}) == [0, 0, 0]
 
@@ -95,8 +95,7 @@ def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     assert chord.unique().tolist() == [1 + 5] and style.unique().tolist() == [1]
     partly = LeadSheet(chords=[(0.0, 2.0, "E"), (4.5, 5.0, "F")])
     chords = model.hear_voice(voice(7), 24_000, 0, partly).lead_sheet.chords
-    told = [spans for spans in chords if spans in partly.chords]
-    assert len(told) == 2 and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
+    assert {*partly.chords} < {*chords} and all(a[1] <= b[0] for a, b in zip(chords, chords[1:], strict=False))
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert model.hear_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords

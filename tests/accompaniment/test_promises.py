@@ -61,7 +61,8 @@ def slow_rather_than_quick(samples: np.ndarray) -> float:
     ("less", "more", "score"),
     [
         ({"energy": "sparse"}, {"energy": "normal"}, level),
-        ({"energy": "normal"}, {"energy": "full"}, level),
+        # takes of other styles are of other levels
+        ({"style": "pop", "energy": "normal"}, {"style": "pop", "energy": "full"}, level),
         ({"style": "ballad"}, {"style": "rock"}, onset_strength),
         ({"tempo": 112.0}, {"tempo": 80.0}, slow_rather_than_quick),
     ],

@@ -31,6 +31,12 @@ def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProc
     return run_program([HAFM, *arguments], os.environ | {"NO_COLOR": "1", "COLUMNS": "200", **environment})
 
 
+def test_samples_are_played_in_styles_of_their_own_and_it_says_which(tmp_path: Path) -> None:
+    words = ("--num-samples", 4, "--seed", 1, "--seconds", 2, "--skip-fine", "--out", tmp_path)
+    said = run_hafm("accompany", EXAMPLE, *words).stdout.strip().rpartition("seed 1, ")[2]
+    assert sorted(said.split(", ")) == ["ballad", "folk", "pop", "rock"]
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 

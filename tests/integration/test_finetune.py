@@ -38,12 +38,7 @@ def write_own_songs(folder: Path) -> Path:
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of the run."""
     folder = tmp_path_factory.mktemp("finetune")
-    changes: dict[str, Any] = {
-        "max_steps": 4,
-        "save_steps": 2,
-        "validation_steps": 4,
-        "learning_rate": 3e-2,
-    }
+    changes: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "validation_steps": 4, "learning_rate": 3e-2}
     changes |= {"stage": "coarse", "init_from": tiny_model, "lora_rank": 2, "activation_checkpointing": True}
     with pytest.MonkeyPatch.context() as patch:
         corpus = write_own_songs(folder / "own-songs")

@@ -163,8 +163,8 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     for path in outcome.write(songs):
         if not request.as_json:
             stdout.print(f"wrote {path}", markup=False)
-    start = (songs[0] if isinstance(songs, list) else songs)["vocal_start"]
-    if start and not request.as_json:
+    songs = songs if isinstance(songs, list) else [songs]
+    if (start := songs[0]["vocal_start"]) and not request.as_json:
         stdout.print(f"the voice begins at {start:.2f} s", markup=False)
     lines = outcome.lines(request.parameters["seed"])
     seconds = lines[0]["seconds"]
@@ -174,7 +174,8 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
             typer.echo(json.dumps(line | timing))
         return
     speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
-    stdout.print(f"{speed}, seed {request.parameters['seed']}", markup=False)
+    styles = [song["lead_sheet"].style for song in songs if isinstance(song["lead_sheet"].style, str)]
+    stdout.print(", ".join([speed, f"seed {request.parameters['seed']}", *styles]), markup=False)
 
 
 @contextmanager
