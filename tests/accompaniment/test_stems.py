@@ -96,7 +96,7 @@ def test_style_and_energy_become_parts_of_the_lead_sheet(model: Any) -> None:
     given = model.generate(voice(0.6), CODEC_RATE, seed=1, lead_sheet=named, skip_fine=True)
     assert torch.equal(given.codes[0], output.codes[0])
     (estimated,) = model.generate(voice(0.6), CODEC_RATE, seed=1, energy="auto", skip_fine=True).lead_sheets
-    assert estimated.sections == ((0.0, 0.6, "normal"),) and list(estimated.estimated) == ["sections"]
+    assert estimated.sections == ((0.0, 0.6, "normal"),) and list(estimated.estimated) == ["sections", "style"]
     (kept,) = model.generate(
         voice(0.6), CODEC_RATE, seed=1, energy="auto", lead_sheet=named, skip_fine=True
     ).lead_sheets

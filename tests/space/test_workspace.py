@@ -117,9 +117,10 @@ def test_keys_play_step_choose_takes_mute_and_show_themselves(page: "Page") -> N
     expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Stop")
     page.keyboard.press("Space")
     position = page.get_by_label("Position")
-    before = float(position.input_value())
-    page.keyboard.press("Shift+ArrowLeft")
-    assert float(position.input_value()) < max(before, 0.01)
+    # it may have stopped just behind a bar line
+    for _ in range(2):
+        page.keyboard.press("Shift+ArrowLeft")
+    assert float(position.input_value()) == 0
     page.keyboard.press("ArrowRight")
     assert float(position.input_value()) > 0
     takes = page.locator("#mixer").get_by_role("radio")

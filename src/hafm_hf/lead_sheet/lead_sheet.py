@@ -60,7 +60,7 @@ class LeadSheet:
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes; drawn from the
             seed where nothing is said, another one for each sample.
         form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
-        estimated: names of the parts that were estimated from the voice; the others were given.
+        estimated: names of the parts that were estimated from the voice, or drawn; the others were given.
         bars: the chord of each bar, or several that share it evenly ("C F"), over and over, from the downbeat on; of a
             tempo alone from the beat nearest to the start of the voice. They stand beneath `chords`.
 
