@@ -117,9 +117,8 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
         raise audio.HAFMAudioError("This voice has been removed from the server; record it again, or upload it again.")
     # a second more than allowed is read: a longer file is noticed, but never decoded as a whole
     limit = MAX_SECONDS + 1.0
-    wanted = min(seconds or limit, limit)
     # as a Path, it is never taken for a URL: strangers must not make this server fetch things
-    samples, rate = audio.read_audio(Path(path), seconds=wanted, max_seconds=limit, mono=False)
+    samples, rate = audio.read_audio(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, mono=False)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
         raise audio.HAFMAudioError(
@@ -209,8 +208,9 @@ def make_job(
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
     parameters = request.parameters()
     styles, remake = pipeline.model.styles, request.remake
-    if styles and not (request.options.style or request.lead_sheet and request.lead_sheet.style):
-        parameters["style"] = remake.job.style or None if remake else drawn_style(styles, parameters["seed"])
+    # what is kept of a take says itself who plays
+    if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
+        parameters["style"] = drawn_style(styles, parameters["seed"])
     songs: list[dict[str, Any]] = []
     with closing(generate_song(request.model, samples, rate, parameters)) as reports:
         for report in reports:
@@ -225,5 +225,6 @@ def make_job(
         return
     songs = songs if remake is None else [remake.paste(songs[0])]
     name = re.sub(r"[^\w-]+", "_", Path(str(request.vocal)).stem)[:60] or "vocal"
-    about = {"tail": parameters.get("tail", 0.0), "style": parameters.get("style") or "", "seed": parameters["seed"]}
+    style = parameters.get("style") or (remake.job.style if remake else "")
+    about = {"tail": parameters.get("tail", 0.0), "style": style, "seed": parameters["seed"]}
     yield write_job(songs[0], name=name, elapsed=time.monotonic() - began, source=str(request.vocal), **about)
