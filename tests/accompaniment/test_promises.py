@@ -18,7 +18,7 @@ from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.evaluation.timing import onset_curve
 from readme import REPOSITORY
 
-TAKES = 3
+TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def slow_rather_than_quick(samples: np.ndarray) -> float:
     [
         ({"energy": "sparse"}, {"energy": "normal"}, level),
         # takes of other styles are of other levels
-        ({"style": "pop", "energy": "normal"}, {"style": "pop", "energy": "full"}, level),
+        *[({"style": s, "energy": "normal"}, {"style": s, "energy": "full"}, level) for s in STYLES],
         ({"style": "ballad"}, {"style": "rock"}, onset_strength),
         ({"tempo": 112.0}, {"tempo": 80.0}, slow_rather_than_quick),
     ],

@@ -168,3 +168,6 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path, enc
     codec = HAFMSpectralModel.from_pretrained(tmp_path / "run/codec")
     assert (codec.config.sampling_rate, codec.config.hop_length, codec.config.num_codebooks) == (RATE, HOP, 4)
     assert set(json.loads((tmp_path / "run/figures.json").read_text())["si_sdr_db"]) == {"8", "4", "2"}
+    run(1, out=tmp_path / "other", teacher="", hop_length=480, num_codebooks=3, figures=False)
+    other = HAFMSpectralModel.from_pretrained(tmp_path / "other/codec").config
+    assert (other.hop_length, other.window_length, other.num_codebooks) == (480, 1920, 3)
