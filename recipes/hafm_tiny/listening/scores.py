@@ -50,9 +50,9 @@ def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> Liste
     beats = [np.array([b for b in sheet.beats or () if b >= 0]) for sheet in sheets]
     known = [np.asarray(each.beats) for each in recordings]
     found = {
-        "chords": _beyond_shuffled(estimated, wanted, songs, chord_overlap),
-        "beats": _beyond_shuffled(beats, known, songs, _f_measure),
-        "lag": _beyond_shuffled(beats, known, songs, _f_measure_with_lag),
+        "chords": beyond_shuffled(estimated, wanted, songs, chord_overlap),
+        "beats": beyond_shuffled(beats, known, songs, _f_measure),
+        "lag": beyond_shuffled(beats, known, songs, _f_measure_with_lag),
     }
     keys = [key_score(sheet.key, each.key) for sheet, each in zip(sheets, recordings, strict=True)]
     tempos = list(map(tempo_of, beats))
@@ -126,7 +126,7 @@ def _f_measure_with_lag(estimated: Beats, wanted: Beats) -> float:
     return max(_f_measure(estimated + lag, wanted) for lag in LAGS)
 
 
-def _beyond_shuffled(
+def beyond_shuffled(
     estimated: Sequence[NDArray[Any]],
     wanted: Sequence[NDArray[Any]],
     songs: Sequence[str],

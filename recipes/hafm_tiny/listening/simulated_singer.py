@@ -243,6 +243,31 @@ class SimulatedSinger:
         return np.abs(rng.normal(0.0, amount, (count, 2))) + bumps
 
 
+class FaithfulSinger(SimulatedSinger):
+    """One who sings every note that is written, as people slide, tune and time notes."""
+
+    def _changed(self, notes: Array) -> Array:
+        return notes
+
+
+class ExactSinger(FaithfulSinger):
+    """One whose notes are exact, and whose tracker finds all of them."""
+
+    def _sung(self, tune: Tune, clock: tuple[Array, Array], semitones: int) -> Sung:
+        notes, none = tune.notes, np.zeros(len(tune.notes))
+        starts, ends = (np.interp(notes[:, 0] + part * notes[:, 1], *clock) for part in (0, 1))
+        pitch = notes[:, 2] + semitones
+        slides = {"glide": none + 0.01, "scoop": none, "fall": none, "vibrato": none, "vibrato_rate": none + 5}
+        sounds = {"consonant": none, "accent": none, "strength": none + 1, "aspirate": none + 0.1}
+        return Sung(starts, ends, pitch, pitch, **slides, **sounds)
+
+    def _pitch(self, sung: Sung, note: NDArray[np.int64], age: Array, left: Array) -> Array:
+        return sung.pitch[note]
+
+    def _kept(self, count: int) -> NDArray[np.bool_]:
+        return np.ones(count, bool)
+
+
 def chords_at(tune: Tune, beats: Array) -> NDArray[np.int64]:
     """The triad at each of some beats: int64 [T]."""
     at = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)

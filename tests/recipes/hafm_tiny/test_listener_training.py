@@ -110,7 +110,11 @@ def test_training_makes_both_towers_better() -> None:
 def test_a_listener_is_scored_against_what_was_sung() -> None:
     performances = simulated([tune_of_roots(seed) for seed in range(2)], 20.0)
     found = simulated_scores(tiny_listener(), performances)
-    assert found.keys() == {"chords", "key", "tempo"} and all(0 <= value <= 1 for value in found.values())
+    assert found.keys() == {"chords", "beyond", "key", "tempo"} and all(-1 <= value <= 1 for value in found.values())
+    # exact notes are on the semitone
+    for singer, away in (("exact", (0, 1e-4)), ("faithful", (0.1, 0.6))):
+        pitch = simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi
+        assert away[0] <= np.nanmean(np.abs(pitch - np.round(pitch))) <= away[1]
 
 
 def test_tokens_stand_for_the_notes_that_are_sung_under_them() -> None:
@@ -179,10 +183,10 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
 def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tempo(tmp_path: Path) -> None:
     for seed in range(3):
         write_song(tmp_path / "corpus" / "test" / f"{seed}_0", 24_000, 8.0, seed)
-    words = ["--rendered", tmp_path / "corpus", "--told_tempo", "true", "--out", tmp_path / "figures.json"]
+    words = ["--rendered", tmp_path / "corpus", "--told", "true", "--out", tmp_path / "figures.json"]
     done = run_program([sys.executable, str(RECIPES / "evaluate_listening.py"), *map(str, words)])
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures.keys() == {"rendered", "rendered, tempo told"}
+    assert figures.keys() == {"rendered", "rendered, tempo told", "rendered, beats told"}
     told = figures["rendered, tempo told"]
     assert told["tempo"] == 1.0 and told["beats"]["songs"] == 3 and told["chords"]["n"] == 3
