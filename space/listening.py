@@ -18,11 +18,12 @@ import torch
 
 from hafm_hf import LeadSheet, audio
 from hafm_hf.accompaniment.song import asked_lead_sheet
-from hafm_hf.lead_sheet.bars import chart, completed
+from hafm_hf.lead_sheet.bars import chart, completed, on_the_beat
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.lead_sheet.files import IN_BARS, write_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import ENERGIES
-from hafm_hf.listening.modeling_listener import ChordChoice, chord_choices
+from hafm_hf.listening.beat_line import likeliest_tempo
+from hafm_hf.listening.modeling_listener import chord_choices
 from hafm_hf.listening.pitch_line import FRAME_RATE, fundamental_frequency, sung_notes
 from songs import Request, load_pipeline, on_gpu, read_vocal
 from takes import JOBS
@@ -42,7 +43,7 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
     Returns:
         "vocal" (the file), "seconds", "pitch" (MIDI numbers at 25 Hz, None where nothing is sung), "energies" that
         the model can play, "sheet", whose beats and chords cover the voice from start to end; it has no beats if
-        the model estimates none; "choices", how sure it is of its chords. A ValueError says what cannot be used.
+        the model estimates none; what `doubts` finds. A ValueError says what cannot be used.
     """
     samples, rate = read_vocal(vocal, seconds)
     samples = audio.with_channels(samples, 1)
@@ -53,10 +54,10 @@ def listen(vocal: str | None, model: str, seconds: float | None, known: LeadShee
         if known.has_beats:
             sheet = replace(sheet, estimated=[name for name in sheet.estimated if name != "beats"])
         pitch = [None if np.isnan(note) else round(float(note), 2) for note in pitch_line(samples, rate)]
-        sure = choices(model, samples, rate, sheet)
+        unsure = doubts(model, samples, rate, sheet)
     energies = ENERGIES if "energy" in load_pipeline(model).model.known_streams else ()
     found = {"vocal": vocal, "seconds": len(samples) / rate, "pitch": pitch, "energies": energies}
-    return found | {"sheet": sheet.to_dict(), "choices": sure}
+    return found | {"sheet": sheet.to_dict(), **unsure}
 
 
 @on_gpu
@@ -68,35 +69,31 @@ def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) ->
 
 
 @on_gpu
-def choices(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> list[ChordChoice]:
-    """How likely the model finds each chord that it has estimated, and its second choice (`chord_choices`)."""
+def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> dict[str, Any]:
+    """What else an estimate may be: "choices" (`chord_choices`), "others", the beats of the second likeliest tempo."""
     composite = load_pipeline(model).model
-    if composite.listener is None or sheet.beats is None or "chords" not in sheet.estimated:
-        return []
-    tokenizer = composite.semantic_tokenizer
-    tokens = composite.tokenize_vocal(samples, rate, 0, sheet)[0]
+    tokenizer, listener = composite.semantic_tokenizer, composite.listener
+    if listener is None or sheet.beats is None or not {"beats", "chords"} & {*sheet.estimated}:
+        return {}
+    frame_rate, found = tokenizer.config.frame_rate, dict[str, Any]()
     waveform = torch.from_numpy(audio.resample(samples, rate, tokenizer.config.sampling_rate))
-    line, phase = tokenizer.listen(waveform)[0], sheet.phase(len(tokens), tokenizer.config.frame_rate)
-    likely, _ = composite.listener.chords(line, tokens, phase)
-    return chord_choices(likely, sheet.chords, tokenizer.config.frame_rate)
+    line, places = tokenizer.listen(waveform)
+    if "beats" in sheet.estimated:
+        own = 60 / float(np.diff(sheet.beats).mean())
+        phase = tokenizer.beat_phase(places, near=likeliest_tempo(listener.tempi, listener.tempo_of(line), own))
+        other = completed(LeadSheet.from_estimates(phase, None, frame_rate), len(samples) / rate)
+        found["others"] = other.beats or []
+    if "chords" in sheet.estimated:
+        tokens = composite.tokenize_vocal(samples, rate, 0, sheet)[0]
+        likely, _ = listener.chords(line, tokens, sheet.phase(len(tokens), frame_rate))
+        found["choices"] = chord_choices(likely, sheet.chords, frame_rate)
+    return found
 
 
 def pitch_line(samples: audio.Samples, rate: int) -> np.ndarray:
     """MIDI numbers of what is sung (float32 [N] at `rate` Hz): float64 [T] at 25 Hz, NaN where nothing is."""
     pitch = fundamental_frequency(audio.resample(samples, rate, PITCH_RATE), PITCH_RATE)[:: FRAME_RATE // LINE_RATE]
     return A4_MIDI + PITCH_CLASSES * np.log2(pitch / A4_HZ)
-
-
-def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
-    """A lead sheet with every change of chord moved to the nearest beat, or to the song's start or end."""
-    beats = np.asarray(sheet.beats)
-    edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
-    chords = []
-    for *span, label in sheet.chords:
-        start, stop = (float(edges[np.abs(edges - edge).argmin()]) for edge in span)
-        if start < stop:
-            chords.append((start, stop, label))
-    return replace(sheet, chords=chords)
 
 
 def lead_sheet_of(timeline: dict[str, Any] | None, vocal: str | None) -> LeadSheet | None:

@@ -215,12 +215,11 @@ class Recorder {
     // between takes to the click the microphone stays open, and its delay the same
     if (plain) this.close();
     if (seconds < 1) throw new Error(plain ? "Nothing was recorded." : "Nothing was recorded: stop after the count-in, not before it.");
-    const tempo = 60 / run.period;
     const beats = [];
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
     this.say("Sending the take …");
     const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
-    const { path } = await this.upload(wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(tempo)}_bpm_${now}`));
+    const { path } = await this.upload(wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(60 / run.period)}_bpm_${now}`));
     this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
     this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
   }

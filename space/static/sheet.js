@@ -170,14 +170,15 @@ export function tappedBeats(sheet, taps, seconds) {
   // what was tapped first begins a bar
   for (; beats[0] >= gap; downbeat += 1) beats.unshift(beats[0] - gap);
   while (beats.at(-1) + gap <= seconds) beats.push(beats.at(-1) + gap);
-  return snapChords(told({ ...sheet, beats, downbeat }, "beats"), seconds);
+  return withBeats(sheet, beats, seconds, downbeat);
 }
 
-/** Chords that change on the nearest beats. */
-function snapChords(sheet, seconds) {
-  const edges = [0, ...sheet.beats.filter((beat) => beat > 0 && beat < seconds), seconds];
+/** Other beats (s), and chords that change on the nearest of them. */
+export function withBeats(sheet, beats, seconds, downbeat = 0) {
+  const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
-  return { ...sheet, chords: joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label])) };
+  const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
+  return told({ ...sheet, beats, downbeat, chords }, "beats");
 }
 
 /** Which of some instants is the nearest to another one. */

@@ -5,7 +5,7 @@
 
 import {
   barsOf, beatInBar, doubleTempo, filledChords, halfTempo, likelyChords, metreOf,
-  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf,
+  parseChord, placeOf, pretty, readSheet, sameKey, sectionsOf, setChord, setDownbeat, setKey, setMetre, setSection, spell, tappedBeats, tempoOf, withBeats,
 } from "./sheet.js";
 import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { context, load, startClicks } from "./sound.js";
@@ -119,6 +119,8 @@ class Timeline {
     this.write(".summary", `${parts.join(", ")}. The band follows what is shown here.`);
     this.write(".tempo", tempo ? `${Math.round(tempo)} bpm` : "no beats");
     for (const name of ["half", "double", "downbeat"]) this.find(`[data-do=${name}]`).disabled = !tempo;
+    const [other, shown] = [{ beats: this.value.others }, sheet].map((each) => Math.round(tempoOf(each)));
+    Object.assign(this.find("[data-do=other]"), { hidden: !other || other === shown, textContent: `Or is it ${other} bpm?` });
     this.find("[data-do=undo]").disabled = !this.past.length;
     this.find("[data-set=metre]").value = String(metreOf(sheet));
     keys.value = own?.value ?? "";
@@ -300,6 +302,7 @@ class Timeline {
     const { sheet } = this;
     const beats = {
       half: () => halfTempo(sheet), double: () => doubleTempo(sheet),
+      other: () => withBeats(sheet, this.value.others, this.seconds),
       downbeat: () => setDownbeat(sheet, this.selection?.start ?? desk.position),
     };
     if (beats[name]) this.tryTo(() => this.edit(beats[name]()));

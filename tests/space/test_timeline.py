@@ -10,6 +10,7 @@ import pytest
 
 import listening
 from hafm_hf import LeadSheet, audio
+from hafm_hf.lead_sheet.bars import on_the_beat
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from space.browsing import (
     EXAMPLE,
@@ -61,6 +62,9 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     press(heard, "Double tempo")
     expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
     keep_screenshot(heard, "timeline corrected")
+    press(heard, "Or is it 144 bpm?")
+    expect(summary(heard)).to_contain_text("143.6 beats per minute (given)")
+    heard.keyboard.press("Control+z")
     press(heard, "Undo")
     assert saved(heard) == corrected
     heard.keyboard.press("Control+z")
@@ -169,10 +173,9 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp
 
 
 def test_chords_change_on_the_beats() -> None:
-    sheet = LeadSheet(
-        beats=[0.1, 0.7, 1.3, 1.9, 2.5, 3.1], chords=[(0.0, 1.86, "C"), (1.86, 1.94, "F"), (1.94, 3.0, "G")]
-    )
-    assert listening.on_the_beat(sheet, 3.2).chords == ((0.0, 1.9, "C"), (1.9, 3.1, "G"))
+    chords = [(0.0, 1.86, "C"), (1.86, 1.94, "F"), (1.94, 3.0, "G")]
+    sheet = LeadSheet(beats=[0.1, 0.7, 1.3, 1.9, 2.5, 3.1], chords=chords)
+    assert on_the_beat(sheet, 3.2).chords == ((0.0, 1.9, "C"), (1.9, 3.1, "G"))
 
 
 def test_a_stereo_voice_is_listened_to_and_its_pitch_is_drawn(bundled_model: Path, tmp_path: Path) -> None:

@@ -105,6 +105,18 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
     return replace(whole, estimated=sorted(estimated))
 
 
+def on_the_beat(sheet: LeadSheet, seconds: float) -> LeadSheet:
+    """A lead sheet with every change of chord moved to the nearest beat, or to the song's start or end."""
+    beats = np.asarray(sheet.beats)
+    edges = np.array([0.0, *beats[(beats > 0.0) & (beats < seconds)], seconds])
+    chords = []
+    for *span, label in sheet.chords:
+        start, stop = (float(edges[np.abs(edges - edge).argmin()]) for edge in span)
+        if start < stop:
+            chords.append((start, stop, label))
+    return replace(sheet, chords=chords)
+
+
 def bars_from_downbeats(beats: Instants, downbeats: Instants) -> dict[str, int]:
     """`beats_per_bar` and `downbeat` of a lead sheet, of the seconds of its beats and of those that begin a bar.
 

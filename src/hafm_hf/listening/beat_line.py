@@ -229,9 +229,15 @@ def tempo_prior(tempos: Array) -> Array:
     return -0.5 * (np.log2(tempos / LIKELIEST_TEMPO) / TEMPO_OCTAVES) ** 2
 
 
-def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor) -> float:
-    """Beats a minute: what a listener's logits (float [K], of tempi float [K]) and what is usual speak for."""
+def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float | None = None) -> float:
+    """Beats a minute: what a listener's logits (float [K], of tempi float [K]) and what is usual speak for.
+
+    `apart_from`: a tempo that it is not, nor half or twice that.
+    """
     known, heard = (each.double().cpu().numpy() for each in (tempi, tempo))
     likely = heard + tempo_prior(known)
     likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
+    if apart_from is not None:
+        away = np.abs(known / (apart_from * np.array([[0.5], [1.0], [2.0]])) - 1)
+        likely[(away < TEMPO_RANGE).any(axis=0)] = -np.inf
     return float(known[likely.argmax()])
