@@ -2,10 +2,10 @@
 """A composite whose steps cost next to nothing, because tokens come a few times a second: for hours of sound."""
 
 import torch
-from transformers import EncodecConfig, EncodecModel, HubertConfig
+from transformers import EncodecConfig, EncodecModel
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig, HAFMSemanticTokenizerModel
-from tiny_models import CLUSTERS, CODES, tiny_stage
+from tiny_models import CLUSTERS, CODES, tiny_hubert, tiny_stage
 
 SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
 
@@ -14,19 +14,7 @@ def slow_token_composite() -> HAFMForVocalAccompaniment:
     """Random weights; 2 semantic and 3 acoustic frames a second instead of 50 and 75, at 16 and 24 kHz as ever."""
     torch.manual_seed(0)
     strides = (5, 5, 5, 4, 4, 4)
-    hubert = HubertConfig(
-        hidden_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=3,
-        intermediate_size=20,
-        conv_dim=(4,) * len(strides),
-        conv_stride=strides,
-        conv_kernel=strides,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-    )
+    hubert = tiny_hubert(conv_dim=(4,) * len(strides), conv_stride=strides, conv_kernel=strides)
     tokenizer = HAFMSemanticTokenizerModel(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS, frame_rate=SEMANTIC_RATE)
     ).eval()

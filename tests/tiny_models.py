@@ -2,7 +2,9 @@
 """Small models with random weights whose sizes all differ, so that a mixed-up axis fails."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,19 +64,24 @@ def placed(how: str) -> dict[str, Any]:
     return {"position_scheme": "time", "conditioning_fusion": "sum"} if how == "sum" else {"position_scheme": how}
 
 
-def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
-    """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
-    hubert = HubertConfig(
+def tiny_hubert(**convolutions: tuple[int, ...]) -> HubertConfig:
+    """A HuBERT of one layer."""
+    return HubertConfig(
         hidden_size=12,
         num_hidden_layers=1,
         num_attention_heads=3,
         intermediate_size=20,
-        conv_dim=(8,) * 7,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
+        **convolutions,
     )
+
+
+def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
+    """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
+    hubert = tiny_hubert(conv_dim=(8,) * 7)
     torch.manual_seed(seed)
     tokenizer = HAFMSemanticTokenizerModel(
         HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
@@ -201,3 +208,18 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> HAFMF
     usual: dict[str, Any] = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
     usual |= {} if plain else {"separator": tiny_separator()}
     return HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()
+
+
+@contextmanager
+def first_read(model: HAFMForVocalAccompaniment, embedding: str) -> Iterator[dict[str, torch.Tensor]]:
+    """What each stage reads first by one of its embeddings, transposed."""
+    read: dict[str, torch.Tensor] = {}
+    tables = {name: getattr(getattr(model, name).model, embedding) for name in ("semantic", "coarse", "fine")}
+
+    def keep(name: str, _: torch.nn.Module, args: Any) -> None:
+        read.setdefault(name, args[0][0].t())
+
+    hooks = [table.register_forward_pre_hook(partial(keep, name)) for name, table in tables.items()]
+    yield read
+    for hook in hooks:
+        hook.remove()

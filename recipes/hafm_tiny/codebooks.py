@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new stage that starts from what its tokens mean.
+"""A stage that starts from what its tokens mean.
 
 Drawn from noise, a table of 1024 codes has to be learnt row by row, each from the few times its code occurs, while
-codec and semantic tokenizer know already which of their tokens are alike. The paper draws all embeddings from
-N(0, 0.02).
+codec and semantic tokenizer know already which of their tokens are alike, and a stage of another codec which codes of
+that one the new ones stand for. The paper draws all embeddings from N(0, 0.02).
 """
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from hafm_hf.training.data import stage_streams
+from hafm_hf.training.data import load_token_corpus, read_stream, stage_streams
 
 # share of the old random values that is kept: it fills the directions that the projection leaves empty
 NOISE = 0.25
+# a code that occurs so often is believed as much as how common the old codes are
+BELIEF = 20.0
 
 
 def start_stage(model: PreTrainedModel, codec: str, semantic_tokenizer: str) -> None:
@@ -69,3 +74,42 @@ def initialise_from_codebooks(model: PreTrainedModel, semantic: torch.Tensor, ac
     ):
         rows = weight[:, : values.shape[1]]
         rows.mul_(NOISE).add_(values)
+
+
+def count_together(before: Path, now: Path) -> torch.Tensor:
+    """How often each code stands where each code of another codec stood: float32 [Q, V, old V], of training songs.
+
+    Raises:
+        ValueError: the two corpora are not of the same songs.
+    """
+    (old, was), (new, info) = (load_token_corpus(str(folder), "train") for folder in (before, now))
+    rows = [[*zip(corpus["track"], corpus["duration"], strict=True)] for corpus in (old, new)]
+    if rows[0] != rows[1]:
+        raise ValueError(f"{before} and {now} are not tokens of the same songs; prepare both from one folder.")
+    books = min(was.num_codebooks, info.num_codebooks)
+    counts = np.zeros((books, info.codebook_size * was.codebook_size), np.float32)
+    for row in range(len(new)):
+        codes, stood = (read_stream(corpus, row, "acoustic").astype(np.int64) for corpus in (new, old))
+        for book, pairs in enumerate(codes[:books] * was.codebook_size + stood[:books]):
+            counts[book] += np.bincount(pairs, minlength=counts.shape[1])
+    return torch.from_numpy(counts).view(books, info.codebook_size, was.codebook_size)
+
+
+@torch.no_grad()
+def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
+    """Gives each code the embedding and the head of the old codes that it stands for (`count_together`).
+
+    Embeddings keep their spread; what a head says of a code that stands for many is as undecided as they are.
+    """
+    usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
+    shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
+    streams, decoder = stage_streams(model.config), model.model
+    (reads, *_), writes = streams.conditioning, streams.target
+    tables = [(model.heads.weight, writes, False), (decoder.target_embedding.weight, writes, True)]
+    tables += [(decoder.conditioning_embedding.weight, reads, True)] if reads.column == "acoustic" else []
+    for weight, stream, spread in tables:
+        old = weight[:, : together.shape[2]]
+        rows = shares[stream.first : stream.last].to(old) @ old
+        away, was = (each - each.mean(1, keepdim=True) for each in (rows, old))
+        scale = was.std((1, 2), keepdim=True) / away.std((1, 2), keepdim=True) if spread else 1.0
+        weight[:, : together.shape[1]] = rows - away + away * scale

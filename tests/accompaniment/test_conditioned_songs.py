@@ -12,7 +12,7 @@ from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.accompaniment.song import SongRun, Voice
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, lead_sheet_streams
 from hafm_hf.modeling.windows import DecodingOptions
-from tiny_models import STAGES, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
+from tiny_models import STAGES, first_read, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
@@ -37,19 +37,8 @@ def reading_composite(pattern: str = "flat", **parts: Any) -> HAFMForVocalAccomp
 @pytest.mark.parametrize("pattern", ["flat", "delay"])
 def test_every_stage_reads_the_lead_sheet_at_its_own_rate(pattern: str) -> None:
     model = reading_composite(pattern)
-    read: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: torch.nn.Module, args: Any) -> None:
-            read.setdefault(name, args[0][0].t())
-
-        return hook
-
-    embeddings = {name: getattr(model, name).model.lead_sheet_embedding for name in STAGES}
-    hooks = [embedding.register_forward_pre_hook(keep(name)) for name, embedding in embeddings.items()]
-    whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET, decoding="reference")
-    for hook in hooks:
-        hook.remove()
+    with first_read(model, "lead_sheet_embedding") as read:
+        whole = model.generate(voice(2), CODEC_RATE, seed=1, lead_sheet=SHEET, decoding="reference")
     for name in STAGES:
         rate = getattr(model, name).config.conditioning_frame_rate
         expected = lead_sheet_streams(SHEET, NAMES, 2 * rate, rate, ["folk", "rock"])

@@ -11,7 +11,7 @@ from accompaniment.test_accompaniment import voice
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.tokenizers.codecs import as_codec
 from hafm_hf.training.data import stage_streams
-from tiny_models import CODECS, STAGES, tiny_composite, tiny_semantic_tokenizer, tiny_stage
+from tiny_models import CODECS, STAGES, first_read, tiny_composite, tiny_semantic_tokenizer, tiny_stage
 from vocals import CODEC_RATE
 
 
@@ -25,19 +25,8 @@ def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
 
 def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
     model = tiny_composite(position_scheme="time", num_hidden_layers=1)
-    read: dict[str, torch.Tensor] = {}
-
-    def reader(name: str) -> Any:
-        def keep(module: torch.nn.Module, args: Any) -> None:
-            read.setdefault(name, args[0][0].t())
-
-        return keep
-
-    embeddings = {name: getattr(model, name).model.conditioning_embedding for name in STAGES}
-    hooks = [embedding.register_forward_pre_hook(reader(name)) for name, embedding in embeddings.items()]
-    output = model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="reference")
-    for hook in hooks:
-        hook.remove()
+    with first_read(model, "conditioning_embedding") as read:
+        output = model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="reference")
     assert torch.equal(model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="fast").codes[0], output.codes[0])
     tokens = {
         "vocal_semantic": output.vocal_semantic[0][None],

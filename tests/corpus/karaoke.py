@@ -10,6 +10,9 @@ import pytest
 import soundfile
 import torch
 
+from hafm_hf.corpus.shards import ShardOptions
+from hafm_hf.corpus.stems import StemOptions
+from hafm_hf.corpus.tokenizing import TokenizerOptions
 from tiny_models import tiny_codec, tiny_semantic_tokenizer
 
 RATE = 16_000
@@ -51,6 +54,13 @@ def save_tokenizers(folder: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(folder / "semantic_tokenizer")
     tiny_codec().save_pretrained(folder / "codec")
     return {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}
+
+
+def karaoke_options(folder: Path, corpus: str, tokenizers: dict[str, Any], **more: float) -> ShardOptions:
+    """Of the karaoke in FOLDER/songs."""
+    named = {"audio": str(folder / "songs"), "corpus": str(folder / corpus)}
+    tools = {"stems": StemOptions(vocal_channel="right"), "tokenizer": TokenizerOptions(**tokenizers)}
+    return ShardOptions(**named, **tools, **more)  # type: ignore[arg-type]
 
 
 def save_demucs(folder: Path) -> Path:

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from corpus.karaoke import save_tokenizers, shards, write_karaoke
+from corpus.karaoke import karaoke_options, save_tokenizers, shards, write_karaoke
 from hafm_hf.corpus.engines import HAFMJobError
 from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
-from hafm_hf.corpus.stems import StemOptions
-from hafm_hf.corpus.tokenizing import TokenizerOptions
 
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
@@ -25,14 +23,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypa
     # Ray's workers import what the tests import
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     write_karaoke(tmp_path / "songs", 8, seconds=3.0)
-    options = ShardOptions(
-        audio=str(tmp_path / "songs"),
-        corpus=str(tmp_path / "here"),
-        stems=StemOptions(vocal_channel="right"),
-        tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
-        segment_seconds=2.0,
-        min_seconds=1.0,
-    )
+    options = karaoke_options(tmp_path, "here", save_tokenizers(tmp_path), segment_seconds=2.0, min_seconds=1.0)
     prepare(PrepareOptions(options, tracks_per_shard=1))
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
@@ -62,11 +53,6 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte(tmp_path: Path, monkeypa
 def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     write_karaoke(tmp_path / "songs", 1)
-    options = ShardOptions(
-        audio=str(tmp_path / "songs"),
-        corpus=str(tmp_path / "corpus"),
-        stems=StemOptions(vocal_channel="right"),
-        tokenizer=TokenizerOptions(**save_tokenizers(tmp_path)),
-    )
+    options = karaoke_options(tmp_path, "corpus", save_tokenizers(tmp_path))
     with pytest.raises(HAFMJobError, match="No Ray cluster can be reached at 127.0.0.1:1"):
         prepare(PrepareOptions(options, engine="ray", address="127.0.0.1:1"))

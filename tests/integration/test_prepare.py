@@ -14,11 +14,10 @@ import datasets
 import pytest
 import torch
 
-from corpus.karaoke import save_tokenizers, shards, write_karaoke
-from hafm_hf.corpus.prepare import PrepareOptions, ShardOptions, prepare
+from corpus.karaoke import karaoke_options, save_tokenizers, shards, write_karaoke
+from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.reading import decode
-from hafm_hf.corpus.stems import StemOptions
-from hafm_hf.corpus.tokenizing import TokenizerOptions, fit_rate
+from hafm_hf.corpus.tokenizing import fit_rate
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_tiny.figures import scale_invariant_sdr
 from programs import Program, group_lives, run_program
@@ -70,13 +69,7 @@ def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
     tokenizers: dict[str, Any], tmp_path: Path
 ) -> None:
     write_karaoke(tmp_path / "songs", 16, seconds=6.0)
-    options = ShardOptions(
-        audio=str(tmp_path / "songs"),
-        corpus=str(tmp_path / "whole"),
-        stems=StemOptions(vocal_channel="right"),
-        tokenizer=TokenizerOptions(**tokenizers),
-    )
-    prepare(PrepareOptions(options, tracks_per_shard=1))
+    prepare(PrepareOptions(karaoke_options(tmp_path, "whole", tokenizers), tracks_per_shard=1))
     words = [tmp_path / "songs", tmp_path / "killed", "--vocal-channel", "right", "--tracks-per-shard", 1]
     words += ["--semantic-tokenizer", tokenizers["semantic_tokenizer"], "--codec", tokenizers["codec"]]
     words += ["--workers", 2]

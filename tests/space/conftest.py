@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from space.serving import BROWSER_FLAGS, CHROMIUM, MAX_SECONDS, PATIENCE_SECONDS, Space, served
+from space.serving import MAX_SECONDS, PATIENCE_SECONDS, Space, chromium, served
 from vocals import file_bytes, glide
 
 if TYPE_CHECKING:
@@ -44,15 +44,8 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(voices: Path) -> "Iterator[Browser]":
     """Chromium that hears song.wav, again and again, when it listens to the microphone."""
-    from playwright.sync_api import sync_playwright
-
-    flags = [*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={voices / 'song.wav'}"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=flags, timeout=1000 * PATIENCE_SECONDS
-        )
+    with chromium(voices / "song.wav") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -44,6 +48,20 @@ class Space:
     url: str
     temporary: Path
     process: "subprocess.Popen[bytes]"
+
+
+@contextmanager
+def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
+    """Chromium that hears a file, again and again, when it listens to the microphone."""
+    from playwright.sync_api import sync_playwright
+
+    flags = (*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *flags)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=flags, timeout=1000 * PATIENCE_SECONDS
+        )
+        yield browser
+        browser.close()
 
 
 @contextmanager

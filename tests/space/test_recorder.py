@@ -20,7 +20,7 @@ from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.listening.pitch_line import FRAME_RATE
 from space.browsing import PHONE, announced, expect, keep_screenshot, open_page, summary, tab_to
-from space.serving import BROWSER_FLAGS, CHROMIUM, PATIENCE_SECONDS, Space
+from space.serving import Space, chromium
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
@@ -36,8 +36,6 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 @pytest.fixture(scope="module")
 def singer(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Browser]":
     """Chromium whose microphone gives a voice and a tick on every beat at 90 a minute, without end."""
-    from playwright.sync_api import sync_playwright
-
     beat = RATE * 60 // TEMPO
     shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "real" / "vocadito_10.wav"
     voice, _ = audio.read_audio(shared if shared.exists() else EXAMPLE, sampling_rate=RATE)
@@ -46,13 +44,8 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Browser]":
         sound[at * beat : at * beat + RATE // 50] = 0.9 * tick()
     path = tmp_path_factory.mktemp("microphone") / "clip.wav"
     soundfile.write(path, sound, RATE, subtype="PCM_16")
-    flags = [*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={path}", "--autoplay-policy=no-user-gesture-required"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=flags, timeout=1000 * PATIENCE_SECONDS
-        )
+    with chromium(path, "--autoplay-policy=no-user-gesture-required") as browser:
         yield browser
-        browser.close()
 
 
 def tick() -> np.ndarray:

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages that start from codebook vectors: tokens that are alike start alike."""
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 import torch
 
+from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
-from hafm_tiny.codebooks import initialise_from_codebooks
-from training.toy_corpus import toy_config
+from hafm_tiny.codebooks import count_together, initialise_from_codebooks
+from programs import run_program
+from training.toy_corpus import INFO, toy_config, toy_excerpt
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
 def make_vectors() -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,21 +31,31 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 def test_distances_between_tokens_follow_those_of_their_vectors() -> None:
     torch.manual_seed(0)
     semantic, acoustic = make_vectors()
-    model = HAFMCoarseForCausalLM(toy_config("coarse"))
-    before = rank_correlation(model.heads.weight[1].detach(), acoustic[1])
-    initialise_from_codebooks(model, semantic, acoustic)
-    decoder = model.model
-    assert abs(before) < 0.3
-    assert rank_correlation(model.heads.weight[1].detach(), acoustic[1]) > 0.7
-    assert rank_correlation(decoder.target_embedding.weight[2, :30].detach(), acoustic[2]) > 0.7
-    assert rank_correlation(decoder.conditioning_embedding.weight[0, :40].detach(), semantic) > 0.7
+    coarse, fine = HAFMCoarseForCausalLM(toy_config("coarse")), HAFMFineForCausalLM(toy_config("fine"))
+    assert abs(rank_correlation(coarse.heads.weight[1].detach(), acoustic[1])) < 0.3
+    for model, reads, heads in ((coarse, semantic, acoustic[1]), (fine, acoustic[1], acoustic[4])):
+        initialise_from_codebooks(model, semantic, acoustic)
+        tables = [model.heads, model.model.target_embedding, model.model.conditioning_embedding]
+        for table, vectors, book in zip(tables, (heads, heads, reads), (1, 1, int(model is fine)), strict=True):
+            assert rank_correlation(table.get_parameter("weight")[book, : len(vectors)].detach(), vectors) > 0.7
 
 
-def test_the_fine_stage_takes_its_own_codebooks_and_reads_the_coarse_ones() -> None:
-    torch.manual_seed(0)
-    semantic, acoustic = make_vectors()
-    model = HAFMFineForCausalLM(toy_config("fine"))
-    initialise_from_codebooks(model, semantic, acoustic)
-    decoder = model.model
-    assert rank_correlation(decoder.conditioning_embedding.weight[2, :30].detach(), acoustic[2]) > 0.7
-    assert rank_correlation(decoder.target_embedding.weight[0, :30].detach(), acoustic[3]) > 0.7
+def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -> None:
+    for folder, times in (("before", 1), ("now", 7)):
+        (tmp_path / folder).mkdir()
+        rows = [toy_excerpt(str(seed), 8.0, seed) for seed in range(6)]
+        rows = [replace(row, acoustic=row.acoustic * times % 30) for row in rows]
+        write_shard(tmp_path / folder / "train-00000.parquet", rows, INFO)
+    stage = HAFMFineForCausalLM(toy_config("fine"))
+    stage.save_pretrained(tmp_path / "stage")
+    words = [tmp_path / "stage", "fine", tmp_path / "out", "--before", tmp_path / "before", "--now", tmp_path / "now"]
+    done = run_program([sys.executable, str(RECIPES / "carry_stage.py"), *map(str, words)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    carried = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
+    # what was code 4 is code 28 now
+    for table in ("model.conditioning_embedding.weight", "model.target_embedding.weight", "heads.weight"):
+        old, new = (model.get_parameter(table)[0].detach() for model in (stage, carried))
+        assert torch.cosine_similarity(old[4], new[28], dim=0) > 0.8 > torch.cosine_similarity(old[4], new[4], dim=0)
+    with pytest.raises(ValueError, match="not tokens of the same songs"):
+        write_shard(tmp_path / "before" / "train-00001.parquet", rows, INFO)
+        count_together(tmp_path / "before", tmp_path / "now")
