@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,12 @@ class ForkedWork:
         return self.process.exitcode
 
     def kill(self) -> None:
-        """SIGKILL to it and all that it has started."""
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-        if group_lives(self.pid):
-            os.killpg(self.pid, signal.SIGKILL)
+        """SIGKILL to it and all that it has started, unless it ends by itself at this very moment."""
+        with suppress(ProcessLookupError):
+            if self.poll() is None:
+                os.kill(self.pid, signal.SIGKILL)
+            if group_lives(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
         self.process.join()
 
     def said(self) -> list[str]:

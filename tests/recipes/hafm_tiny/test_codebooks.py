@@ -14,8 +14,6 @@ from hafm_tiny.codebooks import count_together, initialise_from_codebooks
 from programs import run_program
 from training.toy_corpus import INFO, toy_config, toy_excerpt
 
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
-
 
 def make_vectors() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
@@ -43,13 +41,14 @@ def test_distances_between_tokens_follow_those_of_their_vectors() -> None:
 def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -> None:
     for folder, times in (("before", 1), ("now", 7)):
         (tmp_path / folder).mkdir()
-        rows = [toy_excerpt(str(seed), 8.0, seed) for seed in range(6)]
-        rows = [replace(row, acoustic=row.acoustic * times % 30) for row in rows]
+        songs = map(toy_excerpt, "abcdef", [8.0] * 6, range(6))
+        rows = [replace(song, acoustic=song.acoustic * times % 30) for song in songs]
         write_shard(tmp_path / folder / "train-00000.parquet", rows, INFO)
     stage = HAFMFineForCausalLM(toy_config("fine"))
     stage.save_pretrained(tmp_path / "stage")
     words = [tmp_path / "stage", "fine", tmp_path / "out", "--before", tmp_path / "before", "--now", tmp_path / "now"]
-    done = run_program([sys.executable, str(RECIPES / "carry_stage.py"), *map(str, words)])
+    recipe = Path(__file__).resolve().parents[3] / "recipes" / "carry_stage.py"
+    done = run_program([sys.executable, str(recipe), *map(str, words)])
     assert done.returncode == 0, done.stderr[-2000:]
     carried = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
     # what was code 4 is code 28 now

@@ -108,8 +108,7 @@ def test_training_makes_both_towers_better() -> None:
 
 
 def test_a_listener_is_scored_against_what_was_sung() -> None:
-    performances = simulated([tune_of_roots(seed) for seed in range(2)], 20.0)
-    found = simulated_scores(tiny_listener(), performances)
+    found = simulated_scores(tiny_listener(), simulated([tune_of_roots(seed) for seed in range(2)], 20.0))
     assert found.keys() == {"chords", "beyond", "key", "tempo"} and all(-1 <= value <= 1 for value in found.values())
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
@@ -173,7 +172,7 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     learnt = len(list_songs(songs)) - 3 + 1
     assert f"'train': '{learnt} songs', 'validation': '2 songs'" in done.stderr
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
-    assert {"harmony_nats", "time_nats", "chords", "tempo", "key"} == figures.keys()
+    assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo", "key"} == figures.keys()
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
     done = run_program([sys.executable, str(RECIPES / "train_listener.py"), "--out", str(tmp_path)])
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
