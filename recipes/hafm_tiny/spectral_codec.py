@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training the spectral codec, freely or on the tokens of a codec that stages have learnt.
+"""Training the spectral codec.
 
-Freely, it is an autoencoder first, quantised once that has warmed up (k-means start, moving averages, replacement of
-dead codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2). With a teacher, an
-EnCodec, its codebooks are taken over and stay: half of the rows decode the teacher's codes, the other half those of
-the new encoder, which learns the teacher's latent vectors and, through the decoder, what decodes to better sound.
-Discriminators come last; codes that a model has generated, for which there is no right sound, are judged by them too,
-and their levels are drawn to the songs'. The decoder alone may go on learning, from the codec's own codes, which stay.
+It is an autoencoder first, quantised once that has warmed up (k-means start, moving averages, replacement of dead
+codes, codebook dropout; Défossez et al. 2022, arXiv 2210.13438, sections 3.2 and A.2). Discriminators come last. The
+decoder alone may go on learning, from the codec's own codes, which stay.
 """
 
 import copy
@@ -17,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers import EncodecModel
 
 from hafm_hf.listening.pitch_line import mel_filters
 from hafm_hf.tokenizers.modeling_spectral_codec import HAFMSpectralModel
@@ -29,20 +25,17 @@ from .song_pool import PCM_SCALE, Song, SongPool
 from .state import cosine_learning_rate
 from .steps import in_half
 
-# share of a batch in the running levels of bands and generated sound, and the distance, in nepers, that counts at most
-LEVEL_MOMENTUM, MOST_APART = 0.02, 0.5
 LEVEL_BANDS = 32
 STFT_SIZES = (256, 1024, 4096, 8192)
-# of a song that a teacher encodes at once, and what its recurrent layers hear before
-PART_FRAMES, LEAD_FRAMES = 300, 150
+# of a trainer's state, what is no module
+PLAIN = ("step", "quantized", "counts", "sums")
 
 
 @dataclass
 class SpectralTrainingArguments:
     """How a spectral codec is trained; steps are optimiser steps.
 
-    `own_codes_from`: with a teacher, the step from which half of the rows decode the new encoder's codes.
-    `quantize_from`: without one, the step at which codebooks start.
+    `quantize_from`: the step at which codebooks start.
     `adversarial_from`: the step from which discriminators learn; 0: never. What they say counts more and more during
     the following `adversarial_ramp` steps.
     `decoder_only`: encoder and codebooks stay, and with them every code; only for a codec that is trained already.
@@ -56,7 +49,6 @@ class SpectralTrainingArguments:
     final_learning_rate: float = 5e-5
     warmup_steps: int = 100
     averaging: float = 0.998
-    own_codes_from: int = 500
     quantize_from: int = 500
     start_batches: int = 64
     codebook_decay: float = 0.99
@@ -65,8 +57,6 @@ class SpectralTrainingArguments:
     spectral_weight: float = 0.5
     mel_weight: float = 0.2
     level_weight: float = 0.0
-    free_level_weight: float = field(default=0.0, metadata={"help": "of levels of sound that a model has generated"})
-    latent_weight: float = 0.5
     commitment_weight: float = 0.3
     adversarial_from: int = 0
     adversarial_ramp: int = 0
@@ -100,38 +90,10 @@ def band_powers(audio: torch.Tensor, sampling_rate: int, size: int = 1024) -> to
 
 
 class Batch(NamedTuple):
-    """Crops float [B, C, N], the first frame of each, and of a teacher its latents [B, D, T] and codes [B, Q, T]."""
+    """Crops float [B, C, N], and the first frame of each, int64 [B]."""
 
     audio: torch.Tensor
     first: torch.Tensor
-    latents: torch.Tensor | None = None
-    codes: torch.Tensor | None = None
-
-
-class Teacher:
-    """An EnCodec whose codebooks are taken over: its latents and codes of whole songs, kept by name."""
-
-    def __init__(self, model: EncodecModel) -> None:
-        self.model = model.eval()
-        self.codebooks = torch.stack([layer.codebook.embed for layer in model.quantizer.layers])
-        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    @torch.no_grad()
-    def of(self, name: str, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents float16 [D, T] and codes int16 [Q, T] of a song's int16 samples [N]."""
-        if name not in self._known:
-            hop = self.model.config.hop_length
-            audio = torch.from_numpy(samples / np.float32(PCM_SCALE))[None, None].to(self.model.device)
-            parts = []
-            # whole songs do not fit into a CPU's cache, which takes several times as long
-            for start in range(0, audio.shape[-1] // hop, PART_FRAMES):
-                before = max(0, start - LEAD_FRAMES)
-                part = self.model.encoder(audio[..., before * hop : (start + PART_FRAMES) * hop])
-                parts.append(part[..., start - before :])
-            latents = torch.cat(parts, dim=-1)
-            codes = self.model.quantizer.encode(latents)[:, 0]
-            self._known[name] = (latents[0].half(), codes.short())
-        return self._known[name]
 
 
 class SpectralTrainer:
@@ -141,8 +103,6 @@ class SpectralTrainer:
         codec: with weights as initialised, or trained.
         pool: training songs at the codec's rate.
         arguments: see `SpectralTrainingArguments`.
-        teacher: whose tokens the codec is to keep.
-        generated: codes int64 [Q, T] that a model has generated.
         records: crops of these are drawn as well.
     """
 
@@ -151,53 +111,31 @@ class SpectralTrainer:
         codec: HAFMSpectralModel,
         pool: SongPool,
         arguments: SpectralTrainingArguments,
-        teacher: Teacher | None = None,
-        generated: Sequence[torch.Tensor] = (),
         records: Sequence[Song] = (),
     ) -> None:
-        self.codec, self.pool, self.arguments, self.teacher = codec, pool, arguments, teacher
-        self.records = records
-        self.generated = [codes for codes in generated if codes.shape[1] > arguments.crop_frames]
+        self.codec, self.pool, self.arguments, self.records = codec, pool, arguments, records
         self.average = copy.deepcopy(codec).requires_grad_(False)
-        self.step, self.quantized = 0, teacher is not None or arguments.decoder_only
+        self.step, self.quantized = 0, arguments.decoder_only
         codec.encoder.requires_grad_(not arguments.decoder_only)
-        if teacher is not None:
-            codec.quantizer.codebooks.copy_(teacher.codebooks)
-        self.counts = torch.ones(codec.quantizer.codebooks.shape[:2])
+        self.counts = torch.ones(codec.quantizer.codebooks.shape[:2], device=codec.device)
         self.sums = codec.quantizer.codebooks.clone()
-        # of the songs and of generated sound: logarithms of the bands' shares of the power
-        self.levels = torch.zeros(2, LEVEL_BANDS)
         trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, arguments.learning_rate, (0.8, 0.99), weight_decay=0.01)
-        self.discriminator = MultiScaleDiscriminator(tuple(map(int, arguments.sizes.split(","))))
+        self.discriminator = MultiScaleDiscriminator(tuple(map(int, arguments.sizes.split(",")))).to(codec.device)
         self.judging = torch.optim.AdamW(
             self.discriminator.parameters(), arguments.discriminator_learning_rate, (0.5, 0.9)
         )
 
-    def start(self, fresh: bool = True) -> None:
-        """Measures the teacher's spread and, for a fresh codec, each frequency's usual level.
-
-        A fresh one starts where its latents have the teacher's mean and spread.
-        """
+    def start(self) -> None:
+        """Measures each frequency's usual level, for a fresh codec."""
         batches = [self._draw(10_000_000 + index) for index in range(self.arguments.start_batches)]
         encoder, decoder = self.codec.encoder, self.codec.decoder
-        if self.teacher is not None:
-            latents = torch.cat([each.latents for each in batches if each.latents is not None]).transpose(1, 2)
-            flat = latents.flatten(0, 1)
-            self.spread = float(flat.var(0).mean())
-        if not fresh:
-            return
         spectra = torch.cat([encoder.spectrum.analyse(each.audio).flatten(0, 1) for each in batches])
         usual = spectra.abs().pow(2 * self.codec.config.compression).mean(0).div(2).sqrt()
         # bins above a lowpass hold next to nothing, and nothing is not worth learning
         usual = usual.clamp_min(1e-2 * float(usual.max()))
         encoder.spectrum.usual.copy_(usual)
         decoder.spectrum.usual.copy_(usual)
-        if self.teacher is not None:
-            with torch.no_grad():
-                encoder.last.weight.mul_(flat.std(0)[:, None])
-                encoder.last.bias.copy_(flat.mean(0))
-                decoder.first.weight.div_(flat.std())
         self.average.load_state_dict(self.codec.state_dict())
 
     def train_step(self) -> dict[str, float]:
@@ -209,7 +147,7 @@ class SpectralTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
-        if self.teacher is None and step >= arguments.quantize_from and not self.quantized:
+        if step >= arguments.quantize_from and not self.quantized:
             self._start_codebooks(generator)
         loss, report = self._loss(self._draw(step), generator)
         self.optimizer.zero_grad(set_to_none=True)
@@ -236,14 +174,8 @@ class SpectralTrainer:
         codec = self.averaged().train()
         for index in range(batches):
             batch = self._draw(20_000_000 + index)
-            if batch.codes is not None and index % 2:
-                codec.decoder(codec.quantizer.decode(batch.codes), batch.first[: len(batch.codes)])
-            elif self.generated and index % 4 == 0:
-                codes, first = self._draw_generated(torch.Generator().manual_seed(index), len(batch.audio))
-                codec.decoder(codec.quantizer.decode(codes), first)
-            else:
-                latents = codec.encoder(batch.audio)
-                codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
+            latents = codec.encoder(batch.audio)
+            codec.decoder(codec.quantizer.decode(codec.quantizer.encode(latents)), batch.first)
         return codec.eval()
 
     def _draw(self, step: int) -> Batch:
@@ -252,7 +184,6 @@ class SpectralTrainer:
         frames, hop = self.arguments.crop_frames, config.hop_length
         audio: list[torch.Tensor] = []
         first: list[int] = []
-        teachings: list[tuple[torch.Tensor, torch.Tensor]] = []
         while len(audio) < self.arguments.batch_size:
             song, start = self._draw_crop(rng, (frames + 1) * hop)
             start //= hop
@@ -261,17 +192,10 @@ class SpectralTrainer:
                 continue
             audio.append(torch.from_numpy(crop))
             first.append(start)
-            if self.teacher is not None:
-                known = self.teacher.of(song.name, song.instrumental)
-                teachings.append((known[0][:, start : start + frames], known[1][:, start : start + frames]))
         audio += [torch.from_numpy(self._varied(rng, frames * hop)) for _ in range(self.arguments.varied_rows)]
         first += [int(place) for place in rng.integers(1000, size=self.arguments.varied_rows)]
         device = self.codec.device
-        rows, places = torch.stack(audio)[:, None].to(device), torch.tensor(first, device=device)
-        if not teachings:
-            return Batch(rows, places)
-        latents, codes = (torch.stack(each) for each in zip(*teachings, strict=True))
-        return Batch(rows, places, latents.float().to(device), codes.long().to(device))
+        return Batch(torch.stack(audio)[:, None].to(device), torch.tensor(first, device=device))
 
     def _draw_crop(self, rng: np.random.Generator, size: int) -> tuple[Song, int]:
         """A song or a record, and the first sample of a crop of `size`."""
@@ -303,21 +227,19 @@ class SpectralTrainer:
         return (sound * np.float32(level / max(float(np.sqrt(np.mean(sound**2))), 1e-4))).clip(-1, 1)
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        arguments, target, first = self.arguments, batch.audio, batch.first
+        arguments, target = self.arguments, batch.audio
         report: dict[str, float] = {}
         with in_half(self.codec.device), torch.set_grad_enabled(not arguments.decoder_only):
             latents = self.codec.encoder(target).float()
-        decoded = self._decoder_input(latents, batch, generator, report)
-        loss = self._latent_loss(latents, decoded, batch, report)
-        adversarial = bool(arguments.adversarial_from) and self.step >= arguments.adversarial_from
-        if adversarial and self.generated:
-            codes, other = self._draw_generated(generator, max(1, arguments.judged_rows // 2))
-            decoded = torch.cat([decoded, self.codec.quantizer.decode(codes)])
-            first = torch.cat([first, other])
+        decoded = self._decoder_input(latents, generator)
+        loss = latents.new_zeros(())
+        if self.quantized and not arguments.decoder_only:
+            commitment = (latents - decoded.detach()).square().mean()
+            report["commitment"] = float(commitment.detach())
+            loss = arguments.commitment_weight * commitment
         with in_half(self.codec.device):
             hidden = self.codec.decoder.hidden(decoded)
-        whole = self.codec.decoder.sound(hidden.float(), first)
-        output, free = whole[: len(target)], whole[len(target) :]
+        output = self.codec.decoder.sound(hidden.float(), batch.first)
         terms = {
             "waveform": relative_error(target, output),
             "spectral": spectral_distance(target, output, STFT_SIZES),
@@ -327,63 +249,20 @@ class SpectralTrainer:
         for name, value in terms.items():
             report[name] = float(value.detach())
             loss = loss + getattr(arguments, f"{name}_weight") * value
-        if len(free) and arguments.free_level_weight:
-            loss = loss + arguments.free_level_weight * self._free_level_loss(target, free, report)
-        if adversarial:
+        if arguments.adversarial_from and self.step >= arguments.adversarial_from:
             rows = torch.randperm(len(target), generator=generator)[: arguments.judged_rows].to(target.device)
-            loss = loss + self._adversarial_loss(target[rows], output[rows], free, generator, report)
+            loss = loss + self._adversarial_loss(target[rows], output[rows], generator, report)
         return loss, report
 
-    def _free_level_loss(self, target: torch.Tensor, free: torch.Tensor, report: dict[str, float]) -> torch.Tensor:
-        """Draws the levels of generated sound [B, 1, N] to the songs', of which single crops say little: by means of
-        the last steps, whose differences are the gradient of this one's levels."""
-        levels = []
-        for held, sound in zip(self.levels, (target[: self.arguments.batch_size], free), strict=True):
-            powers = band_powers(sound, self.codec.config.sampling_rate)
-            shares = (powers / powers.sum(1, keepdim=True).clamp_min(1e-6) + 1e-6).log().mean(0)
-            momentum = LEVEL_MOMENTUM if float(held.abs().sum()) else 1.0
-            held.lerp_(shares.detach().cpu(), momentum)
-            levels.append(shares)
-        apart = self.levels[1] - self.levels[0]
-        report["free_level"] = float(0.5 * apart.abs().mean())
-        return (apart.clamp(-MOST_APART, MOST_APART).to(free.device) * levels[1]).mean()
-
-    def _latent_loss(
-        self, latents: torch.Tensor, decoded: torch.Tensor, batch: Batch, report: dict[str, float]
-    ) -> torch.Tensor:
-        """How far latents [B, D, T] are from the teacher's, or without one from what they are quantised to."""
-        if batch.latents is not None:
-            apart = (latents[: len(batch.latents)] - batch.latents).square().mean() / self.spread
-            report["latent"] = float(apart.detach())
-            return self.arguments.latent_weight * apart
-        if not self.quantized or self.arguments.decoder_only:
-            return latents.new_zeros(())
-        commitment = (latents - decoded.detach()).square().mean()
-        report["commitment"] = float(commitment.detach())
-        return self.arguments.commitment_weight * commitment
-
-    def _decoder_input(
-        self, latents: torch.Tensor, batch: Batch, generator: torch.Generator, report: dict[str, float]
-    ) -> torch.Tensor:
-        """What the decoder gets: latents, or quantised ones with straight-through gradients."""
+    def _decoder_input(self, latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What the decoder gets of latents [B, D, T]: these, or quantised ones with straight-through gradients."""
         if not self.quantized:
             return latents
-        depth = self._draw_depth(len(latents), generator)
+        depth = self._draw_depth(len(latents), generator).to(latents.device)
         if self.arguments.decoder_only:
             return self._to_depth(self.codec.quantizer.encode(latents), depth)
-        if batch.codes is None:
-            quantized = self._learn_codes(latents.detach(), depth, generator)
-            return latents + (quantized - latents).detach()
-        known = len(batch.codes)
-        with torch.no_grad():
-            codes = self.codec.quantizer.encode(latents)
-            report["codes_alike"] = float((codes[:known, 0] == batch.codes[:, 0]).float().mean())
-            # the varied rows have codes of the new encoder only
-            theirs = self._to_depth(torch.cat([batch.codes, codes[known:]]), depth)
-            quantized = self._to_depth(codes, depth)
-        rows = torch.arange(len(latents), device=latents.device)
-        own = (rows % 2 == 0) | (rows >= known) if self.step >= self.arguments.own_codes_from else rows < 0
-        return torch.where(own[:, None, None], latents + (quantized - latents).detach(), theirs)
+        quantized = self._learn_codes(latents.detach(), depth, generator)
+        return latents + (quantized - latents).detach()
 
     def _to_depth(self, codes: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         """Vectors [B, D, T] of the first depth[b] of codes [B, Q, T]."""
@@ -400,30 +279,14 @@ class SpectralTrainer:
         half = torch.full_like(anything, (total + 1) // 2)
         return torch.where(choice < 0.6, torch.full_like(anything, total), torch.where(choice < 0.8, half, anything))
 
-    def _draw_generated(self, generator: torch.Generator, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        frames, codes, first = self.arguments.crop_frames, [], []
-        for _ in range(rows):
-            song = self.generated[int(torch.randint(len(self.generated), (1,), generator=generator))]
-            start = int(torch.randint(song.shape[1] - frames, (1,), generator=generator))
-            codes.append(song[:, start : start + frames].long())
-            first.append(start)
-        return torch.stack(codes), torch.tensor(first)
-
     def _adversarial_loss(
-        self,
-        target: torch.Tensor,
-        output: torch.Tensor,
-        free: torch.Tensor,
-        generator: torch.Generator,
-        report: dict[str, float],
+        self, target: torch.Tensor, output: torch.Tensor, generator: torch.Generator, report: dict[str, float]
     ) -> torch.Tensor:
-        """What discriminators say of decoded crops [B, C, N], and of `free` ones that have no target."""
+        """What discriminators say of decoded crops [B, C, N]."""
         judge, arguments = self.discriminator, self.arguments
         if float(torch.rand(1, generator=generator)) < arguments.discriminator_share:
             with in_half(self.codec.device):
                 judged = judge.loss(target, output)
-                if len(free):
-                    judged = judged + 0.5 * judge.loss(target[: len(free)], free)
             self.judging.zero_grad(set_to_none=True)
             judged.float().backward()
             self.judging.step()
@@ -431,12 +294,9 @@ class SpectralTrainer:
         judge.requires_grad_(False)
         with in_half(self.codec.device):
             hinge, matching = judge.judge(target, output)
-            loose = hinge.new_zeros(())
-            if len(free):
-                loose = torch.stack([torch.relu(1 - scale(free)[0]).mean() for scale in judge.scales]).mean()
         judge.requires_grad_(True)
         report |= {"adversarial": float(hinge.detach()), "matching": float(matching.detach())}
-        loss = arguments.adversarial_weight * (hinge + 0.5 * loose) + arguments.matching_weight * matching
+        loss = arguments.adversarial_weight * hinge + arguments.matching_weight * matching
         since = self.step + 1 - arguments.adversarial_from
         return loss.float() * min(1.0, since / max(1, arguments.adversarial_ramp))
 
@@ -484,13 +344,11 @@ class SpectralTrainer:
         """All that a later process needs to take the very next step."""
         names = ("codec", "average", "optimizer", "discriminator", "judging")
         state = {name: getattr(self, name).state_dict() for name in names}
-        plain = ("step", "quantized", "spread", "counts", "sums", "levels")
-        return state | {name: getattr(self, name) for name in plain if hasattr(self, name)}
+        return state | {name: getattr(self, name) for name in PLAIN}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict()`."""
         for name in ("codec", "average", "optimizer", "discriminator", "judging"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "quantized", "spread", "counts", "sums", "levels"):
-            if name in state:
-                setattr(self, name, state[name])
+        for name in PLAIN:
+            setattr(self, name, state[name])
