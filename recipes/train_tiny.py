@@ -11,9 +11,8 @@ Songs, spectral codec, its decoder alone, HuBERT, k-means, the vocal's space, to
 listener, separator, their joining and the card, in order, each a process with a log and checkpoints in OUT: after a
 stop the same command goes on. The stages read the lead sheet: chords, beats and bars, style, and energy where songs
 have sections. --preset trial shows in minutes that all of it runs, without music; --preset small is for a GPU, which
-all parts but the codec use where there is one. hafm-tiny itself learnt in several goes, from a trio first, and its
-codec from an EnCodec (MODEL_CARD.md): sizes are the same here, the weights are not. docs/training.md says how
-HAFM-Base is trained.
+all parts use where there is one. hafm-tiny itself learnt in several goes, from a trio first (MODEL_CARD.md): sizes are
+the same here, the weights are not. docs/training.md says how HAFM-Base is trained.
 """
 
 import logging

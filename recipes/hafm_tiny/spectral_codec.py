@@ -157,8 +157,9 @@ class SpectralTrainer:
             self.optimizer.step()
             with torch.no_grad():
                 decay = min(arguments.averaging, (1 + step) / (10 + step))
-                held = list(self.average.parameters())
-                torch._foreach_lerp_(held, list(self.codec.parameters()), 1 - decay)
+                both = zip(self.average.parameters(), self.codec.parameters(), strict=True)
+                held, now = zip(*((one, other) for one, other in both if other.requires_grad), strict=True)
+                torch._foreach_lerp_(held, now, 1 - decay)
         self.step += 1
         return {**report, "gradient_norm": float(norm), "learning_rate": rate}
 
