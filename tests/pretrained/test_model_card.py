@@ -73,11 +73,7 @@ def test_a_card_that_goes_up_with_another_repository_names_that_one(make: Callab
 def test_card_without_facts_says_so_and_makes_nothing_up() -> None:
     read = ModelCard(str(model_card(tiny_composite(), "org/tiny")))
     assert not {"license", "datasets", "base_model", "model-index"} & set(read.data.to_dict())
-    for said in (
-        "No scores",
-        "licence of the weights has not been stated",
-        "training data has not been stated",
-    ):
+    for said in ("No scores", "licence of the weights has not been stated", "training data has not been stated"):
         assert said in read.text
     assert "None" not in read.text
 

@@ -52,10 +52,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         self.max_seconds = max_seconds
 
     def __call__(
-        self,
-        raw_speech: Any,
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
+        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """Prepares one vocal or a list of them for `HAFMForVocalAccompaniment.generate`.
 

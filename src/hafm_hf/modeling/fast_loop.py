@@ -358,11 +358,7 @@ class FastDecoder:
                 yield tokens.clamp(max=self.config.codebook_size - 1)
 
     def _continue(
-        self,
-        scores: torch.Tensor,
-        plan: SlotPlan,
-        added: torch.Tensor | None,
-        report: Callable[[int], None] | None,
+        self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: Callable[[int], None] | None
     ) -> Iterator[torch.Tensor]:
         """Predictions (int64 [B·C, n]) of the slots to come, n = 1, 2 …
 
