@@ -304,7 +304,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop)
         if noise:
             # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            generator = None if seed is None else torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)
