@@ -45,7 +45,8 @@ def read_project(path: Path) -> dict[str, Any]:
             state = json.loads(archive.read("project.json"))
             for member in archive.namelist():
                 folder, _, name = member.rpartition("/")
-                if re.fullmatch(r"\w*", folder) and name == Path(name).name:
+                # an entry of a folder itself has no name
+                if re.fullmatch(r"\w*", folder) and name and name == Path(name).name:
                     now.setdefault(folder, Path(tempfile.mkdtemp(dir=JOBS)))
                     (now[folder] / name).write_bytes(archive.read(member))
         # ids of takes wherever they stand

@@ -99,12 +99,7 @@ class Program(ForkedWork):
     """
 
     def __init__(
-        self,
-        words: list[Any],
-        out: Path,
-        err: Path,
-        env: dict[str, str] | None = None,
-        cwd: Path | None = None,
+        self, words: list[Any], out: Path, err: Path, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> None:
         environment = dict(os.environ if env is None else env)
         for name in {name for name, _ in os.environ.items() ^ environment.items()} - READ_WHEN_USED:

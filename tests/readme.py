@@ -48,15 +48,8 @@ def blocks(document: str) -> list[Block]:
             raise ValueError(f"{document}: ```{language} {mark} is neither run nor checked.")
         headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text[: match.start()], flags=re.M | re.S), re.M)
         if language:
-            found.append(
-                Block(
-                    document,
-                    headings[-1] if headings else "",
-                    language,
-                    not mark and document not in CHECKED_ONLY,
-                    content,
-                )
-            )
+            run, heading = not mark and document not in CHECKED_ONLY, headings[-1] if headings else ""
+            found.append(Block(document, heading, language, run, content))
     return found
 
 

@@ -2,18 +2,19 @@
 """The composite: length to the sample, seeds, samples, saving and loading in parts, refusals."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline, set_seed
 
 from hafm_hf import HAFMCoarseForCausalLM, HAFMConfig, HAFMFeatureExtractor, HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import part_classes
 from hafm_hf.cli.info import describe_model
-from tiny_models import CODES, tiny_composite
+from tiny_models import CODES, tiny_band, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_spectral_codec
 from vocals import CODEC_RATE
 
 Composite = HAFMForVocalAccompaniment
@@ -97,6 +98,11 @@ def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: C
     ("vocals", "mask", "message"),
     [
         (torch.zeros(3, 2, 9_000), None, r"A vocal has shape \[2, 9000\]"),
+        (
+            torch.zeros(9_000, 2),
+            None,
+            r"vocals have shape \[9000, 2\], samples of channels .*; average channels first",
+        ),
         (torch.tensor(0.5), None, r"A vocal has shape \[\]"),
         (torch.zeros(3, 9_000), torch.ones(2, 9_000), r"padding_mask has 2 rows for 3 vocals"),
         (torch.zeros(3, 9_000), torch.ones(9_000), r"padding_mask has 1 rows for 3 vocals"),
@@ -111,7 +117,7 @@ def test_shapes_that_are_no_vocals_are_refused(
 
 
 def test_several_samples_differ_and_belong_to_their_vocal(composite: Composite) -> None:
-    output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=1, num_samples=3)
+    output = composite.generate([voice(0.5), voice(0.3)], CODEC_RATE, seed=2**63 - 1, num_samples=3)
     assert [len(audio) for audio in output.audio] == [12_000] * 3 + [7_200] * 3
     assert not torch.equal(output.codes[0], output.codes[1])
     assert torch.equal(output.vocal_semantic[0], output.vocal_semantic[2])
@@ -126,13 +132,8 @@ def test_skip_fine_decodes_the_same_coarse_codes_alone(composite: Composite) -> 
 
 
 def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
-    seen: dict[str, list[tuple[int, int]]] = {}
-    composite.generate(
-        voice(0.9),
-        CODEC_RATE,
-        seed=1,
-        progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
-    )
+    seen: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    composite.generate(voice(0.9), CODEC_RATE, seed=1, progress=lambda stage, *steps: seen[stage].append(steps))
     assert list(seen) == ["semantic", "coarse", "fine"]
     for stage, counts in seen.items():
         dones = [done for done, _ in counts]
@@ -201,6 +202,22 @@ def test_limits_of_length_outlive_loading_and_saving(composite: Composite, tmp_p
     files[0].unlink()
     HAFMForVocalAccompaniment.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "again").max_seconds == 3600
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
+    parts: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
+    model = tiny_band(codec=tiny_spectral_codec(), **parts).to(dtype)
+    song = model.generate(voice(0.6), CODEC_RATE, seed=1, instrumental=voice(0.6), keep=[(0.0, 0.2)], stems=True)
+    assert song.audio[0].dtype == torch.float32 and bool(song.audio[0].isfinite().all())
+    assert song.audio[0].shape == (14_400,) and song.lead_sheets[0].chords
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, {"": torch.device("cpu")}])
+def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> None:
+    assert pipeline("vocal-accompaniment", model=str(tiny_model), device_map=device_map).device.type == "cpu"
+    with pytest.raises(ValueError, match="device_map is .*'coarse'.*; a model has one device"):
+        HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map={"coarse": "cpu"})
 
 
 @pytest.mark.processor

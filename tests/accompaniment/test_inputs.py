@@ -44,11 +44,8 @@ def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, 
     wanted = SIXTEEN_BIT / np.float32(32768)
     assert importlib.util.find_spec("torchcodec") is None
     undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
-    for given in (
-        undecoded[0],
-        undecoded[0]["audio"],
-        {"text": "la", "audio": {"array": wanted, "sampling_rate": 24_000}},
-    ):
+    decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": 24_000}}
+    for given in (undecoded[0], undecoded[0]["audio"], decoded):
         assert np.array_equal(heard(accompany, given)[0], wanted)
     for given in (list(undecoded), KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset())):
         found = heard(accompany, given)
@@ -83,6 +80,20 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         ([[0.1, 0.2], [0.3]], {"sampling_rate": 24_000}, "0 s long"),
         ({"text": "la"}, {}, 'A dict needs "array" and "sampling_rate"'),
         (glide(), {"sampling_rate": 24_000, "seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        *(
+            (
+                {"array": glide(), "sampling_rate": 24_000},
+                {"seconds": wrong},
+                f"seconds is {wrong!r}; it must be a number",
+            )
+            for wrong in ("1", 0, -1.0, float("nan"), float("inf"), True)
+        ),
+        (file_bytes(glide()), {"seconds": "1"}, "seconds is '1'; it must be a number above 0"),
+        (
+            glide(),
+            {"sampling_rate": 24_000, "instrumental": glide(), "keep": [("a", 1)]},
+            "give start and stop of each",
+        ),
         (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),
     ],
 )

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one table of generation options: types, limits and precedence."""
 
+import numpy as np
 import pytest
+import torch
 
 from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
 
@@ -11,6 +13,9 @@ from hafm_hf.accompaniment.options import GenerationOptions, MixOptions
     [
         ({"num_samples": 0}, "num_samples is 0; it must be between 1 and 64"),
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be between 0 and 9223372036854775807"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and"),
+        ({"seed": np.arange(2)}, "it must be a whole number"),
         ({"seed": True}, "seed is True; it must be a whole number"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0; it must be 0 or more"),
@@ -31,6 +36,12 @@ def test_options_by_name_go_before_those_of_the_object_and_none_says_nothing() -
     )
     with pytest.raises(TypeError, match="There is no option 'guidance'; a generation takes num_samples, seed, guid"):
         GenerationOptions.of(given={"guidance": 3.0})
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    given = {"seed": np.int64(3), "temperature": np.float32(0.5), "top_k": torch.tensor(7), "stems": np.True_}
+    options = GenerationOptions.of(given=given)
+    assert options == GenerationOptions(seed=3, temperature=0.5, top_k=7, stems=True) and type(options.seed) is int
 
 
 def test_a_number_may_be_a_word_where_the_table_says_so() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-import hafm_hf  # noqa: F401  (registers the task)
+import hafm_hf
 from hafm_hf import audio
 from programs import run_program
 from vocals import CODEC_RATE, file_bytes, glide
@@ -103,14 +103,30 @@ def test_options_of_a_call_take_precedence_over_those_of_the_pipeline(tiny_model
     assert not np.array_equal(own(vocal, seed=2)["audio"], song["audio"])
 
 
+def test_a_stream_has_the_options_of_its_pipeline_and_of_a_call(tiny_model: Path) -> None:
+    made = {"seed": 1, "skip_fine": True, "seconds": 1.0, "sampling_rate": CODEC_RATE, "tail": 0.5}
+    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu", balance=3.0, **made)
+    for asked in ({}, {"seed": 2, "tail": 0.0, "files": False}):
+        streamed = np.concatenate([chunk["audio"] for chunk in own.stream(glide(), **asked)])
+        whole = own(glide(), balance=0.0, **asked)["audio"]
+        assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), asked
+    with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
+        next(own.stream(glide(), beats="absent.txt", files=False))
+    for useless in ({"loudness": -16.0}, {"keep": [(0.0, 0.5)]}):
+        with pytest.raises(TypeError, match=f"A stream has no use for '{next(iter(useless))}'"):
+            next(own.stream(glide(), **useless))
+
+
+def test_what_a_call_says_of_the_song_is_added_to_what_its_pipeline_says(tiny_model: Path) -> None:
+    own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
+    known, *_ = own._sanitize_parameters(tempo=np.float32(92))
+    assert known["lead_sheet"] == hafm_hf.LeadSheet(tempo=92.0, key="A:min")
+
+
 def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    form = "a LeadSheet or a dict"
-    for known, said in (
-        ({"tempo": 92}, "no beat line"),
-        ({"mood": "calm"}, "lead_sheet has no .mood."),
-        (["C"], form),
-    ):
+    odd, form = "lead_sheet has no .mood.", "a LeadSheet or a dict"
+    for known, said in (({"tempo": 92}, "no beat line"), ({"mood": "calm"}, odd), (["C"], form)):
         with pytest.raises(ValueError, match=said):
             accompany(vocal, lead_sheet=known)
         with pytest.raises(ValueError, match=said):

@@ -28,11 +28,8 @@ def test_each_stage_reads_the_streams_that_it_is_trained_on() -> None:
     with first_read(model, "conditioning_embedding") as read:
         output = model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="reference")
     assert torch.equal(model.generate(voice(0.8), CODEC_RATE, seed=1, decoding="fast").codes[0], output.codes[0])
-    tokens = {
-        "vocal_semantic": output.vocal_semantic[0][None],
-        "instrumental_semantic": output.instrumental_semantic[0][None],
-        "acoustic": output.codes[0],
-    }
+    tokens = {"vocal_semantic": output.vocal_semantic[0][None], "acoustic": output.codes[0]}
+    tokens["instrumental_semantic"] = output.instrumental_semantic[0][None]
     for name in STAGES:
         streams = stage_streams(getattr(model, name).config).conditioning
         expected = torch.cat([tokens[stream.column][stream.first : stream.last] for stream in streams])
@@ -114,6 +111,10 @@ def test_kept_spans_are_heard_as_they_were_and_the_rest_is_new(composite: HAFMFo
     assert torch.equal(new.codes[0][:, :60], codes[:, :60])
     again = composite.generate(vocal, CODEC_RATE, seed=2, instrumental=instrumental, keep=[(0.0, 0.8), (1.4, 2.0)])
     assert torch.equal(again.audio[0], new.audio[0])
+    # vocals that the feature extractor has read are at the model's rate, the instrumental at its own
+    how: dict[str, Any] = {"instrumental": voice(2, 48_000, 330.0), "keep": [(0.0, 0.8)]}
+    found = composite.generate(input_values=vocal, sampling_rate=48_000, seed=2, **how).audio[0].numpy()
+    assert np.abs(found - voice(2, pitch=330.0))[1_000:18_000].max() < 1e-3
 
 
 def test_kept_spans_have_the_codebooks_in_use_of_a_codec_with_more() -> None:

@@ -187,13 +187,7 @@ def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path
     wanted[:2] = [["30.0.wav"], ["28.0.wav"], ["27.0.wav"]]
     # what is known of one song is not said of another
     (tmp_path / "28.0_beats.txt").write_text("0 0.5")
-    assert _batched(tmp_path, lengths, 3) == [
-        ["30.0.wav"],
-        ["28.0.wav"],
-        ["27.0.wav"],
-        ["9.0.wav", "8.0.wav"],
-        ["1.0.wav"],
-    ]
+    assert _batched(tmp_path, lengths, 3) == wanted
 
 
 def test_the_command_ends_with_1_and_says_what_was_left_out(

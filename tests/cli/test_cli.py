@@ -51,18 +51,17 @@ def test_bundled_model_fits_the_package(bundled_model: Path) -> None:
     described = describe_model(None)
     assert described["model"] == str(bundled_model)
     assert described["bytes"] <= 60_000_000
-    assert described["sampling_rate"] == 24_000
+    assert described["sampling_rate"] == 24_000 and "folk" in described["styles"]
+    shown = " ".join(CliRunner().invoke(app, ["info"]).output.split())
+    assert shown.endswith(f"styles: {', '.join(described['styles'])}")
 
 
 def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> None:
     HAFMConfig().save_pretrained(tmp_path)
     parts = describe_model(str(tmp_path))["parts"]
     # The paper says 250 M in all; its own architecture counts to this.
-    assert [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")] == [
-        38.5,
-        42.5,
-        44.1,
-    ]
+    sizes = [round(parts[stage]["parameters"] / 1e6, 1) for stage in ("semantic", "coarse", "fine")]
+    assert sizes == [38.5, 42.5, 44.1]
     assert parts["coarse"]["rates"] == "50 → 75 frames/s (300 tokens/s)"
 
 

@@ -39,6 +39,7 @@ def test_an_earlier_take_is_not_overwritten_and_a_drawn_seed_can_be_had_again(
     assert (tmp_path / "voice_mix.wav").read_bytes() != first
     assert hafm(*words, "--overwrite", "--seed", take["seed"]).exit_code == 0
     assert (tmp_path / "voice_mix.wav").read_bytes() == first and take["skip_fine"] is True
+    assert not (tmp_path / "voice_take.json").exists(), "it would be that of another song"
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_a_model_is_loaded(
@@ -88,11 +89,8 @@ def test_lead_sheets_are_of_one_vocal_or_of_many(
     for name in ("one", "verse/two"):
         (songs / f"{name}.wav").write_bytes(voice.read_bytes())
     (songs / "bad.wav").write_text("words")
-    named = {
-        "file": [songs / "one.wav"],
-        "folder": [songs],
-        "files": [songs / "one.wav", songs / "bad.wav", songs / "verse"],
-    }
+    files = [songs / "one.wav", songs / "bad.wav", songs / "verse"]
+    named = {"file": files[:1], "folder": [songs], "files": files}
     words = ("lead-sheet", *named[source], "--tempo", 120, "--click")
     done = hafm(*words, "--out", tmp_path / "out")
     made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}

@@ -119,12 +119,9 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
         pattern = torch.arange(length) % (min(config.codebook_sizes) - 1) + 1
         labels = pattern.expand(batch_size, -1).clone()
         bos = torch.full((batch_size, 1), config.bos_token_id)
+        shifted = torch.cat([bos, labels[:, :-1]], dim=1)
         conditioning = inputs["conditioning_ids"][:1].expand(batch_size, -1, -1).clone()
-        return {
-            "input_ids": torch.cat([bos, labels[:, :-1]], dim=1),
-            "labels": labels,
-            "conditioning_ids": conditioning,
-        }
+        return {"input_ids": shifted, "labels": labels, "conditioning_ids": conditioning}
 
     def _get_trainable_model_class(self) -> Any:
         conditioning = self.model_tester.prepare_config_and_inputs_for_common()[1]["conditioning_ids"][:1]
@@ -234,13 +231,8 @@ class ListenerTest(PartCase, Reasoned):
 
     has_attentions = False
     config_class, model_class = HAFMListenerConfig, HAFMListenerModel
-    config_arguments = {
-        "num_clusters": 7,
-        "harmony_channels": 5,
-        "harmony_layers": 2,
-        "time_channels": 7,
-        "time_layers": 1,
-    }
+    config_arguments = {"num_clusters": 7, "harmony_channels": 5, "harmony_layers": 2}
+    config_arguments |= {"time_channels": 7, "time_layers": 1}
 
     def tester(self) -> PartTester:
         """Eleven cells of harmony and thirteen of time."""

@@ -41,22 +41,13 @@ def test_layouts_of_stems_are_told_apart_and_what_is_incomplete_is_named(tmp_pat
         "train/Song B": ["instrumental", "vocal"],
         "pairs/x": ["instrumental", "vocal"],
     }
-    assert {drop.track: drop.reason for drop in drops} == {
-        "pairs/y": Reason.INCOMPLETE,
-        "pairs/z": Reason.INCOMPLETE,
-        "mixes/mix.wav": Reason.NO_STEMS,
-    }
+    wrong = {"pairs/y": Reason.INCOMPLETE, "pairs/z": Reason.INCOMPLETE, "mixes/mix.wav": Reason.NO_STEMS}
+    assert {drop.track: drop.reason for drop in drops} == wrong
 
 
 def test_no_vocals_is_the_instrumental_beside_vocals() -> None:
-    found = [
-        "two/no_vocals.wav",
-        "two/vocals.wav",
-        "song_no_vocals.wav",
-        "song_vocals.wav",
-        "b-Instrumental.wav",
-        "b-Voice.wav",
-    ]
+    found = ["two/no_vocals.wav", "two/vocals.wav", "song_no_vocals.wav", "song_vocals.wav"]
+    found += ["b-Instrumental.wav", "b-Voice.wav"]
     groupings, drops = StemReader(StemOptions()).group(found)
     assert not drops
     assert {grouping.name: grouping.files for grouping in groupings} == {

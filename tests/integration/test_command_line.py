@@ -82,19 +82,8 @@ def mixed_run(
     for name, (content, _) in vocals.items():
         (folder / name).write_bytes(content)
     paths = [folder / name for name in ("absent.wav", *vocals)]
-    options = (
-        "--model",
-        tiny_model,
-        "--out",
-        folder / "out",
-        "--num-samples",
-        2,
-        "--seed",
-        5,
-        "--skip-fine",
-        "--json",
-    )
-    done = run_hafm("accompany", *paths, *options)
+    options = "--num-samples 2 --seed 5 --skip-fine --json".split()
+    done = run_hafm("accompany", *paths, "--model", tiny_model, "--out", folder / "out", *options)
     return done, {str(folder / name): form for name, (_, form) in vocals.items()}, folder / "out"
 
 
@@ -115,12 +104,8 @@ def test_json_is_one_object_a_line_on_stdout_and_nothing_else(mixed_run: Any) ->
     _, *results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 2 * len(forms) and len(files_in(out)) == 4 * len(forms)
     for number, result in enumerate(results[:2], start=1):
-        assert (result["sample"], result["seed"], result["sampling_rate"], result["seconds"]) == (
-            number,
-            5,
-            24_000,
-            1.0,
-        )
+        told = [result[name] for name in ("sample", "seed", "sampling_rate", "seconds")]
+        assert told == [number, 5, 24_000, 1.0]
         assert result["elapsed_seconds"] > 0 and result["real_time_factor"] > 0
         assert result["instrumental"] == str(out / f"quiet_{number}_instrumental.wav")
         assert result["mix"] == str(out / f"quiet_{number}_mix.wav")
@@ -169,11 +154,8 @@ def test_bad_vocals_end_in_one_sentence_and_write_nothing(tmp_path: Path) -> Non
 
 def test_a_model_that_cannot_be_loaded_is_named(vocal: Path, tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
-    for arguments in (
-        ("accompany", vocal, "--model", "nobody/nothing", "--out", tmp_path / "out"),
-        ("info", "nobody/nothing"),
-        ("info", tmp_path / "hollow"),
-    ):
+    play = ("accompany", vocal, "--model", "nobody/nothing", "--out", tmp_path / "out")
+    for arguments in (play, ("info", "nobody/nothing"), ("info", tmp_path / "hollow")):
         done = run_hafm(*arguments)
         assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
         assert "cannot be loaded" in done.stderr and ("nobody/nothing" in done.stderr or "hollow" in done.stderr)

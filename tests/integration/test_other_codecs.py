@@ -125,13 +125,8 @@ def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], 
     rate = 44_100
     old = 0.1 * np.random.default_rng(0).standard_normal((round(1.0 * rate), 2)).astype(np.float32)
     soundfile.write(tmp_path / "old.wav", old, rate)
-    again = accompany(
-        glide(1.0, VOCAL_RATE),
-        sampling_rate=VOCAL_RATE,
-        seed=2,
-        instrumental=str(tmp_path / "old.wav"),
-        keep=[(0, 0.5)],
-    )
+    earlier: dict[str, Any] = {"instrumental": str(tmp_path / "old.wav"), "keep": [(0, 0.5)]}
+    again = accompany(glide(1.0, VOCAL_RATE), sampling_rate=VOCAL_RATE, seed=2, **earlier)
     kept = again["audio"][: round(0.45 * form.sampling_rate)]
     assert again["audio"].shape == shape
     if form.channels == 2:

@@ -12,12 +12,7 @@ import torch
 from hafm_hf.modeling.modeling_hafm import HAFMSemanticForCausalLM
 from integration.training_runs import kill_after, launch, losses, read_metrics, start, train
 
-WATCHED = {
-    "gradient_norm",
-    "learning_rate",
-    "tokens_per_second",
-    "hours_of_audio",
-}
+WATCHED = {"gradient_norm", "learning_rate", "tokens_per_second", "hours_of_audio"}
 
 
 @pytest.fixture(scope="module")

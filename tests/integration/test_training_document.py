@@ -97,11 +97,8 @@ def test_every_command_from_songs_to_a_published_model_works_in_its_order(worksp
     (pair,) = report["isolated_and_separated"].values()
     assert pair["fad_i"] > 0 and pair["delta"] == pytest.approx(pair["fad_i"] - pair["fad_s"], abs=2e-9)
     page = (workspace / "reports/musdb18/report.html").read_text()
-    assert (
-        '<th scope="col">FAD_s</th>' in page
-        and "SingSong-XL (published, VGGish)" in page
-        and "2.02 in version 1" in page
-    )
+    for said in ('<th scope="col">FAD_s</th>', "SingSong-XL (published, VGGish)", "2.02 in version 1"):
+        assert said in page
     files = hub.repositories["ORG/HAFM-Base"].files("main") or {}
     assert {"README.md", "coarse/model.safetensors", "hafm_auto.py"} <= set(files)
     assert "license: cc-by-4.0" in files["README.md"].decode()

@@ -30,12 +30,8 @@ def test_bars_follow_beats_metre_and_downbeat_and_hold_the_chords() -> None:
     bars = chart(completed(SHEET, 5.2), 5.2).bars
     # one and a half beats before the first become two quarters, and the pickup is as long as a bar: bar 1
     assert [(bar.number, bar.start, bar.length) for bar in bars] == [(1, 0, 3), (2, 3, 3), (3, 6, 3), (4, 9, 3)]
-    assert [bar.chords for bar in bars] == [
-        ((0.0, "Bb"),),
-        ((0.0, "Gm7"),),
-        ((0.0, "C#dim"), (2.5, "F:7")),
-        ((0.0, "N"),),
-    ]
+    chords = [((0.0, "Bb"),), ((0.0, "Gm7"),), ((0.0, "C#dim"), (2.5, "F:7")), ((0.0, "N"),)]
+    assert [bar.chords for bar in bars] == chords
 
 
 def test_what_is_not_known_of_bars_and_key_is_estimated_from_the_chords() -> None:
@@ -78,6 +74,15 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
     assert [event.text for event in midi.text_events] == [label for *_, label in SHEET.chords]
     assert [(round(n.start, 2), round(n.end, 2), n.pitch) for n in tracks["Melody"].notes] == melody
     assert midi.key_signature_changes[0].key_number == 10 and midi.time_signature_changes[-1].numerator == 3
+
+
+def test_signs_of_flats_and_sharps_are_plain_in_midi() -> None:
+    mido = pytest.importorskip("mido")
+    chords = [(0.0, 0.5, "B♭m7"), (0.5, 1.0, "F♯−/A♭"), (1.0, 2.0, "CΔ/あ")]
+    song = chart(completed(LeadSheet(tempo=120, key="E♭m", chords=chords), 2.0), 2.0)
+    events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
+    assert [event.text for event in events if event.type == "text"] == ["Bbm7", "F#-/Ab", "C^/?"]
+    assert [event.key for event in events if event.type == "key_signature"] == ["Ebm"]
 
 
 def test_musicxml_has_the_chords_measures_key_and_metre() -> None:

@@ -3,6 +3,8 @@
 
 import base64
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,26 @@ def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
     assert known_lead_sheet(tempo=96, chords="C | Am") == LeadSheet.told({"tempo": 96, "chords": "C | Am"})
     assert known_lead_sheet(tempo=96, chords="Am") == LeadSheet(tempo=96, bars=("Am",))
     assert known_lead_sheet() is None
+    (tmp_path / "Chords.lab").write_text("0 1 C\n1 2 Am\n")
+    given: dict[str, Any] = {"beats": np.array([0.5, 1]), "chords": tmp_path / "Chords.lab"}
+    assert known_lead_sheet(**given) == wanted
+    given = {"beats": torch.tensor([0.5, 1]), "downbeat": np.int64(1), "chords": np.array([(0, 1, "C")], object)}
+    written = json.dumps(LeadSheet(**given).to_dict())
+    assert json.loads(written) == {"beats": [0.5, 1], "downbeat": 1, "chords": [[0, 1, "C"]]}
+    assert type(LeadSheet.told({"tempo": np.float32(96)}).tempo) is float
+
+
+@pytest.mark.parametrize("estimated", [(), ["beats", "key"]])
+def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) -> None:
+    sheet = LeadSheet(beats=[0.5, 1.0], beats_per_bar=3, downbeat=1, key="C:maj", estimated=estimated)
+    left = [name for name in estimated if name != "beats"] or ()
+    assert known_lead_sheet(sheet, tempo=96) == LeadSheet(tempo=96, key="C:maj", estimated=left)
+    assert known_lead_sheet(sheet, beats=[0.2, 0.9]) == LeadSheet(beats=[0.2, 0.9], key="C:maj", estimated=left)
+    assert known_lead_sheet({"tempo": 96, "beats_per_bar": 3}, beats=[0, 1]) == LeadSheet(
+        beats=[0, 1], beats_per_bar=3
+    )
+    barred = replace(sheet, bars=("C", "F"))
+    assert known_lead_sheet(barred, tempo=96) == replace(barred, tempo=96, beats=None, downbeat=0, estimated=left)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +61,10 @@ def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
         ({"tempo": 96, "chords": "C | H"}, "'H' is no chord"),
         ({"tempo": 96, "chords": "C | F H"}, "'H' is no chord"),
         ({"tempo": 96, "chords": "C || F"}, "Bar 2 of the chords is empty; write N"),
+        ({"tempo": 96, "chords": "C Am F G"}, r"chords are 'C Am F G'; say where bars end: 'C \| Am \| F \| G'"),
+        ({"tempo": 96, "chords": "C Am", "files": False}, "say where bars end"),
         ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
+        ({"beats": 2}, "beats are 2; they must be numbers"),
         ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),
         ({"beats": "absent.txt", "files": False}, "beats is 'absent.txt'; give seconds"),
         ({"tempo": "96"}, "tempo is '96'; it must be a number"),
@@ -74,7 +99,7 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
 def test_chords_by_the_bar_change_on_the_beats_of_the_voice(bundled_model: Path) -> None:
     model = HAFMForVocalAccompaniment.from_pretrained(bundled_model)
     vocal, rate = soundfile.read(EXAMPLE, dtype="float32", frames=6 * 24_000)
-    heard = model.complete_lead_sheet(vocal, rate, 0, LeadSheet(tempo=120, bars=["C", "F#"]))
+    heard = model.complete_lead_sheet(vocal, rate, np.int64(0), LeadSheet(tempo=120, bars=["C", "F#"]))
     changes = [start for start, _, _ in heard.chords[1:]]
     assert {label for *_, label in heard.chords} == {"C", "F#"} and np.allclose(np.diff(changes), 2.0, atol=0.03)
     assert heard.beats is not None

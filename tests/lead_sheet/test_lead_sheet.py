@@ -70,12 +70,24 @@ def test_chords_are_read_in_both_notations(label: str, root: int, minor: bool) -
         ({"beats_per_bar": 5}, "3 or 4"),
         ({"key": "H"}, "no chord"),
         ({"key": "N"}, "write C:maj"),
+        ({"key": "Am7"}, "write C:maj"),
         ({"estimated": ["mood"]}, "no part"),
     ],
 )
 def test_what_makes_no_sense_is_refused(known: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         LeadSheet(**known)
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("A:min", "A:min"), ("Am", "A:min"), ("A minor", "A:min"), ("C#m", "C#:min"), ("F♯ Minor", "F#:min"),
+        ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"),
+    ],
+)  # fmt: skip
+def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:
+    assert LeadSheet(key=said).key == key == completed(LeadSheet(tempo=90), 2.0, key=said).key
 
 
 def test_beats_go_on_evenly_before_and_behind_those_that_are_known() -> None:

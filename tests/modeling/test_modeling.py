@@ -121,12 +121,8 @@ def test_padded_row_equals_the_row_alone(name: str, pattern: str, scheme: str, t
     attention_mask = torch.ones_like(targets)
     attention_mask[0, length:] = 0
     labels = targets.masked_fill(attention_mask == 0, -100)
-    padded = stage(
-        labels=labels,
-        conditioning_ids=conditioning,
-        conditioning_mask=conditioning_mask,
-        attention_mask=attention_mask if rows == 1 else None,
-    )
+    masks = {"conditioning_mask": conditioning_mask, "attention_mask": attention_mask if rows == 1 else None}
+    padded = stage(labels=labels, conditioning_ids=conditioning, **masks)
     torch.testing.assert_close(padded.logits[:rows, : alone.logits.shape[1]], alone.logits, atol=1e-5, rtol=0)
     # and the loss of that row ignores its padding
     only_first = labels.clone()

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from hafm_hf import HAFMCoarseConfig
-from hafm_hf.modeling.layers import (
-    RelativeAttentionBias,
-    causal_bucket,
-    signed_bucket,
-    token_layout,
-    visible,
-)
+from hafm_hf.modeling.layers import RelativeAttentionBias, causal_bucket, signed_bucket, token_layout, visible
 from tiny_models import SIZES, VOCABULARIES, tiny_stage
 
 

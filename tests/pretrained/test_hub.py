@@ -21,6 +21,7 @@ from vocals import CODEC_RATE, file_bytes, glide
 PUSH = """
 import sys
 from huggingface_hub import ModelCard
+from transformers import pipeline
 from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel
 folder, again, band = sys.argv[1:]
 composite = HAFMForVocalAccompaniment.from_pretrained(folder)
@@ -40,7 +41,9 @@ words = {"commit_message": "Second song", "commit_description": "Slower", "tags"
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
 composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
-HAFMForVocalAccompaniment.from_pretrained(band).push_to_hub("singers/band")
+accompany = pipeline("vocal-accompaniment", model=band, device="cpu")
+accompany.feature_extractor.max_seconds = 77.0
+accompany.push_to_hub("singers/band", private=True)
 HAFMSemanticTokenizerModel.from_pretrained(folder, subfolder="semantic_tokenizer").push_to_hub("singers/tiny-tokens")
 """
 
@@ -116,6 +119,9 @@ def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     branches = hub.repositories["singers/tiny"].branches
     assert "# By hand" in branches["main"]["README.md"].decode() and branches["main"] == branches["next"]
     band = hub.repositories["singers/band"].branches["main"]
+    assert (
+        json.loads(band["preprocessor_config.json"])["max_seconds"] == 77 and hub.repositories["singers/band"].private
+    )
     assert "[folk](styles/folk.ogg), rock." in band["README.md"].decode() and band["styles/folk.ogg"] == b"a sound"
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"

@@ -9,10 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tiny_models import (
-    tiny_listener,
-    tiny_rhythmic_tokenizer,
-)
+from tiny_models import tiny_listener, tiny_rhythmic_tokenizer
 
 
 def without(model: Any, folder: Path, names: list[str]) -> Any:

@@ -60,11 +60,8 @@ def test_scores_are_of_listeners_who_recognised_the_reference(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = write_test(folders, tmp_path / "test")
-    answers = [
-        answer(key, old=30, new=60, band=100),
-        answer(key, old=40, new=80, band=95),
-        answer(key, old=99, new=1, band=5),
-    ]
+    given = ((30, 60, 100), (40, 80, 95), (99, 1, 5))
+    answers = [answer(key, old=old, new=new, band=band) for old, new, band in given]
     found = scores(key, answers)
     assert {name: each.value for name, each in found.items()} == {"band": 97.5, "new": 70.0, "old": 35.0}
     (tmp_path / "one.json").write_text(json.dumps(answers[0]))

@@ -84,7 +84,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence_without_a_traceback(
         ({"vocal": "notes.wav"}, "notes.wav is not audio that HAFM can read"),
         ({"style": "polka"}, "no style 'polka'; it has ballad, folk"),
         ({"instrumental_gain_db": 99}, "instrumental_gain_db is 99; it must be between"),
-        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and 9223372036854775807"),
         *(({"lead_sheet": sheet}, "lead_sheet|0.1 s apart") for sheet in ({"tones": 1}, {"beats": [0.0, 1e-6]}, [1])),
         # no folder of the machine can be named as a model
         *(({"model": model}, "There is no model") for model in ("/etc", "../models/tiny", "a/b")),

@@ -32,7 +32,7 @@ def test_a_link_says_what_was_chosen() -> None:
         ("?tempo=1e9", "tempo is 1e\\+09; halve or double it"),
         ("?tempo=nan", "tempo is 'nan'; such a number is not accepted"),
         ("?tempo=<script>", "tempo is '<script>'; it must be a number"),
-        ("?seed=-1", "seed is -1; it must be 0 or more"),
+        ("?seed=-1", "seed is -1; it must be between 0 and 9223372036854775807"),
         ("?seed=99999999999999999999", "such a number is not accepted"),
         ("?seed=1.5", "seed is '1.5'; it must be a number"),
         ("?energy=loud", "energy is 'loud'; choose 'auto'"),

@@ -51,11 +51,8 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
         page.get_by_label("Format", exact=True).select_option(suffix)
         mixes[suffix] = downloaded(page, "Download mix")
     page.get_by_label("Format", exact=True).select_option("wav")
-    assert [path.name for path in (*mixes.values(), downloaded(page, "Download band"))] == [
-        "song_mix.wav",
-        "song_mix.flac",
-        "song_instrumental.wav",
-    ]
+    names = [path.name for path in (*mixes.values(), downloaded(page, "Download band"))]
+    assert names == ["song_mix.wav", "song_mix.flac", "song_instrumental.wav"]
     mix, rate = audio.read_audio(mixes["wav"])
     # at the voice's own rate
     assert (len(mix), rate) == (round(1.2 * 44_100), 44_100) and not audio.is_silent(mix)

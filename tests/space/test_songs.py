@@ -15,6 +15,7 @@ from hafm_hf.lead_sheet.vocabulary import STEMS
 from vocals import CODEC_RATE, glide
 
 pytest.importorskip("pyloudnorm", reason="needs the extra `space`")
+import projects
 import songs
 import takes
 
@@ -123,6 +124,17 @@ def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
     odds: list[object] = [None, [], {"db": "loud", "pan": float("nan")}]
     for odd in odds:
         assert takes.Channel.of(odd) == takes.Channel()
+
+
+def test_a_project_that_was_packed_again_with_its_folders_is_read(voices: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.mkdir("0123")
+        archive.writestr("project.json", '{"path": "song.wav", "takes": ["0123"]}')
+        archive.write(voices / "song.wav", "song.wav")
+        archive.writestr("0123/about.json", "{}")
+    state = projects.read_project(tmp_path / "a.zip")
+    assert state["path"].read_bytes() == (voices / "song.wav").read_bytes()
+    assert [path.name for path in (takes.JOBS / state["takes"][0]).iterdir()] == ["about.json"]
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")

@@ -12,13 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EncodecConfig, EncodecModel, MimiConfig
 
 from convert_encodec import convert
-from hafm_hf.tokenizers.codecs import (
-    CONTEXT_FRAMES,
-    Codec,
-    CodecStream,
-    as_codec,
-    load_codec,
-)
+from hafm_hf.tokenizers.codecs import CONTEXT_FRAMES, Codec, CodecStream, as_codec, load_codec
 from hafm_hf.tokenizers.configuration_codec import CodecFormat, codec_format
 from tiny_models import CODECS, CODES
 

@@ -89,13 +89,9 @@ def mutated_files(draw: st.DrawFn, files: list[bytes]) -> bytes:
 def test_mutated_files_are_read_or_refused(tally: Tally, reader: Reader, tmp_path: Path) -> None:
     path = tmp_path / "vocal.wav"
 
-    @settings(
-        max_examples=tally.tries,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    checks = list(HealthCheck)
+
+    @settings(max_examples=tally.tries, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
     @given(mutated_files(seeds()))
     def survives(content: bytes) -> None:
         path.write_bytes(content)

@@ -70,12 +70,8 @@ def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
 
 
 def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() -> None:
-    seeds = [
-        seed
-        for run in (0, 1)
-        for purpose in ("swap", "dropout", "guidance")
-        for seed in draw_seeds(run, torch.tensor([0, 1, 2**31, 2**48]), purpose)
-    ]
+    samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
+    seeds = [seed for run in (0, 1) for purpose in purposes for seed in draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
 
 

@@ -30,11 +30,7 @@ LEAD_SHEET_SETTINGS = {
 STAGE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def assemble_composite(
-    parts: Mapping[str, str | None],
-    output: Path,
-    stage_dtype: str = "bfloat16",
-) -> float:
+def assemble_composite(parts: Mapping[str, str | None], output: Path, stage_dtype: str = "bfloat16") -> float:
     """Loads the parts, joins them and writes the composite, whole or not at all; returns its size in MB.
 
     The tokenizer and the codec's encoder keep their precision: tokens must not depend on how a composite is stored.
@@ -122,10 +118,7 @@ def _check_output(output: Path) -> None:
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
-    made = {
-        "semantic_tokenizer": fingerprint(parts["semantic_tokenizer"]),
-        "codec": codec_fingerprint(parts["codec"]),
-    }
+    made = {"semantic_tokenizer": fingerprint(parts["semantic_tokenizer"]), "codec": codec_fingerprint(parts["codec"])}
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
     if "listener" in parts and parts["listener"].config.semantic_tokenizer:
         wanted["the listener"] = {"semantic_tokenizer": parts["listener"].config.semantic_tokenizer}

@@ -34,6 +34,10 @@ class KeptInstrumental:
         self, audio: np.ndarray, rate: int, spans: Sequence[tuple[float, float]], vocal_seconds: float
     ) -> None:
         seconds = audio.shape[1] / rate
+        try:
+            spans = [(float(start), float(stop)) for start, stop in spans]
+        except (TypeError, ValueError):
+            raise ValueError(f"keep is {spans!r}; give start and stop of each span in seconds.") from None
         if not spans:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..audio import pad_end, resample
+from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
 from ..lead_sheet.chords import key_name
 from ..lead_sheet.files import KNOWN, known_lead_sheet
@@ -145,17 +145,22 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
                 `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
                 however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
-                `device_map` is one device, or "auto".
+                `device_map` is one device, as such or as {"": device}, or "auto".
 
         Returns:
             The composite in evaluation mode.
 
         Raises:
-            ValueError: if a part's weights are not exactly those that its configuration asks for.
+            ValueError: if a part's weights are not exactly those that its configuration asks for, or of a `device_map`
+                of several devices.
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
         device = kwargs.pop("device_map", None)
+        if isinstance(device, Mapping):
+            if set(device) != {""}:
+                raise ValueError(f'device_map is {device}; a model has one device: "cuda", or {{"": "cuda"}}.')
+            device = device[""]
         if device == "auto":
             device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
@@ -282,7 +287,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
-        kept = self._kept(instrumental, rate, keep, len(rows[0]) / rate)
+        # that of the vocals is another one where the feature extractor has read them
+        kept = self._kept(instrumental, check_sampling_rate(sampling_rate or rate), keep, len(rows[0]) / rate)
         with generation.computing():
             tokens = None if kept is None else kept.tokens(self, self.units(len(rows[0]), rate))
         # who gives a KeptInstrumental puts it back at another rate; stems are split from the whole
@@ -534,14 +540,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _decode(
         self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: bool
     ) -> Iterator[dict[str, Any]]:
-        """What the output has of each song of a finished run.
-
-        Args:
-            song: the run.
-            lengths: of its vocals, in samples of the output.
-            kept: of an instrumental, put back into the audio.
-            stems: whether the instrumental is split, too.
-        """
+        """What the output has of each song of a finished run, given the lengths of its vocals in samples of it."""
         for number, voice in enumerate(song.voices):
             codes = song.codes(number)
             length = lengths[number // song.num_samples]

@@ -23,6 +23,8 @@ Options = TypeVar("Options", bound="_Options")
 OF_EVERY_STAGE = "in every stage; each has its own value if not given"
 # loudness of the voice above the instrumental in MUSDB18's songs, in LU
 MEDIAN_BALANCE = -2.5
+# the largest that torch's and numpy's generators both take
+MAX_SEED = 2**63 - 1
 KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
@@ -79,7 +81,8 @@ class Option:
         least, most = (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
         # a NaN lies nowhere
         if self.kind in (int, float) and not (least <= value <= most and abs(value) < math.inf):
-            limits = f"{least:g} or more" if most == math.inf else f"between {least:g} and {most:g}"
+            low, high = (f"{limit:g}" if isinstance(limit, float) else limit for limit in (least, most))
+            limits = f"{low} or more" if most == math.inf else f"between {low} and {high}"
             raise ValueError(f"{self.name} is {value}; it must be {limits}.")
 
 
@@ -93,7 +96,11 @@ class _Options:
 
     def __post_init__(self) -> None:
         for name, row in _table(type(self)).items():  # type: ignore[arg-type]
-            row.check(getattr(self, name))
+            value = getattr(self, name)
+            if getattr(value, "ndim", None) == 0:
+                # a number of numpy's or torch's
+                object.__setattr__(self, name, value := value.item())
+            row.check(value)
 
     @classmethod
     def of(cls: type[Options], options: Options | None = None, given: Mapping[str, Any] | None = None) -> Options:
@@ -119,7 +126,9 @@ class GenerationOptions(_Options):
     """
 
     num_samples: int = option(1, "Instrumentals per vocal.", "Variations", least=1, most=64)
-    seed: int | None = option(None, "The same seed gives the same music; drawn if not given.", "Seed", least=0)
+    seed: int | None = option(
+        None, "The same seed gives the same music; drawn if not given.", "Seed", least=0, most=MAX_SEED
+    )
     guidance_scale: float | None = option(
         None, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
     )

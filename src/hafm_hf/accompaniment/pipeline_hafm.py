@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from transformers import Pipeline
 from transformers.utils import logging
 
@@ -85,7 +86,7 @@ class HAFMPipeline(Pipeline):
                 (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
                 with such a dict or an AudioDecoder in it, or a list of these. Of a generator (`(row for row in
                 dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows need no torchcodec.
-            sampling_rate (int, Hz): rate of arrays.
+            sampling_rate (int, Hz): rate of arrays, of the instrumental too.
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
@@ -121,16 +122,14 @@ class HAFMPipeline(Pipeline):
                 return []
         return super().__call__(inputs, **kwargs)
 
-    def stream(
-        self, vocal: Any, *, sampling_rate: int | None = None, seconds: float | None = None, **kwargs: Any
-    ) -> Iterator[dict[str, Any]]:
+    def stream(self, vocal: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Accompanies one vocal and hands out the instrumental as it comes into being.
 
         Args:
             vocal: as for a call, but one.
-            sampling_rate (int, Hz), seconds (float): as for a call.
-            kwargs: lead_sheet, tempo, beats, chords, progress, output_rate, tail, intro_bars, outro_bars and the
-                fields of `GenerationOptions`, as for a call; there is one sample.
+            kwargs: sampling_rate, seconds, lead_sheet, tempo, beats, chords, files, progress, output_rate, tail,
+                intro_bars, outro_bars and the fields of `GenerationOptions`, as for a call and before those of the
+                pipeline; there is one sample.
 
         Yields:
             For each chunk a dict: "audio" (float32 [n] or [n, C], the next piece of the instrumental, as loud as the
@@ -142,21 +141,23 @@ class HAFMPipeline(Pipeline):
             TypeError: on another parameter.
             ValueError: as for a call.
         """
-        mix = MixOptions.of(given={name: kwargs.pop(name, None) for name in LENGTH_OPTIONS})
-        known = known_lead_sheet(**{name: kwargs.pop(name, None) for name in KNOWN})
-        features = self.preprocess(vocal, sampling_rate, seconds, mix, known)
-        take = features["take"]
+        useless = {*MIX_OPTIONS, "instrumental", "keep"} - {*LENGTH_OPTIONS}
+        if found := sorted(useless & {*kwargs, *self._forward_params}):
+            raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
+        before, how, _ = self._sanitize_parameters(**kwargs)
+        before, how = {**self._preprocess_params, **before}, {**self._forward_params, **how}
+        features = self.preprocess(vocal, **before)
+        take, mix = features["take"], before["mix"]
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
         voice = self._voice(take, rate)
         done = 0
-        chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **kwargs)
-        split = bool(kwargs.get("stems") or getattr(kwargs.get("options"), "stems", False))
+        chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **how)
         # of stems all channels beside each other
         bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
         for band in audio.resample_pieces(bands, model_rate, rate):
             piece = audio.fade_band(band[: len(voice) - done], rate, done, len(voice), take.ends.fade)
             song = {"audio": piece, "vocals": voice[done : done + len(piece)], "sampling_rate": rate}
-            if split:
+            if how["options"].stems:
                 parts = np.split(piece, len(STEMS), axis=1)
                 stems = dict(zip(STEMS, [p[:, 0] if p.shape[1] == 1 else p for p in parts], strict=True))
                 song |= {"audio": reduce(np.add, stems.values()), "stems": stems}
@@ -184,14 +185,19 @@ class HAFMPipeline(Pipeline):
         instrumental: Any = None,
         keep: Sequence[tuple[float, float]] | None = None,
         files: bool = True,
+        options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks all options, before a vocal is read; those of a call take precedence over the pipeline's own."""
-        own = {**getattr(self, "_forward_params", {}), **getattr(self, "_postprocess_params", {})}
+        own = getattr(self, "_preprocess_params", {}) | getattr(self, "_forward_params", {})
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
-        lead_sheet = known_lead_sheet(**{name: given.pop(name, None) for name in KNOWN}, files=files)
-        options = GenerationOptions.of(own.get("options"), given)
+        known = {name: given.pop(name, None) for name in KNOWN}
+        known["lead_sheet"] = own.get("lead_sheet") if known["lead_sheet"] is None else known["lead_sheet"]
+        lead_sheet = known_lead_sheet(**known, files=files)
+        options = GenerationOptions.of(options or own.get("options"), given)
         preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "mix": mix, "lead_sheet": lead_sheet}
+        if instrumental is not None:
+            instrumental = (instrumental, own.get("sampling_rate") if sampling_rate is None else sampling_rate)
         forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
         return _known(preprocess), _known(forward) | {"options": options}, {"mix": mix}
 
@@ -272,7 +278,7 @@ class HAFMPipeline(Pipeline):
                 "save both from one composite."
             )
         if given.get("instrumental") is not None:
-            sound, own_rate, _ = self._read(given["instrumental"])
+            sound, own_rate, _ = self._read(*given["instrumental"])
             sound = audio.with_channels(sound, self.model.codec_format.channels)
             seconds = int(mask.count_nonzero()) / rate
             kept = KeptInstrumental(sound.reshape(len(sound), -1).T, own_rate, given.get("keep", ()), seconds)
@@ -327,8 +333,13 @@ class HAFMPipeline(Pipeline):
         Unlike the inherited method it writes no `custom_pipelines` into the config: with them `pipeline()` would ask
         for `trust_remote_code` even where hafm_hf is installed.
         """
+        self.model.feature_extractor_config = self.feature_extractor.to_dict()
         self.model.save_pretrained(save_directory, **kwargs)
-        self.feature_extractor.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
+        """Uploads model and feature extractor as one repository, with the card and options of the model's method."""
+        self.model.feature_extractor_config = self.feature_extractor.to_dict()
+        return self.model.push_to_hub(repo_id, **kwargs)
 
 
 def _known(given: dict[str, Any]) -> dict[str, Any]:

@@ -28,14 +28,7 @@ from ..listening.transcription import energies
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.generation_hafm import RandomStream
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
-from ..modeling.windows import (
-    ROWS_AT_ONCE,
-    DecodingOptions,
-    SongRow,
-    StageRun,
-    default_decoding,
-    independent_windows,
-)
+from ..modeling.windows import ROWS_AT_ONCE, DecodingOptions, SongRow, StageRun, default_decoding, independent_windows
 from ..tokenizers.codecs import as_codec
 from .options import GenerationOptions
 

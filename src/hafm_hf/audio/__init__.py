@@ -3,6 +3,7 @@
 
 from .files import (
     FILE_FORMATS,
+    MAX_CHANNELS,
     MAX_SAMPLING_RATE,
     MAX_SECONDS,
     MIN_SAMPLING_RATE,

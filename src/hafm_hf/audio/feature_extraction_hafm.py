@@ -7,6 +7,7 @@ Files, URLs and bytes are read by `audio.read_audio`; this class is what a model
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from transformers import BatchFeature, EncodecConfig, SequenceFeatureExtractor
 
 from .. import audio
+
+MIX_DOWN = "average channels first, vocal.mean(axis), or let the feature extractor do it"
 
 
 class HAFMFeatureExtractor(SequenceFeatureExtractor):
@@ -52,10 +55,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         self.max_seconds = max_seconds
 
     def __call__(
-        self,
-        raw_speech: Any,
-        sampling_rate: int | None = None,
-        return_tensors: str | None = "pt",
+        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """Prepares one vocal or a list of them for `HAFMForVocalAccompaniment.generate`.
 
@@ -114,6 +114,9 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
         ValueError: a vocal of several channels, or a mask of another shape.
     """
     audio.check_is_array(vocals)
+    shape: Sequence[int] = getattr(vocals, "shape", ())
+    if len(shape) == 2 and shape[1] <= audio.MAX_CHANNELS < shape[0]:
+        raise ValueError(f"vocals have shape {list(shape)}, samples of channels rather than a batch; {MIX_DOWN}.")
     vocals, masks = (
         [given] if isinstance(given, torch.Tensor | np.ndarray) and given.ndim <= 1 else given
         for given in (vocals, padding_mask)
@@ -145,9 +148,8 @@ def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     row = torch.as_tensor(vocal).detach().float().cpu().numpy()
     row = row[0] if row.shape[:-1] == (1,) else row
     if row.ndim != 1:
-        raise ValueError(
-            f"A vocal has shape {list(row.shape)}; give mono ones: [B, N], [B, 1, N], [N], or a list of [N]."
-        )
+        mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
+        raise ValueError(f"A vocal has shape {list(row.shape)}; {mono}; {MIX_DOWN}.")
     if mask is None:
         return row
     there = torch.as_tensor(mask).flatten().bool().cpu().numpy()

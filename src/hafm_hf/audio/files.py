@@ -78,9 +78,10 @@ def read_audio(
 
     Raises:
         HAFMAudioError: missing, empty, not audio, beyond a limit, too short or long, an unsupported rate, NaN or
-            infinite samples. What a header says is enough to be refused.
+            infinite samples, or `seconds` that are none. What a header says is enough to be refused.
     """
     name = name or source_name(source)
+    _check_seconds(seconds)
     with _opened(source, name) as file:
         rate = file.samplerate
         check_sampling_rate(rate, name)
@@ -135,11 +136,19 @@ def check_sound(
     Raises:
         HAFMAudioError: as `to_samples`; or no rate, an unsupported one, too short or too long.
     """
+    _check_seconds(seconds)
     sound = to_samples(samples, name=name, mono=mono)
     rate = check_sampling_rate(sampling_rate, name)
     sound = sound if seconds is None else sound[: round(seconds * rate)]
     check_duration(len(sound), rate, name, min_seconds=min_seconds, max_seconds=max_seconds)
     return sound, rate
+
+
+def _check_seconds(seconds: Any) -> None:
+    """Raises HAFMAudioError unless the length that is asked for is None or a finite number above 0."""
+    number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 < seconds < math.inf):
+        raise HAFMAudioError(f"seconds is {seconds!r}; it must be a number above 0.")
 
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> Samples:

@@ -105,11 +105,7 @@ def _true_peaks(samples: Samples) -> Iterator[np.ndarray]:
 
 
 def mix_audio(
-    vocal: Samples,
-    instrumental: Samples,
-    *,
-    vocal_gain_db: float = 0.0,
-    instrumental_gain_db: float = 0.0,
+    vocal: Samples, instrumental: Samples, *, vocal_gain_db: float = 0.0, instrumental_gain_db: float = 0.0
 ) -> Samples:
     """Adds a vocal and an instrumental (float32 [N] or [N, C] each) of one rate after their gains in dB.
 

@@ -133,10 +133,14 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
+        record = Path(request.out, f"{vocal_name(vocal)}_take.json")
         if drawn:
             asked = {name: value for name, value in request.parameters.items() if name in {**OPTIONS, **MIX_OPTIONS}}
             take = {"vocal": vocal, "model": request.model, **asked}
-            write_json(Path(request.out, f"{vocal_name(vocal)}_take.json"), take)
+            write_json(record, take)
+        else:
+            # of an earlier song
+            record.unlink(missing_ok=True)
     raise typer.Exit(1 if failed else 0)
 
 

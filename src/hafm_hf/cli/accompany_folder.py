@@ -219,12 +219,8 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     if not files:
         return None
     from ..lead_sheet.files import known_lead_sheet, read_lead_sheet
-    from ..lead_sheet.lead_sheet import LeadSheet
 
-    known = read_lead_sheet(files[SHEET]) if SHEET in files else LeadSheet()
-    if BEATS in files:
-        # the sheet counts its own beats
-        known = replace(known, tempo=None, beats_per_bar=None, downbeat=0)
+    known = read_lead_sheet(files[SHEET]) if SHEET in files else None
     own = known_lead_sheet(known, beats=files.get(BEATS), chords=str(files[CHORDS]) if CHORDS in files else None)
     assert own is not None
     return own if tempo is None or own.has_beats else replace(own, tempo=tempo)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import loading, model_folder, print_table
+from .console import loading, model_folder, print_table, stdout
 from .options import AsJson
 
 
@@ -17,7 +17,7 @@ def info(
     model: Annotated[str | None, typer.Argument(help="Folder or hub id; the bundled hafm-tiny if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shows a model's parts with their sizes, frame rates, vocabularies and architectures."""
+    """Shows a model's parts with their sizes, frame rates, vocabularies and architectures, and its styles."""
     with loading(model):
         description = describe_model(model)
     if as_json:
@@ -31,6 +31,8 @@ def info(
     rows.append(("total", f"{description['parameters']:,}", f"{description['bytes'] / 1e6:.1f} MB", "", "", ""))
     headings = ("part", "parameters", "size on disk", "rates", "vocabulary", "architecture")
     print_table(description["model"], headings, rows, headings[1:3])
+    if description["styles"]:
+        stdout.print(f"styles: {', '.join(description['styles'])}", markup=False)
 
 
 def describe_model(model: str | None) -> dict[str, Any]:
@@ -40,8 +42,8 @@ def describe_model(model: str | None) -> dict[str, Any]:
         model: folder or hub id; the bundled hafm-tiny if None.
 
     Returns:
-        {"model", "sampling_rate" (Hz), "parameters", "bytes", "parts": {name: {"parameters", "bytes", "rates",
-        "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}}}.
+        {"model", "sampling_rate" (Hz), "parameters", "bytes", "styles", "parts": {name: {"parameters", "bytes",
+        "rates", "vocabulary", "architecture", and for the stages "position_scheme", "codebook_pattern"}}}.
 
     Raises:
         OSError: there is no such model.
@@ -57,7 +59,8 @@ def describe_model(model: str | None) -> dict[str, Any]:
     config = HAFMConfig.from_pretrained(folder)
     # on the meta device a model has shapes but no memory: the paper's size is counted in seconds
     with torch.device("meta"):
-        counts = HAFMForVocalAccompaniment(config).parameter_counts()
+        composite = HAFMForVocalAccompaniment(config)
+    counts = composite.parameter_counts()
     parts = {}
     for name in part_classes(config):
         described = config.describe_part(name)
@@ -67,6 +70,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
         "sampling_rate": codec_format(config.codec_config).sampling_rate,
         "parameters": counts["total"],
         "bytes": _bytes_in(folder),
+        "styles": composite.styles,
         "parts": parts,
     }
 

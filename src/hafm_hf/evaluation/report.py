@@ -63,7 +63,7 @@ def tables(report: dict[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
             "Matched minus shuffled pairs, with the interval; a star where it lies above zero. 0 is chance. "
             "More than the reference is not better.",
             score_rows(report),
-        ),
+        )
     ]
     systems = report["systems"].values()
     for embedder in dict.fromkeys(name for system in systems for name in system["distances"]):

@@ -39,7 +39,7 @@ class EndpointHandler:
         Args:
             data: {"inputs": the bytes of an audio file, or the same in base64; "parameters" (optional): the pipeline's
                 `public_parameters`, of which `beats` and `chords` name no files here; "format": "flac", "wav" or
-                "mp3"; and "return_lead_sheet": true or false}.
+                "mp3"; and "return_lead_sheet": true or false; null is as good as nothing}.
 
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
@@ -51,7 +51,8 @@ class EndpointHandler:
             ValueError: inputs of another kind, unknown parameters, a lead sheet that makes no sense or too many
                 samples.
         """
-        parameters = dict(data.get("parameters") or {})
+        given = (data.get("parameters") or {}).items()
+        parameters = {name: value for name, value in given if value is not None}
         encoding = str(parameters.pop("format", "flac")).lower()
         sheet_wanted = bool(parameters.pop("return_lead_sheet", False))
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
@@ -61,8 +62,9 @@ class EndpointHandler:
                 if unknown
                 else f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}."
             )
-        if int(parameters.get("num_samples", 1)) > MAX_SAMPLES:
-            raise ValueError(f"num_samples is {parameters['num_samples']}; an endpoint gives at most {MAX_SAMPLES}.")
+        # the pipeline refuses what is no number
+        if isinstance(count := parameters.get("num_samples"), int) and count > MAX_SAMPLES:
+            raise ValueError(f"num_samples is {count}; an endpoint gives at most {MAX_SAMPLES}.")
         songs = self.pipeline(_audio_bytes(data.get("inputs")), **parameters, files=False)
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]

@@ -24,6 +24,9 @@ INTERVALS = {
     "sus4": (0, 5, 7), "dim": (0, 3, 6),
 }  # fmt: skip
 SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
+# as MIDI files, whose texts are Latin-1, and keys are written
+PLAIN_SIGNS = str.maketrans("♭♯−Δ", "b#-^")
+MODE = re.compile(r"\s*:?\s*(maj|min)(?:or)?$", re.IGNORECASE)
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
 # root, Harte's colon, quality; a bass behind a stroke changes nothing
 CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
@@ -78,6 +81,19 @@ def key_name(key: int) -> str:
     """How a lead sheet writes a key: 0 to 11 are major from C, 12 to 23 minor."""
     minor, tonic = divmod(key, PITCH_CLASSES)
     return f"{(MINOR_ROOTS if minor else MAJOR_ROOTS)[tonic]}:{('maj', 'min')[minor]}"
+
+
+def key_label(key: str) -> str:
+    """How a lead sheet writes a key that somebody has named: "A:min" of "Am" or "A minor", "Bb:maj" of "B♭".
+
+    Raises:
+        ValueError: it is no key.
+    """
+    named = MODE.sub(lambda mode: f":{mode[1].lower()}", str(key).strip()).translate(PLAIN_SIGNS)
+    found = root_and_quality(named)
+    if found is None or found[1] not in ("maj", "min"):
+        raise ValueError(f"key is {key!r}; write C:maj or A:min, for example.")
+    return CHORD.sub(r"\1\2:", named) + found[1]
 
 
 def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .bars import Chart
-from .chords import CHORD, pitch_classes, root_and_quality
+from .chords import CHORD, PLAIN_SIGNS, pitch_classes, root_and_quality
 
 TICKS_A_QUARTER = 480
 CHORD_OCTAVE, CHORD_VELOCITY, MELODY_VELOCITY = 48, 64, 90
@@ -91,7 +91,7 @@ def _chord_symbol(label: str) -> Any:
 
 def _accidentals(root: str) -> str:
     """A root as music21 spells it."""
-    return root[:1] + root[1:].replace("b", "-").replace("♭", "-").replace("♯", "#")
+    return root.translate(PLAIN_SIGNS).replace("b", "-")
 
 
 def to_midi(chart: Chart, melody: Sequence[Note] = ()) -> bytes:
@@ -155,7 +155,8 @@ def _chord_events(chart: Chart) -> list[Event]:
     events: list[Event] = []
     for start, stop, label in chart.sheet.chords:
         first = chart.quarters(max(start, 0.0))
-        events.append((first, 1, "text", {"text": label}))
+        plain = label.translate(PLAIN_SIGNS).encode("latin-1", "replace").decode("latin-1")
+        events.append((first, 1, "text", {"text": plain}))
         for pitch in pitch_classes(label):
             events += _sounding(first, chart.quarters(stop), CHORD_OCTAVE + pitch, 0, CHORD_VELOCITY)
     return events

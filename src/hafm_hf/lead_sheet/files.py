@@ -46,7 +46,8 @@ def known_lead_sheet(
     """The lead sheet of what is known; None where nothing is.
 
     Args:
-        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given replaces them.
+        lead_sheet: a `LeadSheet`, or a dict of its parts; what else is given replaces them, tempo or beats all that it
+            knows of beats.
         tempo: beats a minute.
         beats: seconds, or the path of a file of them.
         chords: (start s, stop s, label) each, the path of a .lab file, or by the bar, over and over: "C | Am | F G".
@@ -65,13 +66,19 @@ def known_lead_sheet(
         known |= read_beats(beats)
     if files and isinstance(chords, (str, os.PathLike)) and not _are_chords(os.fspath(chords)):
         known["chords"] = read_chords(chords)
-    return replace(LeadSheet.told({} if lead_sheet is None else lead_sheet), **known)
+    sheet = LeadSheet.told({} if lead_sheet is None else lead_sheet)
+    if known.keys() & {"tempo", "beats"}:
+        # it counts bars on its own beats; chords by the bar keep their metre
+        metre = sheet.beats_per_bar if sheet.bars else None
+        counted = {} if sheet.beats is None else {"downbeat": 0, "beats_per_bar": metre}
+        known = {"tempo": None, "beats": None, **counted, **known}
+    return replace(sheet, **known, estimated=[each for each in sheet.estimated if each not in known] or ())
 
 
 def _are_chords(text: str) -> bool:
     """Whether a text says chords itself, rather than where they stand."""
     try:
-        return "|" in text or chord_class(text) >= 0
+        return "|" in text or not os.path.isfile(text) and all(chord_class(word) >= 0 for word in text.split())
     except ValueError:
         return False
 
@@ -183,14 +190,9 @@ def _beat_lines(sheet: LeadSheet) -> str:
 def _read(
     path: Path, count: int, wanted: str, parse: Callable[[list[str]], T], check: Callable[[list[T]], object]
 ) -> list[T]:
-    """What the first `count` fields of each line say.
+    """What the first `count` fields of each line of a text file say; `wanted` names them in errors.
 
-    Args:
-        path: a text file.
-        count: fields of a line that count.
-        wanted: what a line should be, for errors.
-        parse: of the fields of a line.
-        check: of all lines up to one; what it raises is said of that line.
+    What `check` raises of the lines up to one is said of that line.
 
     Raises:
         ValueError: naming the file, and its line if it can be read.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label
+from .chords import NUM_CHORD_CLASSES, chord_class, chord_index, chord_label, key_label
 from .vocabulary import ENERGIES as ENERGIES
 
 METRES = (3, 4)
@@ -55,7 +55,7 @@ class LeadSheet:
             Of chords that overlap the later one counts. Or a text, "C | Am | F | G": one chord a bar, over and over.
         beats_per_bar: 3 or 4 quarters.
         downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
-        key: "A:min" or "C:maj".
+        key: "A:min" or "C:maj"; "Am", "A minor" and "C" are written so.
         sections: (start s, stop s, energy), energy one of "sparse", "normal", "full".
         style: of the band, by a name that the model knows, or (start s, stop s, name) where it changes; drawn from the
             seed where nothing is said, another one for each sample.
@@ -82,7 +82,12 @@ class LeadSheet:
     bars: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
+            words = self.chords.split()
+            if len(words) > 1 and "|" not in self.chords:
+                raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
             written = self.chords.strip().removeprefix("|").removesuffix("|")
             object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
             object.__setattr__(self, "chords", ())
@@ -102,8 +107,8 @@ class LeadSheet:
         for *_, energy in self.sections:
             if energy not in ENERGIES:
                 raise ValueError(f"A section is {energy!r}; choose from {', '.join(ENERGIES)}.")
-        if self.key is not None and (not self.key[:1].isalpha() or chord_index(self.key) not in range(1, 25)):
-            raise ValueError(f"key is {self.key!r}; write C:maj or A:min, for example.")
+        if self.key is not None:
+            object.__setattr__(self, "key", key_label(self.key))
         names = {field.name for field in fields(self)} - {"estimated", "downbeat"}
         if unknown := sorted(set(self.estimated) - names):
             raise ValueError(f"{unknown[0]!r} is no part of a lead sheet; its parts are {', '.join(sorted(names))}.")
@@ -128,7 +133,8 @@ class LeadSheet:
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats say the tempo themselves; leave tempo out.")
         if self.beats is not None:
-            if isinstance(self.beats, str) or not all(isinstance(beat, Real) for beat in self.beats):
+            numbers = isinstance(self.beats, Iterable) and not isinstance(self.beats, str)
+            if not numbers or not all(isinstance(beat, Real) for beat in self.beats):
                 raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers, of seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
@@ -273,6 +279,13 @@ class LeadSheet:
         if self.beats is None:
             return None
         return beats_passed(self.beats, (np.arange(frames) + 0.5) / frame_rate)
+
+
+def _plain(value: Any) -> Any:
+    """A part with arrays, tensors and their numbers as Python's own, which JSON can write."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:

@@ -389,11 +389,8 @@ def _steady(pitch: Array, each: int) -> Array:
 
 
 def _flux(bands: Array, reference: float) -> Array:
-    """By how much each range of bands (dB, float32 [S, 40]) has risen on average, as far as it is audible at all.
-
-    Returns:
-        float32 [S, 4]; the rise is put near the middle of what it is measured between.
-    """
+    """By how much each range of bands (dB, float32 [S, 40]) has risen on average, as far as it is audible at all:
+    float32 [S, 4]; the rise is put near the middle of what it is measured between."""
     audible = np.maximum(bands - reference, BAND_FLOOR_DB)
     rise = np.maximum(audible[RISE_FRAMES:] - audible[:-RISE_FRAMES], 0.0)
     flux = np.zeros((len(bands), len(FLUX_BANDS)), np.float32)

@@ -358,20 +358,10 @@ class FastDecoder:
                 yield tokens.clamp(max=self.config.codebook_size - 1)
 
     def _continue(
-        self,
-        scores: torch.Tensor,
-        plan: SlotPlan,
-        added: torch.Tensor | None,
-        report: Callable[[int], None] | None,
+        self, scores: torch.Tensor, plan: SlotPlan, added: torch.Tensor | None, report: Callable[[int], None] | None
     ) -> Iterator[torch.Tensor]:
-        """Predictions (int64 [B·C, n]) of the slots to come, n = 1, 2 …
-
-        Args:
-            scores (float [B·C, V]): of the first of them.
-            plan: of the slots.
-            added (float [B·C, n, V], *optional*): what is added to their scores.
-            report: as in `generate`.
-        """
+        """Predictions (int64 [B·C, n]) of the slots to come, n = 1, 2 …, from the first's scores (float [B·C, V]);
+        `added` (float [B·C, n, V], *optional*) is added to all of them."""
         rows, first = plan.known.shape
         slots = plan.known.new_empty(rows, plan.slots)
         for step in range(plan.slots):

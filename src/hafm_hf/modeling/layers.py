@@ -57,11 +57,7 @@ class TokenLayout:
     def select(self, slots: torch.Tensor) -> "TokenLayout":
         """Attributes of some slots (int64 [m])."""
         return TokenLayout(
-            self.slot[slots],
-            self.source[slots],
-            self.frame[:, slots],
-            self.position[:, slots],
-            self.valid[:, slots],
+            self.slot[slots], self.source[slots], self.frame[:, slots], self.position[:, slots], self.valid[:, slots]
         )
 
 
@@ -246,11 +242,7 @@ class HAFMAttention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_bias: torch.Tensor,
-        cache: Cache | None = None,
-        **kwargs: Any,
+        self, hidden_states: torch.Tensor, position_bias: torch.Tensor, cache: Cache | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states [B, L, D], position_bias [1 or B, H, m, n] → output [B, m, D] and weights if kept.
 

@@ -295,13 +295,8 @@ class StageRun:
         return final.unflatten(0, (-1, self.stage.config.num_codebooks)).t()
 
     def _border(self, flat: torch.Tensor, window: Window, new: torch.Tensor) -> int:
-        """Frame of the song at which a window takes over from what there is; 0 for the first.
-
-        Args:
-            flat (int64 [n]): the row's tokens up to where the window's own begin.
-            window: the window.
-            new (int64 [m]): its tokens, from its start on where windows are independent.
-        """
+        """Frame of the song at which a window takes over, 0 for the first, from the tokens before its own (int64 [n])
+        to its `new` ones (int64 [m]), which begin at its start where windows are independent."""
         width = self.stage.config.num_codebooks
         start, known = (units * self.unit_tokens // width for units in (window.start, window.known))
         if self.sound is None or not known:

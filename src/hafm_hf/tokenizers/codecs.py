@@ -98,7 +98,7 @@ class Codec(ABC):
             raise ValueError(f"length is {length}; {codes.shape[-1]} frames hold {samples} samples.")
         stream = CodecStream(self)
         shape = (len(codes), self.format.channels, samples)
-        audio = torch.empty(shape, dtype=self.model.dtype, device=codes.device)
+        audio = torch.empty(shape, dtype=torch.promote_types(self.model.dtype, torch.float32), device=codes.device)
         done = 0
         parts = codes.split(max(round(STRETCH_SECONDS * self.format.frame_rate), CONTEXT_FRAMES), dim=-1)
         for number, part in enumerate(parts, start=1):

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, DacConfig, EncodecConfig, PreTrainedConfig
 
-from ..pretrained.checks import (
-    MAX_LAYERS,
-    MAX_SAMPLING_RATE,
-    MAX_STREAMS,
-    MAX_WIDTH,
-    check_list,
-    check_range,
-)
+from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_STREAMS, MAX_WIDTH, check_list, check_range
 from ..pretrained.loading import CONFIG_CHECKS
 
 # a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second

@@ -273,11 +273,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         return torch.argmin(centroids.pow(2).sum(1) - 2 * points.float() @ centroids.T, dim=-1)
 
     def _tokens(
-        self,
-        parts: Iterable[torch.Tensor],
-        waveforms: torch.Tensor,
-        vocal: bool,
-        lead_sheet: LeadSheet | None = None,
+        self, parts: Iterable[torch.Tensor], waveforms: torch.Tensor, vocal: bool, lead_sheet: LeadSheet | None = None
     ) -> torch.Tensor:
         """Tokens int64 [B, T_v] of waveforms (float [B, N]), whose features (float [B, n, D] each) come in parts."""
         if lead_sheet is not None and lead_sheet.has_beats and not self.config.beat_line:
@@ -308,7 +304,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
         prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop)
         if noise:
             # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            generator = None if seed is None else torch.Generator().manual_seed(int(seed))
             prepared[left : left + len(values)].normal_(generator=generator).mul_(self.config.noise_std)
         prepared = prepared.to(values.device)
         inner = prepared[left : left + len(values)].add_(values)

@@ -68,7 +68,7 @@ class Spectrum(nn.Module):
     def analyse(self, audio: torch.Tensor) -> torch.Tensor:
         """Complex spectra [B, T, C · F] of audio [B, C, N]; T = ⌈N / hop⌉."""
         hop, size = self.config.hop_length, self.config.window_length
-        margin = (size - hop) // 2
+        margin, audio = (size - hop) // 2, _at_least_single(audio)
         padded = F.pad(audio, (margin, margin + -audio.shape[-1] % hop))
         window = torch.hann_window(size, dtype=audio.dtype, device=audio.device)
         return torch.fft.rfft(padded.unfold(-1, size, hop) * window).transpose(1, 2).flatten(2)
@@ -95,10 +95,15 @@ class Spectrum(nn.Module):
 
     def expand(self, compressed: torch.Tensor) -> torch.Tensor:
         """What was compressed: float [B, T, 2 · C · F] → complex [B, T, C · F]."""
-        real, imaginary = (part * self.usual for part in compressed.chunk(2, dim=-1))
+        real, imaginary = (part * self.usual for part in _at_least_single(compressed).chunk(2, dim=-1))
         magnitudes = (real.square() + imaginary.square() + SMALLEST**2).sqrt()
         powers = magnitudes ** (1 / self.config.compression - 1)
         return torch.complex(real * powers, imaginary * powers)
+
+
+def _at_least_single(values: torch.Tensor) -> torch.Tensor:
+    """Values of half precision, of which torch has no spectra, as float32; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class SpectralEncoder(nn.Module):
@@ -115,7 +120,8 @@ class SpectralEncoder(nn.Module):
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Latent vectors float [B, D, T] of audio [B, C, N]."""
-        hidden = self.first(self.spectrum.compress(self.spectrum.analyse(audio)))
+        spectra = self.spectrum.compress(self.spectrum.analyse(audio))
+        hidden = self.first(spectra.to(self.first.weight.dtype))
         for block in self.blocks:
             hidden = block(hidden)
         return self.last(self.norm(hidden)).transpose(1, 2)
@@ -193,7 +199,7 @@ class SpectralDecoder(nn.Module):
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
         """Complex [B, T, C · F] less its mean: the batch's own in training, so that no gradient reaches a constant."""
         if not self.training:
-            return spectra - torch.view_as_complex(self.mean)
+            return spectra - torch.view_as_complex(_at_least_single(self.mean))
         mean = spectra.mean(dim=(0, 1))
         self.mean.lerp_(torch.view_as_real(mean.detach()), MEAN_MOMENTUM)
         return spectra - mean

@@ -124,10 +124,7 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, num_codebooks: int)
 
 @torch.no_grad()
 def paired_losses(
-    model: PreTrainedModel,
-    conditioning_ids: torch.Tensor,
-    shuffled_ids: torch.Tensor | None,
-    labels: torch.Tensor,
+    model: PreTrainedModel, conditioning_ids: torch.Tensor, shuffled_ids: torch.Tensor | None, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Losses of the same targets under the right conditioning, another clip's, and none.
 

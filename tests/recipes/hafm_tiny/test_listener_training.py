@@ -154,18 +154,7 @@ def test_labels_keys_and_tempi_are_compared_as_mir_eval_does() -> None:
 def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: Path) -> None:
     words = [sys.executable, str(RECIPES / "train_listener.py"), "--songs", str(songs), "--validation_songs", "2"]
     words += ["--test_songs", "1", "--sheets", str(write_sheets(tmp_path / "sheets.jsonl.gz")), "--steps", "3"]
-    words += [
-        "--harmony_channels",
-        "4",
-        "--time_channels",
-        "8",
-        "--pool",
-        "2",
-        "--harmony_batch",
-        "60",
-        "--time_batch",
-        "20",
-    ]
+    words += "--harmony_channels 4 --time_channels 8 --pool 2 --harmony_batch 60 --time_batch 20".split()
     done = run_program([*words, "--out", str(tmp_path / "run")])
     assert done.returncode == 0, done.stderr[-2000:]
     # and one of three lead sheets
