@@ -201,9 +201,9 @@ def check_song(check: Check, pattern: str) -> Any:
 
 
 def check_training(check: Check) -> Any:
-    """The training recipe's own trainer: in fp16 with its scaler on a GPU, on a CPU in fp32 under DDP.
+    """The training recipe's own trainer as one process of a group: in fp16 with its scaler on a GPU, else in fp32.
 
-    accelerate wraps one process on a GPU in nothing.
+    accelerate wraps a single process in DDP on a CPU only.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -220,22 +220,27 @@ def check_training(check: Check) -> Any:
         words += "--global_batch 4 --validation_split none --logging_steps 5 --save_steps 100000"
         sizes = [word for name, value in TINY.items() for word in (f"--{name}", str(value))] if check.tiny else []
         trainer = make_trainer(*parse_arguments([*words.split(), *sizes]))
+        # its end ends the group, too
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
         began = time.perf_counter()
         trainer.train()
         elapsed = time.perf_counter() - began
         lines = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    wrapped = type(trainer.model).__name__
     losses = [line["loss"] for line in lines if "loss" in line]
     return {
         "precision": precision,
-        "distributed": type(trainer.model).__name__,
+        "backend": backend,
+        "distributed": wrapped,
         "scale": trainer.accelerator.scaler.get_scale() if trainer.accelerator.scaler else None,
         "losses": losses,
         "skipped_steps": trainer.progress.skipped,
         "steps_per_second": check.training_steps / elapsed,
         "failed": not all(map(math.isfinite, losses))
-        or not (check.graphs or type(trainer.model).__name__ == "DistributedDataParallel"),
+        or backend is None
+        or not (check.graphs or wrapped == "DistributedDataParallel"),
     }
 
 
