@@ -92,7 +92,8 @@ class Request:
         """What the pipeline is called with; a seed that is not given is drawn here."""
         chosen = asdict(self.options)
         parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
-        known = self.lead_sheet or LeadSheet()
+        # what is kept of a take says itself who plays
+        known = replace(sheet := self.lead_sheet or LeadSheet(), style=None if self.remake else sheet.style)
         if self.tempo and not known.has_beats:
             known = replace(known, tempo=self.tempo)
         if known != LeadSheet():
@@ -208,7 +209,6 @@ def make_job(
     pipeline, seconds = load_pipeline(request.model), len(samples) / rate + request.tail
     parameters = request.parameters()
     styles, remake = pipeline.model.styles, request.remake
-    # what is kept of a take says itself who plays
     if styles and not (remake or request.options.style or request.lead_sheet and request.lead_sheet.style):
         parameters["style"] = drawn_style(styles, parameters["seed"])
     songs: list[dict[str, Any]] = []
