@@ -84,22 +84,21 @@ class Request:
         for name, value in {"seconds": seconds, "tempo": tempo}.items():
             if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
-        mix = MixOptions.of(given={"tail": tail})
-        path = (vocal or {}).get("path")
+        path, mix = (vocal or {}).get("path"), MixOptions.of(given={"tail": tail})
         return cls(path, str(model), GenerationOptions.of(given=given), seconds or 0.0, tempo or 0.0, mix.tail)
 
     def parameters(self) -> dict[str, Any]:
         """What the pipeline is called with; a seed that is not given is drawn here."""
-        chosen = asdict(self.options)
+        chosen, known = asdict(self.options), self.lead_sheet or LeadSheet()
+        if self.remake is not None:
+            # what is kept of a take says itself who plays; its style, told again, drowns a new chord
+            chosen["style"] = None if chosen["style"] == self.remake.job.style else chosen["style"]
+            known = replace(known, style=None)
         parameters = {name: chosen[name] for name in OPTIONS if chosen[name] is not None}
-        # what is kept of a take says itself who plays
-        known = replace(sheet := self.lead_sheet or LeadSheet(), style=None if self.remake else sheet.style)
         if self.tempo and not known.has_beats:
             known = replace(known, tempo=self.tempo)
-        if known != LeadSheet():
-            parameters["lead_sheet"] = known
-        if self.tail:
-            parameters["tail"] = self.tail
+        parameters |= {"lead_sheet": known} if known != LeadSheet() else {}
+        parameters |= {"tail": self.tail} if self.tail else {}
         if self.remake is not None:
             parameters |= self.remake.parameters()
         return {"seed": secrets.randbelow(10**6), **parameters}

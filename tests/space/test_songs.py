@@ -99,8 +99,10 @@ def test_selected_seconds_are_replaced_and_all_other_samples_stay(
     # whatever the page asks for by now
     other = request(voices / "patience.wav", seed=2, seconds=5)
     anew = replace(other, remake=takes.Remake(old, 2.0, 3.5))
-    # what is kept says who plays, not a style of the lead sheet, told which a new chord is played by few of the notes
     assert "lead_sheet" not in replace(anew, lead_sheet=LeadSheet(style="folk")).parameters()
+    for style, told in (("folk", None), ("rock", "rock")):
+        options = replace(other.options, style=style)
+        assert replace(anew, options=options).parameters().get("style") == told
     new = job_of(anew)
     assert (new.seed, new.source, new.tail, new.stems) == (2, old.source, tail, parts)
     for part in ("instrumental", *parts):
