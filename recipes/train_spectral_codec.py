@@ -39,6 +39,7 @@ class SpectralCodecArguments:
     decoder_width: int = 256
     decoder_layers: int = 6
     codebook_dim: int = 96
+    phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; it learns without"})
     codec: str = field(default="", metadata={"help": "start from this spectral codec: a folder or hub id"})
     further: str = field(default="", metadata={"help": "more corpora of songs, separated by commas"})
     records: str = field(default="", metadata={"help": "folder of audio files, to learn from as well"})
@@ -70,6 +71,7 @@ def main() -> None:
     model, arguments, run = words
     torch.manual_seed(arguments.seed)
     codec = load_or_create(model).to(run.device).train()
+    codec.config.phase_jitter = 0.0
     pool = run.songs("train", codec.config.sampling_rate)
     for folder in filter(None, model.further.split(",")):
         pool.songs += replace(run, corpus=folder).songs("train", codec.config.sampling_rate).songs
@@ -79,7 +81,9 @@ def main() -> None:
     if not resume(trainer, run) and not model.codec:
         trainer.start()
     train_on_songs(trainer, arguments.steps, run, lambda out: trainer.averaged().save_pretrained(out / "codec"))
-    trainer.settle(min(300, arguments.steps)).save_pretrained(Path(run.out) / "codec")
+    finished = trainer.settle(min(300, arguments.steps))
+    finished.config.phase_jitter = model.phase_jitter
+    finished.save_pretrained(Path(run.out) / "codec")
     held_out = run.songs("test", codec.config.sampling_rate, max_hours=0.5, stems=True) if model.figures else None
     if held_out and held_out.songs:
         figures = evaluate_codec(trainer.average, held_out)

@@ -100,6 +100,23 @@ def test_noise_depends_on_the_place_in_the_song_alone() -> None:
     torch.testing.assert_close(rows, torch.cat([audio, later]))
 
 
+def test_jittered_phases_break_the_lines_of_the_highs_and_leave_the_lows() -> None:
+    model = tiny_spectral_codec(noise_bands=0)
+    # a constant, and no mean that would take it out: it sings
+    torch.nn.init.normal_(model.decoder.last.bias, std=0.7)
+    codes = torch.randint(model.config.codebook_size, (1, 8, 1_000))
+    plain = as_codec(model).decode(codes)[0, 0]
+    model.config.phase_jitter = 1.0
+    jittered, again = (as_codec(model).decode(codes)[0, 0] for _ in range(2))
+    assert torch.equal(jittered, again)
+    for spacing in (75, 150, 300, 600):
+        assert line_excess(jittered, 24_000, spacing) < line_excess(plain, 24_000, spacing) - 3.0
+    changed, power = (torch.fft.rfft(sound).abs().square() for sound in (jittered - plain, plain))
+    hertz = torch.linspace(0, 12_000, len(power))
+    lows, highs = hertz < 1_900, hertz > 4_100
+    assert changed[lows].sum() < 1e-3 * power[lows].sum() and changed[highs].sum() > 0.5 * power[highs].sum()
+
+
 def test_codebooks_code_what_the_earlier_ones_leave() -> None:
     model = tiny_spectral_codec()
     latents = torch.randn(2, model.config.codebook_dim, 30)
@@ -119,6 +136,7 @@ def test_codebooks_code_what_the_earlier_ones_leave() -> None:
         ({"kernel_size": 4}, "kernel_size 4 must be odd"),
         ({"compression": 0.0}, "compression 0.0 must be above 0"),
         ({"noise_bands": 700}, "noise_bands is 700"),
+        ({"phase_jitter": 4.0}, "phase_jitter is 4.0"),
         ({"codebook_size": 1}, "codebook_size is 1"),
         ({"audio_channels": 3}, "audio_channels is 3"),
     ],

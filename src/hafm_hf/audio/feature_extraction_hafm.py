@@ -72,7 +72,9 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
         """
-        vocals = raw_speech if _is_batch(raw_speech) else [raw_speech]
+        # a list of numbers is one vocal
+        several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+        vocals = raw_speech if several else [raw_speech]
         names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [
@@ -96,11 +98,6 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             values[mask] = np.concatenate(prepared)
         features = BatchFeature({"input_values": values, "padding_mask": mask})
         return features if return_tensors is None else features.convert_to_tensors(return_tensors)
-
-
-def _is_batch(raw_speech: Any) -> bool:
-    """Whether `raw_speech` is a list of vocals rather than one vocal; a list of numbers is one."""
-    return isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
 
 
 def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:

@@ -31,7 +31,7 @@ from ..corpus.locks import locked
 from ..corpus.plan import PLAN_FILE, check_same_options
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
 from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
-from .options import Device, DType, Outcome, Request, load_pipeline, torch_device
+from .options import Outcome, Request, load_pipeline, torch_device
 
 if TYPE_CHECKING:
     from ..lead_sheet.lead_sheet import LeadSheet
@@ -226,10 +226,8 @@ def own_lead_sheet(source: Path, vocal: str, tempo: float | None = None) -> Lead
     return own if tempo is None or own.has_beats else replace(own, tempo=tempo)
 
 
-@functools.lru_cache(maxsize=1)
-def _pipeline(model: str | None, device: Device, dtype: DType) -> Any:
-    """The one model of this process."""
-    return load_pipeline(model, device, dtype)
+# the one model of this process
+_pipeline = functools.lru_cache(maxsize=1)(load_pipeline)
 
 
 def accompany_batch(request: Request, batch: Sequence[tuple[str, str]]) -> list[Outcome]:

@@ -211,6 +211,4 @@ def measure(options: MeasuringOptions, job: ClipJob) -> Measurement:
             raise HAFMEvaluationError(f"The clip {job.clip.name} cannot be measured: {error}") from error
 
 
-@lru_cache(maxsize=1)
-def _measurer(options: MeasuringOptions) -> Measurer:
-    return Measurer(options)
+_measurer = lru_cache(maxsize=1)(Measurer)

@@ -84,7 +84,8 @@ def packed_linear(weight: torch.Tensor, rows: int) -> Linear:
         return lambda x: F.linear(x.to(weight.dtype), weight).float()
     # oneDNN's product of bfloat16 is faster for many rows, and rounds the input too, as bfloat16 is meant to
     rounds_inputs = weight.dtype == torch.bfloat16 and _packs(torch.bfloat16)
-    if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and _multiplies_halves() and _fits_half(weight):
+    has_fbgemm = torch.backends.quantized.engine in ("x86", "fbgemm")
+    if rows <= (FEW_ROWS if rounds_inputs else HALF_ROWS) and has_fbgemm and _fits_half(weight):
         # half the bytes to read; each number is widened before it is multiplied, and sums are float32's
         packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
         product = torch.ops.quantized.linear_dynamic_fp16
@@ -116,11 +117,6 @@ def _packs(dtype: torch.dtype) -> bool:
     except (RuntimeError, AttributeError):
         return False
     return True
-
-
-def _multiplies_halves() -> bool:
-    """Whether this build and this processor have FBGEMM's product of float32 and half precision."""
-    return torch.backends.quantized.engine in ("x86", "fbgemm")
 
 
 def _fits_half(weight: torch.Tensor) -> bool:

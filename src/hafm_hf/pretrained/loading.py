@@ -138,7 +138,7 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     Raises:
         ValueError: naming the file and the way out.
     """
-    hub = _hub_options(options)
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     files = _weight_files(source, hub)
     if not files:
         return
@@ -194,10 +194,6 @@ def fingerprint(model: torch.nn.Module, without: str | None = None) -> str:
 
 def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
-
-
-def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
 
 
 def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Path | None:

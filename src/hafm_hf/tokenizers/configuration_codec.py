@@ -36,6 +36,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
         codebook_size (`int`): Codes of each.
         codebook_dim (`int`): Dimensions of the latent vectors.
         noise_bands (`int`): Bands in which the decoder adds noise of a level that it chooses; 0 for none.
+        phase_jitter (`float`): Radians (RMS) by which the decoder moves each phase of the highs at random, 0 to 3.
     """
 
     model_type = "hafm_spectral"
@@ -55,6 +56,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
     codebook_size: int = 1024
     codebook_dim: int = 96
     noise_bands: int = 32
+    phase_jitter: float = 0.0
 
     @property
     def num_bins(self) -> int:
@@ -93,6 +95,8 @@ class HAFMSpectralConfig(PreTrainedConfig):
         for name in ("encoder_layers", "decoder_layers", "num_codebooks", "expansion"):
             check_range(f"codec {name}", getattr(self, name), MAX_LAYERS)
         check_range("codec noise_bands", self.noise_bands, self.num_bins, least=0)
+        if not 0 <= self.phase_jitter <= 3:
+            raise ValueError(f"codec phase_jitter is {self.phase_jitter}; it must lie between 0 and 3.")
         check_range("codec window_length", self.window_length, MAX_WIDTH, least=2 * self.hop_length)
         if (self.window_length - self.hop_length) % 2 or self.kernel_size % 2 == 0 or not 0 < self.compression <= 1:
             raise ValueError(

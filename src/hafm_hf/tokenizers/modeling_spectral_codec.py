@@ -4,7 +4,7 @@
 Transposed convolutions leave lines that stand still at multiples of their strides (Pons et al. 2021, arXiv
 2010.14356). Here no layer runs at the sampling rate; blocks are ConvNeXt's, as in Vocos (Siuzdak 2023, arXiv
 2306.00814). What such a decoder cannot know it would still fill with a constant spectrum, a comb at the frame rate: so
-the mean of its output over time is taken out, and noise is left to a branch of its own (`SpectralDecoder`).
+the mean of its output over time is taken out, noise is left to a branch of its own, and high phases are jittered.
 Dimensions: B batch, C channels, N samples, Q codebooks, T frames, D width, F frequencies.
 """
 
@@ -23,6 +23,8 @@ from .configuration_codec import HAFMSpectralConfig
 MEAN_MOMENTUM = 0.01
 # frames after which noise repeats: so rarely that its lines lie closer together than any ear or spectrogram resolves
 NOISE_PERIOD = 1021
+# Hz from which phases are jittered, and from which fully
+JITTER_FROM, JITTER_FULL = 2000.0, 4000.0
 # logarithm of the noise's amplitude, over each frequency's usual one, that a new decoder begins with
 FIRST_NOISE_LEVEL, LOUDEST_NOISE = -4.0, 3.0
 SMALLEST = 1e-7
@@ -191,9 +193,15 @@ class SpectralDecoder(nn.Module):
 
     def sound(self, hidden: torch.Tensor, first_frame: int | torch.Tensor = 0) -> torch.Tensor:
         """Audio [B, C, T · hop] of what the blocks made, [B, T, width]."""
-        spectra = self._centred(self.spectrum.expand(self.last(hidden)))
+        config, spectra = self.config, self._centred(self.spectrum.expand(self.last(hidden)))
+        drawn = self._drawn(spectra, first_frame)
+        if config.phase_jitter:
+            # generated codes tell little of high phases, and what they leave open would be a comb at the frame rate
+            hertz = torch.linspace(0, config.sampling_rate / 2, config.num_bins).to(drawn.real)
+            share = ((hertz - JITTER_FROM) / (JITTER_FULL - JITTER_FROM)).clamp(0, 1).repeat(config.audio_channels)
+            spectra = spectra * torch.exp(1j * config.phase_jitter * share * drawn.real)
         if self.noise is not None:
-            spectra = spectra + self._noise(self.noise(hidden), first_frame)
+            spectra = spectra + drawn * self._noise_amplitudes(self.noise(hidden))
         return self.spectrum.synthesise(spectra)
 
     def _centred(self, spectra: torch.Tensor) -> torch.Tensor:
@@ -204,16 +212,18 @@ class SpectralDecoder(nn.Module):
         self.mean.lerp_(torch.view_as_real(mean.detach()), MEAN_MOMENTUM)
         return spectra - mean
 
-    def _noise(self, levels: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
-        """Complex noise [B, T, C · F] of logarithmic levels [B, T, C · bands]."""
-        config, device = self.config, levels.device
-        first = torch.as_tensor(first_frame, device=device).reshape(-1, 1)
-        at = (first + torch.arange(levels.shape[1], device=device)) % NOISE_PERIOD
-        noise = _noise_table(config.audio_channels * config.num_bins).to(device)[at]
+    def _drawn(self, spectra: torch.Tensor, first_frame: int | torch.Tensor) -> torch.Tensor:
+        """White noise like complex `spectra` [B, T, C · F], a function of the frames' places in the song."""
+        first = torch.as_tensor(first_frame, device=spectra.device).reshape(-1, 1)
+        at = (first + torch.arange(spectra.shape[1], device=spectra.device)) % NOISE_PERIOD
+        return _noise_table(spectra.shape[-1]).to(spectra.device)[at]
+
+    def _noise_amplitudes(self, levels: torch.Tensor) -> torch.Tensor:
+        """Amplitudes [B, T, C · F] of noise of logarithmic levels [B, T, C · bands]."""
+        config = self.config
         bands = _band_weights(config.noise_bands, config.num_bins, config.sampling_rate).to(levels)
         levels = (levels + FIRST_NOISE_LEVEL).clamp(max=LOUDEST_NOISE).unflatten(2, (config.audio_channels, -1))
-        amplitudes = (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
-        return noise.to(torch.promote_types(amplitudes.dtype, torch.complex64)) * amplitudes
+        return (levels @ bands).exp().flatten(2) * self.spectrum.usual ** (1 / config.compression)
 
 
 @lru_cache(maxsize=4)

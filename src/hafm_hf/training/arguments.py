@@ -25,7 +25,7 @@ COARSE_CODEBOOKS = 4
 FINE_CODEBOOKS = 4
 SHARES = (
     "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
-    "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_wrong_chords",
+    "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
 )  # fmt: skip
 COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
 
@@ -109,7 +109,7 @@ class RunArguments:
     lead_sheet_dropout_all: float = field(default=0.0, metadata={"help": "probability that all streams are"})
     lead_sheet_half_beat: float = field(default=0.0, metadata={"help": "probability of beats half a beat late"})
     lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
-    lead_sheet_wrong_chords: float = field(default=0.0, metadata={"help": "share of chords that are others"})
+    lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "of another track's voice over told chords"})
     seed: int = 0
     resume: str = field(default="auto", metadata={"help": "auto, none, or the folder of a checkpoint"})
     save_steps: int = 1000

@@ -224,9 +224,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         epoch, place = divmod(number, len(self.slots))
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.slots))
-        row = int(self._epoch[1][place])
-        start = np.random.default_rng((self.seed, 1, number)).integers(0, self.cells[row] - self.frames + 1)
-        return Crop(row, int(start), self.frames)
+        return self._crop_of(int(self._epoch[1][place]), np.random.default_rng((self.seed, 1, number)))
+
+    def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
+        return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
 
     def stranger_of(self, number: int) -> Crop:
         """A crop of another track than crop `number`'s: a function of (seed, number) too."""
@@ -235,7 +236,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         while True:
             other = int(generator.choice(self.slots))
             if self.track_of_row[other] != self.track_of_row[row]:
-                return Crop(other, int(generator.integers(0, self.cells[other] - self.frames + 1)), self.frames)
+                return self._crop_of(other, generator)
 
     def fixed_crops(self, limit: int | None = None) -> list[Crop]:
         """Crops for validation: side by side, as many of each excerpt as fit, thinned evenly to at most `limit`."""
@@ -287,6 +288,13 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             )
         return torch.from_numpy(cut.astype(np.int64))
 
+    def _swap_voice(self, ids: torch.Tensor, generator: np.random.Generator) -> None:
+        """Puts another crop's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
+        told = dict(zip(self.config.lead_sheet_streams, ids[len(self.streams.conditioning) :], strict=True))
+        if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
+            other = self._crop_of(int(generator.choice(self.slots)), generator)
+            ids[:1] = self._cut(self.streams.conditioning[0], other, self.streams.conditioning_frame_rate)
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
 
@@ -294,6 +302,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
+        if self.noise is not None and generator.random() < self.noise.voice:
+            self._swap_voice(sample["conditioning_ids"], generator)
         if self.track_of_row is not None:
             sample["strangers"] = self._targets(self.stranger_of(number))
         return sample

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lead sheets of a corpus as conditioning streams of crops, in training sometimes wrong or left out.
 
-A listener errs: it takes half of the beat for the beat, the beat half a beat late, a chord for another. A stage that
-never met such a lead sheet would follow it against the voice. So each sample's sheet is wrong with the rates of the
-listener, and each of its streams, or all, are left out with rates of their own.
+A listener errs: it takes half of the beat for the beat, or the beat half a beat late. A stage that never met such a
+sheet would follow it against the voice. So each sample's sheet is wrong with the rates of the listener, and each of
+its streams, or all, are left out with rates of their own. And some samples have the voice of another song: a stage
+that never met one plays the chords of the voice instead of those that it is told.
 """
 
 import functools
@@ -13,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..lead_sheet.chords import chord_label
 from ..lead_sheet.lead_sheet import LEAST_BEAT_SECONDS, LeadSheet, lead_sheet_streams
 from ..modeling.configuration_hafm import HAFMStageConfig
 
@@ -30,14 +30,14 @@ class LeadSheetNoise:
         drop_all: probability that all are.
         half_beat: that beats lie half a beat late.
         octave: that the tempo is doubled or halved, either as often.
-        chord: that a chord is another one, for each of them by itself.
+        voice: that another track's voice is heard where chords are told for more than half of a crop.
     """
 
     drop: float = 0.0
     drop_all: float = 0.0
     half_beat: float = 0.0
     octave: float = 0.0
-    chord: float = 0.0
+    voice: float = 0.0
 
     def disturb(self, sheet: LeadSheet, generator: np.random.Generator) -> LeadSheet:
         """The lead sheet as a listener that errs at these rates might estimate it."""
@@ -55,12 +55,6 @@ class LeadSheetNoise:
             beats = beats[::2] if halved else np.interp(np.arange(0, len(beats) - 0.5, 0.5), places, beats)
         if len(beats):
             changes["beats"] = beats.tolist()
-        wrong = generator.random(len(sheet.chords)) < self.chord
-        others = generator.integers(0, 25, len(sheet.chords))
-        changes["chords"] = [
-            (start, stop, chord_label(int(other)) if err else label)
-            for (start, stop, label), err, other in zip(sheet.chords, wrong, others, strict=True)
-        ]
         return replace(sheet, **changes)  # type: ignore[arg-type]
 
     def omit(self, streams: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

@@ -74,12 +74,9 @@ def make_trainer(
     if start and not stage.init_from:
         start(model)
     noise = LeadSheetNoise(
-        run.lead_sheet_dropout,
-        run.lead_sheet_dropout_all,
-        run.lead_sheet_half_beat,
-        run.lead_sheet_octave,
-        run.lead_sheet_wrong_chords,
-    )
+        run.lead_sheet_dropout, run.lead_sheet_dropout_all, run.lead_sheet_half_beat, run.lead_sheet_octave,
+        run.lead_sheet_other_voice,
+    )  # fmt: skip
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
     validation = validation_crops(data, model.config)
