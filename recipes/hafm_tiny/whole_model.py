@@ -93,7 +93,7 @@ PRESETS = {
     # shows within minutes that a corpus and a set-up work, and makes no music
     "trial": Preset((16, 1), (16, 1), (64, 2), (64, 2, 2), (64, 2, 2), (64, 2, 2), SMALLEST_CROPS),
     # hafm-tiny's
-    "tiny": Preset((256, 5), (320, 8), (192, 5), (256, 4, 4), (192, 6, 3), (128, 3, 2)),
+    "tiny": Preset((320, 6), (320, 8), (192, 5), (256, 4, 4), (192, 8, 3), (128, 3, 2)),
     "small": Preset((384, 6), (384, 8), (384, 6), (512, 6, 8), (512, 6, 8), (384, 6, 6)),
 }
 
@@ -215,6 +215,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
         ],
         "vocal_space": [
             "fit_vocal_space.py", *_run_words(options, "vocal_space", rhythm_steps), "--tokenizer", clusters,
+            "--half", "true",
         ],
         "tokens": [
             "hafm", "prepare", corpus, out / "tokens", "--split-by", "folder",

@@ -31,9 +31,9 @@ def play(bundled: HAFMForVocalAccompaniment) -> Callable[..., np.ndarray]:
     """Takes float32 [TAKES, N] of 6 s of an example voice."""
 
     @lru_cache
-    def generate(voice: str = "vocal.wav", **told: Any) -> np.ndarray:
+    def generate(voice: str = "vocal.wav", seed: int = 1, **told: Any) -> np.ndarray:
         samples, rate = soundfile.read(REPOSITORY / "examples" / voice, dtype="float32", stop=6 * 24_000)
-        takes = bundled.generate(samples, rate, num_samples=TAKES, seed=1, skip_fine=True, **told).audio
+        takes = bundled.generate(samples, rate, num_samples=TAKES, seed=seed, skip_fine=True, **told).audio
         return np.stack([take.numpy() for take in takes])
 
     return generate
@@ -74,11 +74,15 @@ def test_every_take_differs_in_what_was_asked_for(
     assert max(map(score, play(**less))) < min(map(score, play(**more)))
 
 
-def test_another_voice_gets_another_band_by_more_than_takes_differ(play: Callable[..., np.ndarray]) -> None:
-    ours, others = ([features(take) for take in play(voice)] for voice in ("vocal.wav", "low_ballad.flac"))
+def test_another_voice_gets_another_band_by_twice_what_takes_differ(play: Callable[..., np.ndarray]) -> None:
+    def unlike(a: Features, b: Features) -> float:
+        return 1 - float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
 
-    def alike(a: Features, b: Features) -> float:
-        return float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
-
-    takes = [alike(a, b) for songs in (ours, others) for a in songs for b in songs if a is not b]
-    assert max(alike(a, b) for a in ours for b in others) < min(takes)
+    voices, takes = [], []
+    for seed in (1, 2, 3):
+        ours, others = (
+            [features(take) for take in play(each, seed=seed)] for each in ("vocal.wav", "low_ballad.flac")
+        )
+        voices += [unlike(a, b) for a in ours for b in others]
+        takes += [unlike(a, b) for songs in (ours, others) for a in songs for b in songs if a is not b]
+    assert np.mean(voices) > 2 * np.mean(takes)
