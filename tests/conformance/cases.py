@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import initialization as init
 
+import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
 from hafm_hf import (
@@ -28,9 +29,11 @@ from hafm_hf import (
     HAFMSemanticTokenizerModel,
     HAFMSeparatorConfig,
     HAFMSeparatorModel,
+    HAFMSpectralConfig,
+    HAFMSpectralModel,
 )
 from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, TIME_NUMBERS
-from tiny_models import SIZES, VOCABULARIES, tiny_listener, tiny_semantic_tokenizer, tiny_separator
+from tiny_models import SIZES, VOCABULARIES
 
 BATCH, FRAMES = 3, 6
 
@@ -220,7 +223,7 @@ class SemanticTokenizerTest(PartCase, Reasoned):
 
     def tester(self) -> PartTester:
         """Half a second of noise."""
-        config = tiny_semantic_tokenizer().config
+        config = tiny_models.tiny_semantic_tokenizer().config
         inputs = {"input_values": 0.1 * torch.randn(BATCH, 8000, generator=torch.Generator().manual_seed(0))}
         sizes = {"num_hidden_layers": config.layer, "hidden_size": config.hubert_config.hidden_size, "seq_length": 25}
         return PartTester(config, inputs, **sizes)
@@ -241,7 +244,7 @@ class ListenerTest(PartCase, Reasoned):
             "harmony_cells": torch.rand((BATCH, 11, HARMONY_NUMBERS), generator=drawn),
             "time_cells": torch.rand((BATCH, 13, TIME_NUMBERS), generator=drawn),
         }
-        return PartTester(tiny_listener(dropout=0.0).config, inputs)
+        return PartTester(tiny_models.tiny_listener(dropout=0.0).config, inputs)
 
 
 class SeparatorTest(PartCase, Reasoned):
@@ -254,7 +257,19 @@ class SeparatorTest(PartCase, Reasoned):
     def tester(self) -> PartTester:
         """An eighth of a second of noise."""
         inputs = {"input_values": 0.1 * torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(0))}
-        return PartTester(tiny_separator().config, inputs)
+        return PartTester(tiny_models.tiny_separator().config, inputs)
+
+
+class SpectralCodecTest(PartCase, Reasoned):
+    """Audio → audio, by way of the codes."""
+
+    has_attentions = False
+    config_class, model_class = HAFMSpectralConfig, HAFMSpectralModel
+    config_arguments = {"encoder_width": 7, "decoder_layers": 2}
+
+    def tester(self) -> PartTester:
+        """An eighth of a second of noise."""
+        return PartTester(tiny_models.tiny_spectral_codec().config, {"audio": 0.1 * torch.randn(BATCH, 1, 3000)})
 
 
 class AccompanimentConfigTest(Reasoned):

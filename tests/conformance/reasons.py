@@ -15,7 +15,12 @@ STAGE = {
 SAMPLES = "the forward pass returns samples, and no other outputs"
 TOKENS = "the forward pass returns tokens, and no hidden states"
 LOGITS = "the forward pass returns logits, and no other outputs"
-
+AUDIO = {
+    "test_model_get_set_embeddings": NO_EMBEDDINGS,
+    "test_hidden_states_output": SAMPLES,
+    "test_model_outputs_equivalence": SAMPLES,
+    "test_retain_grad_hidden_states_attentions": SAMPLES,
+}
 REASONS: dict[str, dict[str, str]] = {
     "SemanticStageTest": STAGE,
     "CoarseStageTest": STAGE,
@@ -28,12 +33,8 @@ REASONS: dict[str, dict[str, str]] = {
         "test_model_outputs_equivalence": TOKENS,
         "test_retain_grad_hidden_states_attentions": "tokens are data: no gradient reaches the network",
     },
-    "SeparatorTest": {
-        "test_model_get_set_embeddings": NO_EMBEDDINGS,
-        "test_hidden_states_output": SAMPLES,
-        "test_model_outputs_equivalence": SAMPLES,
-        "test_retain_grad_hidden_states_attentions": SAMPLES,
-    },
+    "SeparatorTest": AUDIO,
+    "SpectralCodecTest": {**AUDIO, "test_init_weights_can_init_buffers": "codebooks begin as random vectors"},
     "ListenerTest": {
         "test_model_get_set_embeddings": NO_EMBEDDINGS,
         "test_hidden_states_output": LOGITS,
