@@ -34,7 +34,6 @@ def fetch() -> None:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         subprocess.run([*pip, "--no-build-isolation", "--dest", folder, version], check=True)
         (archive,) = Path(folder).glob("*.tar.gz")
-        # tarfile's `filter` is newer than Python 3.11.2, Debian's
         shutil.unpack_archive(archive, FOLDER)
     # its test of configurations imports transformers by this file
     (TESTS / "__init__.py").touch()

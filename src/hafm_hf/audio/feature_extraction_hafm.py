@@ -46,16 +46,14 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         audio.check_sampling_rate(sampling_rate, "the feature extractor")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise audio.HAFMAudioError(
-                f"The feature extractor takes {min_seconds} to {max_seconds} s, which no vocal can last."
-            )
+            raise audio.HAFMAudioError(f"{min_seconds} to {max_seconds} s is no range of lengths for vocals.")
         # AutoFeatureExtractor finds the class by the file of that name, where hafm_hf has not been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds
 
     def __call__(
-        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
+        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt", padding: Any = True
     ) -> BatchFeature:
         """Prepares one vocal or a list of them for `HAFMForVocalAccompaniment.generate`.
 
@@ -64,6 +62,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
                 several in a list; integers are scaled by the range of their type, channels are averaged.
             sampling_rate (int, Hz): rate of `raw_speech`.
             return_tensors: "pt" or "np".
+            padding: True or "longest", as elsewhere: there is no other way to make a batch.
 
         Returns:
             BatchFeature with input_values (float32 [B, N], padded on the right) and padding_mask (bool [B, N], True on
@@ -72,7 +71,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
         """
-        # a list of numbers is one vocal
+        if padding not in (True, "longest"):
+            raise audio.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
         several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         vocals = raw_speech if several else [raw_speech]
         names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
