@@ -176,9 +176,7 @@ def run(
                 said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
                 # a person who has stopped it may have begun something else
                 yield [*(still if stopped() else [said, *IDLE]), *shelved([step], jobs, mixer)]
-            elif stopped():
-                return
-            elif step is not None:
+            elif step is not None and not stopped():
                 value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": {**step, "run": ticket}, "play": True}
                 yield [*still, gr.skip(), value]
     except Exception as error:

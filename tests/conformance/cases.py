@@ -268,7 +268,6 @@ class SpectralCodecTest(PartCase, Reasoned):
     config_arguments = {"encoder_width": 7, "decoder_layers": 2}
 
     def tester(self) -> PartTester:
-        """An eighth of a second of noise."""
         return PartTester(tiny_models.tiny_spectral_codec().config, {"audio": 0.1 * torch.randn(BATCH, 1, 3000)})
 
 
