@@ -69,7 +69,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             samples of the vocal).
 
         Raises:
-            HAFMAudioError: not samples, too short, too long, no rate or an unsupported one, NaN or infinite samples.
+            HAFMAudioError: not samples, too short or long, no rate or an unsupported one, not finite, other padding.
         """
         if padding not in (True, "longest"):
             raise audio.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
