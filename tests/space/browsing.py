@@ -28,11 +28,11 @@ PHONE = {"width": 360, "height": 740}
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
-def open_page(browser: "Browser", space: Space, **options: object) -> "Page":
+def open_page(browser: "Browser", space: Space, query: str = "", **options: object) -> "Page":
     context = browser.new_context(permissions=["microphone"], **options)  # type: ignore[arg-type]
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
-    page.goto(space.url)
+    page.goto(space.url + query)
     expect(page.locator(".early")).to_have_count(0)
     expect(page.locator("#timeline .clock")).to_have_text(re.compile("0:00"))
     return page

@@ -96,7 +96,7 @@ def late_of_take(space: Space) -> float:
 def test_by_keyboard_alone_a_take_to_the_click_becomes_a_song_whose_drums_are_on_its_beats(
     singer: "Browser", space: Space
 ) -> None:
-    page = open_page(singer, space, viewport=PHONE, color_scheme="dark")
+    page = open_page(singer, space, "/?seed=1", viewport=PHONE, color_scheme="dark")
     told, press = page.locator("#recorder .told"), page.keyboard.press
     tab_to(page, "Record to a click")
     press("Enter")

@@ -46,7 +46,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         audio.check_sampling_rate(sampling_rate, "the feature extractor")
         if not 0.0 <= min_seconds <= max_seconds:
-            raise audio.HAFMAudioError(f"{min_seconds} to {max_seconds} s is no range of lengths for vocals.")
+            raise audio.HAFMAudioError(f"The feature extractor cannot take {min_seconds} to {max_seconds} s.")
         # AutoFeatureExtractor finds the class by the file of that name, where hafm_hf has not been imported
         self.auto_map = {"AutoFeatureExtractor": f"hafm_auto.{type(self).__name__}"}
         self.min_seconds = min_seconds
