@@ -28,7 +28,7 @@ PHONE = {"width": 360, "height": 740}
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
-def open_page(browser: "Browser", space: Space, query: str = "", **options: object) -> "Page":
+def open_page(browser: "Browser", space: Space, query: str = "", /, **options: object) -> "Page":
     context = browser.new_context(permissions=["microphone"], **options)  # type: ignore[arg-type]
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
