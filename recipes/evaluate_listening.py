@@ -27,8 +27,10 @@ from hafm_tiny.listening.measuring import (
     SINGERS,
     estimate,
     find_composite,
+    reliability,
     simulated,
     simulated_scores,
+    sureness,
     told_beats,
     told_tempo,
 )
@@ -77,6 +79,11 @@ def main() -> None:
             sheets = [estimate(composite, each.voice, sheet) for each, sheet in zip(recordings, told, strict=True)]
             figures[place] = asdict(score(sheets, recordings))
             logger.info("%s: %s", place, json.dumps(figures[place]))
+        if composite.listener is not None:
+            pairs = zip(*(sureness(composite, recording) for recording in recordings), strict=True)
+            bins, wrong = reliability(*map(torch.cat, pairs))
+            figures[f"{name}, sureness"] = {"bins": [asdict(each) for each in bins], "wrong_by": wrong}
+            logger.info("%s, sureness: %s", name, json.dumps(figures[f"{name}, sureness"]))
     if composite.listener is not None and arguments.songs and arguments.sheets:
         tunes = load_tunes(arguments.songs, arguments.sheets)["test"]
         for source, count in ((SONGS, arguments.held_out), (SHEETS, 2 * arguments.held_out)):

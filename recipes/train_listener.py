@@ -46,6 +46,7 @@ class Folders:
     tokens: str = field(default="", metadata={"help": "token shards of CORPUS"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
+    init_from: str = field(default="", metadata={"help": "folder or hub id of a listener that learns on"})
     out: str = field(default="", metadata={"help": "gets listener/, the part"})
     harmony_channels: int = HAFMListenerConfig.harmony_channels
     time_channels: int = HAFMListenerConfig.time_channels
@@ -61,7 +62,9 @@ class Folders:
 
 
 def new_listener(folders: Folders) -> HAFMListenerModel:
-    """An untrained listener, with the table of its tokenizer's tokens, if there is one."""
+    """The listener to begin with: one that learns on, or an untrained one with the table of its tokenizer's tokens."""
+    if folders.init_from:
+        return HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32)
     sizes: dict[str, Any] = {
         "harmony_channels": folders.harmony_channels, "time_channels": folders.time_channels
     }  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from torch.nn import functional as F
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
 from hafm_hf.accompaniment.assemble import assemble_composite
@@ -94,6 +95,7 @@ def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -
         torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(key.view(2, 12).roll(semitones, 1).flatten(), moved_key, rtol=1e-3, atol=1e-3)
+    assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
 
 
 def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:
@@ -102,9 +104,7 @@ def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:
     alone = model(harmony, time)
     masks = {"harmony_mask": torch.ones(1, 14), "time_mask": torch.ones(1, 61)}
     masks["harmony_mask"][:, 9:], masks["time_mask"][:, 40:] = 0, 0
-    padded = [
-        torch.cat([each, 9 * torch.ones(1, more, each.shape[2])], 1) for each, more in ((harmony, 5), (time, 21))
-    ]
+    padded = [F.pad(each, (0, 0, 0, more), value=9.0) for each, more in ((harmony, 5), (time, 21))]
     beside = model(*padded, **masks)
     torch.testing.assert_close(beside.key, alone.key)
     torch.testing.assert_close(beside.tempo, alone.tempo)
@@ -133,15 +133,9 @@ def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
     assert torch.allclose(chords.sum(1), torch.ones(60)) and chords[-1].argmax() == 8
 
 
-def test_keys_are_written_as_lead_sheets_write_them() -> None:
-    assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
-
-
 def parts() -> dict[str, Any]:
-    stages = {name: tiny_stage(name) for name in ("semantic", "coarse", "fine")}
-    return {
-        "semantic_tokenizer": tiny_rhythmic_tokenizer(), "codec": tiny_codec(), "listener": tiny_listener(), **stages
-    }  # fmt: skip
+    rest: dict[str, Any] = {name: tiny_stage(name) for name in ("semantic", "coarse", "fine")}
+    return {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "codec": tiny_codec(), "listener": tiny_listener()} | rest
 
 
 def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_path: Path) -> None:
@@ -158,8 +152,7 @@ def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_pa
 
 
 def test_a_composite_without_a_listener_estimates_beats_alone(tmp_path: Path) -> None:
-    most = parts()
-    del most["listener"]
+    most = {name: part for name, part in parts().items() if name != "listener"}
     HAFMForVocalAccompaniment.from_parts(**most).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["listener_config"] is None
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path)

@@ -2,6 +2,7 @@
 """Listeners as they are measured: in a composite on voices, and by themselves on simulated singers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +15,31 @@ from hafm_hf.lead_sheet.lead_sheet import BEATS_PER_MINUTE, LeadSheet
 from hafm_hf.listening.beat_line import likeliest_tempo
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 
-from .scores import beyond_shuffled, chord_overlap, tempo_is_right
+from .references import Recording
+from .scores import beyond_shuffled, chord_cells, chord_overlap, tempo_is_right
 from .simulated_singer import ExactSinger, FaithfulSinger, Performance, SimulatedSinger
 from .tunes import Tune
 
 SEED, VOICE_RATE = 7, 16_000
 # from one without a fault to one with all that people have
 SINGERS = {"exact": ExactSinger, "faithful": FaithfulSinger, "like people": SimulatedSinger}
+# edges between the bins in which it is looked at how sure a listener is
+SURENESS = (0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether a listener is right as often as it is sure to be, of the frames of one bin.
+
+    Attributes:
+        share: of all frames in which a chord is played.
+        sure: how likely it takes its chord to be, on average.
+        right: how often it is.
+    """
+
+    share: float
+    sure: float
+    right: float
 
 
 def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompaniment:
@@ -58,6 +77,30 @@ def simulated(tunes: Sequence[Tune], seconds: float, singer: str = "like people"
         SINGERS[singer](np.random.default_rng([SEED, number]), own_tempo=1.0, joined=0.0).sing(tune, seconds)
         for number, tune in enumerate(tunes)
     ]
+
+
+def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the accompaniment of a recording plays a chord: how likely a composite takes its own to be, and whether
+    it is the one; float32 [T] each."""
+    tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
+    assert listener is not None
+    rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED)
+    tokens = composite.tokenize_vocal(voice, VOICE_RATE, SEED, sheet)[0]
+    phase = sheet.phase(len(tokens), rate)
+    if phase is None:
+        return torch.zeros(0), torch.zeros(0)
+    likely, chosen = listener.chords(tokenizer.listen(torch.from_numpy(voice))[0], tokens, phase)[0].max(1)
+    played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
+    return likely[played > 0], (chosen == played)[played > 0].float()
+
+
+def reliability(sure: torch.Tensor, right: torch.Tensor) -> tuple[list[Reliability], float]:
+    """The bins of `SURENESS` that there are, and by how much sureness is wrong on average (both float32 [T])."""
+    bins, found = torch.bucketize(sure, torch.tensor(SURENESS)), []
+    for number in bins.unique():
+        there = bins == number
+        found.append(Reliability(*(float(each.mean()) for each in (there.float(), sure[there], right[there]))))
+    return found, sum(each.share * abs(each.sure - each.right) for each in found)
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ class ListeningScores:
 def score(sheets: Sequence[LeadSheet], recordings: Sequence[Recording]) -> ListeningScores:
     """The scores of one estimated lead sheet a recording, in the order of the recordings."""
     songs = [recording.song for recording in recordings]
-    estimated = [_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
-    wanted = [_cells(each.chords, each.seconds) for each in recordings]
+    estimated = [chord_cells(sheet.chords, each.seconds) for sheet, each in zip(sheets, recordings, strict=True)]
+    wanted = [chord_cells(each.chords, each.seconds) for each in recordings]
     beats = [np.array([b for b in sheet.beats or () if b >= 0]) for sheet in sheets]
     known = [np.asarray(each.beats) for each in recordings]
     found = {
@@ -89,11 +89,11 @@ def chord_overlap(estimated: Cells, wanted: Cells) -> float:
     return float((estimated[:length] == wanted[:length])[there].mean()) if there.any() else float("nan")
 
 
-def _cells(chords: Sequence[Span], seconds: float) -> Cells:
-    """`mir_eval.chord.majmin`'s class of each cell: int64 [T]."""
-    cells = np.full(int(seconds / CELL_SECONDS), 0, np.int64)
+def chord_cells(chords: Sequence[Span], seconds: float, each: float = CELL_SECONDS) -> Cells:
+    """`mir_eval.chord.majmin`'s class of each cell of so many seconds: int64 [T]."""
+    cells = np.full(int(seconds / each + 1e-6), 0, np.int64)
     for start, stop, label in chords:
-        cells[round(start / CELL_SECONDS) : round(stop / CELL_SECONDS)] = majmin(label)
+        cells[round(start / each) : round(stop / each)] = majmin(label)
     return cells
 
 

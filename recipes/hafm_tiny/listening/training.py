@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hafm_hf.lead_sheet.chords import NUM_CHORDS
 from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 
@@ -21,6 +22,8 @@ from .simulated_singer import Performance, SimulatedSinger
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
+# how much of a song every chord is taken to last
+RARE = 0.02
 WHOLE = 1e9
 # of the crops in which hardly anything is sung, so many are tried again
 TRIES, LEAST_SUNG = 6, 0.3
@@ -38,6 +41,8 @@ class ListenerArguments(StepArguments):
         harmony_rate (float): the highest learning rate of the tower of harmony; `learning_rate` is that of time.
         pool (int): songs that are sung before chords are learnt.
         joined (float): share of the longer crops that are pieces of a song, one behind the other.
+        prior_weight (float): how much a song's commonest chords are taken for granted while chords are learnt (logits
+            adjusted after Menon et al. 2021), so that what is learnt is what tells the moments of a song apart.
         time_seconds (list of float): lengths of the crops that the tempo is learnt from, one a step.
         time_batch (float): seconds of all of a step.
         time_share (float): steps of the tower that hears the tempo, for each of the one that hears chords.
@@ -56,6 +61,7 @@ class ListenerArguments(StepArguments):
     harmony_rate: float = 3e-3
     pool: int = 3000
     joined: float = 0.4
+    prior_weight: float = 0.2
     time_seconds: list[float] = field(default_factory=lambda: [7.0, 9.0, 14.0, 30.0, 60.0])
     time_batch: float = 240.0
     time_share: float = 0.75
@@ -75,6 +81,12 @@ class SungSong:
     cells: torch.Tensor
     chords: torch.Tensor
     key: int
+
+    @property
+    def prior(self) -> torch.Tensor:
+        """Logarithm of the share of each chord, none of which is impossible: float32 [25]."""
+        share = torch.bincount(self.chords, minlength=NUM_CHORDS) / max(len(self.chords), 1)
+        return ((share + RARE) / (share + RARE).sum()).log()
 
 
 class HarmonyTrainer:
@@ -104,6 +116,7 @@ class HarmonyTrainer:
         cells, mask = stacked([crop.cells.float().numpy() for crop in crops])
         wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
         chords, key = self.model.hear_harmony(cells, mask)
+        chords = chords + self.arguments.prior_weight * torch.stack([crop.prior for crop in crops])[:, None]
         loss = F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
         return loss + self.arguments.key_weight * F.cross_entropy(key, torch.tensor([crop.key for crop in crops]))
 

@@ -18,7 +18,7 @@ pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 from hafm_hf import LeadSheet
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.listening.pitch_line import LINE_RATE
-from hafm_tiny.listening.measuring import simulated, simulated_scores
+from hafm_tiny.listening.measuring import reliability, simulated, simulated_scores
 from hafm_tiny.listening.references import Recording
 from hafm_tiny.listening.scores import key_score, majmin, score, tempo_is_right
 from hafm_tiny.listening.simulated_singer import SimulatedSinger
@@ -100,6 +100,7 @@ def test_training_makes_both_towers_better() -> None:
             before = np.mean([float(trainer.loss()) for _ in range(4)])
         trained = model if isinstance(trainer, HarmonyTrainer) else trainer
         assert take_steps(trained, trainer.loss, replace(arguments, learning_rate=1e-2)) < before - 0.2
+    assert HarmonyTrainer(model, tunes, arguments)._crop(25).prior.exp().sum() == pytest.approx(1)
     targets = tempo_targets(model, torch.tensor([60.0, 120.0]))
     assert torch.allclose(targets.sum(1), torch.ones(2)) and targets[1].argmax() > targets[0].argmax()
     for kind in (HarmonyTrainer, TimeTrainer):
@@ -110,6 +111,8 @@ def test_training_makes_both_towers_better() -> None:
 def test_a_listener_is_scored_against_what_was_sung() -> None:
     found = simulated_scores(tiny_listener(), simulated([tune_of_roots(seed) for seed in range(2)], 20.0))
     assert found.keys() == {"chords", "beyond", "key", "tempo"} and all(-1 <= value <= 1 for value in found.values())
+    bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
+    assert [each.right for each in bins] == [0.0, 0.5] and wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
     assert exact < 1e-4 and faithful > 0.1
@@ -163,6 +166,9 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
     assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo", "key"} == figures.keys()
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
+    words += ["--harmony_channels", "8", "--init_from", str(tmp_path / "run" / "listener")]
+    done = run_program([*words, "--out", str(tmp_path / "on")])
+    assert HAFMListenerModel.from_pretrained(tmp_path / "on" / "listener").config.harmony_channels == 4, done.stderr
     done = run_program([sys.executable, str(RECIPES / "train_listener.py"), "--out", str(tmp_path)])
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
 
@@ -174,6 +180,7 @@ def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tem
     done = run_program([sys.executable, str(RECIPES / "evaluate_listening.py"), *map(str, words)])
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures.keys() == {"rendered", "rendered, tempo told", "rendered, beats told"}
+    assert figures.keys() == {"rendered", "rendered, tempo told", "rendered, beats told", "rendered, sureness"}
+    assert sum(each["share"] for each in figures["rendered, sureness"]["bins"]) == pytest.approx(1)
     told = figures["rendered, tempo told"]
     assert told["tempo"] == 1.0 and told["beats"]["songs"] == 3 and told["chords"]["n"] == 3
