@@ -2,32 +2,27 @@
 """Train the part of a composite that hears chords, key and tempo in a voice, on simulated singers.
 
     python recipes/train_listener.py --songs POP909 --sheets LEAD_SHEETS.jsonl.gz --out RUN
-    python recipes/train_listener.py --corpus CORPUS --tokenizer TOKENIZER --tokens TOKENS --out RUN
+    python recipes/train_listener.py --corpus CORPUS --out RUN
     hafm assemble OUT … --listener RUN/listener
 
 SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the place of SONGS a
-rendered corpus serves by its labels. TOKENS are the shards that `hafm prepare` made of CORPUS with TOKENIZER: which
-notes the tokens of a vocal stand for is counted in them. Takes about 40 minutes on one core.
+rendered corpus (CORPUS) serves by its labels. Takes about 40 minutes on one core; `--init_from LISTENER` learns on.
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.utils import logging
 
 from hafm_hf.listening.configuration_listener import HAFMListenerConfig
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.pretrained.loading import fingerprint, write_checksums
-from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
+from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.listening.measuring import simulated, simulated_scores
-from hafm_tiny.listening.token_notes import TokenCounts
 from hafm_tiny.listening.training import ListenerArguments, train_listener
 from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
-from hafm_tiny.song_pool import labelled_rows, load_labels
 from running import run_recipe
 
 logger = logging.get_logger(__name__)
@@ -42,8 +37,6 @@ class Folders:
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
     corpus: str = field(default="", metadata={"help": "rendered songs"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
-    tokenizer: str = field(default="", metadata={"help": "folder or hub id of the semantic tokenizer of TOKENS"})
-    tokens: str = field(default="", metadata={"help": "token shards of CORPUS"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     init_from: str = field(default="", metadata={"help": "folder or hub id of a listener that learns on"})
@@ -56,33 +49,19 @@ class Folders:
         """Refuses what is not named, and sets what holds for the whole process."""
         if not self.out or not (self.songs or self.corpus or self.sheets):
             raise ValueError("Name the --out and what to learn from: --songs, --corpus or --sheets.")
-        if bool(self.tokens) != bool(self.tokenizer and self.corpus):
-            raise ValueError("--tokens go with --tokenizer and --corpus, which they were made with and of.")
         torch.set_num_threads(self.threads)
 
 
 def new_listener(folders: Folders) -> HAFMListenerModel:
-    """The listener to begin with: one that learns on, or an untrained one with the table of its tokenizer's tokens."""
+    """The listener to begin with: one that learns on, or an untrained one."""
     if folders.init_from:
         return HAFMListenerModel.from_pretrained(folders.init_from, dtype=torch.float32)
-    sizes: dict[str, Any] = {
-        "harmony_channels": folders.harmony_channels, "time_channels": folders.time_channels
-    }  # fmt: skip
-    if not folders.tokens:
-        return HAFMListenerModel(HAFMListenerConfig(**sizes))
-    tokenizer = HAFMSemanticTokenizerModel.from_pretrained(folders.tokenizer).eval()
-    sizes |= {"num_clusters": tokenizer.config.num_clusters, "semantic_tokenizer": fingerprint(tokenizer)}
-    model = HAFMListenerModel(HAFMListenerConfig(**sizes))
-    counts = TokenCounts(tokenizer.config.num_clusters, tokenizer.config.frame_rate)
-    labels = {split: load_labels(Path(folders.corpus), split) for split in ("train", "validation")}
-    for row, song in labelled_rows(folders.tokens, labels["train"], ["vocal_semantic"]):
-        counts.add(torch.tensor(row["vocal_semantic"]), song, row["start"])
-    counts.write_to(model)
-    return model
+    sizes = {"harmony_channels": folders.harmony_channels, "time_channels": folders.time_channels}
+    return HAFMListenerModel(HAFMListenerConfig(**sizes))
 
 
 def main() -> None:
-    """Counts, trains the two towers one after the other, scores the listener and saves it."""
+    """Trains the two towers one after the other, scores the listener and saves it."""
     folders, arguments = parse_dataclasses((Folders, ListenerArguments))
     tunes = load_tunes(folders.songs, folders.sheets, folders.corpus, folders.validation_songs, folders.test_songs)
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})

@@ -84,8 +84,7 @@ def doubts(model: str, samples: audio.Samples, rate: int, sheet: LeadSheet) -> d
         other = completed(LeadSheet.from_estimates(phase, None, frame_rate), len(samples) / rate)
         found["others"] = other.beats or []
     if "chords" in sheet.estimated:
-        tokens = composite.tokenize_vocal(samples, rate, 0, sheet)[0]
-        likely, _ = listener.chords(line, tokens, sheet.phase(len(tokens), frame_rate))
+        likely, _ = listener.chords(line, sheet.phase(len(line), frame_rate))
         found["choices"] = chord_choices(likely, sheet.chords, frame_rate)
     return found
 

@@ -118,12 +118,10 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
 
 
 def tiny_listener(seed: int = 0, **options: Any) -> HAFMListenerModel:
-    """Two towers of two and three layers with random weights, and a random table."""
+    """Two towers of two and three layers with random weights."""
     torch.manual_seed(seed)
     sizes = {"harmony_channels": 5, "harmony_layers": 2, "time_channels": 7, "time_layers": 3, "tempo_bins": 11}
-    model = HAFMListenerModel(HAFMListenerConfig(**{"num_clusters": CLUSTERS, **sizes, **options}))
-    model.notes.uniform_()
-    return model.eval()
+    return HAFMListenerModel(HAFMListenerConfig(**{**sizes, **options})).eval()
 
 
 def tiny_separator(seed: int = 0, **options: Any) -> HAFMSeparatorModel:

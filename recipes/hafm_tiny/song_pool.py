@@ -7,7 +7,6 @@ rendered: `refresh` takes in the folders that were finished since.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
-from pyarrow import parquet
 from transformers.utils import logging
-
-from hafm_hf.corpus.tokens import shard_paths
 
 logger = logging.get_logger(__name__)
 
@@ -48,27 +44,6 @@ def finished_songs(folder: Path) -> list[Path]:
 def load_labels(corpus: Path, split: str) -> dict[str, dict[str, Any]]:
     """Labels of the rendered songs of a split, by the names of their folders."""
     return {song.name: json.loads((song / "labels.json").read_text()) for song in finished_songs(corpus / split)}
-
-
-def labelled_rows(
-    tokens: str | Path, labels: Mapping[str, dict[str, Any]], columns: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The excerpts of the mixes of a token corpus's training shards whose songs have labels.
-
-    Args:
-        tokens: folder of token shards.
-        labels: of songs, by name.
-        columns: of the shards, beside `track` and `start` (s).
-
-    Yields:
-        the row and its song's labels.
-    """
-    for shard in shard_paths(tokens, "train"):
-        there = {"stem"} & set(parquet.read_schema(shard).names)
-        for row in parquet.read_table(shard, columns=["track", "start", *columns, *there]).to_pylist():
-            name = Path(row["track"]).name
-            if name in labels and not row.get("stem"):
-                yield row, labels[name]
 
 
 def read_mono(path: Path, sampling_rate: int) -> np.ndarray:

@@ -222,10 +222,7 @@ def part_commands(options: WholeModelOptions, steps: dict[str, int]) -> dict[str
             "--segment-seconds", 90, "--semantic-tokenizer", tokenizer, "--codec", codec, "--workers", options.workers,
             "--lead-sheet", "labels",
         ],
-        "listener": [
-            "train_listener.py", *_run_words(options, "listener", listener_steps),
-            "--tokenizer", tokenizer, "--tokens", out / "tokens",
-        ],
+        "listener": ["train_listener.py", *_run_words(options, "listener", listener_steps)],
         "separator": [
             "train_separator.py", *_run_words(options, "separator", separator_steps), "--codec", decoder,
         ],

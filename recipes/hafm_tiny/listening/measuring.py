@@ -85,11 +85,11 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
     rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED)
-    tokens = composite.tokenize_vocal(voice, VOICE_RATE, SEED, sheet)[0]
-    phase = sheet.phase(len(tokens), rate)
+    line, _ = tokenizer.listen(torch.from_numpy(voice))
+    phase = sheet.phase(len(line), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    likely, chosen = listener.chords(tokenizer.listen(torch.from_numpy(voice))[0], tokens, phase)[0].max(1)
+    likely, chosen = listener.chords(line, phase)[0].max(1)
     played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
     return likely[played > 0], (chosen == played)[played > 0].float()
 
@@ -115,7 +115,7 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
     found: dict[str, list[float]] = {"chords": [], "key": [], "tempo": []}
     heard: list[NDArray[np.int64]] = []
     for sung in performances:
-        chords, key = model.chords(sung.line, None, torch.from_numpy(sung.beats % 1))
+        chords, key = model.chords(sung.line, torch.from_numpy(sung.beats % 1))
         there = sung.chords > 0
         found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
         found["key"].append(float(int(key.argmax()) == sung.key))

@@ -120,8 +120,6 @@ def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
     made = {"semantic_tokenizer": fingerprint(parts["semantic_tokenizer"]), "codec": codec_fingerprint(parts["codec"])}
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
-    if "listener" in parts and parts["listener"].config.semantic_tokenizer:
-        wanted["the listener"] = {"semantic_tokenizer": parts["listener"].config.semantic_tokenizer}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():
             if made[name] != learnt:

@@ -122,7 +122,6 @@ class HAFMConfig(PreTrainedConfig):
         if self.separator_config is not None:
             _check_equal("separator sampling rate", self.separator_config.sampling_rate, codec.sampling_rate)
         if self.listener_config is not None:
-            _check_equal("listener clusters", self.listener_config.num_clusters, tokenizer.num_clusters)
             _check_equal("semantic tokenizer frame rate", tokenizer.frame_rate, LINE_RATE)
             if not tokenizer.beat_line:
                 raise ValueError("listener needs a semantic tokenizer that knows the beat: set beat_line.")

@@ -23,6 +23,7 @@ from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
 from ..listening.beat_line import likeliest_tempo
 from ..listening.modeling_listener import HAFMListenerModel
+from ..listening.pitch_line import PitchLine
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
@@ -454,34 +455,41 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Raises:
             ValueError: on an empty vocal, or where nothing places chords by the bar.
         """
-        tokenizer, listener = self.semantic_tokenizer, self.listener
-        rate, line = tokenizer.config.frame_rate, None
-        waveform = self._waveform(vocal, sampling_rate)
-        phase = sheet.phase(tokenizer.num_frames(len(waveform)), rate)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
-        if tokenizer.config.beat_line and (phase is None or gaps):
+        sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
+        if self.listener is None or line is None or phase is None or not gaps:
+            return tokens, sheet
+        chords, key = self.listener.chords(line, phase)
+        found = LeadSheet.from_estimates(phase, chords.cpu(), self.semantic_tokenizer.config.frame_rate)
+        found = replace(found, key=key_name(int(key.argmax())), estimated=[*found.estimated, "key"])
+        sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet
+        return tokens, sheet.completed_by(found)
+
+    def _with_beats(
+        self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool
+    ) -> tuple[LeadSheet, torch.Tensor | None, PitchLine | None]:
+        """The lead sheet of a vocal (float32 [N]) with beats, what each frame's `LeadSheet.phase` is, and the pitch
+        line, if beats are to be found or `listen` asks for it."""
+        tokenizer, line = self.semantic_tokenizer, None
+        rate, frames = tokenizer.config.frame_rate, tokenizer.num_frames(len(waveform))
+        phase = sheet.phase(frames, rate)
+        if tokenizer.config.beat_line and (phase is None or listen):
             line, places = tokenizer.listen(waveform)
             if phase is None:
-                heard = listener if sheet.tempo is None else None
+                heard = self.listener if sheet.tempo is None else None
                 near = None if heard is None else likeliest_tempo(heard.tempi, heard.tempo_of(line))
                 phase = tokenizer.beat_phase(places, sheet, near)
         if sheet.bars and phase is None:
             raise ValueError("This model does not estimate beats, which chords by the bar need; give beats as well.")
-        if phase is not None:
-            sheet = sheet.with_bars_placed(phase, rate)
-            # the estimate keeps to a tempo that is given, and says where its beats lie
-            beats = LeadSheet.from_estimates(phase, None, rate)
-            sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
-        if listener is None or line is None or phase is None or not gaps:
-            return tokens, sheet
-        known = sheet.phase(len(tokens), rate)
-        phase = phase if known is None else known
-        chords, key = listener.chords(line, tokens, phase)
-        found = LeadSheet.from_estimates(phase, chords.cpu(), rate)
-        found = replace(found, key=key_name(int(key.argmax())), estimated=[*found.estimated, "key"])
-        sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet
-        return tokens, sheet.completed_by(found)
+        if phase is None:
+            return sheet, None, line
+        sheet = sheet.with_bars_placed(phase, rate)
+        # the estimate keeps to a tempo that is given, and says where its beats lie
+        beats = LeadSheet.from_estimates(phase, None, rate)
+        sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
+        known = sheet.phase(frames, rate)
+        return sheet, phase if known is None else known, line
 
     def lead_sheet_streams(self, vocal_semantic: torch.Tensor, sheet: LeadSheet) -> dict[str, torch.Tensor]:
         """The streams of a lead sheet for the stages that are conditioned on them.

@@ -21,8 +21,6 @@ class HAFMListenerConfig(PreTrainedConfig):
         harmony_layers (`int`): Its convolutions, with dilations of 1, 2, 4 … cells.
         time_channels, time_layers (`int`): Of the tower that hears the tempo.
         harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, in a cell of either tower.
-        num_clusters (`int`): Of the semantic tokenizer, whose tokens of vocals are read as well.
-        semantic_tokenizer (`str`): Fingerprint of the tokenizer, where known.
         slowest_tempo, fastest_tempo (`float`): Beats a minute.
         tempo_bins (`int`): Tempi that are told apart.
         dropout (`float`): In training.
@@ -31,8 +29,6 @@ class HAFMListenerConfig(PreTrainedConfig):
     model_type = "hafm_listener"
     role: ClassVar[str] = "the listener, which estimates the chords, key and tempo of a vocal"
 
-    num_clusters: int = 500
-    semantic_tokenizer: str = ""
     harmony_channels: int = 12
     harmony_layers: int = 7
     time_channels: int = 64
@@ -49,13 +45,12 @@ class HAFMListenerConfig(PreTrainedConfig):
         towers = ((self.harmony_layers, f"12 × {self.harmony_channels}"), (self.time_layers, f"{self.time_channels}"))
         return {
             "rates": f"{50 / self.harmony_frames:g} chords/s, one tempo",
-            "vocabulary": f"pitch line, {self.num_clusters} → 25 chords, 24 keys, {self.tempo_bins} tempi",
+            "vocabulary": f"pitch line → 25 chords, 24 keys, {self.tempo_bins} tempi",
             "architecture": " and ".join(f"{layers} × {width}" for layers, width in towers) + " dilated convolutions",
         }
 
     def validate_sizes(self) -> None:
         """Refuses sizes out of range."""
-        check_range("num_clusters", self.num_clusters, MAX_WIDTH)
         for name in ("harmony", "time"):
             check_range(f"{name}_channels", getattr(self, f"{name}_channels"), MAX_WIDTH)
             check_range(f"{name}_layers", getattr(self, f"{name}_layers"), MAX_DILATIONS)

@@ -170,11 +170,7 @@ class HAFMTempoHead(nn.Module):
 
 
 class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
-    """Pitch lines → chords, key and tempo.
-
-    A buffer that no gradient reaches, `notes` (float [clusters, 12]), holds how likely each pitch class is sung where
-    a vocal has a token, as counted on a corpus: another measure of pitch beside the line.
-    """
+    """Pitch lines → chords, key and tempo."""
 
     config_class = HAFMListenerConfig
     config: HAFMListenerConfig
@@ -183,7 +179,6 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
 
     def __init__(self, config: HAFMListenerConfig) -> None:
         super().__init__(config)
-        self.register_buffer("notes", torch.zeros(config.num_clusters, PITCH_CLASSES))
         roots, width = PITCH_CLASSES, config.harmony_channels
         numbers, extras = HARMONY_PARTS * CLASS_NUMBERS, HARMONY_PARTS * PART_NUMBERS
         self.harmony = HAFMListenerTower(
@@ -219,8 +214,6 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, HAFMTempoHead):
             init.zeros_(module.prior)
-        elif module is self:
-            init.zeros_(self.notes)
 
     def forward(
         self,
@@ -261,14 +254,11 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return self.hear_tempo(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(
-        self, line: PitchLine, vocal_semantic: torch.Tensor | None, phase: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def chords(self, line: PitchLine, phase: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How likely each chord is at each frame of a song, and logits of its key.
 
         Args:
             line: of the vocal.
-            vocal_semantic (int64 [T_v], *optional*): its tokens.
             phase (float [T_v]): where in the beat each frame lies, from 0 to 1; a beat has one chord.
 
         Returns:
@@ -276,9 +266,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         """
         if not len(line) or not len(phase):
             return torch.zeros(len(phase), NUM_CHORDS), torch.zeros(MODES * PITCH_CLASSES)
-        tokens = vocal_semantic
-        also = None if tokens is None else self.notes[tokens.to(self.notes.device)].float().cpu().numpy()
-        cells = self._batch(line.harmony_cells(self.config.harmony_frames, also))
+        cells = self._batch(line.harmony_cells(self.config.harmony_frames))
         chords, key = self.hear_harmony(cells, _mask(cells))
         return chords_of_beats(chords[0].cpu(), phase.cpu(), self.config.harmony_frames), key[0]
 

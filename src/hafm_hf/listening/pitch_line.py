@@ -58,8 +58,8 @@ FLUX_RANGES = (slice(0, 18), slice(18, 40))
 HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
 HARMONY_NUMBERS = HARMONY_PARTS * (PITCH_CLASSES * CLASS_NUMBERS + PART_NUMBERS)
 TIME_NUMBERS = 10
-# how much another measure of pitch counts in what is held and in what is sung
-ALSO_WEIGHTS = (0.4, 0.7)
+# how much it counts that voices are likely to be in tune, where a voice's own pitches say nothing
+IN_TUNE = 0.4
 # frames over which a pitch that is held moves less than so many semitones
 HELD, STILL, SHARPNESS = 9, 0.6, 3
 GLIDE_FRAMES = 3
@@ -273,12 +273,16 @@ class PitchLine:
 
     @cached_property
     def tuning(self) -> float:
-        """By how many semitones the voice as a whole lies above 440 Hz's scale, -0.5 to 0.5."""
+        """By how many semitones the voice as a whole lies above 440 Hz's scale, -0.5 to 0.5.
+
+        The less its pitches agree where between two semitones they lie, the more it is taken to be in tune.
+        """
         held = self.held[np.isfinite(self.held)]
         sung = held if len(held) else self.midi[np.isfinite(self.midi)]
-        return float(np.angle(np.exp(2j * np.pi * sung).sum()) / (2 * np.pi)) if len(sung) else 0.0
+        mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
+        return float(np.angle(mean + IN_TUNE * (1 - np.abs(mean))) / (2 * np.pi))
 
-    def harmony_cells(self, each: int, also: Array | None = None) -> Array:
+    def harmony_cells(self, each: int) -> Array:
         """Pitch classes in tune with the voice itself, in cells of so many frames (an even number).
 
         Of real singers 52 % of what they hold, but 42 % of all that they sing, belongs to the chord of the moment:
@@ -286,8 +290,6 @@ class PitchLine:
 
         Args:
             each: frames of a cell.
-            also (float32 [T', 12], *optional*): how likely each pitch class is sung by another measure; the two are
-                weighed, since they are wrong in different places.
 
         Returns:
             float32 [P, 12 · 4 + 6]: for each pitch class from C the share of the first half of the cell in which it is
@@ -297,11 +299,6 @@ class PitchLine:
         part = each // HARMONY_PARTS
         sung, height = np.isfinite(self.midi), self._intervals() / LARGEST_INTERVAL
         classes = np.stack([self._classes(pitch, part) for pitch in (self.held, self.midi)], axis=2)
-        if also is not None and len(also):
-            other = np.stack([_cells(column, part).mean(1) for column in also.T], axis=1)
-            # as long as the line
-            other = other[np.minimum(np.arange(len(classes)), len(other) - 1), :, None]
-            classes += np.array(ALSO_WEIGHTS) * (other - classes)
         whole = [_cells(sung, part).mean(1), _cells(self.flux.mean(1), part).max(1), _cells(height, part).mean(1)]
         extras = np.stack(whole, axis=1)
         count = -(-len(extras) // HARMONY_PARTS)

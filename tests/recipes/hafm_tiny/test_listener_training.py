@@ -22,14 +22,13 @@ from hafm_tiny.listening.measuring import reliability, simulated, simulated_scor
 from hafm_tiny.listening.references import Recording
 from hafm_tiny.listening.scores import key_score, majmin, score, tempo_is_right
 from hafm_tiny.listening.simulated_singer import SimulatedSinger
-from hafm_tiny.listening.token_notes import TokenCounts, sung_classes
 from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, TimeTrainer, tempo_targets
 from hafm_tiny.listening.tunes import SHEETS, SONGS, Tune, labelled_tune, lead_sheet_tunes
 from hafm_tiny.songs.midi_song import list_songs
 from hafm_tiny.steps import take_steps
 from programs import run_program
 from synthetic_songs import write_song
-from tiny_models import CLUSTERS, tiny_listener
+from tiny_models import tiny_listener
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 ROOTS = {"C": 60, "F": 65, "G": 67, "A": 69}
@@ -116,20 +115,6 @@ def test_a_listener_is_scored_against_what_was_sung() -> None:
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
     exact, faithful = (np.nanmean(np.abs(midi - np.round(midi))) for midi in lines)
     assert exact < 1e-4 and faithful > 0.1
-
-
-def test_tokens_stand_for_the_notes_that_are_sung_under_them() -> None:
-    counts, labels = TokenCounts(CLUSTERS, 50), labels_of_roots()
-    times = (np.arange(2000) + 0.5) / 50
-    classes = sung_classes(labels, times)
-    assert {*classes.tolist()} <= {0, 1, 6, 8, 10}
-    model = tiny_listener()
-    with pytest.raises(ValueError, match="no token|No token"):
-        counts.write_to(model)
-    counts.add(torch.from_numpy(classes % CLUSTERS), labels, 0.0)
-    counts.write_to(model)
-    assert model.notes[1].argmax() == 0 and model.notes[6].argmax() == 5 and model.notes[1, 0] > 0.9
-    assert float(model.notes[0].sum()) < 0.1, "nothing is sung"
 
 
 def test_recordings_are_scored_beyond_chance() -> None:
