@@ -104,6 +104,14 @@ def test_lead_sheets_are_of_one_vocal_or_of_many(
     assert twice.exit_code == 2 and "have the same name" in said(twice)
 
 
+def test_chords_by_the_bar_change_where_bars_of_the_metre_begin(bundled_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "song.wav").write_bytes(file_bytes(glide(8.0, 24_000), 24_000))
+    words = ("--tempo", 96, "--metre", "3/4", "--chords", "C | G", "--json")
+    sheet = json.loads(hafm("lead-sheet", tmp_path / "song.wav", *words).stdout)
+    changes, bars = [start for start, *_ in sheet["chords"][1:]], sheet["beats"][sheet["downbeat"] :: 3]
+    assert len(changes) > 1 and all(min(abs(change - bar) for bar in bars) < 0.03 for change in changes)
+
+
 def test_a_folder_of_vocals_needs_the_core_alone(
     voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,12 @@ def test_the_pitch_line_is_in_tune_with_the_voice_and_says_what_is_held() -> Non
     assert [classes[cell, :, 2 * half].argmax() for cell in (0, 1) for half in (0, 1)] == [0, 4, 7, 0]
 
 
+def test_a_quiet_voice_is_heard_as_a_loud_one() -> None:
+    near, far = (line_of(gain * sung([60.0, 64.0, 67.0])) for gain in (1.0, np.float32(0.02)))
+    np.testing.assert_allclose(near.midi, far.midi, atol=1e-3)
+    np.testing.assert_allclose(near.flux, far.flux, atol=1e-2)
+
+
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(200, np.float32), np.zeros(RATE, np.float32)])
 def test_silence_and_shreds_have_a_tempo_chords_and_a_key(samples: np.ndarray) -> None:
     line, model = line_of(samples), tiny_listener()
@@ -125,6 +131,14 @@ def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
     assert chords[0].argmax() == 8, "the surer cell decides"
     assert chords.shape == (60, NUM_CHORDS) and torch.equal(chords[:20], chords[:1].expand(20, -1))
     assert torch.allclose(chords.sum(1), torch.ones(60)) and chords[-1].argmax() == 8
+
+
+@pytest.mark.parametrize(("better", "chords"), [(0.5, [1, 1, 1]), (0.7, [1, 8, 1])])
+def test_chords_change_where_that_is_worth_its_cost(better: float, chords: list[int]) -> None:
+    logits = torch.zeros(3, NUM_CHORDS)
+    logits[::2, 1], logits[1, 8] = 5.0, better
+    found = chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)
+    assert found[::20].argmax(1).tolist() == chords
 
 
 def parts() -> dict[str, Any]:

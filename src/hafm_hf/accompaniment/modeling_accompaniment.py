@@ -469,8 +469,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _with_beats(
         self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool
     ) -> tuple[LeadSheet, torch.Tensor | None, PitchLine | None]:
-        """The lead sheet of a vocal (float32 [N]) with beats, what each frame's `LeadSheet.phase` is, and the pitch
-        line, if beats are to be found or `listen` asks for it."""
+        """A vocal's lead sheet with beats, its `LeadSheet.phase`, and the pitch line if either asks for it."""
         tokenizer, line = self.semantic_tokenizer, None
         rate, frames = tokenizer.config.frame_rate, tokenizer.num_frames(len(waveform))
         phase = sheet.phase(frames, rate)
@@ -486,7 +485,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             return sheet, None, line
         sheet = sheet.with_bars_placed(phase, rate)
         # the estimate keeps to a tempo that is given, and says where its beats lie
-        beats = LeadSheet.from_estimates(phase, None, rate)
+        beats = replace(LeadSheet.from_estimates(phase, None, rate), downbeat=sheet.downbeat)
         sheet = replace(sheet, tempo=None if beats.beats else sheet.tempo).completed_by(beats)
         known = sheet.phase(frames, rate)
         return sheet, phase if known is None else known, line

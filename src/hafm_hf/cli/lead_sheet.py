@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -96,7 +96,9 @@ def lead_sheet(
     planned += [name + CLICK_FILE for name in names if click]
     if not as_json:
         check_output(out, [] if overwrite else [out / file for file in planned])
-    asked = Sheets(out, wanted, click, as_json, known, None if metre is None else int(metre[0]), key)
+    bar = None if metre is None else int(metre[0])
+    known = replace(known, beats_per_bar=bar) if known and known.bars and bar else known
+    asked = Sheets(out, wanted, click, as_json, known, bar, key)
     composite, failed = None, False
     for name, vocal in found:
         read = read_vocal(vocal, as_json, seconds=seconds)
@@ -144,7 +146,6 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.", markup=False)
     length = len(samples) / rate
     try:
-        # what is known takes precedence
         found = composite.complete_lead_sheet(samples, rate, 0, asked.known)
         if found.has_beats:
             found = completed(found, length, asked.metre, asked.key)

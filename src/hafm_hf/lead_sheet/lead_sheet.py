@@ -255,10 +255,11 @@ class LeadSheet:
         """
         if not self.bars:
             return self
-        passed, first = self.beats_passed(len(phase), frame_rate), self.downbeat
+        passed, first, downbeat = self.beats_passed(len(phase), frame_rate), self.downbeat, self.downbeat
         if passed is None:
             passed = unwrapped(phase).numpy()
             first = round(float(passed[0]))
+            downbeat = (first - int(np.ceil(passed[0]))) % (self.beats_per_bar or 1)
         bars = [label.split() for label in self.bars]
         shares = np.array([len(labels) for labels in bars])
         places = (passed - first) / (self.beats_per_bar or METRES[-1])
@@ -267,7 +268,7 @@ class LeadSheet:
         spans = _runs(torch.from_numpy(numbers * shares.max() + parts), frame_rate)
         placed = [(start, stop, *divmod(index, int(shares.max()))) for start, stop, index in spans]
         chords = [(start, stop, bars[bar % len(bars)][part]) for start, stop, bar, part in placed if bar >= 0]
-        return replace(self, bars=(), chords=(*chords, *self.chords))
+        return replace(self, bars=(), chords=(*chords, *self.chords), downbeat=downbeat)
 
     def phase(self, frames: int, frame_rate: int) -> torch.Tensor | None:
         """Where in the beat the middle of each frame lies: float32 [T], 0 to 1; None without `beats`."""

@@ -13,6 +13,7 @@ channels of each root, K tempi.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ HARMONY_KERNEL, TIME_KERNEL = 3, 5
 PULSES, MULTIPLES = 8, (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
 # a band that plays nothing is no accompaniment: what "no chord" costs
 NO_CHORD_COST = 1.0
+# of a chord that isn't that of the beat before: chords change as often as those of real bands
+CHANGE_COST = 0.3
 # of a chord: start s, stop s, label, how likely it is against the next likeliest one, label of that one
 ChordChoice = tuple[float, float, str, float, str]
 
@@ -286,7 +289,7 @@ def _mask(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor
 
 
 def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> torch.Tensor:
-    """How likely each chord is in the beat of each frame.
+    """How likely each chord is in the beat of each frame, on the likeliest way through the song.
 
     Args:
         chords (float [H, 25]): logits in cells of `each` frames.
@@ -300,8 +303,13 @@ def chords_of_beats(chords: torch.Tensor, phase: torch.Tensor, each: int) -> tor
     frames[:, 0] -= NO_CHORD_COST
     beat = F.pad(begins_beat(phase).cumsum(0), (1, 0))
     count = torch.bincount(beat)
-    sums = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames)
-    return (sums / count[:, None]).softmax(-1)[beat]
+    means = frames.new_zeros(len(count), frames.shape[1]).index_add_(0, beat, frames) / count[:, None]
+    return (_passed(means) + _passed(means.flip(0)).flip(0) - means).softmax(-1)[beat]
+
+
+def _passed(beats: torch.Tensor) -> torch.Tensor:
+    """Log-likelihoods of chords (float [B, 25]) with those of the best way to each: the forward pass of Viterbi's."""
+    return torch.stack([*accumulate(beats, lambda way, beat: beat + torch.maximum(way, way.max() - CHANGE_COST))])
 
 
 def chord_choices(

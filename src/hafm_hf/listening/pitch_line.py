@@ -45,8 +45,8 @@ WINDOW_SECONDS, MEL_BANDS, LOWEST_HZ = 0.032, 40, 60.0
 FLUX_BANDS = (slice(0, 8), slice(8, 18), slice(18, 28), slice(28, 40))
 # frames of measuring between which a rise counts, and frames of the tokenizer between which a change of pitch does
 RISE_FRAMES, CHANGE_FRAMES = 3, 4
-# levels count below that of the loudest twentieth of the clip, down to a floor; quieter clips are taken for silence
-LOUD_QUANTILE, SILENT_DBFS, FLOOR_DB, BAND_FLOOR_DB = 0.95, -60.0, -50.0, -36.0
+# levels count below that of a clip's loudest twentieth, down to a floor; a quiet clip is amplified, a silent one not
+LOUD_QUANTILE, QUIET_DBFS, SILENT_DBFS, FLOOR_DB, BAND_FLOOR_DB = 0.95, -21.0, -60.0, -50.0, -36.0
 # frames that are measured at once, some 20 ms of computing, and what their windows reach into on both sides
 BLOCK_FRAMES, MARGIN_FRAMES = 500, 10
 LINE_RATE = 50
@@ -210,7 +210,7 @@ class HAFMVocalDescriptors(nn.Module):
     def measured(self, samples: Samples, frames: int) -> tuple[Array, Array, Array]:
         """What `forward` says of a mono voice (float32 [N]), with silence behind it, in T frames of the tokenizer:
         float32 [S], [S], [S, 40]."""
-        count = frames * (FRAME_RATE // self.frame_rate)
+        samples, count = _audible(samples, self.hop), frames * (FRAME_RATE // self.frame_rate)
         pitch, level = np.empty((2, count), np.float32)
         bands = np.empty((count, MEL_BANDS), np.float32)
         for start in range(0, count, BLOCK_FRAMES):
@@ -273,10 +273,7 @@ class PitchLine:
 
     @cached_property
     def tuning(self) -> float:
-        """By how many semitones the voice as a whole lies above 440 Hz's scale, -0.5 to 0.5.
-
-        The less its pitches agree where between two semitones they lie, the more it is taken to be in tune.
-        """
+        """By how many semitones the voice lies above 440 Hz's scale, -0.5 to 0.5; the less sure, the nearer to 0."""
         held = self.held[np.isfinite(self.held)]
         sung = held if len(held) else self.midi[np.isfinite(self.midi)]
         mean = np.exp(2j * np.pi * sung).mean() if len(sung) else 0.0
@@ -351,6 +348,15 @@ class PitchLine:
         sung = np.isfinite(self.midi)
         above = np.where(sung, self.midi - (np.median(self.midi[sung]) if sung.any() else 0.0), 0.0)
         return np.clip(above, -LARGEST_INTERVAL, LARGEST_INTERVAL)
+
+
+def _audible(samples: Samples, size: int) -> Samples:
+    """A voice (float32 [N]), louder if it is quiet, so that it is heard as if sung closer; silence stays as it is."""
+    windows = samples[: len(samples) // size * size].reshape(-1, size)
+    power = (windows.astype(np.float64) ** 2).mean(axis=1)
+    loud = float(np.quantile(power, LOUD_QUANTILE)) ** 0.5 if len(power) else 0.0
+    quiet = 10 ** (SILENT_DBFS / 20) < loud < 10 ** (QUIET_DBFS / 20)
+    return samples * np.float32(10 ** (QUIET_DBFS / 20) / loud) if quiet else samples
 
 
 def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
