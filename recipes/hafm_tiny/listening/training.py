@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teaches a listener what the simulated singer sings.
 
-Harmony is learnt from crops of a pool of sung songs, of which one a step is sung anew; time from crops that are new
-at each step. Dimensions: B batch, H cells of harmony, T cells of time.
+Harmony is learnt from crops of a pool of sung songs, of which some are sung anew at each step; time from crops that
+are all new. Dimensions: B batch, H cells of harmony, T cells of time.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hafm_hf.lead_sheet.chords import NUM_CHORDS
+from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
 from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
+from hafm_hf.listening.pitch_line import CLASS_NUMBERS, HARMONY_PARTS
 
-from ..steps import StepArguments, take_steps
+from ..steps import StepArguments, in_half, take_steps
 from .simulated_singer import Performance, SimulatedSinger
 from .tunes import SHEETS, SONGS, Tune, of_source
 
@@ -40,6 +41,8 @@ class ListenerArguments(StepArguments):
         harmony_batch (int): cells of all crops of a step.
         harmony_rate (float): the highest learning rate of the tower of harmony; `learning_rate` is that of time.
         pool (int): songs that are sung before chords are learnt.
+        sung_a_step (int): songs of the pool that are sung anew at each step.
+        left_out (float): share of the crops that lack one of the numbers that are said of each pitch class.
         joined (float): share of the longer crops that are pieces of a song, one behind the other.
         prior_weight (float): how much a song's commonest chords are taken for granted while chords are learnt (logits
             adjusted after Menon et al. 2021), so that what is learnt is what tells the moments of a song apart.
@@ -60,6 +63,8 @@ class ListenerArguments(StepArguments):
     harmony_batch: int = 1800
     harmony_rate: float = 3e-3
     pool: int = 3000
+    sung_a_step: int = 1
+    left_out: float = 0.15
     joined: float = 0.4
     prior_weight: float = 0.2
     time_seconds: list[float] = field(default_factory=lambda: [7.0, 9.0, 14.0, 30.0, 60.0])
@@ -112,13 +117,24 @@ class HarmonyTrainer:
         """Cross-entropy of the chord of each cell, and of the key, of one batch."""
         length = int(self.rng.choice(self.arguments.harmony_cells))
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
-        self.pool[int(self.rng.integers(len(self.pool)))] = self._sung()
-        cells, mask = stacked([crop.cells.float().numpy() for crop in crops])
+        for place in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
+            self.pool[int(place)] = self._sung()
+        cells, mask = stacked([self._lacking(crop.cells.float()).numpy() for crop in crops])
         wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
-        chords, key = self.model.hear_harmony(cells, mask)
-        chords = chords + self.arguments.prior_weight * torch.stack([crop.prior for crop in crops])[:, None]
+        device = self.model.device
+        with in_half(device):
+            chords, key = self.model.hear_harmony(cells.to(device), mask.to(device))
+        chords = chords.float().cpu() + self.arguments.prior_weight * torch.stack([c.prior for c in crops])[:, None]
         loss = F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
-        return loss + self.arguments.key_weight * F.cross_entropy(key, torch.tensor([crop.key for crop in crops]))
+        keys = F.cross_entropy(key.float().cpu(), torch.tensor([crop.key for crop in crops]))
+        return loss + self.arguments.key_weight * keys
+
+    def _lacking(self, cells: torch.Tensor) -> torch.Tensor:
+        """Cells (float [H, 54]), of some crops without one of the numbers of all pitch classes."""
+        if self.rng.random() < self.arguments.left_out:
+            each = HARMONY_PARTS * CLASS_NUMBERS
+            cells[:, int(self.rng.integers(each)) : PITCH_CLASSES * each : each] = 0.0
+        return cells
 
     def _sung(self) -> SungSong:
         sung, each = self.singer.sing(self.tunes.draw(), WHOLE), self.model.config.harmony_frames
@@ -200,12 +216,13 @@ class TuneDraw:
 
 
 def train_listener(model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> dict[str, float]:
-    """Trains the two towers one after the other, and returns the mean losses of their last tenths."""
+    """Trains the two towers one after the other, that of time on the CPU, and returns the mean losses of their last
+    tenths."""
     harmony = HarmonyTrainer(model, tunes, arguments)
     figures = {
         "harmony_nats": take_steps(model, harmony.loss, replace(arguments, learning_rate=arguments.harmony_rate))
     }
-    time, steps = TimeTrainer(model, tunes, arguments), max(round(arguments.steps * arguments.time_share), 1)
+    time, steps = TimeTrainer(model.cpu(), tunes, arguments), max(round(arguments.steps * arguments.time_share), 1)
     return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 

@@ -63,11 +63,9 @@ class HAFMTiedLayer(nn.Module):
 
     def __init__(self, roots: int, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> None:
         super().__init__()
-        self.padding, self.dilation = kernel // 2 * dilation, dilation
+        self.roots, self.padding, self.dilation = roots, kernel // 2 * dilation, dilation
         self.weight = nn.Parameter(torch.empty(outputs, inputs, roots, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        # from the column's root to the row's
-        self.intervals = [[(row - column) % roots for column in range(roots)] for row in range(roots)]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -78,8 +76,10 @@ class HAFMTiedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, T, R · C] → [B, T, R · outputs]."""
-        dense = self.weight[:, :, self.intervals].permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
-        bias = self.bias.repeat(len(self.intervals))
+        # rolled, not indexed: a list of intervals would be copied to a GPU at each call
+        rows = [self.weight.flip(2).roll(row + 1, 2) for row in range(self.roots)]
+        dense = torch.stack(rows).transpose(2, 3).flatten(2, 3).flatten(0, 1)
+        bias = self.bias.repeat(self.roots)
         if dense.shape[-1] == 1:
             return F.linear(x, dense[..., 0], bias)
         return F.conv1d(x.transpose(1, 2), dense, bias, 1, self.padding, self.dilation).transpose(1, 2)
