@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the part of a composite that hears chords, key and tempo in a voice, on simulated singers.
+"""Train the part of a composite that hears chords and tempo in a voice, on simulated singers.
 
     python recipes/train_listener.py --songs POP909 --sheets LEAD_SHEETS.jsonl.gz --out RUN
     python recipes/train_listener.py --corpus CORPUS --out RUN

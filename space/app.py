@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job
+from songs import MAX_SECONDS, OFFERED, OPTIONS, Request, load_pipeline, logger, make_job, read_vocal
 
 # isort: split
 # after songs: when it is imported, gradio reads once where temporary files go
@@ -99,23 +99,24 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
         return {"wrong": explain(error)}
 
 
-def take_voice(sent: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
+def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
     """A voice that the page has recorded, been given or offers as an example: [voice, jobs, mixer, tempo, options …].
 
     A voice has its "path", the "sheet" that is known of it, the "state" that the page shows again (of a project, or
-    from before it was reloaded), and whether it was "shown" already.
+    from before it was reloaded), and whether it was "shown" already. What can't be used leaves the page as it is.
     """
     example = {voice_name(path): path for path in EXAMPLES}.get(str(sent.get("example")))
     path = example or uploaded(sent.get("path"), EXAMPLES)
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
+    read_vocal(str(path), seconds)
     state = sent if "takes" in sent else {}
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
-    folders = dict.fromkeys(map(str, state.get("takes", [])))
-    found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in folders]
+    names = map(str, state.get("takes", []))
+    found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
     return [voice, *brought, *restore(state.get("query", ""))[1:]]
 
@@ -193,10 +194,11 @@ def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
     """[jobs, mixer] with new jobs, the last of which plays; of too many the oldest that are not kept are removed."""
     for job in new:
+        jobs = [each for each in jobs if each.folder != job.folder]
         for old in not_kept(jobs, mixer)[: max(len(jobs) + 1 - MOST_JOBS, 0)]:
             shutil.rmtree(old.folder, ignore_errors=True)
             jobs = [each for each in jobs if each is not old]
-        jobs = [*jobs, replace(job, number=max(job.number, 1 + max((old.number for old in jobs), default=0)))]
+        jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]
         jobs[-1].save()
     value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
     return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
@@ -321,13 +323,14 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
     chosen = page.recorder.submit(  # type: ignore[attr-defined]
         told(take_voice, *[gr.skip()] * len(outputs[1:])),
-        [page.recorder, jobs, page.mixer],
+        [page.recorder, jobs, page.mixer, page.options["seconds"]],
         outputs,
         queue=False,
         **QUIET,
     )
     for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
-        start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)  # type: ignore[operator]
+        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)  # type: ignore[operator]
+        shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file = [page.announced, page.file]
     asked = page.timeline.submit(  # type: ignore[attr-defined]
         told(save_sheet, ""), [page.timeline, *page.inputs()], file, concurrency_limit=2, **QUIET

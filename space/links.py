@@ -38,14 +38,10 @@ def _value(name: str, text: str, kind: type) -> Any:
     """A text of a link as a value of a kind."""
     if kind is str:
         return text
-    if kind is bool:
-        if text not in TRUTH:
-            raise ValueError(f"{name} is {text!r}; it must be 1 or 0.")
-        return TRUTH[text]
     try:
-        number = kind(text)
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}; it must be a number.") from None
+        number = TRUTH[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"{name} is {text!r}; it must be {'1 or 0' if kind is bool else 'a number'}.") from None
     # a NaN is in no interval
     if not abs(number) < MOST_WHOLE:
         raise ValueError(f"{name} is {text!r}; such a number is not accepted.")

@@ -72,7 +72,7 @@ class Job:
     tail: float = 0.0
     stems: tuple[str, ...] = ()
     style: str = ""
-    number: int = 1
+    number: int = 0
     played: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,6 @@ import { click, context, load } from "./sound.js";
 const AHEAD = 0.6;
 const TICK = 0.1;
 const LISTENING = "Listening to the voice …";
-
 // What the server reads; all else is decoded here, if it can be.
 const READ_THERE = /\.(wav|flac|ogg|mp3|zip)$/i;
 
@@ -59,7 +58,12 @@ class Recorder {
       event.preventDefault();
       if (name === "drop" && event.dataTransfer.files[0]) this.act("file", event.dataTransfer.files[0]);
     });
-    desk.heard = () => this.find(".told").textContent === LISTENING && this.say("");
+    desk.heard = () => {
+      if (this.find(".told").textContent === LISTENING) this.say("");
+      // a voice that has takes can be shown again
+      if (this.left && this.left.path !== desk.vocal) this.last = this.left;
+      this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
+    };
     this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
   }
 
@@ -71,21 +75,22 @@ class Recorder {
   async act(name, what) {
     this.find(".wrong").textContent = "";
     if (name === "new") { this.choose(this.find("[data-do=new]").ariaExpanded !== "true"); return; }
+    if (name === "last") { this.hand(this.last); return; }
     if (name === "open") { this.find("input[type=file]").click(); return; }
     try {
       if (this.running) await this.finish();
       else if (name === "file") await this.take(what);
       else if (!name) {
-        desk.mixer.preview(examples[what]);
         this.hand({ example: what });
+        desk.mixer.preview(examples[what]);
       } else {
         await this.open();
         this.start(name === "sing");
       }
     } catch (error) {
       this.stop();
-      const refused = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
-      this.find(".wrong").textContent = refused;
+      this.say("");
+      this.find(".wrong").textContent = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
     }
   }
 
@@ -98,6 +103,7 @@ class Recorder {
   /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
+    this.left = desk.mixer?.own?.length ? { ...desk.state(), query: "" } : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value;
     this.trigger("submit");
@@ -111,8 +117,7 @@ class Recorder {
       const buffer = await context().decodeAudioData(await file.arrayBuffer()).catch(() => null);
       if (buffer) {
         const [left, right] = [0, buffer.numberOfChannels - 1].map((channel) => buffer.getChannelData(channel));
-        const mono = left.map((sample, at) => (sample + right[at]) / 2);
-        sent = wavOf(mono, buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
+        sent = wavOf(left.map((sample, at) => (sample + right[at]) / 2), buffer.sampleRate, file.name.replace(/\.\w+$/, ""));
       }
     }
     const { path } = await this.upload(sent);

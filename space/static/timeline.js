@@ -52,7 +52,6 @@ class Timeline {
     const value = this.props.value;
     const there = Boolean(value?.vocal);
     mark("full", there);
-    if (value) desk.heard?.();
     this.refuse(value?.wrong && { message: value.wrong });
     if (!there) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;

@@ -230,7 +230,7 @@ class SemanticTokenizerTest(PartCase, Reasoned):
 
 
 class ListenerTest(PartCase, Reasoned):
-    """Cells of a pitch line → chords, key and tempo."""
+    """Cells of a pitch line → chords and tempo."""
 
     has_attentions = False
     config_class, model_class = HAFMListenerConfig, HAFMListenerModel

@@ -62,7 +62,7 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
         ({"tempo": 96, "chords": "C | F H"}, "'H' is no chord"),
         ({"tempo": 96, "chords": "C || F"}, "Bar 2 of the chords is empty; write N"),
         ({"tempo": 96, "chords": "C Am F G"}, r"chords are 'C Am F G'; say where bars end: 'C \| Am \| F \| G'"),
-        ({"tempo": 96, "chords": "C Am", "files": False}, "say where bars end"),
+        ({"tempo": 96, "chords": "C, Am", "files": False}, r"say where bars end: 'C \| Am'"),
         ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
         ({"beats": 2}, "beats are 2; they must be numbers"),
         ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),

@@ -208,6 +208,25 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     another.context.close()
 
 
+def test_a_voice_and_its_takes_outlast_a_file_that_is_refused_and_come_back_after_another_voice(
+    page: "Page", voices: Path
+) -> None:
+    takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Last voice")
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    expect(takes).to_have_count(1)
+    upload(page, voices / "silent.wav")
+    expect(announced(page)).to_contain_text("silent.wav is silent")
+    expect(page.locator("#recorder .told")).to_have_text("")
+    expect(takes).to_have_count(1)
+    expect(last).not_to_be_visible()
+    upload(page, voices / "song.wav")
+    expect(takes).to_have_count(0)
+    last.click()
+    expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
+    expect(summary(page)).to_contain_text("folk (given)")
+    expect(last).not_to_be_visible()
+
+
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
 def test_recordings_of_phones_are_taken_and_files_are_dropped(
     page: "Page", tmp_path: Path, name: str, codec: str

@@ -89,7 +89,7 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     phase = sheet.phase(len(line), rate)
     if phase is None:
         return torch.zeros(0), torch.zeros(0)
-    likely, chosen = listener.chords(line, phase)[0].max(1)
+    likely, chosen = listener.chords(line, phase).max(1)
     played = torch.from_numpy(chord_cells(recording.chords, len(likely) / rate, 1 / rate))
     return likely[played > 0], (chosen == played)[played > 0].float()
 
@@ -108,17 +108,16 @@ def simulated_scores(model: HAFMListenerModel, performances: Sequence[Performanc
     """What a listener hears of simulated singers, from their pitch lines alone and told the beats.
 
     Returns:
-        `chords`, share of the time with the right one; `beyond`, the same less what songs have in common; `key` and
-        `tempo`, share of the performances with the right key, and with a tempo within 4 %.
+        `chords`, share of the time with the right one; `beyond`, the same less what songs have in common; `tempo`,
+        share of the performances with a tempo within 4 %.
     """
     model = model.float().eval()
-    found: dict[str, list[float]] = {"chords": [], "key": [], "tempo": []}
+    found: dict[str, list[float]] = {"chords": [], "tempo": []}
     heard: list[NDArray[np.int64]] = []
     for sung in performances:
-        chords, key = model.chords(sung.line, torch.from_numpy(sung.beats % 1))
+        chords = model.chords(sung.line, torch.from_numpy(sung.beats % 1))
         there = sung.chords > 0
         found["chords"].append(float((chords.argmax(1).numpy() == sung.chords)[there].mean()))
-        found["key"].append(float(int(key.argmax()) == sung.key))
         tempo = likeliest_tempo(model.tempi, model.tempo_of(sung.line))
         found["tempo"].append(float(tempo_is_right(tempo, sung.tempo)))
         heard.append(chords.argmax(1).numpy())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
+from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.listening.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
 
 from .tunes import Tune
@@ -37,7 +37,6 @@ class Performance:
         tempo (float): beats a minute.
         metre (int): beats of a bar.
         downbeat (int): a beat that begins a bar.
-        key (int): 0 to 23, C major first, of all of the song's chords.
     """
 
     line: PitchLine
@@ -46,7 +45,6 @@ class Performance:
     tempo: float
     metre: int
     downbeat: int
-    key: int
 
 
 @dataclass
@@ -90,9 +88,7 @@ class SimulatedSinger:
         line = self._line(sung, times)
         beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
         chords = transposed(chords_at(tune, beats), semitones)
-        key = key_of(tune)
-        key = key // PITCH_CLASSES * PITCH_CLASSES + (key + semitones) % PITCH_CLASSES
-        return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat, key)
+        return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat)
 
     def _tempo(self, tune: Tune) -> float:
         for _ in range(20):
@@ -279,15 +275,3 @@ def transposed(chords: NDArray[np.int64], semitones: int) -> NDArray[np.int64]:
     """Triads so many semitones higher."""
     mode, root = np.divmod(chords - 1, PITCH_CLASSES)
     return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)
-
-
-def key_of(tune: Tune) -> int:
-    """0 to 23, C major first, then C minor: what the notes of the chords fit best, by how long they last."""
-    from hafm_hf.lead_sheet.chords import key_fit
-
-    lengths = np.bincount(tune.chords[:, 2].astype(int), tune.chords[:, 1] - tune.chords[:, 0], NUM_CHORDS)[1:]
-    profile = np.zeros(PITCH_CLASSES)
-    for chord, length in enumerate(lengths):
-        mode, root = divmod(chord, PITCH_CLASSES)
-        profile[[root, (root + 4 - mode) % PITCH_CLASSES, (root + 7) % PITCH_CLASSES]] += length
-    return int(key_fit(profile).argmax())

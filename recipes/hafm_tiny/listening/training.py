@@ -51,7 +51,6 @@ class ListenerArguments(StepArguments):
         time_share (float): steps of the tower that hears the tempo, for each of the one that hears chords.
         sheet_share, time_sheet_share (float): share of lead sheets among the tunes of either tower.
         own_tempo, time_own_tempo (float): share of the songs that are sung near the tempo they were played in.
-        key_weight (float): of its loss beside that of chords.
         bar_weight, tempo_weight (float): of their losses beside that of beats.
     """
 
@@ -74,18 +73,16 @@ class ListenerArguments(StepArguments):
     time_sheet_share: float = 0.3
     own_tempo: float = 0.6
     time_own_tempo: float = 0.1
-    key_weight: float = 0.1
     bar_weight: float = 0.2
     tempo_weight: float = 0.25
 
 
 @dataclass(frozen=True)
 class SungSong:
-    """What chords are learnt from: cells (float16 [H, 54]), the chord of each (int64 [H]), and the key."""
+    """What chords are learnt from: cells (float16 [H, 54]), and the chord of each (int64 [H])."""
 
     cells: torch.Tensor
     chords: torch.Tensor
-    key: int
 
     @property
     def prior(self) -> torch.Tensor:
@@ -95,7 +92,7 @@ class SungSong:
 
 
 class HarmonyTrainer:
-    """Says how wrong a listener is about the chords and keys of sung songs.
+    """Says how wrong a listener is about the chords of sung songs.
 
     Args:
         model: whose loss is asked for.
@@ -114,7 +111,7 @@ class HarmonyTrainer:
         self.pool = [self._sung() for _ in range(arguments.pool)]
 
     def loss(self) -> torch.Tensor:
-        """Cross-entropy of the chord of each cell, and of the key, of one batch."""
+        """Cross-entropy of the chord of each cell of one batch."""
         length = int(self.rng.choice(self.arguments.harmony_cells))
         crops = [self._crop(length) for _ in range(max(self.arguments.harmony_batch // length, 1))]
         for place in self.rng.integers(len(self.pool), size=self.arguments.sung_a_step):
@@ -123,11 +120,9 @@ class HarmonyTrainer:
         wanted, _ = stacked([crop.chords.numpy() for crop in crops], IGNORED)
         device = self.model.device
         with in_half(device):
-            chords, key = self.model.hear_harmony(cells.to(device), mask.to(device))
+            chords = self.model.hear_chords(cells.to(device), mask.to(device))
         chords = chords.float().cpu() + self.arguments.prior_weight * torch.stack([c.prior for c in crops])[:, None]
-        loss = F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
-        keys = F.cross_entropy(key.float().cpu(), torch.tensor([crop.key for crop in crops]))
-        return loss + self.arguments.key_weight * keys
+        return F.cross_entropy(chords.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
     def _lacking(self, cells: torch.Tensor) -> torch.Tensor:
         """Cells (float [H, 54]), of some crops without one of the numbers of all pitch classes."""
@@ -139,7 +134,7 @@ class HarmonyTrainer:
     def _sung(self) -> SungSong:
         sung, each = self.singer.sing(self.tunes.draw(), WHOLE), self.model.config.harmony_frames
         cells = torch.from_numpy(sung.line.harmony_cells(each)).half()
-        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung, each)]), sung.key)
+        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung, each)]))
 
     def _crop(self, length: int) -> SungSong:
         """So many cells of a song, or fewer: one stretch, or several joined."""
@@ -154,7 +149,7 @@ class HarmonyTrainer:
             # the extras begin with the share in which anything is sung
             if float(song.cells[at, -6].float().mean()) > LEAST_SUNG:
                 break
-        return SungSong(song.cells[at], song.chords[at], song.key)
+        return SungSong(song.cells[at], song.chords[at])
 
 
 class TimeTrainer(nn.Module):

@@ -20,6 +20,8 @@ LEAD_SECONDS = 0.1
 PICKUP = 0.5
 # dB below the loudest sample: the voice begins with what is louder
 ONSET_DB = -30.0
+# of a bar: less of a chord is a rounding of its end
+LEAST_BARS = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     def copied(bar: int, source: int) -> list[Span]:
         """The chords of a bar, in another one."""
         inside = [(max(bar_at(a), source), min(bar_at(b), source + 1), label) for a, b, label in whole.chords]
-        return [(start_of(a + bar - source), start_of(b + bar - source), label) for a, b, label in inside if a < b]
+        starts = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
+        return [(start_of(a), start_of(b), label) for a, b, label in starts]
 
     first = math.floor(bar_at(_onset(vocal) / rate) + PICKUP)
     # a last note may ring on into the bar that it ends in
@@ -82,7 +85,7 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     form += [(start_of(end), finish, "Outro")] if outro else []
     before = max(LEAD_SECONDS - start_of(first - intro), 0.0) if intro else 0.0
     after = finish - seconds if outro else 0.0
-    longer = replace(whole, chords=(*whole.chords, *chords), form=(*whole.form, *form)).moved(before)
+    longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=(*whole.form, *form)).moved(before)
     return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))
 
 

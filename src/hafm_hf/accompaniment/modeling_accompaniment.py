@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..audio import check_sampling_rate, pad_end, resample
 from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
-from ..lead_sheet.chords import key_name
+from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
 from ..lead_sheet.vocabulary import STEMS
@@ -460,11 +460,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
         if self.listener is None or line is None or phase is None or not gaps:
             return tokens, sheet
-        chords, key = self.listener.chords(line, phase)
-        found = LeadSheet.from_estimates(phase, chords.cpu(), self.semantic_tokenizer.config.frame_rate)
-        found = replace(found, key=key_name(int(key.argmax())), estimated=[*found.estimated, "key"])
-        sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet
-        return tokens, sheet.completed_by(found)
+        rate = self.semantic_tokenizer.config.frame_rate
+        found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase), rate)
+        sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet.completed_by(found)
+        key = likeliest_key(sheet)
+        return tokens, sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
     def _with_beats(
         self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool

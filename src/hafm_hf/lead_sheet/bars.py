@@ -101,7 +101,7 @@ def completed(sheet: LeadSheet, seconds: float, metre: int | None = None, key: s
         whole = replace(whole, downbeat=(sheet.downbeat + before) % sheet.beats_per_bar)
     if key or whole.key is None:
         estimated |= set() if key or not whole.chords else {"key"}
-        whole = replace(whole, key=key or _likeliest_key(whole))
+        whole = replace(whole, key=key or likeliest_key(whole))
     return replace(whole, estimated=sorted(estimated))
 
 
@@ -138,7 +138,7 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
     return int(np.bincount(places, minlength=metre).argmax())
 
 
-def _likeliest_key(sheet: LeadSheet) -> str | None:
+def likeliest_key(sheet: LeadSheet) -> str | None:
     """The key of the chords, by how long their notes last; None without chords."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:

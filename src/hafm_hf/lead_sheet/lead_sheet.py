@@ -85,11 +85,11 @@ class LeadSheet:
         for each in fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
-            words = self.chords.split()
-            if len(words) > 1 and "|" not in self.chords:
+            words = (written := self.chords.replace(",", " ")).split()
+            if len(words) > 1 and "|" not in written:
                 raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
-            written = self.chords.strip().removeprefix("|").removesuffix("|")
-            object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
+            bars = written.strip().removeprefix("|").removesuffix("|").split("|")
+            object.__setattr__(self, "bars", tuple(label.strip() for label in bars))
             object.__setattr__(self, "chords", ())
         for name in ("chords", "sections", "style", "form"):
             if not isinstance(spans := getattr(self, name), str | None):

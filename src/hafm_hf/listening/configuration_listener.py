@@ -17,7 +17,7 @@ class HAFMListenerConfig(PreTrainedConfig):
     """Configuration of `HAFMListenerModel`.
 
     Args:
-        harmony_channels (`int`): Of the tower that hears chords and key, for each pitch class.
+        harmony_channels (`int`): Of the tower that hears chords, for each pitch class.
         harmony_layers (`int`): Its convolutions, with dilations of 1, 2, 4 … cells.
         time_channels, time_layers (`int`): Of the tower that hears the tempo.
         harmony_frames, time_frames (`int`): Frames of the pitch line, at 50 Hz, in a cell of either tower.
@@ -27,7 +27,7 @@ class HAFMListenerConfig(PreTrainedConfig):
     """
 
     model_type = "hafm_listener"
-    role: ClassVar[str] = "the listener, which estimates the chords, key and tempo of a vocal"
+    role: ClassVar[str] = "the listener, which estimates the chords and tempo of a vocal"
 
     harmony_channels: int = 12
     harmony_layers: int = 7
@@ -45,7 +45,7 @@ class HAFMListenerConfig(PreTrainedConfig):
         towers = ((self.harmony_layers, f"12 × {self.harmony_channels}"), (self.time_layers, f"{self.time_channels}"))
         return {
             "rates": f"{50 / self.harmony_frames:g} chords/s, one tempo",
-            "vocabulary": f"pitch line → 25 chords, 24 keys, {self.tempo_bins} tempi",
+            "vocabulary": f"pitch line → 25 chords, {self.tempo_bins} tempi",
             "architecture": " and ".join(f"{layers} × {width}" for layers, width in towers) + " dilated convolutions",
         }
 

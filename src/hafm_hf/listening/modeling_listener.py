@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network that hears chords, key and tempo in the pitch line of a whole song.
+"""The network that hears chords and tempo in the pitch line of a whole song.
 
 An optional part of the composite, behind `pitch_line`. It says how fast a song goes; where its beats lie at that
 speed, the tokenizer's rhythm network does (`beat_line`). A beat has one chord. Two towers of dilated convolutions,
 each of whose layers also sees the mean of the song. The weights of the one that hears harmony are tied: it treats all
-twelve pitch classes alike, so that a song in another key has the same chords in that key.
+twelve pitch classes alike, so that a song in another key has the same chords in that key. The key is the one that they
+fit (`lead_sheet.bars`): a head of its own heard it worse.
 
 Dimensions: B batch, H cells of harmony, T cells of time, R roots (12 in the tower of harmony, 1 in that of time), C
 channels of each root, K tempi.
@@ -30,7 +31,7 @@ from ..pretrained.saving import HAFMHubMixin
 from .configuration_listener import HAFMListenerConfig
 from .pitch_line import CLASS_NUMBERS, HARMONY_PARTS, LINE_RATE, PART_NUMBERS, TIME_NUMBERS, PitchLine
 
-# what a root can carry, a triad without and with a minor third; a key the same
+# what a root can carry, a triad without and with a minor third
 MODES = 2
 HARMONY_KERNEL, TIME_KERNEL = 3, 5
 # curves whose rhythm tells the tempo, and the multiples of a tempo at which it is looked at
@@ -49,12 +50,10 @@ class HAFMListenerOutput(ModelOutput):
 
     Args:
         chords: float [B, H, 25], no chord, 12 triads without and 12 with a minor third.
-        key: float [B, 24], 12 major and 12 minor.
         tempo: float [B, K], tempi evenly spaced in octaves between the configuration's.
     """
 
     chords: torch.Tensor | None = None
-    key: torch.Tensor | None = None
     tempo: torch.Tensor | None = None
 
 
@@ -173,7 +172,7 @@ class HAFMTempoHead(nn.Module):
 
 
 class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
-    """Pitch lines → chords, key and tempo."""
+    """Pitch lines → chords and tempo."""
 
     config_class = HAFMListenerConfig
     config: HAFMListenerConfig
@@ -188,7 +187,6 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             roots, numbers, extras, width, config.harmony_layers, HARMONY_KERNEL, config.dropout
         )
         self.chord_head = HAFMTiedLayer(roots, width, MODES + 1)
-        self.key_head = HAFMTiedLayer(roots, width, MODES)
         self.time = HAFMListenerTower(
             1, TIME_NUMBERS, 0, config.time_channels, config.time_layers, TIME_KERNEL, config.dropout
         )
@@ -232,16 +230,15 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
             harmony_cells (float [B, H, 54]), time_cells (float [B, T, 10]): `PitchLine.harmony_cells`, `time_cells`.
             harmony_mask (float [B, H]), time_mask (float [B, T], *optional*): 0 behind the end of a song.
         """
-        chords, key = self.hear_harmony(harmony_cells, _mask(harmony_cells, harmony_mask))
+        chords = self.hear_chords(harmony_cells, _mask(harmony_cells, harmony_mask))
         mask = _mask(time_cells, time_mask)
-        return HAFMListenerOutput(chords, key, self.hear_tempo(self.time(time_cells, mask), mask))
+        return HAFMListenerOutput(chords, self.hear_tempo(self.time(time_cells, mask), mask))
 
-    def hear_harmony(self, cells: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of chords, [B, H, 25], and of the key, [B, 24], of cells (float [B, H, 54], mask [B, H, 1])."""
-        hidden = self.harmony(cells, mask)
-        major, minor, none = self.chord_head(hidden).unflatten(2, (PITCH_CLASSES, -1)).unbind(-1)
-        key = self.key_head(song_mean(hidden, mask))[:, 0].unflatten(1, (PITCH_CLASSES, -1))
-        return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2), key.transpose(1, 2).flatten(1)
+    def hear_chords(self, cells: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits of chords, [B, H, 25], of cells (float [B, H, 54], mask [B, H, 1])."""
+        heads = self.chord_head(self.harmony(cells, mask)).unflatten(2, (PITCH_CLASSES, -1))
+        major, minor, none = heads.unbind(-1)
+        return torch.cat([none.mean(-1, keepdim=True), major, minor], dim=2)
 
     def hear_tempo(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits of the tempo, [B, K], of what the tower of time makes of cells (float [B, T, C], mask [B, T, 1])."""
@@ -257,21 +254,21 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
         return self.hear_tempo(self.time(cells, mask), mask)[0]
 
     @torch.no_grad()
-    def chords(self, line: PitchLine, phase: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How likely each chord is at each frame of a song, and logits of its key.
+    def chords(self, line: PitchLine, phase: torch.Tensor) -> torch.Tensor:
+        """How likely each chord is at each frame of a song.
 
         Args:
             line: of the vocal.
             phase (float [T_v]): where in the beat each frame lies, from 0 to 1; a beat has one chord.
 
         Returns:
-            float32 [T_v, 25], no chord, 12 roots without a minor third, 12 with one, and float [24].
+            float32 [T_v, 25], no chord, 12 roots without a minor third, 12 with one.
         """
         if not len(line) or not len(phase):
-            return torch.zeros(len(phase), NUM_CHORDS), torch.zeros(MODES * PITCH_CLASSES)
+            return torch.zeros(len(phase), NUM_CHORDS)
         cells = self._batch(line.harmony_cells(self.config.harmony_frames))
-        chords, key = self.hear_harmony(cells, _mask(cells))
-        return chords_of_beats(chords[0].cpu(), phase.cpu(), self.config.harmony_frames), key[0]
+        chords = self.hear_chords(cells, _mask(cells))[0].cpu()
+        return chords_of_beats(chords, phase.cpu(), self.config.harmony_frames)
 
     def _batch(self, cells: np.ndarray) -> torch.Tensor:
         weight = self.tempo_head.prior

@@ -109,7 +109,7 @@ def test_training_makes_both_towers_better() -> None:
 
 def test_a_listener_is_scored_against_what_was_sung() -> None:
     found = simulated_scores(tiny_listener(), simulated([tune_of_roots(seed) for seed in range(2)], 20.0))
-    assert found.keys() == {"chords", "beyond", "key", "tempo"} and all(-1 <= value <= 1 for value in found.values())
+    assert found.keys() == {"chords", "beyond", "tempo"} and all(-1 <= value <= 1 for value in found.values())
     bins, wrong = reliability(torch.tensor([0.1, 0.4, 0.4]), torch.tensor([0.0, 1.0, 0.0]))
     assert [each.right for each in bins] == [0.0, 0.5] and wrong == pytest.approx((0.1 + 2 * 0.1) / 3)
     lines = [simulated([tune_of_roots(0)], 20.0, singer)[0].line.midi for singer in ("exact", "faithful")]
@@ -149,7 +149,7 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     learnt = len(list_songs(songs)) - 3 + 1
     assert f"'train': '{learnt} songs', 'validation': '2 songs'" in done.stderr
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
-    assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo", "key"} == figures.keys()
+    assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo"} == figures.keys()
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
     words += ["--harmony_channels", "8", "--init_from", str(tmp_path / "run" / "listener")]
     done = run_program([*words, "--out", str(tmp_path / "on")])
