@@ -211,7 +211,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
 def test_a_voice_and_its_takes_outlast_a_file_that_is_refused_and_come_back_after_another_voice(
     page: "Page", voices: Path
 ) -> None:
-    takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Last voice")
+    takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
     upload(page, voices / "silent.wav")
