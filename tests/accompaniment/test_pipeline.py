@@ -121,6 +121,9 @@ def test_what_a_call_says_of_the_song_is_added_to_what_its_pipeline_says(tiny_mo
     own = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), lead_sheet={"key": "Am"})
     known, *_ = own._sanitize_parameters(tempo=np.float32(92))
     assert known["lead_sheet"] == hafm_hf.LeadSheet(tempo=92.0, key="A:min")
+    closed = transformers.pipeline("vocal-accompaniment", model=str(tiny_model), files=False)
+    with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
+        closed(glide(), sampling_rate=CODEC_RATE, beats="absent.txt")
 
 
 def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:

@@ -16,15 +16,9 @@ import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
 from hafm_hf import (
-    HAFMCoarseConfig,
-    HAFMCoarseForCausalLM,
     HAFMConfig,
-    HAFMFineConfig,
-    HAFMFineForCausalLM,
     HAFMListenerConfig,
     HAFMListenerModel,
-    HAFMSemanticConfig,
-    HAFMSemanticForCausalLM,
     HAFMSemanticTokenizerConfig,
     HAFMSemanticTokenizerModel,
     HAFMSeparatorConfig,
@@ -33,7 +27,7 @@ from hafm_hf import (
     HAFMSpectralModel,
 )
 from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, TIME_NUMBERS
-from tiny_models import SIZES, VOCABULARIES
+from tiny_models import SIZES, STAGES, VOCABULARIES
 
 BATCH, FRAMES = 3, 6
 
@@ -140,19 +134,19 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
 class SemanticStageTest(StageCase, Reasoned):
     """Vocal semantic tokens → instrumental semantic tokens."""
 
-    name, config_class, model_class = "semantic", HAFMSemanticConfig, HAFMSemanticForCausalLM
+    name, (config_class, model_class) = "semantic", STAGES["semantic"]
 
 
 class CoarseStageTest(StageCase, Reasoned):
     """Semantic tokens → codebooks 1–4."""
 
-    name, config_class, model_class = "coarse", HAFMCoarseConfig, HAFMCoarseForCausalLM
+    name, (config_class, model_class) = "coarse", STAGES["coarse"]
 
 
 class FineStageTest(StageCase, Reasoned):
     """Codebooks 1–4 → codebooks 5–8."""
 
-    name, config_class, model_class = "fine", HAFMFineConfig, HAFMFineForCausalLM
+    name, (config_class, model_class) = "fine", STAGES["fine"]
 
 
 class PartTester:

@@ -52,6 +52,9 @@ def test_karaoke_channels_go_where_they_belong(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "anna_3_07.wav", sound, RATE)
     (clip,) = datasets.load_karaoke(tmp_path)
     assert clip.song == "anna_3"
+    (tmp_path / "more").mkdir()
+    soundfile.write(tmp_path / "more" / "anna_3_07.wav", sound, RATE)
+    assert {each.name for each in datasets.load_karaoke(tmp_path)} == {"anna_3_07", "more__anna_3_07"}
     assert clip.reference is not None
     assert clip.vocal.read()[0].mean() == pytest.approx(-0.5, abs=1e-3)
     assert clip.reference.read()[0].mean() == pytest.approx(0.25, abs=1e-3)

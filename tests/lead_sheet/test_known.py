@@ -65,6 +65,8 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
         ({"tempo": 96, "chords": "C, Am", "files": False}, r"say where bars end: 'C \| Am'"),
         ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
         ({"beats": 2}, "beats are 2; they must be numbers"),
+        ({"beats": [0.0, 1e8]}, "beats must be seconds, within a day, that grow"),
+        ({"lead_sheet": {"tempo": 96, "downbeat": "x"}}, "downbeat is 'x'; it must be the number of a beat"),
         ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),
         ({"beats": "absent.txt", "files": False}, "beats is 'absent.txt'; give seconds"),
         ({"tempo": "96"}, "tempo is '96'; it must be a number"),
@@ -88,7 +90,9 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
     # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
-    # two chords share a bar evenly
+    # a beat at the very start is not listed: the first that is may be the second
+    assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
+    assert LeadSheet.told({"tempo": 120, "chords": "|| C | F,\n G ||\n"}).bars == ("C", "F", "G")
     shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)
     assert shared.chords == ((0.0, 2.0, "C"), (2.0, 3.0, "F"), (3.0, 4.0, "G"), (4.0, 6.0, "Am"))
     # what is known by the second goes before

@@ -24,10 +24,6 @@ def delayed(name: str = "coarse", **options: Any) -> Any:
     return tiny_stage(name, codebook_pattern="delay", **options)
 
 
-def inputs_for(stage: Any, tokens: torch.Tensor) -> torch.Tensor:
-    return stage.pattern.inputs(tokens, stage.config.bos_token_id)
-
-
 def test_a_frames_codes_stand_one_slot_behind_each_other() -> None:
     tokens = torch.tensor([[0, 10, 20, 1, 11, 21, 2, 12, 22, 3, 13, 23]])
     pattern = DelayPattern(3)
@@ -105,7 +101,7 @@ def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_fr
     null = torch.ones(len(conditioning), dtype=torch.bool)
 
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
-        ids = inputs_for(stage, history.transpose(1, 2).flatten(1))
+        ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
         with torch.no_grad():
             with_voice, without = (stage(ids, conditioning, null_conditioning=rows).logits for rows in (~null, null))
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)

@@ -72,7 +72,9 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         starts = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
         return [(start_of(a), start_of(b), label) for a, b, label in starts]
 
-    first = math.floor(bar_at(_onset(vocal) / rate) + PICKUP)
+    level = np.abs(vocal)
+    onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
+    first = math.floor(bar_at(onset / rate) + PICKUP)
     # a last note may ring on into the bar that it ends in
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
     count = end - first
@@ -87,9 +89,3 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     after = finish - seconds if outro else 0.0
     longer = replace(whole, chords=sorted((*whole.chords, *chords)), form=(*whole.form, *form)).moved(before)
     return Ends(before, after, RING_SECONDS if outro else 0.0, completed(longer, before + seconds + after))
-
-
-def _onset(vocal: Samples) -> int:
-    """The first sample of a mono vocal (float32 [N]) that belongs to the voice."""
-    level = np.abs(vocal)
-    return int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))

@@ -173,9 +173,9 @@ class HAFMPipeline(Pipeline):
             options: balance, loudness and the gains, as for a call.
         """
         band, voice = (np.concatenate([chunk[key] for chunk in chunks]) for key in ("audio", "vocals"))
-        names = chunks[0].get("stems", ())
+        names, mix = chunks[0].get("stems", ()), MixOptions.of(self._postprocess_params.get("mix"), options)
         stems = {name: np.concatenate([chunk["stems"][name] for chunk in chunks]) for name in names}
-        return _song(voice[: len(band)], band, chunks[0]["sampling_rate"], MixOptions.of(given=options), stems)
+        return _song(voice[: len(band)], band, chunks[0]["sampling_rate"], mix, stems)
 
     def _sanitize_parameters(
         self,
@@ -184,7 +184,7 @@ class HAFMPipeline(Pipeline):
         progress: Callable[[str, int, int], None] | None = None,
         instrumental: Any = None,
         keep: Sequence[tuple[float, float]] | None = None,
-        files: bool = True,
+        files: bool | None = None,
         options: GenerationOptions | None = None,
         **given: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -193,13 +193,14 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
         known = {name: given.pop(name, None) for name in KNOWN}
         known["lead_sheet"] = own.get("lead_sheet") if known["lead_sheet"] is None else known["lead_sheet"]
-        lead_sheet = known_lead_sheet(**known, files=files)
+        files = own.get("files", True) if files is None else files
+        sheet = known_lead_sheet(**known, files=files)
         options = GenerationOptions.of(options or own.get("options"), given)
-        preprocess = {"sampling_rate": sampling_rate, "seconds": seconds, "mix": mix, "lead_sheet": lead_sheet}
+        read = {"sampling_rate": sampling_rate, "seconds": seconds, "files": files, "mix": mix, "lead_sheet": sheet}
         if instrumental is not None:
             instrumental = (instrumental, own.get("sampling_rate") if sampling_rate is None else sampling_rate)
         forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
-        return _known(preprocess), _known(forward) | {"options": options}, {"mix": mix}
+        return _known(read), _known(forward) | {"options": options}, {"mix": mix}
 
     def preprocess(
         self,
@@ -208,12 +209,14 @@ class HAFMPipeline(Pipeline):
         seconds: float | None = None,
         mix: MixOptions = AS_IT_IS,
         lead_sheet: LeadSheet | None = None,
+        files: bool = True,
     ) -> dict[str, Any]:
         """Reads and checks one vocal, and makes room around it for what the band plays alone.
 
         Args:
             input_, sampling_rate (Hz), seconds, lead_sheet: as for a call.
             mix: of which `tail`, `intro_bars` and `outro_bars` count.
+            files: counts while options are checked.
 
         Returns:
             {"input_values": float32 [1, N], "padding_mask": bool [1, N]} at the model's rate, and "take" (`Take`), the
@@ -237,7 +240,7 @@ class HAFMPipeline(Pipeline):
         """Silence around a mono vocal (float32 [N]) as the options ask for it; bars are those of its lead sheet.
 
         Raises:
-            ValueError: bars of a model that knows nothing of beats.
+            ValueError: bars of a model that knows nothing of beats, or that would make too long a song.
         """
         if not mix.intro_bars and not mix.outro_bars:
             return Ends(after=mix.tail, fade=mix.tail)
@@ -246,6 +249,8 @@ class HAFMPipeline(Pipeline):
         # whatever the song's seed, the estimate is the same, and nothing is drawn from torch's global generator
         sheet = self.model.complete_lead_sheet(mono, rate, seed=0, lead_sheet=lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
+        longest, length = self.feature_extractor.max_seconds, len(mono) + round((ends.before + ends.after) * rate)
+        audio.check_duration(length, rate, "the vocal with its bars", max_seconds=longest)
         return ends if mix.outro_bars else replace(ends, after=mix.tail, fade=mix.tail)
 
     def _read(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process a folder: what a second one would render, prepare or train twice, or spoil."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
             # of a process that was killed while it wrote
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -14,7 +14,7 @@ import torch
 from ..audio import Samples, pad_end, resample, with_channels
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
-from ..tokenizers.codecs import Codec, load_codec
+from ..tokenizers.codecs import load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .tokens import TokenCorpusInfo
 from .tracks import HAFMCorpusError
@@ -71,8 +71,10 @@ class Tokenizers:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise HAFMCorpusError("This machine has no cuda device that torch can use; try the device cpu.")
         try:
-            self.semantic = _load_semantic_tokenizer(options)
-            self.codec = _load_codec(options)
+            where, part = _source(options, options.semantic_tokenizer, "semantic_tokenizer")
+            semantic = HAFMSemanticTokenizerModel.from_pretrained(where, subfolder=part, dtype=torch.float32)
+            where, part = _source(options, options.codec, "codec")
+            self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise HAFMCorpusError(
                 f"The tokenizers can't be loaded ({str(error).splitlines()[0].rstrip('.')})."
@@ -139,16 +141,6 @@ def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Sam
     """Resamples float32 [N] or [N, C] to exactly `seconds` at `target_rate` Hz, give or take a sample at the end."""
     length = round(seconds * target_rate)
     return pad_end(resample(sound, rate, target_rate)[:length], length)
-
-
-def _load_semantic_tokenizer(options: TokenizerOptions) -> HAFMSemanticTokenizerModel:
-    source, subfolder = _source(options, options.semantic_tokenizer, "semantic_tokenizer")
-    return HAFMSemanticTokenizerModel.from_pretrained(source, subfolder=subfolder, dtype=torch.float32).eval()
-
-
-def _load_codec(options: TokenizerOptions) -> Codec:
-    source, subfolder = _source(options, options.codec, "codec")
-    return load_codec(source, subfolder=subfolder, dtype=torch.float32)
 
 
 def _source(options: TokenizerOptions, own: str, part: str) -> tuple[str | Path, str]:

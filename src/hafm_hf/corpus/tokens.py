@@ -12,10 +12,8 @@ A row is one excerpt of one track, all of its streams cut at the same two instan
 | `source`, `licence` | string | collection that the track is from, and its terms; empty where unknown |
 | `split` | string | train, validation or test; the same for all rows of a track |
 | `tempo`, `key` | float32, string | beats a minute and a key such as `F#:min`, as labels.json says; else NaN, empty |
-| `loudness` | float32 | LUFS of the instrumental in corpora of earlier versions, else NaN |
 | `content_hash` | string | SHA-256 over the bytes of the track's files |
 | `lead_sheet` | string | JSON of `LeadSheet.to_dict`, in seconds from the start of the excerpt; or empty |
-| `stem` | string | empty; corpora of earlier versions may have rows of single stems, too |
 
 The schema's metadata (key `hafm`) states frame rates and vocabularies as JSON, so that a stage can refuse a corpus it
 does not fit.
@@ -50,12 +48,10 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("licence", pa.string()),
         ("split", pa.string()),
-        ("loudness", pa.float32()),
         ("tempo", pa.float32()),
         ("key", pa.string()),
         ("content_hash", pa.string()),
         ("lead_sheet", pa.string()),
-        ("stem", pa.string()),
     ]
 )
 
@@ -90,8 +86,7 @@ class TokenExcerpt:
         start, duration (float): seconds, on the common grid.
         vocal_semantic, instrumental_semantic (int16 [T_v]): semantic tokens.
         acoustic (int16 [Q, T_a]): codec codes of the instrumental.
-        source, licence, split, key, content_hash, lead_sheet, stem (str), loudness (float, LUFS), tempo (float, beats
-            a minute): as in the table above.
+        source, licence, split, key, content_hash, lead_sheet (str), tempo (float): as in the table above.
     """
 
     track: str
@@ -103,12 +98,10 @@ class TokenExcerpt:
     source: str = ""
     licence: str = ""
     split: str = ""
-    loudness: float = math.nan
     tempo: float = math.nan
     key: str = ""
     content_hash: str = ""
     lead_sheet: str = ""
-    stem: str = ""
 
 
 def excerpt_bounds(duration: float, longest: float, shortest: float, grid: Fraction) -> list[tuple[float, float]]:

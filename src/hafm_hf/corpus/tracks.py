@@ -223,7 +223,7 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
     named: dict[str, str] = {}
     if source != "folder":
         try:
-            with open(root / METADATA_FILE, encoding="utf-8", newline="") as file:
+            with open(root / METADATA_FILE, encoding="utf-8-sig", newline="") as file:
                 named = {row["file_name"]: (row[source] or "").strip() for row in csv.DictReader(file)}
         except (OSError, ValueError) as error:
             raise HAFMCorpusError(f"{root / METADATA_FILE} can't be read, which styles are to come from.") from error

@@ -178,16 +178,16 @@ def load_karaoke(folder: Path) -> list[Clip]:
     Raises:
         HAFMEvaluationError: no audio there, or a file that is not stereo.
     """
-    files = [folder / path for path in _audio_files(folder)]
+    files = _audio_files(folder)
     if not files:
         raise HAFMEvaluationError(f"{folder} holds no audio; check the path.")
     clips = []
     for path in files:
-        channels = soundfile.info(path).channels
+        name, sound = flat(os.path.splitext(path)[0]), folder / path
+        channels = soundfile.info(sound).channels
         if channels != 2:
-            raise HAFMEvaluationError(f"{path.name} has {channels} channel(s); a karaoke file has 2.")
-        song = path.stem.rpartition("_")[0] or path.stem
-        clips.append(Clip(path.stem, song, Part(path, channel=1), Part(path, channel=0)))
+            raise HAFMEvaluationError(f"{path} has {channels} channel(s); a karaoke file has 2.")
+        clips.append(Clip(name, name.rpartition("_")[0] or name, Part(sound, channel=1), Part(sound, channel=0)))
     return clips
 
 
@@ -259,11 +259,11 @@ def find_outputs(folder: Path, clips: Sequence[Clip]) -> dict[str, Part]:
     Raises:
         HAFMEvaluationError: some clips have none.
     """
-    files = {os.path.splitext(path)[0]: folder / path for path in _audio_files(folder)}
-    endings = ["", *(f"{joint}{name}" for joint in "_/" for name in INSTRUMENTAL_NAMES)]
+    files = {flat(os.path.splitext(path)[0]): folder / path for path in _audio_files(folder)}
+    endings = ["", *(f"{joint}{name}" for joint in ("_", "__") for name in INSTRUMENTAL_NAMES)]
     outputs: dict[str, Part] = {}
     for clip in clips:
-        for name, start in ((clip.name, 0.0), (clip.name.partition("@")[0], clip.vocal.start)):
+        for name, start in ((clip.name, 0.0), (clip.name.rpartition("@")[0], clip.vocal.start)):
             path = next((files[name + ending] for ending in endings if name + ending in files), None)
             if path is not None:
                 outputs[clip.name] = Part(path, start=start, seconds=clip.vocal.seconds)

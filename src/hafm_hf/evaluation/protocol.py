@@ -73,7 +73,7 @@ def score_clips(measurements: Sequence[Measurement], options: ScoringOptions) ->
                 score_pair(measured.voice, measured.reference, measurements[other].candidates[system].features)
                 for other in others
             ]
-            control = {name: float(np.mean([each[name] for each in shuffled])) for name in SCORE_NAMES}
+            control = {name: _mean_of_known([each[name] for each in shuffled]) for name in SCORE_NAMES}
             scored.append(ClipScores(measured.name, measured.song, system, matched, control))
     return scored
 
@@ -138,9 +138,14 @@ def _over_seeds(rows: list[ClipScores]) -> ClipScores:
         return rows[0]
 
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
-        return {name: float(np.mean([each[name] for each in values])) for name in values[0]}
+        return {name: _mean_of_known([each[name] for each in values]) for name in values[0]}
 
     return replace(rows[0], matched=mean([row.matched for row in rows]), control=mean([row.control for row in rows]))
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """The mean of what is no NaN; NaN where all are."""
+    return float(np.mean([value for value in values if not math.isnan(value)] or [math.nan]))
 
 
 def set_distances(measurements: Sequence[Measurement], system: str, options: ScoringOptions) -> dict[str, Any]:

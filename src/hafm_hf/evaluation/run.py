@@ -16,7 +16,7 @@ from .datasets import Clip, Part, find_outputs
 from .generating import RenderingOptions, render
 from .measuring import ClipJob, Measurement, MeasuringOptions, measure
 from .musdb18 import PUBLISHED
-from .protocol import ClipScores, ScoringOptions, isolated_and_separated, make_report
+from .protocol import ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BankItem, build_bank
 from .statistics import HAFMEvaluationError, as_json
@@ -100,7 +100,9 @@ def evaluate(
         if published:
             report["published"] = PUBLISHED
         report = as_json(report)
-        _write_clips(evaluation.out / CLIPS_FILE, scored)
+        # one JSON object a clip and candidate: what the means of the report are made of
+        with replacing(evaluation.out / CLIPS_FILE) as file:
+            file.writelines((json.dumps(as_json(asdict(row))) + "\n").encode() for row in scored)
         write_report(evaluation.out, report)
     return report
 
@@ -146,9 +148,3 @@ def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[
         "retrieval_bank": {"used": len(bank), "of": len(evaluation.bank), "seconds": BANK_SECONDS},
         "beats": "librosa",
     }
-
-
-def _write_clips(path: Path, scored: Sequence[ClipScores]) -> None:
-    """One JSON object a clip and candidate: what the means of the report are made of."""
-    with replacing(path) as file:
-        file.writelines((json.dumps(as_json(asdict(row))) + "\n").encode() for row in scored)

@@ -27,6 +27,8 @@ BEATS_PER_MINUTE = (55.0, 185.0)
 BAR_SECONDS = 2.0
 # two taps that are nearer are one
 LEAST_BEAT_SECONDS = 0.1
+# no song lasts longer than a day
+LATEST_BEAT = 86_400.0
 Span = tuple[float, float, str]
 Array = NDArray[np.float64]
 UNKNOWN = 0
@@ -85,11 +87,12 @@ class LeadSheet:
         for each in fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
-            words = (written := self.chords.replace(",", " ")).split()
+            # bars end at | and with lines
+            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").splitlines()]
+            words = (written := " | ".join(filter(None, lines))).split()
             if len(words) > 1 and "|" not in written:
                 raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
-            bars = written.strip().removeprefix("|").removesuffix("|").split("|")
-            object.__setattr__(self, "bars", tuple(label.strip() for label in bars))
+            object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
             object.__setattr__(self, "chords", ())
         for name in ("chords", "sections", "style", "form"):
             if not isinstance(spans := getattr(self, name), str | None):
@@ -139,8 +142,8 @@ class LeadSheet:
             if len(self.beats) < 2:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
             pairs = list(zip(self.beats, self.beats[1:], strict=False))
-            if not all(0 < after - before < math.inf for before, after in pairs):
-                raise ValueError("beats must be seconds that grow from one to the next.")
+            if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
+                raise ValueError("beats must be seconds, within a day, that grow from one to the next.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
             # what is estimated needs no mending by whoever asked for it
             if near and "beats" not in self.estimated:
@@ -148,6 +151,8 @@ class LeadSheet:
                 raise ValueError(f"At {near[0]:.2f} s beats lie less than {apart}; halve the tempo or leave one out.")
         if self.beats_per_bar is not None and self.beats_per_bar not in METRES:
             raise ValueError(f"beats_per_bar is {self.beats_per_bar}; it must be 3 or 4.")
+        if not isinstance(self.downbeat, int):
+            raise ValueError(f"downbeat is {self.downbeat!r}; it must be the number of a beat.")
 
     @classmethod
     def told(cls, known: Any) -> "LeadSheet":
@@ -259,7 +264,8 @@ class LeadSheet:
         if passed is None:
             passed = unwrapped(phase).numpy()
             first = round(float(passed[0]))
-            downbeat = (first - int(np.ceil(passed[0]))) % (self.beats_per_bar or 1)
+            # a beat at the very first frame is not listed
+            downbeat = (first - int(np.floor(passed[0])) - 1) % (self.beats_per_bar or 1)
         bars = [label.split() for label in self.bars]
         shares = np.array([len(labels) for labels in bars])
         places = (passed - first) / (self.beats_per_bar or METRES[-1])

@@ -141,7 +141,7 @@ class HAFMBeatLine(nn.Module):
         Returns:
             float32 [T], 0 on a beat and towards 1 before the next, on the CPU.
         """
-        evidence = places.detach().double().cpu().numpy()
+        evidence = places.detach().cpu().double().numpy()
         if not len(evidence):
             return torch.zeros(0)
         if tempo is not None:
@@ -234,7 +234,7 @@ def likeliest_tempo(tempi: torch.Tensor, tempo: torch.Tensor, apart_from: float 
 
     `apart_from`: a tempo that it is not, nor half or twice that.
     """
-    known, heard = (each.double().cpu().numpy() for each in (tempi, tempo))
+    known, heard = (each.cpu().double().numpy() for each in (tempi, tempo))
     likely = heard + tempo_prior(known)
     likely[(known < BEATS_PER_MINUTE[0]) | (known > BEATS_PER_MINUTE[1])] = -np.inf
     if apart_from is not None:

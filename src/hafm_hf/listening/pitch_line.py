@@ -135,9 +135,9 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
         steady = np.where(np.isfinite(pitch), np.nanmedian(around, axis=1), np.nan)
     rounded = np.where(np.isfinite(steady), np.round(steady), -1).astype(int)
     borders = [0, *(np.flatnonzero(np.diff(rounded)) + 1), len(rounded)]
-    spans = zip(borders, borders[1:], strict=False)
+    spans, frame = zip(borders, borders[1:], strict=False), sampling_rate // FRAME_RATE / sampling_rate
     return [
-        (first / FRAME_RATE, last / FRAME_RATE, int(rounded[first]))
+        (first * frame, last * frame, int(rounded[first]))
         for first, last in spans
         if last - first >= SHORTEST_NOTE and rounded[first] >= 0
     ]

@@ -75,8 +75,7 @@ class DecodingOptions:
     def sampling(self, stage: HAFMStageForCausalLM) -> dict[str, Any]:
         """What `FastDecoder` and `generate` of a stage are given; the likeliest token where it does not sample."""
         own = {"guidance_scale": self.guidance_scale, "temperature": self.temperature, "top_k": self.top_k}
-        config = stage.generation_config
-        chosen = {name: getattr(config, name) if value is None else value for name, value in own.items()}
+        chosen = {name: _setting(stage, name) if value is None else value for name, value in own.items()}
         return chosen | {"top_k": 1} if stage.generation_config.do_sample is False else chosen
 
     def decoder(self, stage: HAFMStageForCausalLM) -> FastDecoder:
@@ -139,9 +138,14 @@ def song_windows(units: int, window: int, overlap: int, row: int = 0) -> list[Wi
 
 def window_units(stage: HAFMStageForCausalLM, seconds_per_unit: float) -> tuple[int, int]:
     """Units of a window and of its overlap, by `window_seconds` and `overlap_seconds` of the generation config."""
-    config = stage.generation_config
-    window = max(round(config.window_seconds / seconds_per_unit), 1)
-    return window, min(round(config.overlap_seconds / seconds_per_unit), window - 1)
+    window = max(round(_setting(stage, "window_seconds") / seconds_per_unit), 1)
+    return window, min(round(_setting(stage, "overlap_seconds") / seconds_per_unit), window - 1)
+
+
+def _setting(stage: HAFMStageForCausalLM, name: str) -> Any:
+    """What a stage's generation config says, or, where that is a person's own and doesn't, the usual one."""
+    value = getattr(stage.generation_config, name, None)
+    return getattr(stage.default_generation_config(), name) if value is None else value
 
 
 def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) -> int:

@@ -125,6 +125,8 @@ class RunFolder:
                 f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
             )
         self.accelerator.load_state(str(folder))
+        # micro-batches of the next step of the optimizer that are done: none, however many it may now have
+        self.accelerator.step = 0
         progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
         if self.accelerator.is_main_process:
             self._drop_metrics_behind(progress.step)

@@ -361,10 +361,6 @@ class GlobalBatchSampler(Sampler[list[int]]):
         return -(-self.global_batch // self.parts)
 
 
-def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | None]:
-    """Stacks equal crops: `conditioning_ids` [B, K, T_c], `labels` [B, L]; `conditioning_mask` is None: no padding."""
-    batch: dict[str, torch.Tensor | None] = {
-        key: torch.stack([sample[key] for sample in samples]) for key in samples[0]
-    }
-    batch["conditioning_mask"] = None
-    return batch
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stacks equal crops: `conditioning_ids` [B, K, T_c], `labels` [B, L]."""
+    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}

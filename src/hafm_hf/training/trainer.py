@@ -125,9 +125,7 @@ class StageTrainer:
         loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
         device, parts = self.accelerator.device, []
         for batch in loader:
-            parts.append(
-                {key: value.to(device, non_blocking=True) for key, value in batch.items() if value is not None}
-            )
+            parts.append({key: value.to(device, non_blocking=True) for key, value in batch.items()})
             if len(parts) == sampler.accumulation:
                 yield parts
                 parts = []

@@ -15,11 +15,6 @@ from programs import run_program
 from training.toy_corpus import INFO, toy_config, toy_excerpt
 
 
-def make_vectors() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(40, 7, generator=generator), torch.randn(5, 30, 6, generator=generator)
-
-
 def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
     """Correlation of the pairwise distances of two sets of vectors."""
     distances = torch.stack([torch.pdist(first), torch.pdist(second)])
@@ -28,7 +23,7 @@ def rank_correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def test_distances_between_tokens_follow_those_of_their_vectors() -> None:
     torch.manual_seed(0)
-    semantic, acoustic = make_vectors()
+    semantic, acoustic = torch.randn(40, 7), torch.randn(5, 30, 6)
     coarse, fine = HAFMCoarseForCausalLM(toy_config("coarse")), HAFMFineForCausalLM(toy_config("fine"))
     assert abs(rank_correlation(coarse.heads.weight[1].detach(), acoustic[1])) < 0.3
     for model, reads, heads in ((coarse, semantic, acoustic[1]), (fine, acoustic[1], acoustic[4])):
