@@ -144,7 +144,7 @@ def limited(function: Callable[[list[str]], None], arguments: list[str], size: i
 
 @pytest.mark.fault("full disk")
 @pytest.mark.parametrize(
-    ("name", "size"), [("prepare", 5_000), ("train", 30_000), ("evaluate", 20_000), ("accompany", 20_000)]
+    ("name", "size"), [("prepare", 4_000), ("train", 30_000), ("evaluate", 20_000), ("accompany", 20_000)]
 )
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     name: str, size: int, jobs: dict[str, Job], tmp_path: Path

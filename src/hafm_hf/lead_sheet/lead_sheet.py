@@ -143,7 +143,7 @@ class LeadSheet:
                 raise ValueError("beats are fewer than two; give the seconds of all that are known.")
             pairs = list(zip(self.beats, self.beats[1:], strict=False))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
-                raise ValueError("beats must be seconds, within a day, that grow from one to the next.")
+                raise ValueError("beats must be seconds that grow from one to the next, within a day.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
             # what is estimated needs no mending by whoever asked for it
             if near and "beats" not in self.estimated:
