@@ -69,8 +69,8 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     def copied(bar: int, source: int) -> list[Span]:
         """The chords of a bar, in another one."""
         inside = [(max(bar_at(a), source), min(bar_at(b), source + 1), label) for a, b, label in whole.chords]
-        starts = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
-        return [(start_of(a), start_of(b), label) for a, b, label in starts]
+        moved = ((a + bar - source, b + bar - source, label) for a, b, label in inside if b - a > LEAST_BARS)
+        return [(start_of(a), start_of(b), label) for a, b, label in moved]
 
     level = np.abs(vocal)
     onset = int(np.argmax(level >= level.max() * 10 ** (ONSET_DB / 20)))
