@@ -32,7 +32,6 @@ def labels(sheet: LeadSheet, start: float, bars: int, length: float = BAR) -> li
 
 
 def test_bars_are_added_on_the_grid_of_the_song_with_its_first_and_last_chords() -> None:
-    # an estimate's ends are rounded to frames
     chords = [(start, stop + 0.005, label) for start, stop, label in CHORDS]
     sheet = LeadSheet(beats=[0.0, 0.5], beats_per_bar=4, chords=chords, key="C:maj")
     ends = add_bars(sheet, sung(), 1000, intro=3, outro=3)

@@ -110,6 +110,7 @@ def test_a_stream_has_the_options_of_its_pipeline_and_of_a_call(tiny_model: Path
         streamed = np.concatenate([chunk["audio"] for chunk in own.stream(glide(), **asked)])
         whole = own(glide(), balance=0.0, **asked)["audio"]
         assert np.allclose(audio.limit_peak(streamed), whole, atol=1e-5), asked
+    assert np.allclose(own.join(list(own.stream(glide())))["mix"], own(glide())["mix"], atol=1e-4)
     with pytest.raises(ValueError, match="beats is 'absent.txt'; give seconds"):
         next(own.stream(glide(), beats="absent.txt", files=False))
     for useless in ({"loudness": -16.0}, {"keep": [(0.0, 0.5)]}):

@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:
-    (tmp_path / "beats.txt").write_text("0.5\n1.0\n")
+    (tmp_path / "beats.txt").write_text("0.5\n1.0\n", encoding="utf-8-sig")
     (tmp_path / "chords.lab").write_text("0 1 C\n1 2 Am\n")
     wanted = LeadSheet(beats=[0.5, 1.0], chords=[(0.0, 1.0, "C"), (1.0, 2.0, "Am")])
     assert known_lead_sheet(beats=tmp_path / "beats.txt", chords=str(tmp_path / "chords.lab")) == wanted
@@ -90,7 +90,6 @@ def test_chords_by_the_bar_stand_on_the_beats_over_and_over() -> None:
     # of a tempo alone from the beat nearest to the start of the voice, here 0.2 beats before it
     placed = LeadSheet(tempo=120, bars=["C", "F"]).with_bars_placed((torch.arange(200) / 25 + 0.2) % 1, 50)
     assert placed.chords == ((0.0, 1.9, "C"), (1.9, 3.9, "F"), (3.9, 4.0, "C"))
-    # a beat at the very start is not listed: the first that is may be the second
     assert replace(placed, bars=["C"], beats_per_bar=4).with_bars_placed(torch.arange(200) / 25 % 1, 50).downbeat == 3
     assert LeadSheet.told({"tempo": 120, "chords": "|| C | F,\n G ||\n"}).bars == ("C", "F", "G")
     shared = LeadSheet(beats=[0.0, 0.5], bars=["C", "F G", "Am"]).with_bars_placed(torch.zeros(300), 50)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMListenerConfig, HAFMListenerModel
 from hafm_hf.accompaniment.parts import PARTS
-from hafm_hf.lead_sheet.chords import NUM_CHORDS
+from hafm_hf.lead_sheet.chords import NUM_CHORDS, key_name
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet
 from hafm_hf.listening.beat_line import HAFMBeatLine, likeliest_tempo
 from hafm_hf.listening.modeling_listener import chords_of_beats
@@ -94,6 +94,7 @@ def test_a_song_in_another_key_has_the_same_chords_in_that_key(semitones: int) -
     for before, after in ((chords[:, 1:13], moved[:, 1:13]), (chords[:, 13:], moved[:, 13:])):
         torch.testing.assert_close(before.roll(semitones, 1), after, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chords[:, 0], moved[:, 0], rtol=1e-3, atol=1e-4)
+    assert [key_name(key) for key in (0, 7, 12, 21)] == ["C:maj", "G:maj", "C:min", "A:min"]
 
 
 def test_what_lies_behind_the_end_of_a_song_changes_nothing() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from hafm_hf.modeling.generation_hafm import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, SongRow, StageRun, Window, default_decoding, song_windows
@@ -194,6 +195,8 @@ def test_settings_that_say_nothing_are_no_reason_to_refuse() -> None:
     stage.generation_config.update(
         top_p=1.0, min_p=0.0, typical_p=1.0, epsilon_cutoff=0.0, repetition_penalty=1.0, suppress_tokens=[]
     )
+    assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
+    stage.generation_config = GenerationConfig(do_sample=True)
     assert StageRun(stage, rows_of(3), UNIT, DecodingOptions()).steps == 36
 
 

@@ -153,8 +153,10 @@ def test_a_full_queue_is_said_and_waits_by_itself(
 def test_what_cannot_be_used_is_said_on_the_page(page: "Page", space: Space, voices: Path) -> None:
     alert = announced(page).get_by_role("alert")
     upload(page, voices / "patience.wav")
+    page.locator("#timeline [data-do=play]").click()
     upload(page, voices / "silent.wav")
     expect(alert).to_contain_text("silent.wav is silent; check the microphone, or sing")
+    expect(page.locator("#timeline [data-do=play]")).not_to_have_attribute("aria-label", "Play")
     upload(page, voices / "song.wav")
     expect(page.locator("#timeline .summary")).to_contain_text("The band follows")
     for folder in space.temporary.glob("hafm_space_*/gradio"):

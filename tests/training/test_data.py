@@ -15,7 +15,7 @@ from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, LeadSheet, lead_sheet_st
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
-from hafm_hf.training.lead_sheets import LeadSheetNoise
+from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
 from hafm_hf.training.stages import make_stage
 from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
@@ -203,6 +203,7 @@ def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None) -> TokenCrops
 
 def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Path) -> None:
     crops = sheet_crops(sheets_folder)
+    assert _parsed('{"style": [[0, 5, "jazz"], [5, 9, "folk"]]}', ("folk",)).styles == ((5, 9, "folk"),)
     whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50)
     rows = set()
     for number in range(12):

@@ -139,7 +139,7 @@ def _likeliest_downbeat(sheet: LeadSheet, metre: int) -> int:
 
 
 def likeliest_key(sheet: LeadSheet) -> str | None:
-    """The key of the chords, by how long their notes last; None without chords."""
+    """The key ("A:min") that the chords fit best, by how long their notes last; None without chords."""
     profile = np.zeros(PITCH_CLASSES)
     for start, stop, label in sheet.chords:
         profile[list(pitch_classes(label))] += stop - start
