@@ -49,7 +49,6 @@ ABOUT = "job.json"
 LEVELS_DB = (-60.0, 24.0)
 # From shorter pieces of an old take the model could not continue.
 LEAST_KEPT_SECONDS = 0.2
-PASTE_FADE_SECONDS = 0.02
 # Of the bands that are stored of example voices.
 STORED_SEED = 1
 EXPIRED = "This take has been removed from the server; generate it again."
@@ -299,15 +298,7 @@ class Remake:
         old, rate = self.job.read(part)
         new = audio.with_channels(audio.resample(sound, sound_rate, rate), 1 if old.ndim == 1 else old.shape[1])
         first, last = max(round(self.start * rate), 0), min(round(self.stop * rate), len(old), len(new))
-        fade = min(round(PASTE_FADE_SECONDS * rate), (last - first) // 2)
-        gain = np.ones(last - first, dtype=np.float32)
-        slope = np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
-        gain[:fade] *= slope if first > 0 else 1
-        gain[len(gain) - fade :] *= slope[::-1] if last < len(old) else 1
-        gain = gain.reshape(-1, *[1] * (old.ndim - 1))
-        band = old.copy()
-        band[first:last] = gain * new[first:last] + (1 - gain) * old[first:last]
-        return band
+        return audio.paste(old, new, rate, first, last)
 
 
 def shelf(jobs: list[Job]) -> list[dict[str, Any]]:

@@ -45,7 +45,8 @@ class StepArguments:
 
 def in_half(device: torch.device) -> torch.autocast:
     """bfloat16 for what is in the block on a GPU, and on a CPU that doesn't only emulate it."""
-    computes = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    known = torch.cpu.get_capabilities()
+    computes = device.type == "cuda" or known.get("amx_bf16", False) or known.get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=computes)
 
 

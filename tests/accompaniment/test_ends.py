@@ -56,6 +56,15 @@ def test_a_pickup_is_sung_over_the_intro_and_silence_counts_towards_it(start: fl
     assert ends.before == pytest.approx(before + LEAD_SECONDS if before else 0.0)
 
 
+def test_a_bar_that_the_recording_cuts_has_its_chord_from_its_beginning() -> None:
+    sheet = LeadSheet(beats=[0.2, 0.7, 1.2], beats_per_bar=4, downbeat=2, chords=[(0.0, 1.2, "C"), (1.2, 3.2, "G")])
+    made = add_bars(sheet, sung(0.0, 3.2), 1000, intro=2, outro=0).sheet
+    # the first bar began 0.8 s before the recording
+    assert made is not None
+    spans = [(round(a, 2), round(b, 2), label) for a, b, label in made.chords]
+    assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
+
+
 def test_bars_of_three_quarters_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:
     sheet = LeadSheet(tempo=None, beats=[0.5, 1.0, 1.5], beats_per_bar=3, downbeat=1, chords=[(1.0, 2.5, "Dm")])
     ends = add_bars(sheet, sung(1.0, 2.5), 1000, intro=4, outro=2)

@@ -191,7 +191,7 @@ def test_batches_are_of_similar_length_and_the_longest_come_first(tmp_path: Path
 
 
 def test_the_command_ends_with_1_and_says_what_was_left_out(
-    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]]
+    vocals: Path, tiny_model: Path, quiet_run: tuple[Path, list[Outcome]], tmp_path: Path
 ) -> None:
     # in the quiet run's folder nothing is left to do
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
@@ -199,6 +199,10 @@ def test_the_command_ends_with_1_and_says_what_was_left_out(
     for wrong in ([str(vocals / "a.wav")], ["--out", "."]):
         assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
     assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
+    # nothing is planned with what the model or nobody knows
+    fresh = ["accompany", str(vocals), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    for wrong, code in ((["--style", "jazz"], 1), (["--tempo", "20"], 2)):
+        assert CliRunner().invoke(app, [*fresh, *wrong]).exit_code == code and not (tmp_path / "out").exists()
     done = run_program(command, {**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 1
     assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr and "Traceback" not in done.stderr

@@ -68,10 +68,11 @@ def test_the_parts_of_a_band_add_up_and_start_with_the_vocal(tmp_path: Path) -> 
 @pytest.mark.parametrize(("channel", "vocal"), [("left", 0), ("right", 1)])
 def test_karaoke_files_give_the_named_channel_as_vocal(tmp_path: Path, channel: str, vocal: int) -> None:
     samples = karaoke(1.0, 0)
-    write(tmp_path, song=samples)
-    stems = read(tmp_path, "song.wav", vocal_channel=channel)
-    np.testing.assert_array_equal(stems.vocal, samples[:, vocal])
-    np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
+    write(tmp_path, song=samples, **{"another - karaoke": samples})
+    for name in ("song.wav", "another - karaoke.wav"):
+        stems = read(tmp_path, name, vocal_channel=channel)
+        np.testing.assert_array_equal(stems.vocal, samples[:, vocal])
+        np.testing.assert_array_equal(stems.instrumental, samples[:, 1 - vocal])
 
 
 def test_stems_of_two_rates_come_to_one_and_very_different_lengths_are_refused(tmp_path: Path) -> None:

@@ -78,10 +78,10 @@ def test_midi_has_the_beats_bars_chords_and_melody_at_their_seconds() -> None:
 
 def test_signs_of_flats_and_sharps_are_plain_in_midi() -> None:
     mido = pytest.importorskip("mido")
-    chords = [(0.0, 0.5, "B♭m7"), (0.5, 1.0, "F♯−/A♭"), (1.0, 2.0, "CΔ/あ")]
+    chords = [(0.0, 0.5, "B♭m7"), (0.5, 1.0, "F♯−/A♭"), (1.0, 2.0, "CΔ/E♭")]
     song = chart(completed(LeadSheet(tempo=120, key="E♭m", chords=chords), 2.0), 2.0)
     events = [event for track in mido.MidiFile(file=io.BytesIO(to_midi(song))).tracks for event in track]
-    assert [event.text for event in events if event.type == "text"] == ["Bbm7", "F#-/Ab", "C^/?"]
+    assert [event.text for event in events if event.type == "text"] == ["Bbm7", "F#-/Ab", "C^/Eb"]
     assert [event.key for event in events if event.type == "key_signature"] == ["Ebm"]
 
 
@@ -100,6 +100,16 @@ def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
     (time,) = score.recurse().getElementsByClass("TimeSignature")
     assert (key.sharps, time.ratioString) == (-2, "3/4")
     assert score.metadata.bestTitle == "a <song> & more"
+
+
+def test_a_chart_in_musicxml_has_the_basses_and_the_spelling_of_its_chords() -> None:
+    music21 = pytest.importorskip("music21")
+    labels = ["D/F#", "Csus2", "C9", "Am7/G", "C:maj/3"]
+    chords = [(2.0 * number, 2.0 * number + 2.0, label) for number, label in enumerate(labels)]
+    song = chart(completed(LeadSheet(tempo=120, chords=chords), 10.0), 10.0)
+    score = music21.converter.parse(to_musicxml(song, "x").decode(), format="musicxml")
+    found = [(each.bass().name, each.chordKindStr) for each in score.recurse().getElementsByClass("Harmony")]
+    assert found[:5] == [("F#", ""), ("C", "sus2"), ("C", "9"), ("G", "m7"), ("C", "maj")]
 
 
 def test_every_chord_and_key_survives_musicxml() -> None:

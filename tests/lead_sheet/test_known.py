@@ -63,7 +63,7 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
         ({"tempo": 96, "chords": "C || F"}, "Bar 2 of the chords is empty; write N"),
         ({"tempo": 96, "chords": "C Am F G"}, r"chords are 'C Am F G'; say where bars end: 'C \| Am \| F \| G'"),
         ({"tempo": 96, "chords": "C, Am", "files": False}, r"say where bars end: 'C \| Am'"),
-        ({"tempo": 96, "chords": "absent.lab"}, "absent.lab cannot be read"),
+        ({"tempo": 96, "chords": "Absent.lab"}, "Absent.lab cannot be read"),
         ({"beats": 2}, "beats are 2; they must be numbers"),
         ({"beats": [0.0, 1e8]}, "beats must be seconds that grow from one to the next, within a day"),
         ({"lead_sheet": {"tempo": 96, "downbeat": "x"}}, "downbeat is 'x'; it must be the number of a beat"),

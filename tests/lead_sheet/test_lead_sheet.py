@@ -15,7 +15,7 @@ from hafm_hf.audio import resample
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract, onset_strength
 from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, QUALITIES, chord_class, chord_index, chord_label
-from hafm_hf.lead_sheet.files import read_beats, read_lead_sheet, write_lead_sheet
+from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, write_lead_sheet
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
 from hafm_hf.listening.pitch_line import FRAME_RATE
 from tiny_models import tiny_composite
@@ -53,27 +53,19 @@ def test_chords_are_read_in_both_notations(label: str, root: int, minor: bool) -
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ({"tempo": 240.0}, "halve or double"),
-        ({"tempo": math.nan}, "halve or double"),
-        ({"tempo": 90.0, "beats": [0.0, 1.0]}, "leave tempo out"),
-        ({"beats": [1.0]}, "fewer than two"),
-        ({"beats": [0.0, 1.0, 1.0]}, "grow"),
-        ({"beats": [0.0, math.inf]}, "grow"),
-        ({"chords": [(0.0, 2.0, "H")]}, "no chord"),
-        ({"chords": [(0.0, 2.0, 5)]}, "5 is no chord"),
-        ({"chords": [(0.0, 2.0, None)]}, "None is no chord"),
-        ({"chords": [(2.0, 2.0, "C")]}, "no length"),
-        ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
-        ({"chords": [(0.0, math.inf, "C")]}, "finite"),
-        ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
-        ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"),
-        ({"beats_per_bar": 5}, "3 or 4"),
-        ({"key": "H"}, "no chord"),
-        ({"key": "N"}, "write C:maj"),
-        ({"key": "Am7"}, "write C:maj"),
+        ({"tempo": 240.0}, "halve or double"), ({"tempo": math.nan}, "halve or double"),
+        ({"tempo": 90.0, "beats": [0.0, 1.0]}, "leave tempo out"), ({"beats": [1.0]}, "fewer than two"),
+        ({"beats": [0.0, 1.0, 1.0]}, "grow"), ({"beats": [0.0, math.inf]}, "grow"),
+        *(({"chords": [(0.0, 2.0, word)]}, f"{word!r} is no chord") for word in ("H", 5, None)),
+        # words, notes and files that begin like chords
+        *(({"chords": [(0, 2, word)]}, "no chord") for word in ("Dogs", "Cats", "Es", "Cis", "A/b.lab", "Demo.lab")),
+        ({"chords": [(2.0, 2.0, "C")]}, "no length"), ({"chords": [(-math.inf, 2.0, "C")]}, "finite"),
+        ({"chords": [(0.0, math.inf, "C")]}, "finite"), ({"chords": [(math.nan, 2.0, "C")]}, "finite"),
+        ({"sections": [(0.0, 1.0, "loud")]}, "choose from sparse, normal, full"), ({"beats_per_bar": 5}, "3 or 4"),
+        *(({"key": key}, f"key is {key!r}; write C:maj") for key in ("H", "N", "Am7", "Es", "a minor")),
         ({"estimated": ["mood"]}, "no part"),
     ],
-)
+)  # fmt: skip
 def test_what_makes_no_sense_is_refused(known: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         LeadSheet(**known)
@@ -184,7 +176,8 @@ def test_every_chord_is_read_as_it_is_written(chord: int) -> None:
         ("C7", "7"), ("C9", "7"), ("C13", "7"), ("C7(b9)", "7"), ("Cmaj7", "maj7"), ("CM7", "maj7"), ("CΔ", "maj7"),
         ("C:maj9", "maj7"), ("Cm7", "min7"), ("C-7", "min7"), ("C:min9", "min7"), ("Csus4", "sus4"), ("Csus2", "sus4"),
         ("C7sus4", "sus4"), ("C:sus4(b7)", "sus4"), ("Cdim", "dim"), ("C°7", "dim"), ("Cø", "dim"), ("C:hdim7", "dim"),
-        ("Cm7b5", "dim"),
+        ("Cm7b5", "dim"), ("Cm7♭5", "dim"), ("CMaj7", "maj7"), ("CMA9", "maj7"), ("Cmajor7", "maj7"), ("C∆7", "maj7"),
+        ("CMin", "min"), ("CMi7", "min7"), ("CmMaj7", "min"), ("Cmadd9", "min"), ("C:maj(9,11)", "maj"),
     ],
 )  # fmt: skip
 def test_other_chords_become_the_nearest_quality(label: str, quality: str) -> None:
@@ -205,6 +198,12 @@ def test_a_lead_sheet_is_the_same_after_json_and_files(tmp_path: Path) -> None:
     assert [path.name for path in written] == ["song_beats.txt", "song_chords.lab", "song_lead_sheet.json"]
     assert read_lead_sheet(written[-1]) == FULL == LeadSheet.told(FULL.to_dict())
     assert read_beats(written[0]) == {"beats": list(FULL.beats or ()), "beats_per_bar": 4, "downbeat": 1}
+    for numbers in ("123456", "1212", "12341212"):
+        (tmp_path / "b.txt").write_text("".join(f"{second} {number}\n" for second, number in enumerate(numbers)))
+        with pytest.raises(ValueError, match=r"b.txt counts bars that are not all of 3 or all of 4 beats; leave"):
+            read_beats(tmp_path / "b.txt")
+    (tmp_path / "c.lab").write_text("0, 2, C:maj(9,11)\n")
+    assert read_chords(tmp_path / "c.lab") == [(0.0, 2.0, "C:maj(9,11)")]
     assert write_lead_sheet(LeadSheet(tempo=96.0), tmp_path, "steady", ["lab"]) == []
     (tmp_path / "broken.json").write_text('{"chords": [[0, 1, "C"]], "tempi": 96}')
     with pytest.raises(ValueError, match=r"broken.json: lead_sheet has no 'tempi'; its parts are tempo, beats"):

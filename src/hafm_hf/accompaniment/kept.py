@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..audio import resample
+from ..audio import paste, resample
 from ..modeling.codebook_patterns import FREE
 from ..modeling.configuration_hafm import STAGES
 from ..tokenizers.codecs import as_codec
-
-# a fade this short hides the join between what is kept and what is generated
-CROSS_FADE_SECONDS = 0.02
 
 
 class KeptInstrumental:
@@ -88,20 +85,10 @@ class KeptInstrumental:
 
     def splice(self, generated: torch.Tensor, rate: int) -> torch.Tensor:
         """Generated audio (float32 [C, N] at `rate` Hz) with what is kept as it was, cross-faded at the joins."""
-        result = generated.clone()
-        audio = self.at_rate(rate)
-        length = min(result.shape[1], audio.shape[1])
+        band, audio = generated.t().numpy(), self.at_rate(rate).t().numpy()
         for start, stop in self.spans:
-            first, last = round(start * rate), min(round(stop * rate), length)
-            fade = min(round(CROSS_FADE_SECONDS * rate), (last - first) // 2)
-            gain = torch.ones(last - first)
-            slope = torch.linspace(0, 1, fade + 2)[1:-1]
-            if first > 0:
-                gain[:fade] = slope
-            if last < result.shape[1]:
-                gain[len(gain) - fade :] = slope.flip(0)
-            result[:, first:last] = gain * audio[:, first:last] + (1 - gain) * result[:, first:last]
-        return result
+            band = paste(band, audio, rate, round(start * rate), min(round(stop * rate), len(band), len(audio)))
+        return torch.from_numpy(band).t().contiguous()
 
 
 def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

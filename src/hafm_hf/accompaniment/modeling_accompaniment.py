@@ -27,7 +27,7 @@ from ..listening.pitch_line import PitchLine
 from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import HAFMStageForCausalLM
 from ..modeling.windows import ROWS_AT_ONCE
-from ..pretrained.loading import HUB_OPTIONS, model_source, write_checksums
+from ..pretrained.loading import HUB_OPTIONS, LOADING_FAULTS, model_source, write_checksums
 from ..pretrained.saving import (
     HAFMHubMixin,
     read_style_sounds,
@@ -149,7 +149,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
                 `device_map` is one device, as such or as {"": device}, or "auto".
 
         Returns:
-            The composite in evaluation mode.
+            The composite in evaluation mode; with `output_loading_info` also what went wrong, which is nothing.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for, or of a `device_map`
@@ -157,7 +157,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
-        device = kwargs.pop("device_map", None)
+        device, with_info = kwargs.pop("device_map", None), kwargs.pop("output_loading_info", False)
         if isinstance(device, Mapping):
             if set(device) != {""}:
                 raise ValueError(f'device_map is {device}; a model has one device: "cuda", or {{"": "cuda"}}.')
@@ -176,7 +176,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             # there is none; `save_pretrained` writes the usual one
             pass
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
-        return model.eval() if device is None else model.eval().to(device)
+        model = model.eval() if device is None else model.eval().to(device)
+        return (model, {kind: set() for kind in LOADING_FAULTS}) if with_info else model
 
     def _save_files(self, folder: Path, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes config.json, feature extractor, sounds of styles, the files of a hub repository, and each part into

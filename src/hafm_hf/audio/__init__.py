@@ -38,6 +38,7 @@ from .levels import (
     limit_peak,
     loudness,
     mix_audio,
+    paste,
     peak_dbfs,
     rms_dbfs,
     to_loudness,

@@ -31,6 +31,8 @@ LARGEST_GAIN_DB = 48.0
 # the first quarter of the shortest fade is below this level
 EDGE_SECONDS, EDGE_DBFS = 0.005, -50.0
 FADE_SECONDS, FADE_POWER, TAIL_POWER = 4 * EDGE_SECONDS, 6, 2
+# a fade this short hides the join of two sounds
+JOIN_SECONDS = 0.02
 
 
 def decibels_to_gain(decibels: float) -> float:
@@ -222,3 +224,15 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
         slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
         view[:length] *= slope.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
     return samples
+
+
+def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: int) -> Samples:
+    """A copy of a sound (float32 [N] or [N, C]) with samples `first` to `last` of another, cross-faded within them."""
+    fade = min(round(JOIN_SECONDS * sampling_rate), (last - first) // 2)
+    gain, slope = np.ones(last - first, dtype=np.float32), np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
+    gain[:fade] *= slope if first > 0 else 1
+    gain[len(gain) - fade :] *= slope[::-1] if last < len(sound) else 1
+    gain = gain.reshape([-1] + [1] * (sound.ndim - 1))
+    joined = sound.copy()
+    joined[first:last] = gain * part[first:last] + (1 - gain) * sound[first:last]
+    return joined

@@ -18,7 +18,7 @@ from .. import audio
 from ..accompaniment.options import MIX_OPTIONS, OPTIONS
 from ..atomic_files import write_json
 from .accompany_folder import accompany_folder
-from .console import HAFMCommandError, progress_bars, require_packages, stderr, stdout
+from .console import progress_bars, require_packages, stderr, stdout
 from .options import (
     AsJson,
     Beats,
@@ -77,15 +77,16 @@ def accompany(
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
     VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
-    NAME_take.json records the seed where none is given.
+    NAME_take_FORMAT.json records how they were made.
     """
     many = any(Path(vocal).is_dir() for vocal in vocals)
     if not many and engine != EngineFlags():
         raise typer.BadParameter("--engine and --workers go with a folder of vocals.")
     if (beats or chords) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
+    sheet = read_lead_sheet(tempo, beats, chords)
     # the plan of a folder contains names and numbers only
-    known = {"tempo": tempo} if many else {"lead_sheet": read_lead_sheet(tempo, beats, chords)}
+    known = {"tempo": tempo} if many else {"lead_sheet": sheet}
     parameters = {**options, "seconds": seconds, **known}
     request = Request(vocals[0], str(out), model, device, dtype, file_format, parameters, as_json)
     check_request(request, vocals, many)
@@ -114,8 +115,7 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
     """Accompanies one vocal after the other; exit code 1 if there is a bad one."""
-    drawn = request.parameters["seed"] is None
-    if drawn:
+    if request.parameters["seed"] is None:
         request.parameters["seed"] = secrets.randbits(31)
     seed = request.parameters["seed"]
     pipeline: HAFMPipeline | None = None
@@ -133,27 +133,16 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
-        record = Path(request.out, f"{vocal_name(vocal)}_take.json")
-        if drawn:
-            asked = {name: value for name, value in request.parameters.items() if name in {**OPTIONS, **MIX_OPTIONS}}
-            take = {"vocal": vocal, "model": request.model, **asked}
-            write_json(record, take)
-        else:
-            # of an earlier song
-            record.unlink(missing_ok=True)
+        sheet = request.parameters["lead_sheet"]
+        take = {"vocal": vocal, "model": request.model, **request.parameters, "lead_sheet": sheet and sheet.to_dict()}
+        write_json(Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json"), take)
     raise typer.Exit(1 if failed else 0)
 
 
 def _loaded(request: Request) -> HAFMPipeline:
     """The pipeline of a request; raises HAFMCommandError where its model cannot do what is asked for."""
-    from ..accompaniment.options import GenerationOptions
-
     pipeline = load_pipeline(request.model, request.device, request.dtype)
-    try:
-        asked = {name: value for name, value in request.parameters.items() if name in OPTIONS}
-        pipeline.model.check_streams(GenerationOptions.of(given=asked))
-    except ValueError as error:
-        raise HAFMCommandError(str(error)) from error
+    request.check(pipeline.model)
     return pipeline
 
 
@@ -174,8 +163,9 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     seconds = lines[0]["seconds"]
     timing = {"elapsed_seconds": elapsed, "real_time_factor": elapsed / (seconds * len(lines))}
     if request.as_json:
-        for line in lines:
-            typer.echo(json.dumps(line | timing))
+        for line, song in zip(lines, songs, strict=True):
+            known = {"vocal_start": song["vocal_start"], "style": song["lead_sheet"].style}
+            typer.echo(json.dumps(line | known | timing))
         return
     speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
     styles = [song["lead_sheet"].style for song in songs if isinstance(song["lead_sheet"].style, str)]

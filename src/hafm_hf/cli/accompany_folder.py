@@ -31,6 +31,7 @@ from ..corpus.locks import locked
 from ..corpus.plan import PLAN_FILE, check_same_options
 from ..corpus.tracks import SCAN_THREADS, HAFMCorpusError, display_name, find_audio, hash_files, stamp_files
 from .console import HAFMCommandError, first_line, loading, model_folder, progress_bars, report_error, stderr, stdout
+from .info import without_weights
 from .options import Outcome, Request, load_pipeline, torch_device
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def accompany_folder(request: Request, batch_size: int, engine: Mapping[str, Any
     Raises:
         HAFMCorpusError, HAFMJobError: nothing could be done; what was finished is kept.
     """
+    with loading(request.model):
+        bare = without_weights(model_folder(request.model))
+    # before the options are kept for the next run
+    request.check(bare)
     done, errors = 0, {}
     with progress_bars(quiet=request.as_json) as bars:
         task = bars.add_task("looking for vocals", total=None)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import loading, model_folder, print_table, stdout
 from .options import AsJson
+
+if TYPE_CHECKING:
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
 
 def info(
@@ -49,18 +52,11 @@ def describe_model(model: str | None) -> dict[str, Any]:
         OSError: there is no such model.
     """
     folder = model_folder(model)
-    import torch
-
-    from ..accompaniment.configuration_accompaniment import HAFMConfig
-    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.parts import part_classes
     from ..tokenizers.configuration_codec import codec_format
 
-    config = HAFMConfig.from_pretrained(folder)
-    # on the meta device a model has shapes but no memory: the paper's size is counted in seconds
-    with torch.device("meta"):
-        composite = HAFMForVocalAccompaniment(config)
-    counts = composite.parameter_counts()
+    composite = without_weights(folder)
+    config, counts = composite.config, composite.parameter_counts()
     parts = {}
     for name in part_classes(config):
         described = config.describe_part(name)
@@ -73,6 +69,18 @@ def describe_model(model: str | None) -> dict[str, Any]:
         "styles": composite.styles,
         "parts": parts,
     }
+
+
+def without_weights(folder: Path) -> HAFMForVocalAccompaniment:
+    """A composite of the shapes that a folder's configurations say, without memory: the paper's size takes seconds."""
+    import torch
+
+    from ..accompaniment.configuration_accompaniment import HAFMConfig
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+
+    config = HAFMConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        return HAFMForVocalAccompaniment(config)
 
 
 def _bytes_in(folder: Path) -> int:

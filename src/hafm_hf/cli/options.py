@@ -17,11 +17,12 @@ import soundfile
 import typer
 
 from .. import audio
-from ..accompaniment.options import MIX_OPTIONS, Option
+from ..accompaniment.options import MIX_OPTIONS, OPTIONS, GenerationOptions, Option
 from ..lead_sheet.vocabulary import STEMS
 from .console import HAFMCommandError, loading, report_error
 
 if TYPE_CHECKING:
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
     from ..accompaniment.pipeline_hafm import HAFMPipeline
     from ..lead_sheet.lead_sheet import LeadSheet
 
@@ -93,6 +94,14 @@ class Request:
         songs = [name] if samples == 1 else [f"{name}_{number}" for number in range(1, samples + 1)]
         parts = ("instrumental", "mix", *(STEMS if self.parameters.get("stems") else ()))
         return [{part: Path(self.out, f"{song}_{part}.{self.file_format}") for part in parts} for song in songs]
+
+    def check(self, model: HAFMForVocalAccompaniment) -> None:
+        """Raises HAFMCommandError where a model, whose weights it doesn't need, cannot do what is asked for."""
+        asked = {name: value for name, value in self.parameters.items() if name in OPTIONS}
+        try:
+            model.check_streams(GenerationOptions.of(given=asked))
+        except ValueError as error:
+            raise HAFMCommandError(str(error)) from error
 
 
 @dataclass(frozen=True)

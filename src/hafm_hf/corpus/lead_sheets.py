@@ -13,12 +13,13 @@ LABELS, ESTIMATE = "labels", "estimate"
 
 
 def labelled_lead_sheet(labels: Mapping[str, object]) -> LeadSheet:
-    """The lead sheet of a song's labels.json: `beats`, `downbeats`, `chords`, `key`, `sections`, `style`.
+    """The lead sheet of a song's labels.json: `beats`, `downbeats` or `beats_per_bar` and
+    `downbeat`, `chords`, `key`, `sections`, `style`.
 
     Raises:
         ValueError: they make no sense.
     """
-    names = ("beats", "chords", "key", "sections", "style")
+    names = ("beats", "beats_per_bar", "downbeat", "chords", "key", "sections", "style")
     known = {name: labels[name] for name in names if labels.get(name)}
     beats, downbeats = known.get("beats"), labels.get("downbeats")
     if isinstance(beats, Sequence) and isinstance(downbeats, Sequence):

@@ -137,7 +137,9 @@ class ShardMaker:
             heard = self.transcriber.lead_sheet(with_channels(stems.instrumental, 1), stems.sampling_rate)
             sheet = styled(heard, track.style)
         if self.options.keep_audio:
-            write_stems(Path(self.options.keep_audio, track.split, track.name), stems)
+            # beside each other: the folder of a track may hold another track
+            folder = track.name.replace("/", "__").removeprefix(".") or "track"
+            write_stems(Path(self.options.keep_audio, track.split, folder), stems)
         starts, vocals, instrumentals = zip(*kept, strict=True)
         seconds, rate = bounds[0][1], stems.sampling_rate
         seeds = [noise_seed(track.content_hash, start) for start in starts]

@@ -85,6 +85,9 @@ class StemReader:
             kept = chosen_stems(files)
             if kept is not None:
                 groupings.append(Grouping(display_name(name or "."), kept))
+            elif self.options.vocal_channel:
+                # "Song - Karaoke" and the like are whole by themselves
+                singles += files.values()
             elif files:
                 missing = "a vocal" if "vocal" not in files else "an instrumental"
                 detail = f"{', '.join(sorted(files))} without {missing}"

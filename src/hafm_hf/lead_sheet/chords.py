@@ -25,15 +25,20 @@ INTERVALS = {
 }  # fmt: skip
 SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4": "sus4", "dim": "dim"}
 # as MIDI files, whose texts are Latin-1, and keys are written
-PLAIN_SIGNS = str.maketrans("♭♯−Δ", "b#-^")
+PLAIN_SIGNS = str.maketrans("♭♯−Δ∆△", "b#-^^^")
 MODE = re.compile(r"\s*:?\s*(maj|min)(?:or)?$", re.IGNORECASE)
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
-# root, Harte's colon, quality; a bass behind a stroke changes nothing
-CHORD = re.compile(r"([A-G])([#b♯♭]*):?([^/\s]*)(?:/\S+)?")
-# of Harte's notation and of lead sheets: Cm7, C-7 with either minus, C°, Cø; not Cma7, but Cmadd9
-MINOR_THIRD = re.compile(r"min|dim|hdim|m(?!a(?!dd|ug|lt))|[-−]|°|o(?!mit)|ø")
+# root, Harte's colon, quality; a bass behind a stroke changes no class
+CHORD = re.compile(r"([A-G])([#b]*):?([^/\s]*)(/[A-G]?[#b]*\d*)?")
+# of a quality: its words, and the signs between them
+WORD = re.compile(r"maj(?:or)?|min(?:or)?|ma(?![a-z])|mi|dim|aug|sus|add|alt|omit|no|dom", re.IGNORECASE)
+SIGNS = re.compile(r"[hmMo°ø+^()*,#b\d-]*")
+MAJOR_WORD = re.compile(r"maj(?:or)?|ma(?![a-z])", re.IGNORECASE)
+MINOR_WORD = re.compile(r"^mi(?:n(?:or)?)?", re.IGNORECASE)
+# of Harte's notation and of lead sheets: Cm7, C-7, C°, Cø; not Cmaj7, but Cmadd9
+MINOR_THIRD = re.compile(r"dim|hdim|m(?!aj)|-|°|o(?!mit)|ø")
 DIMINISHED = re.compile(r"dim|°|^o(?!mit)|ø|b5")
-MAJOR_SEVENTH = re.compile(r"(?:maj?|M)(?:7|9|11|13)|Δ|\^")
+MAJOR_SEVENTH = re.compile(r"(?:maj|M)(?:7|9|11|13)|\^")
 ADDED = re.compile(r"add\(?[#b]?\d+|omit\d|\(.*?\)")
 SEVENTH = re.compile(r"(?<!\d)(?:7|9|11|13)")
 # Krumhansl and Kessler (1982): how well each pitch class fits a major and a minor key, tonic first
@@ -90,7 +95,10 @@ def key_label(key: str) -> str:
         ValueError: it is no key.
     """
     named = MODE.sub(lambda mode: f":{mode[1].lower()}", str(key).strip()).translate(PLAIN_SIGNS)
-    found = root_and_quality(named)
+    try:
+        found = root_and_quality(named)
+    except ValueError:
+        found = None
     if found is None or found[1] not in ("maj", "min"):
         raise ValueError(f"key is {key!r}; write C:maj or A:min, for example.")
     return CHORD.sub(r"\1\2:", named) + found[1]
@@ -120,20 +128,20 @@ def pitch_classes(label: str) -> tuple[int, ...]:
 
 
 def _parsed(label: str) -> tuple[int, str] | None:
-    """Pitch class of the root and the quality as written; None for no chord."""
-    written = label.strip() if isinstance(label, str) else None
+    """Pitch class of the root and the quality, its first words as Harte writes them; None for no chord."""
+    written = label.strip().translate(PLAIN_SIGNS) if isinstance(label, str) else None
     if written in NO_CHORD:
         return None
     found = None if written is None else CHORD.fullmatch(written)
-    if found is None:
+    if found is None or not SIGNS.fullmatch(WORD.sub("", found[3])):
         raise ValueError(f"{label!r} is no chord; write A:min7, Am7, Bb or N, for example.")
-    letter, accidentals, quality = found.groups()
-    pitch = NOTE_NAMES[letter] + sum(1 if sign in "#♯" else -1 for sign in accidentals)
-    return pitch % PITCH_CLASSES, quality
+    letter, accidentals, quality, _ = found.groups()
+    pitch = NOTE_NAMES[letter] + sum(1 if sign == "#" else -1 for sign in accidentals)
+    return pitch % PITCH_CLASSES, MAJOR_WORD.sub("maj", MINOR_WORD.sub("min", quality))
 
 
 def _nearest_quality(quality: str) -> str:
-    """Of a quality as written; what is added to a triad or to a seventh chord changes nothing."""
+    """Of a quality as `_parsed` gives it; what is added to a triad or to a seventh chord changes nothing."""
     plain = ADDED.sub("", quality)
     major_seventh = bool(MAJOR_SEVENTH.search(plain))
     seventh = bool(SEVENTH.search(plain)) and not major_seventh

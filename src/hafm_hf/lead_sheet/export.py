@@ -83,10 +83,15 @@ def _signatures(chart: Chart) -> list[Any]:
 def _chord_symbol(label: str) -> Any:
     from music21 import harmony
 
-    found, written = root_and_quality(label), CHORD.fullmatch(label.strip())
+    found, written = root_and_quality(label), CHORD.fullmatch(label.strip().translate(PLAIN_SIGNS))
     if found is None or written is None:
         return harmony.NoChord("N.C.")
-    return harmony.ChordSymbol(root=_accidentals("".join(written.groups()[:2])), kind=KINDS[found[1]])
+    root, signs, quality, bass = written.groups()
+    # a bass may be counted from the root, too
+    named = {"bass": _accidentals(bass[1:])} if bass and CHORD.fullmatch(bass[1:]) else {}
+    symbol = harmony.ChordSymbol(root=_accidentals(root + signs), kind=KINDS[found[1]], **named)
+    symbol.chordKindStr = quality
+    return symbol
 
 
 def _accidentals(root: str) -> str:
@@ -155,8 +160,7 @@ def _chord_events(chart: Chart) -> list[Event]:
     events: list[Event] = []
     for start, stop, label in chart.sheet.chords:
         first = chart.quarters(max(start, 0.0))
-        plain = label.translate(PLAIN_SIGNS).encode("latin-1", "replace").decode("latin-1")
-        events.append((first, 1, "text", {"text": plain}))
+        events.append((first, 1, "text", {"text": label.translate(PLAIN_SIGNS)}))
         for pitch in pitch_classes(label):
             events += _sounding(first, chart.quarters(stop), CHORD_OCTAVE + pitch, 0, CHORD_VELOCITY)
     return events

@@ -9,6 +9,7 @@ commas; empty lines and those that begin with # are skipped.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,8 +114,11 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     known: dict[str, Any] = {"beats": [second for second, _ in lines]}
     counted = [int(number) for _, number in lines if number.isdigit()]
     # another second column says something else
-    if len(counted) == len(lines) and 1 in counted and max(counted) in METRES:
-        known |= {"beats_per_bar": max(counted), "downbeat": counted.index(1)}
+    if len(counted) == len(lines) and {1, 2} <= {*counted}:
+        metre, first = max(counted), counted.index(1)
+        if metre not in METRES or any((at - first - number + 1) % metre for at, number in enumerate(counted)):
+            raise ValueError(f"{path} counts bars that are not all of 3 or all of 4 beats; leave the numbers out.")
+        known |= {"beats_per_bar": metre, "downbeat": first}
     return known
 
 
@@ -199,7 +203,8 @@ def _read(
     """
     found: list[T] = []
     for number, line in enumerate(_text(path, wanted).splitlines(), start=1):
-        words = line.replace(",", " ").split()[:count]
+        # a chord's own commas stand in brackets
+        words = re.sub(r",(?![^(]*\))", " ", line).split()[:count]
         if not words or words[0].startswith("#"):
             continue
         try:

@@ -31,6 +31,7 @@ CONFIG_CHECKS: dict[type[PreTrainedConfig], Callable[[Any], None]] = {}
 # as `sha256sum` writes it, so that `sha256sum -c SHA256SUMS` checks a model without us
 SUMS_FILE = "SHA256SUMS"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 PLAIN_NAME = re.compile(r"[\w][\w.-]*\.safetensors")
 # a configuration may ask for a little more than a file holds: older files name weights otherwise, and some are made
 SPARE_FACTOR, SPARE_VALUES = 1.5, 1_000_000
@@ -115,7 +116,7 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
     if not issubclass(model_class, SafeLoadingMixin):
         check_checkpoint(model_class, source, **options)
     model, info = model_class.from_pretrained(source, output_loading_info=True, **{**options, "use_safetensors": True})
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+    for kind in LOADING_FAULTS:
         if info.get(kind):
             keys = ", ".join(sorted(map(str, info[kind])))
             raise ValueError(
