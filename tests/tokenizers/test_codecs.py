@@ -199,7 +199,7 @@ def test_rates_that_are_no_whole_number_of_frames_are_retuned_or_refused() -> No
         codec_format(EncodecConfig(upsampling_ratios=[8, 5, 4, 7]))
     with pytest.raises(ValueError, match="normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz"):
         as_codec(EncodecModel(EncodecConfig(chunk_length_s=1.0)))
-    with pytest.raises(ValueError, match="type 'mimi' is not known; choose one of encodec, dac and hafm_spectral"):
+    with pytest.raises(ValueError, match="type 'mimi' is not known; choose encodec, dac or hafm_spectral"):
         as_codec(types.SimpleNamespace(config=MimiConfig()))  # type: ignore[arg-type]
 
 

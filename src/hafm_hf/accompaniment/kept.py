@@ -39,9 +39,7 @@ class KeptInstrumental:
             raise ValueError("Say which spans of the instrumental to keep, in seconds: keep=[(0.0, 12.5)].")
         for start, stop in spans:
             if not (0 <= start < min(stop, seconds) and stop <= seconds + 1e-3):
-                raise ValueError(
-                    f"The span {start} to {stop} s does not lie within the instrumental of {seconds:.2f} s."
-                )
+                raise ValueError(f"The span {start} to {stop} s is not within the instrumental of {seconds:.2f} s.")
             if start >= vocal_seconds:
                 raise ValueError(f"The span {start} to {stop} s begins when the vocal has ended; leave it out.")
         self.spans = _joined([(start, min(stop, seconds)) for start, stop in spans])

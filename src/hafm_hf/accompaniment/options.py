@@ -126,16 +126,12 @@ class GenerationOptions(_Options):
     """
 
     num_samples: int = option(1, "Instrumentals per vocal.", "Variations", least=1, most=64)
-    seed: int | None = option(
-        None, "The same seed gives the same music; drawn if not given.", "Seed", least=0, most=MAX_SEED
-    )
+    seed: int | None = option(None, "Same seed, same music; drawn if not given.", "Seed", least=0, most=MAX_SEED)
     guidance_scale: float | None = option(
         None, f"How strictly to follow the voice, {OF_EVERY_STAGE}.", "Guidance scale", least=0.0
     )
     temperature: float | None = option(None, f"Sampling temperature, {OF_EVERY_STAGE}.", "Temperature", least=0.01)
-    top_k: int | None = option(
-        None, f"Sample among the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0
-    )
+    top_k: int | None = option(None, f"Of the K likeliest codes, 0 for all, {OF_EVERY_STAGE}.", "Top-k", least=0)
     style: str | None = option(
         None, "Style, e.g. folk (see `hafm info`); the model's choice if not given.", "Style", streams=("style",)
     )
@@ -174,9 +170,7 @@ class MixOptions(_Options):
     """
 
     vocal_gain_db: float = option(0.0, "Gain of the voice in the mix, in dB.", "Voice", least=-96.0, most=48.0)
-    instrumental_gain_db: float = option(
-        0.0, "Gain of the instrumental in the mix, in dB.", "Band", least=-96.0, most=48.0
-    )
+    instrumental_gain_db: float = option(0.0, "Gain of the instrumental, in dB.", "Band", least=-96.0, most=48.0)
     balance: float | str | None = option(
         None,
         f"Loudness of the voice above the instrumental in LU; auto: {MEDIAN_BALANCE:g}, the median of songs.",

@@ -107,7 +107,7 @@ def _frames_to_read(file: soundfile.SoundFile, name: str, seconds: float | None,
     """How many frames of a file are wanted, by what its header declares; HAFMAudioError where it is too much."""
     frames, rate = file.frames, file.samplerate
     if frames == UNKNOWN_LENGTH:
-        raise HAFMAudioError(f"{name} does not say how long it is, like any FLAC out of a pipe; save it as a file again.")
+        raise HAFMAudioError(f"{name} does not say how long it is, like FLAC out of a pipe; save it again as a file.")
     if seconds is None or seconds > max_seconds:
         check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)
     else:
@@ -300,9 +300,7 @@ def _check_values(samples: Samples, name: str) -> None:
     if not math.isfinite(peak):
         raise HAFMAudioError(f"{name} has NaN or infinite samples; export it again, as 16-bit WAV for example.")
     if peak > HEADROOM:
-        raise HAFMAudioError(
-            f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its own full scale first."
-        )
+        raise HAFMAudioError(f"{name} reaches {peak:.3g}, where full scale is 1; divide it by its full scale first.")
 
 
 def check_is_array(samples: Any, name: str = "the vocal") -> None:

@@ -197,9 +197,7 @@ def model_fingerprint(model: str | None) -> str:
     """SHA-256 over the configurations and weights of a model: folder or hub id, the bundled hafm-tiny if None."""
     with loading(model):
         folder = model_folder(model)
-        files = [
-            str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")
-        ]
+        files = [str(one.relative_to(folder)) for one in folder.rglob("*") if one.suffix in (".json", ".safetensors")]
         return hash_files(folder, dict(zip(files, files, strict=True)))
 
 

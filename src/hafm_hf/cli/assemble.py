@@ -23,9 +23,7 @@ def assemble(
     fine: Annotated[str | None, basic(help="Folder or hub id; without it, the coarse codebooks are all.")] = None,
     listener: Annotated[str | None, basic(help="Folder or hub id of an optional listener, for lead sheets.")] = None,
     separator: Annotated[str | None, basic(help="Folder or hub id of an optional separator, for stems.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], advanced(help="What the stages are stored in.")
-    ] = "bfloat16",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], advanced(help="Of the stored stages.")] = "bfloat16",
 ) -> None:
     """Joins a semantic tokenizer, the stages and a codec into one model for --model."""
     from ..accompaniment.assemble import assemble_composite

@@ -31,9 +31,7 @@ class SetFlags:
     separation: Annotated[
         str, advanced(help="Of --protocol: demucs, none, or a command that writes the vocals of {mix} into {folder}.")
     ] = "audio-separator"
-    pairs: Annotated[
-        Path | None, basic(help="Folder of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)
-    ] = None
+    pairs: Annotated[Path | None, basic(help="Of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)] = None
     karaoke: Annotated[
         Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
     ] = None

@@ -57,9 +57,7 @@ Seconds = Annotated[float | None, basic(min=0.01, help="Use only this much from 
 DeviceName = Annotated[Device, advanced(help="Where the model runs.")]
 Tempo = Annotated[float | None, sheet(help="Beats per minute of a take recorded to a click; estimated if not given.")]
 Beats = Annotated[Path | None, sheet(help="File with the beats, one time in seconds per line.", dir_okay=False)]
-Chords = Annotated[
-    str | None, sheet(help="File with START STOP LABEL per line; or the chords bar by bar: 'C | Am | F G'.")
-]
+Chords = Annotated[str | None, sheet(help="File of lines START STOP LABEL, or the chords by the bar: 'C | Am | F G'.")]
 
 
 @dataclass

@@ -48,9 +48,7 @@ class SplitFlags:
     ] = "hash"
     validation: Annotated[float, basic(min=0, max=1, help="Share of tracks for validation, by hash.")] = 0.05
     test: Annotated[float, basic(min=0, max=1, help="Share of tracks for testing, by hash.")] = 0.05
-    artist_pattern: Annotated[
-        str, advanced(help="Regular expression whose first group is the artist in a track's path.")
-    ] = ""
+    artist_pattern: Annotated[str, advanced(help="Regular expression whose first group is the artist of a path.")] = ""
 
 
 @grouped
@@ -63,9 +61,7 @@ def prepare(
     vocal_channel: VocalChannel = None,
     segment_seconds: Annotated[float, basic(min=0.04, help="Longest segment; each is a row.")] = 30.0,
     min_seconds: Annotated[float, advanced(min=0.04, help="Drop tracks that are shorter.")] = 3.0,
-    min_instrumental_db: Annotated[
-        float, advanced(help="Drop segments whose instrumental is quieter, in dB RMS.")
-    ] = -25.0,
+    min_instrumental_db: Annotated[float, advanced(help="Drop segments whose band is quieter, in dB RMS.")] = -25.0,
     licence: Annotated[str, basic(help="Of tracks whose files state none.")] = "",
     lead_sheet: Annotated[
         Literal["labels", "estimate", "none"], basic(help="Of labels.json, or estimated from the accompaniment.")

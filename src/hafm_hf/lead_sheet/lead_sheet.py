@@ -130,9 +130,7 @@ class LeadSheet:
         if self.tempo is not None and not isinstance(self.tempo, Real):
             raise ValueError(f"tempo is {self.tempo!r}; it must be a number, of beats a minute.")
         if self.tempo is not None and not slowest <= self.tempo <= fastest:
-            raise ValueError(
-                f"tempo is {self.tempo:g}; halve or double it: {slowest:g} to {fastest:g} beats a minute."
-            )
+            raise ValueError(f"tempo is {self.tempo:g}; halve or double it: {slowest:g} to {fastest:g} BPM.")
         if self.tempo is not None and self.beats is not None:
             raise ValueError("beats say the tempo themselves; leave tempo out.")
         if self.beats is not None:

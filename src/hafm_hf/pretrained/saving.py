@@ -107,9 +107,8 @@ class HAFMHubMixin(SafeLoadingMixin):
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         card = card or self._existing_card(api, repo_id, revision) or model_card(model, repo_id)
-        card.data["tags"] = list(
-            dict.fromkeys([*(card.data.get("tags") or []), *(model.model_tags or []), *(tags or [])])
-        )
+        known = (card.data.get("tags"), model.model_tags, tags)
+        card.data["tags"] = list(dict.fromkeys(tag for each in known for tag in each or ()))
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             write_checksums(folder)

@@ -152,9 +152,7 @@ def codec_format(config: PreTrainedConfig) -> CodecFormat:
         codebooks, channels = (config.num_quantizers, config.audio_channels) if encodec else (config.n_codebooks, 1)
     rate = round(config.sampling_rate / hop) * hop
     if abs(rate / config.sampling_rate - 1) > MAX_RETUNING:
-        raise ValueError(
-            f"The codec's {config.sampling_rate} Hz are no whole number of frames of {hop} samples a second."
-        )
+        raise ValueError(f"The codec's {config.sampling_rate} Hz are no whole number of frames of {hop} samples.")
     return CodecFormat(rate, hop, codebooks, config.codebook_size, channels)
 
 
@@ -187,9 +185,7 @@ def check_codec_config(config: PreTrainedConfig) -> None:
 
 def _check_codec_family(config: PreTrainedConfig) -> None:
     if not isinstance(config, EncodecConfig | DacConfig | HAFMSpectralConfig):
-        raise ValueError(
-            f"A codec of type {config.model_type!r} is not known; choose one of encodec, dac and hafm_spectral."
-        )
+        raise ValueError(f"A codec of type {config.model_type!r} is not known; choose encodec, dac or hafm_spectral.")
 
 
 def _check_encodec(config: EncodecConfig) -> None:
@@ -201,9 +197,7 @@ def _check_encodec(config: EncodecConfig) -> None:
     if not config.target_bandwidths or not all(0 < each < math.inf for each in config.target_bandwidths):
         raise ValueError(f"The codec's target_bandwidths are {config.target_bandwidths}; they must be positive.")
     if config.chunk_length_s is not None or config.normalize or config.norm_type != "weight_norm":
-        raise ValueError(
-            "The codec normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz instead."
-        )
+        raise ValueError("The codec normalises chunks, as EnCodec at 48 kHz does; use EnCodec at 24 or 32 kHz.")
 
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:

@@ -246,9 +246,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
     def _place(self, descriptors: torch.Tensor | None, lead_sheet: LeadSheet | None = None) -> torch.Tensor:
         """Where the rhythm network places descriptors (float [..., T, 10]) in the beat: float32 [rows, T, 4]."""
         if descriptors is None:
-            raise ValueError(
-                "This tokenizer estimates the beat from descriptors of the vocal: pass those of `describe`."
-            )
+            raise ValueError("This tokenizer estimates the beat from descriptors of the vocal: pass `describe`'s.")
         rows = descriptors.view(-1, *descriptors.shape[-2:])
         place = self.rhythm.place(rows.to(self.rhythm.head.weight.dtype))
         if self.config.beat_line and place.numel():
