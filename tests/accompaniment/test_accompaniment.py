@@ -142,9 +142,7 @@ def test_progress_counts_every_stage_to_its_total(composite: Composite) -> None:
         assert sorted(set(dones)) == list(range(0 if stage == "semantic" else 1, dones[-1] + 1))
 
 
-def test_guidance_temperature_and_top_k_reach_the_stages(
-    composite: Composite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_guidance_temperature_and_top_k_reach_stages(composite: Composite, monkeypatch: pytest.MonkeyPatch) -> None:
     # without noise the vocal's tokens are the same for every seed
     monkeypatch.setattr(composite.semantic_tokenizer.config, "noise_std", 0.0)
     greedy = [composite.generate(voice(0.5), CODEC_RATE, seed=seed, top_k=1) for seed in (1, 2)]
@@ -182,9 +180,7 @@ def test_repository_has_a_folder_for_each_part_and_only_safetensors(composite: C
     assert torch.equal(stage.heads.weight, composite.coarse.heads.weight)
 
 
-def test_processes_beside_the_main_one_write_no_files_and_no_other_weights(
-    composite: Composite, tmp_path: Path
-) -> None:
+def test_processes_beside_the_main_one_write_no_files_nor_other_weights(composite: Composite, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="load the state_dict with load_state_dict first"):
         composite.save_pretrained(tmp_path, state_dict=composite.state_dict())
     composite.save_pretrained(tmp_path, is_main_process=False, push_to_hub=True)

@@ -81,9 +81,7 @@ def test_in_half_precision_a_codec_sounds_the_same_and_its_codes_are_the_same(
     assert {each.dtype for name, each in stored.items() if name.startswith("decoder.")} == {torch.float16}
 
 
-def test_two_stages_make_a_composite_and_what_every_one_has_is_asked_for(
-    parts: dict[str, str], tmp_path: Path
-) -> None:
+def test_two_stages_make_a_composite_and_what_each_has_is_asked_for(parts: dict[str, str], tmp_path: Path) -> None:
     two = {name: source for name, source in parts.items() if name != "fine"}
     assemble_composite(two, tmp_path / "model")
     assert list(HAFMForVocalAccompaniment.from_pretrained(tmp_path / "model").stages) == ["semantic", "coarse"]
@@ -155,9 +153,7 @@ def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) ->
     assert fingerprint(tokenizer) not in found
 
 
-def test_parts_with_other_vocabularies_are_refused_and_nothing_is_written(
-    parts: dict[str, str], tmp_path: Path
-) -> None:
+def test_parts_of_other_vocabularies_are_refused_and_nothing_is_written(parts: dict[str, str], tmp_path: Path) -> None:
     size = tiny_stage("semantic").config.codebook_sizes[0] + 1
     tiny_stage("semantic", codebook_sizes=[size]).save_pretrained(tmp_path / "semantic")
     named = {**parts, "semantic": tmp_path / "semantic"}

@@ -97,9 +97,7 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         (glide(), {"lead_sheet": {"chords": ["C", "G"]}}, "chords are .start s, stop s, label. each, and 'C' is none"),
     ],
 )
-def test_what_cannot_be_a_vocal_or_an_option_is_one_sentence(
-    accompany: Any, vocal: Any, options: Any, said: str
-) -> None:
+def test_what_cannot_be_a_vocal_or_option_is_one_sentence(accompany: Any, vocal: Any, options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
         accompany(vocal, **options)
     assert "\n" not in str(refused.value)

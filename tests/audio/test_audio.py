@@ -37,9 +37,7 @@ def encoded(samples: np.ndarray, rate: int = RATE, **format_options: str) -> byt
         ("MP3", "MPEG_LAYER_III", 0.1),
     ],
 )
-def test_every_format_reads_back_what_was_written(
-    tmp_path: Path, file_format: str, subtype: str, tolerance: float
-) -> None:
+def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, subtype: str, tolerance: float) -> None:
     path = tmp_path / f"vocal.{file_format.lower()}"
     path.write_bytes(encoded(tone(), format=file_format, subtype=subtype))
     samples, rate = audio.read_audio(path)

@@ -85,9 +85,7 @@ def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
 
 
 @pytest.mark.parametrize("source", ["file", "folder", "files"])
-def test_lead_sheets_are_of_one_vocal_or_of_many(
-    bundled_model: Path, voice: Path, tmp_path: Path, source: str
-) -> None:
+def test_lead_sheets_are_of_one_vocal_or_many(bundled_model: Path, voice: Path, tmp_path: Path, source: str) -> None:
     songs = tmp_path / "songs"
     (songs / "verse").mkdir(parents=True)
     for name in ("one", "verse/two"):
@@ -125,9 +123,7 @@ def test_a_folder_of_vocals_needs_the_core_alone(
     assert (tmp_path / "voice_mix.wav").is_file()
 
 
-def test_ctrl_c_says_how_to_go_on(
-    voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_says_what_next(voice: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -121,9 +121,7 @@ def test_kept_audio_is_a_retrieval_bank_and_the_same_corpus_again(
     }
 
 
-def test_rows_hold_what_the_models_give_for_the_same_seconds(
-    whole: Path, songs: Path, tokenizers: dict[str, Any]
-) -> None:
+def test_rows_hold_what_models_give_for_the_same_seconds(whole: Path, songs: Path, tokenizers: dict[str, Any]) -> None:
     semantic = HAFMSemanticTokenizerModel.from_pretrained(tokenizers["semantic_tokenizer"]).eval()
     codec = load_codec(tokenizers["codec"])
     rows = datasets.load_dataset("parquet", data_files=str(whole / "*.parquet"), split="train")
@@ -222,9 +220,7 @@ def test_bad_input_is_counted_named_and_skipped(tokenizers: dict[str, Any], tmp_
     assert set(rows["track"]) == {"000.wav", "odd\\n\\xff.wav"}
 
 
-def test_a_song_that_changes_while_others_are_worked_on_gives_no_row(
-    tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_song_that_changes_while_others_are_made_gives_no_row(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "songs"
     write_karaoke(folder, 6, seconds=3.0)
     options = options_for(folder, tmp_path / "corpus", tokenizers)

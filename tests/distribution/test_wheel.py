@@ -90,9 +90,7 @@ def test_the_core_alone_accompanies_on_the_command_line(core: Environment, tmp_p
     [(["info"], "hafm_hf/checkpoints/hafm-tiny"), (["lead-sheet", VOCAL, "--seconds", 4, "--json"], '"beats"')],
     ids=["info", "lead-sheet"],
 )
-def test_the_core_alone_reads_the_bundled_model(
-    core: Environment, tmp_path: Path, words: list[object], said: str
-) -> None:
+def test_the_core_reads_the_bundled_model(core: Environment, tmp_path: Path, words: list[object], said: str) -> None:
     run = core.run("hafm", *words, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert said in run.stdout.replace("\n", "")

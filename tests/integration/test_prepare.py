@@ -65,9 +65,7 @@ def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Pa
 
 
 @pytest.mark.fault("killed prepare")
-def test_two_workers_killed_and_started_again_give_the_bytes_of_one(
-    tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
+def test_two_workers_killed_and_begun_again_give_the_bytes_of_one(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     write_karaoke(tmp_path / "songs", 16, seconds=6.0)
     prepare(PrepareOptions(karaoke_options(tmp_path, "whole", tokenizers), tracks_per_shard=1))
     words = [tmp_path / "songs", tmp_path / "killed", "--vocal-channel", "right", "--tracks-per-shard", 1]

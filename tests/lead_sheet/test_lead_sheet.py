@@ -137,9 +137,7 @@ def test_the_accompaniment_plays_the_chords_that_are_known(
         pytest.xfail(f"told chords stand out by {apart:.2f}, and 0.15 is wanted")
 
 
-def test_the_band_is_on_the_beats_that_are_known(
-    bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]
-) -> None:
+def test_the_band_is_on_known_beats(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:
     """Onsets lie on the half beats of each of two takes, of which one is a sixteenth later: beside the other's."""
     samples, rate = vocal[0][: 6 * vocal[1]], vocal[1]
     for shift in (0.0, 0.15):

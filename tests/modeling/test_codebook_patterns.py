@@ -164,9 +164,7 @@ def test_prefix_is_continued_samples_are_whole_rows_and_stopping_leaves_whole_fr
 @pytest.mark.parametrize(
     ("field", "values"), [("codebook_pattern", ("flat", "delay")), ("conditioning_fusion", ("sum", "prepend"))]
 )
-def test_a_checkpoint_says_its_arrangement_and_is_loaded_with_no_other(
-    field: str, values: Any, tmp_path: Path
-) -> None:
+def test_a_checkpoint_says_its_arrangement_and_is_loaded_by_no_other(field: str, values: Any, tmp_path: Path) -> None:
     for own, other in (values, values[::-1]):
         options: dict[str, Any] = {field: own}
         stage = tiny_stage("coarse", **options)

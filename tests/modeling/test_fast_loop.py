@@ -58,9 +58,7 @@ def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, 
         ("semantic", "flat", "sum", 100, 100),
     ],
 )
-def test_scores_over_many_steps_equal_the_forward(
-    name: str, pattern: str, scheme: str, frames: int, steps: int
-) -> None:
+def test_scores_of_many_steps_equal_the_forward(name: str, pattern: str, scheme: str, frames: int, steps: int) -> None:
     stage = tiny_stage(name, codebook_pattern=pattern, **placed(scheme))
     conditioning = conditioning_for(stage, batch=2, frames=frames)
     decoder = RecordingDecoder(stage, 3.0, 0.9, 6)

@@ -90,9 +90,7 @@ def test_facts_that_the_card_cannot_state_are_refused(tmp_path: Path, facts: Any
         load_facts(tmp_path / "facts.yaml")
 
 
-def test_the_bundled_model_carries_the_card_of_its_facts_and_all_attributions(
-    bundled_model: Path, tmp_path: Path
-) -> None:
+def test_the_bundled_model_has_the_card_of_its_facts_and_all_attributions(bundled_model: Path, tmp_path: Path) -> None:
     again = tmp_path / "hafm-tiny"
     again.mkdir()
     (again / "config.json").write_bytes((bundled_model / "config.json").read_bytes())

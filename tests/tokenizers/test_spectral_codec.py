@@ -42,9 +42,7 @@ def line_excess(audio: torch.Tensor, sampling_rate: int, spacing: float) -> floa
 
 @pytest.mark.parametrize(("window", "hop", "channels"), [(1280, 320, 1), (1764, 588, 2), (96, 32, 1), (100, 40, 2)])
 @pytest.mark.parametrize("frames", [1, 2, 17])
-def test_spectra_are_of_whole_frames_and_synthesise_the_audio(
-    window: int, hop: int, channels: int, frames: int
-) -> None:
+def test_spectra_are_of_whole_frames_and_synthesise_audio(window: int, hop: int, channels: int, frames: int) -> None:
     config = HAFMSpectralConfig(window_length=window, hop_length=hop, audio_channels=channels)
     spectrum = Spectrum(config)
     audio = torch.randn(3, channels, frames * hop)
