@@ -88,9 +88,7 @@ def read_audio(
         rate = file.samplerate
         check_sampling_rate(rate, name)
         if file.channels > MAX_CHANNELS:
-            raise HAFMAudioError(
-                f"{name} has {file.channels} channels; HAFM takes at most {MAX_CHANNELS}, save it as mono."
-            )
+            raise HAFMAudioError(f"{name} has {file.channels} channels; HAFM takes {MAX_CHANNELS}, save it as mono.")
         frames = _frames_to_read(file, name, seconds, max_seconds)
         try:
             sound = _read_mono(file, frames) if mono or file.channels == 1 else file.read(frames, "float32")

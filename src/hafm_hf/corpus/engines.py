@@ -72,10 +72,8 @@ def _run_in_processes(make: Make, options: Any, jobs: Sequence[Any], workers: in
     # `make` needs, and done nothing else, spares each worker these seconds and shares their memory
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([make.__module__])
-    numbers = context.Value("i", 0)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(numbers, visible_gpus())
-    )
+    turn = context.Value("i", 0)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(turn, visible_gpus()))
     try:
         futures = [pool.submit(make, options, job) for job in jobs]
         for future in as_completed(futures):

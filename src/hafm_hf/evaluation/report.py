@@ -140,8 +140,6 @@ def as_html(report: dict[str, Any]) -> str:
     """One page of tables that needs no other file."""
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.get_template("report.html.jinja")
+    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = pages.get_template("report.html.jinja")
     return template.render(protocol=protocol_lines(report), tables=tables(report))
