@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hafm_hf import audio
-from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary, upload
+from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary
 from space.serving import REPOSITORY, Space
 from vocals import file_bytes
 
@@ -130,9 +130,7 @@ def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
     tape.evaluate("desk.stop()")
 
 
-def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(page: "Page") -> None:
-    upload(page, EXAMPLE)
-    expect(summary(page)).to_contain_text("(estimated)")
+def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(heard: "Page", page: "Page") -> None:
     strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
 
     def seconds_a_pixel() -> float:
