@@ -125,6 +125,10 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
         heard.keyboard.press("Enter")
         heard.wait_for_timeout(500)
     taps = heard.evaluate("taps")
+    # one more than the song has beats
+    heard.get_by_label("Position").fill("10")
+    expect(play).to_have_accessible_name("Play")
+    heard.locator("#timeline [data-do=tap]").press("Enter")
     heard.keyboard.press("Tab")
     heard.keyboard.press("Enter")
     expect(summary(heard)).to_contain_text("beats per minute (given)")
