@@ -61,10 +61,7 @@ export function likelyChords(key) {
 export const sameKey = (one, other) =>
   keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
 
-const told = (sheet, ...names) => ({
-  ...sheet,
-  estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)),
-});
+const told = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
 
 export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
 export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
@@ -148,8 +145,7 @@ function joined(spans) {
 }
 
 export function doubleTempo(sheet) {
-  const beats = sheet.beats.flatMap((beat, at) =>
-    at + 1 < sheet.beats.length ? [beat, (beat + sheet.beats[at + 1]) / 2] : [beat]);
+  const beats = sheet.beats.flatMap((beat, at, all) => (at + 1 < all.length ? [beat, (beat + all[at + 1]) / 2] : [beat]));
   return told({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
 }
 
@@ -178,7 +174,7 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
   const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
-  return told({ ...sheet, beats, downbeat, chords }, "beats");
+  return told({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
 }
 
 /** Which of some instants is the nearest to another one. */
@@ -191,18 +187,20 @@ export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre 
 export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
 /** The beat nearest to a second begins a bar. */
-export function setDownbeat(sheet, second) {
-  return told({ ...sheet, downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
-}
+export const setDownbeat = (sheet, second) =>
+  told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
 
-/** A lead sheet of a file's text; throws where it is none. */
+/** A lead sheet of a file's text; throws where it is none, or where the band would follow what isn't shown. */
 export function readSheet(text) {
+  let sheet;
   try {
-    const sheet = JSON.parse(text);
+    sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
     const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && [...chords, ...sections, ...form].every(([start, stop]) => start < stop);
     chords.forEach(([, , label]) => parseChord(label));
-    if (whole) return sheet;
-    throw new Error();
+    if (!whole) throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }
+  const other = ["tempo", "bars"].find((name) => sheet[name]);
+  if (other) throw new Error(`This lead sheet has ${other}; here it needs beats and chords in seconds instead.`);
+  return sheet.beats ? { ...sheet, beats_per_bar: metreOf(sheet) } : sheet;
 }

@@ -11,6 +11,7 @@ import pytest
 import listening
 from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import on_the_beat
+from hafm_hf.lead_sheet.chords import root_and_quality
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from space.browsing import EXAMPLE, chords, downloaded, expect, generated, keep_screenshot, press, summary, use_only
 from space.serving import Space
@@ -62,9 +63,10 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(heard) == corrected
-    (tmp_path / "no_sheet.json").write_text("[1, 2]")
-    heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "no_sheet.json")
-    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is not a lead sheet")
+    for text, said in (("[1, 2]", "This file is not a lead sheet"), ('{"tempo": 96}', "has tempo; here it needs")):
+        (tmp_path / "other.json").write_text(text)
+        heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "other.json")
+        expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text(said)
 
 
 def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path: Path) -> None:
@@ -201,13 +203,20 @@ def test_a_file_that_the_browser_did_not_upload_is_not_read(tmp_path: Path) -> N
             listening.uploaded(path)
 
 
-def test_chords_are_spelled_in_the_key(page: "Page") -> None:
-    module = json.dumps(f"gradio_api/file={Path(listening.__file__).parent / 'static' / 'sheet.js'}")
-    spelled = page.evaluate(
-        f"""async (labels) => {{
-            const {{ spell }} = await import(new URL({module}, document.baseURI));
-            return labels.map(each => spell(...each));
-        }}""",
-        [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]],
+def test_chords_are_spelled_in_the_key_and_sheets_are_the_servers(page: "Page") -> None:
+    path = str(Path(listening.__file__).parent / "static" / "sheet.js")
+    labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]]
+    beats, good = [0.5 * n for n in range(13)], ["A:min7", "C-7", "FΔ7", "G7(b9,#11)", "Dm(maj7)/F", "Bbno3", "A♭sus4"]
+    spelled, known, sheets = page.evaluate(
+        """async ([path, labels, names, beats]) => {
+            const sheet = await import(new URL(`gradio_api/file=${path}`, document.baseURI));
+            const known = (name) => { try { return sheet.parseChord(name); } catch { return false; } };
+            const made = [sheet.tappedBeats({ tempo: 96 }, beats, 6), sheet.setDownbeat({ beats }, 0),
+                sheet.readSheet(JSON.stringify({ beats }))];
+            return [labels.map((each) => sheet.spell(...each)), names.filter(known), JSON.parse(JSON.stringify(made))];
+        }""",
+        [path, labels, [*good, "H"], beats],
     )
-    assert spelled == ["Bb", "C#m7", "F#m", "N"]
+    assert spelled == ["Bb", "C#m7", "F#m", "N"] and known == good and all(map(root_and_quality, good))
+    # in four, as the page draws it
+    assert [LeadSheet.told(sheet).to_dict() for sheet in sheets] == [{"beats": beats, "beats_per_bar": 4}] * 3
