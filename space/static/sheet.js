@@ -4,7 +4,10 @@
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
 const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
-const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/\S+)?$/;
+const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/[A-G]?[#b♯♭]*\d*)?$/;
+// of a quality: its words, and the signs between them (chords.py)
+const WORDS = /maj(?:or)?|min(?:or)?|ma(?![a-z♭])|mi|dim|aug|sus|add|alt|omit|no|dom/gi;
+const SIGNS = /^[hmMo°ø+^()*,#b♯♭Δ∆△−\d-]*$/;
 const NONE = ["", "N", "N.C.", "NC", "X"];
 // of the keys on these tonics, which are written with flats
 const FLAT_KEYS = { maj: [5, 10, 3, 8, 1, 6], min: [2, 7, 0, 5, 10, 3] };
@@ -18,7 +21,7 @@ export function parseChord(label) {
   const written = label.trim();
   if (NONE.includes(written)) return null;
   const found = CHORD.exec(written);
-  if (!found) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
+  if (!found || !SIGNS.test(found[3].replace(WORDS, ""))) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
   const [, letter, signs, quality, bass] = found;
   const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
   return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
