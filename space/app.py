@@ -85,7 +85,7 @@ def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., lis
 
 
 def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | None:
-    """The value of the timeline: what is estimated of a voice, or {"wrong": why nothing is}; None without a voice."""
+    """The timeline's value: estimates of a voice, None without one, or {"wrong": why not, "again": if asked anew}."""
     if voice is None or (voice["shown"] and not again):
         return gr.skip() if voice else None
     voice["shown"] = True
@@ -96,7 +96,7 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
         # estimates of a state remain estimates
         return shown | {"sheet": known.to_dict()} if voice["state"] else shown
     except Exception as error:
-        return {"wrong": explain(error)}
+        return {"wrong": explain(error), "again": again}
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:

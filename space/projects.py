@@ -22,15 +22,16 @@ MOST_BYTES = 1 << 30
 
 
 def write_project(jobs: list[Job], state: Any) -> Path:
-    """Writes the voice and jobs of a state of static/page.js; a ValueError if the voice is not there."""
+    """Writes the voice and jobs of a state of static/page.js, without expired jobs; a ValueError without the voice."""
     voice = uploaded(state.get("path") if isinstance(state, dict) else None, EXAMPLES)
     path = Path(tempfile.mkdtemp(dir=JOBS)) / f"{voice.stem}_project.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("project.json", json.dumps({**state, "path": voice.name}))
         archive.write(voice, voice.name)
         for job in jobs:
-            if job.folder.name in state.get("takes", []):
-                for file in (job.folder / ABOUT, *job.sounds()):
+            files = [job.folder / ABOUT, *job.sounds()]
+            if job.folder.name in state.get("takes", []) and all(file.exists() for file in files):
+                for file in files:
                     archive.write(file, f"{job.folder.name}/{file.name}")
     return path
 

@@ -219,10 +219,15 @@ class Channel:
         loud = samples * np.float32(0.0 if self.muted else audio.decibels_to_gain(self.db))
         if not self.pan:
             return loud
-        angle = (self.pan + 1) * math.pi / 4
-        # a sound in the middle keeps its level
-        sides = np.float32(math.sqrt(2)) * np.array([math.cos(angle), math.sin(angle)], dtype=np.float32)
-        return audio.with_channels(loud, 2) * sides
+        if loud.ndim == 1:
+            angle = (self.pan + 1) * math.pi / 4
+            # a sound in the middle keeps its level
+            sides = np.float32(math.sqrt(2)) * np.array([math.cos(angle), math.sin(angle)], dtype=np.float32)
+            return audio.with_channels(loud, 2) * sides
+        # the far channel moves into the near one, as in the StereoPannerNode of Web Audio that the page plays it with
+        angle = abs(self.pan) * math.pi / 2
+        right = np.array([[math.cos(angle), math.sin(angle)], [0, 1]], dtype=np.float32)
+        return audio.with_channels(loud, 2) @ (right if self.pan > 0 else right[::-1, ::-1])
 
 
 def _number(value: Any) -> float:
@@ -259,9 +264,8 @@ def write_file(job: Job, mixer: dict[str, Any]) -> Path:
         sent = mixer.get("channels")
         sent = sent if isinstance(sent, dict) else {}
         channels = {name: Channel.of(sent.get(name)) for name in job.channels}
-        for name, channel in channels.items():
-            if name != "voice":
-                channels[name] = replace(channel, db=channel.db + job.balance)
+        for name in channels.keys() - {"voice"}:
+            channels[name] = replace(channels[name], db=channels[name].db + job.balance)
         return mix_job(job, channels, suffix, options.loudness)
     path = job.path("instrumental", suffix)
     return path if path.exists() else audio.write_audio(path, *job.read("instrumental"))

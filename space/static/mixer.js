@@ -72,7 +72,8 @@ export class Player {
     for (const [name, pieces] of Object.entries(this.sounds)) {
       const [gain, panner] = [new GainNode(ctx, { gain: 0 }), new StereoPannerNode(ctx)];
       gain.connect(panner).connect(out);
-      this.nodes[name] = { gain, panner };
+      // what is mono goes through a panner 3 dB down in the middle; takes.Channel keeps its level
+      this.nodes[name] = { gain, panner, middle: pieces[0].buffer.numberOfChannels > 1 ? 1 : Math.SQRT2 };
       for (const { buffer, at } of pieces) startBuffer(gain, buffer, zero + at, from - at);
     }
     this.settle(true);
@@ -81,15 +82,13 @@ export class Player {
   /** Makes what is heard follow what is set, at once or smoothly. */
   settle(once) {
     const balance = this.take?.balance ?? 0;
-    for (const [name, { gain, panner }] of Object.entries(this.nodes ?? {})) {
+    for (const [name, { gain, panner, middle }] of Object.entries(this.nodes ?? {})) {
       const { db, pan } = this.channels[name];
       // a band that is quieter than the voice is not raised, which might clip: the voice is lowered
       const trim = name === "voice" ? Math.min(-balance, 0) : Math.min(balance, 0);
-      // a mono sound in the middle goes through a panner 3 dB down; takes.Channel keeps its level
-      const level = this.silent(name) ? 0 : Math.SQRT2 * 10 ** ((db + trim) / 20);
+      const level = this.silent(name) ? 0 : middle * 10 ** ((db + trim) / 20);
       const now = gain.context.currentTime;
-      if (once) { gain.gain.setValueAtTime(level, now); panner.pan.setValueAtTime(pan, now); }
-      else { gain.gain.setTargetAtTime(level, now, 0.01); panner.pan.setTargetAtTime(pan, now, 0.01); }
+      for (const [each, to] of [[gain.gain, level], [panner.pan, pan]]) once ? each.setValueAtTime(to, now) : each.setTargetAtTime(to, now, 0.01);
     }
   }
 }

@@ -4,7 +4,10 @@
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
 const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
-const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/\S+)?$/;
+const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/[A-G]?[#b♯♭]*\d*)?$/;
+// of a quality: its words, and the signs between them (chords.py)
+const WORDS = /maj(?:or)?|min(?:or)?|ma(?![a-z♭])|mi|dim|aug|sus|add|alt|omit|no|dom/gi;
+const SIGNS = /^[hmMo°ø+^()*,#b♯♭Δ∆△−\d-]*$/;
 const NONE = ["", "N", "N.C.", "NC", "X"];
 // of the keys on these tonics, which are written with flats
 const FLAT_KEYS = { maj: [5, 10, 3, 8, 1, 6], min: [2, 7, 0, 5, 10, 3] };
@@ -18,7 +21,7 @@ export function parseChord(label) {
   const written = label.trim();
   if (NONE.includes(written)) return null;
   const found = CHORD.exec(written);
-  if (!found) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
+  if (!found || !SIGNS.test(found[3].replace(WORDS, ""))) throw new Error(`“${label}” is not a chord; write Am7, Bb, F#dim or N, for example.`);
   const [, letter, signs, quality, bass] = found;
   const root = [...signs].reduce((pitch, sign) => pitch + ("#♯".includes(sign) ? 1 : -1), LETTERS[letter]);
   return { root: ((root % 12) + 12) % 12, quality, bass: bass ?? "" };
@@ -61,10 +64,7 @@ export function likelyChords(key) {
 export const sameKey = (one, other) =>
   keyParts(one).tonic === keyParts(other).tonic && keyParts(one).mode === keyParts(other).mode;
 
-const told = (sheet, ...names) => ({
-  ...sheet,
-  estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)),
-});
+const told = (sheet, ...names) => ({ ...sheet, estimated: (sheet.estimated ?? []).filter((name) => !names.includes(name)) });
 
 export const metreOf = (sheet) => sheet.beats_per_bar ?? 4;
 export const tempoOf = ({ beats }) => (beats?.length > 1 ? (60 * (beats.length - 1)) / (beats.at(-1) - beats[0]) : null);
@@ -148,8 +148,7 @@ function joined(spans) {
 }
 
 export function doubleTempo(sheet) {
-  const beats = sheet.beats.flatMap((beat, at) =>
-    at + 1 < sheet.beats.length ? [beat, (beat + sheet.beats[at + 1]) / 2] : [beat]);
+  const beats = sheet.beats.flatMap((beat, at, all) => (at + 1 < all.length ? [beat, (beat + all[at + 1]) / 2] : [beat]));
   return told({ ...sheet, beats, downbeat: 2 * (sheet.downbeat ?? 0) }, "beats");
 }
 
@@ -178,7 +177,7 @@ export function withBeats(sheet, beats, seconds, downbeat = 0) {
   const edges = [0, ...beats.filter((beat) => beat > 0 && beat < seconds), seconds];
   const snap = (second) => edges[nearest(edges, second)];
   const chords = joined((sheet.chords ?? []).map(([start, stop, label]) => [snap(start), snap(stop), label]));
-  return told({ ...sheet, beats, downbeat, chords }, "beats");
+  return told({ ...sheet, tempo: undefined, beats, beats_per_bar: metreOf(sheet), downbeat, chords }, "beats");
 }
 
 /** Which of some instants is the nearest to another one. */
@@ -191,18 +190,20 @@ export const setMetre = (sheet, metre) => told({ ...sheet, beats_per_bar: metre 
 export const setKey = (sheet, key) => told({ ...sheet, key }, "key");
 
 /** The beat nearest to a second begins a bar. */
-export function setDownbeat(sheet, second) {
-  return told({ ...sheet, downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
-}
+export const setDownbeat = (sheet, second) =>
+  told({ ...sheet, beats_per_bar: metreOf(sheet), downbeat: nearest(sheet.beats, second) }, "beats_per_bar");
 
-/** A lead sheet of a file's text; throws where it is none. */
+/** A lead sheet of a file's text; throws where it is none, or where the band would follow what isn't shown. */
 export function readSheet(text) {
+  let sheet;
   try {
-    const sheet = JSON.parse(text);
+    sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
     const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && [...chords, ...sections, ...form].every(([start, stop]) => start < stop);
     chords.forEach(([, , label]) => parseChord(label));
-    if (whole) return sheet;
-    throw new Error();
+    if (!whole) throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }
+  const other = ["tempo", "bars"].find((name) => sheet[name]);
+  if (other) throw new Error(`This lead sheet has ${other}; here it needs beats and chords in seconds instead.`);
+  return sheet.beats ? { ...sheet, beats_per_bar: metreOf(sheet) } : sheet;
 }

@@ -50,10 +50,10 @@ class Timeline {
   /** What Python has sent. */
   show() {
     const value = this.props.value;
-    const there = Boolean(value?.vocal);
-    mark("full", there);
     this.refuse(value?.wrong && { message: value.wrong });
-    if (!there) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
+    if (value?.again && this.value) return this.send(); // what has been estimated before stays
+    mark("full", Boolean(value?.vocal));
+    if (!value?.vocal) { if (this.value) { desk.stop(); this.value = desk.vocal = null; this.write(".summary", ""); } return; }
     const same = this.value?.vocal === value.vocal;
     this.value = JSON.parse(JSON.stringify(value));
     [this.past, this.selection] = [same ? [...this.past, this.sheet] : [], null];
@@ -457,6 +457,7 @@ class Timeline {
   tap(event) {
     event.preventDefault();
     event.target.focus();
+    if (this.taps?.length >= LEAST_TAPS && !desk.playing) return; // one too many, after the end, erases none
     const late = (performance.now() - event.timeStamp) / 1000;
     if (!this.taps || !desk.playing) {
       this.taps = [];

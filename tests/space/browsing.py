@@ -46,11 +46,8 @@ def keep_screenshot(page: "Page", name: str) -> None:
 
 def findings(page: "Page", axe: Path) -> list[str]:
     """What axe-core calls serious or critical, once all colours have changed: rule and the elements that it found."""
-    page.evaluate(
-        """() => Promise.allSettled(
-            document.getAnimations().filter(each => each instanceof CSSTransition).map(each => each.finished)
-        )"""
-    )
+    changing = "document.getAnimations().filter(each => each instanceof CSSTransition)"
+    page.evaluate(f"Promise.allSettled({changing}.map(each => each.finished))")
     page.add_script_tag(path=axe)
     found: list[dict[str, Any]] = page.evaluate("() => axe.run().then(result => result.violations)")
     return [
@@ -132,17 +129,11 @@ def chords(page: "Page") -> list[str]:
 def tab_to(page: "Page", name: str, key: str = "Tab") -> None:
     """Presses Tab until the control whose name begins so has the focus."""
     names: list[str] = []
+    name_of = "(at) => (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || '').trim()"
     # once around the page: some 130 controls with a take in the mixer
     for _ in range(200):
         page.keyboard.press(key)
-        names.append(
-            page.evaluate(
-                """() => {
-                    const at = document.activeElement;
-                    return (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || "").trim();
-                }"""
-            )
-        )
+        names.append(page.evaluate(f"({name_of})(document.activeElement)"))
         if names[-1].startswith(name):
             return
     pytest.fail(f"{key} never reaches {name!r}: {names}")

@@ -28,17 +28,10 @@ PATIENCE_SECONDS = float(os.environ.get("HAFM_TEST_PATIENCE", "120"))
 # A vocal as long as this is generated for far longer than a test needs to see progress and to cancel.
 MAX_SECONDS = 90
 QUEUE_SIZE = 2
-BROWSER_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
+BROWSER_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+).split()
 
 
 @dataclass

@@ -93,8 +93,7 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
     stop = page.get_by_role("button", name="Stop", exact=True)
     expect(stop).to_be_visible()
     expect_heard(page, 0)
-    rock.focus()
-    page.keyboard.press("Space")
+    rock.press("Space")
     expect_heard(page, 1, "Hear rock")
     expect(stop).to_have_count(0)
     page.keyboard.press("Enter")
@@ -117,6 +116,11 @@ def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", 
     page.get_by_label("Section", exact=True).fill("Verse")
     page.get_by_label("Energy of the section").select_option("sparse")
     press(page, "Set section")
+    # an estimate that is refused leaves what there is
+    page.locator("#tempo input").fill("20")
+    page.get_by_role("button", name="Estimate again").click()
+    expect(page.locator("#timeline").get_by_role("alert")).to_contain_text("tempo is 20; halve or double it")
+    page.locator("#tempo input").fill("120")
     expect(page.locator("#timeline .sections").get_by_role("button")).to_have_text(["Verse, sparse"])
     sheet = read_lead_sheet(downloaded(page, "Save lead sheet"))
     ((start, stop, energy),) = sheet.sections

@@ -5,13 +5,15 @@ Takes of one tone each are served in place of music, and what leaves the desk is
 worklet that records the microphone.
 """
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+import takes
 from hafm_hf import audio
-from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary, upload
+from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary
 from space.serving import REPOSITORY, Space
 from vocals import file_bytes
 
@@ -41,6 +43,15 @@ RECORD = """async (folder) => {
     let out = null;
     Object.defineProperty(desk, 'out', { get: () => out, set: (node) => { out = node; node?.connect(tape); } });
 }""".replace("SECONDS", str(SECONDS))
+
+# how a steady sound of these channels is heard at a place, left and right
+PLACED = """async ([channels, pan]) => {
+    const ctx = new OfflineAudioContext(2, 128, 48000), buffer = ctx.createBuffer(channels.length, 128, 48000);
+    channels.forEach((level, side) => buffer.getChannelData(side).fill(level));
+    Object.assign(desk.mixer, { sounds: { band: [{ buffer, at: 0 }] }, channels: { band: { db: 0, pan } } });
+    desk.mixer.start(ctx.destination, 0, 0);
+    return ctx.startRendering().then((heard) => [0, 1].map((side) => heard.getChannelData(side)[64]));
+}"""
 
 
 def tone(hertz: float) -> bytes:
@@ -115,6 +126,13 @@ def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
     assert min(one, two) > 100 * np.median(spectrum)
 
 
+def test_a_mono_and_a_stereo_sound_are_heard_where_they_are_in_the_file(tape: "Page") -> None:
+    for sound, pan in product((np.array([0.3]), np.array([[0.3, 0.1]])), (-1.0, -0.4, 0.0, 0.5, 1.0)):
+        heard = tape.evaluate(PLACED, [sound.ravel().tolist(), pan])
+        placed = takes.Channel(pan=pan).place(sound.astype(np.float32))
+        np.testing.assert_allclose(heard, audio.with_channels(placed, 2)[0], atol=1e-6, err_msg=f"{sound} at {pan}")
+
+
 def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
     press(tape, "Bar 2", "Loop")
     start, stop = tape.evaluate("[desk.span.start, desk.span.stop]")
@@ -130,9 +148,7 @@ def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
     tape.evaluate("desk.stop()")
 
 
-def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(page: "Page") -> None:
-    upload(page, EXAMPLE)
-    expect(summary(page)).to_contain_text("(estimated)")
+def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(heard: "Page", page: "Page") -> None:
     strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
 
     def seconds_a_pixel() -> float:

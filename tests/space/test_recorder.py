@@ -19,7 +19,7 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.listening.pitch_line import FRAME_RATE
-from space.browsing import PHONE, announced, expect, keep_screenshot, open_page, summary, tab_to
+from space.browsing import EXAMPLE, PHONE, announced, expect, keep_screenshot, open_page, summary, tab_to
 from space.serving import Space, chromium
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 RATE, TEMPO, BEATS = 48_000, 90, 120
 # ms until a downloaded file is at its own level, by windows of the onset curve
 FADED_IN = 60
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 @pytest.fixture(scope="module")

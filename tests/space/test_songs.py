@@ -157,12 +157,15 @@ def test_only_files_of_a_take_are_written(voices: Path) -> None:
         takes.find([job], "../../etc")
 
 
-def test_an_expired_job_says_what_to_do(tmp_path: Path) -> None:
+def test_an_expired_job_says_what_to_do_and_is_left_out_of_a_project(tmp_path: Path) -> None:
     job = takes.Job(tmp_path / "gone", "song", 1, 1.0, "song.wav", 0.0)
     for read in (lambda: takes.mix_job(job, {}), lambda: takes.find([job], "gone")):
         with pytest.raises(audio.HAFMAudioError, match="generate it again"):
             read()
     assert takes.shelf([job]) == []
+    state = {"path": str(projects.EXAMPLES[0]), "takes": ["gone"]}
+    with zipfile.ZipFile(projects.write_project([job], state)) as archive:
+        assert archive.namelist() == ["project.json", projects.EXAMPLES[0].name]
 
 
 def test_seconds_make_a_long_vocal_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,9 +109,7 @@ def made_anew(heard: "Page", chords: str, seed: str) -> float:
     press(heard, "Bar 2")
     heard.locator("#timeline").get_by_role("button", name="Bar 3", exact=True).click(modifiers=["Shift"])
     bars = heard.locator("#timeline .bars li:has([aria-pressed=true])")
-    start, stop = (
-        float(bar.get_attribute(f"data-{at}") or "") for bar, at in ((bars.first, "start"), (bars.last, "stop"))
-    )
+    start, stop = bars.evaluate_all("bars => [bars[0].dataset.start, bars.at(-1).dataset.stop].map(Number)")
     heard.get_by_label("Chord", exact=True).fill("F#m")
     press(heard, "Set")
     replace.click()

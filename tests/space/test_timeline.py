@@ -11,19 +11,9 @@ import pytest
 import listening
 from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import on_the_beat
+from hafm_hf.lead_sheet.chords import root_and_quality
 from hafm_hf.lead_sheet.files import read_lead_sheet
-from space.browsing import (
-    EXAMPLE,
-    chords,
-    downloaded,
-    expect,
-    generated,
-    keep_screenshot,
-    press,
-    skip_fine,
-    summary,
-    use_only,
-)
+from space.browsing import EXAMPLE, chords, downloaded, expect, generated, keep_screenshot, press, summary, use_only
 from space.serving import Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
@@ -73,9 +63,10 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(heard) == corrected
-    (tmp_path / "no_sheet.json").write_text("[1, 2]")
-    heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "no_sheet.json")
-    expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text("This file is not a lead sheet")
+    for text, said in (("[1, 2]", "This file is not a lead sheet"), ('{"tempo": 96}', "has tempo; here it needs")):
+        (tmp_path / "other.json").write_text(text)
+        heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "other.json")
+        expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text(said)
 
 
 def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path: Path) -> None:
@@ -108,8 +99,7 @@ def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path
 
 def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> None:
     play = heard.locator("#timeline [data-do=play]")
-    play.focus()
-    heard.keyboard.press("Enter")
+    play.press("Enter")
     expect(play).to_have_accessible_name("Stop")
     heard.wait_for_function("document.querySelector('#timeline [data-set=position]').value > 0.5")
     heard.keyboard.press("Enter")
@@ -124,7 +114,6 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
         heard.keyboard.press(key)
     expect(heard.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
     chord = heard.get_by_label("Chord", exact=True)
-    chord.focus()
     chord.fill("Bbm")
     heard.keyboard.press("Enter")
     assert "B♭m" in chords(heard)
@@ -138,13 +127,15 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
         heard.keyboard.press("Enter")
         heard.wait_for_timeout(500)
     taps = heard.evaluate("taps")
+    # one more than the song has beats
+    heard.get_by_label("Position").fill("10")
+    expect(play).to_have_accessible_name("Play")
+    heard.locator("#timeline [data-do=tap]").press("Enter")
     heard.keyboard.press("Tab")
     heard.keyboard.press("Enter")
     expect(summary(heard)).to_contain_text("beats per minute (given)")
     beats = saved(heard).beats
-    assert beats is not None and 60 * (len(beats) - 1) / (beats[-1] - beats[0]) == pytest.approx(
-        60 * 6 / (taps[-1] - taps[0]), abs=6
-    )
+    assert beats is not None and 60 / np.diff(beats).mean() == pytest.approx(60 * 6 / (taps[-1] - taps[0]), abs=6)
     heard.get_by_label("Metre", exact=True).select_option("3/4")
     heard.get_by_label("Key", exact=True).select_option("D minor")
     sheet = saved(heard)
@@ -158,10 +149,10 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp
     heard.locator("#timeline .tempo").click()
     press(heard, "Half tempo")
     sheet = downloaded(heard, "Save lead sheet")
-    skip_fine(heard)
-    heard.locator("#seed input").fill("3")
     # to the end of the second bar
     use_only(heard, 5)
+    heard.get_by_label("Quick draft").check()
+    heard.locator("#seed input").fill("3")
     generated(heard)
     client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path)
     options: dict[str, Any] = {"seed": 3, "skip_fine": True, "seconds": 5.0, "api_name": "/accompany"}
@@ -212,13 +203,20 @@ def test_a_file_that_the_browser_did_not_upload_is_not_read(tmp_path: Path) -> N
             listening.uploaded(path)
 
 
-def test_chords_are_spelled_in_the_key(page: "Page") -> None:
-    module = json.dumps(f"gradio_api/file={Path(listening.__file__).parent / 'static' / 'sheet.js'}")
-    spelled = page.evaluate(
-        f"""async (labels) => {{
-            const {{ spell }} = await import(new URL({module}, document.baseURI));
-            return labels.map(each => spell(...each));
-        }}""",
-        [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]],
+def test_chords_are_spelled_in_the_key_and_sheets_are_the_servers(page: "Page") -> None:
+    path = str(Path(listening.__file__).parent / "static" / "sheet.js")
+    labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]]
+    beats, good = [0.5 * n for n in range(13)], ["A:min7", "C-7", "FΔ7", "G7(b9,#11)", "Dm(maj7)/F", "Bbno3", "A♭sus4"]
+    spelled, known, sheets = page.evaluate(
+        """async ([path, labels, names, beats]) => {
+            const sheet = await import(new URL(`gradio_api/file=${path}`, document.baseURI));
+            const known = (name) => { try { return sheet.parseChord(name); } catch { return false; } };
+            const made = [sheet.tappedBeats({ tempo: 96 }, beats, 6), sheet.setDownbeat({ beats }, 0),
+                sheet.readSheet(JSON.stringify({ beats }))];
+            return [labels.map((each) => sheet.spell(...each)), names.filter(known), JSON.parse(JSON.stringify(made))];
+        }""",
+        [path, labels, [*good, "Dogs", "Cats", "Es", "Am7x", "Am/x", "H"], beats],
     )
-    assert spelled == ["Bb", "C#m7", "F#m", "N"]
+    assert spelled == ["Bb", "C#m7", "F#m", "N"] and known == good and all(map(root_and_quality, good))
+    # in four, as the page draws it
+    assert [LeadSheet.told(sheet).to_dict() for sheet in sheets] == [{"beats": beats, "beats_per_bar": 4}] * 3
