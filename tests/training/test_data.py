@@ -102,8 +102,9 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
         assert torch.equal(sample["strangers"], again[number]["strangers"])
         assert torch.equal(sample["labels"], plain[number]["labels"])
-    with pytest.raises(ValueError, match="two tracks"):
-        TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
+    for asked in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
+        with pytest.raises(ValueError, match="of another track needs crops of two"):
+            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,9 @@ def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None) -> TokenCrops:
+def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None, stage: str = "coarse") -> TokenCrops:
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
-    return TokenCrops(corpus, info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
+    return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
 
 
 def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Path) -> None:
@@ -243,7 +244,9 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
-def test_another_voice_is_heard_where_chords_are_told(sheets_folder: Path) -> None:
+def test_another_voice_is_heard_where_chords_are_told_and_the_stage_reads_a_voice(sheets_folder: Path) -> None:
+    fine = [sheet_crops(sheets_folder, LeadSheetNoise(voice=rate), "fine") for rate in (0.0, 1.0)]
+    assert all(torch.equal(*(crops[number]["conditioning_ids"] for crops in fine)) for number in range(9))
     crops, own = sheet_crops(sheets_folder, LeadSheetNoise(voice=0.5)), sheet_crops(sheets_folder, LeadSheetNoise())
     swapped = []
     for number in range(60):

@@ -169,8 +169,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` are
-            asked of a single track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` or
+            other voices are asked of a single track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -206,9 +206,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
-        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers else None
+        self.strangers = strangers
+        # only of a stage that reads the voice can it be exchanged
+        self.other_voice = noise.voice if noise and self.streams.conditioning[0].column == "vocal_semantic" else 0.0
+        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers or self.other_voice else None
         if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
-            raise ValueError("History swap needs crops of two tracks at least; the corpus holds one.")
+            raise ValueError("History or a voice of another track needs crops of two at least; the corpus holds one.")
 
     @property
     def seconds(self) -> float:
@@ -229,10 +232,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
         return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
 
-    def stranger_of(self, number: int) -> Crop:
-        """A crop of another track than crop `number`'s: a function of (seed, number) too."""
+    def stranger_of(self, number: int, purpose: int = 2) -> Crop:
+        """A crop of another track than crop `number`'s: a function of (seed, purpose, number)."""
         assert self.track_of_row is not None
-        generator, row = np.random.default_rng((self.seed, 2, number)), self.crop_at(number).row
+        generator, row = np.random.default_rng((self.seed, purpose, number)), self.crop_at(number).row
         while True:
             other = int(generator.choice(self.slots))
             if self.track_of_row[other] != self.track_of_row[row]:
@@ -288,12 +291,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             )
         return torch.from_numpy(cut.astype(np.int64))
 
-    def _swap_voice(self, ids: torch.Tensor, generator: np.random.Generator) -> None:
-        """Puts another crop's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
-        told = dict(zip(self.config.lead_sheet_streams, ids[len(self.streams.conditioning) :], strict=True))
+    def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
+        """Puts another track's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
+        told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
-            other = self._crop_of(int(generator.choice(self.slots)), generator)
-            ids[:1] = self._cut(self.streams.conditioning[0], other, self.streams.conditioning_frame_rate)
+            voice, rate = self.streams.conditioning[0], self.streams.conditioning_frame_rate
+            ids[:1] = self._cut(voice, self.stranger_of(number, purpose=4), rate)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
@@ -302,9 +305,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
-        if self.noise is not None and generator.random() < self.noise.voice:
-            self._swap_voice(sample["conditioning_ids"], generator)
-        if self.track_of_row is not None:
+        if generator.random() < self.other_voice:
+            self._swap_voice(sample["conditioning_ids"], number)
+        if self.strangers:
             sample["strangers"] = self._targets(self.stranger_of(number))
         return sample
 
