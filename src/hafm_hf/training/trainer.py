@@ -152,7 +152,9 @@ class StageTrainer:
         """
         self.init_trackers()
         self.folder.require_shared()
-        self.resume()
+        # from a checkpoint, as `run.resume` says
+        self.progress = self.folder.load_checkpoint(self.run.resume)
+        self._began = time.monotonic()
         shown = self.accelerator.is_local_main_process
         bar = tqdm(
             total=self.run.max_steps, initial=self.progress.step, disable=not shown, mininterval=30, unit="step"
@@ -303,15 +305,6 @@ class StageTrainer:
         if self.skipped_in_a_row == 0:
             progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
             self.folder.save_checkpoint(progress)
-
-    def resume(self) -> None:
-        """Continues from a checkpoint, as `run.resume` says."""
-        if self.run.resume == "none":
-            return
-        progress = self.folder.load_checkpoint(self.run.resume)
-        if progress is not None:
-            self.progress = progress
-            self._began = time.monotonic()
 
     def finish(self, window: LossWindow) -> None:
         """Last validation, checkpoint, and the finished stage."""
