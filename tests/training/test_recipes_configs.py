@@ -83,6 +83,10 @@ def test_accelerate_configurations_name_their_processes() -> None:
         (["--optimizer", "sgd"], "choose adamw or muon"),
         (["--optimizer", "muon", "--mixed_precision", "fp16"], "cannot share a loss scale"),
         (["--history_dropout", "1.5"], "from 0 to 1"),
+        (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),
+        (["--validation_crops", "0"], "validation_crops is 0; it must be at least 1"),
+        (["--validation_batch", "0"], "validation_batch is 0; it must be at least 1"),
+        (["--max_hours", "0"], "max_hours is 0.0; it must be above 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused_before_anything_is_loaded(flags: list[str], message: str) -> None:

@@ -27,7 +27,10 @@ SHARES = (
     "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
     "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
 )  # fmt: skip
-COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
+COUNTS = (
+    "max_steps", "global_batch", "accumulation", "save_steps", "keep_checkpoints", "logging_steps", "validation_steps",
+    "validation_crops", "validation_batch",
+)  # fmt: skip
 
 
 @dataclass
@@ -77,6 +80,10 @@ class DataArguments:
     validation_batch: int = 16
     cache_dir: str | None = field(default=None, metadata={"help": "where datasets keeps its memory-mapped copy"})
     dataloader_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses counts below 1."""
+        _check_counts(self)
 
 
 @dataclass
@@ -131,9 +138,15 @@ class RunArguments:
         for name in SHARES:
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
+        _check_counts(self)
+
+
+def _check_counts(arguments: DataArguments | RunArguments) -> None:
+    for name in COUNTS:
+        if (value := getattr(arguments, name, 1)) < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
