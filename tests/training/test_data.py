@@ -137,6 +137,12 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
 
 
+def test_a_trained_stage_goes_on_with_its_own_codebooks_whatever_a_new_one_would_have(tmp_path: Path) -> None:
+    STAGE_MODELS["fine"](toy_config("fine")).save_pretrained(tmp_path)
+    stage = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, 10.0)
+    assert (stage.config.conditioning_codebook_sizes, stage.config.codebook_sizes) == ([[30] * 3], [30] * 2)
+
+
 def test_the_stage_of_a_composite_goes_on_from_its_weights(tiny_model: Path) -> None:
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     stage = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()

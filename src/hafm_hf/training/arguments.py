@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..corpus.tokens import TokenCorpusInfo
-from ..lead_sheet.lead_sheet import STREAM_SIZES
+from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
 from ..modeling.configuration_hafm import STAGES, HAFMStageConfig
 from ..modeling.modeling_hafm import STAGE_MODELS
@@ -67,6 +67,18 @@ class StageArguments:
     lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})
     lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
     lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names, and more styles than a stage can know."""
+        for what, names, known in (
+            ("stage", [self.stage], list(STAGES)),
+            ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
+            ("stream of a lead sheet", self.lead_sheet_streams, list(STREAM_SIZES)),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"{unknown[0]!r} is no {what}; choose from {', '.join(known)}.")
+        if len(self.styles) > MAX_STYLES:
+            raise ValueError(f"{len(self.styles)} styles are named; a stage knows {MAX_STYLES} at most.")
 
 
 @dataclass
@@ -187,15 +199,8 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
     """Configuration of a stage for a corpus: vocabularies and rates are the corpus's, distances are the crop's.
 
     Raises:
-        ValueError: for an unknown stage, or more codebooks than the corpus has.
+        ValueError: for more codebooks than the corpus has.
     """
-    if stage.stage not in STAGES:
-        raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
-    wanted = stage.codebook_pattern or "flat"
-    if wanted not in PATTERNS:
-        raise ValueError(f"{wanted!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
-    if unknown := [name for name in stage.lead_sheet_streams if name not in STREAM_SIZES]:
-        raise ValueError(f"There is no stream {unknown[0]!r} of a lead sheet; choose from {', '.join(STREAM_SIZES)}.")
     kind = STAGES[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks, "fine": stage.fine_codebooks}
     needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
@@ -211,10 +216,9 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         for stream in (kind.reads[0], kind.writes)
     ]
     conditioning_frames = round(crop_seconds * rates[0])
-    pattern = PATTERNS[wanted](len(target))
+    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
     prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
     sequence = prepended + pattern.slots(round(crop_seconds * rates[1]))
-    known = {name: getattr(info, name) for name in kind.tokenizers if getattr(info, name)}
     return STAGE_MODELS[kind.name].config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
@@ -223,11 +227,16 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         window_seconds=crop_seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
-        tokenizers=known,
+        tokenizers=known_tokenizers(stage, info),
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
         **asked(stage, (*ARCHITECTURE, *DROPOUTS)),
     )
+
+
+def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
+    """Fingerprints of the tokenizers whose tokens a stage learns from a corpus, where they are known."""
+    return {name: made for name in STAGES[stage.stage].tokenizers if (made := getattr(info, name))}
 
 
 def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:
