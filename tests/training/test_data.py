@@ -137,9 +137,11 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
 
 
-def test_a_trained_stage_goes_on_with_its_own_codebooks_whatever_a_new_one_would_have(tmp_path: Path) -> None:
-    STAGE_MODELS["fine"](toy_config("fine")).save_pretrained(tmp_path)
-    stage = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, 10.0)
+def test_a_trained_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path) -> None:
+    STAGE_MODELS["fine"](toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
+    stage = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None)
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    assert TokenCrops(rows, info, stage.config, None).seconds == 1.6
     assert (stage.config.conditioning_codebook_sizes, stage.config.codebook_sizes) == ([[30] * 3], [30] * 2)
 
 
@@ -181,7 +183,7 @@ def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Pat
 
 
 def test_a_corpus_shorter_than_a_crop_is_refused(corpus: Path) -> None:
-    with pytest.raises(ValueError, match=r"crop of 9.0 s; the longest has 8.00 s"):
+    with pytest.raises(ValueError, match=r"No train excerpt is as long as a crop of 9.0 s; the longest has 8.00 s"):
         make_crops(corpus, "semantic", seconds=9.0)
 
 

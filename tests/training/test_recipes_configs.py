@@ -35,7 +35,7 @@ def read(name: str) -> tuple[StageArguments, DataArguments, RunArguments, HAFMSt
 @pytest.mark.parametrize("name", list(TABLE_1))
 def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, scheme: str) -> None:
     stage, data, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
-    frames = round(data.crop_seconds * config.conditioning_frame_rate)
+    frames = round(config.window_seconds * config.conditioning_frame_rate)
     slots = config.num_conditioning_sources * frames + config.target_length(frames)
     assert stage.stage == name and config.position_scheme == scheme
     assert (run.global_batch, data.crop_seconds, run.max_steps, run.accumulation, slots) == TABLE_1[name]

@@ -86,7 +86,9 @@ class DataArguments:
     """The token corpus and how it is cut."""
 
     corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
-    crop_seconds: float = 10.0
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "length of a crop; the stage's window if not given (the paper: 10, 5 and 3 s)"}
+    )
     validation_split: str = field(default="validation", metadata={"help": "none turns validation off"})
     validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
     validation_batch: int = 16
@@ -195,8 +197,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArgume
     return stage, data, run
 
 
-def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> HAFMStageConfig:
+def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
     """Configuration of a stage for a corpus: vocabularies and rates are the corpus's, distances are the crop's.
+
+    Without `crop_seconds` they are those of the paper's window.
 
     Raises:
         ValueError: for more codebooks than the corpus has.
@@ -215,16 +219,18 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
         for stream in (kind.reads[0], kind.writes)
     ]
-    conditioning_frames = round(crop_seconds * rates[0])
+    config_class = STAGE_MODELS[kind.name].config_class
+    seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
+    conditioning_frames = round(seconds * rates[0])
     pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
     prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
-    sequence = prepended + pattern.slots(round(crop_seconds * rates[1]))
-    return STAGE_MODELS[kind.name].config_class(
+    sequence = prepended + pattern.slots(round(seconds * rates[1]))
+    return config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
         conditioning_frame_rate=rates[0],
         frame_rate=rates[1],
-        window_seconds=crop_seconds,
+        window_seconds=seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
         tokenizers=known_tokenizers(stage, info),

@@ -163,7 +163,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         corpus (datasets.Dataset): rows of the shard format, "arrow" format.
         info (TokenCorpusInfo): frame rates and vocabularies of the corpus.
         config (HAFMStageConfig): the stage; it decides the streams.
-        crop_seconds (float): length of a crop; rounded down to the common grid.
+        crop_seconds (float, *optional*): of a crop, rounded down to the common grid; the stage's window if None.
         seed (int): sample n is a function of (seed, n).
         strangers (bool): samples hold the targets of a crop of another track too.
         noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
@@ -178,7 +178,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         corpus: datasets.Dataset,
         info: TokenCorpusInfo,
         config: HAFMStageConfig,
-        crop_seconds: float,
+        crop_seconds: float | None,
         seed: int = 0,
         strangers: bool = False,
         noise: LeadSheetNoise | None = None,
@@ -189,7 +189,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             names = ", ".join(config.lead_sheet_streams)
             raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it anew.")
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
-        self.frames = math.floor(Fraction(crop_seconds).limit_denominator(10**6) / info.grid)
+        seconds = config.window_seconds if crop_seconds is None else crop_seconds
+        self.frames = math.floor(Fraction(seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
         if corpus._indices is not None:  # rows chosen by select() keep the whole table behind an index
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
@@ -197,11 +198,13 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
-            raise ValueError(f"No excerpt is as long as a crop of {crop_seconds} s; the longest has {longest:.2f} s.")
+            raise ValueError(
+                f"No {corpus.split} excerpt is as long as a crop of {seconds} s; the longest has {longest:.2f} s."
+            )
         if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
             logger.warning(
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
-                len(unused), len(counts), crop_seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
+                len(unused), len(counts), seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
         # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)

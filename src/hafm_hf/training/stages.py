@@ -19,7 +19,7 @@ from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, k
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
 
-def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> PreTrainedModel:
+def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> PreTrainedModel:
     """The stage to train.
 
     `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken.
