@@ -17,6 +17,7 @@ from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
 from hafm_hf.training.stages import make_stage
+from integration.test_train_faults import full_disk
 from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
@@ -180,6 +181,12 @@ def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Pat
     parquet.write_table(more, tmp_path / "train-00001.parquet")
     crops = make_crops(tmp_path, "coarse")
     assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
+
+
+def test_a_full_disk_of_the_cache_is_not_taken_for_damaged_shards(tmp_path: Path) -> None:
+    write_toy_corpus(tmp_path / "corpus")
+    with full_disk(20_000), pytest.raises(OSError, match=r"can't be cached in .*kept \(.*name another --cache_dir"):
+        load_token_corpus(tmp_path / "corpus", "train", tmp_path / "kept")
 
 
 def test_a_corpus_shorter_than_a_crop_is_refused(corpus: Path) -> None:

@@ -107,6 +107,7 @@ def load_token_corpus(
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
         ValueError: when a shard can't be read, or shards disagree about frame rates or vocabularies.
+        OSError: when the copy in `cache_dir` can't be written.
     """
     paths = shard_paths(folder, split)
     try:
@@ -120,9 +121,13 @@ def load_token_corpus(
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
-        broken = ", ".join(path.name for path in paths if not _can_be_read(path))
-        raise ValueError(
-            f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
+        if broken := ", ".join(path.name for path in paths if not _can_be_read(path)):
+            raise ValueError(
+                f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
+            ) from error
+        raise OSError(
+            f"{folder} can't be cached in {cache_dir or datasets.config.HF_DATASETS_CACHE} "
+            f"({error.__cause__ or error}): free some disk space there or name another --cache_dir."
         ) from error
     if len(infos) > 1:
         raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
