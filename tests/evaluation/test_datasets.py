@@ -10,6 +10,8 @@ import soundfile
 
 from hafm_hf.audio import HAFMAudioError
 from hafm_hf.evaluation import datasets
+from hafm_hf.evaluation.generating import RenderingOptions
+from hafm_hf.evaluation.run import Evaluation, evaluate
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
 
 RATE = 22050
@@ -104,6 +106,16 @@ def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path:
     found = datasets.find_outputs(tmp_path / "out", clips)
     assert (found["a@2"].start, found["a@2"].path.name) == (2.0, "a.wav")
     assert found["b@0"].start == 0.0
+
+
+@pytest.mark.parametrize("name", ["reference", "random retrieval", "silence", "checkout"])
+def test_a_system_of_the_name_of_a_baseline_or_of_the_model_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = datasets.Clip("a", "a", datasets.Part(write(tmp_path / "checkout" / "a.wav", 2)))
+    monkeypatch.chdir(tmp_path / "checkout")
+    with pytest.raises(HAFMEvaluationError, match=f"'{name}' is the model's name or a baseline's"):
+        evaluate(Evaluation((clip,), tmp_path / "out", RenderingOptions("."), {name: (Path(),)}))
 
 
 def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None:
