@@ -33,6 +33,9 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
     clips = datasets.load_pairs(tmp_path)
     assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b")]
     assert all(clip.reference is not None for clip in clips)
+    (tmp_path / "a_0" / "labels.json").write_text("[1]")
+    with pytest.raises(HAFMEvaluationError, match="labels.json is no JSON object"):
+        datasets.load_pairs(tmp_path)
 
 
 def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_path: Path) -> None:
@@ -122,8 +125,9 @@ def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None
     with pytest.raises(HAFMAudioError, match="does not exist"):
         datasets.Part(tmp_path / "nothing.wav").read()
     (tmp_path / "text.wav").write_text("not a sound")
-    with pytest.raises(HAFMAudioError, match=r"text.wav is not audio"):
-        datasets.Part(tmp_path / "text.wav").read()
+    for read in (datasets.Part(tmp_path / "text.wav").read, lambda: datasets.load_karaoke(tmp_path)):
+        with pytest.raises(HAFMAudioError, match=r"text.wav is not audio"):
+            read()
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     with pytest.raises(HAFMAudioError, match="NaN"):
         datasets.Part(tmp_path / "nan.wav").read()
