@@ -88,17 +88,15 @@ def test_accelerate_configurations_name_their_processes() -> None:
         (["--lead_sheet_streams", "mood"], "'mood' is no stream of a lead sheet; choose from chord"),
         (["--styles", *"abcdefghijklmnop"], "16 styles are named; a stage knows 15 at most"),
         (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),
-        (["--validation_crops", "0"], "validation_crops is 0; it must be at least 1"),
-        (["--validation_batch", "0"], "validation_batch is 0; it must be at least 1"),
+        *((["--" + name, "0"], f"{name} is 0; it must be") for name in ("validation_crops", "validation_batch")),
         (["--max_hours", "0"], "max_hours is 0.0; it must be above 0"),
     ],
 )
-def test_arguments_out_of_range_are_refused_before_anything_is_loaded(flags: list[str], message: str) -> None:
+def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_loaded(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
-
-
-def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

@@ -95,10 +95,6 @@ class DataArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "where datasets keeps its memory-mapped copy"})
     dataloader_workers: int = 0
 
-    def __post_init__(self) -> None:
-        """Refuses counts below 1."""
-        _check_counts(self)
-
 
 @dataclass
 class RunArguments:
@@ -154,13 +150,6 @@ class RunArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
         if self.max_hours is not None and self.max_hours <= 0:
             raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
-        _check_counts(self)
-
-
-def _check_counts(arguments: DataArguments | RunArguments) -> None:
-    for name in COUNTS:
-        if (value := getattr(arguments, name, 1)) < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -188,12 +177,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArgume
     """Reads the arguments of a stage's run.
 
     Raises:
-        ValueError: when the YAML file holds a key that is no argument, or corpus or output folder are missing.
+        ValueError: for a key in the YAML file that is no argument, no corpus or output folder, or a count below 1.
     """
     stage, data, run = parse_dataclasses((StageArguments, DataArguments, RunArguments), arguments)
     for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
         if not value:
             raise ValueError(f"Name the {name} in the YAML file or with --{name}.")
+    for name, value in {**vars(data), **vars(run)}.items():
+        if name in COUNTS and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
     return stage, data, run
 
 

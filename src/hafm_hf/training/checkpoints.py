@@ -92,7 +92,7 @@ class RunFolder:
             for old in self.checkpoints()[: -self.keep]:
                 shutil.rmtree(old)
 
-    def save_stage(self, model: PreTrainedModel, name: str) -> Path:
+    def save_stage(self, model: PreTrainedModel, name: str) -> None:
         """Saves a stage under `name` as `from_pretrained` reads it, complete or not at all.
 
         Raises:
@@ -105,7 +105,6 @@ class RunFolder:
             shutil.rmtree(temporary, ignore_errors=True)
             _whole_or_nothing(lambda: model.save_pretrained(temporary), temporary)
             replace_folder(temporary, folder)
-        return folder
 
     def load_checkpoint(self, named: str) -> RunProgress:
         """Continues from the newest checkpoint ("auto"), from a named one, or from nothing ("none").
@@ -120,7 +119,7 @@ class RunFolder:
             ValueError: when it is one of another stage or optimizer.
         """
         found = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
-        progress, last = RunProgress(), -1
+        progress = RunProgress()
         if found:
             folder = found[-1]
             if not all(gather_object([(folder / PROGRESS).is_file()])):
@@ -136,19 +135,18 @@ class RunFolder:
                 ) from error
             # micro-batches of the next step of the optimizer that are done: none, however many it may now have
             self.accelerator.step = 0
-            progress = _progress(folder)
-            last = progress.step
-            logger.info("Resumed from %s at step %d.", folder, last)
+            progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+            logger.info("Resumed from %s at step %d.", folder, progress.step)
         # not before all processes have read what is there
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._drop_behind(last)
+            self._drop_behind(progress.step if found else -1)
         return progress
 
     def _drop_behind(self, step: int) -> None:
         """Drops checkpoints and lines of metrics of later steps."""
         for path in self.checkpoints():
-            if _progress(path).step > step:
+            if json.loads((path / PROGRESS).read_text())["step"] > step:
                 shutil.rmtree(path)
         log = self.path / METRICS
         if log.is_file():
@@ -168,10 +166,6 @@ class RunFolder:
         if self.accelerator.is_main_process:
             with open(self.path / METRICS, "a") as file:
                 file.write(json.dumps(line) + "\n")
-
-
-def _progress(folder: Path) -> RunProgress:
-    return RunProgress(**json.loads((folder / PROGRESS).read_text()))
 
 
 def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:

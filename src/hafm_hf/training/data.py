@@ -203,9 +203,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
-            raise ValueError(
-                f"No {corpus.split} excerpt is as long as a crop of {seconds} s; the longest has {longest:.2f} s."
-            )
+            raise ValueError(f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s.")
         if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
             logger.warning(
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
