@@ -12,7 +12,6 @@ librosa's beats) becomes a label, so that a model can be told it.
 """
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +23,12 @@ import typer
 from numpy.typing import NDArray
 
 from hafm_hf.audio import Samples, resample
-from hafm_hf.cli.console import report_error
 from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
 from hafm_hf.listening.pitch_line import FRAME_RATE
 from hafm_hf.listening.transcription import Transcriber
+from running import run_recipe
 
 # lags that are looked for, either way; beyond half a beat another beat fits as well
 LONGEST_SECONDS = 0.25
@@ -110,8 +109,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (OSError, ValueError) as error:
-        report_error(error)
-        sys.exit(1)
+    run_recipe(lambda: typer.run(main))

@@ -16,6 +16,8 @@ import torch
 import typer
 from transformers import EncodecConfig, EncodecModel
 
+from running import run_recipe
+
 # how the original's names of weights become those of transformers: wrappers are flattened, lists are called layers
 RENAMED = (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
@@ -35,7 +37,7 @@ def convert(checkpoint: Path) -> EncodecModel:
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{checkpoint} cannot be read as a checkpoint of plain tensors.") from error
     codec = EncodecModel(EncodecConfig()).eval()
     try:
@@ -56,11 +58,8 @@ def main(
     output: Annotated[Path, typer.Argument(file_okay=False, help="Where the codec goes.")],
 ) -> None:
     """Convert CHECKPOINT into the folder OUTPUT."""
-    try:
-        convert(checkpoint).save_pretrained(output)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    convert(checkpoint).save_pretrained(output)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_recipe(lambda: typer.run(main))

@@ -14,7 +14,6 @@ import copy
 import json
 import os
 import re
-import sys
 from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,14 +25,15 @@ from tqdm import tqdm
 from transformers import HubertConfig, HubertModel
 
 from feature_clusters import Reservoir, SamplingOptions, fit_clusters, sample_features
-from hafm_hf.cli.console import report_error
 from hafm_hf.cli.options import grouped
 from hafm_hf.cli.prepare import SplitFlags, VocalChannel
 from hafm_hf.corpus.filtering import FilterOptions
 from hafm_hf.corpus.stems import StemOptions, StemReader
+from hafm_hf.corpus.tokenizing import torch_device
 from hafm_hf.corpus.tracks import SplitOptions
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel, cut_hubert_config
+from running import run_recipe
 
 SAMPLE_FILE = "sample.npz"
 # what HuBERT checkpoints hold beside the network: heads for pre-training and recognition, and the vector for masked
@@ -57,7 +57,7 @@ def main(
     ] = 200_000,
     max_tracks: Annotated[int, typer.Option(min=0, help="0 for all.")] = 1000,
     segment_seconds: Annotated[float, typer.Option(min=1.0)] = 12.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     separate: Annotated[
         bool, typer.Option(help="So many clusters for vocals and for instrumentals each, not shared.")
     ] = False,
@@ -68,7 +68,7 @@ def main(
     """Fits centroids to songs in AUDIO and saves the tokenizer."""
     torch.set_num_threads(threads)
     model = tokenizer_from_hubert(hubert, layer=layer, num_clusters=clusters, separate_centroids=separate)
-    model.to("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
+    model.to(torch_device(device))
     tokenizer.mkdir(parents=True, exist_ok=True)
     sample = tokenizer / SAMPLE_FILE
     # of one kind: vocals and instrumentals share it unless they are fitted apart
@@ -161,8 +161,4 @@ def check_loading(name: str, info: dict[str, Any], layer: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (OSError, ValueError) as error:
-        report_error(error)
-        sys.exit(1)
+    run_recipe(lambda: typer.run(main))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from hafm_hf.pretrained.loading import fingerprint
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.song_runs import SongRunArguments
@@ -48,7 +49,8 @@ class TokenizerArguments:
 
 def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str) -> Iterator[SungFrames]:
     """Songs of a split, their features from RUN/features where an earlier run has left them."""
-    folder = Path(run.out) / "features" / split
+    # another tokenizer's features are others
+    folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
     folder.mkdir(parents=True, exist_ok=True)
     for number, song in enumerate(run.songs(split, tokenizer.config.sampling_rate).songs):
         path = folder / f"{song.name}.npy"

@@ -18,6 +18,7 @@ import hafm_hf  # noqa: F401  (registers the models)
 from hafm_hf.corpus.dataset_card import dataset_card
 from hafm_hf.pretrained.model_card import CardFacts, model_card
 from hafm_hf.pretrained.saving import read_style_sounds
+from running import run_recipe
 
 
 def make_card(
@@ -56,4 +57,4 @@ def load_facts(path: str | Path) -> CardFacts:
 
 
 if __name__ == "__main__":
-    typer.run(make_card)
+    run_recipe(lambda: typer.run(make_card))

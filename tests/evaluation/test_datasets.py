@@ -10,6 +10,8 @@ import soundfile
 
 from hafm_hf.audio import HAFMAudioError
 from hafm_hf.evaluation import datasets
+from hafm_hf.evaluation.generating import RenderingOptions
+from hafm_hf.evaluation.run import Evaluation, evaluate
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
 
 RATE = 22050
@@ -31,6 +33,9 @@ def test_pairs_in_folders_and_side_by_side_are_found_with_their_songs(tmp_path: 
     clips = datasets.load_pairs(tmp_path)
     assert [(clip.name, clip.song) for clip in clips] == [("a_0", "a"), ("deep__b", "deep__b")]
     assert all(clip.reference is not None for clip in clips)
+    (tmp_path / "a_0" / "labels.json").write_text("[1]")
+    with pytest.raises(HAFMEvaluationError, match="labels.json is no JSON object"):
+        datasets.load_pairs(tmp_path)
 
 
 def test_vocals_alone_are_a_set_but_half_of_the_references_are_a_mistake(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_a_pair_ends_with_its_shorter_sound_and_unlike_lengths_are_refused(tmp_p
         datasets.cut_clips(datasets.load_pairs(tmp_path), None)
 
 
-def test_clips_are_cut_by_hop_and_spread_over_the_set(tmp_path: Path) -> None:
+def test_clips_are_cut_by_hop_spread_over_the_set_and_left_out_where_nothing_is_sung(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / name / "vocal.wav", 7)
         write(tmp_path / name / "instrumental.wav", 7)
@@ -84,12 +89,9 @@ def test_clips_are_cut_by_hop_and_spread_over_the_set(tmp_path: Path) -> None:
     assert datasets.spread(clips, None) == clips
     with pytest.raises(HAFMEvaluationError, match="cannot be cut"):
         datasets.cut_clips(clips, 2.0, 0.0)
-
-
-def test_clips_in_which_nothing_is_sung_are_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "loud" / "vocal.wav", 2)
-    write(tmp_path / "quiet" / "vocal.wav", 2, level=0.001)
-    assert [clip.name for clip in datasets.sung_clips(datasets.load_pairs(tmp_path))] == ["loud"]
+    write(tmp_path / "quiet" / "loud" / "vocal.wav", 2)
+    write(tmp_path / "quiet" / "quiet" / "vocal.wav", 2, level=0.001)
+    assert [clip.name for clip in datasets.sung_clips(datasets.load_pairs(tmp_path / "quiet"))] == ["loud"]
 
 
 def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path: Path) -> None:
@@ -106,12 +108,20 @@ def test_outputs_are_found_by_clip_or_by_song_and_missing_ones_counted(tmp_path:
     assert found["b@0"].start == 0.0
 
 
+@pytest.mark.parametrize("name", ["reference", "random retrieval", "silence", "hafm-tiny"])
+def test_a_system_of_the_name_of_a_baseline_or_of_the_model_is_refused(tmp_path: Path, name: str) -> None:
+    clip = datasets.Clip("a", "a", datasets.Part(write(tmp_path / "a.wav", 2)))
+    with pytest.raises(HAFMEvaluationError, match=f"'{name}' is the model's name or a baseline's"):
+        evaluate(Evaluation((clip,), tmp_path / "out", RenderingOptions("hafm-tiny/x/.."), {name: (Path(),)}))
+
+
 def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HAFMAudioError, match="does not exist"):
         datasets.Part(tmp_path / "nothing.wav").read()
     (tmp_path / "text.wav").write_text("not a sound")
-    with pytest.raises(HAFMAudioError, match=r"text.wav is not audio"):
-        datasets.Part(tmp_path / "text.wav").read()
+    for read in (datasets.Part(tmp_path / "text.wav").read, lambda: datasets.load_karaoke(tmp_path)):
+        with pytest.raises(HAFMAudioError, match=r"text.wav is not audio"):
+            read()
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     with pytest.raises(HAFMAudioError, match="NaN"):
         datasets.Part(tmp_path / "nan.wav").read()

@@ -73,7 +73,4 @@ def test_what_is_not_musdb18_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "test/Band - Song/bass.wav").unlink()
     with pytest.raises(HAFMEvaluationError, match="bass.wav is missing"):
         load_musdb18(tmp_path, tmp_path / "out", "none")
-
-
-def test_published_figures_are_the_papers() -> None:
     assert PUBLISHED["HAFM-Base"] == (2.08, 2.30, 0.33) and PUBLISHED["SingSong-XL"] == (1.28, 0.96, 0.32)

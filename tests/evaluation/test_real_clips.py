@@ -34,12 +34,8 @@ def test_true_accompaniments_beat_shuffled_ones_on_every_score(report: dict[str,
     assert all(score["follows"] for score in reference.values())
 
 
-@pytest.mark.parametrize("fool", FOOLS)
-def test_each_fool_is_caught(report: dict[str, Any], fool: str) -> None:
-    assert report["fools"][fool]
-
-
-def test_doubling_the_voice_wins_the_voices_scores_and_loses_the_references(report: dict[str, Any]) -> None:
+def test_fools_are_caught_and_doubling_the_voice_wins_the_voices_scores_only(report: dict[str, Any]) -> None:
+    assert all(report["fools"][fool] for fool in FOOLS)
     doubled, reference = (report["systems"][name]["scores"] for name in ("sine doubling the voice", "reference"))
     assert doubled["pitch_class_share"]["difference"] > reference["pitch_class_share"]["difference"]
     assert doubled["chord_changes_shared"]["high"] < 0.25 * reference["chord_changes_shared"]["difference"]

@@ -37,14 +37,7 @@ def test_every_score_prefers_the_true_band_to_another_songs(measured: list, scor
     assert np.mean(true) > np.mean(shuffled) + 0.1
 
 
-def test_a_score_of_the_reference_with_itself_is_one(measured: list) -> None:
-    voice, band = measured[0]
-    scores = score_pair(voice, band, band)
-    for name in ("chord_changes_shared", "onsets_shared", "beat_agreement"):
-        assert scores[name] == pytest.approx(1.0)
-
-
-def test_an_onset_stands_where_it_sounds() -> None:
+def test_an_onset_stands_where_it_sounds_and_each_beat_is_matched_once() -> None:
     clicks, ticks = np.zeros(6 * RATE, np.float32), np.arange(1, 11) / 2
     for tick in ticks:
         clicks[round(tick * RATE) :][:200] = np.sin(np.arange(200)) * np.exp(-np.arange(200) / 40)
@@ -53,9 +46,6 @@ def test_an_onset_stands_where_it_sounds() -> None:
         around = round((tick - 0.2) * FRAME_RATE)
         assert abs((around + np.argmax(curve[around:][: round(0.4 * FRAME_RATE)])) / FRAME_RATE - tick) <= 0.02
     assert np.abs(extract(clicks).beats[:, None] - ticks).min(axis=1).max() <= 0.03
-
-
-def test_each_beat_is_matched_once() -> None:
     wanted = np.arange(1.0, 9.0)
     # two beats of the accompaniment near each wanted one: half of them are too many
     doubled = np.sort(np.concatenate([wanted - 0.03, wanted + 0.03]))
@@ -121,17 +111,16 @@ def test_each_fool_fails_some_score(songs: list, measured: list, fool: str) -> N
     assert min(np.mean(values) for values in lowest.values()) < 0.25
 
 
-def test_silence_scores_zero_and_a_silent_voice_has_no_score(songs: list, measured: list) -> None:
+def test_the_reference_scores_one_silence_zero_and_a_silent_voice_has_no_score(songs: list, measured: list) -> None:
     voice, band = measured[0]
+    names, itself = ("chord_changes_shared", "onsets_shared", "beat_agreement"), score_pair(voice, band, band)
+    assert [itself[name] for name in names] == pytest.approx([1.0] * 3)
     scores = score_pair(voice, band, extract(np.zeros_like(songs[0][0])))
     assert scores == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
     nobody = extract(np.zeros_like(songs[0][0]), voice=True)
     scores = score_pair(nobody, band, band)
     assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
-
-
-def test_without_a_reference_only_scores_of_the_voice_are_told(measured: list) -> None:
-    voice, band = measured[0]
+    # without a reference only scores of the voice are told
     told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}
     assert told == {score.name for score in SCORES if not score.needs_reference}
 

@@ -22,16 +22,13 @@ def demucs_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_demucs(tmp_path_factory.mktemp("demucs"))
 
 
-def test_demucs_separates_the_same_mix_to_the_same_stems(demucs_models: Path, tmp_path: Path) -> None:
+def test_demucs_separates_equal_mixes_equally_and_names_a_missing_model(demucs_models: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "mix.wav", sing(3.0, 0), 22_050)
     options = SeparatorOptions("demucs", "tiny", str(demucs_models), "cpu")
     first, second = (make_separator(options).separate(tmp_path / "mix.wav") for _ in range(2))
     assert first.sampling_rate == RATE and abs(len(first.vocal) - 3 * RATE * RATE / 22_050) < 20
     np.testing.assert_array_equal(first.vocal, second.vocal)
     assert np.abs(first.vocal).max() > 0 and np.abs(first.vocal - first.instrumental).max() > 0
-
-
-def test_a_demucs_model_that_is_not_there_is_named(demucs_models: Path) -> None:
     with pytest.raises(HAFMCorpusError, match="model large can't be loaded from .*put its"):
         make_separator(SeparatorOptions("demucs", model="large", model_dir=str(demucs_models)))
     with pytest.raises(HAFMCorpusError, match="is no folder"):
@@ -78,7 +75,7 @@ def test_audio_separator_splits_a_mix_into_stems_that_add_up_to_it(mdx_models: P
     assert len(first.vocal) == len(mix) and np.abs(first.vocal).max() > 0.01
 
 
-def test_audio_separator_runs_where_it_is_told(mdx_models: Path) -> None:
+def test_audio_separator_runs_where_it_is_told_and_names_a_model_that_is_not_there(mdx_models: Path) -> None:
     separator: Any = make_separator(SeparatorOptions(model_dir=str(mdx_models), device="cpu"))
     assert separator.library.onnx_execution_provider == ["CPUExecutionProvider"]
     assert separator.library.torch_device == torch.device("cpu")
@@ -87,8 +84,5 @@ def test_audio_separator_runs_where_it_is_told(mdx_models: Path) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(HAFMCorpusError, match="pip install onnxruntime-gpu"):
             make_separator(SeparatorOptions(model_dir=str(mdx_models), device="cuda"))
-
-
-def test_an_mdx_model_that_is_not_there_is_named(mdx_models: Path) -> None:
     with pytest.raises(HAFMCorpusError, match="model other.onnx can't be loaded from .*download_model_only"):
         make_separator(SeparatorOptions("audio-separator", model="other.onnx", model_dir=str(mdx_models)))

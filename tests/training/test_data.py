@@ -17,6 +17,7 @@ from hafm_hf.training.arguments import StageArguments
 from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabularies, load_token_corpus, read_stream
 from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
 from hafm_hf.training.stages import make_stage
+from integration.test_train_faults import full_disk
 from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
@@ -46,23 +47,25 @@ def test_streams_of_a_crop_start_at_the_same_instant(corpus: Path) -> None:
         assert torch.equal(codes, torch.stack([(sounding * (q + 1)) % 30 for q in range(3)], dim=1))
         starts.add(crops.crop_at(number).start % 2)
     assert starts == {0, 1}  # crops begin on odd 40 ms cells too, where 75 Hz frames and 50 Hz pairs meet
+    # the fine stage reads the coarse codes of its own frames
+    fine = make_crops(corpus, "fine")
+    crop = fine.crop_at(5)
+    acoustic = read_stream(fine.corpus, crop.row, "acoustic")[:, crop.start * 3 : crop.start * 3 + 120]
+    sample = fine.read(crop)
+    assert np.array_equal(sample["conditioning_ids"], acoustic[:3])
+    assert np.array_equal(sample["labels"].view(120, 2).T, acoustic[3:])
 
 
-def test_fine_stage_reads_the_coarse_codes_of_its_own_frames(corpus: Path) -> None:
-    crops = make_crops(corpus, "fine")
-    crop = crops.crop_at(5)
-    codes = read_stream(crops.corpus, crop.row, "acoustic")[:, crop.start * 3 : crop.start * 3 + 120]
-    sample = crops.read(crop)
-    assert np.array_equal(sample["conditioning_ids"], codes[:3])
-    assert np.array_equal(sample["labels"].view(120, 2).T, codes[3:])
-
-
-def test_an_epoch_visits_excerpts_in_proportion_to_their_length(corpus: Path) -> None:
+def test_an_epoch_visits_excerpts_by_their_length_as_seed_and_number_say(corpus: Path) -> None:
     crops = make_crops(corpus, "semantic")
     rows = [crops.crop_at(number).row for number in range(len(crops))]
     assert np.bincount(rows).tolist() == (crops.cells // crops.frames).tolist()
     second = [crops.crop_at(number).row for number in range(len(crops), 2 * len(crops))]
     assert sorted(second) == sorted(rows) and second != rows
+    again, other = make_crops(corpus, "semantic"), make_crops(corpus, "semantic", seed=4)
+    _ = again[0]
+    assert all(torch.equal(crops[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
+    assert any(crops.crop_at(n) != other.crop_at(n) for n in range(5))
 
 
 def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step() -> None:
@@ -84,14 +87,6 @@ def test_any_division_of_the_global_batch_covers_the_same_samples_in_every_step(
     assert sampler.weight(3) == 3 * 5 / 12 and GlobalBatchSampler(12, 2, 0, 3).weight(2) == 1.0
 
 
-def test_samples_follow_from_seed_and_number_alone(corpus: Path) -> None:
-    first, again = make_crops(corpus, "semantic"), make_crops(corpus, "semantic")
-    other = make_crops(corpus, "semantic", seed=4)
-    _ = again[0]
-    assert all(torch.equal(first[n]["labels"], again[n]["labels"]) for n in (31, 2, 90))
-    assert any(first.crop_at(n) != other.crop_at(n) for n in range(5))
-
-
 def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpus: Path) -> None:
     rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
     crops, again = (TokenCrops(rows, info, toy_config("coarse"), 1.6, 3, strangers=True) for _ in range(2))
@@ -102,19 +97,15 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["strangers"], crops.read(stranger)["labels"])
         assert torch.equal(sample["strangers"], again[number]["strangers"])
         assert torch.equal(sample["labels"], plain[number]["labels"])
-    with pytest.raises(ValueError, match="two tracks"):
-        TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, strangers=True)
+    for asked in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
+        with pytest.raises(ValueError, match="of another track needs crops of two"):
+            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **asked)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"conditioning_codebook_sizes": [[41]]}, {"codebook_sizes": [39]}, {"frame_rate": 75}]
-)
-def test_a_stage_of_other_vocabularies_or_rates_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="tokenise the corpus again"):
-        check_vocabularies(toy_config("semantic", **changes), INFO)
-
-
-def test_a_stage_of_another_tokenizer_with_the_same_vocabulary_is_refused() -> None:
+def test_a_stage_of_other_vocabularies_rates_or_tokenizers_is_refused() -> None:
+    for changes in ({"conditioning_codebook_sizes": [[41]]}, {"codebook_sizes": [39]}, {"frame_rate": 75}):
+        with pytest.raises(ValueError, match="tokenise the corpus again"):
+            check_vocabularies(toy_config("semantic", **changes), INFO)
     corpus = dataclasses.replace(INFO, semantic_tokenizer="0123", codec="4567")
     known = {"semantic_tokenizer": "0123"}
     check_vocabularies(toy_config("semantic", tokenizers=known), corpus)
@@ -136,11 +127,16 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
     assert all(torch.equal(a, b) for a, b in zip(stage.parameters(), trained.parameters(), strict=True))
 
 
-def test_the_stage_of_a_composite_goes_on_from_its_weights(tiny_model: Path) -> None:
+def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
+    STAGE_MODELS["fine"](toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
+    stage = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None)
+    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    assert TokenCrops(rows, info, stage.config, None).seconds == 1.6
+    assert (stage.config.conditioning_codebook_sizes, stage.config.codebook_sizes) == ([[30] * 3], [30] * 2)
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
-    stage = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
+    taken = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
     published = STAGE_MODELS["coarse"].from_pretrained(tiny_model, subfolder="coarse").state_dict()
-    assert stage.keys() == published.keys() and all(torch.equal(stage[name], published[name]) for name in stage)
+    assert taken.keys() == published.keys() and all(torch.equal(taken[name], published[name]) for name in taken)
 
 
 def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(tmp_path: Path) -> None:
@@ -173,9 +169,9 @@ def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Pat
     assert len(crops.corpus) == 12 and crops[3]["labels"].shape == (360,)
 
 
-def test_a_corpus_shorter_than_a_crop_is_refused(corpus: Path) -> None:
-    with pytest.raises(ValueError, match=r"crop of 9.0 s; the longest has 8.00 s"):
-        make_crops(corpus, "semantic", seconds=9.0)
+def test_a_full_disk_of_the_cache_is_not_taken_for_damaged_shards(corpus: Path, tmp_path: Path) -> None:
+    with full_disk(20_000), pytest.raises(OSError, match=r"can't be cached in .*kept \(.*name another --cache_dir"):
+        load_token_corpus(corpus, "train", tmp_path / "kept")
 
 
 SHEET = LeadSheet(
@@ -196,12 +192,12 @@ def sheets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None) -> TokenCrops:
+def sheet_crops(folder: Path, noise: LeadSheetNoise | None = None, stage: str = "coarse") -> TokenCrops:
     corpus, info = load_token_corpus(folder, "train", cache_dir=folder / "cache")
-    return TokenCrops(corpus, info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
+    return TokenCrops(corpus, info, toy_config(stage, lead_sheet_streams=STREAMS), 1.6, 3, noise=noise)
 
 
-def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Path) -> None:
+def test_lead_sheets_of_crops_are_those_of_their_own_instants_and_must_be_there(sheets_folder: Path) -> None:
     crops = sheet_crops(sheets_folder)
     assert _parsed('{"style": [[0, 5, "jazz"], [5, 9, "folk"]]}', ("folk",)).styles == ((5, 9, "folk"),)
     whole = lead_sheet_streams(SHEET, list(STREAMS), 400, 50)
@@ -215,12 +211,9 @@ def test_lead_sheets_of_crops_are_those_of_their_own_instants(sheets_folder: Pat
         else:
             assert torch.equal(ids[2:], whole[:, 2 * crop.start : 2 * crop.start + 80])
     assert rows == {0, 1, 2}
-
-
-def test_a_stage_that_reads_lead_sheets_needs_a_corpus_with_them(corpus: Path) -> None:
-    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
+    bare = crops.corpus.remove_columns("lead_sheet")
     with pytest.raises(ValueError, match="reads chord, beat, but the corpus has no lead sheets"):
-        TokenCrops(rows.remove_columns("lead_sheet"), info, toy_config("coarse", lead_sheet_streams=STREAMS), 1.6)
+        TokenCrops(bare, INFO, crops.config, 1.6)
 
 
 def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(sheets_folder: Path) -> None:
@@ -243,7 +236,9 @@ def test_lead_sheets_are_wrong_and_left_out_at_the_rates_that_are_asked_for(shee
     assert float(left_out.all(dim=1).double().mean()) == pytest.approx(0.1 + 0.9 * 0.2**2, abs=0.03)
 
 
-def test_another_voice_is_heard_where_chords_are_told(sheets_folder: Path) -> None:
+def test_another_voice_is_heard_where_chords_are_told_and_the_stage_reads_a_voice(sheets_folder: Path) -> None:
+    fine = [sheet_crops(sheets_folder, LeadSheetNoise(voice=rate), "fine") for rate in (0.0, 1.0)]
+    assert all(torch.equal(*(crops[number]["conditioning_ids"] for crops in fine)) for number in range(9))
     crops, own = sheet_crops(sheets_folder, LeadSheetNoise(voice=0.5)), sheet_crops(sheets_folder, LeadSheetNoise())
     swapped = []
     for number in range(60):
@@ -254,7 +249,11 @@ def test_another_voice_is_heard_where_chords_are_told(sheets_folder: Path) -> No
     assert not any(other for told, other in swapped if not told)
 
 
-def test_excerpts_shorter_than_a_crop_are_named(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_excerpts_shorter_than_a_crop_are_named_and_refused_where_all_are(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match=r"No train excerpt fills a crop of 9.0 s; the longest is 8.00 s"):
+        make_crops(corpus, "semantic", seconds=9.0)
     crops = make_crops(corpus, "semantic", seconds=4.0)
     (message,) = [record.getMessage() for record in caplog.records if "shorter" in record.getMessage()]
     assert message.startswith(

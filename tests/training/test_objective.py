@@ -45,14 +45,11 @@ def test_the_expected_hidden_share_is_p_and_rates_differ_between_samples(p: floa
     assert hidden_spans(rates, 50, 7.0, generator).float().mean() == pytest.approx(p, abs=0.02)
 
 
-def test_spans_have_the_mean_length_asked_for() -> None:
+def test_spans_are_as_long_as_asked_and_a_samples_are_the_same_whatever_batch_it_is_in() -> None:
     hidden = hidden_spans(torch.full((50,), 0.5), 4000, 20.0, torch.Generator().manual_seed(0))
     changes = (hidden[:, 1:] != hidden[:, :-1]).float().mean().item()
     # a border every 20 frames, half of which lie between segments of one kind
     assert changes == pytest.approx(1 / 40, rel=0.1)
-
-
-def test_a_sample_hides_the_same_spans_whatever_batch_it_is_in() -> None:
     labels = torch.arange(3 * 200).view(3, 200)
     together = drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
     assert torch.equal(together[1:2], drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
@@ -73,16 +70,6 @@ def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() ->
     samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
     seeds = [seed for run in (0, 1) for purpose in purposes for seed in draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
-
-
-def test_losses_are_per_sample_and_codebook_in_nats() -> None:
-    logits = torch.zeros(2, 6, 8)
-    logits[1, 0::3, 5] = 50.0
-    labels = torch.full((2, 6), 5)
-    labels[0, 4] = -100
-    losses = token_losses(logits, labels, 3)
-    assert losses[0].tolist() == pytest.approx([math.log(8)] * 3)
-    assert losses[1].tolist() == pytest.approx([0.0, math.log(8), math.log(8)], abs=1e-5)
 
 
 def test_paired_losses_differ_by_conditioning_only() -> None:
@@ -114,7 +101,14 @@ def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
     assert once == pytest.approx((3.5, values.std().item() / 2)) and repeated == pytest.approx(once)
 
 
-def test_a_window_averages_finite_losses_and_says_nan_when_there_are_none() -> None:
+def test_losses_are_in_nats_by_codebook_and_a_window_averages_the_finite_ones() -> None:
+    logits = torch.zeros(2, 6, 8)
+    logits[1, 0::3, 5] = 50.0
+    labels = torch.full((2, 6), 5)
+    labels[0, 4] = -100
+    losses = token_losses(logits, labels, 3)
+    assert losses[0].tolist() == pytest.approx([math.log(8)] * 3)
+    assert losses[1].tolist() == pytest.approx([0.0, math.log(8), math.log(8)], abs=1e-5)
     accelerator, window = Accelerator(cpu=True), LossWindow()
     window.losses = [torch.tensor(value) for value in (2.0, math.nan, 4.0, math.inf)]
     assert window.metrics(accelerator)["loss"] == 3.0

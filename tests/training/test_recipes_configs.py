@@ -35,7 +35,7 @@ def read(name: str) -> tuple[StageArguments, DataArguments, RunArguments, HAFMSt
 @pytest.mark.parametrize("name", list(TABLE_1))
 def test_the_papers_stages_are_those_of_table_1_under_both_schemes(name: str, scheme: str) -> None:
     stage, data, run, config = read(f"{name}.yaml" if scheme == "index" else f"{name}-time.yaml")
-    frames = round(data.crop_seconds * config.conditioning_frame_rate)
+    frames = round(config.window_seconds * config.conditioning_frame_rate)
     slots = config.num_conditioning_sources * frames + config.target_length(frames)
     assert stage.stage == name and config.position_scheme == scheme
     assert (run.global_batch, data.crop_seconds, run.max_steps, run.accumulation, slots) == TABLE_1[name]
@@ -83,14 +83,20 @@ def test_accelerate_configurations_name_their_processes() -> None:
         (["--optimizer", "sgd"], "choose adamw or muon"),
         (["--optimizer", "muon", "--mixed_precision", "fp16"], "cannot share a loss scale"),
         (["--history_dropout", "1.5"], "from 0 to 1"),
+        (["--stage", "course"], "'course' is no stage; choose from semantic, coarse, fine"),
+        (["--codebook_pattern", "flot"], "'flot' is no codebook pattern; choose from flat, delay"),
+        (["--lead_sheet_streams", "mood"], "'mood' is no stream of a lead sheet; choose from chord"),
+        (["--styles", *"abcdefghijklmnop"], "16 styles are named; a stage knows 15 at most"),
+        (["--keep_checkpoints", "-1"], "keep_checkpoints is -1; it must be at least 1"),
+        *((["--" + name, "0"], f"{name} is 0; it must be") for name in ("validation_crops", "validation_batch")),
+        (["--max_hours", "0"], "max_hours is 0.0; it must be above 0"),
     ],
 )
-def test_arguments_out_of_range_are_refused_before_anything_is_loaded(flags: list[str], message: str) -> None:
+def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_loaded(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
-
-
-def test_an_unknown_key_in_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

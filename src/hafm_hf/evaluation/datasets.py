@@ -19,7 +19,7 @@ import soundfile
 
 from ..audio import HAFMAudioError, Samples, check_sampling_rate, source_name, to_samples
 from ..corpus.lead_sheets import labelled_lead_sheet
-from ..corpus.stems import INSTRUMENTAL_NAMES, LABELS_FILE, stem_role
+from ..corpus.stems import INSTRUMENTAL_NAMES, LABELS_FILE, LONGEST_DIFFERENCE_SECONDS, stem_role
 from ..corpus.tracks import find_audio
 from ..lead_sheet.lead_sheet import LeadSheet
 from .statistics import HAFMEvaluationError
@@ -27,8 +27,6 @@ from .statistics import HAFMEvaluationError
 # a clip counts as sung where so much of it lies above this level
 SUNG_DBFS, SUNG_SHARE = -45.0, 0.3
 LEAST_SECONDS = 1.0
-# lengths of the sounds of a pair may differ by this much before it is taken for a mistake
-LONGEST_DIFFERENCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ def _pair(folder: Path, name: str, parts: Mapping[str, Part]) -> Clip:
     if known is not None:
         try:
             song = str(json.loads(known.read_text(encoding="utf-8")).get("song", song))
-        except ValueError as error:
-            raise HAFMEvaluationError(f"{known} is not JSON ({error}).") from error
+        except (ValueError, AttributeError) as error:
+            raise HAFMEvaluationError(f"{known} is no JSON object ({error}).") from error
     return Clip(flat(name), song, parts["vocal"], parts.get("instrumental"), parts.get("separated"), known)
 
 
@@ -177,6 +175,7 @@ def load_karaoke(folder: Path) -> list[Clip]:
 
     Raises:
         HAFMEvaluationError: no audio there, or a file that is not stereo.
+        HAFMAudioError: a damaged file.
     """
     files = _audio_files(folder)
     if not files:
@@ -184,9 +183,9 @@ def load_karaoke(folder: Path) -> list[Clip]:
     clips = []
     for path in files:
         name, sound = flat(os.path.splitext(path)[0]), folder / path
-        channels = soundfile.info(sound).channels
-        if channels != 2:
-            raise HAFMEvaluationError(f"{path} has {channels} channel(s); a karaoke file has 2.")
+        with Part(sound)._open() as file:
+            if file.channels != 2:
+                raise HAFMEvaluationError(f"{path} has {file.channels} channel(s); a karaoke file has 2.")
         clips.append(Clip(name, name.rpartition("_")[0] or name, Part(sound, channel=1), Part(sound, channel=0)))
     return clips
 

@@ -17,7 +17,7 @@ from .fools import FOOLS
 from .frechet import frechet_audio_distance
 from .kernel import kernel_audio_distance, median_bandwidth
 from .measuring import REFERENCE, Measurement
-from .scores import SCORE_NAMES, SCORES, score_pair
+from .scores import SCORE_NAMES, score_pair
 from .statistics import HAFMEvaluationError, bootstrap_mean, other_song_partners
 
 # a fool is caught where all of its interval lies below this share of what the reference reaches
@@ -134,8 +134,6 @@ def describe_system(rows: Sequence[ClipScores], options: ScoringOptions) -> dict
 
 def _over_seeds(rows: list[ClipScores]) -> ClipScores:
     """The mean over seeds of one clip: intervals are over songs, and seeds of a clip are no clips of their own."""
-    if len(rows) == 1:
-        return rows[0]
 
     def mean(values: list[dict[str, float]]) -> dict[str, float]:
         return {name: _mean_of_known([each[name] for each in values]) for name in values[0]}
@@ -155,10 +153,9 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
     found: dict[str, Any] = {}
     songs = [each.song for each in measurements]
     for name in measurements[0].candidates[system].embeddings:
-        wanted = [each.candidates[REFERENCE].embeddings[name] for each in measurements if REFERENCE in each.candidates]
-        made = [each.candidates[system].embeddings[name] for each in measurements]
-        if not wanted:
-            continue
+        wanted, made = (
+            [each.candidates[which].embeddings[name] for each in measurements] for which in (REFERENCE, system)
+        )
         joined, joined_made = np.concatenate(wanted), np.concatenate(made)
         stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
         try:
@@ -204,14 +201,12 @@ def _fools(systems: dict[str, Any]) -> dict[str, list[str]]:
     if REFERENCE not in systems:
         return {}
     reached = systems[REFERENCE]["scores"]
-    caught: dict[str, list[str]] = {}
-    for fool in FOOLS:
-        if fool not in systems:
-            continue
-        caught[fool] = [
-            score.name
-            for score in SCORES
-            if score.name in reached
-            and systems[fool]["scores"][score.name]["high"] < CAUGHT_SHARE * reached[score.name]["difference"]
+    return {
+        fool: [
+            name
+            for name, found in reached.items()
+            if systems[fool]["scores"][name]["high"] < CAUGHT_SHARE * found["difference"]
         ]
-    return caught
+        for fool in FOOLS
+        if fool in systems
+    }

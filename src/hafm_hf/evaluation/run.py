@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from ..atomic_files import replacing
 from ..corpus.engines import run_on
 from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
+from .fools import FOOLS
 from .generating import RenderingOptions, render
-from .measuring import ClipJob, Measurement, MeasuringOptions, measure
+from .measuring import RANDOM, REFERENCE, RETRIEVAL, ClipJob, Measurement, MeasuringOptions, measure
 from .musdb18 import PUBLISHED
 from .protocol import ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
@@ -73,7 +75,7 @@ def evaluate(
         the report, as report.json holds it.
 
     Raises:
-        HAFMEvaluationError: no clips, a system without renderings, or an unusable sound.
+        HAFMEvaluationError: no clips, a system without renderings or of another's name, or an unusable sound.
         HAFMBusyError: another run in the folder.
     """
     if not evaluation.clips:
@@ -110,8 +112,11 @@ def evaluate(
 def _systems(evaluation: Evaluation) -> dict[str, System]:
     """What is evaluated: the model's renderings, and those of `outputs`."""
     systems: dict[str, System] = {}
+    name = _model_name(evaluation)
+    for other in evaluation.outputs:
+        if other in (name, REFERENCE, RETRIEVAL, RANDOM, *FOOLS):
+            raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
     if evaluation.generation is not None:
-        name = _model_name(evaluation)
         paired = all(clip.separated is not None for clip in evaluation.clips)
         conditions = (
             {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"} if paired else {name: "vocal"}
@@ -133,7 +138,7 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
 def _model_name(evaluation: Evaluation) -> str:
     if evaluation.generation is None:
         return ""
-    return Path(evaluation.generation.model or "hafm-tiny").name
+    return os.path.basename(os.path.abspath(evaluation.generation.model or "hafm-tiny"))
 
 
 def _protocol(evaluation: Evaluation, options: MeasuringOptions, bank: Sequence[BankItem]) -> dict[str, Any]:

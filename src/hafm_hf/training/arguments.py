@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..corpus.tokens import TokenCorpusInfo
-from ..lead_sheet.lead_sheet import STREAM_SIZES
+from ..lead_sheet.lead_sheet import MAX_STYLES, STREAM_SIZES
 from ..modeling.codebook_patterns import PATTERNS
 from ..modeling.configuration_hafm import STAGES, HAFMStageConfig
 from ..modeling.modeling_hafm import STAGE_MODELS
@@ -27,7 +27,10 @@ SHARES = (
     "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
     "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
 )  # fmt: skip
-COUNTS = ("max_steps", "global_batch", "accumulation", "save_steps", "logging_steps", "validation_steps")
+COUNTS = (
+    "max_steps", "global_batch", "accumulation", "save_steps", "keep_checkpoints", "logging_steps", "validation_steps",
+    "validation_crops", "validation_batch",
+)  # fmt: skip
 
 
 @dataclass
@@ -65,13 +68,27 @@ class StageArguments:
     lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
     lora_dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses unknown names, and more styles than a stage can know."""
+        for what, names, known in (
+            ("stage", [self.stage], list(STAGES)),
+            ("codebook pattern", [self.codebook_pattern or "flat"], list(PATTERNS)),
+            ("stream of a lead sheet", self.lead_sheet_streams, list(STREAM_SIZES)),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"{unknown[0]!r} is no {what}; choose from {', '.join(known)}.")
+        if len(self.styles) > MAX_STYLES:
+            raise ValueError(f"{len(self.styles)} styles are named; a stage knows {MAX_STYLES} at most.")
+
 
 @dataclass
 class DataArguments:
     """The token corpus and how it is cut."""
 
     corpus: str = field(default="", metadata={"help": "folder of Parquet token shards"})
-    crop_seconds: float = 10.0
+    crop_seconds: float | None = field(
+        default=None, metadata={"help": "length of a crop; the stage's window if not given (the paper: 10, 5 and 3 s)"}
+    )
     validation_split: str = field(default="validation", metadata={"help": "none turns validation off"})
     validation_crops: int = field(default=256, metadata={"help": "at most this many crops are validated"})
     validation_batch: int = 16
@@ -111,7 +128,7 @@ class RunArguments:
     lead_sheet_octave: float = field(default=0.0, metadata={"help": "probability of double or half the tempo"})
     lead_sheet_other_voice: float = field(default=0.0, metadata={"help": "of another track's voice over told chords"})
     seed: int = 0
-    resume: str = field(default="auto", metadata={"help": "auto, none, or the folder of a checkpoint"})
+    resume: str = field(default="auto", metadata={"help": "auto, none (drops all checkpoints), or one's folder"})
     save_steps: int = 1000
     keep_checkpoints: int = 2
     logging_steps: int = 50
@@ -131,9 +148,8 @@ class RunArguments:
         for name in SHARES:
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise ValueError(f"max_hours is {self.max_hours}; it must be above 0.")
 
 
 def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -161,28 +177,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[StageArgume
     """Reads the arguments of a stage's run.
 
     Raises:
-        ValueError: when the YAML file holds a key that is no argument, or corpus or output folder are missing.
+        ValueError: for a key in the YAML file that is no argument, no corpus or output folder, or a count below 1.
     """
     stage, data, run = parse_dataclasses((StageArguments, DataArguments, RunArguments), arguments)
     for name, value in (("corpus", data.corpus), ("output_dir", run.output_dir)):
         if not value:
             raise ValueError(f"Name the {name} in the YAML file or with --{name}.")
+    for name, value in {**vars(data), **vars(run)}.items():
+        if name in COUNTS and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
     return stage, data, run
 
 
-def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> HAFMStageConfig:
+def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> HAFMStageConfig:
     """Configuration of a stage for a corpus: vocabularies and rates are the corpus's, distances are the crop's.
 
+    Without `crop_seconds` they are those of the paper's window.
+
     Raises:
-        ValueError: for an unknown stage, or more codebooks than the corpus has.
+        ValueError: for more codebooks than the corpus has.
     """
-    if stage.stage not in STAGES:
-        raise ValueError(f"{stage.stage!r} is no stage; choose one of {', '.join(STAGES)}.")
-    wanted = stage.codebook_pattern or "flat"
-    if wanted not in PATTERNS:
-        raise ValueError(f"{wanted!r} is no codebook pattern; choose one of {', '.join(PATTERNS)}.")
-    if unknown := [name for name in stage.lead_sheet_streams if name not in STREAM_SIZES]:
-        raise ValueError(f"There is no stream {unknown[0]!r} of a lead sheet; choose from {', '.join(STREAM_SIZES)}.")
     kind = STAGES[stage.stage]
     codebooks = {"coarse": stage.coarse_codebooks, "fine": stage.fine_codebooks}
     needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
@@ -197,24 +211,30 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         info.acoustic_frame_rate if stream in codebooks else info.semantic_frame_rate
         for stream in (kind.reads[0], kind.writes)
     ]
-    conditioning_frames = round(crop_seconds * rates[0])
-    pattern = PATTERNS[wanted](len(target))
+    config_class = STAGE_MODELS[kind.name].config_class
+    seconds = config_class().window_seconds if crop_seconds is None else crop_seconds
+    conditioning_frames = round(seconds * rates[0])
+    pattern = PATTERNS[stage.codebook_pattern or "flat"](len(target))
     prepended = 0 if stage.conditioning_fusion == "sum" else len(conditioning) * conditioning_frames
-    sequence = prepended + pattern.slots(round(crop_seconds * rates[1]))
-    known = {name: getattr(info, name) for name in kind.tokenizers if getattr(info, name)}
-    return STAGE_MODELS[kind.name].config_class(
+    sequence = prepended + pattern.slots(round(seconds * rates[1]))
+    return config_class(
         conditioning_codebook_sizes=conditioning,
         codebook_sizes=target,
         conditioning_frame_rate=rates[0],
         frame_rate=rates[1],
-        window_seconds=crop_seconds,
+        window_seconds=seconds,
         lead_sheet_streams={name: STREAM_SIZES[name] for name in stage.lead_sheet_streams},
         styles=list(stage.styles),
-        tokenizers=known,
+        tokenizers=known_tokenizers(stage, info),
         relative_attention_max_distance=max(sequence, 32),
         time_attention_max_distance=max(conditioning_frames, 64),
         **asked(stage, (*ARCHITECTURE, *DROPOUTS)),
     )
+
+
+def known_tokenizers(stage: StageArguments, info: TokenCorpusInfo) -> dict[str, str]:
+    """Fingerprints of the tokenizers whose tokens a stage learns from a corpus, where they are known."""
+    return {name: made for name in STAGES[stage.stage].tokenizers if (made := getattr(info, name))}
 
 
 def asked(stage: StageArguments, names: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from accelerate import Accelerator
 
-from ..atomic_files import replace_folder
+from ..atomic_files import replace_folder, replacing
 
 logger = logging.get_logger(__name__)
 PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
@@ -92,7 +92,7 @@ class RunFolder:
             for old in self.checkpoints()[: -self.keep]:
                 shutil.rmtree(old)
 
-    def save_stage(self, model: PreTrainedModel, name: str) -> Path:
+    def save_stage(self, model: PreTrainedModel, name: str) -> None:
         """Saves a stage under `name` as `from_pretrained` reads it, complete or not at all.
 
         Raises:
@@ -105,43 +105,55 @@ class RunFolder:
             shutil.rmtree(temporary, ignore_errors=True)
             _whole_or_nothing(lambda: model.save_pretrained(temporary), temporary)
             replace_folder(temporary, folder)
-        return folder
 
-    def load_checkpoint(self, named: str) -> RunProgress | None:
-        """Continues from the newest checkpoint ("auto") or a named one; metrics behind it are dropped.
+    def load_checkpoint(self, named: str) -> RunProgress:
+        """Continues from the newest checkpoint ("auto"), from a named one, or from nothing ("none").
+
+        What the folder holds of later steps, or of an earlier run, is dropped: checkpoints and metrics.
 
         Returns:
-            where the run stands, or None if there is no checkpoint to continue from.
+            where the run stands.
 
         Raises:
             FileNotFoundError: when a named checkpoint is missing or incomplete.
+            ValueError: when it is one of another stage or optimizer.
         """
-        found = self.checkpoints() if named == "auto" else [Path(named)]
-        if not found:
-            return None
-        folder = found[-1]
-        if not all(gather_object([(folder / PROGRESS).is_file()])):
-            raise FileNotFoundError(
-                f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
-            )
-        self.accelerator.load_state(str(folder))
-        # micro-batches of the next step of the optimizer that are done: none, however many it may now have
-        self.accelerator.step = 0
-        progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+        found = {"auto": self.checkpoints(), "none": []}.get(named, [Path(named)])
+        progress = RunProgress()
+        if found:
+            folder = found[-1]
+            if not all(gather_object([(folder / PROGRESS).is_file()])):
+                raise FileNotFoundError(
+                    f"{folder} is no complete checkpoint on every machine of the run: {PROGRESS} is missing."
+                )
+            try:
+                self.accelerator.load_state(str(folder))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{folder} is not a checkpoint of this stage and optimizer ({str(error).splitlines()[0]}): name "
+                    "another --output_dir, or begin anew with --resume none."
+                ) from error
+            # micro-batches of the next step of the optimizer that are done: none, however many it may now have
+            self.accelerator.step = 0
+            progress = RunProgress(**json.loads((folder / PROGRESS).read_text()))
+            logger.info("Resumed from %s at step %d.", folder, progress.step)
+        # not before all processes have read what is there
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._drop_metrics_behind(progress.step)
-        logger.info("Resumed from %s at step %d.", folder, progress.step)
+            self._drop_behind(progress.step if found else -1)
         return progress
 
-    def _drop_metrics_behind(self, step: int) -> None:
+    def _drop_behind(self, step: int) -> None:
+        """Drops checkpoints and lines of metrics of later steps."""
+        for path in self.checkpoints():
+            if json.loads((path / PROGRESS).read_text())["step"] > step:
+                shutil.rmtree(path)
         log = self.path / METRICS
         if log.is_file():
             # a killed process may have left the last line half written
-            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            temporary = log.with_suffix(".part")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(log)
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if step >= 0 else []
+            with replacing(log) as file:
+                file.writelines(f"{line}\n".encode() for line in lines if json.loads(line)["step"] <= step)
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Writes run.json, what this session of the run was asked for, on the main process."""

@@ -107,6 +107,7 @@ def load_token_corpus(
     Raises:
         FileNotFoundError: when the folder holds no shard of the split.
         ValueError: when a shard can't be read, or shards disagree about frame rates or vocabularies.
+        OSError: when the copy in `cache_dir` can't be written.
     """
     paths = shard_paths(folder, split)
     try:
@@ -120,9 +121,13 @@ def load_token_corpus(
             cache_dir=None if cache_dir is None else str(cache_dir),
         )
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
-        broken = ", ".join(path.name for path in paths if not _can_be_read(path))
-        raise ValueError(
-            f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
+        if broken := ", ".join(path.name for path in paths if not _can_be_read(path)):
+            raise ValueError(
+                f"These shards of {folder} can't be read: {broken}; delete them, and prepare the corpus again."
+            ) from error
+        raise OSError(
+            f"{folder} can't be cached in {cache_dir or datasets.config.HF_DATASETS_CACHE} "
+            f"({error.__cause__ or error}): free some disk space there or name another --cache_dir."
         ) from error
     if len(infos) > 1:
         raise ValueError(f"The {split} shards of {folder} were made with different tokenizers: {infos}.")
@@ -163,14 +168,14 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         corpus (datasets.Dataset): rows of the shard format, "arrow" format.
         info (TokenCorpusInfo): frame rates and vocabularies of the corpus.
         config (HAFMStageConfig): the stage; it decides the streams.
-        crop_seconds (float): length of a crop; rounded down to the common grid.
+        crop_seconds (float, *optional*): of a crop, rounded down to the common grid; the stage's window if None.
         seed (int): sample n is a function of (seed, n).
         strangers (bool): samples hold the targets of a crop of another track too.
         noise (LeadSheetNoise, *optional*): of the lead sheets of samples.
 
     Raises:
-        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` are
-            asked of a single track, or the stage reads lead sheets and the corpus has none.
+        ValueError: when no row is as long as a crop, the stage's vocabularies are not the corpus's, `strangers` or
+            other voices are asked of a single track, or the stage reads lead sheets and the corpus has none.
     """
 
     def __init__(
@@ -178,7 +183,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         corpus: datasets.Dataset,
         info: TokenCorpusInfo,
         config: HAFMStageConfig,
-        crop_seconds: float,
+        crop_seconds: float | None,
         seed: int = 0,
         strangers: bool = False,
         noise: LeadSheetNoise | None = None,
@@ -189,7 +194,8 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             names = ", ".join(config.lead_sheet_streams)
             raise ValueError(f"The stage reads {names}, but the corpus has no lead sheets: prepare it anew.")
         self.corpus, self.info, self.streams, self.seed = corpus, info, stage_streams(config), seed
-        self.frames = math.floor(Fraction(crop_seconds).limit_denominator(10**6) / info.grid)
+        seconds = config.window_seconds if crop_seconds is None else crop_seconds
+        self.frames = math.floor(Fraction(seconds).limit_denominator(10**6) / info.grid)
         durations = np.asarray(corpus.data.column("duration").to_numpy(), dtype=np.float64)
         if corpus._indices is not None:  # rows chosen by select() keep the whole table behind an index
             durations = durations[np.asarray(corpus._indices.column(0).to_numpy())]
@@ -197,18 +203,21 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         counts = self.cells // self.frames if self.frames else np.zeros_like(self.cells)
         if not counts.sum():
             longest = self.cells.max(initial=0) * float(info.grid)
-            raise ValueError(f"No excerpt is as long as a crop of {crop_seconds} s; the longest has {longest:.2f} s.")
+            raise ValueError(f"No {corpus.split} excerpt fills a crop of {seconds} s; the longest is {longest:.2f} s.")
         if unused := [str(corpus[int(row)].column("track")[0]) for row in np.flatnonzero(counts == 0)]:
             logger.warning(
                 "%d of %d excerpts are shorter than a crop of %g s and are not used: %s%s.",
-                len(unused), len(counts), crop_seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
+                len(unused), len(counts), seconds, ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
         # one slot per crop that fits side by side: long excerpts are visited in proportion to their length
         self.slots = np.repeat(np.arange(len(corpus)), counts)
         self._epoch: tuple[int, np.ndarray] | None = None
-        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers else None
+        self.strangers = strangers
+        # only of a stage that reads the voice can it be exchanged
+        self.other_voice = noise.voice if noise and self.streams.conditioning[0].column == "vocal_semantic" else 0.0
+        self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers or self.other_voice else None
         if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
-            raise ValueError("History swap needs crops of two tracks at least; the corpus holds one.")
+            raise ValueError("History or a voice of another track needs crops of two at least; the corpus holds one.")
 
     @property
     def seconds(self) -> float:
@@ -229,10 +238,10 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
     def _crop_of(self, row: int, generator: np.random.Generator) -> Crop:
         return Crop(row, int(generator.integers(0, self.cells[row] - self.frames + 1)), self.frames)
 
-    def stranger_of(self, number: int) -> Crop:
-        """A crop of another track than crop `number`'s: a function of (seed, number) too."""
+    def stranger_of(self, number: int, purpose: int = 2) -> Crop:
+        """A crop of another track than crop `number`'s: a function of (seed, purpose, number)."""
         assert self.track_of_row is not None
-        generator, row = np.random.default_rng((self.seed, 2, number)), self.crop_at(number).row
+        generator, row = np.random.default_rng((self.seed, purpose, number)), self.crop_at(number).row
         while True:
             other = int(generator.choice(self.slots))
             if self.track_of_row[other] != self.track_of_row[row]:
@@ -288,12 +297,12 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
             )
         return torch.from_numpy(cut.astype(np.int64))
 
-    def _swap_voice(self, ids: torch.Tensor, generator: np.random.Generator) -> None:
-        """Puts another crop's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
-        told = dict(zip(self.config.lead_sheet_streams, ids[len(self.streams.conditioning) :], strict=True))
+    def _swap_voice(self, ids: torch.Tensor, number: int) -> None:
+        """Puts another track's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
+        told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
-            other = self._crop_of(int(generator.choice(self.slots)), generator)
-            ids[:1] = self._cut(self.streams.conditioning[0], other, self.streams.conditioning_frame_rate)
+            voice, rate = self.streams.conditioning[0], self.streams.conditioning_frame_rate
+            ids[:1] = self._cut(voice, self.stranger_of(number, purpose=4), rate)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
@@ -302,9 +311,9 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """
         generator = np.random.default_rng((self.seed, 3, number))
         sample = {**self.read(self.crop_at(number), generator), "sample": torch.tensor(number)}
-        if self.noise is not None and generator.random() < self.noise.voice:
-            self._swap_voice(sample["conditioning_ids"], generator)
-        if self.track_of_row is not None:
+        if generator.random() < self.other_voice:
+            self._swap_voice(sample["conditioning_ids"], number)
+        if self.strangers:
             sample["strangers"] = self._targets(self.stranger_of(number))
         return sample
 

@@ -143,19 +143,12 @@ def paired_losses(
     cases = {"matched": (conditioning_ids, None), "shuffled": (shuffled_ids, None), "none": (conditioning_ids, null)}
     if shuffled_ids is None:
         del cases["shuffled"]
-    return {
+    losses = {}
+    for name, (ids, mask) in cases.items():
         # forward, not the call: it leaves a compiled training graph alone, whose shapes these are not
-        name: token_losses(
-            pattern.tokens(
-                model.forward(
-                    input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False
-                ).logits
-            ),
-            labels,
-            pattern.num_codebooks,
-        )
-        for name, (ids, mask) in cases.items()
-    }
+        output = model.forward(input_ids=input_ids, conditioning_ids=ids, null_conditioning=mask, use_cache=False)
+        losses[name] = token_losses(pattern.tokens(output.logits), labels, pattern.num_codebooks)
+    return losses
 
 
 def clustered_mean(values: torch.Tensor, clusters: list[str]) -> tuple[float, float]:

@@ -13,22 +13,21 @@ from transformers import PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo
 from ..modeling.modeling_hafm import STAGE_MODELS
-from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, stage_config
+from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
 
 # every linear layer of the decoder; embeddings, heads and the relative bias stay as they were published
 TARGETS = ["qkv_proj", "o_proj", "up_proj", "down_proj"]
 
 
-def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float) -> PreTrainedModel:
+def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: float | None) -> PreTrainedModel:
     """The stage to train.
 
     `init_from` names the folder or hub id of a stage, or of a composite whose stage is taken.
 
     Raises:
-        ValueError: for an unknown stage, a stage of another kind or shape, or more codebooks than the corpus has.
+        ValueError: for a stage of another kind or shape, or a new one of more codebooks than the corpus has.
         OSError: when there is no stage where `init_from` says.
     """
-    config = stage_config(arguments, info, crop_seconds)
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
@@ -40,9 +39,9 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
                     f"--{name}, or train a stage from nothing."
                 )
         if arguments.new_tokens:
-            model.config.tokenizers = config.tokenizers
+            model.config.tokenizers = known_tokenizers(arguments, info)
     else:
-        model = STAGE_MODELS[arguments.stage](config)
+        model = STAGE_MODELS[arguments.stage](stage_config(arguments, info, crop_seconds))
     if arguments.lora_rank:
         model = add_adapters(model, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
     return model

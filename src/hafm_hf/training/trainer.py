@@ -102,14 +102,9 @@ class StageTrainer:
         self._began = time.monotonic()
 
     @property
-    def stage(self) -> Any:
-        """The stage under training, out of what distributes and compiles it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    @property
     def finished_stage(self) -> PreTrainedModel:
-        """What is validated and saved: the stage with adapters merged."""
-        return plain_stage(self.stage)
+        """What is validated and saved: the stage out of what distributes and compiles it, with adapters merged."""
+        return plain_stage(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     def batch_sampler(self, first_step: int) -> GlobalBatchSampler:
         """Batches of this process from `first_step` on."""
@@ -152,7 +147,8 @@ class StageTrainer:
         """
         self.init_trackers()
         self.folder.require_shared()
-        self.resume()
+        self.progress = self.folder.load_checkpoint(self.run.resume)
+        self._began = time.monotonic()
         shown = self.accelerator.is_local_main_process
         bar = tqdm(
             total=self.run.max_steps, initial=self.progress.step, disable=not shown, mininterval=30, unit="step"
@@ -264,10 +260,9 @@ class StageTrainer:
     def write(self, metrics: Metrics) -> None:
         """Writes a line to metrics.jsonl, the log and the trackers, on the main process."""
         self.folder.write_metrics({"step": self.progress.step, **metrics})
-        if self.accelerator.is_main_process:
-            shown = {key: round(value, 5) for key, value in metrics.items() if isinstance(value, float)}
-            logger.info("step %d %s", self.progress.step, shown)
         numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        if self.accelerator.is_main_process:
+            logger.info("step %d %s", self.progress.step, {key: round(value, 5) for key, value in numbers.items()})
         for key, values in metrics.items():
             if isinstance(values, list):
                 numbers |= {f"{key}/{place + 1}": value for place, value in enumerate(values)}
@@ -303,15 +298,6 @@ class StageTrainer:
         if self.skipped_in_a_row == 0:
             progress = RunProgress(**asdict(self.progress) | {"seconds": self.seconds()})
             self.folder.save_checkpoint(progress)
-
-    def resume(self) -> None:
-        """Continues from a checkpoint, as `run.resume` says."""
-        if self.run.resume == "none":
-            return
-        progress = self.folder.load_checkpoint(self.run.resume)
-        if progress is not None:
-            self.progress = progress
-            self._began = time.monotonic()
 
     def finish(self, window: LossWindow) -> None:
         """Last validation, checkpoint, and the finished stage."""

@@ -33,12 +33,10 @@ def validate_stage(
     for begin in range(0, len(share), data.validation_batch):
         chosen = share[begin : begin + data.validation_batch]
         batch = collate([validation.read(crops[clip]) for clip in chosen])
-        other = collate([validation.read(crops[partners[clip]]) for clip in chosen]) if partners else {}
-        tensors = (batch["conditioning_ids"], other.get("conditioning_ids"), batch["labels"])
-        right, wrong, labels = (None if value is None else value.to(accelerator.device) for value in tensors)
-        assert right is not None and labels is not None
+        right, labels = (batch[name].to(accelerator.device) for name in ("conditioning_ids", "labels"))
+        other = [validation.read(crops[partners[clip]])["conditioning_ids"] for clip in chosen] if partners else []
         with accelerator.autocast():
-            losses = paired_losses(model, right, wrong, labels)
+            losses = paired_losses(model, right, torch.stack(other).to(right.device) if other else None, labels)
         for place, clip in enumerate(chosen):
             found.append((clip, {name: value[place].cpu() for name, value in losses.items()}))
     gathered = dict(gather_object(found))

@@ -26,11 +26,7 @@ class LossWindow:
         self.gradient_norm: torch.Tensor | float = 0.0
 
     def metrics(self, accelerator: Accelerator) -> Metrics:
-        """Means over all processes since the window began; NaN where there was no finite loss.
-
-        Args:
-            accelerator: of the run.
-        """
+        """Means over all processes since the window began; NaN where there was no finite loss."""
         elapsed = max(time.monotonic() - self.begin, 1e-9)
         losses = torch.stack(self.losses)
         finite = torch.isfinite(losses)
