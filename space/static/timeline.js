@@ -457,7 +457,7 @@ class Timeline {
   tap(event) {
     event.preventDefault();
     event.target.focus();
-    if (this.taps?.length >= LEAST_TAPS && !desk.playing) return; // one too many, after the end, erases none
+    if (this.taps?.length >= LEAST_TAPS && !desk.playing && !desk.position) return; // one too many, after the end, erases none
     const late = (performance.now() - event.timeStamp) / 1000;
     if (!this.taps || !desk.playing) {
       this.taps = [];

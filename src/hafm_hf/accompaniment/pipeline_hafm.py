@@ -291,15 +291,13 @@ class HAFMPipeline(Pipeline):
         # a batch's takes are a list, as its collation made it
         takes = takes if isinstance(takes, list) else [takes]
         known = [take.lead_sheet for take in takes]
-        output = self.model.generate(
-            input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given
-        )
-        sheets, count = output.lead_sheets, options.num_samples
+        songs = self.model.generate(input_values=vocals, padding_mask=mask, options=options, lead_sheet=known, **given)
+        sheets, count = songs.lead_sheets, options.num_samples
         takes = [replace(take, sheets=sheets[n * count :][:count], kept=kept) for n, take in enumerate(takes)]
-        made = {"audio": _padded(output.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
+        made = {"audio": _padded(songs.audio, len(vocals), vocals.shape[1]), "padding_mask": mask}
         made["take"] = takes if isinstance(input_tensors["take"], list) else takes[0]
-        if output.stems is not None:
-            parts = [torch.stack(list(stems.values())) for stems in output.stems]
+        if songs.stems is not None:
+            parts = [torch.stack(list(stems.values())) for stems in songs.stems]
             made["stems"] = _padded(parts, len(vocals), vocals.shape[1])
         return made
 

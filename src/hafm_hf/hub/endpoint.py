@@ -90,9 +90,7 @@ def _audio_bytes(inputs: Any) -> bytes:
             raise HAFMAudioError("inputs is a text, but no base64; send the bytes of an audio file.") from error
     if isinstance(inputs, (bytes, bytearray)):
         return bytes(inputs)
-    raise HAFMAudioError(
-        f"inputs is a {type(inputs).__name__}; send the bytes of an audio file, as such or in base64."
-    )
+    raise HAFMAudioError(f"inputs is a {type(inputs).__name__}; send the bytes of an audio file, plain or in base64.")
 
 
 def _element(label: str, content_type: str, content: bytes) -> dict[str, str]:

@@ -149,10 +149,8 @@ class StageTrainer:
         self.folder.require_shared()
         self.progress = self.folder.load_checkpoint(self.run.resume)
         self._began = time.monotonic()
-        shown = self.accelerator.is_local_main_process
-        bar = tqdm(
-            total=self.run.max_steps, initial=self.progress.step, disable=not shown, mininterval=30, unit="step"
-        )
+        show = self.accelerator.is_local_main_process
+        bar = tqdm(total=self.run.max_steps, initial=self.progress.step, disable=not show, mininterval=30, unit="step")
         if self.progress.step == 0:
             self.validate()
         window = LossWindow()
