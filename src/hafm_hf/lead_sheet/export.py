@@ -88,7 +88,7 @@ def _chord_symbol(label: str) -> Any:
         return harmony.NoChord("N.C.")
     root, signs, quality, bass = written.groups()
     # a bass may be counted from the root, too
-    named = {"bass": _accidentals(bass[1:])} if bass and CHORD.fullmatch(bass[1:]) else {}
+    named: dict[str, Any] = {"bass": _accidentals(bass[1:])} if bass and CHORD.fullmatch(bass[1:]) else {}
     symbol = harmony.ChordSymbol(root=_accidentals(root + signs), kind=KINDS[found[1]], **named)
     symbol.chordKindStr = quality
     return symbol

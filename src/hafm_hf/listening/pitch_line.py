@@ -56,6 +56,7 @@ VOTES = 5
 FLUX_RANGES = (slice(0, 18), slice(18, 40))
 # parts of a cell of harmony, what is said of each pitch class in each part, and of the part as a whole
 HARMONY_PARTS, CLASS_NUMBERS, PART_NUMBERS = 2, 2, 3
+HARMONY_NUMBERS = HARMONY_PARTS * (PITCH_CLASSES * CLASS_NUMBERS + PART_NUMBERS)
 TIME_NUMBERS = 10
 # how much it counts that voices are likely to be in tune, where a voice's own pitches say nothing
 IN_TUNE = 0.4
