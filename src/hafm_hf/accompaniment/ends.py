@@ -77,8 +77,8 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
     first = math.floor(bar_at(onset / rate) + PICKUP)
     if intro:
         # a recording that begins inside a bar cuts its chord
-        cut = bar_at(0.0) + LEAST_BARS
-        spans = [(min(a, start_of(first)) if bar_at(a) < cut else a, b, label) for a, b, label in whole.chords]
+        begin = start_of(first)
+        spans = [(min(a, begin) if a < LEAD_SECONDS else a, b, label) for a, b, label in whole.chords]
         whole = replace(whole, chords=spans)
     # a last note may ring on into the bar that it ends in
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)

@@ -38,8 +38,6 @@ HEADROOM = 2.0
 # of one channel: an hour at 48 kHz, 0.7 GB of memory
 MAX_SAMPLES = 48_000 * round(MAX_SECONDS)
 MAX_CHANNELS = 32
-# what libsndfile says of a FLAC that went through a pipe
-UNKNOWN_LENGTH = 2**63 - 1
 # what is written, and how HTTP calls it
 FILE_FORMATS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
 MP3_RATES = tuple(sorted(rate // part for rate in (32_000, 44_100, 48_000) for part in (1, 2, 4)))
@@ -104,7 +102,8 @@ def read_audio(
 def _frames_to_read(file: soundfile.SoundFile, name: str, seconds: float | None, max_seconds: float) -> int:
     """How many frames of a file are wanted, by what its header declares; HAFMAudioError where it is too much."""
     frames, rate = file.frames, file.samplerate
-    if frames == UNKNOWN_LENGTH:
+    # so libsndfile says that it is unknown
+    if frames == 2**63 - 1:
         raise HAFMAudioError(f"{name} does not say how long it is, like FLAC out of a pipe; save it again as a file.")
     if seconds is None or seconds > max_seconds:
         check_duration(frames, rate, name, min_seconds=0.0, max_seconds=max_seconds)

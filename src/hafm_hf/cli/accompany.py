@@ -127,7 +127,9 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
             failed = True
             continue
         sound, rate = read
-        pipeline = pipeline or _loaded(request)
+        if pipeline is None:
+            pipeline = load_pipeline(request.model, request.device, request.dtype)
+            request.check(pipeline.model)
         try:
             accompany_one(pipeline, request, vocal, {"array": sound, "sampling_rate": rate, "path": vocal})
         except KeyboardInterrupt:
@@ -137,13 +139,6 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         take = {"vocal": vocal, "model": request.model, **request.parameters, "lead_sheet": sheet and sheet.to_dict()}
         write_json(Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json"), take)
     raise typer.Exit(1 if failed else 0)
-
-
-def _loaded(request: Request) -> HAFMPipeline:
-    """The pipeline of a request; raises HAFMCommandError where its model cannot do what is asked for."""
-    pipeline = load_pipeline(request.model, request.device, request.dtype)
-    request.check(pipeline.model)
-    return pipeline
 
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> None:

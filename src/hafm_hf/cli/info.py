@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .console import loading, model_folder, print_table, stdout
 from .options import AsJson
-
-if TYPE_CHECKING:
-    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
 
 def info(
@@ -71,7 +68,7 @@ def describe_model(model: str | None) -> dict[str, Any]:
     }
 
 
-def without_weights(folder: Path) -> HAFMForVocalAccompaniment:
+def without_weights(folder: Path) -> Any:
     """A composite of the shapes that a folder's configurations say, without memory: the paper's size takes seconds."""
     import torch
 
