@@ -42,13 +42,13 @@ class SeparatorArguments(StepArguments):
         max_hours (float): of songs that are read.
     """
 
-    steps: int = 4000
+    steps: int = 10_000
     channels: int = 192
-    layers: int = 4
+    layers: int = 5
     crop_seconds: float = 3.0
     batch_size: int = 8
     coded_share: float = 0.5
-    max_hours: float = 2.0
+    max_hours: float = 5.0
 
 
 @torch.no_grad()

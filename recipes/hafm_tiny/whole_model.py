@@ -69,7 +69,7 @@ RHYTHM_STEPS_PER_HOUR, RHYTHM_STEPS = 1400, 3300
 # of each tower of the listener, a fifth to a third of a second each
 LISTENER_STEPS_PER_HOUR, LISTENER_STEPS = 2000, 4000
 # of the network that takes bands apart, a third of a second each
-SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 5000
+SEPARATOR_STEPS_PER_HOUR, SEPARATOR_STEPS = 1300, 10_000
 
 
 @dataclass(frozen=True)
