@@ -77,7 +77,7 @@ def accompany(
     """Writes NAME_instrumental.wav and NAME_mix.wav for each vocal, at its own rate or the model's if that is higher.
 
     VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
-    NAME_take_FORMAT.json records how they were made.
+    NAME_take_FORMAT.json records the seed where none is given, and all else.
     """
     many = any(Path(vocal).is_dir() for vocal in vocals)
     if not many and engine != EngineFlags():
@@ -115,9 +115,8 @@ def check_request(request: Request, vocals: list[str], many: bool) -> None:
 
 def accompany_files(request: Request, vocals: list[str]) -> None:
     """Accompanies one vocal after the other; exit code 1 if there is a bad one."""
-    if request.parameters["seed"] is None:
-        request.parameters["seed"] = secrets.randbits(31)
-    seed = request.parameters["seed"]
+    drawn = request.parameters["seed"] is None
+    seed = request.parameters["seed"] = secrets.randbits(31) if drawn else request.parameters["seed"]
     pipeline: HAFMPipeline | None = None
     failed = False
     for vocal in vocals:
@@ -135,9 +134,13 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
         except KeyboardInterrupt:
             stderr.print(f"stopped at {vocal}; the same command with --seed {seed} makes the same song.", markup=False)
             raise
-        sheet = request.parameters["lead_sheet"]
-        take = {"vocal": vocal, "model": request.model, **request.parameters, "lead_sheet": sheet and sheet.to_dict()}
-        write_json(Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json"), take)
+        record = Path(request.out, f"{vocal_name(vocal)}_take_{request.file_format}.json")
+        # of an earlier song
+        record.unlink(missing_ok=True)
+        if drawn:
+            sheet = request.parameters["lead_sheet"]
+            known = {**request.parameters, "lead_sheet": sheet and sheet.to_dict()}
+            write_json(record, {"vocal": vocal, "model": request.model, **known})
     raise typer.Exit(1 if failed else 0)
 
 
