@@ -264,7 +264,7 @@ class HAFMStageConfig(PreTrainedConfig):
     def validate_token_ids(self) -> None:
         """Refuses another BOS than the row behind the codes, which is no column of the logits."""
         if self.bos_token_id != self.codebook_size:
-            raise ValueError(f"bos_token_id is {self.bos_token_id}; it must follow the codes: {self.codebook_size}.")
+            raise ValueError(f"bos_token_id is {self.bos_token_id}; behind the codes it must be {self.codebook_size}.")
 
     def validate_choices(self) -> None:
         """Refuses unknown names and rates out of range."""
