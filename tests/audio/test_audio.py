@@ -123,7 +123,7 @@ def test_integers_are_scaled_by_the_range_of_their_type() -> None:
     assert np.array_equal(audio.to_samples(np.stack([wave, wave])), audio.to_samples(np.stack([wave, wave], axis=1)))
 
 
-@pytest.mark.parametrize("samples", [np.zeros((2, 3, 4)), np.array(["a", "b"]), np.array(3.0), [True, False]])
+@pytest.mark.parametrize("samples", [np.zeros((2, 3, 4)), np.array(["a"]), np.array(3.0), [True], [1, -1]])
 def test_arrays_that_are_not_sound_are_refused(samples: object) -> None:
     with pytest.raises(HAFMAudioError):
         audio.to_samples(samples)

@@ -277,12 +277,15 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         raise HAFMAudioError(f"{name} is no array of numbers ({error}); give [N] or [N, channels].") from error
     if array.ndim not in (1, 2):
         raise HAFMAudioError(f"{name} has shape {array.shape}; HAFM takes [samples] or [samples, channels].")
-    if array.dtype.kind in "iu":
+    # no sound has the range of int64, which Python's own integers become
+    if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
         info = np.iinfo(array.dtype)
         scale = (int(info.max) - int(info.min) + 1) / 2
         array = (array - (scale if array.dtype.kind == "u" else 0.0)) / scale
     elif array.dtype.kind != "f":
-        raise HAFMAudioError(f"{name} holds {array.dtype} values; HAFM takes float or integer samples.")
+        raise HAFMAudioError(
+            f"{name} holds {array.dtype} values; HAFM takes floats up to 1 or integers of 8 to 32 bits."
+        )
     if array.ndim == 2:
         array = array.T if 0 < array.shape[0] < array.shape[1] else array
         array = array.mean(axis=1) if mono else array
