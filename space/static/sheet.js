@@ -4,7 +4,7 @@
 const LETTERS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 const SHARPS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
 const FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];
-const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/[A-G]?[#b♯♭]*\d*)?$/;
+const CHORD = /^([A-G])([#b♯♭]*):?([^/\s]*)(\/(?:[A-G]?[#b♯♭]*|[Mm]aj?|M|add|sus)\d*)?$/;
 // of a quality: its words, and the signs between them (chords.py)
 const WORDS = /maj(?:or)?|min(?:or)?|ma(?![a-z♭])|mi|dim|aug|sus|add|alt|omit|no|dom/gi;
 const SIGNS = /^[hmMo°ø+^()*,#b♯♭Δ∆△−\d-]*$/;

@@ -175,7 +175,8 @@ def test_every_chord_is_read_as_it_is_written(chord: int) -> None:
         ("C:maj9", "maj7"), ("Cm7", "min7"), ("C-7", "min7"), ("C:min9", "min7"), ("Csus4", "sus4"), ("Csus2", "sus4"),
         ("C7sus4", "sus4"), ("C:sus4(b7)", "sus4"), ("Cdim", "dim"), ("C°7", "dim"), ("Cø", "dim"), ("C:hdim7", "dim"),
         ("Cm7b5", "dim"), ("Cm7♭5", "dim"), ("CMaj7", "maj7"), ("CMA9", "maj7"), ("Cmajor7", "maj7"), ("C∆7", "maj7"),
-        ("CMin", "min"), ("CMi7", "min7"), ("CmMaj7", "min"), ("Cmadd9", "min"), ("C:maj(9,11)", "maj"),
+        ("CMin", "min"), ("CMi7", "min7"), ("CmMaj7", "min"), ("Cm/maj7", "min"), ("Cmadd9", "min"),
+        ("C:maj(9,11)", "maj"),
     ],
 )  # fmt: skip
 def test_other_chords_become_the_nearest_quality(label: str, quality: str) -> None:

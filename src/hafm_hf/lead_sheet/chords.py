@@ -28,8 +28,8 @@ SUFFIXES = {"maj": "", "min": "m", "7": "7", "maj7": "maj7", "min7": "m7", "sus4
 PLAIN_SIGNS = str.maketrans("♭♯−Δ∆△", "b#-^^^")
 MODE = re.compile(r"\s*:?\s*(maj|min)(?:or)?$", re.IGNORECASE)
 NO_CHORD = ("", "N", "N.C.", "NC", "X")
-# root, Harte's colon, quality; a bass behind a stroke changes no class
-CHORD = re.compile(r"([A-G])([#b]*):?([^/\s]*)(/[A-G]?[#b]*\d*)?")
+# root, Harte's colon, quality; a bass or a note more (Cm/maj7) behind a stroke changes no class
+CHORD = re.compile(r"([A-G])([#b]*):?([^/\s]*)(/(?:[A-G]?[#b]*|[Mm]aj?|M|add|sus)\d*)?")
 # of a quality: its words, and the signs between them
 WORD = re.compile(r"maj(?:or)?|min(?:or)?|ma(?![a-z])|mi|dim|aug|sus|add|alt|omit|no|dom", re.IGNORECASE)
 SIGNS = re.compile(r"[hmMo°ø+^()*,#b\d-]*")

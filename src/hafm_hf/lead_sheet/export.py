@@ -87,8 +87,9 @@ def _chord_symbol(label: str) -> Any:
     if found is None or written is None:
         return harmony.NoChord("N.C.")
     root, signs, quality, bass = written.groups()
-    # a bass may be counted from the root, too
-    named: dict[str, Any] = {"bass": _accidentals(bass[1:])} if bass and CHORD.fullmatch(bass[1:]) else {}
+    # what is behind the stroke may be counted from the root, too
+    over = CHORD.fullmatch((bass or "")[1:])
+    named: dict[str, Any] = {"bass": _accidentals(over[1] + over[2])} if over else {}
     symbol = harmony.ChordSymbol(root=_accidentals(root + signs), kind=KINDS[found[1]], **named)
     symbol.chordKindStr = quality
     return symbol
