@@ -10,7 +10,7 @@ code gets the embedding and the head of the old codes that stand where it stands
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from transformers.utils import logging
@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 def main(
     model: Annotated[str, typer.Argument(help="Stage or composite: folder or hub id.")],
-    stage: Annotated[str, typer.Argument(help="coarse or fine.")],
+    stage: Annotated[Literal["coarse", "fine"], typer.Argument()],
     out: Annotated[Path, typer.Argument(help="Folder for the stage.")],
     before: Annotated[Path, typer.Option(help="Tokens by the codec that the stage knows.")],
     now: Annotated[Path, typer.Option(help="Tokens of the same songs by the new codec.")],

@@ -37,7 +37,7 @@ def convert(checkpoint: Path) -> EncodecModel:
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:
         raise ValueError(f"{checkpoint} cannot be read as a checkpoint of plain tensors.") from error
     codec = EncodecModel(EncodecConfig()).eval()
     try:

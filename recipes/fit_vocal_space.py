@@ -52,7 +52,9 @@ def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, spl
     # another tokenizer's features are others
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
     folder.mkdir(parents=True, exist_ok=True)
-    for number, song in enumerate(run.songs(split, tokenizer.config.sampling_rate).songs):
+    pool = run.songs(split, tokenizer.config.sampling_rate)
+    pool.require(0.0)
+    for number, song in enumerate(pool.songs):
         path = folder / f"{song.name}.npy"
         if path.exists():
             features = np.load(path)

@@ -22,6 +22,7 @@ import soundfile
 import typer
 
 from hafm_hf import audio
+from hafm_hf.corpus.tracks import AUDIO_SUFFIXES
 from hafm_hf.evaluation.statistics import Interval, bootstrap_mean
 from running import run_recipe
 
@@ -44,11 +45,14 @@ def page(
     folders = {name: Path(folder) for name, folder in named}
     if len(folders) < len(named) or not all(folder and Path(folder).is_dir() for _, folder in named):
         raise ValueError("Give each version as NAME=FOLDER, with a name of its own and a folder that exists.")
-    songs = sorted(set.intersection(*({path.name for path in folder.iterdir()} for folder in folders.values())))
+    found = [{path.name for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES} for folder in folders.values()]
+    songs = sorted(set.intersection(*found))
     if len(folders) < 2 or not songs:
-        raise ValueError("A comparison needs two versions with files of the same names.")
+        raise ValueError("A comparison needs two versions with sound files of the same names.")
     sounds = test / "page" / "sounds"
-    sounds.mkdir(parents=True)
+    if (test / "key.json").exists():
+        raise ValueError(f"{test} is a finished test, which people may be answering; name another folder.")
+    sounds.mkdir(parents=True, exist_ok=True)
     key: dict[str, dict[str, str]] = {}
     trials: list[dict[str, Any]] = []
     for song in songs:

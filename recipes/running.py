@@ -27,5 +27,6 @@ def run_recipe(recipe: Callable[[], object]) -> None:
             raise
         expected = isinstance(error, (ValueError, OSError, FloatingPointError, ImportError))
         kind = "" if expected else f" ({type(error).__name__}; HAFM_DEBUG=1 shows more)"
-        report_error(missing_package(error) or HAFMCommandError(f"{first_line(error)}{kind}."))
+        said = f"{first_line(error)}{kind}"
+        report_error(missing_package(error) or HAFMCommandError(said if said.endswith((".", "?")) else f"{said}."))
         sys.exit(1)

@@ -4,12 +4,14 @@
 python recipes/style_sounds.py MODEL examples/vocal.wav
 """
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import soundfile
+import typer
 
 from hafm_hf import HAFMForVocalAccompaniment, audio
+from running import run_recipe
 
 # long enough for a pattern and a change of chords
 SECONDS, SEED = 8.0, 1
@@ -30,6 +32,14 @@ def write_style_sounds(folder: Path, vocal: Path) -> list[Path]:
     return paths
 
 
-if __name__ == "__main__":
-    for written in write_style_sounds(Path(sys.argv[1]), Path(sys.argv[2])):
+def main(
+    model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a composite.")],
+    vocal: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What is accompanied.")],
+) -> None:
+    """Write the first seconds of VOCAL's accompaniment in each style of MODEL beside it."""
+    for written in write_style_sounds(model, vocal):
         print(f"wrote {written}")
+
+
+if __name__ == "__main__":
+    run_recipe(lambda: typer.run(main))

@@ -71,9 +71,8 @@ def test_everything_is_registered_whatever_is_imported_first(first: str) -> None
 def test_names_for_type_checkers_are_the_names_that_are_there() -> None:
     tree = ast.parse(Path(hafm_hf.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    imports = {
-        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    nodes = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    imports = {alias.name: node.module for node in nodes for alias in node.names}
     assert imports == hafm_hf._MODULES and sorted(imports) == sorted(hafm_hf.__all__)
     for name, module in imports.items():
         assert getattr(hafm_hf, name) is getattr(sys.modules[f"hafm_hf.{module}"], name)

@@ -125,9 +125,7 @@ def test_the_reference_scores_one_silence_zero_and_a_silent_voice_has_no_score(s
     assert told == {score.name for score in SCORES if not score.needs_reference}
 
 
-def test_the_bank_is_no_larger_than_its_bound_and_evenly_spread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bank_keeps_to_its_bound_and_is_evenly_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = []
     for number in range(5):
         tone = np.sin(2 * np.pi * 220 * 2 ** (number / 12) * np.arange(3 * RATE) / RATE).astype(np.float32)

@@ -129,9 +129,8 @@ def anchors(document: Path) -> set[str]:
 def test_architecture_describes_the_folders_in_the_order_of_their_imports() -> None:
     contract = (REPOSITORY / "pyproject.toml").read_text().split("\nlayers = [")[1].split("]")[0]
     layers = [name.removeprefix("hafm_hf.") for name in re.findall(r"[\w.]+", contract)]
-    described = re.findall(
-        r"\*\*`(?:recipes/)?(\w+)(?:/|\.py)`\*\*", (REPOSITORY / "docs/architecture.md").read_text()
-    )
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    described = re.findall(r"\*\*`(?:recipes/)?(\w+)(?:/|\.py)`\*\*", text)
     assert [name for name in described if name != "recipes"] == layers
 
 

@@ -35,9 +35,8 @@ def test_bars_follow_beats_metre_and_downbeat_and_hold_the_chords() -> None:
 
 
 def test_what_is_not_known_of_bars_and_key_is_estimated_from_the_chords() -> None:
-    chords = [
-        (0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(("Am", "F", "C", "G", "Am", "Dm", "E7", "Am"))
-    ]
+    labels = ("Am", "F", "C", "G", "Am", "Dm", "E7", "Am")
+    chords = [(0.5 + 2 * n, 2.5 + 2 * n, label) for n, label in enumerate(labels)]
     sheet = completed(LeadSheet(beats=[0.0, 0.5], chords=chords), 16.5)
     assert sheet.beats is not None and len(sheet.beats) == 34 and sheet.beats[-1] == pytest.approx(16.5)
     assert (sheet.beats_per_bar, sheet.downbeat, sheet.key) == (4, 1, "A:min")
@@ -93,9 +92,8 @@ def test_musicxml_has_the_chords_measures_key_and_metre() -> None:
     assert [(each.number, each.duration.quarterLength) for each in measures] == [(n, 3.0) for n in (1, 2, 3, 4)]
     chords = list(score.recurse().getElementsByClass("Harmony"))
     places = [(each.getOffsetInHierarchy(score), set(each.pitchClasses)) for each in chords]
-    assert places == [
-        (bar.start + place, set(pitch_classes(label))) for bar in song.bars for place, label in bar.chords
-    ]
+    written = [(bar.start + place, label) for bar in song.bars for place, label in bar.chords]
+    assert places == [(place, set(pitch_classes(label))) for place, label in written]
     (key,) = score.recurse().getElementsByClass("KeySignature")
     (time,) = score.recurse().getElementsByClass("TimeSignature")
     assert (key.sharps, time.ratioString) == (-2, "3/4")

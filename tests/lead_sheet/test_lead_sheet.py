@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tempo, beats and chords that are known: how they are read, and that tokens, streams and sound follow them."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,14 @@ def test_a_lead_sheet_is_the_same_after_json_and_files(tmp_path: Path) -> None:
     written = write_lead_sheet(FULL, tmp_path / "sheets", "song")
     assert [path.name for path in written] == ["song_beats.txt", "song_chords.lab", "song_lead_sheet.json"]
     assert read_lead_sheet(written[-1]) == FULL == LeadSheet.told(FULL.to_dict())
+    by_the_bar = LeadSheet(beats=range(4), chords="C | % || F G")
+    assert LeadSheet.told(json.loads(json.dumps(by_the_bar.to_dict()))) == by_the_bar
+    assert by_the_bar.bars == ("C", "C", "F G")
     assert read_beats(written[0]) == {"beats": list(FULL.beats or ()), "beats_per_bar": 4, "downbeat": 1}
+    for first, metre, count in ((0, 4, 2), (0, 4, 3), (1, 4, 2), (-1, 4, 2), (1, 3, 2), (0, 3, 4)):
+        short = LeadSheet(beats=[*range(count)], beats_per_bar=metre, downbeat=first)
+        (found,) = write_lead_sheet(short, tmp_path, "short", ["beats"])
+        assert LeadSheet(**read_beats(found)) == short
     for numbers in ("123456", "1212", "12341212"):
         (tmp_path / "b.txt").write_text("".join(f"{second} {number}\n" for second, number in enumerate(numbers)))
         with pytest.raises(ValueError, match=r"b.txt counts bars that are not all of 3 or all of 4 beats; leave"):

@@ -44,9 +44,7 @@ def test_muon_in_full_precision_moves_as_torchs_does_in_half(shape: tuple[int, i
     assert torch.allclose(ends[0], ends[1], atol=0.02 * float(ends[0].abs().max()))
 
 
-def test_a_run_with_muon_learns_and_resumes_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_muon_learns_and_resumes_to_equal_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = tmp_path / "corpus"
     write_toy_corpus(corpus)
     found = losses(train_here(monkeypatch, corpus, tmp_path / "whole", **MUON))

@@ -49,9 +49,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..accompaniment.pipeline_hafm import HAFMPipeline
 
-ONE_VOCAL = (
-    "--beats and --chords belong to one vocal; in a folder, put NAME_beats.txt and NAME_chords.lab beside each."
-)
+ONE_VOCAL = "--beats and --chords belong to one vocal; in a folder, put NAME_beats.txt, NAME_chords.lab beside each."
 FileFormat = Literal["wav", "flac", "mp3"]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from .console import print_table, progress_bars, require_packages, stdout
+from .console import print_table, progress_bars, require_packages, stderr, stdout
 from .options import AsJson, DeviceName, DType, EngineFlags, ModelName, advanced, basic, folder, grouped
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def run(options: PrepareOptions, as_json: bool) -> None:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
     print_summary(manifest)
+    if not manifest["splits"]["validation"]["rows"]:
+        stderr.print("Nothing was kept for validation, so no training will say whether a stage follows the voice.")
     folder = options.shards.corpus
     stdout.print(f"wrote {folder} (manifest.json lists every drop, README.md is its card)", markup=False)
 

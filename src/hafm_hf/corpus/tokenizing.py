@@ -76,13 +76,10 @@ class Tokenizers:
             where, part = _source(options, options.codec, "codec")
             self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            raise HAFMCorpusError(
-                f"The tokenizers can't be loaded ({str(error).splitlines()[0].rstrip('.')})."
-            ) from error
-        self.fingerprint = {
-            "semantic_tokenizer": fingerprint(self.semantic),
-            "codec": codec_fingerprint(self.codec.model),
-        }
+            said = str(error).splitlines()[0].rstrip(".")
+            raise HAFMCorpusError(f"The tokenizers can't be loaded ({said}).") from error
+        codec = codec_fingerprint(self.codec.model)
+        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": codec}
         dtype = getattr(torch, options.dtype)
         # the centroids stay in float32: rounded ones would be other clusters
         self.semantic.to(self.device).hubert.to(dtype)
@@ -132,9 +129,8 @@ class Tokenizers:
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """float32 [B, seconds · target_rate] of float32 [N] each; with [N, C] each, C behind it."""
-        return torch.from_numpy(np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])).to(
-            self.device
-        )
+        fitted = np.stack([fit_rate(each, rate, target_rate, seconds) for each in sounds])
+        return torch.from_numpy(fitted).to(self.device)
 
 
 def fit_rate(sound: Samples, rate: int, target_rate: int, seconds: float) -> Samples:

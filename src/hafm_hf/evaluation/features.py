@@ -63,10 +63,7 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> Features:
         """The features that gave `measured`, its numbers as arrays perhaps."""
-        values: dict[str, Any] = {
-            name: float(value) if np.ndim(value) == 0 else value for name, value in measured.items()
-        }
-        return cls(**values)
+        return cls(**{name: value if np.ndim(value) else float(value) for name, value in measured.items()})
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:

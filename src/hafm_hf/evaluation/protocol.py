@@ -153,9 +153,8 @@ def set_distances(measurements: Sequence[Measurement], system: str, options: Sco
     found: dict[str, Any] = {}
     songs = [each.song for each in measurements]
     for name in measurements[0].candidates[system].embeddings:
-        wanted, made = (
-            [each.candidates[which].embeddings[name] for each in measurements] for which in (REFERENCE, system)
-        )
+        sides = (REFERENCE, system)
+        wanted, made = ([each.candidates[side].embeddings[name] for each in measurements] for side in sides)
         joined, joined_made = np.concatenate(wanted), np.concatenate(made)
         stated: dict[str, Any] = {"n": len(joined_made), "n_reference": len(joined), "width": joined.shape[1]}
         try:

@@ -53,9 +53,8 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
         HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
-    tested, trained = (
-        {clip.reference.path.resolve() for clip in each if clip.reference} for each in (evaluated, clips)
-    )
+    sets = (evaluated, clips)
+    tested, trained = ({clip.reference.path.resolve() for clip in each if clip.reference} for each in sets)
     files = tested & trained
     if files or songs:
         shared = sorted(songs) or sorted(map(str, files))

@@ -101,7 +101,7 @@ def key_label(key: str) -> str:
         found = None
     if found is None or found[1] not in ("maj", "min"):
         raise ValueError(f"key is {key!r}; write C:maj or A:min, for example.")
-    return CHORD.sub(r"\1\2:", named) + found[1]
+    return f"{re.split('[^A-G#b]', named)[0]}:{found[1]}"
 
 
 def key_fit(profile: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,9 +115,10 @@ def read_beats(path: str | os.PathLike[str]) -> dict[str, Any]:
     known: dict[str, Any] = {"beats": [second for second, _ in lines]}
     counted = [int(number) for _, number in lines if number.isdigit()]
     # another second column says something else
-    if len(counted) == len(lines) and {1, 2} <= {*counted}:
-        metre, first = max(counted), counted.index(1)
-        if metre not in METRES or any((at - first - number + 1) % metre for at, number in enumerate(counted)):
+    if len(counted) == len(lines) and ({1, 2} <= {*counted} or 1 < len({*counted}) and {*counted} <= {1, 2, 3, 4}):
+        metre = max((before for before, after in pairwise(counted) if after == 1), default=max(METRES))
+        first = counted.index(1) if 1 in counted else 1 - counted[0]
+        if metre not in METRES or any((at - first) % metre != number - 1 for at, number in enumerate(counted)):
             raise ValueError(f"{path} counts bars that are not all of 3 or all of 4 beats; leave the numbers out.")
         known |= {"beats_per_bar": metre, "downbeat": first}
     return known

@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate
 from numbers import Real
 from typing import Any
 
@@ -54,7 +55,7 @@ class LeadSheet:
         tempo: beats a minute of a take that keeps to it, sung to a click for example.
         beats: seconds of at least two beats, in order; before the first and behind the last they go on evenly.
         chords: (start s, stop s, label), in Harte's notation or a lead sheet's: "A:min7", "Am7", "Bb", "N" for none.
-            Of chords that overlap the later one counts. Or a text, "C | Am | F | G": one chord a bar, over and over.
+            Of chords that overlap the later one counts. Or a text, the `bars`: "C | Am | F | G"; % repeats a bar.
         beats_per_bar: 3 or 4 quarters.
         downbeat: which of the beats begins a bar, counted from 0; bars before and behind it follow from the metre.
         key: "A:min" or "C:maj"; "Am", "A minor" and "C" are written so.
@@ -63,8 +64,9 @@ class LeadSheet:
             seed where nothing is said, another one for each sample.
         form: (start s, stop s, name) of verse, chorus and the like, for people; no stage reads them.
         estimated: names of the parts that were estimated from the voice, or drawn; the others were given.
-        bars: the chord of each bar, or several that share it evenly ("C F"), over and over, from the downbeat on; of a
-            tempo alone from the beat nearest to the start of the voice. They stand beneath `chords`.
+        bars: one entry a bar, repeated to the end of the song; several chords in one ("C F") share the bar evenly. The
+            first begins at the downbeat, or of a tempo alone at the beat nearest to the start of the voice. Where
+            `chords` overlap them, `chords` count.
 
     Raises:
         ValueError: a part of another kind, a tempo out of range or beside beats, beats out of order, a span without an
@@ -88,12 +90,14 @@ class LeadSheet:
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
             # bars end at | and with lines
-            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").splitlines()]
+            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").replace("||", "|").splitlines()]
             words = (written := " | ".join(filter(None, lines))).split()
             if len(words) > 1 and "|" not in written:
                 raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
-            object.__setattr__(self, "bars", tuple(label.strip() for label in written.split("|")))
+            bars = accumulate(map(str.strip, written.split("|")), lambda last, bar: last if bar == "%" else bar)
+            object.__setattr__(self, "bars", bars)
             object.__setattr__(self, "chords", ())
+        object.__setattr__(self, "bars", tuple(self.bars or ()))
         for name in ("chords", "sections", "style", "form"):
             if not isinstance(spans := getattr(self, name), str | None):
                 object.__setattr__(self, name, _as_spans(name, spans))
@@ -290,7 +294,8 @@ def _plain(value: Any) -> Any:
     """A part with arrays, tensors and their numbers as Python's own, which JSON can write."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    kind = list if isinstance(value, range) else type(value)
+    return kind(map(_plain, value)) if kind in (list, tuple) else value
 
 
 def _as_spans(name: str, spans: Any) -> tuple[Span, ...]:

@@ -59,10 +59,8 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
     """
     stage = stage_of(config.model_type)
     coarse = config.num_codebooks if stage.writes == "coarse" else config.num_token_streams
-    acoustic = {
-        "coarse": Stream("acoustic", 0, coarse),
-        "fine": Stream("acoustic", coarse, coarse + config.num_codebooks),
-    }
+    fine = Stream("acoustic", coarse, coarse + config.num_codebooks)
+    acoustic = {"coarse": Stream("acoustic", 0, coarse), "fine": fine}
     *reads, writes = [acoustic.get(name) or Stream(name, 0, 1) for name in (*stage.reads, stage.writes)]
     return StageStreams(tuple(reads), writes, config.conditioning_frame_rate, config.frame_rate)
 
@@ -355,10 +353,8 @@ class GlobalBatchSampler(Sampler[list[int]]):
         """Yields the sample numbers of each micro-batch of this process."""
         for step in range(self.first_step, self.last_step):
             for part in range(self.rank * self.accumulation, (self.rank + 1) * self.accumulation):
-                begin, end = (
-                    step * self.global_batch + at * self.global_batch // self.parts for at in (part, part + 1)
-                )
-                yield list(range(begin, end))
+                begin, end = (at * self.global_batch // self.parts for at in (part, part + 1))
+                yield list(range(step * self.global_batch + begin, step * self.global_batch + end))
 
     def weight(self, samples: int) -> float:
         """What the mean loss of a micro-batch of so many samples counts for; 1 where all are equal."""

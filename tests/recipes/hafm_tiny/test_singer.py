@@ -41,9 +41,8 @@ def pitch_track(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 def note_errors(audio: np.ndarray, rate: int, notes: list[Note] | tuple[Note, ...]) -> np.ndarray:
     """Cents by which the middle of each note is off its pitch."""
     times, pitch = pitch_track(audio, rate)
-    middles = [
-        (times > n.start + 0.3 * (n.end - n.start)) & (times < n.start + 0.8 * (n.end - n.start)) for n in notes
-    ]
+    places = [(times - note.start) / (note.end - note.start) for note in notes]
+    middles = [(place > 0.3) & (place < 0.8) for place in places]
     return np.array([100 * (np.nanmedian(pitch[at]) - note.pitch) for at, note in zip(middles, notes, strict=True)])
 
 
@@ -75,9 +74,8 @@ def test_singing_sounds_during_notes_and_is_silent_in_rests(voice: Voice, notes:
     audio = sing(voice, notes, SECONDS, Manner(), seed=1)
     rate = voice.sampling_rate
     loud = [np.sqrt(np.mean(audio[int(n.start * rate) : int(n.end * rate)] ** 2)) for n in notes]
-    rests = np.concatenate(
-        [audio[int(a * rate) : int(b * rate)] for a, b in ((0.0, 0.15), (2.95, 3.15), (3.95, 4.15))]
-    )
+    spans = ((0.0, 0.15), (2.95, 3.15), (3.95, 4.15))
+    rests = np.concatenate([audio[int(start * rate) : int(stop * rate)] for start, stop in spans])
     assert min(loud) > 0.03
     assert np.sqrt(np.mean(rests**2)) < 0.001
 

@@ -138,9 +138,7 @@ def test_energies_follow_the_melody_and_the_intro_is_the_bands(song: Song) -> No
 
 
 @styles
-def test_line_ups_change_instruments_and_hands_but_not_the_music(
-    style: Style, one_chord: Song, soundfont: Path
-) -> None:
+def test_line_ups_change_instruments_and_hands_but_no_music(style: Style, one_chord: Song, soundfont: Path) -> None:
     bands = set()
     for seed in range(60):
         band = draw_line_up(style, fonts(soundfont, style), np.random.default_rng(seed))

@@ -90,9 +90,8 @@ def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_hear
     after = rhythm_scores(network, heard(range(90, 94)), 300)
     assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
     with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
-        RhythmTrainer(
-            network, [(np.zeros((200, DESCRIPTORS), np.float32), np.zeros(200, np.int64))], QUICK, FRAME_RATE
-        )
+        song = (np.zeros((200, DESCRIPTORS), np.float32), np.zeros(200, np.int64))
+        RhythmTrainer(network, [song], QUICK, FRAME_RATE)
 
 
 def test_only_the_vocal_changes(
