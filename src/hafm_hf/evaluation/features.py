@@ -63,7 +63,8 @@ class Features:
     @classmethod
     def of(cls, measured: Mapping[str, Any]) -> Features:
         """The features that gave `measured`, its numbers as arrays perhaps."""
-        return cls(**{name: value if np.ndim(value) else float(value) for name, value in measured.items()})
+        values: dict[str, Any] = {name: x if np.ndim(x) else float(x) for name, x in measured.items()}
+        return cls(**values)
 
 
 def extract(samples: Samples, *, voice: bool = False) -> Features:

@@ -90,7 +90,7 @@ class LeadSheet:
             object.__setattr__(self, each.name, _plain(getattr(self, each.name)))
         if isinstance(self.chords, str):
             # bars end at | and with lines
-            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").replace("||", "|").splitlines()]
+            lines = [line.strip("| \t") for line in self.chords.replace(",", " ").splitlines()]
             words = (written := " | ".join(filter(None, lines))).split()
             if len(words) > 1 and "|" not in written:
                 raise ValueError(f"chords are {self.chords!r}; say where bars end: {' | '.join(words)!r}.")
