@@ -76,7 +76,7 @@ def test_what_makes_no_sense_is_refused(known: dict[str, Any], said: str) -> Non
     ("said", "key"),
     [
         ("A:min", "A:min"), ("Am", "A:min"), ("A minor", "A:min"), ("C#m", "C#:min"), ("F♯ Minor", "F#:min"),
-        ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"),
+        ("Bb", "Bb:maj"), ("B♭", "Bb:maj"), ("E♭:min", "Eb:min"), ("C major", "C:maj"), ("Dbmaj", "Db:maj"), ("Cm/maj7", "C:min"),
     ],
 )  # fmt: skip
 def test_a_key_is_understood_however_it_is_written(said: str, key: str) -> None:
