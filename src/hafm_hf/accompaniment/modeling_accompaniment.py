@@ -7,6 +7,7 @@ Its parts stand in `parts`, the run of a song in `song`, and what can be asked f
 import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         stored = HAFMConfig.from_pretrained(source, **hub)
         model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
         model.name_or_path = str(source)
-        try:
+        # without one `save_pretrained` writes the usual one
+        with suppress(OSError):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
-        except OSError:
-            # there is none; `save_pretrained` writes the usual one
-            pass
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
         model = model.eval() if device is None else model.eval().to(device)
         return (model, {kind: set() for kind in LOADING_FAULTS}) if with_info else model
@@ -209,7 +208,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @property
     def sampling_rate(self) -> int:  # type: ignore[override]
-        """Waveform a second of the codec, and so of what comes out."""
+        """Sampling rate of the codec, and so of the output, in Hz."""
         return self.codec_format.sampling_rate
 
     @property
@@ -542,7 +541,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return song
 
     def _length(self, vocal: np.ndarray, rate: int) -> int:
-        """Waveform of the instrumental of a vocal."""
+        """Length of a vocal's instrumental, in samples."""
         return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(

@@ -109,7 +109,9 @@ class Generation:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Around what takes long. Between the chunks of a stream the caller's random state and threads hold."""
+        """Wraps long computations. Outside it, for instance between the chunks of a stream, the caller's random state
+        and thread count are in force.
+        """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
             torch.manual_seed(self.seed)

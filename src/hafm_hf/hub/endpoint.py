@@ -7,15 +7,13 @@ there by that name.
 
 import base64
 import binascii
-import io
 import json
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-from ..audio import FILE_FORMATS, HAFMAudioError, write_stream
+from ..audio import FILE_FORMATS, HAFMAudioError, encode_audio
 
 MAX_SAMPLES = 4
 
@@ -69,7 +67,7 @@ class EndpointHandler:
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
-            _element(name + label, FILE_FORMATS[encoding], _encoded(sound, song["sampling_rate"], encoding))
+            _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))
             for song, label in zip(songs, labels, strict=True)
             for name, sound in {
                 "instrumental": song["audio"],
@@ -96,10 +94,3 @@ def _audio_bytes(inputs: Any) -> bytes:
 def _element(label: str, content_type: str, content: bytes) -> dict[str, str]:
     """A part of an answer."""
     return {"label": label, "content-type": content_type, "blob": base64.b64encode(content).decode("ascii")}
-
-
-def _encoded(samples: np.ndarray, sampling_rate: int, encoding: str) -> bytes:
-    """float32 [N] or [N, C] → an audio file."""
-    file = io.BytesIO()
-    write_stream(file, samples, sampling_rate, encoding)
-    return file.getvalue()
