@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo
+from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
+from ..audio.feature_extraction_hafm import are_several
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
@@ -82,10 +84,11 @@ class HAFMPipeline(Pipeline):
 
         Args:
             inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
-                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate"
-                (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
-                with such a dict or an AudioDecoder in it, or a list of these. Of a generator (`(row for row in
-                dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows need no torchcodec.
+                with `sampling_rate`), a list of N floats, a dict with "array" or "raw" and "sampling_rate" (or, as
+                `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets` with
+                such a dict or an AudioDecoder in it; or a list, a column or a Dataset of these. Of a generator
+                (`(row for row in dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows
+                need no torchcodec.
             sampling_rate (int, Hz): rate of arrays, of the instrumental too.
             seconds (float): use only this much from the start of each vocal.
             lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
@@ -116,10 +119,13 @@ class HAFMPipeline(Pipeline):
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
             ModuleNotFoundError: balance and loudness without pyloudnorm.
         """
-        if isinstance(inputs, (list, tuple)):
+        if not isinstance(inputs, Dataset) and are_several(inputs):
             inputs = list(inputs)
             if not inputs:
                 return []
+        elif isinstance(inputs, (list, tuple)):
+            # the samples of one vocal; transformers takes every list for several
+            inputs = {"array": inputs}
         return super().__call__(inputs, **kwargs)
 
     def stream(self, vocal: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -410,8 +416,7 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     if hasattr(vocal, "get_all_samples"):
         return _decoded(vocal)
     if not isinstance(vocal, Mapping):
-        source = np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal
-        return source, sampling_rate, audio.source_name(source)
+        return vocal, sampling_rate, audio.source_name(vocal)
     name = audio.source_name(vocal.get("path"))
     for key in ("array", "raw"):
         if vocal.get(key) is not None:
