@@ -52,6 +52,7 @@ from .song import (
     Voice,
     asked_lead_sheet,
     given_vocals,
+    one_vocal,
     sounds_of,
     without_one_channel,
 )
@@ -337,11 +338,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if generation.options.num_samples > 1:
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
         rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values)
-        if len(rows) != 1:
-            raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
+        row = one_vocal(rows)
         with generation.computing():
-            song = self._song(generation, rows, rate, [lead_sheet], at_once=1)
-        yield from self._chunks(generation, song, self._length(rows[0], rate))
+            song = self._song(generation, [row], rate, [lead_sheet], at_once=1)
+        yield from self._chunks(generation, song, self._length(row, rate))
 
     def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
         """The `KeptInstrumental` of the inputs `instrumental` and `keep`, or None, for a vocal of so many seconds.

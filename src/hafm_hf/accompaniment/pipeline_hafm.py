@@ -27,6 +27,7 @@ from ..lead_sheet.vocabulary import STEMS
 from .ends import Ends, add_bars
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
+from .song import one_vocal
 
 logger = logging.get_logger(__name__)
 
@@ -152,7 +153,7 @@ class HAFMPipeline(Pipeline):
             raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
         before, how, _ = self._sanitize_parameters(**kwargs)
         before, how = {**self._preprocess_params, **before}, {**self._forward_params, **how}
-        features = self.preprocess(vocal, **before)
+        features = self.preprocess(one_vocal(vocal) if are_several(vocal) else vocal, **before)
         take, mix = features["take"], before["mix"]
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
         voice = self._voice(take, rate)

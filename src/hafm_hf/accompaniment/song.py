@@ -385,6 +385,13 @@ def given_vocals(
     return rows, own_rate if vocals is None else check_sampling_rate(sampling_rate)
 
 
+def one_vocal(vocals: Sequence[Any]) -> Any:
+    """The vocal of a stream; ValueError where there are none or several."""
+    if len(vocals) != 1:
+        raise ValueError(f"A stream is of one vocal, and {len(vocals)} were given.")
+    return vocals[0]
+
+
 def without_one_channel(audio: torch.Tensor) -> torch.Tensor:
     """Audio (float32 […, C, N]) as it is handed out: […, N] of one channel."""
     return audio.squeeze(-2) if audio.shape[-2] == 1 else audio
