@@ -19,7 +19,7 @@ from vocals import CODEC_RATE
 def composite(request: pytest.FixtureRequest) -> HAFMForVocalAccompaniment:
     model = tiny_composite(codebook_pattern=request.param)
     for stage, window in ((model.semantic, 1.2), (model.coarse, 0.6), (model.fine, 0.4)):
-        stage.generation_config.update(window_seconds=window, overlap_seconds=0.12)
+        stage.generation_config.update(window_seconds=window, overlap_seconds=0.12, independent_windows=None)
     return model
 
 

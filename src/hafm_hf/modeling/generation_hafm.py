@@ -369,7 +369,7 @@ class HAFMGenerationMixin(GenerationMixin):
         ours: list[LogitsProcessor] = []
         if scale != 1.0:
             ours.append(ClassifierFreeGuidance(scale))
-        weight = getattr(generation_config, "history_free_guidance", 0.0)
+        weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
             known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
             count = generation_config.max_length - known
