@@ -2,7 +2,6 @@
 """What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
 
 import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import transformers
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hafm_hf import HAFMFeatureExtractor
@@ -19,11 +17,6 @@ from tiny_models import tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
 
 SIXTEEN_BIT = np.round(glide() * 32768).astype(np.int16)
-
-
-@pytest.fixture(scope="module")
-def accompany(tiny_model: Path) -> Any:
-    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
 
 
 @pytest.fixture(scope="module")
