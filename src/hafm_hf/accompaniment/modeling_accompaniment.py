@@ -144,7 +144,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """Loads a composite from a folder or the hub, part by part.
 
         Args:
-            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny", a name that
+                `pipeline()` does not know: for that model give it none, or `hafm_hf.BUNDLED_MODEL`.
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
                 `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
                 however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
