@@ -4,6 +4,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # Of this process at once, and of every Python that it starts.
 NO_NETWORK = Path(__file__).parent / "no_network"
@@ -78,6 +79,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_composite(num_hidden_layers=1).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def accompany(tiny_model: Path) -> Any:
+    """The pipeline of that model."""
+    import transformers
+
+    import hafm_hf
+
+    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -209,9 +209,12 @@ def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
     assert song.audio[0].shape == (14_400,) and song.lead_sheets[0].chords
 
 
-@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, {"": torch.device("cpu")}])
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}, {"": torch.device("cpu")}])
 def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> None:
-    assert pipeline("vocal-accompaniment", model=str(tiny_model), device_map=device_map).device.type == "cpu"
+    loaded = HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map=device_map)
+    (device,) = {parameter.device for parameter in loaded.parameters()}
+    assert device.type == "cpu" or device_map == "auto"
+    assert pipeline("vocal-accompaniment", model=str(tiny_model), device_map=device_map).device.type == device.type
     with pytest.raises(ValueError, match="device_map is .*'coarse'.*; a model has one device"):
         HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map={"coarse": "cpu"})
 
@@ -271,13 +274,6 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     kept = loaded.generate(voice(1), CODEC_RATE, seed=4, instrumental=expected.audio[0].numpy(), keep=[(0.0, 0.5)])
     assert torch.equal(kept.audio[0][:11_000], expected.audio[0][:11_000])
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
-
-
-@pytest.mark.parametrize("device_map", ["cpu", "auto"])
-def test_a_device_map_is_one_device(composite: Composite, tmp_path: Path, device_map: str) -> None:
-    composite.save_pretrained(tmp_path)
-    loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, device_map=device_map)
-    assert len({parameter.device for parameter in loaded.parameters()}) == 1
 
 
 def test_empty_vocal_is_refused(composite: Composite) -> None:

@@ -2,7 +2,6 @@
 """What people hand to the pipeline as a vocal, and the sentence for what cannot be one."""
 
 import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import transformers
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hafm_hf import HAFMFeatureExtractor
@@ -19,11 +17,6 @@ from tiny_models import tiny_composite
 from vocals import CODEC_RATE, file_bytes, glide
 
 SIXTEEN_BIT = np.round(glide() * 32768).astype(np.int16)
-
-
-@pytest.fixture(scope="module")
-def accompany(tiny_model: Path) -> Any:
-    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +38,10 @@ def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, 
     assert importlib.util.find_spec("torchcodec") is None
     undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
     decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": 24_000}}
-    for given in (undecoded[0], undecoded[0]["audio"], decoded):
-        assert np.array_equal(heard(accompany, given)[0], wanted)
-    for given in (list(undecoded), KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset())):
+    for given in (undecoded[0], undecoded[0]["audio"], decoded, wanted.tolist()):
+        assert np.array_equal(heard(accompany, given, sampling_rate=24_000)[0], wanted)
+    songs_one_by_one = (KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset()))
+    for given in (list(undecoded), undecoded, undecoded["audio"], *songs_one_by_one):
         found = heard(accompany, given)
         assert len(found) == 2 and np.array_equal(found[1], wanted), type(given)
 
@@ -70,8 +64,10 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
     [
         (glide(), {}, "An array needs its sampling_rate; pass sampling_rate=44100"),
         (100 * glide(), {"sampling_rate": 24_000}, "reaches 40, where full scale is 1; divide it by"),
+        (np.float32(0.1), {"sampling_rate": 24_000}, r"has shape \(\); HAFM takes \[samples\]"),
         (glide(), {"sampling_rate": "44100"}, "sampling_rate is '44100'; it must be a whole number of Hz"),
-        ([0.1, 0.2], {"sampling_rate": 24_000}, r"has shape \(\); HAFM takes \[samples\]"),
+        ([0.1, 0.2], {"sampling_rate": 24_000}, "0 s long; HAFM needs at least 1 s"),
+        ((44_100, glide()), {"sampling_rate": 24_000}, "is no array of numbers"),
         (None, {}, "the vocal is None, where an array"),
         ({"array": glide(0.3), "sampling_rate": 24_000}, {}, "0.3 s long; HAFM needs at least 1 s"),
         ({"array": glide() * np.nan, "sampling_rate": 24_000}, {}, "NaN"),

@@ -18,11 +18,6 @@ from vocals import CODEC_RATE, file_bytes, glide
 
 
 @pytest.fixture(scope="module")
-def accompany(tiny_model: Path) -> Any:
-    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def song(accompany: Any) -> dict[str, Any]:
     return accompany(glide(), sampling_rate=CODEC_RATE, seed=1)
 
@@ -129,7 +124,7 @@ def test_what_a_call_says_of_the_song_is_added_to_what_its_pipeline_says(tiny_mo
 
 def test_a_lead_sheet_may_be_the_object_that_an_endpoint_takes(accompany: Any) -> None:
     vocal = {"array": glide(), "sampling_rate": CODEC_RATE}
-    odd, form = "lead_sheet has no .mood.", "a LeadSheet or a dict"
+    odd, form = "lead_sheet has no .mood.", "lead_sheet is a list; give a LeadSheet or a dict"
     for known, said in (({"tempo": 92}, "no beat line"), ({"mood": "calm"}, odd), (["C"], form)):
         with pytest.raises(ValueError, match=said):
             accompany(vocal, lead_sheet=known)
@@ -180,3 +175,6 @@ def test_streamed_chunks_are_the_song(accompany: Any) -> None:
     assert np.allclose(audio.limit_peak(together), whole["audio"], atol=1e-5)
     with pytest.raises(ValueError, match="num_samples is 2; a stream is one sample"):
         next(accompany.stream(vocal, num_samples=2))
+    with pytest.raises(ValueError, match="A stream is of one vocal, and 2 were given"):
+        next(accompany.stream([vocal["array"]] * 2, sampling_rate=CODEC_RATE))
+    assert np.array_equal(next(accompany.stream((vocal,), seed=1))["audio"], chunks[0]["audio"])

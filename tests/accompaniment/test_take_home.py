@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import transformers
 
-import hafm_hf  # noqa: F401  (registers the task)
 from commands import hafm
 from hafm_hf import LeadSheet, audio
 from vocals import CODEC_RATE, file_bytes, glide
@@ -25,11 +24,6 @@ def stereo(seconds: float = 1.5, amplitude: float = 0.1) -> np.ndarray:
     swell = np.minimum(np.minimum(np.arange(len(voice)), np.arange(len(voice))[::-1]) / 4000, 1.0) ** 2
     left = (voice * swell).astype(np.float32)
     return np.stack([left, 0.6 * np.roll(left, 13)], axis=1)
-
-
-@pytest.fixture(scope="module")
-def accompany(tiny_model: Path) -> Any:
-    return transformers.pipeline("vocal-accompaniment", model=str(tiny_model), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,15 @@ def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:
     tokens = torch.full((2, 1), stage.config.bos_token_id)
     with pytest.raises(ValueError, match="input_ids has 2 rows; conditioning_ids of 5 need 5"):
         stage.generate(tokens, conditioning_ids=conditioning)
-    with pytest.raises(ValueError, match="inputs_embeds"):
-        stage.generate(inputs_embeds=torch.zeros(BATCH, 1, 24), conditioning_ids=conditioning)
+    stage.generation_config.history_free_guidance = 1.0
+    for inputs, said in (
+        ({"inputs_embeds": torch.zeros(BATCH, 1, 24)}, "inputs_embeds"),
+        ({"conditioning_ids": conditioning[:3, :1]}, r"has shape \(3, 1, 6\); this stage needs \[B, 2, T_c\]"),
+        ({"conditioning_ids": conditioning.numpy()}, "needs conditioning_ids, a tensor"),
+        ({"conditioning_mask": torch.ones(3, FRAMES)}, "of sequences: conditioning_ids 5, conditioning_mask 3"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            stage.generate(**{"conditioning_ids": conditioning, **inputs})
 
 
 def greedy(stage: Any, scale: float = 1.0, **options: Any) -> Any:

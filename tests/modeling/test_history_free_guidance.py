@@ -54,15 +54,14 @@ def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> N
     steps = min(stage.config.target_length(FRAMES), 24)
     expected = guided_by_hand(stage, conditioning, steps, scale)
     fast = FastDecoder(stage, scale, history_free_guidance=WEIGHT).generate(conditioning, steps, None)
-    reference = stage.generate(
-        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
-    )
+    greedy = {"conditioning_ids": conditioning, "max_new_tokens": steps, "do_sample": False, "guidance_scale": scale}
+    reference = stage.generate(**greedy)
     assert torch.equal(fast, expected) and torch.equal(reference[:, 1:], expected)
-    stage.generation_config.history_free_guidance = 0.0
-    without = stage.generate(
-        conditioning_ids=conditioning, max_new_tokens=steps, do_sample=False, guidance_scale=scale
-    )
-    assert not torch.equal(without, reference), "it changes something"
+    for nothing in (0.0, None):
+        stage.generation_config.history_free_guidance = nothing
+        without = stage.generate(**greedy)
+        fast = DecodingOptions(guidance_scale=scale).decoder(stage).generate(conditioning, steps, None)
+        assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "it changes something"
 
 
 @pytest.mark.parametrize(

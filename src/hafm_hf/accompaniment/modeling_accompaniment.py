@@ -7,6 +7,7 @@ Its parts stand in `parts`, the run of a song in `song`, and what can be asked f
 import math
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from .song import (
     Voice,
     asked_lead_sheet,
     given_vocals,
+    one_vocal,
     sounds_of,
     without_one_channel,
 )
@@ -81,7 +83,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
             tokens, and joins them by a short cross-fade.
         options: what is asked for.
-        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`);
+        lead_sheet, tempo, beats, chords: what is known of every vocal's song (`lead_sheet.files.known_lead_sheet`);
             `lead_sheet` may be a list with one for each vocal, or None.
         kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
         progress: called with (stage, steps done, steps in all) after every step, and with the same again while
@@ -142,7 +144,8 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """Loads a composite from a folder or the hub, part by part.
 
         Args:
-            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny".
+            pretrained_model_name_or_path: folder or hub id; the bundled hafm-tiny if None or "hafm-tiny", a name that
+                `pipeline()` does not know: for that model give it none, or `hafm_hf.BUNDLED_MODEL`.
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
                 `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
                 however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
@@ -170,11 +173,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         stored = HAFMConfig.from_pretrained(source, **hub)
         model = cls.from_parts(**load_parts(source, stored, kwargs, **hub))
         model.name_or_path = str(source)
-        try:
+        # without one `save_pretrained` writes the usual one
+        with suppress(OSError):
             model.feature_extractor_config = HAFMFeatureExtractor.get_feature_extractor_dict(source, **hub)[0]
-        except OSError:
-            # there is none; `save_pretrained` writes the usual one
-            pass
         model.style_sounds = read_style_sounds(source, model.styles, **hub)
         model = model.eval() if device is None else model.eval().to(device)
         return (model, {kind: set() for kind in LOADING_FAULTS}) if with_info else model
@@ -209,7 +210,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     @property
     def sampling_rate(self) -> int:  # type: ignore[override]
-        """Waveform a second of the codec, and so of what comes out."""
+        """Sampling rate of the codec, and so of the output, in Hz."""
         return self.codec_format.sampling_rate
 
     @property
@@ -283,12 +284,14 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         known = {name: kwargs.pop(name, None) for name in KNOWN}
         given = known.pop("lead_sheet")
-        sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, list) else [given])]
         generation = Generation(self, options, kwargs, progress)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
-        if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
-            raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
-        sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
+        if len(rows) != 1 and instrumental is not None:
+            raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
+        sheets = given if isinstance(given, (list, tuple)) else [given] * len(rows)
+        if len(sheets) != len(rows):
+            raise ValueError(f"lead_sheet lists {len(sheets)} for {len(rows)} vocals; give one each or one for all.")
+        sheets = [known_lead_sheet(sheet, **known) for sheet in sheets]
         # that of the vocals is another one where the feature extractor has read them
         kept = self._kept(instrumental, check_sampling_rate(sampling_rate or rate), keep, len(rows[0]) / rate)
         with generation.computing():
@@ -302,7 +305,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             with generation.computing():
                 song = self._song(generation, batch, rate, sheets[first : first + at_once], tokens)
                 song.run()
-                lengths = [self._length(vocal, rate) for vocal in batch]
+                lengths = [round(len(vocal) * self.sampling_rate / rate) for vocal in batch]
                 rendered += self._decode(song, lengths, spliced, generation.options.stems)
         lists = {name: [each[name] for each in rendered] for name in rendered[0]}
         return HAFMAccompanimentOutput(sampling_rate=self.sampling_rate, **lists)
@@ -338,11 +341,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         if generation.options.num_samples > 1:
             raise ValueError(f"num_samples is {generation.options.num_samples}; a stream is one sample.")
         rows, rate = given_vocals(self.sampling_rate, vocal, sampling_rate, input_values)
-        if len(rows) != 1:
-            raise ValueError(f"A stream is of one vocal, and {len(rows)} were given.")
+        row = one_vocal(rows)
         with generation.computing():
-            song = self._song(generation, rows, rate, [lead_sheet], at_once=1)
-        yield from self._chunks(generation, song, self._length(rows[0], rate))
+            song = self._song(generation, [row], rate, [lead_sheet], at_once=1)
+        yield from self._chunks(generation, song, round(len(row) * self.sampling_rate / rate))
 
     def _kept(self, instrumental: Any, rate: int, keep: Sequence[tuple[float, float]], seconds: float) -> Any:
         """The `KeptInstrumental` of the inputs `instrumental` and `keep`, or None, for a vocal of so many seconds.
@@ -534,16 +536,12 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             generation.heartbeat.report,
             at_once,
         )
-        known = [
-            (vocal, asked_lead_sheet(vocal, rate, sheet, generation.options))
-            for vocal, sheet in zip(vocals, lead_sheets, strict=True)
-        ]
-        song.take_voices([self.hear_voice(vocal, rate, generation.seed, sheet) for vocal, sheet in known])
+        voices = []
+        for vocal, sheet in zip(vocals, lead_sheets, strict=True):
+            asked = asked_lead_sheet(vocal, rate, sheet, generation.options)
+            voices.append(self.hear_voice(vocal, rate, generation.seed, asked))
+        song.take_voices(voices)
         return song
-
-    def _length(self, vocal: np.ndarray, rate: int) -> int:
-        """Waveform of the instrumental of a vocal."""
-        return round(len(vocal) * self.sampling_rate / rate)
 
     def _decode(
         self, song: SongRun, lengths: Sequence[int], kept: KeptInstrumental | None, stems: bool

@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo
+from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.utils import logging
 
 from .. import audio
+from ..audio.feature_extraction_hafm import are_several
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
 from .ends import Ends, add_bars
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
+from .song import one_vocal
 
 logger = logging.get_logger(__name__)
 
@@ -81,14 +84,14 @@ class HAFMPipeline(Pipeline):
         """Generates an instrumental for one vocal or each of several.
 
         Args:
-            inputs: a path, an http(s) URL, the bytes of a file, an array or tensor of samples ([N] or [N, channels],
-                with `sampling_rate`), a dict with "array" or "raw" and "sampling_rate"
-                (or, as `datasets` hands out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets`
-                with such a dict or an AudioDecoder in it, or a list of these. Of a generator (`(row for row in
+            inputs: a path, http(s) URL, the bytes of a file, samples with `sampling_rate` (an array or tensor [N] or
+                [N, channels], a list of N), a dict with "array" or "raw" and "sampling_rate" (or, as `datasets` hands
+                out undecoded audio, "bytes"; "path" names it in errors), a row of `datasets` with such a dict or an
+                AudioDecoder in it; or a list, a column or a Dataset of these. Of a generator (`(row for row in
                 dataset)`) the songs come one by one; cast to `datasets.Audio(decode=False)`, rows need no torchcodec.
             sampling_rate (int, Hz): rate of arrays, of the instrumental too.
             seconds (float): use only this much from the start of each vocal.
-            lead_sheet (`LeadSheet` or a dict of its fields): of the one vocal, as far as it is known.
+            lead_sheet (`LeadSheet` or a dict of its fields): of all vocals, as far as it is known.
             tempo (float, beats a minute), beats (seconds, or a file of them), chords ((start s, stop s, label) each, a
                 .lab file, or by the bar: "C | Am | F G"): parts of it by themselves, which take precedence.
             files (bool): whether beats and chords may name files; not for strangers. Default True.
@@ -116,10 +119,13 @@ class HAFMPipeline(Pipeline):
             ValueError: parameters out of range or without use, as for `HAFMForVocalAccompaniment.generate`.
             ModuleNotFoundError: balance and loudness without pyloudnorm.
         """
-        if isinstance(inputs, (list, tuple)):
+        if not isinstance(inputs, Dataset) and are_several(inputs):
             inputs = list(inputs)
             if not inputs:
                 return []
+        elif isinstance(inputs, (list, tuple)):
+            # the samples of one vocal; transformers takes every list for several
+            inputs = {"array": inputs}
         return super().__call__(inputs, **kwargs)
 
     def stream(self, vocal: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
@@ -146,11 +152,10 @@ class HAFMPipeline(Pipeline):
             raise TypeError(f"A stream has no use for {found[0]!r}; a call has.")
         before, how, _ = self._sanitize_parameters(**kwargs)
         before, how = {**self._preprocess_params, **before}, {**self._forward_params, **how}
-        features = self.preprocess(vocal, **before)
+        features = self.preprocess(one_vocal(vocal) if are_several(vocal) else vocal, **before)
         take, mix = features["take"], before["mix"]
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
-        voice = self._voice(take, rate)
-        done = 0
+        voice, done = self._voice(take, rate), 0
         chunks = self.model.stream(input_values=features["input_values"], lead_sheet=take.lead_sheet, **how)
         # of stems all channels beside each other
         bands = (np.ascontiguousarray((c.flatten(0, -2) if c.ndim > 1 else c).numpy().T) for c in chunks)
@@ -193,6 +198,8 @@ class HAFMPipeline(Pipeline):
         mix = MixOptions.of(own.get("mix"), {name: given.pop(name) for name in MIX_OPTIONS if name in given})
         known = {name: given.pop(name, None) for name in KNOWN}
         known["lead_sheet"] = own.get("lead_sheet") if known["lead_sheet"] is None else known["lead_sheet"]
+        if isinstance(known["lead_sheet"], (list, tuple)):
+            raise ValueError("lead_sheet is a list; give a LeadSheet or a dict, which holds for all vocals of a call.")
         files = own.get("files", True) if files is None else files
         sheet = known_lead_sheet(**known, files=files)
         options = GenerationOptions.of(options or own.get("options"), given)
@@ -200,7 +207,8 @@ class HAFMPipeline(Pipeline):
         if instrumental is not None:
             instrumental = (instrumental, own.get("sampling_rate") if sampling_rate is None else sampling_rate)
         forward = {"progress": progress, "instrumental": instrumental, "keep": keep}
-        return _known(read), _known(forward) | {"options": options}, {"mix": mix}
+        read, forward = ({key: each[key] for key in each if each[key] is not None} for each in (read, forward))
+        return read, forward | {"options": options}, {"mix": mix}
 
     def preprocess(
         self,
@@ -263,8 +271,9 @@ class HAFMPipeline(Pipeline):
         """
         extractor = self.feature_extractor
         source, rate, name = as_sound(input_, sampling_rate)
-        read = audio.read_audio if is_file(source) else audio.check_sound
-        given = {} if is_file(source) else {"sampling_rate": rate}
+        is_file = isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
+        read = audio.read_audio if is_file else audio.check_sound
+        given = {} if is_file else {"sampling_rate": rate}
         limits = {"min_seconds": extractor.min_seconds, "max_seconds": extractor.max_seconds}
         samples, rate = read(source, **given, seconds=seconds, name=name, mono=False, **limits)
         return samples if samples.ndim == 1 or samples.shape[1] == 2 else audio.with_channels(samples, 1), rate, name
@@ -306,8 +315,7 @@ class HAFMPipeline(Pipeline):
         take = model_outputs["take"]
         split = "stems" in model_outputs
         model_rate, rate = self.feature_extractor.sampling_rate, self._output_rate(take, mix)
-        length = int(model_outputs["padding_mask"].count_nonzero())
-        voice = self._voice(take, rate)
+        length, voice = int(model_outputs["padding_mask"].count_nonzero()), self._voice(take, rate)
         songs = []
         for generated, sheet in zip(model_outputs["stems" if split else "audio"][0], take.sheets, strict=True):
             bands = []
@@ -343,11 +351,6 @@ class HAFMPipeline(Pipeline):
         """Uploads model and feature extractor as one repository, with the card and options of the model's method."""
         self.model.feature_extractor_config = self.feature_extractor.to_dict()
         return self.model.push_to_hub(repo_id, **kwargs)
-
-
-def _known(given: dict[str, Any]) -> dict[str, Any]:
-    """Parameters without those that are None."""
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _between(vocal: audio.Samples, rate: int, ends: Ends) -> audio.Samples:
@@ -410,8 +413,7 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     if hasattr(vocal, "get_all_samples"):
         return _decoded(vocal)
     if not isinstance(vocal, Mapping):
-        source = np.asarray(vocal) if isinstance(vocal, (list, tuple)) else vocal
-        return source, sampling_rate, audio.source_name(source)
+        return vocal, sampling_rate, audio.source_name(vocal)
     name = audio.source_name(vocal.get("path"))
     for key in ("array", "raw"):
         if vocal.get(key) is not None:
@@ -425,11 +427,6 @@ def as_sound(vocal: Any, sampling_rate: Any = None) -> tuple[Any, Any, str]:
     raise audio.HAFMAudioError(
         'A dict needs "array" and "sampling_rate", or "bytes" or "path", or such a dict in a column vocal or audio.'
     )
-
-
-def is_file(source: Any) -> bool:
-    """Whether a source is a path, URL, file or the bytes of one, rather than samples."""
-    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
 
 
 def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:

@@ -109,7 +109,9 @@ class Generation:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Around what takes long. Between the chunks of a stream the caller's random state and threads hold."""
+        """Wraps long computations. Outside it, for instance between the chunks of a stream, the caller's random state
+        and thread count are in force.
+        """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch_threads(self.threads), self.heartbeat:
             torch.manual_seed(self.seed)
@@ -381,6 +383,13 @@ def given_vocals(
     if not rows:
         raise ValueError("There is no vocal; the batch is empty.")
     return rows, own_rate if vocals is None else check_sampling_rate(sampling_rate)
+
+
+def one_vocal(vocals: Sequence[Any]) -> Any:
+    """The vocal of a stream; ValueError where there are none or several."""
+    if len(vocals) != 1:
+        raise ValueError(f"A stream is of one vocal, and {len(vocals)} were given.")
+    return vocals[0]
 
 
 def without_one_channel(audio: torch.Tensor) -> torch.Tensor:

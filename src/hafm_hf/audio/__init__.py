@@ -17,6 +17,7 @@ from .files import (
     check_sampling_rate,
     check_sound,
     download,
+    encode_audio,
     is_url,
     pad_end,
     read_audio,
@@ -26,7 +27,6 @@ from .files import (
     to_samples,
     with_channels,
     write_audio,
-    write_stream,
 )
 from .levels import (
     CEILING_DBFS,

@@ -7,7 +7,8 @@ Files, URLs and bytes are read by `audio.read_audio`; this class is what a model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech (array or tensor [N], [N, C] or [C, N], a list of N floats, or a list of arrays): one vocal, or
-                several in a list; integers are scaled by the range of their type, channels are averaged.
+                several in a list or column; integers are scaled by the range of their type, channels are averaged.
             sampling_rate (int, Hz): rate of `raw_speech`.
             return_tensors: "pt" or "np".
             padding: True or "longest", as elsewhere: there is no other way to make a batch.
@@ -73,8 +74,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         """
         if padding not in (True, "longest"):
             raise audio.HAFMAudioError(f"padding is {padding!r}; vocals can only be padded to the longest, by True.")
-        several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-        vocals = raw_speech if several else [raw_speech]
+        vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
         names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
         checked = [
@@ -98,6 +98,14 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
             values[mask] = np.concatenate(prepared)
         features = BatchFeature({"input_values": values, "padding_mask": mask})
         return features if return_tensors is None else features.convert_to_tensors(return_tensors)
+
+
+def are_several(vocals: Any) -> bool:
+    """Whether these are vocals, in a list, a column or rows of `datasets`, rather than the samples or file of one."""
+    sequence = hasattr(vocals, "__getitem__") and hasattr(vocals, "__len__") and not hasattr(vocals, "__array__")
+    if not sequence or isinstance(vocals, (str, bytes, bytearray, Mapping)):
+        return False
+    return len(vocals) == 0 or not (isinstance(vocals[0], Real) or getattr(vocals[0], "ndim", None) == 0)
 
 
 def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:

@@ -413,11 +413,11 @@ def _encode(file: BinaryIO, samples: Samples, sampling_rate: int, file_format: s
     soundfile.write(file, samples, sampling_rate, format="MP3", **quality)
 
 
-def write_stream(stream: BinaryIO, samples: Samples, sampling_rate: int, file_format: str = "wav") -> None:
-    """Writes float32 [N] or [N, C] in one of `FILE_FORMATS` to a stream that cannot be wound back."""
-    whole = io.BytesIO()
-    _encode(whole, samples, sampling_rate, file_format)
-    stream.write(whole.getvalue())
+def encode_audio(samples: Samples, sampling_rate: int, file_format: str) -> bytes:
+    """float32 [N] or [N, C] as a file in one of `FILE_FORMATS`."""
+    file = io.BytesIO()
+    _encode(file, samples, sampling_rate, file_format)
+    return file.getvalue()
 
 
 def write_audio(path: str | os.PathLike[str], samples: Samples, sampling_rate: int) -> Path:

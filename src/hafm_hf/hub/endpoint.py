@@ -7,15 +7,14 @@ there by that name.
 
 import base64
 import binascii
-import io
 import json
+import reprlib
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-from ..audio import FILE_FORMATS, HAFMAudioError, write_stream
+from ..audio import FILE_FORMATS, HAFMAudioError, encode_audio
 
 MAX_SAMPLES = 4
 
@@ -48,20 +47,19 @@ class EndpointHandler:
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
-            ValueError: inputs of another kind, unknown parameters, a lead sheet that makes no sense or too many
-                samples.
+            ValueError: inputs or parameters of another kind, a lead sheet that makes no sense, or too many samples.
         """
-        given = (data.get("parameters") or {}).items()
-        parameters = {name: value for name, value in given if value is not None}
+        given = data.get("parameters") or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"parameters is {reprlib.repr(given)}; send an object of them by name.")
+        parameters = {name: value for name, value in given.items() if value is not None}
         encoding = str(parameters.pop("format", "flac")).lower()
         sheet_wanted = bool(parameters.pop("return_lead_sheet", False))
         unknown = sorted(set(parameters) - set(self.pipeline.public_parameters))
-        if unknown or encoding not in FILE_FORMATS:
-            raise ValueError(
-                f"Unknown parameter {unknown[0]!r}."
-                if unknown
-                else f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}."
-            )
+        if unknown:
+            raise ValueError(f"Unknown parameter {unknown[0]!r}.")
+        if encoding not in FILE_FORMATS:
+            raise ValueError(f"format is {encoding!r}; ask for {' or '.join(FILE_FORMATS)}.")
         # the pipeline refuses what is no number
         if isinstance(count := parameters.get("num_samples"), int) and count > MAX_SAMPLES:
             raise ValueError(f"num_samples is {count}; an endpoint gives at most {MAX_SAMPLES}.")
@@ -69,13 +67,9 @@ class EndpointHandler:
         songs = songs if isinstance(songs, list) else [songs]
         labels = [""] if len(songs) == 1 else [f" {number}" for number in range(1, len(songs) + 1)]
         answer = [
-            _element(name + label, FILE_FORMATS[encoding], _encoded(sound, song["sampling_rate"], encoding))
+            _element(name + label, FILE_FORMATS[encoding], encode_audio(sound, song["sampling_rate"], encoding))
             for song, label in zip(songs, labels, strict=True)
-            for name, sound in {
-                "instrumental": song["audio"],
-                "mix": song["mix"],
-                **(song["stems"] if parameters.get("stems") else {}),
-            }.items()
+            for name, sound in {"instrumental": song["audio"], "mix": song["mix"], **song.get("stems", {})}.items()
         ]
         sheet = json.dumps(songs[0]["lead_sheet"].to_dict()).encode()
         return [*answer, _element("lead sheet", "application/json", sheet)] if sheet_wanted else answer
@@ -96,10 +90,3 @@ def _audio_bytes(inputs: Any) -> bytes:
 def _element(label: str, content_type: str, content: bytes) -> dict[str, str]:
     """A part of an answer."""
     return {"label": label, "content-type": content_type, "blob": base64.b64encode(content).decode("ascii")}
-
-
-def _encoded(samples: np.ndarray, sampling_rate: int, encoding: str) -> bytes:
-    """float32 [N] or [N, C] → an audio file."""
-    file = io.BytesIO()
-    write_stream(file, samples, sampling_rate, encoding)
-    return file.getvalue()

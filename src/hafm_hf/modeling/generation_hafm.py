@@ -290,20 +290,22 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict[str, Any]]:
         config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         conditioning_ids = model_kwargs.get("conditioning_ids")
-        if conditioning_ids is None:
-            raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, int64 [B, K, T_c].")
-        scale = 1.0 if config.guidance_scale is None else config.guidance_scale
-        model_kwargs["guidance_scale"] = scale
-        # for `_prepare_generated_length`, which knows how long the opening is
-        frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
-        config._target_slots = self.pattern.slots(frames)
+        if not isinstance(conditioning_ids, torch.Tensor):
+            raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, a tensor (int64 [B, K, T_c]).")
+        # before guidance doubles the batch
+        checked = {name: model_kwargs.get(name) for name in ("conditioning_ids", "conditioning_mask")}
+        self._check_conditioning(checked)  # type: ignore[attr-defined]
+        model_kwargs["guidance_scale"] = 1.0 if config.guidance_scale is None else config.guidance_scale
+        # for `_prepare_generated_length`, which knows how long the opening is, and the cache
+        config._target_frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
         # its row in the input table, whatever a generation config of another vocabulary says
         config.bos_token_id = self.config.bos_token_id
         return config, model_kwargs
 
     def _prepare_generated_length(self, generation_config: Any, **kwargs: Any) -> Any:
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
-            generation_config.max_new_tokens = generation_config._target_slots - (kwargs["input_ids_length"] - 1)
+            slots = self.pattern.slots(generation_config._target_frames)
+            generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
         return super()._prepare_generated_length(generation_config, **kwargs)  # type: ignore[misc]
 
     def _prepare_model_inputs(
@@ -350,9 +352,9 @@ class HAFMGenerationMixin(GenerationMixin):
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> Any:
         # of slots, of which the first holds BOS; a target that is continued later may end behind this call's
-        frames = self.config.target_length(model_kwargs["conditioning_ids"].shape[-1]) // self.config.num_codebooks
         if not model_kwargs.get("target_frames"):
-            model_kwargs["target_frames"] = max(self.pattern.frames(generation_config.max_length - 1), frames)
+            frames = self.pattern.frames(generation_config.max_length - 1)
+            model_kwargs["target_frames"] = max(frames, generation_config._target_frames)
         # a static cache has to hold the conditioning as well
         max_cache_length += self.config.num_prepended_sources * model_kwargs["conditioning_ids"].shape[-1]
         return super()._prepare_cache_for_generation(  # type: ignore[misc]
@@ -366,10 +368,8 @@ class HAFMGenerationMixin(GenerationMixin):
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
         generation_config.guidance_scale = scale
-        ours: list[LogitsProcessor] = []
-        if scale != 1.0:
-            ours.append(ClassifierFreeGuidance(scale))
-        weight = getattr(generation_config, "history_free_guidance", 0.0)
+        ours: list[LogitsProcessor] = [] if scale == 1.0 else [ClassifierFreeGuidance(scale)]
+        weight = getattr(generation_config, "history_free_guidance", None) or 0.0
         if weight != 0.0:
             known, given = kwargs["input_ids_seq_length"], kwargs["model_kwargs"]
             count = generation_config.max_length - known

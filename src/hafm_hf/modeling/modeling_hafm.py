@@ -334,25 +334,13 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         input_ids, conditioning_ids = inputs["input_ids"], inputs["conditioning_ids"]
         if input_ids is None:
             raise ValueError("Give input_ids, labels, or both.")
-        config, rows = self.config, self.model.pattern.rows
-        streams, shape = config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
-        if len(shape) != 3 or shape[1] != streams or not shape[2]:
-            raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
-        counts = {name: len(each) for name, each in inputs.items() if each is not None}
-        counts["input_ids"] = len(input_ids) // rows
-        if len(set(counts.values())) > 1:
-            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
-        mask, attention_mask = inputs["conditioning_mask"], inputs["attention_mask"]
-        if mask is not None and mask.shape[1] != shape[2]:
-            raise ValueError(f"conditioning_mask has {mask.shape[1]} frames, and conditioning_ids {shape[2]}.")
+        config, rows, attention_mask = self.config, self.model.pattern.rows, inputs["attention_mask"]
         past = 0 if cache is None else cache.get_seq_length()
+        cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
+        self._check_conditioning(inputs, cached)
         targets = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached:
-            targets = targets + past - config.num_prepended_sources * shape[2]
-        else:
-            books = torch.arange(streams, device=input_ids.device)[:, None]
-            check_ids("conditioning_ids", conditioning_ids, config.conditioning_sizes, books)
+        if cached:
+            targets = targets + past - config.num_prepended_sources * conditioning_ids.shape[2]
         books = targets - 1 if rows == 1 else torch.arange(len(input_ids), device=input_ids.device)[:, None]
         # BOS may stand in any codebook
         ids = input_ids.masked_fill(input_ids == config.codebook_size, 0)
@@ -363,6 +351,23 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
         return targets
+
+    def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
+        """Refuses inputs (by name) that differ in rows or whose conditioning does not fit, but for ids if `cached`."""
+        conditioning_ids, mask = inputs["conditioning_ids"], inputs["conditioning_mask"]
+        streams, shape = self.config.num_conditioning_streams, tuple(getattr(conditioning_ids, "shape", ()))
+        if len(shape) != 3 or shape[1] != streams or not shape[2]:
+            raise ValueError(f"conditioning_ids has shape {shape}; this stage needs [B, {streams}, T_c], T_c > 0.")
+        rows = {"input_ids": self.model.pattern.rows}
+        counts = {name: len(each) // rows.get(name, 1) for name, each in inputs.items() if each is not None}
+        if len(set(counts.values())) > 1:
+            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f"The inputs have different numbers of sequences: {counted}.")
+        if mask is not None and mask.shape[1] != shape[2]:
+            raise ValueError(f"conditioning_mask has {mask.shape[1]} frames, and conditioning_ids {shape[2]}.")
+        if not cached:
+            books = torch.arange(streams, device=conditioning_ids.device)[:, None]
+            check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
 
     def _drawn_null(self, conditioning_ids: torch.Tensor) -> torch.Tensor | None:
         """Rows (bool [B]) that training shows no conditioning."""

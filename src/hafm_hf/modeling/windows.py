@@ -95,8 +95,7 @@ class DecodingOptions:
                 )
         if self.compile and stage.device.type != "cuda":
             raise ValueError(f"compile is True, which needs CUDA, and the model is on {stage.device}; leave it out.")
-        # a generation config that a user made lacks what only our own have
-        weight = getattr(stage.generation_config, "history_free_guidance", 0.0)
+        weight = _setting(stage, "history_free_guidance")
         return FastDecoder(stage, **self.sampling(stage), history_free_guidance=weight, compile=bool(self.compile))
 
 
@@ -168,11 +167,8 @@ def steadiest(before: torch.Tensor, after: torch.Tensor, first: int, side: int) 
 
 
 def independent_windows(stage: HAFMStageForCausalLM) -> bool:
-    """Whether a stage's windows go side by side: `independent_windows` of its generation config.
-
-    Where a user's generation config lacks it, the fine stage's windows do, and only they.
-    """
-    return getattr(stage.generation_config, "independent_windows", stage.config.model_type == "hafm_fine")
+    """Whether a stage's windows go side by side: `independent_windows` of its generation config."""
+    return _setting(stage, "independent_windows")
 
 
 @dataclass
