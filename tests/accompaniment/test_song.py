@@ -152,5 +152,5 @@ def test_spans_that_cannot_be_kept_are_refused(composite: HAFMForVocalAccompanim
         composite.generate(voice(0.5), CODEC_RATE, instrumental=old, keep=[(0.6, 0.9)])
     with pytest.raises(ValueError, match="Say which spans"):
         composite.generate(voice(2), CODEC_RATE, instrumental=old)
-    with pytest.raises(ValueError, match="An instrumental belongs to one vocal, and 2 were given"):
+    with pytest.raises(ValueError, match="2 were given"):
         composite.generate([voice(1), voice(1)], CODEC_RATE, instrumental=old, keep=[(0.0, 0.5)])

@@ -83,7 +83,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         keep (sequence of (start, stop) in s): the spans of `instrumental` to keep; the rest is generated from their
             tokens, and joins them by a short cross-fade.
         options: what is asked for.
-        lead_sheet, tempo, beats, chords: what is known of every vocal's song (`lead_sheet.files.known_lead_sheet`);
+        lead_sheet, tempo, beats, chords: what is known of the one vocal's song (`lead_sheet.files.known_lead_sheet`);
             `lead_sheet` may be a list with one for each vocal, or None.
         kwargs: fields of `options` by name (`seed=1`, `top_k=50`), which take precedence.
         progress: called with (stage, steps done, steps in all) after every step, and with the same again while
@@ -286,12 +286,10 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         given = known.pop("lead_sheet")
         generation = Generation(self, options, kwargs, progress)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
-        if len(rows) != 1 and instrumental is not None:
-            raise ValueError(f"An instrumental belongs to one vocal, and {len(rows)} were given.")
-        sheets = given if isinstance(given, (list, tuple)) else [given] * len(rows)
-        if len(sheets) != len(rows):
-            raise ValueError(f"lead_sheet lists {len(sheets)} for {len(rows)} vocals; give one each or one for all.")
-        sheets = [known_lead_sheet(sheet, **known) for sheet in sheets]
+        sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, (list, tuple)) else [given])]
+        if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
+            raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
+        sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)
         # that of the vocals is another one where the feature extractor has read them
         kept = self._kept(instrumental, check_sampling_rate(sampling_rate or rate), keep, len(rows[0]) / rate)
         with generation.computing():
