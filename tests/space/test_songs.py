@@ -69,8 +69,7 @@ def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, obje
 def test_a_song_ends_in_files(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
     assert sorted(path.name for path in job.folder.iterdir()) == ["song_instrumental.wav", "song_vocal.wav"]
-    mix = takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)})
-    assert mix.name == "song_mix.wav"
+    assert takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)}).name == "song_mix.wav"
     with zipfile.ZipFile(takes.zip_stems(job)) as stems:
         assert stems.testzip() is None
 

@@ -108,13 +108,11 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     for name in ("Stop", "Play"):
         heard.keyboard.press("Space")
         expect(play).to_have_accessible_name(name)
-    bar = heard.locator("#timeline .bars").get_by_role("button", name="Bar 1", exact=True)
-    bar.focus()
+    heard.locator("#timeline .bars").get_by_role("button", name="Bar 1", exact=True).focus()
     for key in ("ArrowRight", "Enter", "Shift+ArrowRight"):
         heard.keyboard.press(key)
     expect(heard.locator("#timeline .chosen")).to_contain_text("Selected: bars 2 to 3")
-    chord = heard.get_by_label("Chord", exact=True)
-    chord.fill("Bbm")
+    heard.get_by_label("Chord", exact=True).fill("Bbm")
     heard.keyboard.press("Enter")
     assert "B♭m" in chords(heard)
     heard.keyboard.press("Tab")
