@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import soundfile
@@ -100,18 +100,17 @@ class Job:
 
 
 def read_job(name: str, source: str) -> Job | None:
-    """The job in a folder of this name, as one of a vocal's file; None if it has expired."""
+    """The job in a folder of this name, as one of a vocal's file; None if it has expired or can't be read."""
     path = JOBS / name / ABOUT
-    if not re.fullmatch(r"\w+", name) or not path.exists():
+    try:
+        about = json.loads(path.read_text() if re.fullmatch(r"\w+", name) else "{}")
+        about |= {"folder": path.parent, "source": source, "played": {}}
+        job = Job(**{each: kind(about[each]) for each, kind in get_type_hints(Job).items() if each in about})
+    except (OSError, OverflowError, TypeError, ValueError):
         return None
-    about = json.loads(path.read_text())
     # of an opened project, whoever has written it: no name leads elsewhere
-    safe = {
-        "name": re.sub(r"[^\w-]+", "_", about["name"]),
-        "stems": tuple(stem for stem in STEMS if stem in about["stems"]),
-        "played": {},
-    }
-    return Job(**{**about, **safe, "folder": path.parent, "source": source})
+    safe, stems = re.sub(r"[^\w-]+", "_", job.name), tuple(stem for stem in STEMS if stem in job.stems)
+    return replace(job, name=safe, stems=stems)
 
 
 def write_job(song: dict[str, Any], **about: Any) -> Job:
