@@ -242,3 +242,5 @@ def test_recordings_of_phones_are_taken_and_files_are_dropped(
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
     expect(summary(page)).to_contain_text("(estimated)")
     expect(page.locator("#timeline .clock")).to_contain_text("/ 0:04.")
+    page.locator("#recorder [data-do=sing]").click()
+    expect(page.locator("#recorder .told")).to_have_text("Recording: 1 s")
