@@ -70,14 +70,14 @@ def explain(error: Exception) -> str:
 
 
 def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
-    """An action with one more output, the first: what a person is told if it fails, before the outputs `otherwise`.
+    """An action whose first output is what a person is told; if it fails, why, before the outputs `otherwise`.
 
     Of an event without a progress display, Gradio itself shows no error.
     """
 
     def act(*inputs: Any) -> list[Any]:
         try:
-            return [gr.skip(), *action(*inputs)]
+            return action(*inputs)
         except Exception as error:
             return [announcement(explain(error), "alert"), *otherwise]
 
@@ -100,7 +100,7 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
-    """A voice that the page has recorded, been given or offers as an example: [voice, jobs, mixer, tempo, options …].
+    """A voice that is recorded, given or an example: [announced, voice, jobs, mixer, tempo, options …].
 
     A voice has its "path", the "sheet" that is known of it, the "state" that the page shows again (of a project, or
     from before it was reloaded), and whether it was "shown" already. What can't be used leaves the page as it is.
@@ -118,7 +118,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     names = map(str, state.get("takes", []))
     found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
-    return [voice, *brought, *restore(state.get("query", ""))[1:]]
+    said, *settings = restore(state.get("query") if state else "")
+    return [said, voice, *brought, *settings]
 
 
 def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
@@ -204,22 +205,22 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
     return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
 
 
-def answer(jobs: list[Job], mixer: Values) -> list[Any]:
-    """[The path of the file that the mixer asks for]."""
+def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
+    """[announced, the path of the file that the mixer asks for]."""
     if (mixer.get("ask") or {}).get("file") == "project":
-        return [str(write_project(jobs, mixer["ask"].get("state")))]
-    return [str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
+        return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
+    return [gr.skip(), str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
 
 
 def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
-    """[The path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
-    return [str(write_sheet(timeline, Request.of(*inputs)))]
+    """[announced, the path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
+    return [gr.skip(), str(write_sheet(timeline, Request.of(*inputs)))]
 
 
-def restore(query: str) -> list[Any]:
-    """The page as the query of its address describes it: [announced, tempo, options …]; unchanged if empty."""
+def restore(query: str | None) -> list[Any]:
+    """The page as a query describes it: [announced, tempo, options …]; of "" only what was announced goes."""
     if not query:
-        return [gr.skip()] * (2 + len(PAGE_OPTIONS))
+        return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
     inputs: Values = {}
     said = ""
     try:
@@ -293,8 +294,7 @@ class Page:
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
                     self.options |= parts.more_components()
-                    about = "Beats per minute, if you know it"
-                    self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
+                    self.tempo = parts.number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
                     self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
             self.ticket, self.file, self.link, self.waiting = (
@@ -319,34 +319,27 @@ DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
-    """A new voice is analysed; a take to the click brings its beats, an example its band."""
+    """A new voice is analysed; a take to the click brings its beats, an example its band; files are asked for."""
     outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
-    chosen = page.recorder.submit(  # type: ignore[attr-defined]
-        told(take_voice, *[gr.skip()] * len(outputs[1:])),
-        [page.recorder, jobs, page.mixer, page.options["seconds"]],
-        outputs,
-        queue=False,
-        **QUIET,
-    )
+    # of several voices the last is shown
+    quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
+    sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
+    chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)  # type: ignore[attr-defined]
     for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
-        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)  # type: ignore[operator]
+        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file = [page.announced, page.file]
-    asked = page.timeline.submit(  # type: ignore[attr-defined]
-        told(save_sheet, ""), [page.timeline, *page.inputs()], file, concurrency_limit=2, **QUIET
-    )
-    asked.then(None, page.file, None, js=DOWNLOAD)
+    for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
+        asked = part.submit(told(action, ""), [part, *others], file, concurrency_limit=4, **QUIET)  # type: ignore[attr-defined]
+        asked.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
     """What the chosen model offers, and links to all settings."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
     needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
-
-    def offer(name: str) -> list[Any]:
-        return [gr.update(**properties) for properties in band_properties(name).values()]
-
-    model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
+    offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
+    model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
     blocks.load(restore, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
     settings = page.inputs()[1:]
     note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
@@ -379,10 +372,6 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
             asked = made.failure(outputs=[*status, page.waiting], **waits)
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
-    answered = page.mixer.submit(  # type: ignore[attr-defined]
-        told(answer, ""), [jobs, page.mixer], [page.announced, page.file], concurrency_limit=4, **QUIET
-    )
-    answered.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_endpoint(page: Page) -> None:

@@ -218,6 +218,7 @@ def test_takes_outlast_a_refused_file_and_come_back_after_another_voice(page: "P
     expect(last).not_to_be_visible()
     upload(page, voices / "song.wav")
     expect(takes).to_have_count(0)
+    expect(announced(page)).to_have_text("")
     last.click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(summary(page)).to_contain_text("folk (given)")
