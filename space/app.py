@@ -117,6 +117,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
     found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
+    # a band may have come since the page showed another voice
+    found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
     said, *settings = restore(state.get("query") if state else "")
     return [said, voice, *brought, *settings]
@@ -127,11 +129,11 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     if not found:
         return [gr.skip()] * 2
     brought, value = shelved(found, jobs, mixer)
-    if state:
-        known = state.get("chosen") in [each["id"] for each in value["takes"]]
-        marks = {**value.get("marks", {}), **(state.get("marks") or {})}
-        value |= {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}
-    return [brought, value]
+    if not state:
+        return [brought, value | {"live": None}]
+    known = state.get("chosen") in [each["id"] for each in value["takes"]]
+    marks = {**value.get("marks", {}), **(state.get("marks") or {})}
+    return [brought, value | {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}]
 
 
 def stop_run(ticket: str) -> list[Any]:
@@ -162,7 +164,7 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """What both buttons yield: [announced, run, stop, remake, jobs, mixer].
+    """What both buttons yield: [announced, run, stop, remake, made, mixer]; `finish` makes a take of what is made.
 
     Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
     """
@@ -175,15 +177,24 @@ def run(
         yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
-                said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
-                # a person who has stopped it may have begun something else
-                yield [*(still if stopped() else [said, *IDLE]), *shelved([step], jobs, mixer)]
+                yield [*still, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
-                value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": {**step, "run": ticket}, "play": True}
-                yield [*still, gr.skip(), value]
+                yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
     except Exception as error:
-        value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": None}
-        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), value if live.pieces else gr.skip()]
+        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), {"live": None} if live.pieces else gr.skip()]
+
+
+def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """The end of a run: [announced, run, stop, remake, made, jobs, mixer], of what the page has become meanwhile."""
+    if made is None:
+        return [gr.skip()] * 7
+    ticket, job = made
+    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.")
+    jobs, value = shelved([job], jobs, mixer)
+    if voice and voice["path"] != job.source:
+        value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
+    # a person who has stopped it may have begun something else
+    return [*([gr.skip()] * 4 if ticket in CANCELLED else [said, *IDLE]), None, jobs, value | {"live": None}]
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
@@ -202,7 +213,7 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
         jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]
         jobs[-1].save()
     value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
-    return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
+    return [jobs, value | {"formats": takes.FORMATS, "play": True}]
 
 
 def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
@@ -279,7 +290,7 @@ class Page:
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
-            self.voice = gr.State(None)
+            self.voice, self.made = gr.State(None), gr.State(None)
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
@@ -352,7 +363,8 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Generating, stopping it, and the selected bars generated again."""
     status = [page.announced, page.run, page.stop, page.remake]
-    outputs = [*status, jobs, page.mixer]
+    outputs, ended = [*status, page.made, page.mixer], [page.made, page.voice, jobs, page.mixer]
+    shelve = told(finish, *IDLE, None, gr.skip(), {"live": None})
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
     def failed(again: str, ticket: str) -> list[Any]:
@@ -369,6 +381,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
         for start in (begun.then, again.click):  # type: ignore[attr-defined]
             made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
+            made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
             asked = made.failure(outputs=[*status, page.waiting], **waits)
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)

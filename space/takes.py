@@ -143,9 +143,9 @@ class LiveTake:
         self.until = 0.0
         self.files: dict[str, list[str]] = {}
 
-    def add(self, piece: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def add(self, piece: dict[str, Any], seconds: float, source: str | None = None) -> dict[str, Any]:
         """What there is with the next piece of a pipeline's stream: "seconds" that it will have, "until" where it goes
-        by now, "files" of each channel, seconds "at" which they begin, and "balance" as in `shelf`.
+        by now, "files" of each channel, seconds "at" which they begin, "source" and "balance" as in `shelf`.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -156,8 +156,8 @@ class LiveTake:
         self.at.append(self.until)
         self.until += len(piece["audio"]) / rate
         voice, band = (np.concatenate([each[name] for each in self.pieces]) for name in ("vocals", "audio"))
-        balance = audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)
-        return {"seconds": seconds, "until": self.until, "at": self.at, "files": self.files, "balance": balance}
+        about = {"source": source, "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)}
+        return {**about, "seconds": seconds, "until": self.until, "at": self.at, "files": self.files}
 
 
 def stored_sheet(voice: Path) -> LeadSheet:
@@ -188,7 +188,8 @@ def stored_band(voice: Path) -> dict[str, Any]:
         return {}
     seconds = len(song["audio"]) / song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], song["sampling_rate"], MEDIAN_BALANCE)
-    return {"run": str(voice), "seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
+    found = {"seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
+    return found | {"run": str(voice), "source": str(voice)}
 
 
 def stored_job(voice: Path) -> Job | None:

@@ -106,7 +106,7 @@ class Recorder {
   /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length ? { ...desk.state(), query: "" } : null;
+    this.left = desk.mixer?.own?.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value;
     this.trigger("submit");

@@ -202,5 +202,5 @@ def test_what_is_heard_is_the_take_and_stopping_keeps_it(tmp_path: Path, monkeyp
     # stopped while a piece is on its way to the page, what has been heard is the take
     add = takes.LiveTake.add
     monkeypatch.setattr(takes.LiveTake, "add", lambda *piece: app.stop_run("a ticket") and add(*piece))
-    *_, (*_, jobs, _) = app.run(lambda *_: wanted, "a ticket", [], None)
-    np.testing.assert_array_equal(jobs[0].read("instrumental")[0], heard[0])
+    *_, (*_, (_, job), _) = app.run(lambda *_: wanted, "a ticket", [], None)
+    np.testing.assert_array_equal(job.read("instrumental")[0], heard[0])
