@@ -70,14 +70,14 @@ def explain(error: Exception) -> str:
 
 
 def told(action: Callable[..., list[Any]], *otherwise: Any) -> Callable[..., list[Any]]:
-    """An action with one more output, the first: what a person is told if it fails, before the outputs `otherwise`.
+    """An action whose first output is what a person is told; if it fails, why, before the outputs `otherwise`.
 
     Of an event without a progress display, Gradio itself shows no error.
     """
 
     def act(*inputs: Any) -> list[Any]:
         try:
-            return [gr.skip(), *action(*inputs)]
+            return action(*inputs)
         except Exception as error:
             return [announcement(explain(error), "alert"), *otherwise]
 
@@ -100,7 +100,7 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
 
 
 def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: float | None) -> list[Any]:
-    """A voice that the page has recorded, been given or offers as an example: [voice, jobs, mixer, tempo, options …].
+    """A voice that is recorded, given or an example: [announced, voice, jobs, mixer, tempo, options …].
 
     A voice has its "path", the "sheet" that is known of it, the "state" that the page shows again (of a project, or
     from before it was reloaded), and whether it was "shown" already. What can't be used leaves the page as it is.
@@ -117,8 +117,11 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
     found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
+    # a band may have come since the page showed another voice
+    found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
-    return [voice, *brought, *restore(state.get("query", ""))[1:]]
+    said, *settings = restore(state.get("query") if state else "")
+    return [said, voice, *brought, *settings]
 
 
 def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values | None) -> list[Any]:
@@ -126,11 +129,11 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     if not found:
         return [gr.skip()] * 2
     brought, value = shelved(found, jobs, mixer)
-    if state:
-        known = state.get("chosen") in [each["id"] for each in value["takes"]]
-        marks = {**value.get("marks", {}), **(state.get("marks") or {})}
-        value |= {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}
-    return [brought, value]
+    if not state:
+        return [brought, value | {"live": None}]
+    known = state.get("chosen") in [each["id"] for each in value["takes"]]
+    marks = {**value.get("marks", {}), **(state.get("marks") or {})}
+    return [brought, value | {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}]
 
 
 def stop_run(ticket: str) -> list[Any]:
@@ -161,7 +164,7 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
 def run(
     request: Callable[..., Request], ticket: str, jobs: list[Job], mixer: Values | None, *wanted: Any
 ) -> Iterator[list[Any]]:
-    """What both buttons yield: [announced, run, stop, remake, jobs, mixer].
+    """What both buttons yield: [announced, run, stop, remake, made, mixer]; `finish` makes a take of what is made.
 
     Once it is stopped, `ticket` is in CANCELLED; what has been heard by then becomes a take.
     """
@@ -174,15 +177,24 @@ def run(
         yield [*still, gr.skip(), gr.skip()]
         for step in () if begun or stopped() else make_job(request(jobs, mixer, *wanted), live, stopped):
             if isinstance(step, Job):
-                said = announcement(f"Done in {step.elapsed:.0f} s; seed {step.seed} gives the same music again.")
-                # a person who has stopped it may have begun something else
-                yield [*(still if stopped() else [said, *IDLE]), *shelved([step], jobs, mixer)]
+                yield [*still, (ticket, step), gr.skip()]
             elif step is not None and not stopped():
-                value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": {**step, "run": ticket}, "play": True}
-                yield [*still, gr.skip(), value]
+                yield [*still, gr.skip(), {"live": {**step, "run": ticket}, "play": True}]
     except Exception as error:
-        value = {**(mixer or {}), "takes": takes.shelf(jobs), "live": None}
-        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), value if live.pieces else gr.skip()]
+        yield [announcement(explain(error), "alert"), *IDLE, gr.skip(), {"live": None} if live.pieces else gr.skip()]
+
+
+def finish(made: tuple[str, Job] | None, voice: Values | None, jobs: list[Job], mixer: Values | None) -> list[Any]:
+    """The end of a run: [announced, run, stop, remake, made, jobs, mixer], of what the page has become meanwhile."""
+    if made is None:
+        return [gr.skip()] * 7
+    ticket, job = made
+    said = announcement(f"Done in {job.elapsed:.0f} s; seed {job.seed} gives the same music again.")
+    jobs, value = shelved([job], jobs, mixer)
+    if voice and voice["path"] != job.source:
+        value |= {"play": False, "chosen": (mixer or {}).get("chosen")}
+    # a person who has stopped it may have begun something else
+    return [*([gr.skip()] * 4 if ticket in CANCELLED else [said, *IDLE]), None, jobs, value | {"live": None}]
 
 
 def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
@@ -201,25 +213,25 @@ def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
         jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]
         jobs[-1].save()
     value = {**(mixer or {}), "takes": takes.shelf(jobs), "chosen": jobs[-1].folder.name, "ask": None}
-    return [jobs, value | {"formats": takes.FORMATS, "live": None, "play": True}]
+    return [jobs, value | {"formats": takes.FORMATS, "play": True}]
 
 
-def answer(jobs: list[Job], mixer: Values) -> list[Any]:
-    """[The path of the file that the mixer asks for]."""
+def answer(mixer: Values, jobs: list[Job]) -> list[Any]:
+    """[announced, the path of the file that the mixer asks for]."""
     if (mixer.get("ask") or {}).get("file") == "project":
-        return [str(write_project(jobs, mixer["ask"].get("state")))]
-    return [str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
+        return [gr.skip(), str(write_project(jobs, mixer["ask"].get("state")))]
+    return [gr.skip(), str(takes.write_file(takes.find(jobs, mixer.get("chosen")), mixer))]
 
 
 def save_sheet(timeline: Values, *inputs: Any) -> list[Any]:
-    """[The path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
-    return [str(write_sheet(timeline, Request.of(*inputs)))]
+    """[announced, the path of the lead sheet that the timeline asks for, with the chosen style and energy]."""
+    return [gr.skip(), str(write_sheet(timeline, Request.of(*inputs)))]
 
 
-def restore(query: str) -> list[Any]:
-    """The page as the query of its address describes it: [announced, tempo, options …]; unchanged if empty."""
+def restore(query: str | None) -> list[Any]:
+    """The page as a query describes it: [announced, tempo, options …]; of "" only what was announced goes."""
     if not query:
-        return [gr.skip()] * (2 + len(PAGE_OPTIONS))
+        return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
     inputs: Values = {}
     said = ""
     try:
@@ -278,7 +290,7 @@ class Page:
 
     def __init__(self) -> None:
         with gr.Column(elem_id="workspace"):
-            self.voice = gr.State(None)
+            self.voice, self.made = gr.State(None), gr.State(None)
             self.recorder = parts.studio_part("recorder", limit=MAX_SECONDS)
             self.timeline = parts.studio_part("timeline")
             self.remake = gr.Button("Make these bars anew", elem_id="remake", size="sm")
@@ -293,8 +305,7 @@ class Page:
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
                     self.options |= parts.more_components()
-                    about = "Beats per minute, if you know it"
-                    self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
+                    self.tempo = parts.number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
                     self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
             self.ticket, self.file, self.link, self.waiting = (
@@ -319,34 +330,27 @@ DOWNLOAD = f"path => {PAGE}.then(page => page.download(path))"
 
 
 def connect_listening(page: Page, jobs: gr.State) -> None:
-    """A new voice is analysed; a take to the click brings its beats, an example its band."""
+    """A new voice is analysed; a take to the click brings its beats, an example its band; files are asked for."""
     outputs = [page.announced, page.voice, jobs, page.mixer, *page.restored()[1:]]
-    chosen = page.recorder.submit(  # type: ignore[attr-defined]
-        told(take_voice, *[gr.skip()] * len(outputs[1:])),
-        [page.recorder, jobs, page.mixer, page.options["seconds"]],
-        outputs,
-        queue=False,
-        **QUIET,
-    )
+    # of several voices the last is shown
+    quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
+    sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
+    chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)  # type: ignore[attr-defined]
     for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
-        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, queue=False, **QUIET)  # type: ignore[operator]
+        shown = start(partial(show_estimates, again), page.inputs(), page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file = [page.announced, page.file]
-    asked = page.timeline.submit(  # type: ignore[attr-defined]
-        told(save_sheet, ""), [page.timeline, *page.inputs()], file, concurrency_limit=2, **QUIET
-    )
-    asked.then(None, page.file, None, js=DOWNLOAD)
+    for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
+        asked = part.submit(told(action, ""), [part, *others], file, concurrency_limit=4, **QUIET)  # type: ignore[attr-defined]
+        asked.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_settings(page: Page, blocks: gr.Blocks) -> None:
     """What the chosen model offers, and links to all settings."""
     quick, model = {"queue": False, **QUIET}, page.options["model"]
     needing = [page.options[name] for name in (*NEEDING_STREAMS, "sounds")]
-
-    def offer(name: str) -> list[Any]:
-        return [gr.update(**properties) for properties in band_properties(name).values()]
-
-    model.input(offer, model, needing, **quick)  # type: ignore[attr-defined]
+    offer = {"fn": lambda name: [gr.update(**each) for each in band_properties(name).values()], "inputs": model}
+    model.input(outputs=needing, **offer, **quick)  # type: ignore[attr-defined]
     blocks.load(restore, page.link, page.restored(), js=f"() => {PAGE}.then(page => page.opening())", **quick)
     settings = page.inputs()[1:]
     note = f"(...values) => {{ {PAGE}.then(page => page.note({json.dumps(USUAL)}, values)); }}"
@@ -359,7 +363,8 @@ def connect_settings(page: Page, blocks: gr.Blocks) -> None:
 def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
     """Generating, stopping it, and the selected bars generated again."""
     status = [page.announced, page.run, page.stop, page.remake]
-    outputs = [*status, jobs, page.mixer]
+    outputs, ended = [*status, page.made, page.mixer], [page.made, page.voice, jobs, page.mixer]
+    shelve = told(finish, *IDLE, None, gr.skip(), {"live": None})
     wanted = [page.ticket, jobs, page.mixer, page.timeline, *page.inputs()]
 
     def failed(again: str, ticket: str) -> list[Any]:
@@ -376,13 +381,10 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
         for start in (begun.then, again.click):  # type: ignore[attr-defined]
             made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
+            made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
             asked = made.failure(outputs=[*status, page.waiting], **waits)
             asked.then(None, page.waiting, None, js=f"again => {{ {PAGE}.then(page => page.again(again)); }}")
     page.stop.click(stop_run, page.ticket, status, queue=False, **QUIET)
-    answered = page.mixer.submit(  # type: ignore[attr-defined]
-        told(answer, ""), [jobs, page.mixer], [page.announced, page.file], concurrency_limit=4, **QUIET
-    )
-    answered.then(None, page.file, None, js=DOWNLOAD)
 
 
 def connect_endpoint(page: Page) -> None:

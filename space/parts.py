@@ -103,10 +103,8 @@ def band_properties(model: str) -> dict[str, dict[str, Any]]:
         name: {"visible": not composite.known_streams.isdisjoint(OPTIONS[name].streams)} for name in NEEDING_STREAMS
     }
     known["style"] |= {"choices": radio_choices(composite.styles), "value": ""}
-    known["sounds"] = {
-        "visible": bool(composite.style_sounds),
-        "value": style_players(composite.styles, composite.style_sounds),
-    }
+    sounds = composite.style_sounds
+    known["sounds"] = {"visible": bool(sounds), "value": style_players(composite.styles, sounds)}
     # splitting a band costs next to nothing
     known["stems"] |= {"value": bool(composite.stems)}
     return known

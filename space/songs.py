@@ -217,7 +217,7 @@ def make_job(
                 break
             if isinstance(report, list):
                 songs = report
-            yield live.add(report, seconds) if isinstance(report, dict) and live is not None else None
+            yield live.add(report, seconds, request.vocal) if isinstance(report, dict) and live is not None else None
     if not songs and live is not None and live.pieces:
         songs = [pipeline.join(live.pieces)]
     if not songs:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import soundfile
@@ -100,18 +100,17 @@ class Job:
 
 
 def read_job(name: str, source: str) -> Job | None:
-    """The job in a folder of this name, as one of a vocal's file; None if it has expired."""
+    """The job in a folder of this name, as one of a vocal's file; None if it has expired or can't be read."""
     path = JOBS / name / ABOUT
-    if not re.fullmatch(r"\w+", name) or not path.exists():
+    try:
+        about = json.loads(path.read_text() if re.fullmatch(r"\w+", name) else "{}")
+        about |= {"folder": path.parent, "source": source, "played": {}}
+        job = Job(**{each: kind(about[each]) for each, kind in get_type_hints(Job).items() if each in about})
+    except (OSError, OverflowError, TypeError, ValueError):
         return None
-    about = json.loads(path.read_text())
     # of an opened project, whoever has written it: no name leads elsewhere
-    safe = {
-        "name": re.sub(r"[^\w-]+", "_", about["name"]),
-        "stems": tuple(stem for stem in STEMS if stem in about["stems"]),
-        "played": {},
-    }
-    return Job(**{**about, **safe, "folder": path.parent, "source": source})
+    safe, stems = re.sub(r"[^\w-]+", "_", job.name), tuple(stem for stem in STEMS if stem in job.stems)
+    return replace(job, name=safe, stems=stems)
 
 
 def write_job(song: dict[str, Any], **about: Any) -> Job:
@@ -144,9 +143,9 @@ class LiveTake:
         self.until = 0.0
         self.files: dict[str, list[str]] = {}
 
-    def add(self, piece: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def add(self, piece: dict[str, Any], seconds: float, source: str | None = None) -> dict[str, Any]:
         """What there is with the next piece of a pipeline's stream: "seconds" that it will have, "until" where it goes
-        by now, "files" of each channel, seconds "at" which they begin, and "balance" as in `shelf`.
+        by now, "files" of each channel, seconds "at" which they begin, "source" and "balance" as in `shelf`.
         """
         self.folder = self.folder or Path(tempfile.mkdtemp(dir=JOBS))
         self.pieces.append(piece)
@@ -157,8 +156,8 @@ class LiveTake:
         self.at.append(self.until)
         self.until += len(piece["audio"]) / rate
         voice, band = (np.concatenate([each[name] for each in self.pieces]) for name in ("vocals", "audio"))
-        balance = audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)
-        return {"seconds": seconds, "until": self.until, "at": self.at, "files": self.files, "balance": balance}
+        about = {"source": source, "balance": audio.balance_gain_db(voice, band, rate, MEDIAN_BALANCE)}
+        return {**about, "seconds": seconds, "until": self.until, "at": self.at, "files": self.files}
 
 
 def stored_sheet(voice: Path) -> LeadSheet:
@@ -189,7 +188,8 @@ def stored_band(voice: Path) -> dict[str, Any]:
         return {}
     seconds = len(song["audio"]) / song["sampling_rate"]
     balance = audio.balance_gain_db(song["vocals"], song["audio"], song["sampling_rate"], MEDIAN_BALANCE)
-    return {"run": str(voice), "seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
+    found = {"seconds": seconds, "until": seconds, "files": song["files"], "balance": balance}
+    return found | {"run": str(voice), "source": str(voice)}
 
 
 def stored_job(voice: Path) -> Job | None:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mixer: voice and band of every take in lanes of the desk, with level, pan, mute and solo; takes; files to take home.
-// Python sends the takes (takes.shelf) as {takes, chosen}, and while one is generated its pieces (songs.LiveTake) as
+// Python sends the takes (takes.shelf) as {takes, chosen}, and while one is generated its pieces (takes.LiveTake) as
 // {live}; what a person sets goes back as {chosen, channels}. Files of it are asked for by {ask: {file, format}} and
 // the event "submit".
 
@@ -8,11 +8,8 @@ import { blank, desk, drawWave, loudestOf, mark } from "./desk.js";
 import { load, startBuffer } from "./sound.js";
 
 const USUAL = { db: 0, pan: 0, muted: false, solo: false };
-const titled = (name) => name[0].toUpperCase() + name.slice(1);
 
 export function mount(element, props, watch, trigger) {
-  // the band of an example may already play
-  if (desk.mixer && !props.value?.chosen) props.value = { ...props.value, live: desk.mixer.live };
   const mixer = new Mixer(element.querySelector(".hafm-mixer"), props, trigger);
   watch("value", () => mixer.show());
   mixer.show();
@@ -21,7 +18,8 @@ export function mount(element, props, watch, trigger) {
 /** What is heard of a take, with or without the mixer on the page. */
 export class Player {
   constructor() {
-    Object.assign(this, { takes: [], chosen: null, live: null, channels: {}, sounds: {}, marks: {} });
+    // the band of an example may already play
+    Object.assign(this, { takes: [], chosen: null, live: desk.mixer?.live ?? null, channels: {}, sounds: {}, marks: {} });
     desk.join(this, desk.mixer);
     desk.mixer = this;
   }
@@ -29,12 +27,16 @@ export class Player {
   /** The band of an example (takes.stored_band) plays at once, until Python has made a take of it. */
   preview(live) {
     if (!live.run || live === this.live) return;
-    [this.live, desk.vocal] = [live, live.run];
+    [this.live, desk.vocal] = [live, live.source];
     desk.play(0);
+    desk.refresh();
   }
 
+  /** The band that is being generated for the voice that is shown. */
+  get coming() { return this.live?.source === desk.vocal ? this.live : null; }
+
   /** The take that is heard: one that is being generated, or the one that is chosen; none of another voice. */
-  get take() { return this.live ?? this.takes.find(({ id, source }) => id === this.chosen && source === desk.vocal); }
+  get take() { return this.coming ?? this.own.find(({ id }) => id === this.chosen); }
 
   /** The takes of the voice that is shown. */
   get own() { return this.takes.filter(({ source }) => source === desk.vocal); }
@@ -47,7 +49,7 @@ export class Player {
   }
 
   get seconds() { return this.take?.seconds ?? 0; }
-  get until() { return this.live?.until ?? Infinity; }
+  get until() { return this.coming?.until ?? Infinity; }
 
   /** Loads what is to be heard. */
   async ready() {
@@ -113,43 +115,37 @@ class Mixer extends Player {
     });
   }
 
-  /** What Python has sent. */
+  /** What Python has sent; all else stays, and so does what a person has marked. */
   show() {
-    const { takes = [], chosen, formats = [], live = null, play = false, marks } = JSON.parse(JSON.stringify(this.props.value || {}));
+    const { live = this.live, ...value } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
+    const { takes = [], chosen, formats = [], play = false, marks } = this.props.value = this.value = value;
     const fresh = chosen !== this.chosen;
-    const begins = play && (live ? live.run !== this.live?.run : fresh && !this.live);
-    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, marks ?? this.marks];
+    const begins = play && (live ? live.source === desk.vocal && live.run !== this.begun : fresh && !this.coming);
+    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, { ...marks, ...this.marks }];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
-    if (begins) { desk.vocal = this.live ? desk.vocal : takes.find(({ id }) => id === chosen).source; desk.play(0); }
-    mark("taken", Boolean(this.take));
+    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.play(0); }
     desk.refresh();
   }
 
   refuse(message) { this.find(".wrong").textContent = message; }
 
-  preview(live) {
-    if (!live.run) return;
-    desk.vocal = live.run;
-    this.props.value = { ...this.props.value, live, play: true };
-    this.show();
-  }
-
   /** Tells Python what is set; solo mutes the other channels. */
   send(ask) {
     const loudness = Number(this.find("[data-set=loudness]").value) || null;
     const heard = Object.entries(this.channels).map(([name, { db, pan }]) => [name, { db, pan, muted: this.silent(name) }]);
-    this.props.value = { ...this.props.value, loudness, chosen: this.chosen, marks: this.marks, channels: Object.fromEntries(heard), ask: ask ?? null };
+    this.props.value = this.value = { ...this.value, loudness, chosen: this.chosen, marks: this.marks, channels: Object.fromEntries(heard), ask: ask ?? null };
     this.settle();
     if (ask) this.trigger("submit");
   }
 
   draw() {
+    mark("taken", Boolean(this.take));
     this.drawTakes();
     const names = Object.keys(this.sounds);
     if (this.drawn !== names.join()) {
-      const strip = (name) => this.find("template").innerHTML.replaceAll("TITLE", titled(name)).replaceAll("NAME", name);
+      const strip = (name) => this.find("template").innerHTML.replaceAll("TITLE", name[0].toUpperCase() + name.slice(1)).replaceAll("NAME", name);
       desk.voice.innerHTML = names.includes("voice") ? strip("voice") : "";
       desk.stems.innerHTML = names.filter((name) => name !== "voice")
         .map((name) => `<div class="track">${strip(name)}<canvas aria-hidden="true"></canvas></div>`).join("");
@@ -171,7 +167,7 @@ class Mixer extends Player {
       const row = this.find("template.take").content.firstElementChild.cloneNode(true);
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
-      Object.assign(radio, { value: id, checked: id === this.chosen && !this.live });
+      Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
       row.title = row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
       row.dataset.take = id;
       Object.assign(text, { value: title });

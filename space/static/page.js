@@ -66,7 +66,7 @@ let loaded;
 export const before = new Promise((done) => { loaded = () => done(kept.path ? kept : null); });
 
 /** The settings that the page begins with, as a query. */
-export const opening = () => (kept.query === undefined ? location.search : kept.path ? "" : kept.query);
+export const opening = () => (kept.query === undefined ? location.search : kept.path ? null : kept.query);
 
 /** Notes the settings: values, in the order of the names of what is usual, which is left out of links. */
 export function note(usual, values) {
@@ -84,8 +84,11 @@ export function copyLink() {
 }
 
 /** What generating begins with: [announced, run, stop, remake, ticket]. */
-export const begin = () =>
-  ["", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+export function begin() {
+  desk.asked = desk.vocal;
+  desk.sheet.refuse(null);
+  return ["", ...[false, true, false].map((interactive) => ({ __type__: "update", interactive })), crypto.getRandomValues(new Uint32Array(4)).join("-")];
+}
 
 /** Presses a button once more, in a while. */
 export function again(selector) {

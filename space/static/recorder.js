@@ -74,24 +74,27 @@ class Recorder {
 
   async act(name, what) {
     this.find(".wrong").textContent = "";
-    if (name === "new") { this.choose(this.find("[data-do=new]").ariaExpanded !== "true"); return; }
-    if (name === "last") { this.hand(this.last); return; }
-    if (name === "open") { this.find("input[type=file]").click(); return; }
+    if (name === "new") return this.choose(this.find("[data-do=new]").ariaExpanded !== "true");
+    if (name === "open") return this.find("input[type=file]").click();
     try {
-      if (this.running) await this.finish();
+      if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; }));
+      // whoever takes another voice doesn't want what is being recorded
+      if (this.running) { this.close(); this.say(""); }
+      if (name === "last") this.hand(this.last);
       else if (name === "file") await this.take(what);
-      else if (!name) {
-        this.hand({ example: what });
-        desk.mixer.preview(examples[what]);
-      } else {
-        await this.open();
-        this.start(name === "sing");
-      }
+      else this.hand({ example: what });
     } catch (error) {
       this.stop();
       this.say("");
       this.find(".wrong").textContent = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
     }
+  }
+
+  /** Begins or ends a take. */
+  async press(plain) {
+    if (this.running) return this.finish();
+    await this.open();
+    this.start(plain);
   }
 
   /** Shows or hides where a voice can come from. */
@@ -103,10 +106,11 @@ class Recorder {
   /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length ? { ...desk.state(), query: "" } : null;
+    this.left = desk.mixer?.own?.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
     this.props.value = value;
     this.trigger("submit");
+    if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
   /** A person's file: a project, or a recording; those of phones (M4A, 3GP, WebM) are decoded here. */

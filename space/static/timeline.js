@@ -67,12 +67,10 @@ class Timeline {
   }
 
   /** A new lead sheet by a person's hand, which can be undone. */
-  edit(sheet) {
-    this.past.push(this.sheet);
-    this.set(sheet);
-  }
+  edit(sheet) { this.past.push(this.sheet); this.set(sheet); }
 
   set(sheet) {
+    this.refuse(null);
     this.sheet = sheet;
     this.send();
     desk.refresh();

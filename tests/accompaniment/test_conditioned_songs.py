@@ -88,6 +88,5 @@ def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     assert sum(stop - start for start, stop, _ in chords) == pytest.approx(7, abs=0.05)
     almost = LeadSheet(chords=[(0.0, 4.0, "E")])
     assert model.hear_voice(voice(5), 24_000, 0, almost).lead_sheet.chords == almost.chords
-    begins = (beat.diff() < 0).nonzero().flatten()
-    assert begins.diff().float().mean() == pytest.approx(30, abs=1.5)
+    assert (beat.diff() < 0).nonzero().flatten().diff().float().mean() == pytest.approx(30, abs=1.5)
     assert not reading_composite().hear_voice(voice(2), 24_000, 0).streams["fine"].any()

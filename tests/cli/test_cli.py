@@ -68,8 +68,7 @@ def test_paper_size_is_counted_from_its_configuration_alone(tmp_path: Path) -> N
 def test_the_bundled_models_name_is_that_model_in_every_command(bundled_model: Path) -> None:
     assert describe_model("hafm-tiny") == describe_model(None) | {"model": "hafm-tiny"}
     assert model_fingerprint("hafm-tiny") == model_fingerprint(None)
-    pipeline = load_pipeline("hafm-tiny", "cpu", "auto")
-    assert Path(pipeline.model.name_or_path) == bundled_model
+    assert Path(load_pipeline("hafm-tiny", "cpu", "auto").model.name_or_path) == bundled_model
 
 
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:

@@ -233,8 +233,7 @@ def test_a_song_that_changes_while_others_are_made_gives_no_row(tokenizers: dict
             soundfile.write(folder / planned[0], karaoke(3.0, 99), RATE)
             (folder / planned[-1]).unlink() if len(planned) > 1 else None
 
-    manifest = prepare(options, change_the_last)
-    reasons = {drop["track"]: drop["reason"] for drop in manifest["dropped"]}
+    reasons = {drop["track"]: drop["reason"] for drop in prepare(options, change_the_last)["dropped"]}
     assert reasons[planned[0]] == "changed while preparing"
     assert all(reasons[name] == "cannot be read" for name in planned[1:])
 

@@ -40,8 +40,7 @@ def test_stems_are_summed_and_the_vocals_separated_once(tmp_path: Path) -> None:
     np.testing.assert_allclose(clip.vocal.read()[0], stems["vocals"].mean(axis=1), atol=1e-4)
     separated = clip.separated.read()[0]
     assert np.abs(separated).max() > 0
-    again = load_musdb18(tmp_path / "MUSDB18", tmp_path / "out", "no such program")
-    assert again == [clip]
+    assert load_musdb18(tmp_path / "MUSDB18", tmp_path / "out", "no such program") == [clip]
 
 
 def test_files_of_five_streams_are_unpacked(tmp_path: Path) -> None:

@@ -117,8 +117,7 @@ def test_the_reference_scores_one_silence_zero_and_a_silent_voice_has_no_score(s
     assert [itself[name] for name in names] == pytest.approx([1.0] * 3)
     scores = score_pair(voice, band, extract(np.zeros_like(songs[0][0])))
     assert scores == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-9)
-    nobody = extract(np.zeros_like(songs[0][0]), voice=True)
-    scores = score_pair(nobody, band, band)
+    scores = score_pair(extract(np.zeros_like(songs[0][0]), voice=True), band, band)
     assert all(math.isnan(scores[name]) for name in ("pitch_class_share", "key_agreement", "onset_agreement"))
     # without a reference only scores of the voice are told
     told = {name for name, value in score_pair(voice, None, band).items() if not math.isnan(value)}

@@ -116,8 +116,7 @@ def endpoint(handler: Any) -> Iterator[str]:
 
 def test_the_hubs_own_client_hears_the_song(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    client = InferenceClient(model=endpoint, token="hf_nothing")
-    instrumental, mix = client.audio_to_audio(file_bytes(glide()))
+    instrumental, mix = InferenceClient(model=endpoint, token="hf_nothing").audio_to_audio(file_bytes(glide()))
     assert (instrumental.label, mix.label) == ("instrumental", "mix")
     samples, rate = soundfile.read(io.BytesIO(mix.blob))
     assert rate == CODEC_RATE and samples.shape == glide().shape

@@ -79,8 +79,7 @@ def late(pairs: Path, outputs: Path) -> list[object]:
 def report(pairs: Path, outputs: Path, tmp_path_factory: pytest.TempPathFactory, bundled_model: Path) -> Path:
     """The folder of a report on these outputs."""
     out = tmp_path_factory.mktemp("report")
-    options = late(pairs, outputs)
-    code, told, error = run(*options, "--out", out, "--json")
+    code, told, error = run(*late(pairs, outputs), "--out", out, "--json")
     assert code == 0, error
     assert json.loads(told) == json.loads((out / "report.json").read_text())
     return out
@@ -149,8 +148,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
     assert again[0] == 0 and "matched minus shuffled pairs" in again[1] and "report.html" in again[1], again[2]
     assert [path.stat().st_mtime_ns for path in songs] == stamps
     assert (tmp_path / "report.json").read_bytes() == written
-    found = json.loads(written)["systems"]["tiny"]
-    assert found["seeds"] == 2
+    assert json.loads(written)["systems"]["tiny"]["seeds"] == 2
 
 
 @pytest.mark.parametrize(

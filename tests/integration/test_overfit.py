@@ -91,7 +91,6 @@ def test_a_stage_learns_eight_real_clips_by_heart_and_generates_them(
     conditioning, labels = (torch.stack([clip[name] for clip in clips]) for name in ("conditioning_ids", "labels"))
     with torch.no_grad():
         logits = model(conditioning_ids=conditioning, labels=labels).logits
-    predicted = model.pattern.tokens(logits.argmax(dim=-1))
-    assert (predicted == labels).float().mean() > 0.95
+    assert (model.pattern.tokens(logits.argmax(dim=-1)) == labels).float().mean() > 0.95
     generated = model.generate(conditioning_ids=conditioning, do_sample=False, guidance_scale=1.0)
     assert torch.equal(model.codes_of(generated).transpose(1, 2).flatten(1), labels)

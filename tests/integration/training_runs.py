@@ -69,8 +69,7 @@ def start(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> lis
 
 def train(corpus: Path, output: Path, processes: int = 1, **changes: Any) -> list[dict[str, Any]]:
     """Runs the recipe to its end and returns the lines of its metrics."""
-    runs = start(corpus, output, processes, **changes)
-    codes = [run.wait(timeout=300) for run in runs]
+    codes = [run.wait(timeout=300) for run in start(corpus, output, processes, **changes)]
     assert codes == [0] * processes, (output / "stderr.txt").read_text()[-3000:]
     return read_metrics(output)
 

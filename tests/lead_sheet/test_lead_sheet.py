@@ -104,8 +104,7 @@ def test_the_vocals_tokens_lie_on_the_beats_that_are_known(
     # behind the projected features a centroid has its place in the beat
     first = bundled.semantic_tokenizer.config.vocal_projection_size
     places = bundled.semantic_tokenizer.centroids[0, :, first : first + 2].float()[tokens]
-    along = torch.nn.functional.cosine_similarity(places, beat_points(told)[:, :2], dim=1)
-    assert float(along.mean()) > 0.7
+    assert float(torch.nn.functional.cosine_similarity(places, beat_points(told)[:, :2], dim=1).mean()) > 0.7
 
 
 def test_a_known_tempo_is_kept(bundled: HAFMForVocalAccompaniment, vocal: tuple[np.ndarray, int]) -> None:

@@ -58,8 +58,7 @@ def test_silence_is_finite_and_a_short_clip_has_its_frames() -> None:
         found = measure(sung((220.0, 0.0, 3.0))[:length])
         assert found.shape == (-(-length // 320), DESCRIPTORS) and np.isfinite(found).all()
     # noise far below anything that is sung is not made loud
-    faint = 1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32)
-    assert measure(faint)[:, 1].max() < 0.0
+    assert measure(1e-5 * np.random.default_rng(1).normal(size=RATE).astype(np.float32))[:, 1].max() < 0.0
 
 
 def test_frames_that_do_not_divide_a_second_of_measuring_are_refused() -> None:

@@ -136,8 +136,7 @@ def test_a_beat_has_one_chord_the_likeliest_of_its_cells() -> None:
 def test_chords_change_where_that_is_worth_its_cost(better: float, chords: list[int]) -> None:
     logits = torch.zeros(3, NUM_CHORDS)
     logits[::2, 1], logits[1, 8] = 5.0, better
-    found = chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)
-    assert found[::20].argmax(1).tolist() == chords
+    assert chords_of_beats(logits, torch.arange(60) / 20 % 1, 20)[::20].argmax(1).tolist() == chords
 
 
 def parts() -> dict[str, Any]:

@@ -42,8 +42,7 @@ def test_null_conditioning_adds_nothing_at_all() -> None:
     stage = added()
     null = torch.ones(2, dtype=torch.bool)
     heard, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
-    told = stage.model.conditioning_of(torch.arange(9), heard, null)
-    assert not told.any()
+    assert not stage.model.conditioning_of(torch.arange(9), heard, null).any()
     arguments = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
     assert torch.equal(
         stage(conditioning_ids=heard, **arguments).logits, stage(conditioning_ids=other, **arguments).logits

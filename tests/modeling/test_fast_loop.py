@@ -64,8 +64,7 @@ def test_scores_of_many_steps_equal_the_forward(name: str, pattern: str, scheme:
     decoder = RecordingDecoder(stage, 3.0, 0.9, 6)
     tokens = decoder.generate(conditioning, steps, uniforms_for(2, steps))
     expected = guided_scores(stage, conditioning, tokens, 3.0)
-    found = torch.stack(decoder.scores, dim=1)
-    assert float((found - expected).abs().max()) <= 1e-3
+    assert float((torch.stack(decoder.scores, dim=1) - expected).abs().max()) <= 1e-3
     assert len(tokens.unique()) > 8
 
 

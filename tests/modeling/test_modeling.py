@@ -229,8 +229,7 @@ def test_half_precisions_run_close_to_float32(name: str, dtype: torch.dtype) -> 
     half = stage.to(dtype)(labels=labels, conditioning_ids=ids)
     assert half.logits.dtype == dtype
     assert half.loss.item() == pytest.approx(exact.loss.item(), abs=0.02)
-    tokens = stage.generate(conditioning_ids=ids)
-    assert tokens.shape == (BATCH, 1 + labels.shape[1])
+    assert stage.generate(conditioning_ids=ids).shape == (BATCH, 1 + labels.shape[1])
 
 
 def test_padding_before_tokens_of_the_target_is_refused() -> None:

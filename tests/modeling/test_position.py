@@ -17,8 +17,7 @@ def coarse_config(**options: Any) -> HAFMCoarseConfig:
 
 
 def test_causal_buckets_are_exact_up_to_16_then_logarithmic_up_to_the_maximum() -> None:
-    distance = torch.arange(3000)
-    bucket = causal_bucket(distance, 32, 1000)
+    bucket = causal_bucket(torch.arange(3000), 32, 1000)
     assert bucket[:16].tolist() == list(range(16))
     assert (bucket.diff() >= 0).all()
     assert bucket.unique().tolist() == list(range(32))
@@ -38,8 +37,7 @@ def test_signed_buckets_tell_past_from_future() -> None:
 
 
 def test_target_slots_sound_with_the_conditioning_frame_of_their_instant() -> None:
-    config = coarse_config()
-    layout = token_layout(config, conditioning_frames=50, target_slots=300)
+    layout = token_layout(coarse_config(), conditioning_frames=50, target_slots=300)
     for slot in (0, 3, 4, 7, 8, 150, 299):
         instant = (slot // 4) / 75
         assert layout.frame[0, 100 + slot].item() == int(instant * 50 + 1e-9)
@@ -63,8 +61,7 @@ def test_time_scheme_gives_tokens_that_sound_together_one_bias_whatever_the_leng
 
 
 def test_time_scheme_starts_from_heads_that_prefer_the_same_instant() -> None:
-    config = coarse_config(position_scheme="time", num_attention_heads=3)
-    locality = RelativeAttentionBias(config).locality()
+    locality = RelativeAttentionBias(coarse_config(position_scheme="time", num_attention_heads=3)).locality()
     target, voice, band = locality.split([32, 64, 64])
     assert torch.equal(voice, band)
     for table in (target, voice[:32], voice[32:]):

@@ -18,8 +18,7 @@ def test_a_position_has_one_number_wherever_reading_begins() -> None:
 @pytest.mark.parametrize("other", [RandomStream(8, 2, 3), RandomStream(7, 1, 3), RandomStream(7, 2, 4)])
 def test_seed_stage_and_sample_each_make_another_stream(other: RandomStream) -> None:
     ours, theirs = RandomStream(7, 2, 3).uniforms(0, 4000).double(), other.uniforms(0, 4000).double()
-    correlation = torch.corrcoef(torch.stack([ours, theirs]))[0, 1]
-    assert abs(float(correlation)) < 0.06
+    assert abs(float(torch.corrcoef(torch.stack([ours, theirs]))[0, 1])) < 0.06
     assert abs(float(ours.mean()) - 0.5) < 0.02
 
 
@@ -34,6 +33,5 @@ def test_draws_follow_temperature_and_top_k() -> None:
 
 def test_no_number_draws_a_code_without_probability() -> None:
     scores = torch.tensor([[-float("inf"), 3.0, -float("inf"), 1.0, -float("inf")]]).expand(4, -1)
-    numbers = torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24, 1.0])
-    assert draw(scores, numbers).tolist() == [1, 1, 3, 3]
+    assert draw(scores, torch.tensor([2.0**-24, 0.5, 1 - 2.0**-24, 1.0])).tolist() == [1, 1, 3, 3]
     assert draw(scores, None).tolist() == [1] * 4

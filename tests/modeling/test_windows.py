@@ -162,8 +162,7 @@ def test_given_spans_are_kept_and_whole_windows_of_them_cost_nothing(pattern: st
     # a song that is kept up to unit 7 and from unit 10 on, with other codes in between
     given = flat.clone()
     given[7 * 12 : 10 * 12] = -1
-    row = SongRow(15, RandomStream(9), given)
-    run = StageRun(stage, [row], UNIT, DecodingOptions())
+    run = StageRun(stage, [SongRow(15, RandomStream(9), given)], UNIT, DecodingOptions())
     again = run.run(list(conditioning))[0].t().flatten()
     assert torch.equal(again[: 7 * 12], flat[: 7 * 12]) and torch.equal(again[10 * 12 :], flat[10 * 12 :])
     assert not torch.equal(again[7 * 12 : 10 * 12], flat[7 * 12 : 10 * 12])

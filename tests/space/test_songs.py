@@ -69,8 +69,7 @@ def test_an_option_out_of_range_is_refused_in_one_sentence(given: dict[str, obje
 def test_a_song_ends_in_files(voices: Path) -> None:
     job = job_of(request(voices / "song.wav", seconds=1))
     assert sorted(path.name for path in job.folder.iterdir()) == ["song_instrumental.wav", "song_vocal.wav"]
-    mix = takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)})
-    assert mix.name == "song_mix.wav"
+    assert takes.mix_job(job, {"voice": takes.Channel(), "band": takes.Channel(-6.0)}).name == "song_mix.wav"
     with zipfile.ZipFile(takes.zip_stems(job)) as stems:
         assert stems.testzip() is None
 
@@ -132,15 +131,18 @@ def test_a_channel_keeps_its_level_in_the_middle_and_its_limits() -> None:
         assert takes.Channel.of(odd) == takes.Channel()
 
 
-def test_a_project_that_was_packed_again_with_its_folders_is_read(voices: Path, tmp_path: Path) -> None:
+def test_a_project_that_was_packed_again_or_is_of_a_newer_version_is_read(voices: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.mkdir("0123")
-        archive.writestr("project.json", '{"path": "song.wav", "takes": ["0123"]}')
+        archive.writestr("project.json", '{"path": "song.wav", "takes": ["0123", "4567"]}')
         archive.write(voices / "song.wav", "song.wav")
-        archive.writestr("0123/about.json", "{}")
+        archive.writestr("0123/job.json", '{"name": "/a", "seed": 3, "elapsed": 2, "balance": 1, "stems": [], "x": 1}')
+        archive.writestr("4567/job.json", '{"name": "a", "seed": "three"}')
     state = projects.read_project(tmp_path / "a.zip")
     assert state["path"].read_bytes() == (voices / "song.wav").read_bytes()
-    assert [path.name for path in (takes.JOBS / state["takes"][0]).iterdir()] == ["about.json"]
+    assert [path.name for path in (takes.JOBS / state["takes"][0]).iterdir()] == ["job.json"]
+    newer, odd = (takes.read_job(name, "song.wav") for name in state["takes"])
+    assert newer is not None and (newer.name, newer.seed, odd) == ("_a", 3, None)
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
@@ -200,5 +202,5 @@ def test_what_is_heard_is_the_take_and_stopping_keeps_it(tmp_path: Path, monkeyp
     # stopped while a piece is on its way to the page, what has been heard is the take
     add = takes.LiveTake.add
     monkeypatch.setattr(takes.LiveTake, "add", lambda *piece: app.stop_run("a ticket") and add(*piece))
-    *_, (*_, jobs, _) = app.run(lambda *_: wanted, "a ticket", [], None)
-    np.testing.assert_array_equal(jobs[0].read("instrumental")[0], heard[0])
+    *_, (*_, (_, job), _) = app.run(lambda *_: wanted, "a ticket", [], None)
+    np.testing.assert_array_equal(job.read("instrumental")[0], heard[0])

@@ -15,6 +15,7 @@ from space.browsing import (
     downloaded,
     expect,
     findings,
+    generate,
     generated,
     keep_screenshot,
     open_page,
@@ -208,7 +209,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     another.context.close()
 
 
-def test_takes_outlast_a_refused_file_and_come_back_after_another_voice(page: "Page", voices: Path) -> None:
+def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: "Page", voices: Path) -> None:
     takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
@@ -217,11 +218,37 @@ def test_takes_outlast_a_refused_file_and_come_back_after_another_voice(page: "P
     expect(takes).to_have_count(1)
     expect(last).not_to_be_visible()
     upload(page, voices / "song.wav")
+    expect(announced(page)).to_have_text("")
     expect(takes).to_have_count(0)
     last.click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(summary(page)).to_contain_text("folk (given)")
     expect(last).not_to_be_visible()
+    upload(page, voices / "patience.wav")
+    stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
+    generate(page)
+    expect(page.locator(".stems canvas")).to_have_count(4)
+    stop.click()
+    expect(takes).to_be_checked()
+    generate(page)
+    page.get_by_role("button", name="Name Take 2").click()
+    page.keyboard.type("Mine")
+    page.keyboard.press("Enter")
+    mine.click()
+    # what comes is heard instead
+    expect(takes).not_to_be_checked()
+    expect(mine).to_have_attribute("aria-pressed", "true")
+    upload(page, voices / "song.wav")
+    expect(page.locator(".stems canvas")).to_have_count(0)
+    page.get_by_role("button", name="New voice").click()
+    page.get_by_role("button", name="Low ballad", exact=True).click()
+    expect(page.locator("#mixer .takes")).to_contain_text("Take 3 · ballad")
+    with page.expect_response(lambda reply: "predict" in reply.url and "Take 4" in reply.text()):
+        stop.click()
+    expect(takes).to_be_checked()
+    last.click()
+    expect(takes).to_have_count(2)
+    expect(mine).to_have_attribute("aria-pressed", "true")
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
@@ -239,6 +266,8 @@ def test_recordings_of_phones_are_taken_and_files_are_dropped(
         }""",
         [list(path.read_bytes()), name],
     )
+    page.locator("#recorder [data-do=sing]").click()
+    expect(page.locator("#recorder .told")).to_have_text("Recording: 1 s")
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
     expect(summary(page)).to_contain_text("(estimated)")
     expect(page.locator("#timeline .clock")).to_contain_text("/ 0:04.")

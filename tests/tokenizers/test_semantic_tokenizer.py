@@ -121,8 +121,7 @@ def test_noise_is_seeded_optional_and_of_the_stated_level(tokenizer: HAFMSemanti
     assert not torch.equal(noisy, tokenizer.extract_features(samples, noise=True, seed=4))
     assert not torch.equal(noisy, clean)
     drawn = torch.randn(len(samples), generator=torch.Generator().manual_seed(3))
-    by_hand = tokenizer.extract_features(samples + tokenizer.config.noise_std * drawn)
-    torch.testing.assert_close(noisy, by_hand)
+    torch.testing.assert_close(noisy, tokenizer.extract_features(samples + tokenizer.config.noise_std * drawn))
     assert tokenizer.config.noise_std == 0.01
     assert torch.equal(before, torch.get_rng_state()), "the global generator is left alone"
 

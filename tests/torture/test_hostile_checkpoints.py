@@ -129,8 +129,7 @@ class Payload:
 @pytest.mark.fault("pickles in place of weights")
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.bin"])
 def test_a_pickle_is_refused_and_never_read(name: str, saved: Path, tmp_path: Path) -> None:
-    pickled = pickle.dumps(Payload(tmp_path / "owned"))
-    (saved / "coarse" / name).write_bytes(pickled)
+    (saved / "coarse" / name).write_bytes(pickle.dumps(Payload(tmp_path / "owned")))
     # beside safetensors it is nobody's business
     load_strictly(HAFMCoarseForCausalLM, saved, subfolder="coarse")
     (saved / "coarse" / WEIGHTS).unlink()

@@ -85,8 +85,7 @@ def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_hear
     torch.manual_seed(0)
     network = HAFMRhythmNetwork(DESCRIPTORS, QUICK.channels, QUICK.layers)
     before = rhythm_scores(network, heard(range(90, 94)), 300)
-    trainer = RhythmTrainer(network, heard(range(12)), QUICK, FRAME_RATE)
-    assert trainer.train() < before["beat_nats"] - 0.3
+    assert RhythmTrainer(network, heard(range(12)), QUICK, FRAME_RATE).train() < before["beat_nats"] - 0.3
     after = rhythm_scores(network, heard(range(90, 94)), 300)
     assert abs(before["half_beat_agreement"]) < 0.3 and after["half_beat_agreement"] > 0.8, (before, after)
     with pytest.raises(ValueError, match="No song is longer than 4.8 s"):
