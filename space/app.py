@@ -116,7 +116,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
-    found = [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
+    old = [job for job in jobs if job.played and job.source == str(path)][:1]
+    found = old or [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     # a band may have come since the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
@@ -145,7 +146,8 @@ def stop_run(ticket: str) -> list[Any]:
 def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None, *inputs: Any) -> Request:
     """What the Play a band button asks for: the page's options, and the lead sheet that its timeline shows."""
     request = Request.of(*inputs)
-    if len(jobs) - len(not_kept(jobs, mixer)) >= MOST_JOBS:
+    own = [job for job in jobs if job.source == request.vocal]
+    if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★); let one of them go to make room for a new one.")
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
@@ -204,10 +206,11 @@ def not_kept(jobs: list[Job], mixer: Values | None) -> list[Job]:
 
 
 def shelved(new: list[Job], jobs: list[Job], mixer: Values | None) -> list[Any]:
-    """[jobs, mixer] with new jobs, the last of which plays; of too many the oldest that are not kept are removed."""
+    """[jobs, mixer] with new jobs, the last of which plays; of too many of a voice the oldest not kept are removed."""
     for job in new:
         jobs = [each for each in jobs if each.folder != job.folder]
-        for old in not_kept(jobs, mixer)[: max(len(jobs) + 1 - MOST_JOBS, 0)]:
+        own = [each for each in jobs if each.source == job.source]
+        for old in not_kept(own, mixer)[: max(len(own) + 1 - MOST_JOBS, 0)]:
             shutil.rmtree(old.folder, ignore_errors=True)
             jobs = [each for each in jobs if each is not old]
         jobs = [*jobs, replace(job, number=job.number or 1 + max((old.number for old in jobs), default=0))]

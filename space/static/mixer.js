@@ -100,7 +100,8 @@ class Mixer extends Player {
     Object.assign(super(), { root, props, trigger });
     this.find = (selector) => root.querySelector(selector);
     root.addEventListener("focusout", ({ target }) => {
-      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
+      // redrawn once the press that has ended it is over
+      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined }, 300);
     });
     for (const place of [root, desk.voice, desk.stems]) {
       place.addEventListener("click", (event) => this.clicked(event));
@@ -110,9 +111,7 @@ class Mixer extends Player {
       if (target.files[0]) desk.sheet.open(target.files[0]);
       target.value = "";
     });
-    root.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && event.target.type === "text") event.target.blur();
-    });
+    root.addEventListener("keydown", ({ key, target }) => { if (key === "Enter" && target.type === "text") target.blur(); });
   }
 
   /** What Python has sent; all else stays, and so does what a person has marked. */
@@ -157,8 +156,7 @@ class Mixer extends Player {
   }
 
   drawTakes() {
-    const { own } = this;
-    const list = this.find(".takes");
+    const [{ own }, list] = [this, this.find(".takes")];
     this.find(".songs").hidden = !own.length;
     const { type, dataset } = list.contains(document.activeElement) ? document.activeElement : {};
     // a name that is being written stays
@@ -186,12 +184,12 @@ class Mixer extends Player {
     desk.refresh();
   }
 
-  /** Names a take, or keeps it from being replaced. */
-  mark(id, change) {
+  /** Names a take, or keeps it from being replaced; shows it so many ms later. */
+  mark(id, change, later) {
     this.marked = id;
     this.marks = { ...this.marks, [id]: { ...this.marks[id], ...change } };
     this.send();
-    desk.draw();
+    later ? setTimeout(() => desk.draw(), later) : desk.draw();
   }
 
   /** Mutes a channel, or hears it alone: that of an element, or else the voice. */

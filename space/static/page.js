@@ -27,6 +27,10 @@ export function mount() {
     if (button) hear(button);
     for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
   });
+  // the second click of a double one would begin another band, or stop this one
+  addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest?.("#run, #stop, #remake")) event.stopPropagation();
+  }, true);
   for (const event of ["play", "pause", "ended"]) player.addEventListener(event, mark);
 }
 
@@ -43,9 +47,7 @@ function hear(button) {
 
 /** Shows as pressed the button whose example is playing. */
 function mark() {
-  for (const button of document.querySelectorAll("#style_sounds button")) {
-    button.setAttribute("aria-pressed", String(!player.paused && player.src === button.dataset.sound));
-  }
+  for (const each of document.querySelectorAll("#style_sounds button")) each.ariaPressed = String(!player.paused && player.src === each.dataset.sound);
 }
 
 export function download(path) {

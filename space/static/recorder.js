@@ -163,11 +163,10 @@ class Recorder {
 
   /** Records from now on: a plain take, or one with clicks on whole beats of the context's clock, of which a bar counts in. */
   start(plain) {
-    const ctx = context();
-    const { period, metre } = this;
+    desk.stop();
+    const [ctx, { period, metre }] = [context(), this];
     const first = Math.ceil((ctx.currentTime + 0.3) / period);
-    this.chunks = [];
-    this.out = new GainNode(ctx, { gain: 1 });
+    [this.chunks, this.out] = [[], new GainNode(ctx, { gain: 1 })];
     this.out.connect(ctx.destination);
     this.running = { plain, period, metre, first, next: first };
     this.timer = setInterval(() => this.tick(), TICK * 1000);

@@ -159,9 +159,7 @@ class Timeline {
   }
 
   /** What the listener says of a chord that it has estimated: [start, stop, label, how likely it is, another]. */
-  choiceOf(start, label) {
-    return this.value.choices?.find(([from, to, own]) => own === label && from < start + 0.02 && start < to);
-  }
+  choiceOf(start, label) { return this.value.choices?.find(([from, to, own]) => own === label && from < start + 0.02 && start < to); }
 
   /** Buttons over the lane, one tab stop for all; the elements stay, and so does the focus. */
   fillList(selector, all, fill) {
@@ -192,9 +190,7 @@ class Timeline {
     if (focused) stop.firstChild.focus({ preventScroll: true });
   }
 
-  isSelected(start, stop) {
-    return Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02;
-  }
+  isSelected(start, stop) { return Boolean(this.selection) && start >= this.selection.start - 0.02 && stop <= this.selection.stop + 0.02; }
 
   /** A value of the style sheet. */
   styled(name) { return getComputedStyle(this.root).getPropertyValue(name).trim(); }

@@ -226,15 +226,14 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
     expect(last).not_to_be_visible()
     upload(page, voices / "patience.wav")
     stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
-    generate(page)
+    page.get_by_role("button", name="Play a band").dblclick()
     expect(page.locator(".stems canvas")).to_have_count(4)
     stop.click()
     expect(takes).to_be_checked()
     generate(page)
     page.get_by_role("button", name="Name Take 2").click()
     page.keyboard.type("Mine")
-    page.keyboard.press("Enter")
-    mine.click()
+    page.get_by_role("button", name="Keep Take 2").click()
     # what comes is heard instead
     expect(takes).not_to_be_checked()
     expect(mine).to_have_attribute("aria-pressed", "true")
@@ -249,6 +248,9 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
     last.click()
     expect(takes).to_have_count(2)
     expect(mine).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="New voice").click()
+    page.get_by_role("button", name="Vocal", exact=True).click()
+    expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
