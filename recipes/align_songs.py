@@ -37,11 +37,7 @@ AS_HIGH = 0.05
 
 
 def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
-    """Seconds by which each clip's reference is late (below 0: early), as the other clips of its song tell.
-
-    Raises:
-        ValueError: no song has two clips with references, so that none can tell the lag of another.
-    """
+    """Seconds by which each clip's reference is late (below 0: early), as the other clips of its song tell."""
     songs: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         songs[clip.song].append(clip)
@@ -51,8 +47,6 @@ def find_lags(clips: Sequence[Clip]) -> dict[str, float]:
         for name in curves if len(curves) > 1 else ():
             others = np.mean([curve for other, curve in curves.items() if other != name], axis=0)
             lags[name] = smallest_lag(others)
-    if not lags:
-        raise ValueError("The lag of a song is estimated from its other clips, and no song here has two.")
     return lags
 
 
@@ -91,7 +85,8 @@ def main(
 ) -> None:
     """Writes OUT/CLIP/vocal.flac, instrumental.flac and labels.json, which names the song; prints lags as JSON."""
     clips = load_karaoke(songs) if karaoke else load_pairs(songs)
-    lags = find_lags(clips)
+    if not (lags := find_lags(clips)):
+        raise ValueError("The lag of a song is estimated from its other clips, and no song here has two.")
     transcriber = Transcriber() if lead_sheets else None
     for clip in clips:
         folder = out / clip.name

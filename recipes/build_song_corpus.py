@@ -22,6 +22,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks  # noqa: E402
 from hafm_tiny.songs.styles import STYLES  # noqa: E402
+from running import run_recipe  # noqa: E402
 
 logger = logging.getLogger("build_song_corpus")
 DEFAULT_SOUNDFONTS = [
@@ -74,4 +75,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_recipe(lambda: typer.run(main))

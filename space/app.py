@@ -116,8 +116,8 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
-    old = [job for job in jobs if job.played and job.source == str(path)][:1]
-    found = old or [takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
+    old = next((job for job in jobs if job.played and job.source == str(path)), None)
+    found = [old or takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     # a band may have come since the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)

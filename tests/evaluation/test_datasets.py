@@ -113,6 +113,8 @@ def test_a_system_of_the_name_of_a_baseline_or_of_the_model_is_refused(tmp_path:
     clip = datasets.Clip("a", "a", datasets.Part(write(tmp_path / "a.wav", 2)))
     with pytest.raises(HAFMEvaluationError, match=f"'{name}' is the model's name or a baseline's"):
         evaluate(Evaluation((clip,), tmp_path / "out", RenderingOptions("hafm-tiny/x/.."), {name: (Path(),)}))
+    with pytest.raises(HAFMEvaluationError, match=r"Two sets of outputs would be 'a \(1\)'"):
+        evaluate(Evaluation((clip,), tmp_path / "out", None, {"a": (tmp_path, tmp_path), "a (1)": (tmp_path,)}))
 
 
 def test_damaged_missing_and_infinite_sounds_are_refused(tmp_path: Path) -> None:

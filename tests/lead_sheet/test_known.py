@@ -47,9 +47,8 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
     left = [name for name in estimated if name != "beats"] or ()
     assert known_lead_sheet(sheet, tempo=96) == LeadSheet(tempo=96, key="C:maj", estimated=left)
     assert known_lead_sheet(sheet, beats=[0.2, 0.9]) == LeadSheet(beats=[0.2, 0.9], key="C:maj", estimated=left)
-    assert known_lead_sheet({"tempo": 96, "beats_per_bar": 3}, beats=[0, 1]) == LeadSheet(
-        beats=[0, 1], beats_per_bar=3
-    )
+    waltz = {"tempo": 96, "beats_per_bar": 3}
+    assert known_lead_sheet(waltz, beats=[0, 1]) == LeadSheet(beats=[0, 1], beats_per_bar=3)
     barred = replace(sheet, bars=("C", "F"))
     assert known_lead_sheet(barred, tempo=96) == replace(barred, tempo=96, beats=None, downbeat=0, estimated=left)
 

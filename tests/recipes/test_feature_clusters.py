@@ -66,9 +66,7 @@ def test_the_recipe_makes_a_tokenizer_of_training_songs_that_uses_its_clusters(
     assert tokenizer.config.separate_centroids == separate
 
 
-def test_a_killed_sampling_goes_on_to_the_same_sample(
-    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_sampling_goes_on_to_the_same(songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_clusters, "SAVE_SECONDS", 0.0)
     tokenizer, separator = tiny_semantic_tokenizer(), StemReader(StemOptions("right"))
 

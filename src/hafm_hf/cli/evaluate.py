@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,9 @@ def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
     seconds, data = flags.clip_seconds, {"set": folders[0].name}
     if name:
-        clips, seconds = musdb18.load_musdb18(folders[0], out, flags.separation), seconds or musdb18.CLIP_SECONDS
+        # what another program has separated, or of other songs, is not taken for this
+        at = out / hashlib.sha256(f"{flags.separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
+        clips, seconds = musdb18.load_musdb18(folders[0], at, flags.separation), seconds or musdb18.CLIP_SECONDS
         data |= {"protocol": name, "separation": flags.separation}
     else:
         clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])

@@ -84,7 +84,11 @@ def evaluate(
     with locked(evaluation.out):
         systems = _systems(evaluation)
         bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
-        candidates = {name: parts for system in systems.values() for name, parts in system.items()}
+        candidates: System = {}
+        for system in systems.values():
+            if twice := candidates.keys() & system.keys():
+                raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; call one of them otherwise.")
+            candidates |= system
         jobs = [
             ClipJob(clip, {name: parts[clip.name] for name, parts in candidates.items()}) for clip in evaluation.clips
         ]
