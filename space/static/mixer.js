@@ -100,8 +100,7 @@ class Mixer extends Player {
     Object.assign(super(), { root, props, trigger });
     this.find = (selector) => root.querySelector(selector);
     root.addEventListener("focusout", ({ target }) => {
-      // redrawn once the press that has ended it is over
-      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined }, 300);
+      if (target.type === "text") this.mark(target.closest("[data-take]").dataset.take, { title: target.value.trim() || undefined });
     });
     for (const place of [root, desk.voice, desk.stems]) {
       place.addEventListener("click", (event) => this.clicked(event));
@@ -158,11 +157,15 @@ class Mixer extends Player {
   drawTakes() {
     const [{ own }, list] = [this, this.find(".takes")];
     this.find(".songs").hidden = !own.length;
-    const { type, dataset } = list.contains(document.activeElement) ? document.activeElement : {};
-    // a name that is being written stays
-    if (type === "text") return;
-    list.replaceChildren(...own.map(({ id, name, style, seed }) => {
-      const row = this.find("template.take").content.firstElementChild.cloneNode(true);
+    const focused = list.contains(document.activeElement) ? document.activeElement : null;
+    // a name that is being written stays, and so does a row on which a press has begun
+    if (focused?.type === "text") return;
+    const before = [...list.children];
+    const rows = own.map(({ id }) => before.find(({ dataset }) => dataset.take === id) ?? this.find("template.take").content.firstElementChild.cloneNode(true));
+    if (rows.length !== before.length || rows.some((row, at) => row !== before[at])) list.replaceChildren(...rows);
+    for (const [at, { id, name, style, seed }] of own.entries()) {
+      const row = rows[at];
+      row.classList.remove("named");
       const [radio, text, pencil, star] = row.querySelectorAll("input, button");
       const { title = name, kept = false } = this.marks[id] ?? {};
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
@@ -171,10 +174,8 @@ class Mixer extends Player {
       Object.assign(text, { value: title });
       pencil.ariaLabel = `Name ${title}`;
       Object.assign(star, { textContent: kept ? "★" : "☆", ariaLabel: `Keep ${title}`, ariaPressed: String(kept) });
-      return row;
-    }));
-    if (type === "radio") list.querySelector(":checked")?.focus();
-    else if (type) list.querySelector(`[data-take="${this.marked}"] [data-do=${dataset.do}]`)?.focus();
+    }
+    (focused?.type === "radio" ? list.querySelector(":checked") : focused)?.focus();
   }
 
   /** The take of a number, from 0, which goes on where the other was. */
@@ -184,12 +185,11 @@ class Mixer extends Player {
     desk.refresh();
   }
 
-  /** Names a take, or keeps it from being replaced; shows it so many ms later. */
-  mark(id, change, later) {
-    this.marked = id;
+  /** Names a take, or keeps it from being replaced. */
+  mark(id, change) {
     this.marks = { ...this.marks, [id]: { ...this.marks[id], ...change } };
     this.send();
-    later ? setTimeout(() => desk.draw(), later) : desk.draw();
+    desk.draw();
   }
 
   /** Mutes a channel, or hears it alone: that of an element, or else the voice. */
