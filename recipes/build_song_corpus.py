@@ -53,7 +53,6 @@ def main(
     seed: int = 0,
 ) -> None:
     """Render SONGS, sung by VOICES, into OUTPUT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if unknown := set(styles.split(",")) - set(STYLES):
         raise typer.BadParameter(f"no style is called {', '.join(sorted(unknown))}; choose from {', '.join(STYLES)}.")
     options = SongCorpusOptions(

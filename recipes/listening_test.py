@@ -45,8 +45,8 @@ def page(
     folders = {name: Path(folder) for name, folder in named}
     if len(folders) < len(named) or not all(folder and Path(folder).is_dir() for _, folder in named):
         raise ValueError("Give each version as NAME=FOLDER, with a name of its own and a folder that exists.")
-    found = [{path.name for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES} for folder in folders.values()]
-    songs = sorted(set.intersection(*found))
+    files = [{path.name for path in folder.iterdir()} for folder in folders.values()]
+    songs = sorted(name for name in set.intersection(*files) if name.lower().endswith(AUDIO_SUFFIXES))
     if len(folders) < 2 or not songs:
         raise ValueError("A comparison needs two versions with sound files of the same names.")
     sounds = test / "page" / "sounds"

@@ -68,8 +68,11 @@ def main() -> None:
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
         channels=arguments.channels, num_layers=arguments.layers,
     )  # fmt: skip
-    known = folders.init_from
-    model = HAFMSeparatorModel.from_pretrained(known, dtype=torch.float32) if known else HAFMSeparatorModel(config)
+    model = HAFMSeparatorModel(config)
+    if folders.init_from:
+        model = HAFMSeparatorModel.from_pretrained(folders.init_from, dtype=torch.float32)
+        if (model.config.sampling_rate, model.config.hop_length) != (rate, hop):
+            raise ValueError(f"{folders.init_from} is of another codec: its rate or hop length differs.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)

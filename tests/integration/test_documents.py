@@ -185,9 +185,7 @@ def options_of(script: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize(
-    "block", [block for block in PYTHON if not block.runs or block.document not in RUN], ids=label
-)
+@pytest.mark.parametrize("block", [each for each in PYTHON if not each.runs or each.document not in RUN], ids=label)
 def test_every_python_block_is_python_and_imports_what_exists(block: Block) -> None:
     for module, name in imported_names(block.text):
         found = importlib.import_module(module)

@@ -59,9 +59,8 @@ def workspace(tmp_path: Path) -> Path:
         for name, sound in stems.items():
             soundfile.write(folder / f"{name}.wav", np.repeat(sound[:, None], 2, axis=1), RATE)
     torch.manual_seed(0)
-    HubertModel(tiny_semantic_tokenizer().config.hubert_config).save_pretrained(
-        tmp_path / "facebook/hubert-large-ll60k"
-    )
+    hubert = HubertModel(tiny_semantic_tokenizer().config.hubert_config)
+    hubert.save_pretrained(tmp_path / "facebook/hubert-large-ll60k")
     tiny_codec().save_pretrained(tmp_path / "facebook/encodec_24khz")
     save_demucs(tmp_path)
     config = Wav2Vec2Config(

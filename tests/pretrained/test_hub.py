@@ -119,9 +119,8 @@ def test_card_is_made_once_and_then_kept(hub: StandIn) -> None:
     branches = hub.repositories["singers/tiny"].branches
     assert "# By hand" in branches["main"]["README.md"].decode() and branches["main"] == branches["next"]
     band = hub.repositories["singers/band"].branches["main"]
-    assert (
-        json.loads(band["preprocessor_config.json"])["max_seconds"] == 77 and hub.repositories["singers/band"].private
-    )
+    assert json.loads(band["preprocessor_config.json"])["max_seconds"] == 77
+    assert hub.repositories["singers/band"].private
     assert "[folk](styles/folk.ogg), rock." in band["README.md"].decode() and band["styles/folk.ogg"] == b"a sound"
     made = ModelCard(hub.repositories["singers/tiny-coarse"].branches["main"]["README.md"].decode())
     assert made.data.get("pipeline_tag") == "audio-to-audio" and made.data.get("library_name") == "transformers"

@@ -284,9 +284,9 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         """
         known = {name: kwargs.pop(name, None) for name in KNOWN}
         given = known.pop("lead_sheet")
+        sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, (list, tuple)) else [given])]
         generation = Generation(self, options, kwargs, progress)
         rows, rate = given_vocals(self.sampling_rate, vocals, sampling_rate, input_values, padding_mask)
-        sheets = [known_lead_sheet(each, **known) for each in (given if isinstance(given, (list, tuple)) else [given])]
         if len(rows) != 1 and instrumental is not None or len(rows) != len(sheets) and any(sheets):
             raise ValueError(f"A lead sheet or an instrumental belongs to one vocal, and {len(rows)} were given.")
         sheets = sheets if len(sheets) == len(rows) else [None] * len(rows)

@@ -152,7 +152,7 @@ def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
     seconds, data = flags.clip_seconds, {"set": folders[0].name}
     if name:
-        # what another program has separated, or of other songs, is not taken for this
+        # another program's vocals, or another folder's, are never taken for these
         at = out / hashlib.sha256(f"{flags.separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
         clips, seconds = musdb18.load_musdb18(folders[0], at, flags.separation), seconds or musdb18.CLIP_SECONDS
         data |= {"protocol": name, "separation": flags.separation}
