@@ -40,6 +40,9 @@ Progress = Callable[[str, int, int], None]
 BEAT_SECONDS = 0.03
 # numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
 THREADED_MATRIX = 1 << 20
+_threads_lock = threading.Lock()
+# of each thread that is inside, what it had before its blocks
+_inside: dict[int, list[int]] = {}
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,23 @@ class Generation:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """torch on so many threads inside the block, on as many as before behind it; None changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    """torch on so many threads inside the block, and behind it on as many as outside of all; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    me = threading.get_ident()
+    with _threads_lock:
+        # a thread that starts while another one is inside would take that one's number for its own
+        before = torch.get_num_threads() if me in _inside or not _inside else next(iter(_inside.values()))[0]
+        _inside.setdefault(me, []).append(before)
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _threads_lock:
+            torch.set_num_threads(_inside[me].pop())
+            if not _inside[me]:
+                del _inside[me]
 
 
 def suitable_threads(models: Iterable[nn.Module]) -> int | None:

@@ -89,7 +89,7 @@ def read_audio(
             raise HAFMAudioError(f"{name} has {file.channels} channels; HAFM takes {MAX_CHANNELS}, save it as mono.")
         frames = _frames_to_read(file, name, seconds, max_seconds)
         try:
-            sound = _read_mono(file, frames) if mono or file.channels == 1 else file.read(frames, "float32")
+            sound = file.read(frames, "float32") if file.channels == 2 and not mono else _read_mono(file, frames)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise HAFMAudioError(f"{name} cannot be decoded ({error}); it may be damaged, save it again.") from error
     _check_values(sound, name)

@@ -94,9 +94,8 @@ def accompany_all(
     """
     request = _resolved(request)
     with locked(Path(request.out)):
-        batches, bad, seed = _make_plan(request, batch_size)
+        batches, bad, seed, names = _make_plan(request, batch_size)
         request = replace(request, parameters={**request.parameters, "seed": seed})
-        names = _names(itertools.chain.from_iterable(batches))
         total = len(names) + len(bad)
         outcomes = [Outcome(vocal, request.files(name)) for vocal, name in names.items()]
         there = {outcome.vocal: outcome for outcome in outcomes if outcome.is_there()}
@@ -130,11 +129,14 @@ def _names(vocals: Iterable[str]) -> dict[str, str]:
     """What the files of each vocal are called: its path without the suffix, unless two differ in that only."""
     stems = {vocal: os.path.splitext(vocal)[0] for vocal in vocals}
     shared = Counter(stems.values())
-    return {vocal: stem if shared[stem] == 1 else vocal.replace(".", "_") for vocal, stem in stems.items()}
+    names = {vocal: stem if shared[stem] == 1 else vocal.replace(".", "_") for vocal, stem in stems.items()}
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise HAFMCorpusError(f"Two vocals would be written as {twice[0]}; rename one of them.")
+    return names
 
 
-def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int]:
-    """The batches of all vocals; what is wrong with those that can't be used; and the seed."""
+def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict[str, str], int, dict[str, str]]:
+    """The batches of all vocals; what is wrong with those that can't be used; the seed; each vocal's files' name."""
     path, source = Path(request.out, PLAN_FILE), Path(request.source)
     before: dict[str, Any] = {"format": PLAN_FORMAT}
     if path.is_file():
@@ -149,6 +151,7 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad = {drop.track: f"{drop.track}: {drop.reason.value}; fix or remove it." for drop in drops}
     if not vocals and not bad:
         raise HAFMCorpusError(f"{request.source} contains no vocals; name a folder with audio files.")
+    names = _names(vocals)
     stamps = {vocal: stamp_files(source, {"vocal": vocal, **_sheet_files(source, vocal)}) for vocal in vocals}
     known = before.get("stamps", {})
     kept = {vocal for vocal in vocals if known.get(vocal) == stamps[vocal]}
@@ -160,12 +163,12 @@ def _make_plan(request: Request, batch_size: int) -> tuple[list[list[str]], dict
     bad |= {vocal: length for vocal, length in lengths.items() if isinstance(length, str)}
     batches += _batched(source, {key: long for key, long in lengths.items() if not isinstance(long, str)}, batch_size)
     # what was made of a vocal that has changed is out of date
-    for files in (request.files(_names(vocals)[vocal]) for vocal in new if vocal in known):
+    for files in (request.files(names[vocal]) for vocal in new if vocal in known):
         for made in itertools.chain.from_iterable(each.values() for each in files):
             made.unlink(missing_ok=True)
     stamps = {vocal: stamps[vocal] for vocal in itertools.chain.from_iterable(batches)}
     write_json(path, {"format": PLAN_FORMAT, "options": content, "stamps": stamps, "batches": batches})
-    return batches, bad, content["seed"]
+    return batches, bad, content["seed"], {vocal: names[vocal] for batch in batches for vocal in batch}
 
 
 def _read(source: Path, seconds: float | None, vocal: str) -> float | str:

@@ -71,7 +71,7 @@ def check_same_options(folder: Path, before: dict[str, Any], now: dict[str, Any]
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Options without those that are off: other versions may not know them."""
     inner = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
-    return {name: value for name, value in inner.items() if value not in ("", None, False)}
+    return {name: value for name, value in inner.items() if not (value is None or value is False or value == "")}
 
 
 def extend_plan(plan: Plan, tracks: Sequence[Track], tracks_per_shard: int) -> None:

@@ -46,7 +46,7 @@ class SpectralBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, config.expansion * width)
         self.down = nn.Linear(config.expansion * width, width)
-        self.scale = nn.Parameter(torch.full((width,), 1 / layers))
+        self.layers, self.scale = layers, nn.Parameter(torch.empty(width))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float [B, T, D] → [B, T, D]."""
@@ -269,7 +269,7 @@ class HAFMSpectralModel(HAFMHubMixin, PreTrainedModel):
             initialization.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
             initialization.zeros_(module.bias)
         elif isinstance(module, SpectralBlock):
-            initialization.constant_(module.scale, 1 / self.config.decoder_layers)
+            initialization.constant_(module.scale, 1 / module.layers)
         elif isinstance(module, Spectrum):
             initialization.ones_(module.usual)
         elif isinstance(module, ResidualQuantizer):
