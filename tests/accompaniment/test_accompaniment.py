@@ -95,8 +95,8 @@ def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: C
     for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None), (short, None)):
         (found,) = composite.generate(given, CODEC_RATE, seed=4, padding_mask=where).audio
         assert torch.equal(found, alone)
-    for given in (short, short.numpy()[None], vocal):
-        assert np.array_equal(channels_first(given, 2), torch.stack([vocal, vocal]))
+    for sound in (short, short.numpy()[None], vocal):
+        assert np.array_equal(channels_first(sound, 2), torch.stack([vocal, vocal]))
 
 
 @pytest.mark.parametrize(
