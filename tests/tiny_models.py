@@ -66,17 +66,9 @@ def placed(how: str) -> dict[str, Any]:
 
 def tiny_hubert(**convolutions: tuple[int, ...]) -> HubertConfig:
     """A HuBERT of one layer."""
-    return HubertConfig(
-        hidden_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=3,
-        intermediate_size=20,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        **convolutions,
-    )
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20}
+    places = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    return HubertConfig(**sizes, **places, **convolutions, feat_extract_norm="layer", do_stable_layer_norm=True)
 
 
 def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:

@@ -13,11 +13,13 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, pipeline, 
 
 from hafm_hf import HAFMCoarseForCausalLM, HAFMConfig, HAFMFeatureExtractor, HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.parts import part_classes
+from hafm_hf.audio.feature_extraction_hafm import channels_first
 from hafm_hf.cli.info import describe_model
 from tiny_models import CODES, tiny_band, tiny_composite, tiny_listener, tiny_rhythmic_tokenizer, tiny_spectral_codec
 from vocals import CODEC_RATE
 
 Composite = HAFMForVocalAccompaniment
+STRATEGIES = ("auto", "balanced", "sequential")
 
 
 def voice(seconds: float, rate: int = 24_000, pitch: float = 220.0) -> np.ndarray:
@@ -85,13 +87,16 @@ def test_padding_is_cut_off_on_either_side(composite: Composite, left: int, monk
 
 
 def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: Composite) -> None:
-    vocal = torch.from_numpy(voice(0.5))
+    short = torch.from_numpy(np.round(32_768 * voice(0.5))).short()
+    vocal = short / 32_768
     alone = composite.generate(vocal, CODEC_RATE, seed=4).audio[0]
     mask = torch.ones(12_000, dtype=torch.bool)
     stacked = vocal[None, None]
-    for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None)):
+    for given, where in ((vocal, mask), (stacked, None), (stacked, mask[None]), ([vocal[None]], None), (short, None)):
         (found,) = composite.generate(given, CODEC_RATE, seed=4, padding_mask=where).audio
         assert torch.equal(found, alone)
+    for sound in (short, short.numpy()[None], vocal):
+        assert np.array_equal(channels_first(sound, 2), torch.stack([vocal, vocal]))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_one_vocal_and_one_channel_are_taken_with_or_without_a_mask(composite: C
             None,
             r"vocals have shape \[9000, 2\], samples of channels .*; average channels first",
         ),
-        (torch.tensor(0.5), None, r"A vocal has shape \[\]"),
+        (torch.tensor(0.5), None, r"A vocal has shape \(\)"),
         (torch.zeros(3, 9_000), torch.ones(2, 9_000), r"padding_mask has 2 rows for 3 vocals"),
         (torch.zeros(3, 9_000), torch.ones(9_000), r"padding_mask has 1 rows for 3 vocals"),
         (torch.zeros(3, 9_000), torch.ones(3, 8_000), r"padding_mask has 8000 places for a vocal of 9000 samples"),
@@ -209,11 +214,22 @@ def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
     assert song.audio[0].shape == (14_400,) and song.lead_sheets[0].chords
 
 
-@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}, {"": torch.device("cpu")}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torchs_default_dtype_changes_no_song(dtype: torch.dtype) -> None:
+    model = tiny_band(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
+    expected = model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0]
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0], expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", *STRATEGIES, {"": "cpu"}, {"": torch.device("cpu")}])
 def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> None:
     loaded = HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map=device_map)
     (device,) = {parameter.device for parameter in loaded.parameters()}
-    assert device.type == "cpu" or device_map == "auto"
+    assert device.type == "cpu" or device_map in STRATEGIES
     assert pipeline("vocal-accompaniment", model=str(tiny_model), device_map=device_map).device.type == device.type
     with pytest.raises(ValueError, match="device_map is .*'coarse'.*; a model has one device"):
         HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map={"coarse": "cpu"})
@@ -221,9 +237,7 @@ def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> Non
 
 @pytest.mark.processor
 @pytest.mark.parametrize("option", ["dtype", "torch_dtype"])
-def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
-    composite: Composite, tmp_path: Path, option: str
-) -> None:
+def test_dtype_is_the_stages_and_leaves_tokens_to_float32(composite: Composite, tmp_path: Path, option: str) -> None:
     composite.save_pretrained(tmp_path)
     loaded = HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: torch.bfloat16})
     dtypes = {name: next(getattr(loaded, name).parameters()).dtype for name in part_classes(loaded.config)}
@@ -231,6 +245,8 @@ def test_dtype_holds_for_the_stages_and_leaves_tokens_to_float32(
         name: torch.float32 if name in ("codec", "semantic_tokenizer") else torch.bfloat16 for name in dtypes
     }
     assert loaded.generate(voice(0.3), CODEC_RATE, seed=1).audio[0].isfinite().all()
+    with pytest.raises(ValueError, match="dtype is {'semantic': torch.bfloat16}; all stages have one"):
+        HAFMForVocalAccompaniment.from_pretrained(tmp_path, **{option: {"semantic": torch.bfloat16}})
 
 
 @pytest.mark.parametrize("kind", [HAFMForVocalAccompaniment, AutoModel])
@@ -276,11 +292,12 @@ def test_two_stages_are_built_saved_loaded_and_run(composite: Composite, tmp_pat
     assert set(describe_model(str(tmp_path))["parts"]) == set(parts)
 
 
-def test_empty_vocal_is_refused(composite: Composite) -> None:
+def test_empty_vocal_is_refused(composite: Any) -> None:
     with pytest.raises(ValueError, match="empty"):
         composite.generate(voice(0), CODEC_RATE)
-    with pytest.raises(ValueError, match="There is no vocal"):
-        composite.generate()
+    for given in ({}, {"vocals": voice(1), "sampling_rate": CODEC_RATE, "input_values": voice(1)}):
+        with pytest.raises(ValueError, match="There is no vocal, or two"):
+            composite.generate(**given)
 
 
 def test_what_the_feature_extractor_returns_is_taken_by_name(composite: Composite) -> None:

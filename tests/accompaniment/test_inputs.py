@@ -37,7 +37,7 @@ def test_rows_columns_and_data_sets_are_read_without_torchcodec(accompany: Any, 
     wanted = SIXTEEN_BIT / np.float32(32768)
     assert importlib.util.find_spec("torchcodec") is None
     undecoded = rows.cast_column("audio", datasets.Audio(decode=False))
-    decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": 24_000}}
+    decoded = {"text": "la", "audio": {"array": wanted, "sampling_rate": torch.tensor(24_000)}}
     for given in (undecoded[0], undecoded[0]["audio"], decoded, wanted.tolist()):
         assert np.array_equal(heard(accompany, given, sampling_rate=24_000)[0], wanted)
     songs_one_by_one = (KeyDataset(undecoded, "audio"), (row for row in undecoded.to_iterable_dataset()))
@@ -77,11 +77,7 @@ def test_decoders_are_asked_for_their_samples_and_their_failure_is_a_sentence(ac
         ({"text": "la"}, {}, 'A dict needs "array" and "sampling_rate"'),
         (glide(), {"sampling_rate": 24_000, "seed": 1.5}, "seed is 1.5; it must be a whole number"),
         *(
-            (
-                {"array": glide(), "sampling_rate": 24_000},
-                {"seconds": wrong},
-                f"seconds is {wrong!r}; it must be a number",
-            )
+            (glide(), {"sampling_rate": 24_000, "seconds": wrong}, f"seconds is {wrong!r}; it must be a number")
             for wrong in ("1", 0, -1.0, float("nan"), float("inf"), True)
         ),
         (file_bytes(glide()), {"seconds": "1"}, "seconds is '1'; it must be a number above 0"),

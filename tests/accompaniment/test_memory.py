@@ -14,7 +14,6 @@ import re, sys
 import numpy as np
 import torch
 from hafm_hf import audio
-from hafm_hf.audio.feature_extraction_hafm import HAFMFeatureExtractor
 from hafm_hf.accompaniment.pipeline_hafm import HAFMPipeline
 from slow_tokens import slow_token_composite
 from vocals import CODEC_RATE
@@ -30,9 +29,7 @@ def peak(minutes):
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 
 torch.set_num_threads(1)
-accompany = HAFMPipeline(
-    model=slow_token_composite(), feature_extractor=HAFMFeatureExtractor(sampling_rate=CODEC_RATE)
-)
+accompany = HAFMPipeline(model=slow_token_composite())
 print(*map(peak, (1, 2, 8)))
 """
 

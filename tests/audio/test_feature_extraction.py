@@ -40,3 +40,5 @@ def test_lengths_outside_the_configured_limits_are_refused() -> None:
     assert extractor(noise(0.5, 24_000), 24_000, padding="longest")["input_values"].shape == (1, 12_000)
     with pytest.raises(HAFMAudioError, match="padding is 'max_length'; vocals can only be padded to the longest"):
         extractor(noise(0.5, 24_000), 24_000, padding="max_length")
+    with pytest.raises(HAFMAudioError, match="padding_side is 'left'; vocals are padded on the right"):
+        HAFMFeatureExtractor(padding_side="left")

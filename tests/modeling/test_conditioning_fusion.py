@@ -43,7 +43,5 @@ def test_null_conditioning_adds_nothing_at_all() -> None:
     null = torch.ones(2, dtype=torch.bool)
     heard, other = conditioning_for(stage, batch=2), conditioning_for(stage, batch=2).flip(2)
     assert not stage.model.conditioning_of(torch.arange(9), heard, null).any()
-    arguments = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
-    assert torch.equal(
-        stage(conditioning_ids=heard, **arguments).logits, stage(conditioning_ids=other, **arguments).logits
-    )
+    given = {"labels": targets_for(stage, batch=2), "null_conditioning": null}
+    assert torch.equal(stage(conditioning_ids=heard, **given).logits, stage(conditioning_ids=other, **given).logits)

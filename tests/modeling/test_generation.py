@@ -77,12 +77,8 @@ def test_what_generate_cannot_do_is_refused(pattern: str) -> None:
     conditioning = conditioning_for(stage, batch=1)
     with pytest.raises(ValueError, match="needs conditioning_ids"):
         stage.generate()
-    for options in (
-        {"num_beams": 2},
-        {"prompt_lookup_num_tokens": 3},
-        {"assistant_model": tiny_stage("coarse", seed=1)},
-        {"prefill_chunk_size": 2},
-    ):
+    other: dict[str, Any] = {"assistant_model": tiny_stage("coarse", seed=1)}
+    for options in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}, other, {"prefill_chunk_size": 2}):
         with pytest.raises(ValueError, match="A stage samples tokens or takes the likeliest ones"):
             stage.generate(conditioning_ids=conditioning, **options)
     prefix = torch.zeros(stage.pattern.rows, 2, dtype=torch.long)
@@ -104,6 +100,7 @@ def test_inputs_embeds_and_rows_that_differ_are_refused() -> None:
         ({"inputs_embeds": torch.zeros(BATCH, 1, 24)}, "inputs_embeds"),
         ({"conditioning_ids": conditioning[:3, :1]}, r"has shape \(3, 1, 6\); this stage needs \[B, 2, T_c\]"),
         ({"conditioning_ids": conditioning.numpy()}, "needs conditioning_ids, a tensor"),
+        ({"null_conditioning": torch.ones(BATCH)}, "leave it out, and give guidance_scale=0"),
         ({"conditioning_mask": torch.ones(3, FRAMES)}, "of sequences: conditioning_ids 5, conditioning_mask 3"),
     ):
         with pytest.raises(ValueError, match=said):

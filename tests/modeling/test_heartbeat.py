@@ -73,9 +73,7 @@ def test_a_long_line_of_beats_is_ended_in_the_middle(bundled_model: Path, near: 
     with Heartbeat(model, partial(_note, asked)):
         model.semantic_tokenizer.beat_phase(places, near=near)
     whole = time.process_time() - asked[0]
-    assert max(after - before for before, after in zip(asked, asked[1:], strict=False)) < max(
-        LONGEST_SECONDS, whole / 4
-    )
+    assert max(b - a for a, b in zip(asked, asked[1:], strict=False)) < max(LONGEST_SECONDS, whole / 4)
 
     def stop(*_: object) -> None:
         raise Stop

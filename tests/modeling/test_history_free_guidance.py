@@ -9,7 +9,7 @@ import torch
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_fast_loop import uniforms_for
-from modeling.test_modeling import FRAMES, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
 from tiny_models import STAGES, placed, tiny_stage
 
 UNIT = 0.04
@@ -64,9 +64,7 @@ def test_both_loops_equal_the_formula(name: str, scheme: str, scale: float) -> N
         assert not torch.equal(without, reference) and torch.equal(fast, without[:, 1:]), "it changes something"
 
 
-@pytest.mark.parametrize(
-    ("name", "pattern"), [*((name, "flat") for name in STAGES), ("coarse", "delay"), ("fine", "delay")]
-)
+@pytest.mark.parametrize(("name", "pattern"), STAGES_AND_PATTERNS)
 def test_sampled_tokens_of_both_loops_and_of_fixed_addresses_are_the_same(name: str, pattern: str) -> None:
     stage = listening_stage(name, codebook_pattern=pattern)
     conditioning = conditioning_for(stage, batch=3, frames=24)

@@ -157,13 +157,8 @@ def test_loss_is_the_mean_of_the_codebooks_cross_entropies(pattern: str) -> None
     output = stage(labels=labels, conditioning_ids=torch.randint(5, (2, 2, 4)))
     logits, losses = stage.pattern.tokens(output.logits), []
     for codebook in range(3):
-        flat = [
-            -logits[b, t].log_softmax(-1)[labels[b, t]]
-            for b in range(2)
-            for t in range(codebook, 12, 3)
-            if labels[b, t] >= 0
-        ]
-        losses.append(torch.stack(flat).mean())
+        there = [(b, t) for b in range(2) for t in range(codebook, 12, 3) if labels[b, t] >= 0]
+        losses.append(torch.stack([-logits[at].log_softmax(-1)[labels[at]] for at in there]).mean())
     assert output.loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
@@ -218,6 +213,8 @@ def test_conditioning_dropout_happens_in_training_at_its_rate_only() -> None:
     torch.manual_seed(0)
     stage.train()(labels=labels, conditioning_ids=ids)
     assert drawn[-1].float().mean().item() == pytest.approx(0.3, abs=0.08)
+    stage.generate(conditioning_ids=ids, guidance_scale=1.0)
+    assert not drawn[-1].any(), "nor does it happen in generate()"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -268,6 +265,8 @@ def test_ids_that_a_codebook_does_not_have_are_refused() -> None:
         ({"conditioning_ids": torch.zeros(5, 1, 6, dtype=torch.long)}, r"needs \[B, 2, T_c\]"),
         ({"conditioning_ids": torch.zeros(5, 2, 0, dtype=torch.long)}, "T_c > 0"),
         ({"labels": None}, "Give input_ids, labels"),
+        ({"labels": torch.zeros(5, 35).long()}, r"labels has shape \(5, 35\); this stage needs \[B, T · 4\]"),
+        ({"labels": torch.full((5, 36), CODES)}, rf"labels holds {CODES}; .* 0 to {CODES - 1}"),
         ({"input_ids": torch.zeros(1, 36, dtype=torch.long)}, "input_ids 1, conditioning_ids 5, labels 5"),
         ({"null_conditioning": torch.ones(4, dtype=torch.bool)}, "conditioning_ids 5, null_conditioning 4"),
         ({"conditioning_mask": torch.ones(5, 3)}, "conditioning_mask has 3 frames, and conditioning_ids 6"),

@@ -185,6 +185,8 @@ def test_what_only_the_reference_obeys_is_refused_by_the_fast_loop(setting: str,
     with pytest.raises(ValueError, match=f'generation config sets {setting} .*decoding="reference"'):
         StageRun(stage, rows_of(3), UNIT, DecodingOptions())
     conditioning = list(conditioning_for(stage, batch=1, frames=9))
+    # what would change the form of a result is the window's to say
+    stage.generation_config.update(return_dict_in_generate=True, num_return_sequences=2, max_time=1e-9)
     (codes,) = StageRun(stage, rows_of(3), UNIT, DecodingOptions("reference")).run(conditioning)
     assert codes.shape == (4, 9)
 

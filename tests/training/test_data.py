@@ -18,6 +18,7 @@ from hafm_hf.training.data import GlobalBatchSampler, TokenCrops, check_vocabula
 from hafm_hf.training.lead_sheets import LeadSheetNoise, _parsed
 from hafm_hf.training.stages import make_stage
 from integration.test_train_faults import full_disk
+from pretrained.test_loading_parts import without
 from tiny_models import CLUSTERS, CODES
 from training.toy_corpus import INFO, toy_config, toy_excerpt, write_toy_corpus
 
@@ -139,7 +140,7 @@ def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_pat
     assert taken.keys() == published.keys() and all(torch.equal(taken[name], published[name]) for name in taken)
 
 
-def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(tmp_path: Path) -> None:
+def test_a_trained_stage_takes_other_dropouts_and_names_what_does_not_fit(tmp_path: Path) -> None:
     STAGE_MODELS["semantic"](toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
     from_there = StageArguments(init_from=str(tmp_path))
     assert make_stage(from_there, INFO, 10.0).config.conditioning_dropout == 0.05
@@ -155,6 +156,9 @@ def test_a_trained_stage_takes_other_dropouts_and_refuses_another_shape_by_name(
             make_stage(StageArguments(init_from=str(tmp_path), **{name: value}), INFO, 10.0)  # type: ignore[arg-type]
     same = dataclasses.replace(from_there, position_scheme="time", hidden_size=24)
     assert make_stage(same, INFO, 10.0).config.position_scheme == "time"
+    without(stage, tmp_path, ["heads.weight"])
+    with pytest.raises(ValueError, match="missing keys heads.weight"):
+        make_stage(from_there, INFO, 10.0)
 
 
 def test_shards_with_and_without_further_columns_are_read_together(tmp_path: Path) -> None:

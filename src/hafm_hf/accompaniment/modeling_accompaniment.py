@@ -149,14 +149,14 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             kwargs: as for any `from_pretrained` (`config`, `semantic_config={…}`, `revision`, `token`, `cache_dir` …).
                 `attn_implementation` and `dtype` hold for the stages; `dtype` is float32 if not given or "auto",
                 however they are stored. Tokenizer and codec stay in float32, so that tokens do not depend on it.
-                `device_map` is one device, as such or as {"": device}, or "auto".
+                `device_map` is one device, as such or as {"": device}, or "auto" or another of its strategies.
 
         Returns:
             The composite in evaluation mode; with `output_loading_info` also what went wrong, which is nothing.
 
         Raises:
             ValueError: if a part's weights are not exactly those that its configuration asks for, or of a `device_map`
-                of several devices.
+                of several devices or several `dtype`.
             OSError: if a part or its safetensors file is missing.
         """
         source = model_source(pretrained_model_name_or_path, **kwargs)
@@ -165,7 +165,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
             if set(device) != {""}:
                 raise ValueError(f'device_map is {device}; a model has one device: "cuda", or {{"": "cuda"}}.')
             device = device[""]
-        if device == "auto":
+        if device in ("auto", "balanced", "balanced_low_0", "sequential"):
             device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
         for name in ("use_safetensors", "trust_remote_code", "_from_auto", "adapter_kwargs"):
             kwargs.pop(name, None)
@@ -200,8 +200,11 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         write_auto_map(folder, self.config, type(self))
         write_repository_files(folder)
         write_style_sounds(folder, self.style_sounds)
-        extractor = {**self.feature_extractor_config, "sampling_rate": self.sampling_rate}
-        HAFMFeatureExtractor(**extractor).save_pretrained(folder)
+        self.feature_extractor().save_pretrained(folder)
+
+    def feature_extractor(self) -> HAFMFeatureExtractor:
+        """The feature extractor that is saved beside the parts."""
+        return HAFMFeatureExtractor(**{**self.feature_extractor_config, "sampling_rate": self.sampling_rate})
 
     @property
     def codec_format(self) -> CodecFormat:

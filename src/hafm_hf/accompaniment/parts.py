@@ -71,6 +71,8 @@ def load_parts(
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype
     # pipeline() always asks for "auto"; weights that are stored in half precision are not meant to be computed in it
     dtype = torch.float32 if dtype in (None, "auto") else dtype
+    if isinstance(dtype, dict):
+        raise ValueError(f"dtype is {dtype}; all stages have one, such as torch.bfloat16.")
     config, attention = _asked_config(stored, options)
     parts: dict[str, PreTrainedModel] = {}
     for name, part_class in part_classes(config).items():

@@ -80,6 +80,9 @@ class HAFMPipeline(Pipeline):
     # what strangers may choose
     public_parameters = (*PUBLIC_OPTIONS, *MIX_OPTIONS, "seconds", *KNOWN)
 
+    def __init__(self, model: Any, feature_extractor: Any = None, **kwargs: Any) -> None:
+        super().__init__(model, feature_extractor=feature_extractor or model.feature_extractor(), **kwargs)
+
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generates an instrumental for one vocal or each of several.
 

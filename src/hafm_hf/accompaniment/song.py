@@ -388,10 +388,10 @@ def given_vocals(
     """The vocals without their padding, float32 [N] each, and their rate in Hz: `own_rate` of a feature extractor's.
 
     Raises:
-        ValueError: on no vocal, one that is not mono, a mask of another shape, or no usable rate.
+        ValueError: on no vocal or two sources of it, one that is not mono, a mask of another shape, or no usable rate.
     """
-    if vocals is None and input_values is None:
-        raise ValueError("There is no vocal; give vocals, or what the feature extractor makes of them.")
+    if (vocals is None) is (input_values is None):
+        raise ValueError("There is no vocal, or two; give vocals, or input_values of the feature extractor, not both.")
     rows = mono_vocals(input_values if vocals is None else vocals, padding_mask)
     if not rows:
         raise ValueError("There is no vocal; the batch is empty.")

@@ -30,7 +30,7 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         padding_value (`float`): What the end of shorter vocals in a batch is filled with.
 
     Raises:
-        HAFMAudioError: a rate that HAFM does not know, or limits that nothing fits between.
+        HAFMAudioError: a rate that HAFM does not know, limits that nothing fits between, or padding on the left.
     """
 
     model_input_names = ["input_values", "padding_mask"]
@@ -46,6 +46,8 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         audio.check_sampling_rate(sampling_rate, "the feature extractor")
+        if self.padding_side != "right":
+            raise audio.HAFMAudioError(f"padding_side is {self.padding_side!r}; vocals are padded on the right.")
         if not 0.0 <= min_seconds <= max_seconds:
             raise audio.HAFMAudioError(f"The feature extractor cannot take {min_seconds} to {max_seconds} s.")
         # AutoFeatureExtractor finds the class by the file of that name, where hafm_hf has not been imported
@@ -77,17 +79,12 @@ class HAFMFeatureExtractor(SequenceFeatureExtractor):
         vocals = list(raw_speech) if are_several(raw_speech) and len(raw_speech) else [raw_speech]
         names = ["the vocal"] if len(vocals) == 1 else [f"the vocal number {i + 1}" for i in range(len(vocals))]
         limits: dict[str, Any] = {"min_seconds": self.min_seconds, "max_seconds": self.max_seconds}
-        checked = [
-            audio.check_sound(vocal, sampling_rate, name=each, **limits)
-            for vocal, each in zip(vocals, names, strict=True)
-        ]
+        checked = [audio.check_sound(v, sampling_rate, name=n, **limits) for v, n in zip(vocals, names, strict=True)]
         return self.batch([samples for samples, _ in checked], checked[0][1], return_tensors)
 
-    def batch(
-        self, vocals: list[audio.Samples], sampling_rate: int, return_tensors: str | None = "pt"
-    ) -> BatchFeature:
-        """As a call, of vocals (float32 [N] each, at `sampling_rate` Hz) that have been checked."""
-        prepared = [audio.resample(samples, sampling_rate, self.sampling_rate) for samples in vocals]
+    def batch(self, vocals: list[audio.Samples], rate: int, return_tensors: str | None = "pt") -> BatchFeature:
+        """As a call, of vocals (float32 [N] each, at `rate` Hz) that have been checked."""
+        prepared = [audio.resample(samples, rate, self.sampling_rate) for samples in vocals]
         lengths = np.array([len(samples) for samples in prepared])
         mask = np.arange(lengths.max()) < lengths[:, None]
         if len(prepared) == 1:
@@ -112,11 +109,11 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     """Each vocal as float32 [N] on the CPU, padding taken out.
 
     Args:
-        vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays.
+        vocals: [B, N], [B, 1, N] or [N], or a list of [N] or [1, N]; tensors or arrays, of floats or integers.
         padding_mask: of the same shape; 0 where a vocal is padding.
 
     Raises:
-        ValueError: a vocal of several channels, or a mask of another shape.
+        ValueError: a vocal of several channels, a mask of another shape, or as `audio.to_samples`.
     """
     audio.check_is_array(vocals)
     shape: Sequence[int] = getattr(vocals, "shape", ())
@@ -136,25 +133,25 @@ def channels_first(sound: Any, channels: int) -> np.ndarray:
     """One sound as float32 [channels, N] on the CPU; a mono one gets equal channels.
 
     Args:
-        sound: [N], [1, N] or [channels, N]; a tensor or an array.
+        sound: [N], [1, N] or [channels, N]; a tensor or an array, integers scaled by the range of their type.
         channels: wanted.
 
     Raises:
-        ValueError: another number of channels.
+        ValueError: another number of channels, or as `audio.to_samples`.
     """
-    waveform = torch.atleast_2d(torch.as_tensor(sound).detach().float().cpu()).numpy()
-    if waveform.ndim != 2 or waveform.shape[0] not in (1, channels):
-        raise ValueError(f"An instrumental has shape {list(waveform.shape)}; give [N] or [{channels}, N].")
+    waveform = np.atleast_2d(audio.to_samples(sound, name="An instrumental", mono=False).T)
+    if waveform.shape[0] not in (1, channels):
+        raise ValueError(f"An instrumental has shape {list(np.shape(sound))}; give [N] or [{channels}, N].")
     return np.repeat(waveform, channels, axis=0) if len(waveform) < channels else waveform
 
 
 def _mono_vocal(vocal: Any, mask: Any) -> np.ndarray:
     """One vocal ([N] or [1, N]) where its mask, if there is one, is not 0: float32 [n]."""
-    row = torch.as_tensor(vocal).detach().float().cpu().numpy()
-    row = row[0] if row.shape[:-1] == (1,) else row
+    row = audio.to_samples(vocal, name="A vocal", mono=False)
+    row = row[:, 0] if row.shape[1:] == (1,) else row
     if row.ndim != 1:
         mono = "give mono ones: [B, N], [B, 1, N], [N], or a list of [N]"
-        raise ValueError(f"A vocal has shape {list(row.shape)}; {mono}; {MIX_DOWN}.")
+        raise ValueError(f"A vocal has shape {list(np.shape(vocal))}; {mono}; {MIX_DOWN}.")
     if mask is None:
         return row
     there = torch.as_tensor(mask).flatten().bool().cpu().numpy()

@@ -283,9 +283,7 @@ def to_samples(samples: Any, *, name: str = "the vocal", mono: bool = True) -> S
         scale = (int(info.max) - int(info.min) + 1) / 2
         array = (array - (scale if array.dtype.kind == "u" else 0.0)) / scale
     elif array.dtype.kind != "f":
-        raise HAFMAudioError(
-            f"{name} holds {array.dtype} values; HAFM takes floats up to 1 or integers of 8 to 32 bits."
-        )
+        raise HAFMAudioError(f"{name} holds {array.dtype}; HAFM takes floats up to 1 or integers of 8 to 32 bits.")
     if array.ndim == 2:
         array = array.T if 0 < array.shape[0] < array.shape[1] else array
         array = array.mean(axis=1) if mono else array
@@ -317,9 +315,10 @@ def check_is_array(samples: Any, name: str = "the vocal") -> None:
 
 
 def check_sampling_rate(sampling_rate: Any, name: str = "the vocal") -> int:
-    """`sampling_rate` (Hz); raises HAFMAudioError unless it is a whole one that HAFM resamples from."""
+    """`sampling_rate` (Hz, a tensor, too); raises HAFMAudioError unless it is a whole one that HAFM resamples from."""
     if sampling_rate is None:
         raise HAFMAudioError("An array needs its sampling_rate; pass sampling_rate=44100, for example.")
+    sampling_rate = sampling_rate.item() if getattr(sampling_rate, "ndim", None) == 0 else sampling_rate
     if not isinstance(sampling_rate, Real) or float(sampling_rate) % 1:
         raise HAFMAudioError(f"sampling_rate is {sampling_rate!r}; it must be a whole number of Hz, such as 44100.")
     if not MIN_SAMPLING_RATE <= (rate := float(sampling_rate)) <= MAX_SAMPLING_RATE:

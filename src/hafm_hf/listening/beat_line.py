@@ -92,7 +92,7 @@ class HAFMRhythmNetwork(nn.Module):
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
         """
-        parts = (torch.arange(BEAT_PARTS, device=descriptors.device) + 0.5) * (2 * math.pi / BEAT_PARTS)
+        parts = torch.arange(0.5, BEAT_PARTS, dtype=torch.float32, device=descriptors.device) * (math.tau / BEAT_PARTS)
         points = torch.stack([parts.cos(), parts.sin(), (2 * parts).cos(), (2 * parts).sin()], dim=1)
         return self(descriptors).float().softmax(-1) @ points
 

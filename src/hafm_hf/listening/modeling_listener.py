@@ -160,7 +160,7 @@ class HAFMTempoHead(nn.Module):
         """float [B, T, C] and tempi in beats a cell (float [K]) → logits [B, K]."""
         pulses = self.pulses(hidden)
         pulses = ((pulses - song_mean(pulses, mask)) * mask).float()
-        turns = 2 * math.pi * torch.arange(hidden.shape[1], device=hidden.device)
+        turns = 2 * math.pi * torch.arange(hidden.shape[1], dtype=torch.float32, device=hidden.device)
         turns = turns[:, None] * (speeds[:, None] * speeds.new_tensor(MULTIPLES)).flatten()
         # [B, P, K · M]
         real, imaginary = (pulses.transpose(1, 2) @ wave for wave in (turns.cos(), turns.sin()))
@@ -202,7 +202,7 @@ class HAFMListenerModel(HAFMHubMixin, PreTrainedModel):
     @property
     def tempi(self) -> torch.Tensor:
         """Tempi of the bins, beats a minute: float [K]."""
-        steps = torch.arange(self.config.tempo_bins, device=self.tempo_head.prior.device)
+        steps = torch.arange(self.config.tempo_bins, dtype=torch.float32, device=self.tempo_head.prior.device)
         return self.config.slowest_tempo * 2 ** (steps * self.tempo_step)
 
     @torch.no_grad()

@@ -295,6 +295,8 @@ class HAFMGenerationMixin(GenerationMixin):
         # before guidance doubles the batch
         checked = {name: model_kwargs.get(name) for name in ("conditioning_ids", "conditioning_mask")}
         self._check_conditioning(checked)  # type: ignore[attr-defined]
+        if model_kwargs.get("null_conditioning") is not None:
+            raise ValueError("generate() sets null_conditioning itself; leave it out, and give guidance_scale=0.")
         model_kwargs["guidance_scale"] = 1.0 if config.guidance_scale is None else config.guidance_scale
         # for `_prepare_generated_length`, which knows how long the opening is, and the cache
         config._target_frames = self.config.target_length(conditioning_ids.shape[-1]) // self.config.num_codebooks
@@ -311,18 +313,16 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
-        conditioning_ids = model_kwargs["conditioning_ids"]
-        rows = len(conditioning_ids) * self.pattern.rows
+        ids = model_kwargs["conditioning_ids"]
+        rows = len(ids) * self.pattern.rows
         if inputs is None and model_kwargs.get("input_ids") is None:
-            inputs = conditioning_ids.new_full((rows, 1), self.config.codebook_size)
+            inputs = ids.new_full((rows, 1), self.config.codebook_size)
         inputs, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
             inputs, bos_token_id, model_kwargs
         )
         # before guidance doubles both
         if inputs is not None and len(inputs) != rows:
-            raise ValueError(
-                f"input_ids has {len(inputs)} rows; conditioning_ids of {len(conditioning_ids)} need {rows}."
-            )
+            raise ValueError(f"input_ids has {len(inputs)} rows; conditioning_ids of {len(ids)} need {rows}.")
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
@@ -361,9 +361,7 @@ class HAFMGenerationMixin(GenerationMixin):
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
-    def _get_logits_processor(
-        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
-    ) -> LogitsProcessorList:
+    def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
         others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
@@ -417,7 +415,10 @@ class HAFMGenerationMixin(GenerationMixin):
         )
         inputs["conditioning_is_cached"] = cache is not None and not is_first_iteration
         inputs["logits_to_keep"] = 1
-        inputs["null_conditioning"] = null_rows(inputs["conditioning_ids"], guidance_scale)
+        ids = inputs["conditioning_ids"]
+        # no row rather than None, for which `forward` would draw rows in training mode
+        none = ids.new_zeros(len(ids), dtype=torch.bool) if self.training else None  # type: ignore[attr-defined]
+        inputs["null_conditioning"] = none if guidance_scale == 1.0 else null_rows(ids, guidance_scale)
         for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
             if inputs.get(name) is not None:
                 inputs[name] = for_guidance(inputs[name], guidance_scale)

@@ -97,10 +97,8 @@ class HAFMDecoder(HAFMPreTrainedModel):
         self.pattern = codebook_pattern(config)
         streams = [size for source in config.conditioning_codebook_sizes for size in source]
         self.conditioning_embedding = HAFMCodebookEmbedding(streams, config.hidden_size)
-        if config.lead_sheet_streams:
-            self.lead_sheet_embedding = HAFMCodebookEmbedding(
-                list(config.lead_sheet_streams.values()), config.hidden_size
-            )
+        if sizes := list(config.lead_sheet_streams.values()):
+            self.lead_sheet_embedding = HAFMCodebookEmbedding(sizes, config.hidden_size)
         self.target_embedding = HAFMCodebookEmbedding(config.codebook_sizes, config.hidden_size)
         if self.pattern.rows == 1:
             # says which codebook a slot predicts; where each predicts all there is nothing to say
@@ -126,12 +124,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
         Returns:
             float [B, S · T_c, D]; [B, T_c, D] where it is added to the target.
         """
-        tokens = self.config.num_token_streams
-        streams = torch.arange(conditioning_ids.shape[1], device=conditioning_ids.device)
-        ids = conditioning_ids.transpose(1, 2)
-        known = ids[..., tokens:]
-        ids, streams = ids[..., :tokens], streams[:tokens]
-        embedded = self.conditioning_embedding(ids, streams)
+        ids, tokens = conditioning_ids.transpose(1, 2), self.config.num_token_streams
+        ids, known = ids[..., :tokens], ids[..., tokens:]
+        embedded = self.conditioning_embedding(ids, torch.arange(tokens, device=ids.device))
         if null is not None:
             embedded = embedded.masked_fill(null[:, None, None, None], 0.0)
         widths = [len(source) for source in self.config.conditioning_codebook_sizes]
@@ -222,11 +217,9 @@ class HAFMDecoder(HAFMPreTrainedModel):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         past = 0 if cache is None else cache.get_seq_length()
-        if isinstance(past, torch.Tensor):
-            # a static cache hands out its counter itself, which the first layer's update would move
-            past = past.clone()
-        if conditioning_is_cached is None:
-            conditioning_is_cached = bool(past > 0)
+        # a static cache hands out its counter itself, which the first layer's update would move
+        past = past.clone() if isinstance(past, torch.Tensor) else past
+        conditioning_is_cached = bool(past > 0) if conditioning_is_cached is None else conditioning_is_cached
         frames, masks = conditioning_ids.shape[-1], (conditioning_mask, attention_mask)
         conditioning_slots = self.config.num_prepended_sources * frames
         new_slots = input_ids.shape[1] + (0 if conditioning_is_cached else conditioning_slots)
@@ -248,9 +241,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
                 # nothing is predicted from the conditioning's slots, so the last layer needs their keys only
                 position_bias = position_bias[:, :, -input_ids.shape[1] :]
             hidden_states = layer(hidden_states, position_bias, cache=cache)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache
-        )
+        return BaseModelOutputWithPast(self.norm(hidden_states[:, -input_ids.shape[1] :]), cache=cache)
 
 
 class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
@@ -290,7 +281,7 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
                 use_cache, conditioning_is_cached: as for `HAFMDecoder`. `input_ids` may be left out where `labels`
                 are given. In training, if `null_conditioning` is not given, each row is drawn with probability
                 `config.conditioning_dropout`.
-            labels (int64 [B, T·Q], *optional*): target tokens frame by frame, not shifted; −100 is ignored.
+            labels (int64 [B, T·Q], *optional*): target tokens of whole frames, not shifted; −100 is ignored.
             logits_to_keep (`int`): number of last slots to compute logits for; 0 means all.
 
         Returns:
@@ -301,8 +292,9 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         Raises:
             ValueError: for inputs that are missing, differ in rows, or do not fit the stage.
         """
-        if input_ids is None and labels is not None:
-            input_ids = self.model.pattern.inputs(labels, self.config.codebook_size)
+        if labels is not None:
+            self._check_labels(labels)
+            input_ids = self.pattern.inputs(labels, self.config.codebook_size) if input_ids is None else input_ids
         inputs: dict[str, Any] = {
             "input_ids": input_ids, "conditioning_ids": conditioning_ids, "conditioning_mask": conditioning_mask,
             "attention_mask": attention_mask, "null_conditioning": null_conditioning,
@@ -351,6 +343,14 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
             if bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
                 raise ValueError("attention_mask has padding before or between tokens; pad targets on the right.")
         return targets
+
+    def _check_labels(self, labels: torch.Tensor) -> None:
+        """Refuses labels of other than whole frames, or of ids that their codebooks do not have."""
+        shape, num_codebooks = tuple(labels.shape), self.config.num_codebooks
+        if len(shape) != 2 or shape[1] % num_codebooks:
+            raise ValueError(f"labels has shape {shape}; this stage needs [B, T · {num_codebooks}], whole frames.")
+        books = torch.arange(shape[1], device=labels.device) % num_codebooks
+        check_ids("labels", labels.masked_fill(labels == IGNORE_INDEX, 0), self.config.codebook_sizes, books)
 
     def _check_conditioning(self, inputs: dict[str, Any], cached: bool = False) -> None:
         """Refuses inputs (by name) that differ in rows or whose conditioning does not fit, but for ids if `cached`."""

@@ -398,7 +398,6 @@ def decode_window(
     Returns:
         int64 [B, new_tokens].
     """
-    sampling = options.sampling(stage)
     if options.decoding == "fast":
         decoder = options.decoder(stage)
         return decoder.generate(conditioning_ids, new_tokens, uniforms, known, forced, conditioning_mask, report)
@@ -412,10 +411,13 @@ def decode_window(
         conditioning_ids=conditioning_ids,
         conditioning_mask=conditioning_mask,
         max_new_tokens=plan.slots,
+        num_return_sequences=1,
+        return_dict_in_generate=False,
+        max_time=math.inf,
         target_frames=(known.shape[1] + new_tokens) // stage.config.num_codebooks,
         logits_processor=LogitsProcessorList([sampled]),
         # where it takes the likeliest token, `sampling` says so
         do_sample=True,
-        **sampling,
+        **options.sampling(stage),
     )
     return stage.pattern.tokens(generated[:, 1:])[:, known.shape[1] :]

@@ -299,7 +299,7 @@ class HAFMSemanticTokenizerModel(HAFMHubMixin, PreTrainedModel):
             raise ValueError("The waveform holds NaN or infinite samples; HAFM needs finite ones.")
         # one buffer, in which all is done in place: of an hour of audio there are few copies in memory
         left, right = self.padding
-        prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop)
+        prepared = torch.zeros(left + len(values) + right + -len(values) % self.hop, dtype=torch.float32)
         if noise:
             # drawn on the CPU and at once: the same on every device and however the clip is cut into chunks
             generator = None if seed is None else torch.Generator().manual_seed(int(seed))

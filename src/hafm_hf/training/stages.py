@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo
 from ..modeling.modeling_hafm import STAGE_MODELS
+from ..pretrained.loading import load_strictly
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
 
 # every linear layer of the decoder; embeddings, heads and the relative bias stay as they were published
@@ -53,7 +54,7 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
     `changes` go to its configuration.
 
     Raises:
-        ValueError: when what is there is another stage.
+        ValueError: when what is there is another stage, or lacks weights.
         OSError: when there is nothing.
     """
     from transformers import PreTrainedConfig
@@ -65,7 +66,7 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
         raise ValueError(f"{name} is of type {found}, but the run trains the {stage} stage: name another init_from.")
     # weights may be stored in half to save space; the optimiser's small steps need full precision
     options = {"subfolder": stage, **changes} if composite else changes
-    return STAGE_MODELS[stage].from_pretrained(name, dtype=torch.float32, **options)
+    return load_strictly(STAGE_MODELS[stage], name, dtype=torch.float32, **options)
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float = 0.0) -> Any:
