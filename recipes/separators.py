@@ -22,6 +22,7 @@ from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.stems import DEFAULT_MAX_SECONDS, Stems, align
 from hafm_hf.corpus.tokenizing import torch_device
 from hafm_hf.corpus.tracks import HAFMCorpusError, Reason, TrackError
+from hafm_hf.pretrained.redaction import first_line
 
 # MDX-Net of KUIELab for vocals, the paper's; audio-separator makes the instrumental by subtraction
 DEFAULT_MDX_MODEL = "kuielab_b_vocals.onnx"
@@ -83,7 +84,7 @@ class AudioSeparator:
             self.library.load_model(model_filename=self.model)
         except Exception as error:
             raise HAFMCorpusError(
-                f"The model {self.model} can't be loaded from {folder} ({str(error).splitlines()[0][:200]}); put its "
+                f"The model {self.model} can't be loaded from {folder} ({first_line(error)[:200]}); put its "
                 f"file there, or run once with a network: audio-separator --download_model_only -m {self.model}"
             ) from error
 

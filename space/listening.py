@@ -65,7 +65,7 @@ def estimate(model: str, samples: audio.Samples, rate: int, known: LeadSheet) ->
     """What is known, and the model's estimate of the rest, if it is a model that estimates beats."""
     composite = load_pipeline(model).model
     beats = composite.semantic_tokenizer.config.beat_line
-    return composite.complete_lead_sheet(samples, rate, 0, known) if beats else known
+    return composite.complete_lead_sheet(samples, rate, known) if beats else known
 
 
 @on_gpu

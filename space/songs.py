@@ -26,7 +26,7 @@ import transformers
 from hafm_hf import BUNDLED_MODEL, LeadSheet, audio  # importing anything of it registers the task
 from hafm_hf.accompaniment.options import PUBLIC_OPTIONS, GenerationOptions, MixOptions
 from hafm_hf.accompaniment.song import drawn_style
-from hafm_hf.pretrained.redaction import without_secrets
+from hafm_hf.pretrained.redaction import first_line, without_secrets
 from takes import Job, LiveTake, Remake, setting, write_job
 
 try:
@@ -140,8 +140,7 @@ def load_pipeline(model: str) -> Any:
         return transformers.pipeline("vocal-accompaniment", model=source, device=device, trust_remote_code=False)
     except Exception as error:
         logger.warning(without_secrets(f"{model} cannot be loaded: {error}"))
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"The model {model!r} cannot be loaded: {reason}") from error
+        raise ValueError(f"The model {model!r} cannot be loaded: {first_line(error)}") from error
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,9 +42,7 @@ def register() -> None:
             type="audio",
         )
         # pipeline() warns of every default; this one comes with the package and does not change by itself
-        logging.getLogger("transformers.pipelines").addFilter(
-            lambda record: str(BUNDLED_MODEL) not in record.getMessage()
-        )
+        logging.getLogger("transformers.pipelines").addFilter(lambda said: str(BUNDLED_MODEL) not in said.getMessage())
 
 
 def _installed(kind: Any) -> Any:

@@ -16,10 +16,8 @@ from tiny_models import STAGES, first_read, tiny_composite, tiny_listener, tiny_
 from vocals import CODEC_RATE
 
 NAMES = ["chord", "beat", "bar", "style"]
-OPTIONS: dict[str, Any] = {
-    "lead_sheet_streams": {name: STREAM_SIZES[name] for name in NAMES},
-    "styles": ["folk", "rock"],
-}
+SIZES = {name: STREAM_SIZES[name] for name in NAMES}
+OPTIONS: dict[str, Any] = {"lead_sheet_streams": SIZES, "styles": ["folk", "rock"]}
 SHEET = LeadSheet(beats=[0.1, 0.6, 1.1], beats_per_bar=4, chords=[(0.0, 0.8, "C"), (0.8, 2.0, "Am7")], style="rock")
 
 
@@ -75,7 +73,7 @@ def test_every_sample_is_played_in_a_style_of_its_own_unless_one_is_known() -> N
 
 def test_what_is_not_given_is_estimated_where_the_model_can() -> None:
     model = reading_composite(semantic_tokenizer=tiny_rhythmic_tokenizer(), listener=tiny_listener())
-    estimate = model.complete_lead_sheet(voice(2), 24_000, 0)
+    estimate = model.complete_lead_sheet(voice(2), 24_000)
     assert estimate.beats and estimate.chords and estimate.estimated == ["beats", "chords", "key"]
     chord, beat, bar, style = model.hear_voice(voice(2), 24_000, 0).streams["semantic"]
     assert bool((chord > 0).all()) and bool((beat > 0).all()) and not bar.any() and not style.any()

@@ -57,9 +57,10 @@ def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
 
 
 def test_stereo_becomes_the_mean_of_its_channels() -> None:
-    stereo = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
-    samples, _ = audio.read_audio(encoded(stereo, format="WAV", subtype="FLOAT"))
-    assert np.allclose(samples, stereo.mean(axis=1), atol=1e-6)
+    both = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
+    for sound, mono in ((both, True), (np.tile(both, 2), True), (np.tile(both, 2), False)):
+        samples, _ = audio.read_audio(encoded(sound, format="WAV", subtype="FLOAT"), mono=mono)
+        assert np.allclose(samples, both.mean(axis=1), atol=1e-6)
 
 
 def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:

@@ -2,6 +2,7 @@
 """Many vocals at once: every worker count, engine and interruption gives the files of one quiet run."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -177,6 +178,10 @@ def test_other_options_another_run_and_results_among_the_vocals_are_refused(
         accompany(request(tmp_path / "nowhere", tmp_path / "out", tiny_model))
     (tmp_path / "empty").mkdir()
     with pytest.raises(HAFMCorpusError, match="contains no vocals"):
+        accompany(request(tmp_path / "empty", tmp_path / "out", tiny_model))
+    for name in ("a.wav", "a.flac", "a_wav.wav"):
+        shutil.copy(vocals / "a.wav", tmp_path / "empty" / name)
+    with pytest.raises(HAFMCorpusError, match="Two vocals would be written as a_wav; rename one of them"):
         accompany(request(tmp_path / "empty", tmp_path / "out", tiny_model))
 
 

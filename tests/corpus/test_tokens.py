@@ -10,9 +10,7 @@ import pytest
 
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, excerpt_bounds, read_info, shard_paths, write_shard
 
-INFO = TokenCorpusInfo(
-    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=11, codebook_size=13, num_codebooks=3
-)
+INFO = TokenCorpusInfo(50, 75, num_clusters=11, codebook_size=13, num_codebooks=3)
 
 
 def make_excerpt(seconds: float, track: str) -> TokenExcerpt:

@@ -49,8 +49,10 @@ def test_bytes_and_base64_give_the_song_of_the_pipeline(handler: Any) -> None:
 
 def test_samples_are_numbered_and_formats_chosen(handler: Any) -> None:
     parameters = {"seed": 1, "num_samples": 2, "skip_fine": True, "seconds": 1.0, "format": "wav"}
+    parameters["return_lead_sheet"] = True
     answer = handler({"inputs": file_bytes(glide()), "parameters": parameters})
-    assert [each["label"] for each in answer] == ["instrumental 1", "mix 1", "instrumental 2", "mix 2"]
+    labels = "instrumental 1, mix 1, instrumental 2, mix 2, lead sheet 1, lead sheet 2".split(", ")
+    assert [each["label"] for each in answer] == labels
     assert answer[0]["content-type"] == "audio/wav" and decode(answer[0]).shape == (24_000,)
 
 

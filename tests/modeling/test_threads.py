@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A generation on a CPU runs on as many threads as pay, and leaves torch's number as it was."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -47,3 +49,14 @@ def test_generate_and_stream_use_their_threads_and_put_the_callers_back(asked: i
             model.generate(vocal, CODEC_RATE, seed=1, threads=asked, progress=len)  # type: ignore[arg-type]
         assert torch.get_num_threads() == 2
     assert set(seen) == used
+
+
+def test_blocks_of_several_threads_that_overlap_put_torchs_number_back() -> None:
+    before, other = torch.get_num_threads(), torch_threads(3)
+    with ThreadPoolExecutor(1) as pool:
+        with torch_threads(2):
+            pool.submit(other.__enter__).result()
+        pool.submit(other.__exit__, None, None, None).result()
+        assert pool.submit(torch.get_num_threads).result() == before
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == before

@@ -27,9 +27,8 @@ def test_a_folder_that_is_not_there_is_named_and_not_taken_for_a_hub_id(kind: ty
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_unknown_model_is_one_sentence(kind: type) -> None:
-    with pytest.raises(
-        FileNotFoundError, match="no folder nobody/nothing, .*and the hub cannot be reached$"
-    ) as refused:
+    said = "no folder nobody/nothing, .*and the hub cannot be reached$"
+    with pytest.raises(FileNotFoundError, match=said) as refused:
         kind.from_pretrained("nobody/nothing")  # type: ignore[attr-defined]
     assert "\n" not in str(refused.value)
 
@@ -41,11 +40,8 @@ def run(*words: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("command", ["accompany", "info"])
 def test_without_a_network_commands_say_so_at_once_and_ask_once(command: str, tmp_path: Path) -> None:
-    words = {
-        "accompany": [str(EXAMPLE), "--out", str(tmp_path), "--model", "nobody/nothing"],
-        "info": ["nobody/nothing"],
-    }
-    done = run("-m", "hafm_hf", command, *words[command], folder=tmp_path, **UNREACHABLE)
+    words = [str(EXAMPLE), "--out", str(tmp_path), "--model"] if command == "accompany" else []
+    done = run("-m", "hafm_hf", command, *words, "nobody/nothing", folder=tmp_path, **UNREACHABLE)
     said = "The model 'nobody/nothing' cannot be loaded (there is no folder nobody/nothing"
     assert done.returncode == 1 and said in done.stderr and "Retry" not in done.stderr, done.stderr
 

@@ -103,7 +103,6 @@ def test_a_listener_switches_rates_goes_back_and_saves(folders: dict[str, Path],
         given = json.loads(Path(download.value.path()).read_text())
         browser.close()
     assert {song: sorted(each.values()) for song, each in given["scores"].items()}.keys() == key["songs"].keys()
-    assert np.array_equal(
-        sorted(v for each in given["scores"].values() for v in each.values()), [10, 11, 12, 20, 21, 22]
-    )
+    scores = sorted(value for each in given["scores"].values() for value in each.values())
+    assert np.array_equal(scores, [10, 11, 12, 20, 21, 22])
     assert all(each.keys() == key["songs"][song].keys() for song, each in given["scores"].items())

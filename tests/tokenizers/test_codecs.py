@@ -90,9 +90,7 @@ def test_a_checkpoint_of_the_original_package_gives_the_same_codes_and_audio(ori
         assert torch.equal(codec.decode(codes)[:, 0], audio)
 
 
-@pytest.mark.parametrize(
-    "state", [{"weight": torch.zeros(1)}, {"encoder.model.0.conv.conv.bias": torch.zeros(3)}, [1]]
-)
+@pytest.mark.parametrize("state", [{"weight": torch.ones(1)}, {"encoder.model.0.conv.conv.bias": torch.ones(3)}, [1]])
 def test_other_files_are_no_checkpoint_of_the_original_package(state: Any, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "other.th")
     with pytest.raises(ValueError, match="other.th is no checkpoint"):

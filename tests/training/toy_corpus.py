@@ -8,9 +8,7 @@ import numpy as np
 from hafm_hf.corpus.tokens import TokenCorpusInfo, TokenExcerpt, write_shard
 from hafm_hf.modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig, HAFMSemanticConfig, HAFMStageConfig
 
-INFO = TokenCorpusInfo(
-    semantic_frame_rate=50, acoustic_frame_rate=75, num_clusters=40, codebook_size=30, num_codebooks=5
-)
+INFO = TokenCorpusInfo(50, 75, num_clusters=40, codebook_size=30, num_codebooks=5)
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 8, "position_scheme": "time"}
 
 

@@ -52,7 +52,7 @@ def find_composite(model: str = "", listener: str = "") -> HAFMForVocalAccompani
 
 def estimate(composite: HAFMForVocalAccompaniment, voice: Samples, known: LeadSheet | None = None) -> LeadSheet:
     """The estimate of a voice (float32 [N] at 16 kHz), with bars; what is known of the song is told."""
-    sheet = composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED, lead_sheet=known)
+    sheet = composite.complete_lead_sheet(voice, VOICE_RATE, known)
     return completed(sheet, len(voice) / VOICE_RATE)
 
 
@@ -84,7 +84,7 @@ def sureness(composite: HAFMForVocalAccompaniment, recording: Recording) -> tupl
     it is the one; float32 [T] each."""
     tokenizer, listener, voice = composite.semantic_tokenizer, composite.listener, recording.voice
     assert listener is not None
-    rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE, seed=SEED)
+    rate, sheet = tokenizer.config.frame_rate, composite.complete_lead_sheet(voice, VOICE_RATE)
     line, _ = tokenizer.listen(torch.from_numpy(voice))
     phase = sheet.phase(len(line), rate)
     if phase is None:

@@ -232,7 +232,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         separator.
         """
         known = {stream for stage in self.reading_stages.values() for stream in stage.config.lead_sheet_streams}
-        return known - {"stem"} if self.separator is None else known | {"stem"}
+        return known if self.separator is None else known | {"stem"}
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -429,46 +429,36 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         sheet = LeadSheet() if lead_sheet is None else lead_sheet
         if (sheet.chords or sheet.bars) and "chords" not in sheet.estimated and "chord" not in self.known_streams:
             raise ValueError("Chords are given, but no stage of this model reads any; leave chords out.")
-        tokens, sheet = self._listen(vocal, sampling_rate, seed, sheet)
+        sheet = self.complete_lead_sheet(vocal, sampling_rate, sheet)
+        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
         return Voice(tokens, self.lead_sheet_streams(tokens, sheet), sheet)
 
     def complete_lead_sheet(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None = None, lead_sheet: LeadSheet | None = None
+        self, vocal: np.ndarray, sampling_rate: int, lead_sheet: LeadSheet | None = None
     ) -> LeadSheet:
         """What is known of a song, and the model's estimate of what is not: to be corrected and given back.
 
         Args:
             vocal (float32 [N]): mono.
             sampling_rate: in Hz.
-            seed: of the noise on the vocal.
             lead_sheet: what is known.
 
         Returns:
             beats, if the tokenizer estimates them and finds two, and chords and key, if there is a `listener`.
 
         Raises:
-            ValueError: on an empty vocal.
-        """
-        return self._listen(vocal, sampling_rate, seed, LeadSheet() if lead_sheet is None else lead_sheet)[1]
-
-    def _listen(
-        self, vocal: np.ndarray, sampling_rate: int, seed: int | None, sheet: LeadSheet
-    ) -> tuple[torch.Tensor, LeadSheet]:
-        """Tokens (int64 [T_v]) of a mono vocal (float32 [N]), and its lead sheet with the estimate of what it lacks.
-
-        Raises:
             ValueError: on an empty vocal, or where nothing places chords by the bar.
         """
+        sheet = LeadSheet() if lead_sheet is None else lead_sheet
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
         sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
-        tokens = self.tokenize_vocal(vocal, sampling_rate, seed, sheet)[0]
         if self.listener is None or line is None or phase is None or not gaps:
-            return tokens, sheet
+            return sheet
         rate = self.semantic_tokenizer.config.frame_rate
         found = LeadSheet.from_estimates(phase, self.listener.chords(line, phase), rate)
         sheet = sheet.with_chords_in_gaps(found, gaps) if sheet.chords else sheet.completed_by(found)
         key = likeliest_key(sheet)
-        return tokens, sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
+        return sheet.completed_by(LeadSheet(key=key, estimated=["key"] if key else []))
 
     def _with_beats(
         self, waveform: torch.Tensor, sheet: LeadSheet, listen: bool

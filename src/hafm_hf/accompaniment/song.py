@@ -41,8 +41,8 @@ BEAT_SECONDS = 0.03
 # numbers of the largest matrix from which on reading it takes longer than waiting for another thread: 4 MB in float32
 THREADED_MATRIX = 1 << 20
 _threads_lock = threading.Lock()
-# of each thread that is inside, what it had before its blocks
-_inside: dict[int, list[int]] = {}
+# of each thread that is in a block of `torch_threads`, the number that it had before
+_inside: dict[int, int] = {}
 
 
 @dataclass(frozen=True)
@@ -123,22 +123,20 @@ class Generation:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """torch on so many threads inside the block, and behind it on as many as outside of all; None changes nothing."""
-    if threads is None:
-        yield
-        return
+    """torch on so many threads inside the block, on as many as before behind it; None changes nothing."""
     me = threading.get_ident()
     with _threads_lock:
+        nested = me in _inside
         # a thread that starts while another one is inside would take that one's number for its own
-        before = torch.get_num_threads() if me in _inside or not _inside else next(iter(_inside.values()))[0]
-        _inside.setdefault(me, []).append(before)
-        torch.set_num_threads(threads)
+        before = torch.get_num_threads() if nested or not _inside else next(iter(_inside.values()))
+        _inside.setdefault(me, before)
+        torch.set_num_threads(threads or before)
     try:
         yield
     finally:
         with _threads_lock:
-            torch.set_num_threads(_inside[me].pop())
-            if not _inside[me]:
+            torch.set_num_threads(before)
+            if not nested:
                 del _inside[me]
 
 
@@ -245,10 +243,8 @@ class SongRun:
                 for length in units
                 for sample in range(num_samples)
             ]
-            sound = (sounds or {}).get(name)
-            run = StageRun(
-                stage, rows, 1 / units_per_second, options, independent_windows(stage), at_once, sound=sound
-            )
+            alone, sound = independent_windows(stage), (sounds or {}).get(name)
+            run = StageRun(stage, rows, 1 / units_per_second, options, alone, at_once, sound=sound)
             run.report = _reporter(name, run.steps, progress)
             self.runs[name] = run
         if progress is not None:

@@ -209,7 +209,7 @@ def download(url: str, *, max_bytes: int = URL_MAX_BYTES, timeout: float = URL_T
     except httpx2.TimeoutException as error:
         raise late from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise HAFMAudioError(f"{url} cannot be fetched: {str(error).splitlines()[0]}.") from error
+        raise HAFMAudioError(f"{url} cannot be fetched: {str(error) or type(error).__name__}.") from error
     return bytes(received)
 
 

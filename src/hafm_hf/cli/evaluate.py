@@ -105,10 +105,8 @@ def evaluate(
     given = named_folders(outputs or [])
     if no_model and model is not None:
         raise typer.BadParameter("--model and --no-model contradict each other.")
-    asked = GenerationOptions.of(given=options)
-    generation = RenderingOptions(
-        model, tuple(range(seed, seed + seeds)), torch_device(device), asked, tuple(told or ())
-    )
+    asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
+    generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
     evaluation = run.Evaluation(
         **asked_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
         out=out, outputs=given,

@@ -146,7 +146,7 @@ def write_one(composite: Any, asked: Sheets, vocal: str, name: str, samples: aud
         stderr.print(f"{shown} is silent; its beats and chords are arbitrary.", markup=False)
     length = len(samples) / rate
     try:
-        found = composite.complete_lead_sheet(samples, rate, 0, asked.known)
+        found = composite.complete_lead_sheet(samples, rate, asked.known)
         if found.has_beats:
             found = completed(found, length, asked.metre, asked.key)
         elif asked.click or set(asked.formats).intersection(IN_BARS):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From songs to training data: rendered songs here, tokens of real ones in the modules beside it."""
+"""From songs to training data: vocals and accompaniments as tokens, in shards."""

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+from ..pretrained.redaction import first_line
+
 ENGINES = ("local", "ray")
 AGAIN = "what is finished is kept, run the same command again"
 # (options, job) → result; a function of a module, so that workers can import it
@@ -133,7 +135,7 @@ def _cluster(address: str) -> Iterator[Any]:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = f"at {address or 'this machine'} ({str(error).splitlines()[0]})"
+        reason = f"at {address or 'this machine'} ({first_line(error)})"
         raise HAFMJobError(f"No Ray cluster can be reached {reason}.") from error
     try:
         yield ray
@@ -163,7 +165,7 @@ def _map_on_ray(
         cause = error.cause if isinstance(error.cause, ValueError) else None
         raise cause or HAFMJobError(f"A task of Ray failed ({str(error).splitlines()[-1]}); {AGAIN}.") from error
     except ray.exceptions.RayError as error:
-        raise HAFMJobError(f"Ray failed ({str(error).splitlines()[0]}); {AGAIN}.") from error
+        raise HAFMJobError(f"Ray failed ({first_line(error)}); {AGAIN}.") from error
     finally:
         for one in running:
             ray.cancel(one)

@@ -107,13 +107,13 @@ def make_manifest(
             "found": round(sum(track.seconds for track in tracks.values()) / 3600, 4),
             "kept": round(sum(track.kept_seconds for track in tracks.values()) / 3600, 4),
         },
-        "splits": {split: _count_split(split, plan, reports) for split in SPLITS},
+        "splits": {split: _count_split(split, reports) for split in SPLITS},
         "other_files": others,
         "dropped": [_listed(drop) for drop in drops],
     }
 
 
-def _count_split(split: str, plan: Plan, reports: Sequence[ShardReport]) -> dict[str, Any]:
+def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
     own = [report for report in reports if report.name.startswith(f"{split}-")]
     tracks = [track for report in own for track in report.tracks.values()]
     return {

@@ -14,6 +14,7 @@ import torch
 from ..audio import Samples, pad_end, resample, with_channels
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
 from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
+from ..pretrained.redaction import first_line
 from ..tokenizers.codecs import load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from .tokens import TokenCorpusInfo
@@ -76,7 +77,7 @@ class Tokenizers:
             where, part = _source(options, options.codec, "codec")
             self.semantic, self.codec = semantic.eval(), load_codec(where, subfolder=part, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            said = str(error).splitlines()[0].rstrip(".")
+            said = first_line(error).rstrip(".")
             raise HAFMCorpusError(f"The tokenizers can't be loaded ({said}).") from error
         codec = codec_fingerprint(self.codec.model)
         self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": codec}

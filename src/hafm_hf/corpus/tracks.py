@@ -21,7 +21,6 @@ import soundfile
 SPLITS = ("train", "validation", "test")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a", ".mp4", ".aac", ".wma", ".w64")
 METADATA_FILE = "metadata.csv"
-HASH_BLOCK_BYTES = 1 << 20
 SCAN_THREADS = 8
 
 
@@ -172,12 +171,9 @@ def hash_files(root: Path, files: dict[str, str]) -> str:
     """
     whole = hashlib.sha256()
     for role in sorted(files):
-        digest, size = hashlib.sha256(), 0
         try:
             with open(os.path.join(root, files[role]), "rb") as file:
-                while block := file.read(HASH_BLOCK_BYTES):
-                    digest.update(block)
-                    size += len(block)
+                digest, size = hashlib.file_digest(file, "sha256"), file.tell()
         except OSError as error:
             raise TrackError(Reason.UNREADABLE, f"{display_name(files[role])}: {error.strerror}") from error
         if size == 0:

@@ -54,6 +54,8 @@ class Part:
         """
         if self.also:
             sounds = [replace(self, path=path, also=()).read() for path in (self.path, *self.also)]
+            if len({rate for _, rate in sounds}) > 1:
+                raise HAFMAudioError(f"The sounds added to {self.path.name} have other rates; resample them first.")
             length = min(len(sound) for sound, _ in sounds)
             return np.sum([sound[:length] for sound, _ in sounds], axis=0), sounds[0][1]
         with self._open() as file:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..audio import Samples
 from ..pretrained.loading import fingerprint
+from ..pretrained.redaction import first_line
 from . import vggish
 from .statistics import HAFMEvaluationError
 
@@ -148,7 +149,7 @@ class TransformersEmbedder(Embedder):
             model: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise HAFMEvaluationError(
-                f"The embedder {name} cannot be loaded ({str(error).splitlines()[0]}); give a folder or the id of an "
+                f"The embedder {name} cannot be loaded ({first_line(error)}); give a folder or the id of an "
                 "audio model with safetensors, or use --embedder tokenizer, which needs no download."
             ) from error
         called = Path(name).name if Path(name).is_dir() else name

@@ -120,11 +120,11 @@ def told_chords(voice: Features, candidate: Features) -> float:
     return float(np.mean([correlation(wanted[:, frame], played[:, frame]) for frame in known]))
 
 
-def unexplained(values: Array, explained: Array, ridge: float = 1e-6) -> Array:
+def unexplained(values: Array, explained: Array) -> Array:
     """What is left of float64 [N] after its least-squares prediction from the columns of float64 [N, K]."""
     gram = explained.T @ explained
     scale = max(float(np.trace(gram)) / len(gram), 1e-12)
-    return values - explained @ np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), explained.T @ values)
+    return values - explained @ np.linalg.solve(gram + 1e-6 * scale * np.eye(len(gram)), explained.T @ values)
 
 
 def correlation(first: Array, second: Array) -> float:

@@ -48,9 +48,7 @@ def kernel_audio_distance(
             f"The embeddings are of width {first.shape[1]} and {second.shape[1]}; use one embedder for both sets."
         )
     sigma = median_bandwidth(first) if bandwidth is None else bandwidth
-    within = sum(
-        (_kernel_sum(each, each, sigma) - len(each)) / (len(each) * (len(each) - 1)) for each in (first, second)
-    )
+    within = sum((_kernel_sum(x, x, sigma) - len(x)) / (len(x) * (len(x) - 1)) for x in (first, second))
     between = _kernel_sum(first, second, sigma) / (len(first) * len(second))
     return SCALE * float(within - 2 * between)
 

@@ -89,9 +89,7 @@ def evaluate(
             if twice := candidates.keys() & system.keys():
                 raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; call one of them otherwise.")
             candidates |= system
-        jobs = [
-            ClipJob(clip, {name: parts[clip.name] for name, parts in candidates.items()}) for clip in evaluation.clips
-        ]
+        jobs = [ClipJob(each, {name: own[each.name] for name, own in candidates.items()}) for each in evaluation.clips]
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")
         measured = run_on(evaluation.engine, measure, options, jobs, evaluation.workers, evaluation.address)
         found = {each.name: each for each in (progress(jobs, measured) if progress else measured)}
@@ -121,10 +119,8 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
         if other in (name, REFERENCE, RETRIEVAL, RANDOM, *FOOLS):
             raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
     if evaluation.generation is not None:
-        paired = all(clip.separated is not None for clip in evaluation.clips)
-        conditions = (
-            {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"} if paired else {name: "vocal"}
-        )
+        both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
+        conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
         for shown, role in conditions.items():
             folder = evaluation.out / "rendered" / (shown.replace(", ", "_").replace(" ", "_"))
             rendered = render(evaluation.clips, folder, evaluation.generation, role)

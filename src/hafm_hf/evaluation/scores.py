@@ -19,7 +19,7 @@ class Score:
         name: in reports; the function's own documentation says how it is computed.
         function: of voice, reference and candidate.
         aspect: harmony or time.
-        needs_reference: whether it can be had without a reference accompaniment.
+        needs_reference: whether it compares with a reference accompaniment.
         fooled_by: what gets a high value without following the singer.
     """
 

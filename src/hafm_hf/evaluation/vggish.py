@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..audio import Samples, is_url
+from ..pretrained.redaction import first_line
 from .statistics import HAFMEvaluationError
 
 SAMPLING_RATE = 16_000
@@ -112,7 +113,7 @@ def load_vggish(weights: str | os.PathLike[str] | None = None) -> VGGish:
             state = torch.load(source, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except (OSError, ValueError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise HAFMEvaluationError(
             f"VGGish's weights cannot be loaded from {source} ({reason}); give a file that holds them "
             "(--vggish-weights), or use --embedder tokenizer, which needs no download."

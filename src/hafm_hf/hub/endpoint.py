@@ -43,7 +43,7 @@ class EndpointHandler:
         Returns:
             For each sample, instrumental and mix as the hub's task audio-to-audio has it: {"label", "content-type",
             "blob" (base64)}; so `InferenceClient.audio_to_audio` reads it. With stems drums, bass, chords and colour
-            follow them. With `return_lead_sheet` the last element is the lead sheet as JSON.
+            follow them. With `return_lead_sheet` the lead sheets come last, as JSON.
 
         Raises:
             HAFMAudioError: a vocal that cannot be used.
@@ -71,8 +71,10 @@ class EndpointHandler:
             for song, label in zip(songs, labels, strict=True)
             for name, sound in {"instrumental": song["audio"], "mix": song["mix"], **song.get("stems", {})}.items()
         ]
-        sheet = json.dumps(songs[0]["lead_sheet"].to_dict()).encode()
-        return [*answer, _element("lead sheet", "application/json", sheet)] if sheet_wanted else answer
+        for song, label in zip(songs, labels, strict=True) if sheet_wanted else ():
+            sheet = json.dumps(song["lead_sheet"].to_dict()).encode()
+            answer.append(_element("lead sheet" + label, "application/json", sheet))
+        return answer
 
 
 def _audio_bytes(inputs: Any) -> bytes:

@@ -70,13 +70,12 @@ class HAFMRhythmNetwork(nn.Module):
         width: P.
         channels: C.
         layers: with dilations 1, 2, 4 …; nine of them see ± 20 s at 50 frames a second.
-        dropout: in training.
     """
 
-    def __init__(self, width: int, channels: int, layers: int, dropout: float = 0.1) -> None:
+    def __init__(self, width: int, channels: int, layers: int) -> None:
         super().__init__()
         self.input = nn.Linear(width, channels)
-        self.layers = nn.ModuleList([HAFMRhythmLayer(channels, 2**number, dropout) for number in range(layers)])
+        self.layers = nn.ModuleList([HAFMRhythmLayer(channels, 2**number, dropout=0.1) for number in range(layers)])
         self.head = nn.Linear(channels, BEAT_PARTS)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
@@ -102,13 +101,12 @@ class HAFMBeatLine(nn.Module):
 
     Args:
         frame_rate: in Hz.
-        tempi: beats a minute between which beats may lie.
     """
 
-    def __init__(self, frame_rate: int, tempi: tuple[float, float] = BEATS_PER_MINUTE) -> None:
+    def __init__(self, frame_rate: int) -> None:
         super().__init__()
         self.frame_rate = frame_rate
-        self._set_tempi(tempi)
+        self._set_tempi(BEATS_PER_MINUTE)
 
     def near(self, tempo: float) -> "HAFMBeatLine":
         """The same line, hooks included, of tempi near to one (beats a minute)."""

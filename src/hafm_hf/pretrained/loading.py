@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -119,9 +119,8 @@ def load_strictly(model_class: type[Model], source: str | os.PathLike[str], **op
     for kind in LOADING_FAULTS:
         if info.get(kind):
             keys = ", ".join(sorted(map(str, info[kind])))
-            raise ValueError(
-                f"{_where(source, options)} is not a {model_class.__name__}: {kind.replace('_', ' ')} {keys}."
-            )
+            found = f"{kind.replace('_', ' ')} {keys}"
+            raise ValueError(f"{_where(source, options)} is not a {model_class.__name__}: {found}.")
     return model
 
 
@@ -149,7 +148,7 @@ def check_checkpoint(model_class: Any, source: str | os.PathLike[str], **options
     # our own configurations check themselves when made
     if check := CONFIG_CHECKS.get(type(config)):
         check(config)
-    sums = _find(source, SUMS_FILE, hub)
+    sums = find_file(source, SUMS_FILE, hub)
     held = sum(_checked_values(file, sums) for file in files)
     with torch.device("meta"), no_init_weights():
         # a model may change the configuration that it is made with
@@ -197,7 +196,7 @@ def _where(source: str | os.PathLike[str], options: dict[str, Any]) -> str:
     return "/".join(filter(None, (str(source), options.get("subfolder"))))
 
 
-def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Path | None:
+def find_file(source: str | os.PathLike[str], name: str, hub: Mapping[str, Any]) -> Path | None:
     """A file of a model, downloaded if it must be; None where there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = cached_file(str(source), name, **hub, **quiet)
@@ -205,15 +204,15 @@ def _find(source: str | os.PathLike[str], name: str, hub: dict[str, Any]) -> Pat
 
 
 def _weight_files(source: str | os.PathLike[str], hub: dict[str, Any]) -> list[Path]:
-    if (single := _find(source, SAFE_WEIGHTS_NAME, hub)) is not None:
+    if (single := find_file(source, SAFE_WEIGHTS_NAME, hub)) is not None:
         return [single]
-    if (index := _find(source, SAFE_WEIGHTS_INDEX_NAME, hub)) is None:
+    if (index := find_file(source, SAFE_WEIGHTS_INDEX_NAME, hub)) is None:
         return []
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     for name in names:
         if not PLAIN_NAME.fullmatch(name):
             raise ValueError(f"{index} names {name!r}, which is no file beside it.")
-    found = [_find(source, name, hub) for name in names]
+    found = [find_file(source, name, hub) for name in names]
     return [file for file in found if file is not None]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets of the environment, kept out of what people are shown."""
+"""What people are shown of errors: a line of them, and no secrets of the environment."""
 
 import os
 import re
@@ -15,3 +15,8 @@ def without_secrets(text: str) -> str:
         if _NAME.search(name) and len(value) >= _SHORTEST:
             text = text.replace(value, f"({name})")
     return text
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,9 +14,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
 
-from .loading import SafeLoadingMixin, write_checksums
+from .loading import SafeLoadingMixin, find_file, write_checksums
 from .model_card import STYLE_SOUND, model_card
 
 # with this file in a repository, the Auto classes find ours, and the task is registered, by importing us
@@ -176,12 +175,11 @@ def read_style_sounds(source: str | os.PathLike[str], styles: Iterable[str], **h
         OGG files by the name of the style, without those that are missing, larger than STYLE_SOUND_BYTES, or of a
         style whose name is no plain file name.
     """
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = {}
     for style in filter(PLAIN_STYLE.fullmatch, styles):
-        path = cached_file(str(source), STYLE_SOUND.format(style), **hub, **quiet)
-        if path is not None and os.path.getsize(path) <= STYLE_SOUND_BYTES:
-            found[style] = Path(path).read_bytes()
+        path = find_file(source, STYLE_SOUND.format(style), hub)
+        if path is not None and path.stat().st_size <= STYLE_SOUND_BYTES:
+            found[style] = path.read_bytes()
     return found
 
 

@@ -231,15 +231,15 @@ def _noise_table(bins: int) -> torch.Tensor:
     """White noise complex64 [NOISE_PERIOD, bins] of unit variance in either part, always the same."""
     # kept for calls that may record gradients, whoever asks first
     with torch.inference_mode(False):
-        drawn = torch.randn((NOISE_PERIOD, bins, 2), generator=torch.Generator().manual_seed(0), device="cpu")
-        return torch.view_as_complex(drawn)
+        size, drawn = (NOISE_PERIOD, bins, 2), torch.Generator().manual_seed(0)
+        return torch.view_as_complex(torch.randn(size, generator=drawn, dtype=torch.float32, device="cpu"))
 
 
 @lru_cache(maxsize=4)
 def _band_weights(bands: int, bins: int, sampling_rate: int) -> torch.Tensor:
     """Share of each band in each frequency, float [bands, bins]: triangles, evenly spaced on the mel scale."""
     with torch.inference_mode(False):
-        mels = (1 + torch.linspace(0, sampling_rate / 2, bins, device="cpu") / 700).log()
+        mels = (1 + torch.linspace(0, sampling_rate / 2, bins, dtype=torch.float32, device="cpu") / 700).log()
         places = mels / mels[-1] * (bands - 1)
         return (1 - (places - torch.arange(bands, device="cpu")[:, None]).abs()).clamp_min(0)
 

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from accelerate import Accelerator
 
 from ..atomic_files import replace_folder, replacing
+from ..pretrained.redaction import first_line
 
 logger = logging.get_logger(__name__)
 PROGRESS, METRICS, RUN = "progress.json", "metrics.jsonl", "run.json"
@@ -130,7 +131,7 @@ class RunFolder:
                 self.accelerator.load_state(str(folder))
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"{folder} is not a checkpoint of this stage and optimizer ({str(error).splitlines()[0]}): name "
+                    f"{folder} is not a checkpoint of this stage and optimizer ({first_line(error)}): name "
                     "another --output_dir, or begin anew with --resume none."
                 ) from error
             # micro-batches of the next step of the optimizer that are done: none, however many it may now have
@@ -174,8 +175,7 @@ def _whole_or_nothing(write: Callable[[], object], temporary: Path) -> None:
         write()
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
-            f"{temporary.with_suffix('')} can't be written ({reason}): free some disk space or name another "
-            "output_dir; what was saved before is intact."
+            f"{temporary.with_suffix('')} can't be written ({first_line(error)}): free some disk space or name "
+            "another output_dir; what was saved before is intact."
         ) from error
