@@ -99,7 +99,7 @@ def accompany(
 def check_request(request: Request, vocals: list[str], many: bool) -> None:
     """Refuses what does not go together, before minutes of generating; raises typer.BadParameter."""
     if many and (len(vocals) > 1 or request.out == "."):
-        raise typer.BadParameter("a folder goes alone, with --out.")
+        raise typer.BadParameter("name one folder and nothing else, with --out.")
     repeated = [name for name, count in Counter(map(vocal_name, vocals)).items() if count > 1]
     if repeated:
         raise typer.BadParameter(f"two vocals are called {repeated[0]!r}; run the command twice with different --out.")

@@ -87,7 +87,7 @@ def evaluate(
         candidates: System = {}
         for system in systems.values():
             if twice := candidates.keys() & system.keys():
-                raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; call one of them otherwise.")
+                raise HAFMEvaluationError(f"Two sets of outputs would be {min(twice)!r}; rename one of them.")
             candidates |= system
         jobs = [ClipJob(each, {name: own[each.name] for name, own in candidates.items()}) for each in evaluation.clips]
         options = replace(evaluation.measuring, bank=bank, cache=evaluation.out / "cache")

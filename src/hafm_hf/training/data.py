@@ -215,7 +215,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         self.other_voice = noise.voice if noise and self.streams.conditioning[0].column == "vocal_semantic" else 0.0
         self.track_of_row = np.asarray(corpus.with_format(None)["track"]) if strangers or self.other_voice else None
         if self.track_of_row is not None and len(set(self.track_of_row[self.slots])) < 2:
-            raise ValueError("History or a voice of another track needs crops of two at least; the corpus holds one.")
+            raise ValueError("History or a voice of another track needs crops of two tracks; the corpus has one.")
 
     @property
     def seconds(self) -> float:
