@@ -5,7 +5,7 @@
     hafm assemble OUT … --separator RUN/separator
 
 CORPUS is what recipes/build_song_corpus.py writes, with the stems of its bands, CODEC the one behind which the bands
-are taken apart. On one CPU core this takes an hour and a quarter, and 7 GB. The bundled one then had twice as long again:
+are taken apart. On one CPU core this takes an hour and a quarter, and 7 GB. The bundled one was then trained further:
 
     … --init_from RUN/separator --steps 9000 --learning_rate 1.3e-3 --ema_decay 0.999 --max_hours 8 --seed 5
     … --init_from RUN2/separator --steps 9000 --learning_rate 1.2e-3 --ema_decay 0.999 --max_hours 13 --seed 6

@@ -64,7 +64,7 @@ def test_a_tempo_or_beats_replace_those_of_a_lead_sheet(estimated: list[str]) ->
         ({"tempo": 96, "chords": "C, Am", "files": False}, r"say where bars end: 'C \| Am'"),
         ({"tempo": 96, "chords": "Absent.lab"}, "Absent.lab cannot be read"),
         ({"beats": 2}, "beats are 2; they must be numbers"),
-        ({"beats": [0.0, 1e8]}, "beats must be seconds, each later than the one before, within a day"),
+        ({"beats": [0.0, 1e8]}, "beats must be seconds that grow from one to the next, within a day"),
         ({"lead_sheet": {"tempo": 96, "downbeat": "x"}}, "downbeat is 'x'; it must be the number of a beat"),
         ({"tempo": 96, "chords": "absent.lab", "files": False}, "'absent.lab' is no chord"),
         ({"beats": "absent.txt", "files": False}, "beats is 'absent.txt'; give seconds"),

@@ -50,7 +50,7 @@ class RenderingOptions:
 
     def __post_init__(self) -> None:
         if unknown := set(self.told) - set(TOLD):
-            raise HAFMEvaluationError(f"told has {min(unknown)!r}, which no lead sheet tells; choose from {', '.join(TOLD)}.")
+            raise HAFMEvaluationError(f"told is {min(unknown)!r}; choose from {', '.join(TOLD)}.")
 
     @property
     def asked(self) -> dict[str, Any]:

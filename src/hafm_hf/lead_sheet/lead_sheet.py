@@ -108,7 +108,7 @@ class LeadSheet:
             for start, stop, label in spans:
                 if not -math.inf < start < stop < math.inf:
                     span = f"from {start:g} to {stop:g} s"
-                    raise ValueError(f"The {kind} {label} {span} has no length; give seconds, the end after the start.")
+                    raise ValueError(f"The {kind} {label} {span} has no length; give finite seconds, the end later.")
         for *_, label in self.chords:
             chord_class(label)
         for *_, energy in self.sections:
@@ -140,12 +140,12 @@ class LeadSheet:
         if self.beats is not None:
             numbers = isinstance(self.beats, Iterable) and not isinstance(self.beats, str)
             if not numbers or not all(isinstance(beat, Real) for beat in self.beats):
-                raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be times in seconds.")
+                raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers of seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats has fewer than two times; give all beats that you know.")
             pairs = list(zip(self.beats, self.beats[1:], strict=False))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
-                raise ValueError("beats must be seconds, each later than the one before, within a day.")
+                raise ValueError("beats must be seconds that grow from one to the next, within a day.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
             # what is estimated needs no mending by whoever asked for it
             if near and "beats" not in self.estimated:

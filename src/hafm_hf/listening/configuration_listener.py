@@ -59,6 +59,6 @@ class HAFMListenerConfig(PreTrainedConfig):
         if self.harmony_frames % 2:
             raise ValueError(f"harmony_frames is {self.harmony_frames}; it must be even.")
         if not 0 < self.slowest_tempo < self.fastest_tempo:
-            raise ValueError(f"Tempi go from {self.slowest_tempo:g} to {self.fastest_tempo:g}; they must rise, above 0.")
+            raise ValueError(f"Tempi from {self.slowest_tempo:g} to {self.fastest_tempo:g} must rise, above 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
