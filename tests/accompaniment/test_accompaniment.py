@@ -213,7 +213,7 @@ def test_a_whole_composite_plays_in_half_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_torchs_default_dtype_changes_no_song(dtype: torch.dtype) -> None:
-    hearing = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
+    hearing: dict[str, Any] = {"semantic_tokenizer": tiny_rhythmic_tokenizer(), "listener": tiny_listener()}
     model = tiny_band(**hearing, codec=tiny_spectral_codec())
     expected = model.generate(voice(0.6), CODEC_RATE, seed=1).audio[0]
     for kept in (modeling_spectral_codec._noise_table, modeling_spectral_codec._band_weights):
