@@ -59,7 +59,7 @@ def tape(page: Page) -> Page:
     """The page with two takes, "one" and "two", and a recording of what they sound like."""
     for name, hertz in TONES.items():
         answer = {"body": tone(hertz), "content_type": "audio/wav"}
-        page.route(f"**/tone_{name}.wav", lambda route, answer=answer: route.fulfill(**answer))  # type: ignore[misc]
+        page.route(f"**/tone_{name}.wav", lambda route, _, answer=answer: route.fulfill(**answer))
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
     page.evaluate(RECORD, STATIC)
