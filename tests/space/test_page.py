@@ -206,7 +206,7 @@ def test_a_take_outlasts_a_click_beside_its_sheet_a_band_and_a_server_that_is_go
     sheet.click()
     page.locator("#recorder [data-set=tempo]").fill("185")
     record.click()
-    expect(told).to_have_text("Recording: bar 1")
+    expect(told).to_have_text(re.compile("Recording: bar [2-9]"))
     page.locator("#recorder h1").click()
     expect(record).not_to_be_visible()
     sheet.click()
