@@ -110,7 +110,7 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     if path.suffix == ".zip":
         sent = read_project(path)
         path = sent["path"]
-    read_vocal(str(path), seconds)
+    samples, rate = read_vocal(str(path), seconds or MAX_SECONDS)
     state = sent if "takes" in sent else {}
     known = {name: sent[name] for name in ("beats", "beats_per_bar", "downbeat") if sent.get(name) is not None}
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
@@ -122,6 +122,9 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     found += [job for job in jobs if state and job.source == str(path)]
     brought = bring_takes([job for job in found if job is not None], state, jobs, mixer)
     said, *settings = restore(state.get("query") if state else "")
+    # the page has no field for Seconds before it has a voice
+    if len(samples) >= MAX_SECONDS * rate and not (seconds or settings[2].get("value")):
+        said, settings[2] = announcement(f"The first {MAX_SECONDS:g} s of {path.name} are used."), MAX_SECONDS
     return [said, voice, *brought, *settings]
 
 
@@ -235,8 +238,7 @@ def restore(query: str | None) -> list[Any]:
     """The page as a query describes it: [announced, tempo, options …]; of "" only what was announced goes."""
     if not query:
         return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
-    inputs: Values = {}
-    said = ""
+    said, inputs = "", dict[str, Any]()
     try:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})
@@ -308,7 +310,8 @@ class Page:
                 self.options = parts.option_components()
                 with gr.Accordion("More options", open=False):
                     self.options |= parts.more_components()
-                    self.tempo = parts.number("tempo", "Tempo", "Beats per minute, if you know it", "auto", minimum=0)
+                    about = "Beats per minute, if you know it; then press “Estimate again”"
+                    self.tempo = parts.number("tempo", "Tempo", about, "auto", minimum=0)
                     self.listen = gr.Button("Estimate again", elem_id="listen", size="sm")
                     self.copy = gr.Button("Copy a link to these settings", elem_id="copy", size="sm")
             self.ticket, self.file, self.link, self.waiting = (
@@ -342,9 +345,9 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
         shown = start(partial(show_estimates, again), page.inputs(), page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
-    file = [page.announced, page.file]
+    file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
-        asked = part.submit(told(action, ""), [part, *others], file, concurrency_limit=4, **QUIET)  # type: ignore[attr-defined]
+        asked = part.submit(told(action, ""), [part, *others], file, **every)  # type: ignore[attr-defined]
         asked.then(None, page.file, None, js=DOWNLOAD)
 
 
@@ -431,14 +434,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     takes.keep_sweeping()
     warm_up()
-    build_page().launch(
-        css_paths=[STATIC / "studio.css"],
-        max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(takes.JOBS)],
-        ssr_mode=False,
-        show_error=True,
-        footer_links=["api"],
-    )
+    more: dict[str, Any] = {"max_file_size": MAX_UPLOAD, "show_error": True, "footer_links": ["api"]}
+    build_page().launch(css_paths=[STATIC / "studio.css"], allowed_paths=[str(takes.JOBS)], ssr_mode=False, **more)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import queue
 import re
 import secrets
@@ -115,15 +116,16 @@ def read_vocal(path: str | None, seconds: float | None) -> tuple[audio.Samples, 
         raise audio.HAFMAudioError("There is no voice yet: record one, upload a file or choose an example.")
     if not Path(path).exists():
         raise audio.HAFMAudioError("This voice has been removed from the server; record it again, or upload it again.")
+    # what is in use isn't swept away; an example may lie where nothing can be written
+    with suppress(OSError):
+        os.utime(path)
     # a second more than allowed is read: a longer file is noticed, but never decoded as a whole
     limit = MAX_SECONDS + 1.0
     # as a Path, it is never taken for a URL: strangers must not make this server fetch things
     samples, rate = audio.read_audio(Path(path), seconds=min(seconds or limit, limit), max_seconds=limit, mono=False)
     name = audio.source_name(path)
     if len(samples) > MAX_SECONDS * rate:
-        raise audio.HAFMAudioError(
-            f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Seconds to use only its start."
-        )
+        raise audio.HAFMAudioError(f"{name} is longer than {MAX_SECONDS:g} s; cut it, or set Seconds to use less.")
     if audio.is_silent(samples):
         raise audio.HAFMAudioError(f"{name} is silent; check the microphone, or sing closer to it.")
     return samples, rate
@@ -184,10 +186,9 @@ def generate_song(model: str, samples: audio.Samples, rate: int, parameters: dic
     report = None
     try:
         while not isinstance(report, list):
-            try:
+            report = None
+            with suppress(queue.Empty):
                 report = reports.get(timeout=REPORT_SECONDS)
-            except queue.Empty:
-                report = None
             if isinstance(report, Exception):
                 raise report
             yield report

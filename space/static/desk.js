@@ -14,7 +14,7 @@ class Desk {
     [this.voice, this.stems] = ["voice", "stems"].map((name) => Object.assign(document.createElement("div"), { className: name }));
   }
 
-  /** A part: {seconds, until, ready(), start(out, zero, from), follow(position), draw()}, of which any may be missing; it may come instead of another. */
+  /** A part: {seconds, until, ready(), start(out, zero, from), stop(), follow(position), draw()}, of which any may be missing; it may come instead of another. */
   join(part, instead) { this.parts = [...this.parts.filter((each) => each !== instead), part]; }
 
   get playing() { return this.out !== null; }
@@ -107,6 +107,7 @@ class Desk {
 
   stop() {
     [this.waits, this.call] = [false, null];
+    for (const part of this.parts) part.stop?.();
     if (this.playing) {
       this.began = this.position;
       clearTimeout(this.timer);

@@ -110,7 +110,14 @@ class Mixer extends Player {
       if (target.files[0]) desk.sheet.open(target.files[0]);
       target.value = "";
     });
-    root.addEventListener("keydown", ({ key, target }) => { if (key === "Enter" && target.type === "text") target.blur(); });
+    root.addEventListener("keydown", (event) => {
+      const { key, target } = event;
+      if (target.type !== "text" || !["Enter", "Escape"].includes(key)) return;
+      event.preventDefault(); // Enter would press what has the focus then
+      if (key === "Escape") target.value = target.defaultValue;
+      target.blur();
+      target.closest("[data-take]").querySelector("[data-do=name]").focus();
+    });
   }
 
   /** What Python has sent; all else stays, and so does what a person has marked. */
@@ -123,7 +130,7 @@ class Mixer extends Player {
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();
-    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.play(0); }
+    if (begins) { [this.begun, desk.vocal] = [live?.run, live?.source ?? takes.find(({ id }) => id === chosen).source]; desk.recorder?.running || desk.play(0); }
     desk.refresh();
   }
 
@@ -171,7 +178,7 @@ class Mixer extends Player {
       Object.assign(radio, { value: id, checked: id === this.chosen && !this.coming });
       row.title = row.querySelector("span").textContent = [title, style, `seed ${seed}`].filter(Boolean).join(" · ");
       row.dataset.take = id;
-      Object.assign(text, { value: title });
+      Object.assign(text, { value: title, defaultValue: title });
       pencil.ariaLabel = `Name ${title}`;
       Object.assign(star, { textContent: kept ? "★" : "☆", ariaLabel: `Keep ${title}`, ariaPressed: String(kept) });
     }
@@ -232,10 +239,9 @@ class Mixer extends Player {
   }
 
   changed({ target }) {
-    const { set } = target.dataset;
     if (target.type === "text") return;
     const channel = this.channels[target.closest("[data-channel]")?.dataset.channel];
-    if (channel) channel[set] = Number(target.value);
+    if (channel) channel[target.dataset.set] = Number(target.value);
     // from A to B without losing the place
     if (target.type === "radio") return this.choose(this.own.findIndex(({ id }) => id === target.value));
     this.send();

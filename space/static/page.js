@@ -16,16 +16,22 @@ if (kept.search !== location.search) delete kept.query;
 export function mount() {
   // Gradio replaces what is inside; the outer element stays, so it is the one that a screen reader follows
   document.querySelector("#announced").setAttribute("aria-live", "polite");
+  document.documentElement.lang = "en"; // Gradio sets the browser's
   document.body.append(player);
   sessionStorage.removeItem("hafm");
   desk.state = state;
   loaded();
-  addEventListener("pagehide", () => sessionStorage.setItem("hafm", JSON.stringify({ ...state(), search: location.search })));
-  desk.join({ start: () => player.pause() });
+  addEventListener("beforeunload", (event) => { if (desk.recorder?.running || document.querySelector("#run:disabled")) event.preventDefault(); });
+  addEventListener("pagehide", () => sessionStorage.setItem("hafm", JSON.stringify({ ...(desk.vocal ? state() : kept), search: location.search })));
+  desk.join({ start: () => player.pause(), stop: () => player.pause() });
   document.addEventListener("click", ({ target }) => {
     const button = target.closest?.("#style_sounds button");
     if (button) hear(button);
     for (const pop of document.querySelectorAll(".pop[open]")) pop.open = pop.contains(target);
+  });
+  addEventListener("keydown", ({ key, target }) => {
+    const pop = key === "Escape" && !target.closest("dialog") && document.querySelector(".pop[open]");
+    if (pop) { pop.open = false; pop.querySelector("summary").focus(); }
   });
   // the second click of a double one would begin another band, or stop this one
   addEventListener("click", (event) => {
@@ -37,9 +43,8 @@ export function mount() {
 /** Plays the example of a style, or stops it. */
 function hear(button) {
   const stops = player.src === button.dataset.sound && !player.paused;
-  player.pause();
+  desk.stop(); // and the player
   if (stops) return;
-  desk.stop();
   player.src = button.dataset.sound;
   // another button may be pressed before this one plays
   player.play().catch(() => {});

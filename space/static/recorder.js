@@ -35,7 +35,7 @@ const fetchAhead = (root) =>
   root.addEventListener("pointerover", ({ target }) => Object.values(examples[target.value]?.files ?? {}).forEach(load));
 
 export function mount(element, props, watch, trigger, upload) {
-  const recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
+  const recorder = desk.recorder = new Recorder(element.querySelector(".hafm-recorder"), props, trigger, upload);
   early?.remove();
   before.then((state) => {
     if (early?.asked) recorder.act(early.asked.dataset.do, early.asked.value);
@@ -64,7 +64,7 @@ class Recorder {
       if (this.left && this.left.path !== desk.vocal) this.last = this.left;
       this.find("[data-do=last]").hidden = !this.last || this.last.path === desk.vocal;
     };
-    this.find("details").addEventListener("toggle", (event) => { if (!event.target.open) this.close(); });
+    this.find("details").addEventListener("toggle", () => this.rest());
   }
 
   number(name) { return Number(this.find(`[data-set=${name}]`).value); }
@@ -77,7 +77,7 @@ class Recorder {
     if (name === "new") return this.choose(this.find("[data-do=new]").ariaExpanded !== "true");
     if (name === "open") return this.find("input[type=file]").click();
     try {
-      if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; }));
+      if (name === "sing" || name === "record") return await (this.pressed ??= this.press(name === "sing").finally(() => { this.pressed = null; this.rest(); }));
       // whoever takes another voice doesn't want what is being recorded
       if (this.running) { this.close(); this.say(""); }
       if (name === "last") this.hand(this.last);
@@ -156,6 +156,9 @@ class Recorder {
     this.find("meter").value = 0;
   }
 
+  /** The microphone is closed with the sheet of the click, but not under a take, or while one begins. */
+  rest() { if (!this.running && !this.pressed && !this.find("details").open) this.close(); }
+
   hear({ frame, samples }) {
     this.find("meter").value = samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
     if (this.running) this.chunks.push([frame, samples]);
@@ -185,7 +188,7 @@ class Recorder {
     for (; !run.plain && run.next * run.period < now + AHEAD; run.next += 1) {
       click(this.out, run.next * run.period, (run.next - run.first) % run.metre === 0);
     }
-    if (seconds - (run.plain ? 0 : run.metre * run.period) > this.props.limit - 1) this.finish();
+    if (seconds - (run.plain ? 0 : run.metre * run.period) > this.props.limit - 1) this.act(run.plain ? "sing" : "record");
   }
 
   stop() {
@@ -193,8 +196,7 @@ class Recorder {
     this.out?.disconnect();
     this.out = this.running = null;
     for (const [name, text] of [["record", "Record to the click"], ["sing", "● Record"]]) {
-      const button = this.find(`[data-do=${name}]`);
-      [button.textContent, button.disabled] = [text, false];
+      Object.assign(this.find(`[data-do=${name}]`), { textContent: text, disabled: false });
     }
   }
 
@@ -227,7 +229,11 @@ class Recorder {
     for (let beat = lead; beat < seconds; beat += run.period) beats.push(beat);
     this.say("Sending the take …");
     const now = new Date().toISOString().slice(11, 19).replaceAll(":", "");
-    const { path } = await this.upload(wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(60 / run.period)}_bpm_${now}`));
+    const file = wavOf(samples, sampleRate, plain ? `take_${now}` : `take_${Math.round(60 / run.period)}_bpm_${now}`);
+    const { path } = await this.upload(file).catch((error) => {
+      Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: file.name }).click();
+      throw new Error(`${error.message}. The take is among your downloads; open it when the server is there again.`);
+    });
     this.say(`Recorded ${seconds.toFixed(1)} s${plain ? "" : "; the beats are those of the click"}.`);
     this.hand(plain ? { path } : { path, beats, beats_per_bar: run.metre, downbeat: 0, latency });
   }

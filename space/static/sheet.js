@@ -199,9 +199,10 @@ export function readSheet(text) {
   try {
     sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
-    const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && [...chords, ...sections, ...form].every(([start, stop]) => start < stop);
+    const spans = [...beats.slice(1).map((beat, at) => [beats[at], beat]), ...chords, ...sections, ...form];
     chords.forEach(([, , label]) => parseChord(label));
-    if (!whole) throw new Error();
+    const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
+    if (!whole || ![3, 4].includes(metreOf(sheet))) throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }
   const other = ["tempo", "bars"].find((name) => sheet[name]);
   if (other) throw new Error(`This lead sheet has ${other}; here it needs beats and chords in seconds instead.`);

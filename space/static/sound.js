@@ -7,10 +7,7 @@ let shared = null;
 const buffers = new Map();
 
 /** The page's one AudioContext; browsers let it sound after a click or a key. */
-export function context() {
-  shared ??= new AudioContext({ latencyHint: "interactive" });
-  return shared;
-}
+export const context = () => (shared ??= new AudioContext({ latencyHint: "interactive" }));
 
 /** The address of a file of this server. */
 export const fileAddress = (path) =>

@@ -127,32 +127,28 @@ class Timeline {
   drawSections() {
     const sections = sectionsOf(this.sheet);
     this.find(".form").hidden = !sections.length;
-    this.fillList(".sections", sections, ({ start, stop, name, energy }, button) => {
-      button.textContent = [name, energy].filter(Boolean).join(", ");
-      button.title = button.textContent;
-      button.setAttribute("aria-label", `${button.textContent}, from ${placeOf(this.sheet, this.value.seconds, start)}`);
-      button.setAttribute("aria-pressed", String(this.isSelected(start, stop)));
+    this.fillList(".sections", sections, ({ start, name, energy }, button) => {
+      const title = [name, energy].filter(Boolean).join(", ");
+      const ariaLabel = `${title}, from ${placeOf(this.sheet, this.value.seconds, start)}`;
+      Object.assign(button, { title, ariaLabel, textContent: title });
     });
   }
 
   drawBars() {
-    this.fillList(".bars", barsOf(this.sheet, this.value.seconds), ({ number, start, stop }, button) => {
-      button.textContent = number < 1 ? "↑" : String(number);
-      button.setAttribute("aria-label", number < 1 ? "Upbeat" : `Bar ${number}`);
-      button.setAttribute("aria-pressed", String(this.isSelected(start, stop)));
+    this.fillList(".bars", barsOf(this.sheet, this.value.seconds), ({ number }, button) => {
+      [button.textContent, button.ariaLabel] = number < 1 ? ["↑", "Upbeat"] : [String(number), `Bar ${number}`];
     });
   }
 
   drawChords() {
     const { sheet, value } = this;
     this.fillList(".chords", filledChords(sheet, value.seconds).map(([start, stop, label]) => ({ start, stop, label })),
-      ({ start, stop, label }, button) => {
+      ({ start, label }, button) => {
         const name = pretty(spell(label, sheet.key));
         button.textContent = name;
         const [, , , likely = 1, next = "N"] = this.choiceOf(start, label) ?? [];
         button.title = likely < SURE ? `${name}, or ${pretty(spell(next, sheet.key))}?` : name;
-        button.setAttribute("aria-label", `${name === "–" ? "no chord" : name}, ${placeOf(sheet, value.seconds, start)}${likely < SURE ? ", unsure" : ""}`);
-        button.setAttribute("aria-pressed", String(this.isSelected(start, stop)));
+        button.ariaLabel = `${name === "–" ? "no chord" : name}, ${placeOf(sheet, value.seconds, start)}${likely < SURE ? ", unsure" : ""}`;
         button.classList.toggle("root", name !== "–");
         button.classList.toggle("unsure", likely < SURE);
       });
@@ -168,19 +164,14 @@ class Timeline {
     const focused = list.contains(document.activeElement) ? document.activeElement.parentElement : null;
     const place = focused ? Number(focused.dataset.start) : null;
     while (list.children.length > spans.length) list.lastChild.remove();
-    while (list.children.length < spans.length) {
-      const item = document.createElement("li");
-      item.append(document.createElement("button"));
-      list.append(item);
-    }
+    while (list.children.length < spans.length) list.insertAdjacentHTML("beforeend", "<li><button type='button'></button></li>");
     for (const [at, span] of spans.entries()) {
       const item = list.children[at];
       Object.assign(item.dataset, { start: span.start, stop: span.stop });
-      item.style.left = `${span.start * desk.scale}px`;
-      item.style.width = `${(span.stop - span.start) * desk.scale - 2}px`;
-      item.firstChild.type = "button";
-      item.firstChild.tabIndex = -1;
-      fill(span, item.firstChild);
+      const [left, wide] = [span.start * desk.scale, (span.stop - span.start) * desk.scale - 2];
+      Object.assign(item.style, { left: `${left}px`, width: `${wide}px` });
+      const ariaPressed = String(this.isSelected(span.start, span.stop));
+      fill(span, Object.assign(item.firstChild, { tabIndex: -1, ariaPressed }));
     }
     const items = [...list.children];
     const selected = items.find((item) => item.firstChild.getAttribute("aria-pressed") === "true");
@@ -236,8 +227,8 @@ class Timeline {
 
   drawEditor() {
     const { selection, sheet, value } = this;
-    const [start, , label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
-    const next = this.choiceOf(start, label)?.[4];
+    const [start, stop, label] = (selection && filledChords(sheet, value.seconds).find(([, stop]) => stop > selection.start + 0.02)) || [0, 0, ""];
+    const next = selection?.stop < stop + 0.02 ? this.choiceOf(start, label)?.[4] : null;
     const instead = this.find(".next");
     Object.assign(instead, { hidden: !next, textContent: next ? `${pretty(spell(next, sheet.key))} instead` : "" });
     instead.dataset.likely = next ?? "";
@@ -293,6 +284,7 @@ class Timeline {
 
   act(name) {
     const { sheet } = this;
+    const next = this.selection && barsOf(sheet, this.seconds).find(({ start }) => start > this.selection.stop - 0.02);
     const beats = {
       half: () => halfTempo(sheet), double: () => doubleTempo(sheet),
       other: () => withBeats(sheet, this.value.others, this.seconds),
@@ -304,6 +296,7 @@ class Timeline {
     else if (name === "clicks") { this.clicks = this.press(name, !this.clicks); desk.refresh(); }
     else if (name === "in" || name === "out") { this.zoom = Math.max(this.zoom * (name === "in" ? ZOOM : 1 / ZOOM), 1); desk.draw(); }
     else if (name === "unselect") this.mark(null);
+    else if (name === "further" && next) this.select(next.start, next.stop, true);
     else if (name === "keys") this.find("dialog").showModal();
     else if (name === "all") this.find("[data-do=all]").ariaExpanded = String(this.find(".transport").toggleAttribute("data-all"));
     else if (name === "chord") this.putChord(this.find("[data-set=chord]").value);
@@ -352,7 +345,7 @@ class Timeline {
     const presses = target.closest("button, input, select, summary, a, [role=option]");
     const arrows = target.closest("input, select, li, [role=listbox]");
     const plain = {
-      " ": presses ? null : () => desk.toggle(),
+      " ": presses ? null : () => desk.toggle(), escape: this.selection && (() => this.mark(null)),
       arrowright: arrows ? null : () => this.step(1, shiftKey), arrowleft: arrows ? null : () => this.step(-1, shiftKey),
       m: () => desk.mixer.toggle("muted", target), s: () => desk.mixer.toggle("solo", target),
     };
@@ -381,6 +374,7 @@ class Timeline {
 
   /** Selects {start, stop} (s), or nothing. */
   mark(selection) {
+    if (!selection && this.find(".selection").contains(document.activeElement)) this.find(".bars [tabindex='0']")?.focus();
     this.selection = selection;
     this.send();
     desk.draw();

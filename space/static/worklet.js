@@ -3,11 +3,8 @@
 
 const CHUNK = 1024;
 class Take extends AudioWorkletProcessor {
-  constructor() {
-    super();
-    this.chunk = new Float32Array(CHUNK);
-    this.filled = 0;
-  }
+  chunk = new Float32Array(CHUNK);
+  filled = 0;
 
   process([channels]) {
     // a microphone that is not there yet is silent: no frame may be left out
@@ -17,8 +14,7 @@ class Take extends AudioWorkletProcessor {
     this.filled += samples.length;
     if (this.filled === CHUNK) {
       this.port.postMessage({ frame: this.frame, samples: this.chunk });
-      this.chunk = new Float32Array(CHUNK);
-      this.filled = 0;
+      [this.chunk, this.filled] = [new Float32Array(CHUNK), 0];
     }
     return true;
   }

@@ -7,18 +7,15 @@ Every test leaves a screenshot in build/test-artefacts/space (`HAFM_TEST_ARTEFAC
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from space.serving import ARTEFACTS, CHROMIUM, PATIENCE_SECONDS, Space
 
 pytest.importorskip("playwright", reason="needs playwright, of the extra `dev`")
+from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-from playwright.sync_api import expect
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
 
 if CHROMIUM is None:
     pytest.skip("no chromium; install Debian's package of that name", allow_module_level=True)
@@ -28,7 +25,7 @@ PHONE = {"width": 360, "height": 740}
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
-def open_page(browser: "Browser", space: Space, query: str = "", /, **options: object) -> "Page":
+def open_page(browser: Browser, space: Space, query: str = "", /, **options: object) -> Page:
     context = browser.new_context(permissions=["microphone"], **options)  # type: ignore[arg-type]
     context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
@@ -38,33 +35,30 @@ def open_page(browser: "Browser", space: Space, query: str = "", /, **options: o
     return page
 
 
-def keep_screenshot(page: "Page", name: str) -> None:
+def keep_screenshot(page: Page, name: str) -> None:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w-]+", "_", name).strip("_")
     page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
 
 
-def findings(page: "Page", axe: Path) -> list[str]:
+def findings(page: Page, axe: Path) -> list[str]:
     """What axe-core calls serious or critical, once all colours have changed: rule and the elements that it found."""
     changing = "document.getAnimations().filter(each => each instanceof CSSTransition)"
     page.evaluate(f"Promise.allSettled({changing}.map(each => each.finished))")
     page.add_script_tag(path=axe)
     found: list[dict[str, Any]] = page.evaluate("() => axe.run().then(result => result.violations)")
-    return [
-        f"{each['id']}: {[node['html'][:150] for node in each['nodes']]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    return [f"{each['id']}: {[node['html'][:150] for node in each['nodes']]}" for each in serious]
 
 
-def upload(page: "Page", path: Path) -> None:
+def upload(page: Page, path: Path) -> None:
     """Opens a file, and waits until it is analysed or refused."""
     page.locator("#recorder input[type=file]").set_input_files(path)
     expect(page.locator("#recorder .told")).to_have_text("")
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
 
 
-def more(page: "Page") -> None:
+def more(page: Page) -> None:
     """Opens what is folded away, and gives it the moment that it needs to come to life: it isn't there before."""
     if not page.locator("#seconds input").is_visible():
         page.get_by_role("button", name="More options").click()
@@ -72,12 +66,13 @@ def more(page: "Page") -> None:
         page.wait_for_timeout(500)
 
 
-def skip_fine(page: "Page") -> None:
-    more(page)
+def skip_fine(page: Page, seconds: float = 0) -> None:
+    """A quick draft, of so much of the voice from its start."""
+    use_only(page, seconds) if seconds else more(page)
     page.get_by_label("Quick draft").check()
 
 
-def use_only(page: "Page", seconds: float) -> None:
+def use_only(page: Page, seconds: float) -> None:
     """So much of the voice, from its start."""
     more(page)
     page.locator("#seconds input").fill(f"{seconds:g}")
@@ -85,22 +80,22 @@ def use_only(page: "Page", seconds: float) -> None:
     expect(page.locator("#seconds input")).to_have_value(f"{seconds:g}")
 
 
-def generate(page: "Page") -> None:
+def generate(page: Page) -> None:
     page.get_by_role("button", name="Play a band").click()
 
 
-def generated(page: "Page") -> None:
+def generated(page: Page) -> None:
     """Generates, and waits until it is done."""
     generate(page)
     expect(announced(page)).to_contain_text("Done")
 
 
-def announced(page: "Page") -> "Locator":
+def announced(page: Page) -> Locator:
     # beside it Gradio keeps a status of its own, out of sight
     return page.locator("#announced .prose")
 
 
-def downloaded(page: "Page", button: str) -> Path:
+def downloaded(page: Page, button: str) -> Path:
     """What a button downloads; a click that falls into the moment in which its link changes leads nowhere."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -113,20 +108,20 @@ def downloaded(page: "Page", button: str) -> Path:
     return download.value.path().rename(download.value.path().with_name(download.value.suggested_filename))
 
 
-def summary(page: "Page") -> "Locator":
+def summary(page: Page) -> Locator:
     return page.locator("#timeline .summary")
 
 
-def press(page: "Page", *names: str) -> None:
+def press(page: Page, *names: str) -> None:
     for name in names:
         page.locator("#timeline").get_by_role("button", name=name, exact=True).click()
 
 
-def chords(page: "Page") -> list[str]:
+def chords(page: Page) -> list[str]:
     return page.locator("#timeline .chords").get_by_role("button").all_inner_texts()
 
 
-def tab_to(page: "Page", name: str, key: str = "Tab") -> None:
+def tab_to(page: Page, name: str, key: str = "Tab") -> None:
     """Presses Tab until the control whose name begins so has the focus."""
     names: list[str] = []
     name_of = "(at) => (at.ariaLabel || at.innerText || at.labels?.[0]?.innerText || '').trim()"

@@ -55,9 +55,7 @@ def options() -> dict[str, object]:
 
 
 @pytest.fixture
-def page(
-    browser: "Browser", space: Space, options: dict[str, object], request: pytest.FixtureRequest
-) -> "Iterator[Page]":
+def page(browser: "Browser", space: Space, options: dict, request: pytest.FixtureRequest) -> "Iterator[Page]":
     """The page, of which a screenshot is kept."""
     from space.browsing import keep_screenshot, open_page
 

@@ -50,9 +50,7 @@ def chromium(microphone: Path, *flags: str) -> "Iterator[Browser]":
 
     flags = (*BROWSER_FLAGS, f"--use-file-for-fake-audio-capture={microphone}", *flags)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=flags, timeout=1000 * PATIENCE_SECONDS
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=1000 * PATIENCE_SECONDS)
         yield browser
         browser.close()
 

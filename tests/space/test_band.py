@@ -4,7 +4,6 @@
 import json
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -15,6 +14,7 @@ from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from hafm_hf.lead_sheet.files import read_lead_sheet
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from space.browsing import (
+    Page,
     announced,
     downloaded,
     expect,
@@ -29,9 +29,6 @@ from space.browsing import (
 )
 from space.serving import Space
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
 NUMBERS = {"seconds": "1", "tail": "0.5", "seed": "5", "guidance_scale": "2", "temperature": "0.9", "top_k": "20"}
 NUMBERS |= {"tempo": "120"}
 # which examples of styles are heard: how many players play, and the names of the buttons that are pressed
@@ -41,7 +38,7 @@ HEARD = """() => [
 ]"""
 
 
-def test_every_style_energy_and_option_is_chosen_and_generated(page: "Page", space: Space, voices: Path) -> None:
+def test_every_style_energy_and_option_is_chosen_and_generated(page: Page, space: Space, voices: Path) -> None:
     upload(page, voices / "song.wav")
     styles, energies = (page.locator(f"#{name}").get_by_role("radio").all() for name in ("style", "energy"))
     assert len(styles) == len(energies) == 5
@@ -74,12 +71,12 @@ def test_every_style_energy_and_option_is_chosen_and_generated(page: "Page", spa
     assert "Traceback" not in log, log[log.index("Traceback") :]
 
 
-def expect_heard(page: "Page", playing: int, *pressed: str) -> None:
+def expect_heard(page: Page, playing: int, *pressed: str) -> None:
     wanted = json.dumps([playing, *pressed], separators=(",", ":"))
     page.wait_for_function(f"wanted => JSON.stringify(({HEARD})()) === wanted", arg=wanted)
 
 
-def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: "Page", voices: Path) -> None:
+def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: Page, voices: Path) -> None:
     upload(page, voices / "song.wav")
     folk, rock = (page.get_by_role("button", name=f"Hear {style}") for style in ("folk", "rock"))
     folk.click()
@@ -98,6 +95,10 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
     expect(stop).to_have_count(0)
     page.keyboard.press("Enter")
     expect_heard(page, 0)
+    folk.click()
+    expect_heard(page, 1, "Hear folk")
+    page.locator("#recorder [data-do=sing]").click()
+    expect_heard(page, 0)
     more(page)
     page.get_by_label("Model").click()
     page.get_by_role("option", name="tiny").last.click()
@@ -105,7 +106,7 @@ def test_styles_are_heard_one_at_a_time_and_a_model_without_them_has_none(page: 
         expect(page.locator(f"#{name}")).to_have_count(0)
 
 
-def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: "Page", voices: Path, tmp_path: Path) -> None:
+def test_a_band_is_kept_in_the_lead_sheet_and_its_stems_are_mixed(page: Page, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     use_only(page, 4)
     page.locator("#tempo input").fill("120")

@@ -6,19 +6,16 @@ worklet that records the microphone.
 """
 
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
 import takes
 from hafm_hf import audio
-from space.browsing import EXAMPLE, expect, keep_screenshot, press, summary
+from space.browsing import EXAMPLE, Browser, Page, expect, keep_screenshot, press, summary
 from space.serving import REPOSITORY, Space
 from vocals import file_bytes
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Route
 
 RATE, SECONDS = 24_000, 10
 STATIC = str(REPOSITORY / "space" / "static")
@@ -36,8 +33,7 @@ RECORD = """async (folder) => {
     const ctx = context();
     await ctx.audioWorklet.addModule(new URL(`gradio_api/file=${folder}/worklet.js`, document.baseURI));
     const tape = new AudioWorkletNode(ctx, 'hafm-take', { channelCount: 1, channelCountMode: 'explicit' });
-    window.desk = desk;
-    window.tape = { rate: ctx.sampleRate, chunks: [], zeros: [] };
+    Object.assign(window, { desk, tape: { rate: ctx.sampleRate, chunks: [] } });
     tape.port.onmessage = ({ data }) => window.tape.chunks.push([data.frame, [...data.samples]]);
     tape.connect(new GainNode(ctx, { gain: 0 })).connect(ctx.destination);
     let out = null;
@@ -59,13 +55,11 @@ def tone(hertz: float) -> bytes:
 
 
 @pytest.fixture
-def tape(page: "Page") -> "Page":
+def tape(page: Page) -> Page:
     """The page with two takes, "one" and "two", and a recording of what they sound like."""
-
-    def serve(route: "Route") -> None:
-        route.fulfill(body=tone(TONES[route.request.url.split("tone_")[1].split(".")[0]]), content_type="audio/wav")
-
-    page.route("**/tone_*.wav", serve)
+    for name, hertz in TONES.items():
+        answer = {"body": tone(hertz), "content_type": "audio/wav"}
+        page.route(f"**/tone_{name}.wav", lambda route, _, answer=answer: route.fulfill(**answer))
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
     page.evaluate(RECORD, STATIC)
@@ -73,7 +67,7 @@ def tape(page: "Page") -> "Page":
     return page
 
 
-def recorded(page: "Page") -> tuple[np.ndarray, int]:
+def recorded(page: Page) -> tuple[np.ndarray, int]:
     """What has sounded since the tape runs, without a frame missing: float64 [N] and its rate in Hz."""
     found: dict[str, Any] = page.evaluate("window.tape")
     # the first may have begun before the tape was connected
@@ -82,9 +76,9 @@ def recorded(page: "Page") -> tuple[np.ndarray, int]:
     return np.concatenate(chunks), found["rate"]
 
 
-def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(browser: "Browser", space: Space) -> None:
+def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(browser: Browser, space: Space) -> None:
     page = browser.new_page()
-    held: list[Route] = []
+    held: list[Any] = []
     page.route("**/assets/*.js", lambda route: held.append(route))
     page.goto(space.url, wait_until="commit")
     page.get_by_role("button", name="Vocal", exact=True).click()
@@ -100,7 +94,7 @@ def test_an_example_sounds_before_gradio_has_made_the_page_and_then_goes_on(brow
     page.close()
 
 
-def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
+def test_takes_are_switched_at_the_playhead_without_a_gap(tape: Page) -> None:
     takes = tape.locator("#mixer").get_by_role("radio")
     tape.evaluate("desk.play(0)")
     tape.wait_for_function("desk.playing && desk.position > 0.5")
@@ -126,14 +120,14 @@ def test_takes_are_switched_at_the_playhead_without_a_gap(tape: "Page") -> None:
     assert min(one, two) > 100 * np.median(spectrum)
 
 
-def test_a_mono_and_a_stereo_sound_are_heard_where_they_are_in_the_file(tape: "Page") -> None:
+def test_a_mono_and_a_stereo_sound_are_heard_where_they_are_in_the_file(tape: Page) -> None:
     for sound, pan in product((np.array([0.3]), np.array([[0.3, 0.1]])), (-1.0, -0.4, 0.0, 0.5, 1.0)):
         heard = tape.evaluate(PLACED, [sound.ravel().tolist(), pan])
         placed = takes.Channel(pan=pan).place(sound.astype(np.float32))
         np.testing.assert_allclose(heard, audio.with_channels(placed, 2)[0], atol=1e-6, err_msg=f"{sound} at {pan}")
 
 
-def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
+def test_a_loop_returns_to_its_beginning_on_time(tape: Page) -> None:
     press(tape, "Bar 2", "Loop")
     start, stop = tape.evaluate("[desk.span.start, desk.span.stop]")
     assert stop - start == pytest.approx(4 * 60 / 96, abs=0.05)
@@ -148,7 +142,7 @@ def test_a_loop_returns_to_its_beginning_on_time(tape: "Page") -> None:
     tape.evaluate("desk.stop()")
 
 
-def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(heard: "Page", page: "Page") -> None:
+def test_zoom_stretches_the_time_axis_and_the_lanes_follow_the_playhead(heard: Page, page: Page) -> None:
     strip, bar = page.locator("#timeline .strip"), page.get_by_role("button", name="Bar 2", exact=True)
 
     def seconds_a_pixel() -> float:

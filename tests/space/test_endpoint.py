@@ -23,8 +23,7 @@ gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `sp
 
 @pytest.fixture(scope="module")
 def client(space: Space, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    downloads = tmp_path_factory.mktemp("downloads")
-    return gradio_client.Client(space.url, verbose=False, download_files=downloads)
+    return gradio_client.Client(space.url, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
 def accompany(client: Any, vocal: Path, **options: object) -> tuple[str, str, str, dict]:
@@ -38,14 +37,11 @@ def test_the_endpoint_is_documented_and_takes_the_pipelines_options(client: Any)
     assert "singing voice" in endpoint["description"]
     names = [each["parameter_name"] for each in endpoint["parameters"]]
     options = [name for name in PUBLIC_OPTIONS if name != "num_samples"]
-    own = ["vocal", "model", *options, "seconds", "tempo", "tail", "lead_sheet", "instrumental_gain_db"]
-    assert names == own
+    assert names == ["vocal", "model", *options, "seconds", "tempo", "tail", "lead_sheet", "instrumental_gain_db"]
     assert [each["parameter_has_default"] for each in endpoint["parameters"]] == [name != "vocal" for name in names]
 
 
-def test_the_documented_example_reaches_the_endpoint(
-    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_example_is_answered(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = [block.text for block in blocks("space/README.md") if "gradio_client" in block.text]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
@@ -67,15 +63,12 @@ def test_songs_are_as_long_as_the_vocal_and_equal_seeds_make_them_again(client: 
     assert report["seed"] == 3 and report["elapsed"] > 0
     again = accompany(client, voices / "song.wav", **asked, instrumental_gain_db=-12)
     assert Path(again[1]).read_bytes() == first
-    quieter, _ = audio.read_audio(again[0])
-    louder, _ = audio.read_audio(mix)
+    quieter, louder = (audio.read_audio(each)[0] for each in (again[0], mix))
     assert audio.rms_dbfs(quieter - louder) > -60.0
 
 
 @pytest.mark.fault("paths and addresses sent to a Space")
-def test_what_cannot_be_used_is_refused_in_one_sentence_without_a_traceback(
-    space: Space, client: Any, voices: Path
-) -> None:
+def test_what_cannot_be_used_is_refused_in_a_sentence_not_a_traceback(space: Space, client: Any, voices: Path) -> None:
     before = (space.temporary / "log.txt").read_text()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"vocal": "silent.wav"}, "silent.wav is silent; check the microphone"),
@@ -97,9 +90,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence_without_a_traceback(
 
 
 @pytest.mark.fault("files left behind by a Space")
-def test_songs_expire_and_a_process_that_is_told_to_stop_leaves_no_file(
-    tiny_model: Path, voices: Path, tmp_path: Path
-) -> None:
+def test_songs_expire_and_a_process_that_ends_leaves_no_file(tiny_model: Path, voices: Path, tmp_path: Path) -> None:
     with served(str(tiny_model), tmp_path, HAFM_SPACE_KEEP_SECONDS="10") as space:
         client = gradio_client.Client(space.url, verbose=False, download_files=tmp_path / "downloads")
         accompany(client, voices / "song.wav", seconds=1.0)

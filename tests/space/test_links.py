@@ -3,17 +3,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import links
-from space.browsing import announced, expect, keep_screenshot, more, open_page, summary, upload
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-    from space.serving import Space
+from space.browsing import Browser, Page, announced, expect, keep_screenshot, more, open_page, summary, upload
+from space.serving import Space
 
 
 def test_a_link_says_what_was_chosen() -> None:
@@ -48,7 +43,7 @@ def test_a_link_that_makes_no_sense_is_refused_in_one_sentence(query: str, said:
 
 
 def test_a_page_is_opened_as_its_link_has_it(
-    page: "Page", browser: "Browser", space: "Space", tiny_model: Path, voices: Path
+    page: Page, browser: Browser, space: Space, tiny_model: Path, voices: Path
 ) -> None:
     model = page.evaluate("model => encodeURIComponent(model)", str(tiny_model))
     page.goto(f"{space.url}/?model={model}&style=rock")
@@ -64,7 +59,8 @@ def test_a_page_is_opened_as_its_link_has_it(
     page.get_by_role("button", name="Copy a link").click()
     expect(announced(page)).to_contain_text("The link to these settings is copied")
     page.wait_for_function("location.search.includes('energy=sparse')")
-    another = open_page(browser, space)
+    another = open_page(browser, space, locale="de-DE")
+    expect(another.locator("html")).to_have_attribute("lang", "en")
     another.goto(page.evaluate("location.href"))
     for value in ("rock", "sparse"):
         expect(another.locator(f"input[value={value}]").first).to_be_checked()

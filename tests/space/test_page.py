@@ -6,7 +6,6 @@ import shutil
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from hafm_hf import audio
 from hafm_hf.accompaniment.options import MEDIAN_BALANCE
 from space.browsing import (
     PHONE,
+    Browser,
+    Page,
     announced,
     downloaded,
     expect,
@@ -27,14 +28,10 @@ from space.browsing import (
     skip_fine,
     tab_to,
     upload,
-    use_only,
 )
-from space.serving import PATIENCE_SECONDS, QUEUE_SIZE, Space
+from space.serving import MAX_SECONDS, PATIENCE_SECONDS, QUEUE_SIZE, Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 # all streams that the page has asked for
 MICROPHONES = """() => {
@@ -44,7 +41,7 @@ MICROPHONES = """() => {
 }"""
 
 
-def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voices: Path) -> None:
+def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: Page, voices: Path) -> None:
     upload(page, voices / "song.wav")
     page.get_by_label("Separate instruments").uncheck()
     skip_fine(page)
@@ -71,9 +68,8 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
     balance = audio.loudness(vocal, rate) - audio.loudness(band, rate) - MEDIAN_BALANCE
     # but for its ends, which are faded
     inner = slice(rate // 20, -rate // 20)
-    np.testing.assert_allclose(
-        mix[inner], audio.mix_audio(vocal, band, instrumental_gain_db=balance)[inner], atol=1e-3
-    )
+    mixed = audio.mix_audio(vocal, band, instrumental_gain_db=balance)
+    np.testing.assert_allclose(mix[inner], mixed[inner], atol=1e-3)
     page.get_by_role("button", name="Solo band").click()
     page.get_by_label("Band, pan").fill("-1")
     left, _ = audio.read_audio(downloaded(page, "Download mix"), mono=False)
@@ -89,6 +85,13 @@ def test_a_voice_becomes_takes_that_are_mixed_and_downloaded(page: "Page", voice
     again = downloaded(page, "Download band").read_bytes()
     page.locator("#mixer").get_by_role("radio", name="Take 1").check()
     assert downloaded(page, "Download band").read_bytes() == again
+    # pressed one after another, all come
+    files: list[str] = []
+    page.on("download", lambda file: files.append(file.suggested_filename))
+    with page.expect_download(lambda _: len(files) == 3):
+        for name in ("mix", "band", "stems"):
+            page.get_by_role("button", name=f"Download {name}").click()
+    assert set(files) == {"song_mix.wav", "song_instrumental.wav", "song_stems.zip"}
 
 
 def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
@@ -98,9 +101,7 @@ def expect_others_to_be_served(space: Space, vocal: Path, folder: Path) -> None:
 
 
 @pytest.mark.fault("cancelled in the Space")
-def test_a_run_is_seen_and_heard_and_cancelled_at_whatever_moment(
-    page: "Page", space: Space, voices: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_seen_heard_and_stopped_at_any_moment(page: Page, space: Space, voices: Path, tmp_path: Path) -> None:
     upload(page, voices / "patience.wav")
     stop, takes = page.get_by_role("button", name="Stop the band"), page.locator("#mixer .takes")
     for _ in range(8):
@@ -125,15 +126,14 @@ def test_a_run_is_seen_and_heard_and_cancelled_at_whatever_moment(
     assert 0.5 < kept.duration < 60
     # Gradio writes it, out of sight, beside every component whose event has failed
     assert "Error" not in page.evaluate("document.body.textContent")
-    use_only(page, 1)
-    skip_fine(page)
+    skip_fine(page, 1)
     generated(page)
     assert soundfile.info(downloaded(page, "Download mix")).frames == 24_000
 
 
 @pytest.mark.fault("full queue of the Space")
 def test_a_full_queue_is_said_and_waits_by_itself(
-    page: "Page", browser: "Browser", space: Space, voices: Path, tmp_path: Path
+    page: Page, browser: Browser, space: Space, voices: Path, tmp_path: Path
 ) -> None:
     upload(page, voices / "song.wav")
     expect(page.locator("#timeline .summary")).to_contain_text("The band follows")
@@ -157,9 +157,11 @@ def test_a_full_queue_is_said_and_waits_by_itself(
     expect(announced(page)).to_contain_text("Done")
 
 
-def test_what_cannot_be_used_is_said_on_the_page(page: "Page", space: Space, voices: Path) -> None:
+def test_what_cannot_be_used_is_said_on_the_page(page: Page, space: Space, voices: Path) -> None:
     alert = announced(page).get_by_role("alert")
-    upload(page, voices / "patience.wav")
+    upload(page, voices / "long.wav")
+    expect(announced(page)).to_have_text(f"The first {MAX_SECONDS} s of long.wav are used.")
+    expect(page.locator("#timeline .clock")).to_contain_text("/ 1:30.0")
     page.locator("#timeline [data-do=play]").click()
     upload(page, voices / "silent.wav")
     expect(alert).to_contain_text("silent.wav is silent; check the microphone, or sing")
@@ -178,7 +180,7 @@ def test_what_cannot_be_used_is_said_on_the_page(page: "Page", space: Space, voi
     expect(page.locator("#mixer .songs")).not_to_be_visible()
 
 
-def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
+def test_the_microphone_is_recorded_and_accompanied(page: Page) -> None:
     record = page.locator("#recorder [data-do=sing]")
     page.evaluate(MICROPHONES)
     # pressed again, too early
@@ -189,8 +191,7 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     expect(page.locator("#recorder .told")).to_contain_text("Recorded")
     assert page.evaluate("microphones.map((each) => each.active)") == [False]
     expect(page.locator("#timeline .foot")).to_contain_text(re.compile(r"\w"))
-    use_only(page, 1)
-    skip_fine(page)
+    skip_fine(page, 1)
     generated(page)
     # what the microphone was given, not silence
     with zipfile.ZipFile(downloaded(page, "(zip)")) as stems:
@@ -199,10 +200,39 @@ def test_the_microphone_is_recorded_and_accompanied(page: "Page") -> None:
     assert len(heard) == rate and not audio.is_silent(heard)
 
 
+def test_a_take_outlasts_a_click_beside_its_sheet_a_band_and_a_server_that_is_gone(page: Page, voices: Path) -> None:
+    told, sheet, record = (page.locator(f"#recorder {each}") for each in (".told", "summary", "[data-do=record]"))
+    page.evaluate(MICROPHONES)
+    sheet.click()
+    page.locator("#recorder [data-set=tempo]").fill("185")
+    record.click()
+    expect(told).to_have_text(re.compile("Recording: bar [2-9]"))
+    page.locator("#recorder h1").click()
+    expect(record).not_to_be_visible()
+    sheet.click()
+    record.click()
+    expect(told).to_contain_text("the beats are those of the click")
+    page.locator("#timeline .summary").click()
+    expect(record).not_to_be_visible()
+    assert page.evaluate("microphones.map((each) => each.active)") == [False]
+    upload(page, voices / "patience.wav")
+    generate(page)
+    sing = page.locator("#recorder [data-do=sing]")
+    sing.click()
+    expect(page.locator(".stems canvas")).to_have_count(4)
+    page.wait_for_timeout(1000)
+    expect(page.locator("#timeline [data-do=play]")).to_have_accessible_name("Play")
+    expect(told).to_contain_text("Recording")
+    page.get_by_role("button", name="Stop the band").click()
+    page.route("**/upload*", lambda route: route.abort())
+    with page.expect_download() as download:
+        sing.click()
+    assert not audio.is_silent(audio.read_audio(download.value.path())[0])
+    expect(page.locator("#recorder .wrong")).to_contain_text("The take is among your downloads")
+
+
 @pytest.mark.parametrize("options", [{"viewport": PHONE, "color_scheme": "dark"}], ids=["dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(
-    page: "Page", voices: Path, axe: Path, options: dict[str, object]
-) -> None:
+def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(page: Page, voices: Path, axe: Path) -> None:
     body = expect(page.locator("body"))
     body.to_contain_class("dark")
     upload(page, voices / "song.wav")
@@ -213,9 +243,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_the_keyboard_suffices(
     expect(announced(page)).to_contain_text("Done")
     expect(page.locator("#timeline .transport")).to_be_in_viewport()
     fits = "width => document.documentElement.scrollWidth <= width"
-    page.wait_for_function(fits, arg=PHONE["width"])
-    assert findings(page, axe) == []
-    page.emulate_media(color_scheme="light")
-    body.not_to_contain_class("dark")
-    page.wait_for_function(fits, arg=PHONE["width"])
-    assert findings(page, axe) == []
+    for dark in (True, False):
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        (body.to_contain_class if dark else body.not_to_contain_class)("dark")
+        page.wait_for_function(fits, arg=PHONE["width"])
+        assert findings(page, axe) == []

@@ -2,6 +2,7 @@
 """What the Space does behind its page: reading, progress, cancelling, the files of a job."""
 
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -88,9 +89,7 @@ def test_closing_stops_the_stage_that_runs_and_leaves_no_file(voices: Path) -> N
 
 
 @pytest.mark.parametrize(("tail", "stems"), [(0.0, None), (1.0, True)])
-def test_selected_seconds_are_replaced_and_all_other_samples_stay(
-    voices: Path, tail: float, stems: bool | None
-) -> None:
+def test_selected_seconds_are_replaced_and_all_others_stay(voices: Path, tail: float, stems: bool | None) -> None:
     wanted = request(voices / "patience.wav", seconds=5, tail=tail, stems=stems, style="folk")
     old = job_of(wanted)
     parts = STEMS if stems else ()
@@ -175,7 +174,10 @@ def test_seconds_make_a_long_vocal_short_enough(tmp_path: Path, monkeypatch: pyt
     path = audio.write_audio(tmp_path / "long.wav", glide(2.5), CODEC_RATE)
     with pytest.raises(audio.HAFMAudioError, match="longer than 2 s"):
         songs.read_vocal(str(path), 0)
+    before = path.stat().st_ctime_ns
+    time.sleep(0.1)
     assert len(songs.read_vocal(str(path), 1.5)[0]) == 36_000
+    assert path.stat().st_ctime_ns > before
 
 
 @pytest.mark.parametrize("model", ["/etc", "..", "", "https://example.org/a", "org/name"])

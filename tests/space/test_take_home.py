@@ -2,7 +2,6 @@
 """From a voice to a downloaded mix: in three clicks, by keyboard alone, for screen readers; and bars replaced."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +9,8 @@ import pytest
 from hafm_hf import audio
 from space.browsing import (
     EXAMPLE,
+    Browser,
+    Page,
     announced,
     downloaded,
     expect,
@@ -21,12 +22,8 @@ from space.browsing import (
     summary,
     tab_to,
     upload,
-    use_only,
 )
 from space.serving import Space
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -39,7 +36,7 @@ def shares(samples: np.ndarray, rate: int) -> np.ndarray:
     return found / found.sum()
 
 
-def test_an_example_plays_with_its_band_at_once_and_another_follows_it(page: "Page") -> None:
+def test_an_example_plays_with_its_band_at_once_and_another_follows_it(page: Page) -> None:
     styles = {"Vocal": "folk", "Low ballad": "ballad", "Quick refrain": "pop", "Driving chorus": "rock"}
     for number, (name, style) in enumerate(styles.items()):
         if number:
@@ -54,7 +51,7 @@ def test_an_example_plays_with_its_band_at_once_and_another_follows_it(page: "Pa
     expect(page.locator("#mixer .takes").get_by_role("radio")).to_have_count(2)
 
 
-def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path) -> None:
+def test_the_keyboard_alone_leads_from_voice_to_download(page: Page, axe: Path) -> None:
     tab_to(page, "Vocal")
     page.keyboard.press("Enter")
     expect(summary(page)).to_contain_text("estimated")
@@ -82,14 +79,14 @@ def test_the_keyboard_alone_leads_from_voice_to_download(page: "Page", axe: Path
 
 @pytest.mark.parametrize("chords", ["given", "estimated"])
 def test_selected_bars_are_replaced_with_their_chord_and_all_other_samples_stay(
-    browser: "Browser", space: Space, options: dict[str, object], chords: str
+    browser: Browser, space: Space, options: dict[str, object], chords: str
 ) -> None:
     # a single take says little: they gain 0.12 to 0.39
     gained = [made_anew(open_page(browser, space, **options), chords, seed) for seed in ("3", "4", "5")]
     assert np.mean(gained) > 0.2 and min(gained) > 0.1, f"F#, A and C# gain {gained} of the energy"
 
 
-def made_anew(heard: "Page", chords: str, seed: str) -> float:
+def made_anew(heard: Page, chords: str, seed: str) -> float:
     """Gives two bars of a new band the chord F#m; what share of their energy its notes gain."""
     takes = heard.locator("#mixer").get_by_role("radio")
     if chords == "given":
@@ -98,9 +95,8 @@ def made_anew(heard: "Page", chords: str, seed: str) -> float:
     else:
         upload(heard, EXAMPLE)
     expect(summary(heard)).to_contain_text(f"chords ({chords})")
-    skip_fine(heard)
+    skip_fine(heard, 8)
     heard.locator("#seed input").fill(seed)
-    use_only(heard, 8)
     stored = takes.count()
     generated(heard)
     replace = heard.get_by_role("button", name="Make these bars anew")

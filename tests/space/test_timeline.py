@@ -3,7 +3,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +13,17 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.lead_sheet.bars import on_the_beat
 from hafm_hf.lead_sheet.chords import root_and_quality
 from hafm_hf.lead_sheet.files import read_lead_sheet
-from space.browsing import EXAMPLE, chords, downloaded, expect, generated, keep_screenshot, press, summary, use_only
+from space.browsing import EXAMPLE, Page, chords, downloaded, expect, generated, press, skip_fine, summary
 from space.serving import Space
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra `space`")
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
-
-def saved(page: "Page") -> LeadSheet:
+def saved(page: Page) -> LeadSheet:
     return read_lead_sheet(downloaded(page, "Save lead sheet"))
 
 
-def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path: Path) -> None:
+def test_estimates_are_corrected_undone_saved_and_loaded(heard: Page, tmp_path: Path) -> None:
     estimate = saved(heard)
     assert estimate.beats is not None and estimate.key == "F:maj"
     assert set(estimate.estimated) == {"beats", "beats_per_bar", "chords", "key"}
@@ -52,7 +49,6 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     heard.locator("#timeline .tempo").click()
     press(heard, "Double tempo")
     expect(summary(heard)).to_contain_text("191.9 beats per minute (given)")
-    keep_screenshot(heard, "timeline corrected")
     press(heard, "Or is it 144 bpm?")
     expect(summary(heard)).to_contain_text("143.6 beats per minute (given)")
     heard.keyboard.press("Control+z")
@@ -64,15 +60,16 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: "Page", tmp_path
     heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(heard) == corrected
-    for text, said in (("[1, 2]", "This file is not a lead sheet"), ('{"tempo": 96}', "has tempo; here it needs")):
+    odd, seven = '{"beats": [2, 1]}', '{"beats": [0, 1], "beats_per_bar": 7}'
+    for text in ("[1, 2]", '{"tempo": 96}', odd, '{"tempo": 96}', seven):
+        said = "has tempo; here it needs" if "tempo" in text else "This file is not a lead sheet"
         (tmp_path / "other.json").write_text(text)
         heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "other.json")
         expect(heard.locator("#timeline").get_by_role("alert")).to_contain_text(said)
 
 
-def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path: Path) -> None:
-    kinds = {"musicxml": "<fifths>-1</fifths>", "midi": "MThd"}
-    for kind, content in kinds.items():
+def test_lead_sheets_are_saved_for_musicians_and_printed(heard: Page, tmp_path: Path) -> None:
+    for kind, content in {"musicxml": "<fifths>-1</fifths>", "midi": "MThd"}.items():
         heard.get_by_label("Format of the lead sheet").select_option(kind)
         path = downloaded(heard, "Save lead sheet")
         assert path.name.startswith("vocal") and content.encode() in path.read_bytes()
@@ -98,7 +95,7 @@ def test_lead_sheets_are_saved_for_musicians_and_printed(heard: "Page", tmp_path
     assert heard.pdf(path=tmp_path / "chart.pdf").startswith(b"%PDF")
 
 
-def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> None:
+def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: Page) -> None:
     play = heard.locator("#timeline [data-do=play]")
     play.press("Enter")
     expect(play).to_have_accessible_name("Stop")
@@ -141,7 +138,7 @@ def test_the_keyboard_alone_selects_changes_taps_and_plays(heard: "Page") -> Non
     assert (sheet.beats_per_bar, sheet.key) == (3, "D:min") and not sheet.estimated
 
 
-def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp_path: Path) -> None:
+def test_a_song_goes_by_what_the_timeline_shows(heard: Page, space: Space, tmp_path: Path) -> None:
     press(heard, "Bar 2")
     heard.get_by_label("Chord", exact=True).fill("F#dim")
     press(heard, "Set")
@@ -149,8 +146,7 @@ def test_a_song_goes_by_what_the_timeline_shows(heard: "Page", space: Space, tmp
     press(heard, "Half tempo")
     sheet = downloaded(heard, "Save lead sheet")
     # to the end of the second bar
-    use_only(heard, 5)
-    heard.get_by_label("Quick draft").check()
+    skip_fine(heard, 5)
     heard.locator("#seed input").fill("3")
     heard.get_by_label("Chord", exact=True).fill("H7")
     press(heard, "Set")
@@ -206,7 +202,7 @@ def test_a_file_that_the_browser_did_not_upload_is_not_read(tmp_path: Path) -> N
             listening.uploaded(path)
 
 
-def test_chords_are_spelled_in_the_key_and_sheets_are_the_servers(page: "Page") -> None:
+def test_chords_are_spelled_in_the_key_and_sheets_are_the_servers(page: Page) -> None:
     path = str(Path(listening.__file__).parent / "static" / "sheet.js")
     labels = [["A#", "F:maj"], ["Db:min7", "E:maj"], ["F#m", "F:maj"], ["N", "C:maj"]]
     beats, good = [0.5 * n for n in range(13)], ["A:min7", "C-7", "FΔ7", "G7(b9,#11)", "Dm(maj7)/F", "Bbno3", "A♭sus4"]

@@ -4,12 +4,13 @@
 import re
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from space.browsing import (
     EXAMPLE,
+    Browser,
+    Page,
     announced,
     chords,
     downloaded,
@@ -23,12 +24,8 @@ from space.browsing import (
     skip_fine,
     summary,
     upload,
-    use_only,
 )
 from space.serving import Space
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]
@@ -56,7 +53,7 @@ SMALL = """() => [...document.querySelectorAll('#workspace :is(button, input, se
     .filter((each) => Math.min(each.offsetWidth, each.offsetHeight) < 43.5).map((each) => each.outerHTML)"""
 
 
-def operate(page: "Page", kind: str, touch: bool) -> None:
+def operate(page: Page, kind: str, touch: bool) -> None:
     """What a person does with a control of this kind."""
     control = page.locator("[data-now]")
     press = control.tap if touch else control.click
@@ -74,14 +71,13 @@ def operate(page: "Page", kind: str, touch: bool) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=SIZES)
-def test_every_control_is_operated_and_every_style_generated(page: "Page", options: dict[str, object]) -> None:
+def test_every_control_is_operated_and_every_style_generated(page: Page, options: dict[str, object]) -> None:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(page.locator("#mixer .takes")).to_contain_text("Take 1 · folk")
     expect(summary(page)).to_contain_text("folk (given)")
-    use_only(page, 1)
-    skip_fine(page)
+    skip_fine(page, 1)
     for number, style in enumerate(("ballad", "folk", "pop", "rock"), start=2):
         page.locator(f"#style input[value={style}]").check()
         generated(page)
@@ -93,7 +89,10 @@ def test_every_control_is_operated_and_every_style_generated(page: "Page", optio
     keep_screenshot(page, f"selection at {options['viewport']}")
     if options["has_touch"]:
         assert page.evaluate(SMALL) == []
+        page.get_by_role("button", name="+ next bar").tap()
+        expect(page.locator("#timeline .chosen")).to_contain_text("bars 1 to 2")
         page.get_by_role("button", name="Select nothing").tap()
+        expect(page.locator("#timeline .bars :focus")).to_have_count(1)
     count = 0
     while kind := page.evaluate(NEXT, ELSEWHERE):
         operate(page, kind, bool(options["has_touch"]))
@@ -107,11 +106,10 @@ def test_every_control_is_operated_and_every_style_generated(page: "Page", optio
         assert page.evaluate(SMALL) == []
 
 
-def test_keys_play_step_choose_takes_mute_and_show_themselves(page: "Page") -> None:
+def test_keys_play_step_choose_takes_mute_and_show_themselves(page: Page) -> None:
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
-    skip_fine(page)
-    use_only(page, 1)
+    skip_fine(page, 1)
     generated(page)
     page.keyboard.press("Escape")
     page.evaluate("document.activeElement.blur()")
@@ -124,6 +122,11 @@ def test_keys_play_step_choose_takes_mute_and_show_themselves(page: "Page") -> N
     assert float(position.input_value()) == 0
     page.keyboard.press("ArrowRight")
     assert float(position.input_value()) > 0
+    lane, selected = page.locator("#timeline .sung canvas"), page.locator("#timeline .selection")
+    lane.drag_to(lane, source_position={"x": 100, "y": 60}, target_position={"x": 300, "y": 60})
+    expect(selected).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(selected).not_to_be_visible()
     takes = page.locator("#mixer").get_by_role("radio")
     for key in ("1", "2"):
         page.keyboard.press(key)
@@ -140,7 +143,7 @@ def test_keys_play_step_choose_takes_mute_and_show_themselves(page: "Page") -> N
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["wide", "phone"])
 def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
-    browser: "Browser", space: Space, axe: Path, size: str, scheme: str
+    browser: Browser, space: Space, axe: Path, size: str, scheme: str
 ) -> None:
     width, height = SIZES[size]
     page = open_page(browser, space, viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -150,8 +153,9 @@ def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     found["keys"] = findings(page, axe)
-    page.keyboard.press("Escape")
-    page.locator("#recorder summary").click()
+    for shown in (page.get_by_role("dialog"), page.locator("#recorder [data-do=record]")):
+        page.keyboard.press("Escape")
+        expect(shown).not_to_be_visible()
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(summary(page)).to_contain_text("folk (given)")
     press(page, "Bar 2")
@@ -164,7 +168,7 @@ def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
     assert found == dict.fromkeys(found, [])
 
 
-def expect_kept(page: "Page", shown: list[str]) -> None:
+def expect_kept(page: Page, shown: list[str]) -> None:
     """What has been made in the test below is there: the named take, the settings, the lead sheet."""
     expect(page.locator("#mixer .takes")).to_contain_text("Mine · rock")
     expect(page.get_by_role("button", name="Keep Mine")).to_have_attribute("aria-pressed", "true")
@@ -174,7 +178,7 @@ def expect_kept(page: "Page", shown: list[str]) -> None:
 
 
 def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_another_person(
-    page: "Page", browser: "Browser", space: Space, voices: Path
+    page: Page, browser: Browser, space: Space, voices: Path
 ) -> None:
     another = open_page(browser, space)
     upload(page, EXAMPLE.with_name("quick_refrain.flac"))
@@ -186,15 +190,28 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     pale = page.locator("#timeline .chords .unsure")
     expect(pale).not_to_have_count(0)
     pale.first.click()
-    instead = page.locator("#timeline .next")
+    instead, last = (page.locator(f"#timeline {each}") for each in (".next", ".chords li:last-child button"))
+    last.click(modifiers=["Shift"])
+    expect(page.locator("#timeline .chosen")).to_contain_text("Selected")
+    expect(instead).not_to_be_visible()
+    pale.first.click()
     second = instead.inner_text().removesuffix(" instead")
     instead.click()
     assert second in chords(page)
     page.get_by_role("button", name="Name Take 1").click()
     page.keyboard.type("Mine")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Name Mine")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.type("Yours")
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Keep Mine").click()
     shown = chords(page)
+    # again, before the voice is there
+    page.route("**/predict*", lambda route: None)
+    page.reload()
+    expect(page.locator("#recorder .told").last).to_contain_text("Listening")
+    page.unroute("**/predict*")
     page.reload()
     expect_kept(page, shown)
     project, band = downloaded(page, "Save project"), downloaded(page, "Download band")
@@ -209,7 +226,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     another.context.close()
 
 
-def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: "Page", voices: Path) -> None:
+def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: Page, voices: Path) -> None:
     takes, last = page.locator("#mixer").get_by_role("radio"), page.get_by_role("button", name="Previous voice")
     page.get_by_role("button", name="Vocal", exact=True).click()
     expect(takes).to_have_count(1)
@@ -254,20 +271,13 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("b.3gp", "aac"), ("c.webm", "libopus")])
-def test_recordings_of_phones_are_taken_and_files_are_dropped(
-    page: "Page", tmp_path: Path, name: str, codec: str
-) -> None:
+def test_recordings_of_phones_are_taken_and_files_dropped(page: Page, tmp_path: Path, name: str, codec: str) -> None:
     path = tmp_path / name
     command = ["ffmpeg", "-v", "error", "-i", str(EXAMPLE), "-t", "4", "-c:a", codec, str(path)]
     subprocess.run(command, check=True, timeout=60)
-    data = page.evaluate_handle(
-        """([bytes, name]) => {
-            const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], name));
-            return data;
-        }""",
-        [list(path.read_bytes()), name],
-    )
+    given = "data.items.add(new File([new Uint8Array(bytes)], name))"
+    given = f"([bytes, name]) => {{ const data = new DataTransfer(); {given}; return data; }}"
+    data = page.evaluate_handle(given, [list(path.read_bytes()), name])
     page.locator("#recorder [data-do=sing]").click()
     expect(page.locator("#recorder .told")).to_have_text("Recording: 1 s")
     page.dispatch_event("#workspace", "drop", {"dataTransfer": data})
