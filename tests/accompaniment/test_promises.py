@@ -78,11 +78,9 @@ def test_another_voice_gets_another_band_by_twice_what_takes_differ(play: Callab
     def unlike(a: Features, b: Features) -> float:
         return 1 - float(np.corrcoef(a.chroma.mean(1), b.chroma.mean(1))[0, 1])
 
-    voices, takes = [], []
+    voices, takes, names = [], [], ("vocal.wav", "low_ballad.flac")
     for seed in (1, 2, 3):
-        ours, others = (
-            [features(take) for take in play(each, seed=seed)] for each in ("vocal.wav", "low_ballad.flac")
-        )
+        ours, others = ([features(take) for take in play(each, seed=seed)] for each in names)
         voices += [unlike(a, b) for a in ours for b in others]
         takes += [unlike(a, b) for songs in (ours, others) for a in songs for b in songs if a is not b]
     assert np.mean(voices) > 2 * np.mean(takes)

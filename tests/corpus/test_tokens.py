@@ -48,9 +48,8 @@ def test_a_shard_reads_back_through_datasets_as_it_was_written(tmp_path: Path) -
     rows = [make_excerpt(2.0, "a"), make_excerpt(1.2, "b")]
     assert write_shard(tmp_path / "train-00000.parquet", rows, INFO) == 2
     path = str(shard_paths(tmp_path, "train")[0])
-    loaded = datasets.load_dataset(
-        "parquet", data_files={"train": [path]}, split="train", cache_dir=str(tmp_path / "c")
-    )
+    files = {"train": [path]}
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "c"))
     assert loaded.features["acoustic"] == datasets.List(datasets.List(datasets.Value("int16")))
     for row, read in zip(rows, loaded, strict=True):
         assert read["track"] == row.track and read["duration"] == pytest.approx(row.duration)

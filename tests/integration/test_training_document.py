@@ -104,11 +104,9 @@ def test_every_command_from_songs_to_a_published_model_works_in_its_order(worksp
 
 
 def test_a_stage_that_reads_lead_sheets_learns_from_mixes(workspace: Path) -> None:
+    written = [each for each in blocks("docs/training.md") if each.language == "bash"]
     separation, streams = (
-        next(
-            each.commands for each in blocks("docs/training.md") if each.section == section and each.language == "bash"
-        )
-        for section in (SECTION, STREAMS)
+        next(each.commands for each in written if each.section == section) for section in (SECTION, STREAMS)
     )
     save_tokenizers(workspace)
     (workspace / "semantic_tokenizer").rename(workspace / "TOKENIZER")

@@ -242,6 +242,8 @@ def test_takes_outlast_a_refused_file_another_voice_and_a_band_that_comes(page: 
     expect(summary(page)).to_contain_text("folk (given)")
     expect(last).not_to_be_visible()
     upload(page, voices / "patience.wav")
+    # those of the voice before
+    expect(page.locator(".stems canvas")).to_have_count(0)
     stop, mine = page.get_by_role("button", name="Stop the band"), page.get_by_role("button", name="Keep Mine")
     page.get_by_role("button", name="Play a band").dblclick()
     expect(page.locator(".stems canvas")).to_have_count(4)
