@@ -60,8 +60,7 @@ def test_estimates_are_corrected_undone_saved_and_loaded(heard: Page, tmp_path: 
     heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "corrected.json")
     expect(heard.locator("#timeline .chords")).to_contain_text("F♯dim")
     assert saved(heard) == corrected
-    odd, seven = '{"beats": [2, 1]}', '{"beats": [0, 1], "beats_per_bar": 7}'
-    for text in ("[1, 2]", '{"tempo": 96}', odd, '{"tempo": 96}', seven):
+    for text in ("[1, 2]", tempo := '{"tempo": 96}', '{"beats": [2, 1]}', tempo, '{"beats":[0,1], "beats_per_bar":7}'):
         said = "has tempo; here it needs" if "tempo" in text else "This file is not a lead sheet"
         (tmp_path / "other.json").write_text(text)
         heard.locator("#mixer input[type=file]").set_input_files(tmp_path / "other.json")
