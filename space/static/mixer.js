@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The mixer: voice and band of every take in lanes of the desk, with level, pan, mute and solo; takes; files to take home.
+// The mixer: voice and band of every take in lanes of the desk, with level, pan, mute and solo; takes; downloads.
 // Python sends the takes (takes.shelf) as {takes, chosen}, and while one is generated its pieces (takes.LiveTake) as
 // {live}; what a person sets goes back as {chosen, channels}. Files of it are asked for by {ask: {file, format}} and
 // the event "submit".
