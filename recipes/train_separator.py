@@ -23,7 +23,7 @@ from hafm_hf.accompaniment.modeling_separator import HAFMSeparatorModel
 from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_dataclasses
-from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
+from hafm_tiny.separator import SCORED_SECONDS, SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool
 from running import run_recipe
 
@@ -64,6 +64,8 @@ def main() -> None:
     rate, hop = codec.format.sampling_rate, codec.format.hop_length
     songs = songs_of(folders, "train", rate, arguments.max_hours)
     songs.require(arguments.crop_seconds)
+    unheard = songs_of(folders, "validation", rate, arguments.max_hours)
+    unheard.require(SCORED_SECONDS)
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
@@ -78,8 +80,7 @@ def main() -> None:
     trainer = SeparatorTrainer(model.to(device), songs, codec, arguments)
     logger.info("%d songs, %.2f h", len(songs.songs), songs.hours)
     figures = {"loss": trainer.train()}
-    unheard = songs_of(folders, "validation", rate, arguments.max_hours).songs
-    figures |= separator_scores(model.cpu(), unheard, codec)
+    figures |= separator_scores(model.cpu(), unheard.songs, codec)
     out = Path(folders.out) / "separator"
     model.half().save_pretrained(out)
     write_checksums(out)

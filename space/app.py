@@ -238,7 +238,8 @@ def restore(query: str | None) -> list[Any]:
     """The page as a query describes it: [announced, tempo, options …]; of "" only what was announced goes."""
     if not query:
         return ["" if query == "" else gr.skip(), *[gr.skip()] * (1 + len(PAGE_OPTIONS))]
-    said, inputs = "", dict[str, Any]()
+    inputs: Values = {}
+    said = ""
     try:
         inputs = read_link(query)
         asked = GenerationOptions.of(given={name: inputs[name] for name in NEEDING_STREAMS if name in inputs})

@@ -87,8 +87,9 @@ def test_clips_are_cut_by_hop_spread_over_the_set_and_left_out_where_nothing_is_
     assert [clip.name for clip in clips] == ["a@0", "a@2.5", "a@5", "b@0", "b@2.5", "b@5"]
     assert [clip.name for clip in datasets.spread(clips, 3)] == ["a@0", "a@5", "b@2.5"]
     assert datasets.spread(clips, None) == clips
-    with pytest.raises(HAFMEvaluationError, match="cannot be cut"):
-        datasets.cut_clips(clips, 2.0, 0.0)
+    for seconds, hop in ((2.0, 0.0), (None, 2.0)):
+        with pytest.raises(HAFMEvaluationError, match="cannot be cut"):
+            datasets.cut_clips(clips, seconds, hop)
     write(tmp_path / "quiet" / "loud" / "vocal.wav", 2)
     write(tmp_path / "quiet" / "quiet" / "vocal.wav", 2, level=0.001)
     assert [clip.name for clip in datasets.sung_clips(datasets.load_pairs(tmp_path / "quiet"))] == ["loud"]

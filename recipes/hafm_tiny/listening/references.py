@@ -74,21 +74,18 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     for song, members in parts.items():
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
         voice, played = (np.concatenate([sound[part] for sound in sounds]) for part in (1, 2))
-        whole = (song, voice, played)
-        for name, _, played in [*sounds, whole]:
-            place = "song " + name if name == song else name
+        # a song may be called as its clip is
+        whole = "song " + song
+        for place, _, band in [*sounds, (whole, voice, played)]:
             if place not in known:
                 recognisers = recognisers or [ChordRecogniser()]
-                known[place] = _estimated(played, recognisers[0])
+                known[place] = _estimated(band, recognisers[0])
                 logger.info("%s: %d chords, %s", place, len(known[place]["chords"]), known[place]["key"])
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 cache.write_text(json.dumps(known))
-        for name, voice, _ in sounds:
-            single.append(
-                Recording(name, song, voice, known[name]["chords"], known[name]["key"], known[name]["beats"])
-            )
-        found = known["song " + song]
-        joined.append(Recording(song, song, whole[1], found["chords"], found["key"], found["beats"]))
+        for name, sung, _ in sounds:
+            single.append(Recording(name, song, sung, known[name]["chords"], known[name]["key"], known[name]["beats"]))
+        joined.append(Recording(song, song, voice, *(known[whole][part] for part in ("chords", "key", "beats"))))
     return single, joined
 
 

@@ -257,7 +257,6 @@ class HAFMPipeline(Pipeline):
             return Ends(after=mix.tail, fade=mix.tail)
         if self.model.known_streams.isdisjoint(("beat", "bar")):
             raise ValueError("This model knows nothing of beats; leave intro_bars and outro_bars out.")
-        # whatever the song's seed, the estimate is the same, and nothing is drawn from torch's global generator
         sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
         longest, length = self.feature_extractor.max_seconds, len(mono) + round((ends.before + ends.after) * rate)

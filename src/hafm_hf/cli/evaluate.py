@@ -103,8 +103,8 @@ def evaluate(
 
     require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
-    if no_model and (model is not None or told or seeds > 1):
-        raise typer.BadParameter("--no-model and --model, --told or --seeds contradict each other.")
+    if no_model and (model is not None or told or seeds > 1 or any(options.values())):
+        raise typer.BadParameter("--no-model and what only a model takes contradict each other.")
     asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
     generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
     evaluation = run.Evaluation(

@@ -198,9 +198,9 @@ def cut_clips(clips: Sequence[Clip], seconds: float | None, hop: float | None = 
     Songs shorter than `seconds` stay as they are; a remnant at the end is left out. Pairs end with the shorter sound.
 
     Raises:
-        HAFMEvaluationError: the sounds of a pair differ in length by more than 1 s; a hop or length of 0.
+        HAFMEvaluationError: the sounds of a pair differ in length by more than 1 s; no length, or a hop of 0.
     """
-    if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and hop <= 0):
+    if (seconds is not None and seconds < LEAST_SECONDS) or (hop is not None and (seconds is None or hop <= 0)):
         raise HAFMEvaluationError(f"Clips of {seconds} s every {hop} s cannot be cut; take 1 s or more.")
     cut = []
     for clip in clips:

@@ -116,8 +116,9 @@ class StageTrainer:
     def batches(self) -> Iterator[list[Batch]]:
         """Yields the micro-batches of each remaining step, on this process's device."""
         sampler = self.batch_sampler(self.progress.step)
-        workers = self.data.dataloader_workers
-        loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+        # its own generator: a loader draws from torch's, which a resumed run has just set
+        workers, own = self.data.dataloader_workers, torch.Generator()
+        loader = DataLoader(self.crops, batch_sampler=sampler, collate_fn=collate, num_workers=workers, generator=own)
         device, parts = self.accelerator.device, []
         for batch in loader:
             parts.append({key: value.to(device, non_blocking=True) for key, value in batch.items()})

@@ -90,5 +90,7 @@ def test_the_recipe_makes_a_part_for_the_codec(songs: Path, codec: EncodecModel,
     config = HAFMSeparatorModel.from_pretrained(tmp_path / "run" / "separator").config
     assert (config.sampling_rate, config.hop_length) == (RATE, 40)
     assert "bass_si_sdr" in json.loads((tmp_path / "run" / "separator" / "figures.json").read_text())
-    missing = run_program([sys.executable, str(RECIPE), "--corpus", str(songs)])
-    assert missing.returncode == 1 and "--codec" in missing.stderr.splitlines()[-1]
+    (songs / "validation").rename(songs / "test")
+    for wrong, said in ((words[:2], "--codec"), (words, "no finished song longer than 10 s")):
+        missing = run_program([sys.executable, str(RECIPE), *map(str, wrong)])
+        assert missing.returncode == 1 and said in missing.stderr.splitlines()[-1]
