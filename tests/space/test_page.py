@@ -214,7 +214,7 @@ def test_a_take_outlasts_a_click_beside_its_sheet_a_band_and_a_server_that_is_go
     expect(told).to_contain_text("the beats are those of the click")
     page.locator("#timeline .summary").click()
     expect(record).not_to_be_visible()
-    assert page.evaluate("microphones.map((each) => each.active)") == [False]
+    page.wait_for_function("microphones.length === 1 && !microphones[0].active")
     upload(page, voices / "patience.wav")
     generate(page)
     sing = page.locator("#recorder [data-do=sing]")
