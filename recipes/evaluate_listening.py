@@ -58,6 +58,13 @@ class Arguments:
     seconds: float = field(default=60.0, metadata={"help": "that are sung of a song or tune"})
     out: str = field(default="", metadata={"help": "JSON file for the figures"})
 
+    def __post_init__(self) -> None:
+        """Refuses sets that are not named, or half named."""
+        if bool(self.songs) != bool(self.sheets):
+            raise ValueError("Simulated singers need --songs and --sheets.")
+        if not (self.karaoke or self.rendered or self.songs):
+            raise ValueError("Name what to measure on: --karaoke, --rendered, or --songs and --sheets.")
+
 
 def main() -> None:
     """Measures, and prints one line a set."""

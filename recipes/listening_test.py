@@ -124,4 +124,4 @@ def scores(key: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Inte
 
 
 if __name__ == "__main__":
-    run_recipe(lambda: app(standalone_mode=False))
+    run_recipe(app)

@@ -4,12 +4,21 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from transformers import PretrainedConfig
 
 from hafm_hf.cli.console import HAFMCommandError, first_line, missing_package, report_error
 
 # what they log at INFO is about themselves
 NOISY = ("httpx", "datasets", "filelock", "fsspec", "torch", "accelerate")
+
+
+def check_sizes(config: PretrainedConfig, sizes: Mapping[str, int | None]) -> None:
+    """Raises ValueError where a model that learns on has another size than what is asked for; None asks for none."""
+    for name, size in sizes.items():
+        if size not in (None, own := getattr(config, name)):
+            raise ValueError(f"{name} is {own} in the model to begin with, not {size}; leave it out.")
 
 
 def run_recipe(recipe: Callable[[], object]) -> None:

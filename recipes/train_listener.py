@@ -74,7 +74,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     model = new_listener(folders).to(folders.device)
     figures = train_listener(model, tunes["train"], arguments)
-    figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))
+    if tunes["validation"]:
+        figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))
     out = Path(folders.out) / "listener"
     model.half().save_pretrained(out)
     write_checksums(out)

@@ -25,7 +25,7 @@ from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.separator import SCORED_SECONDS, SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool
-from running import run_recipe
+from running import check_sizes, run_recipe
 
 logger = logging.get_logger(__name__)
 # spectrogram: four windows upon each other, each a little longer than a twentieth of a second
@@ -69,11 +69,12 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     config = HAFMSeparatorConfig(
         sampling_rate=rate, n_fft=WINDOW_FRAMES * hop, hop_length=hop,
-        channels=arguments.channels, num_layers=arguments.layers,
+        channels=arguments.channels or 192, num_layers=arguments.layers or 5,
     )  # fmt: skip
     model = HAFMSeparatorModel(config)
     if folders.init_from:
         model = HAFMSeparatorModel.from_pretrained(folders.init_from, dtype=torch.float32)
+        check_sizes(model.config, {"channels": arguments.channels, "num_layers": arguments.layers})
         if (model.config.sampling_rate, model.config.hop_length) != (rate, hop):
             raise ValueError(f"{folders.init_from} is of another codec: its rate or hop length differs.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

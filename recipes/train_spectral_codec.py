@@ -25,20 +25,23 @@ from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import Song, read_mono
 from hafm_tiny.song_runs import SongRunArguments, resume, train_on_songs
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments
-from running import run_recipe
+from running import check_sizes, run_recipe
+
+SIZES = ("hop_length", "num_codebooks", "encoder_width", "encoder_layers", "decoder_width", "decoder_layers",
+         "codebook_dim")  # fmt: skip
 
 
 @dataclass
 class SpectralCodecArguments:
-    """The sizes of a new codec, at 24 kHz, and what it learns from beside the songs."""
+    """What a codec learns from beside songs, and the sizes of a new one (24 kHz; of HAFMSpectralConfig if None)."""
 
-    hop_length: int = field(default=320, metadata={"help": "samples a frame: 75 frames a second"})
-    num_codebooks: int = 8
-    encoder_width: int = 256
-    encoder_layers: int = 4
-    decoder_width: int = 256
-    decoder_layers: int = 6
-    codebook_dim: int = 96
+    hop_length: int | None = field(default=None, metadata={"help": "samples a frame; 320 are 75 frames a second"})
+    num_codebooks: int | None = None
+    encoder_width: int | None = None
+    encoder_layers: int | None = None
+    decoder_width: int | None = None
+    decoder_layers: int | None = None
+    codebook_dim: int | None = None
     phase_jitter: float = field(default=0.3, metadata={"help": "of the finished codec; it learns without"})
     codec: str = field(default="", metadata={"help": "start from this spectral codec: a folder or hub id"})
     further: str = field(default="", metadata={"help": "more corpora of songs, separated by commas"})
@@ -48,19 +51,21 @@ class SpectralCodecArguments:
 
 def load_or_create(arguments: SpectralCodecArguments) -> HAFMSpectralModel:
     """The codec that is named, in float32, or a new one."""
+    sizes = {name: size for name in SIZES if (size := getattr(arguments, name)) is not None}
     if arguments.codec:
         codec: HAFMSpectralModel = HAFMSpectralModel.from_pretrained(arguments.codec, dtype=torch.float32)
+        check_sizes(codec.config, sizes)
         return codec
-    sizes = {name: getattr(arguments, name) for name in ("encoder_width", "encoder_layers", "decoder_width")}
-    sizes |= {name: getattr(arguments, name) for name in ("decoder_layers", "codebook_dim", "hop_length")}
-    sizes |= {"num_codebooks": arguments.num_codebooks, "window_length": 4 * arguments.hop_length}
-    return HAFMSpectralModel(HAFMSpectralConfig(**sizes))
+    config = HAFMSpectralConfig(**sizes)
+    return HAFMSpectralModel(HAFMSpectralConfig(**sizes, window_length=4 * config.hop_length))
 
 
 def read_records(folder: str, sampling_rate: int, held_out: bool = False) -> list[Song]:
     """The records below a folder, mono; every eighth is held out for tests."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
     chosen = [path for index, path in enumerate(paths) if (index % 8 == 7) == held_out] if folder else []
+    if folder and not chosen:
+        raise ValueError(f"{folder} holds no records to learn from: every eighth .flac, .ogg or .wav is for tests.")
     sounds = [read_mono(path, sampling_rate) for path in chosen]
     return [Song(path.stem, sound, sound, {}) for path, sound in zip(chosen, sounds, strict=True)]
 

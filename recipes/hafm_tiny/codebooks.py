@@ -100,7 +100,13 @@ def carry_over(model: PreTrainedModel, together: torch.Tensor) -> None:
     """Gives each code the embedding and the head of the old codes that it stands for (`count_together`).
 
     Embeddings keep their spread; what a head says of a code that stands for many is as undecided as they are.
+
+    Raises:
+        ValueError: the counts are of fewer codebooks than the stage has, or of others.
     """
+    size, last = model.config.codebook_size, stage_streams(model.config).target.last
+    if len(together) < last or {*together.shape[1:]} != {size}:
+        raise ValueError(f"The stage knows {last} codebooks of {size} codes; the corpora's are {[*together.shape]}.")
     usual = together.sum(1, keepdim=True) / together.sum((1, 2), keepdim=True)
     shares = (together + BELIEF * usual) / (together.sum(2, keepdim=True) + BELIEF)
     streams, decoder = stage_streams(model.config), model.model

@@ -36,15 +36,15 @@ class SeparatorArguments(StepArguments):
     """How the network learns, beside its steps.
 
     Attributes:
-        channels, layers (int): of the network.
+        channels, layers (int, *optional*): of a new network; 192 and 5 if not given.
         crop_seconds (float), batch_size (int): how much is learnt at once.
         coded_share (float): of the crops, those that have gone through the codec.
         max_hours (float): of songs that are read.
     """
 
     steps: int = 10_000
-    channels: int = 192
-    layers: int = 5
+    channels: int | None = None
+    layers: int | None = None
     crop_seconds: float = 3.0
     batch_size: int = 8
     coded_share: float = 0.5

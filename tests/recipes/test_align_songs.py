@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lag that all clips of a song share is found by the others and taken off; the vocal stays where it is."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_the_lag_of_each_song_is_found_and_taken_off(recordings: Path, tmp_path:
         expected = whole[late:] if late >= 0 else np.concatenate([np.zeros(-late), whole])
         assert np.allclose(new.reference.read()[0], expected, atol=1e-6)
         assert (told := new.told()) is not None and bool(told.beats and told.chords) == estimated
+
+
+def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
+    beats = [1.0, 1.5, 2.0, 2.5, 3.0]
+    for clip in load_karaoke(recordings):
+        assert clip.reference is not None
+        (folder := tmp_path / "pairs" / clip.name).mkdir(parents=True)
+        labels = {"song": clip.song, "beats": beats, "downbeats": [1.5, 3.0], "chords": [[1.0, 2.0, "C:maj"]]}
+        (folder / "labels.json").write_text(json.dumps(labels))
+        for name, part in (("vocal", clip.vocal), ("instrumental", clip.reference)):
+            soundfile.write(folder / f"{name}.flac", part.read()[0], RATE)
+    main(tmp_path / "pairs", tmp_path / "aligned")
+    lags = find_lags(load_karaoke(recordings))
+    for clip in load_pairs(tmp_path / "aligned"):
+        lag, told = lags.get(clip.name, 0.0), clip.told()
+        assert told is not None and (told.downbeat, told.beats_per_bar) == (1, 3)
+        assert told.beats == pytest.approx([beat - lag for beat in beats], abs=0.011)
+        assert told.chords[0][:2] == pytest.approx((1 - lag, 2 - lag), abs=0.011)
 
 
 def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:

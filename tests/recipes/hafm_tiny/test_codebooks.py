@@ -10,7 +10,7 @@ import torch
 
 from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
-from hafm_tiny.codebooks import count_together, initialise_from_codebooks
+from hafm_tiny.codebooks import carry_over, count_together, initialise_from_codebooks
 from programs import run_program
 from training.toy_corpus import INFO, toy_config, toy_excerpt
 
@@ -50,6 +50,9 @@ def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -
     for table in ("model.conditioning_embedding.weight", "model.target_embedding.weight", "heads.weight"):
         old, new = (model.get_parameter(table)[0].detach() for model in (stage, carried))
         assert torch.cosine_similarity(old[4], new[28], dim=0) > 0.8 > torch.cosine_similarity(old[4], new[4], dim=0)
+    for other in (torch.ones(4, 30, 30), torch.ones(5, 30, 20)):
+        with pytest.raises(ValueError, match="The stage knows 5 codebooks of 30 codes"):
+            carry_over(stage, other)
     with pytest.raises(ValueError, match="not tokens of the same songs"):
         write_shard(tmp_path / "before" / "train-00001.parquet", rows, INFO)
         count_together(tmp_path / "before", tmp_path / "now")
