@@ -106,11 +106,11 @@ def make_report(
     rows = {name: [each for each in scored if each.system == name] for name in candidates}
     groups = dict(evaluated)
     groups |= {name: [name] for name in candidates if not any(name in seeds for seeds in evaluated.values())}
-    distances = {name: set_distances(measurements, name, options) for name in candidates}
     systems = {}
     for name, seeds in groups.items():
         averaged = [_over_seeds(list(each)) for each in zip(*(rows[seed] for seed in seeds), strict=True)]
-        systems[name] = describe_system(averaged, options) | {"distances": distances[seeds[0]], "seeds": len(seeds)}
+        distances = set_distances(measurements, seeds[0], options)
+        systems[name] = describe_system(averaged, options) | {"distances": distances, "seeds": len(seeds)}
     report = {"protocol": protocol | _stated(measurements, options), "systems": systems, "fools": _fools(systems)}
     return report, scored
 
