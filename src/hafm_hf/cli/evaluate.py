@@ -106,9 +106,9 @@ def evaluate(
 
     require_packages("librosa", "scipy", "mir_eval")
     given = named_folders(outputs or [])
-    if no_model and (model is not None or told or seeds > 1 or any(options.values())):
-        raise typer.BadParameter("--no-model and what only a model takes contradict each other.")
     asked, numbers = GenerationOptions.of(given=options), tuple(range(seed, seed + seeds))
+    if no_model and (model is not None or told or seeds > 1 or asked != GenerationOptions()):
+        raise typer.BadParameter("--no-model and what only a model takes contradict each other.")
     generation = RenderingOptions(model, numbers, torch_device(device), asked, tuple(told or ()))
     evaluation = run.Evaluation(
         **asked_set(clips, out), **references.asked("vggish" if clips.protocol else "tokenizer"), **engine.asked(),
