@@ -342,13 +342,13 @@ def connect_listening(page: Page, jobs: gr.State) -> None:
     # of several voices the last is shown
     quick: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
     sent = [page.recorder, jobs, page.mixer, page.options["seconds"]]
-    chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)  # type: ignore[attr-defined]
-    for again, start in enumerate((chosen.then, page.listen.click)):  # type: ignore[attr-defined]
+    chosen = page.recorder.submit(told(take_voice, *[gr.skip()] * len(outputs[1:])), sent, outputs, **quick)
+    for again, start in enumerate((chosen.then, page.listen.click)):
         shown = start(partial(show_estimates, again), page.inputs(), page.timeline, **quick)  # type: ignore[operator]
         shown.then(None, js=f"() => {imported('desk')}.then(({{ desk }}) => desk.heard())")
     file, every = [page.announced, page.file], {"concurrency_limit": 4, "trigger_mode": "multiple", **QUIET}
     for part, action, others in ((page.timeline, save_sheet, page.inputs()), (page.mixer, answer, [jobs])):
-        asked = part.submit(told(action, ""), [part, *others], file, **every)  # type: ignore[attr-defined]
+        asked = part.submit(told(action, ""), [part, *others], file, **every)
         asked.then(None, page.file, None, js=DOWNLOAD)
 
 
@@ -386,7 +386,7 @@ def connect_generating(page: Page, jobs: gr.State, blocks: gr.Blocks) -> None:
         again = gr.Button("Once more", visible="hidden", elem_id=f"{button.elem_id}_again")
         # a stopped run may still be ending, or waiting, when the next one begins
         waits = {"fn": partial(failed, f"#{again.elem_id}"), "inputs": page.ticket, "queue": False, **QUIET}
-        for start in (begun.then, again.click):  # type: ignore[attr-defined]
+        for start in (begun.then, again.click):
             made = start(partial(run, request), wanted, outputs, trigger_mode="multiple", **QUIET, **ONE_AT_A_TIME)
             made.then(shelve, ended, [*status, *ended[:1], *ended[2:]], queue=False, **QUIET)
             asked = made.failure(outputs=[*status, page.waiting], **waits)

@@ -239,7 +239,7 @@ def musicgen_run(decoder: PreTrainedModel, context: torch.Tensor) -> Callable[[i
     cached = decoder(input_ids=context[:, :-1].repeat(2, 1), use_cache=True).cache
 
     def run(steps: int) -> torch.Tensor:
-        return decoder.generate(  # type: ignore[operator]
+        return decoder.generate(
             input_ids=context,
             attention_mask=torch.ones_like(context),
             cache=copy.deepcopy(cached),

@@ -123,7 +123,7 @@ class StageCase(ModelTesterMixin, TrainingTesterMixin, GenerationStandIn):
     def _get_trainable_model_class(self) -> Any:
         conditioning = self.model_tester.prepare_config_and_inputs_for_common()[1]["conditioning_ids"][:1]
 
-        class Conditioned(self.model_class):  # type: ignore[misc, name-defined]
+        class Conditioned(self.model_class):  # type: ignore[name-defined]
             def generate(self, inputs: torch.Tensor, **options: Any) -> Any:
                 """Generates on the conditioning of the training batch, which the mixin does not know of."""
                 return super().generate(inputs, conditioning_ids=conditioning, guidance_scale=1.0, **options)

@@ -177,7 +177,7 @@ def test_a_checkpoint_says_its_arrangement_and_is_loaded_by_no_other(field: str,
         with pytest.raises((ValueError, RuntimeError), match="missing keys|unexpected keys|ignore_mismatched_sizes"):
             load_strictly(HAFMCoarseForCausalLM, tmp_path / own, config=wrong)
     with pytest.raises(Exception, match=f"{field} is 'other'"):
-        HAFMCoarseConfig(**{field: "other"})  # type: ignore[arg-type]
+        HAFMCoarseConfig(**{field: "other"})
 
 
 def test_the_delay_pattern_refuses_parts_of_frames() -> None:

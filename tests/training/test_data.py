@@ -100,7 +100,7 @@ def test_strangers_are_targets_of_another_track_and_follow_from_the_number(corpu
         assert torch.equal(sample["labels"], plain[number]["labels"])
     for asked in ({"strangers": True}, {"noise": LeadSheetNoise(voice=0.1)}):
         with pytest.raises(ValueError, match="of another track needs crops of two"):
-            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **asked)  # type: ignore[arg-type]
+            TokenCrops(rows.select([2]), info, toy_config("coarse"), 1.6, **asked)
 
 
 def test_a_stage_of_other_vocabularies_rates_or_tokenizers_is_refused() -> None:

@@ -40,19 +40,19 @@ Returns:
 CITATION = "@misc{hafm_hf, title={hafm_hf: accompaniment for singing voices}}\n"
 
 
-class SingerFollowing(evaluate.Metric):  # type: ignore[name-defined]
+class SingerFollowing(evaluate.Metric):
     """Measures each sound once and scores matched and shuffled pairs."""
 
-    def _info(self) -> evaluate.MetricInfo:  # type: ignore[name-defined]
+    def _info(self) -> evaluate.MetricInfo:
         sequence = datasets.Sequence(datasets.Value("float32"))
-        return evaluate.MetricInfo(  # type: ignore[attr-defined]
+        return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
             inputs_description=INPUTS_DESCRIPTION,
             features=datasets.Features({"predictions": sequence}),
         )
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         """The result; recordings of any length are no columns of `evaluate`'s table, so they bypass it."""
         return self._compute(predictions=predictions, references=references, **kwargs)
 

@@ -138,7 +138,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return cls(config, parts)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Loads a composite from a folder or the hub, part by part.
@@ -212,7 +212,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         return codec_format(self.config.codec_config)
 
     @property
-    def sampling_rate(self) -> int:  # type: ignore[override]
+    def sampling_rate(self) -> int:
         """Sampling rate of the codec, and so of the output, in Hz."""
         return self.codec_format.sampling_rate
 

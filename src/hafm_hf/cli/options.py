@@ -189,7 +189,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     flag = f"--{option.name.replace('_', '-')}"
     kind = kind | None if option.optional else kind
     option_of = PANELS.get(option.name, advanced)
-    annotation = Annotated[kind, option_of(flag, help=option.help, **limits)]  # type: ignore[valid-type]
+    annotation = Annotated[kind, option_of(flag, help=option.help, **limits)]
     return inspect.Parameter(
         option.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=option.default, annotation=annotation
     )

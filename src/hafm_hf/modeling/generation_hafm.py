@@ -136,7 +136,7 @@ class StreamSampling(LogitsProcessor):
         self.forced = forced
         self.report = report
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf but for one code a row."""
         step = input_ids.shape[1] - self.known
         chosen = force(draw(scores, self.uniforms[:, step]), self.forced, step)
@@ -161,7 +161,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
             raise ValueError(f"guidance_scale is {guidance_scale}; it must be 0 or more (1 means no guidance).")
         self.guidance_scale = guidance_scale
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [2B, V], conditional rows first) → float [B, V]."""
         if scores.shape[0] != 2 * input_ids.shape[0]:
             raise ValueError(
@@ -189,7 +189,7 @@ class HistoryFreeGuidance(LogitsProcessor):
         self.known = known
         self.rows = rows
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B·R or B·samples·R, V]) → the same shape."""
         added = self.scores[:, input_ids.shape[1] - self.known].unflatten(0, (-1, self.rows))
         samples = len(scores) // self.rows // len(added)
@@ -262,7 +262,7 @@ class HAFMGenerationMixin(GenerationMixin):
         """
 
         def scores(ids: torch.Tensor, mask: torch.Tensor | None, null: bool) -> torch.Tensor:
-            outputs = self.forward(  # type: ignore[attr-defined]
+            outputs = self.forward(
                 input_ids=ids.new_full((len(ids) * self.pattern.rows, first + count), self.config.codebook_size),
                 conditioning_ids=ids,
                 conditioning_mask=mask,
@@ -288,13 +288,13 @@ class HAFMGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         conditioning_ids = model_kwargs.get("conditioning_ids")
         if not isinstance(conditioning_ids, torch.Tensor):
             raise ValueError(f"{type(self).__name__}.generate needs conditioning_ids, a tensor (int64 [B, K, T_c]).")
         # before guidance doubles the batch
         checked = {name: model_kwargs.get(name) for name in ("conditioning_ids", "conditioning_mask")}
-        self._check_conditioning(checked)  # type: ignore[attr-defined]
+        self._check_conditioning(checked)
         if model_kwargs.get("null_conditioning") is not None:
             raise ValueError("generate() sets null_conditioning itself; leave it out, and give guidance_scale=0.")
         model_kwargs["guidance_scale"] = 1.0 if config.guidance_scale is None else config.guidance_scale
@@ -308,7 +308,7 @@ class HAFMGenerationMixin(GenerationMixin):
         if kwargs["has_default_max_length"] and generation_config.max_new_tokens is None:
             slots = self.pattern.slots(generation_config._target_frames)
             generation_config.max_new_tokens = slots - (kwargs["input_ids_length"] - 1)
-        return super()._prepare_generated_length(generation_config, **kwargs)  # type: ignore[misc]
+        return super()._prepare_generated_length(generation_config, **kwargs)
 
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: Any, model_kwargs: dict[str, Any]
@@ -317,16 +317,14 @@ class HAFMGenerationMixin(GenerationMixin):
         rows = len(ids) * self.pattern.rows
         if inputs is None and model_kwargs.get("input_ids") is None:
             inputs = ids.new_full((rows, 1), self.config.codebook_size)
-        inputs, name, model_kwargs = super()._prepare_model_inputs(  # type: ignore[misc]
-            inputs, bos_token_id, model_kwargs
-        )
+        inputs, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
         # before guidance doubles both
         if inputs is not None and len(inputs) != rows:
             raise ValueError(f"input_ids has {len(inputs)} rows; conditioning_ids of {len(ids)} need {rows}.")
         return inputs, name, model_kwargs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, mode_kwargs: Any) -> None:
-        super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)  # type: ignore[misc]
+        super()._validate_generation_mode(generation_mode, generation_config, mode_kwargs)
         simple = generation_mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
         if not simple or generation_config.prefill_chunk_size is not None:
             raise ValueError(
@@ -343,7 +341,7 @@ class HAFMGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
         """Repeats whole sequences, not the rows of one."""
         sequences = None if input_ids is None else input_ids.unflatten(0, (-1, self.pattern.rows))
-        sequences, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
+        sequences, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, sequences, **model_kwargs
         )
         return None if sequences is None else sequences.flatten(0, 1), model_kwargs
@@ -357,14 +355,14 @@ class HAFMGenerationMixin(GenerationMixin):
             model_kwargs["target_frames"] = max(frames, generation_config._target_frames)
         # a static cache has to hold the conditioning as well
         max_cache_length += self.config.num_prepended_sources * model_kwargs["conditioning_ids"].shape[-1]
-        return super()._prepare_cache_for_generation(  # type: ignore[misc]
+        return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 
     def _get_logits_processor(self, generation_config: Any, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         scale = 1.0 if generation_config.guidance_scale is None else generation_config.guidance_scale
         generation_config.guidance_scale = None  # the stock processor must not be added as well
-        others = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+        others = super()._get_logits_processor(generation_config, *args, **kwargs)
         generation_config.guidance_scale = scale
         ours: list[LogitsProcessor] = [] if scale == 1.0 else [ClassifierFreeGuidance(scale)]
         weight = getattr(generation_config, "history_free_guidance", None) or 0.0
@@ -406,7 +404,7 @@ class HAFMGenerationMixin(GenerationMixin):
             frames = self.target_frames(mask).clamp(max=target_frames)
         if is_first_iteration and cache is not None and int(cache.get_seq_length()) > 0:
             raise ValueError("The cache holds slots already; leave it out and pass the sequence as input_ids.")
-        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
+        inputs = super().prepare_inputs_for_generation(
             self.pattern.hide(input_ids, frames, self.config.codebook_size),
             next_sequence_length=next_sequence_length,
             cache=cache,
@@ -417,7 +415,7 @@ class HAFMGenerationMixin(GenerationMixin):
         inputs["logits_to_keep"] = 1
         ids = inputs["conditioning_ids"]
         # no row rather than None, for which `forward` would draw rows in training mode
-        none = ids.new_zeros(len(ids), dtype=torch.bool) if self.training else None  # type: ignore[attr-defined]
+        none = ids.new_zeros(len(ids), dtype=torch.bool) if self.training else None
         inputs["null_conditioning"] = none if guidance_scale == 1.0 else null_rows(ids, guidance_scale)
         for name in ("input_ids", "conditioning_ids", "conditioning_mask"):
             if inputs.get(name) is not None:
