@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from accelerate import cpu_offload
 from hafm_hf.accompaniment.song import Heartbeat
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
 from hafm_hf.modeling.generation_hafm import RandomStream

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import EncodecModel
 
-from accelerate import Accelerator
 from faults import Tally
 from hafm_hf import (
     HAFMCoarseForCausalLM,

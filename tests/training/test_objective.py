@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-
 from accelerate import Accelerator
+
 from hafm_hf.modeling.codebook_patterns import FlatPattern
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
 from hafm_hf.training.arguments import RunArguments

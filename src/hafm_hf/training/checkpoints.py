@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 from transformers.utils import logging
-
-from accelerate import Accelerator
 
 from ..atomic_files import replace_folder, replacing
 from ..pretrained.redaction import first_line

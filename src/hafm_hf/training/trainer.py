@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils import logging
-
-from accelerate import Accelerator
 
 from ..modeling.codebook_patterns import codebook_pattern
 from ..modeling.configuration_hafm import HAFMStageConfig

@@ -2,10 +2,9 @@
 """Validation of a stage: losses of the same targets with the right conditioning, another clip's, and none."""
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
-
-from accelerate import Accelerator
 
 from .arguments import DataArguments
 from .data import TokenCrops, collate

@@ -5,7 +5,6 @@ import math
 import time
 
 import torch
-
 from accelerate import Accelerator
 
 from .validation import Metrics
