@@ -49,19 +49,17 @@ def describe_model(model: str | None) -> dict[str, Any]:
         OSError: there is no such model.
     """
     folder = model_folder(model)
-    from ..accompaniment.parts import part_classes
-    from ..tokenizers.configuration_codec import codec_format
-
     composite = without_weights(folder)
-    config, counts = composite.config, composite.parameter_counts()
-    parts = {}
-    for name in part_classes(config):
-        described = config.describe_part(name)
-        parts[name] = {"parameters": counts[name], "bytes": _bytes_in(folder / name), **described}
+    counts = composite.parameter_counts()
+    total = counts.pop("total")
+    parts = {
+        name: {"parameters": count, "bytes": _bytes_in(folder / name), **composite.config.describe_part(name)}
+        for name, count in counts.items()
+    }
     return {
         "model": str(folder if model is None else model),
-        "sampling_rate": codec_format(config.codec_config).sampling_rate,
-        "parameters": counts["total"],
+        "sampling_rate": composite.sampling_rate,
+        "parameters": total,
         "bytes": _bytes_in(folder),
         "styles": composite.styles,
         "parts": parts,
