@@ -183,7 +183,7 @@ def training_steps(
     steps = {
         name: training_step(model.to(device), batch, DTYPES[options.dtype]) for name, (model, batch) in models.items()
     }
-    counts = {name: sum(p.numel() for p in model.parameters()) for name, (model, _) in models.items()}
+    counts = {name: model.num_parameters() for name, (model, _) in models.items()}
     return steps, labels.numel(), counts
 
 

@@ -256,7 +256,7 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters of each part, and their `total`."""
-        counts = {name: sum(p.numel() for p in getattr(self, name).parameters()) for name in part_classes(self.config)}
+        counts = {name: getattr(self, name).num_parameters() for name in part_classes(self.config)}
         return counts | {"total": sum(counts.values())}
 
     @torch.no_grad()

@@ -85,7 +85,7 @@ def make_trainer(
         batches = trainer.batch_sampler(0)
         logger.info(
             "%s stage, %.1f M parameters; %d excerpts, %.1f h; %d processes × %d crops × %d accumulation steps",
-            stage.stage, sum(p.numel() for p in model.parameters()) / 1e6, len(crops.corpus),
+            stage.stage, model.num_parameters() / 1e6, len(crops.corpus),
             crops.cells.sum() * float(info.grid) / 3600, trainer.accelerator.num_processes, batches.largest,
             batches.accumulation,
         )  # fmt: skip
