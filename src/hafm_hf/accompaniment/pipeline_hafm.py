@@ -24,6 +24,7 @@ from ..audio.feature_extraction_hafm import are_several
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet
 from ..lead_sheet.vocabulary import STEMS
+from ..pretrained.redaction import first_line
 from .ends import Ends, add_bars
 from .kept import KeptInstrumental
 from .options import MEDIAN_BALANCE, MIX_OPTIONS, PUBLIC_OPTIONS, GenerationOptions, MixOptions
@@ -438,8 +439,7 @@ def _decoded(decoder: Any) -> tuple[np.ndarray, int, str]:
         samples = decoder.get_all_samples()
         return samples.data.numpy(), samples.sample_rate, name
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise audio.HAFMAudioError(
-            f"{name} cannot be decoded by torchcodec ({reason}); cast its column to datasets.Audio(decode=False), and "
-            "it is read without."
+            f"{name} cannot be decoded by torchcodec ({first_line(error)}); cast its column to "
+            "datasets.Audio(decode=False), and it is read without."
         ) from error

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..pretrained.redaction import without_secrets
+from ..pretrained import redaction
 
 # modules that have not the name of the package that they come in
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -32,8 +32,8 @@ class HAFMCommandError(Exception):
 def report_error(error: BaseException) -> None:
     """Prints an error as one sentence; with `HAFM_DEBUG=1` its traceback, if it has one, above it."""
     if os.environ.get("HAFM_DEBUG") and error.__traceback__ is not None:
-        stderr.print(without_secrets("".join(traceback.format_exception(error))), markup=False, end="")
-    stderr.print(without_secrets(f"hafm: {error}"), markup=False, style="red")
+        stderr.print(redaction.without_secrets("".join(traceback.format_exception(error))), markup=False, end="")
+    stderr.print(redaction.without_secrets(f"hafm: {error}"), markup=False, style="red")
 
 
 def first_line(error: BaseException) -> str:
@@ -41,8 +41,7 @@ def first_line(error: BaseException) -> str:
     if type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
         # a configuration's own sentence stands behind the name of the function that refused it
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return redaction.first_line(error).rstrip(".")
 
 
 def missing_package(error: BaseException) -> HAFMCommandError | None:
