@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, DacConfig, EncodecConfig, PreTrainedConfig
 
-from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_STREAMS, MAX_WIDTH, check_list, check_range
+from ..pretrained.checks import MAX_LAYERS, MAX_SAMPLING_RATE, MAX_STREAMS, MAX_WIDTH, check_range
 from ..pretrained.loading import CONFIG_CHECKS
 
 # a tenth of a semitone: a codec of 44,100 Hz and 512 samples a frame counts as one of 44,032 Hz and 86 frames a second
@@ -74,15 +74,7 @@ class HAFMSpectralConfig(PreTrainedConfig):
 
     def describe(self) -> dict[str, str]:
         """Rates, vocabulary and architecture in words, for `hafm info` and the model cards."""
-        rate = self.sampling_rate / self.hop_length
-        kbps = self.num_codebooks * rate * math.log2(self.codebook_size) / 1000
-        channels = "" if self.audio_channels == 1 else f" × {self.audio_channels} channels"
-        blocks = f"{self.encoder_layers} × {self.encoder_width}, {self.decoder_layers} × {self.decoder_width}"
-        return {
-            "rates": f"{self.sampling_rate} Hz{channels} → {rate:g} frames/s",
-            "vocabulary": f"up to {self.num_codebooks} × {self.codebook_size}",
-            "architecture": f"spectral codec, ConvNeXt blocks {blocks}, up to {kbps:g} kbps",
-        }
+        return describe_codec(self)
 
     def validate_sizes(self) -> None:
         """Refuses sizes that are not positive, do not fit each other, or can only be a mistake."""
@@ -170,7 +162,9 @@ def check_codec_config(config: PreTrainedConfig) -> None:
     # of one code there would be no bits, by which codebooks are counted
     check_range("codec codebook_size", config.codebook_size, MAX_WIDTH, least=2)
     check_range("codec codebook_dim", config.codebook_dim, MAX_WIDTH)
-    check_list("codec upsampling_ratios", config.upsampling_ratios, MAX_STREAMS)
+    check_range("number of codec upsampling_ratios", len(config.upsampling_ratios), MAX_STREAMS)
+    for ratio in config.upsampling_ratios:
+        check_range("codec upsampling_ratios", ratio, MAX_STREAMS)
     if isinstance(config, EncodecConfig):
         _check_encodec(config)
     else:
@@ -202,17 +196,19 @@ def _check_encodec(config: EncodecConfig) -> None:
 
 def describe_codec(config: PreTrainedConfig) -> dict[str, str]:
     """Rates, vocabulary and architecture of a codec in words, as the `describe` of our own configurations."""
-    if isinstance(config, HAFMSpectralConfig):
-        return config.describe()
     codec = codec_format(config)
     kbps = codec.num_codebooks * codec.frame_rate * math.log2(codec.codebook_size) / 1000
-    encodec = isinstance(config, EncodecConfig)
-    name, filters = ("EnCodec", config.num_filters) if encodec else ("DAC", config.encoder_hidden_size)
     channels = "" if codec.channels == 1 else f" × {codec.channels} channels"
+    if isinstance(config, HAFMSpectralConfig):
+        blocks = f"{config.encoder_layers} × {config.encoder_width}, {config.decoder_layers} × {config.decoder_width}"
+        name = f"spectral codec, ConvNeXt blocks {blocks}"
+    else:
+        encodec = isinstance(config, EncodecConfig)
+        name = f"EnCodec, {config.num_filters} filters" if encodec else f"DAC, {config.encoder_hidden_size} filters"
     return {
         "rates": f"{codec.sampling_rate} Hz{channels} → {codec.frame_rate} frames/s",
         "vocabulary": f"up to {codec.num_codebooks} × {codec.codebook_size}",
-        "architecture": f"{name}, {filters} filters, up to {kbps:g} kbps",
+        "architecture": f"{name}, up to {kbps:g} kbps",
     }
 
 
