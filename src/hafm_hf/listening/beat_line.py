@@ -14,7 +14,6 @@ that tempo. Dimensions: B batch, T frames, P descriptors, C channels, N states, 
 """
 
 import copy
-import math
 
 import numpy as np
 import torch
@@ -91,9 +90,8 @@ class HAFMRhythmNetwork(nn.Module):
         Returns:
             float [B, T, 4]: cosine and sine of the beat's phase, cosine and sine of twice that phase.
         """
-        parts = torch.arange(0.5, BEAT_PARTS, dtype=torch.float32, device=descriptors.device) * (math.tau / BEAT_PARTS)
-        points = torch.stack([parts.cos(), parts.sin(), (2 * parts).cos(), (2 * parts).sin()], dim=1)
-        return self(descriptors).float().softmax(-1) @ points
+        middles = torch.arange(0.5, BEAT_PARTS, dtype=torch.float32, device=descriptors.device) / BEAT_PARTS
+        return self(descriptors).float().softmax(-1) @ beat_points(middles)
 
 
 class HAFMBeatLine(nn.Module):

@@ -189,10 +189,10 @@ class HAFMVocalDescriptors(nn.Module):
             return np.zeros((0, DESCRIPTORS), np.float32)
         each = FRAME_RATE // self.frame_rate
         reference = max(float(np.quantile(level, LOUD_QUANTILE)), SILENT_DBFS)
-        flux = _by_frame(_flux(bands, reference), each).max(axis=1)
-        loudness = np.maximum(_by_frame(level, each).max(axis=1) - reference, FLOOR_DB)
-        voiced = _by_frame(np.isfinite(pitch), each).mean(axis=1)
-        sung = _mean_pitch(_by_frame(pitch, each))
+        flux = _cells(_flux(bands, reference), each).max(axis=1)
+        loudness = np.maximum(_cells(level, each).max(axis=1) - reference, FLOOR_DB)
+        voiced = _cells(np.isfinite(pitch), each).mean(axis=1)
+        sung = _mean_pitch(_cells(pitch, each))
         interval = sung - (np.nanmedian(sung) if voiced.any() else 0.0)
         glide = np.clip(_change(sung, CHANGE_FRAMES // 2), -LARGEST_GLIDE, LARGEST_GLIDE)
         columns = [
@@ -410,11 +410,6 @@ def _mean_pitch(pitch: NDArray[np.float32]) -> NDArray[np.float64]:
     return sung
 
 
-def _by_frame(values: np.ndarray, each: int) -> np.ndarray:
-    """[T · each, …] → [T, each, …]."""
-    return values.reshape(-1, each, *values.shape[1:])
-
-
 def _filled(midi: Array) -> Array:
     """Pitches with the last one that was sung where nothing is."""
     sung = np.isfinite(midi)
@@ -425,8 +420,9 @@ def _filled(midi: Array) -> Array:
 
 
 def _cells(values: np.ndarray, each: int) -> np.ndarray:
-    """[T] → [⌈T / each⌉, each], the last value repeated."""
-    return np.pad(values, (0, -len(values) % each), mode="edge").reshape(-1, each)
+    """[T, …] → [⌈T / each⌉, each, …], the last value repeated."""
+    missing = [(0, -len(values) % each)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, missing, mode="edge").reshape(-1, each, *values.shape[1:])
 
 
 def _change(values: np.ndarray, frames: int) -> np.ndarray:
