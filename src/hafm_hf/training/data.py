@@ -47,8 +47,6 @@ class StageStreams:
 
     conditioning: tuple[Stream, ...]
     target: Stream
-    conditioning_frame_rate: int
-    frame_rate: int
 
 
 def stage_streams(config: HAFMStageConfig) -> StageStreams:
@@ -62,12 +60,19 @@ def stage_streams(config: HAFMStageConfig) -> StageStreams:
     fine = Stream("acoustic", coarse, coarse + config.num_codebooks)
     acoustic = {"coarse": Stream("acoustic", 0, coarse), "fine": fine}
     *reads, writes = [acoustic.get(name) or Stream(name, 0, 1) for name in (*stage.reads, stage.writes)]
-    return StageStreams(tuple(reads), writes, config.conditioning_frame_rate, config.frame_rate)
+    return StageStreams(tuple(reads), writes)
+
+
+def _in_corpus(stream: Stream, info: TokenCorpusInfo) -> tuple[int, int, int]:
+    """Vocabulary size, frame rate in Hz and number of codebooks that a corpus has of a stream."""
+    if stream.column == "acoustic":
+        return info.codebook_size, info.acoustic_frame_rate, info.num_codebooks
+    return info.num_clusters, info.semantic_frame_rate, 1
 
 
 def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
     """Raises ValueError when a stage's vocabularies, codebooks, frame rates or tokenizers are not the corpus's."""
-    for name, learnt in (config.tokenizers or {}).items():
+    for name, learnt in config.tokenizers.items():
         made = getattr(info, name, "")
         if made and made != learnt:
             raise ValueError(
@@ -75,21 +80,18 @@ def check_vocabularies(config: HAFMStageConfig, info: TokenCorpusInfo) -> None:
                 f"{made}: tokenise the corpus with the tokenizers of the model that the stage belongs to, or let the "
                 "stage learn these (--new_tokens true)."
             )
-
     streams = stage_streams(config)
     blocks = [*streams.conditioning, streams.target]
-    expected = [*(config.conditioning_codebook_sizes or []), config.codebook_sizes or []]
-    rates = [streams.conditioning_frame_rate] * len(streams.conditioning) + [streams.frame_rate]
+    expected = [*config.conditioning_codebook_sizes, config.codebook_sizes]
+    rates = [config.conditioning_frame_rate] * len(streams.conditioning) + [config.frame_rate]
     for block, rate, vocabularies in zip(blocks, rates, expected, strict=True):
-        acoustic = block.column == "acoustic"
-        size = info.codebook_size if acoustic else info.num_clusters
-        corpus_rate = info.acoustic_frame_rate if acoustic else info.semantic_frame_rate
+        size, corpus_rate, codebooks = _in_corpus(block, info)
         if any(vocabulary != size for vocabulary in vocabularies) or rate != corpus_rate:
             raise ValueError(
                 f"The stage expects {block.column} of {vocabularies} tokens at {rate} Hz, the corpus holds {size} at "
                 f"{corpus_rate} Hz: change the stage's configuration or tokenise the corpus again."
             )
-        if block.last > (info.num_codebooks if acoustic else 1):
+        if block.last > codebooks:
             raise ValueError(
                 f"The stage needs codebook {block.last} of {block.column}; the corpus has {info.num_codebooks}."
             )
@@ -270,9 +272,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         Returns:
             `conditioning_ids` (int64 [K, T_c]) and `labels` (int64 [T·Q], the codebooks of a frame side by side).
         """
-        conditioning = torch.cat(
-            [self._cut(stream, crop, self.streams.conditioning_frame_rate) for stream in self.streams.conditioning]
-        )
+        conditioning = torch.cat([self._cut(stream, crop) for stream in self.streams.conditioning])
         if self.config.lead_sheet_streams:
             text = str(self.corpus[crop.row].column(LEAD_SHEET)[0])
             start = float(crop.start * self.info.grid)
@@ -281,13 +281,14 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         return {"conditioning_ids": conditioning, "labels": self._targets(crop)}
 
     def _targets(self, crop: Crop) -> torch.Tensor:
-        return self._cut(self.streams.target, crop, self.streams.frame_rate).transpose(0, 1).flatten()
+        return self._cut(self.streams.target, crop).transpose(0, 1).flatten()
 
-    def _cut(self, stream: Stream, crop: Crop, frame_rate: int) -> torch.Tensor:
+    def _cut(self, stream: Stream, crop: Crop) -> torch.Tensor:
+        """A stream's tokens in a crop, int64 [codebooks, T]; raises ValueError where the corpus is corrupt."""
         tokens = read_stream(self.corpus, crop.row, stream.column)[stream.first : stream.last]
+        size, frame_rate, _ = _in_corpus(stream, self.info)
         per_cell = int(frame_rate * self.info.grid)
         cut = tokens[:, crop.start * per_cell : (crop.start + crop.frames) * per_cell]
-        size = self.info.codebook_size if stream.column == "acoustic" else self.info.num_clusters
         if cut.shape[1] != crop.frames * per_cell or cut.min() < 0 or cut.max() >= size:
             raise ValueError(
                 f"Row {crop.row} of the corpus is corrupt: {stream.column} has {tokens.shape[1]} frames with values "
@@ -299,8 +300,7 @@ class TokenCrops(Dataset[dict[str, torch.Tensor]]):
         """Puts another track's voice into `ids` [K, T_c] if chords are told for most of it, so that they prevail."""
         told = dict(zip(self.config.lead_sheet_streams, ids[self.config.num_token_streams :], strict=True))
         if "chord" in told and (told["chord"] > 0).float().mean() > 0.5:
-            voice, rate = self.streams.conditioning[0], self.streams.conditioning_frame_rate
-            ids[:1] = self._cut(voice, self.stranger_of(number, purpose=4), rate)
+            ids[:1] = self._cut(self.streams.conditioning[0], self.stranger_of(number, purpose=4))
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """Sample `number` of the endless sequence, with its number (int64 scalar) as `sample`.
