@@ -125,7 +125,5 @@ def _count_split(split: str, reports: Sequence[ShardReport]) -> dict[str, Any]:
 
 
 def _listed(drop: Drop) -> dict[str, Any]:
-    listed: dict[str, Any] = {"track": drop.track, "reason": drop.reason.value}
-    if drop.start is not None:
-        listed["start"] = drop.start
-    return {**listed, "detail": drop.detail} if drop.detail else listed
+    known = {"track": drop.track, "reason": drop.reason.value, "start": drop.start, "detail": drop.detail or None}
+    return {name: value for name, value in known.items() if value is not None}

@@ -19,7 +19,7 @@ from .dataset_card import dataset_card
 from .engines import run_on
 from .lead_sheets import ESTIMATE
 from .locks import locked
-from .manifest import MANIFEST_FILE, REPORT_FOLDER, make_manifest, read_report
+from .manifest import MANIFEST_FILE, make_manifest, read_report
 from .plan import Plan, extend_plan, load_plan, save_plan
 from .shards import ShardOptions, make_shard, shard_maker
 from .tokenizing import torch_device
@@ -71,7 +71,6 @@ def prepare(options: PrepareOptions, progress: Callable[[int, int], None] | None
         raise HAFMCorpusError(f"{audio} is no folder; name one that holds songs.")
     try:
         with locked(corpus):
-            (corpus / REPORT_FOLDER).mkdir(exist_ok=True)
             plan, drops, others = make_plan(options)
             _make_missing(plan, options, progress)
             return _finish(plan, options, drops, others)

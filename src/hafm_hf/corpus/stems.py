@@ -88,7 +88,7 @@ class StemReader:
             elif self.options.vocal_channel:
                 # "Song - Karaoke" and the like are whole by themselves
                 singles += files.values()
-            elif files:
+            else:
                 missing = "a vocal" if "vocal" not in files else "an instrumental"
                 detail = f"{', '.join(sorted(files))} without {missing}"
                 drops.append(Drop(display_name(name or "."), Reason.INCOMPLETE, detail))

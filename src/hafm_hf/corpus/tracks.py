@@ -316,7 +316,7 @@ def identify_tracks(
             return before or Drop(grouping.name, error.reason, error.detail)
         if before is not None and before.content_hash != content:
             raise HAFMCorpusError(f"{grouping.name} has changed since the corpus was begun; prepare another one.")
-        tags = read_tags(Path(os.path.join(root, grouping.files[min(grouping.files)])))
+        tags = read_tags(root / grouping.files[min(grouping.files)])
         matched = re.search(splits.artist_pattern, grouping.name) if splits.artist_pattern else None
         artist = display_name(tags.get("artist") or (matched.group(1) if matched else "") or "")
         split = choose_split(grouping.name, artist, content, splits)

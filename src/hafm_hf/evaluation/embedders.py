@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio import Samples
-from ..pretrained.loading import fingerprint
+from ..pretrained.loading import BUNDLED_MODEL, fingerprint, load_strictly
 from ..pretrained.redaction import first_line
 from . import vggish
 from .statistics import HAFMEvaluationError
@@ -110,7 +110,6 @@ class TokenizerEmbedder(Embedder):
     """
 
     def __init__(self) -> None:
-        from ..pretrained.loading import BUNDLED_MODEL, load_strictly
         from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
         tokenizer: Any = load_strictly(

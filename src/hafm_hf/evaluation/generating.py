@@ -109,7 +109,6 @@ def render(
             path = folder / f"seed_{seed}" / f"{clip.name}-{key}.wav"
             if not path.exists():
                 song = model.generate(samples, rate, options=options.options, lead_sheet=sheet, seed=seed)
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_audio(path, song.audio[0].numpy().T, song.sampling_rate)
             rendered[seed][clip.name] = Part(path)
     return rendered

@@ -5,11 +5,10 @@ Adapters are LoRA's (Hu et al. 2021, arXiv 2106.09685), through `peft`; what is 
 """
 
 import copy
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo
 from ..modeling.modeling_hafm import STAGE_MODELS
@@ -57,8 +56,6 @@ def published_stage(stage: str, name: str, **changes: Any) -> PreTrainedModel:
         ValueError: when what is there is another stage, or lacks weights.
         OSError: when there is nothing.
     """
-    from transformers import PreTrainedConfig
-
     kind, _ = PreTrainedConfig.get_config_dict(name)
     composite = kind.get("model_type") == "hafm"
     found = f"hafm_{stage}" if composite else kind.get("model_type")
@@ -73,10 +70,8 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: int, dropout: float =
     """A stage whose linear layers carry adapters of `rank`; only those are trained.
 
     Raises:
-        ImportError: without `peft`.
+        ModuleNotFoundError: without `peft`.
     """
-    if find_spec("peft") is None:
-        raise ImportError("lora_rank needs peft; install it with: pip install 'hafm-hf[train]'.")
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS))
