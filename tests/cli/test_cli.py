@@ -10,13 +10,19 @@ from typer.testing import CliRunner
 from hafm_hf import HAFMConfig, HAFMForVocalAccompaniment
 from hafm_hf.cli import app
 from hafm_hf.cli.accompany_folder import model_fingerprint
-from hafm_hf.cli.console import HAFMCommandError
+from hafm_hf.cli.console import HAFMCommandError, missing_package
 from hafm_hf.cli.info import describe_model
 from hafm_hf.cli.options import load_pipeline
 from tiny_models import CLUSTERS, CODES, tiny_stage
 from vocals import file_bytes, glide
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+
+
+@pytest.mark.parametrize(("module", "extra"), [("pyloudnorm", "studio"), ("peft", "train"), ("mir_eval", "eval")])
+def test_a_missing_package_is_installed_by_the_extra_that_brings_least(module: str, extra: str) -> None:
+    said = str(missing_package(ModuleNotFoundError(name=module)))
+    assert said.endswith(f"pip install 'hafm-hf[{extra}]'."), said
 
 
 def test_description_agrees_with_the_loaded_model(tiny_model: Path) -> None:

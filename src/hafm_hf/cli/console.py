@@ -51,13 +51,15 @@ def missing_package(error: BaseException) -> HAFMCommandError | None:
     module = error.name.partition(".")[0]
     package = DISTRIBUTIONS.get(module, module.replace("_", "-"))
     # "pyarrow>=20.0; extra == 'train'"
-    lines = (re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line) for line in requires("hafm-hf") or [])
-    extras = [found[2] for found in lines if found and found[1].replace("_", "-") == package and found[2] != "dev"]
+    listed = re.findall(r"^([\w-]+).*extra == ['\"]([\w-]+)", "\n".join(requires("hafm-hf") or []), re.MULTILINE)
+    extras = sorted({extra for name, extra in listed if name.replace("_", "-") == package} - {"all", "dev"})
     if not extras:
         return None
     which = "the extra" if len(extras) == 1 else "each of the extras"
+    # an extra may hold another one: the smaller brings less
+    smallest = min(extras, key=[extra for _, extra in listed].count)
     return HAFMCommandError(
-        f"{package} is not installed; {which} {', '.join(extras)} has it: pip install 'hafm-hf[{extras[0]}]'."
+        f"{package} is not installed; {which} {', '.join(extras)} has it: pip install 'hafm-hf[{smallest}]'."
     )
 
 
