@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Levels, and the mixing of voice and instrumental: gains, loudness, true peak, and fades at both ends.
 
-Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C].
+Loudness is measured by pyloudnorm, which the extra `studio` brings. Shapes: [N] or [N, C]; a gain that moves, [N], is
+multiplied with the transpose, whose last axis is time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -124,7 +126,7 @@ def mix_audio(
             f"The vocal has {vocal.shape[0]} samples and the instrumental {instrumental.shape[0]}; "
             "bring them to one rate and length first."
         )
-    channels = max(sound.size // max(len(sound), 1) for sound in (vocal, instrumental))
+    channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
     mixed: Samples = with_channels(vocal, channels) * np.float32(decibels_to_gain(vocal_gain_db))
     gain = np.float32(decibels_to_gain(instrumental_gain_db))
     # in place and block by block: an hour of sound is copied as little as possible
@@ -142,7 +144,7 @@ def balance_gain_db(vocal: Samples, instrumental: Samples, sampling_rate: int, b
     Raises:
         ModuleNotFoundError: without pyloudnorm.
     """
-    channels = max(sound.size // max(len(sound), 1) for sound in (vocal, instrumental))
+    channels = max(math.prod(sound.shape[1:]) for sound in (vocal, instrumental))
     voice, band = (loudness(with_channels(sound, channels), sampling_rate) for sound in (vocal, instrumental))
     gain = voice - band - balance
     return min(gain, LARGEST_GAIN_DB) if math.isfinite(gain) else 0.0
@@ -181,7 +183,7 @@ def _limited(samples: Samples, sampling_rate: int) -> Samples:
     # the mean is of minima over windows that all hold its place, and so never above the gain that is needed
     gain = minimum_filter1d(ceiling / np.maximum(peaks, ceiling), width)
     gain = uniform_filter1d(gain, width)
-    limited = samples * gain.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
+    limited = (samples.T * gain.astype(np.float32)).T
     # the moving gain changes the curve between samples a little
     return limited * np.float32(decibels_to_gain(min(CEILING_DBFS - true_peak_dbtp(limited), 0.0)))
 
@@ -209,7 +211,7 @@ def fade_band(piece: Samples, sampling_rate: int, first: int, total: int, tail: 
         if low < high:
             place = np.arange(low - start, high - start)
             slope = np.sin(np.pi / 2 * (length - 1 - place if at_end else place) / length) ** power
-            piece[low - first : high - first] *= slope.astype(np.float32).reshape([-1] + [1] * (piece.ndim - 1))
+            piece[low - first : high - first].T[:] *= slope.astype(np.float32)
     return piece
 
 
@@ -220,9 +222,9 @@ def fade_edges(samples: Samples, sampling_rate: int) -> Samples:
     loud = [peak_dbfs(part) > EDGE_DBFS for part in (samples[:edge], samples[len(samples) - edge :])]
     if any(loud):
         samples = samples.copy()
-    for view in [each for each, wanted in zip((samples, samples[::-1]), loud, strict=True) if wanted]:
+    for view in compress((samples, samples[::-1]), loud):
         slope = np.sin(np.pi / 2 * np.arange(length) / length) ** FADE_POWER
-        view[:length] *= slope.astype(np.float32).reshape([-1] + [1] * (samples.ndim - 1))
+        view[:length].T[:] *= slope.astype(np.float32)
     return samples
 
 
@@ -232,7 +234,6 @@ def paste(sound: Samples, part: Samples, sampling_rate: int, first: int, last: i
     gain, slope = np.ones(last - first, dtype=np.float32), np.linspace(0, 1, fade + 2, dtype=np.float32)[1:-1]
     gain[:fade] *= slope if first > 0 else 1
     gain[len(gain) - fade :] *= slope[::-1] if last < len(sound) else 1
-    gain = gain.reshape([-1] + [1] * (sound.ndim - 1))
     joined = sound.copy()
-    joined[first:last] = gain * part[first:last] + (1 - gain) * sound[first:last]
+    joined[first:last] = (gain * part[first:last].T + (1 - gain) * sound[first:last].T).T
     return joined
