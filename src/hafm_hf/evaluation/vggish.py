@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..audio import Samples, is_url
 from ..pretrained.redaction import first_line
@@ -69,9 +70,8 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
     if len(samples) < WINDOW + (EXAMPLE_FRAMES - 1) * HOP:
         return np.empty((0, EXAMPLE_FRAMES, MEL_BANDS), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), WINDOW)[::HOP]
-    # periodic, not symmetric
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
-    log_mel = np.log(np.abs(np.fft.rfft(frames * hann, FFT_SIZE)) @ _mel_filters() + LOG_OFFSET)
+    spectra = np.abs(np.fft.rfft(frames * window_function(WINDOW, "hann"), FFT_SIZE))
+    log_mel = np.log(spectra @ _mel_filters() + LOG_OFFSET)
     count = len(log_mel) // EXAMPLE_FRAMES
     return log_mel[: count * EXAMPLE_FRAMES].reshape(count, EXAMPLE_FRAMES, MEL_BANDS).astype(np.float32)
 
@@ -79,8 +79,6 @@ def log_mel_examples(samples: Samples) -> NDArray[np.float32]:
 @cache
 def _mel_filters() -> NDArray[np.float64]:
     """Triangles on HTK's mel scale over magnitudes, float64 [257, 64]; the zeroth frequency counts nowhere."""
-    from transformers.audio_utils import mel_filter_bank
-
     bank = mel_filter_bank(
         num_frequency_bins=FFT_SIZE // 2 + 1,
         num_mel_filters=MEL_BANDS,
