@@ -3,7 +3,7 @@
 
 Each step sees vocals (as they are, or with the noise that the vocal gets at generation) and instrumentals, transposed
 by resampling, which moves formants too and so makes more singers of a few. Spans of frames are masked; at masked
-frames the clusters of semantic_targets.descriptors are predicted as in HuBERT, and at all frames the labels of the
+frames the clusters of targets.descriptors are predicted as in HuBERT, and at all frames the labels of the
 rendered song.
 """
 
@@ -117,7 +117,7 @@ class SemanticTrainer:
     """One step after another of the recipe; everything random is a function of seed and step.
 
     Args:
-        hubert: HubertModel whose first convolution is the filter bank (semantic_targets.start_front_end).
+        hubert: HubertModel whose first convolution is the filter bank (targets.start_front_end).
         pool: training songs at the tokenizer's rate.
         arguments: see SemanticTrainingArguments.
     """

@@ -20,7 +20,6 @@ from ..pretrained.saving import HAFMHubMixin
 from ..tokenizers.codecs import Stretches
 from .configuration_accompaniment import HAFMSeparatorConfig
 
-# the first name stands for the whole instrumental
 NUM_STEMS = len(STEMS)
 # what is added to magnitudes before their logarithm: below it there is silence
 QUIET = 1e-2

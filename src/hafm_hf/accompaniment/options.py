@@ -45,6 +45,7 @@ class Option:
         word: a text that a number may be instead.
         internal: whether it says how the machine computes, which strangers must not choose.
         streams: it needs a model of which a stage reads one of these (`lead_sheet_streams`); "stem": a separator.
+        name, kind, default: of the field that has it; `_table` reads off the first two.
     """
 
     help: str

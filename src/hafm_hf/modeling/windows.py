@@ -20,7 +20,7 @@ from .fast_loop import FastDecoder
 from .generation_hafm import RandomStream, StreamSampling
 from .modeling_hafm import HAFMStageForCausalLM
 
-# rows that are generated side by side, before guidance doubles them
+# the batch size, before guidance doubles it
 ROWS_AT_ONCE = 16
 # of what a window repeats of the one before, the share at its end in which the two may be joined
 JOINED_SHARE = 0.5
