@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hafm_hf.atomic_files import replacing
 from hafm_hf.corpus.filtering import FilterOptions, reason_to_drop
 from hafm_hf.corpus.shards import cut
 from hafm_hf.corpus.stems import StemReader
 from hafm_hf.corpus.tokenizing import fit_rate
-from hafm_hf.corpus.tokens import excerpt_bounds, replacing
+from hafm_hf.corpus.tokens import excerpt_bounds
 from hafm_hf.corpus.tracks import HAFMCorpusError, SplitOptions, Track, TrackError, find_audio, identify_tracks
 from hafm_hf.pretrained.loading import fingerprint
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel

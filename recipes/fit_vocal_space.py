@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from hafm_hf.atomic_files import replacing
 from hafm_hf.pretrained.loading import fingerprint
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 from hafm_hf.training.arguments import parse_dataclasses
@@ -51,7 +52,6 @@ def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, spl
     """Songs of a split, their features from RUN/features where an earlier run has left them."""
     # another tokenizer's features are others
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
-    folder.mkdir(parents=True, exist_ok=True)
     pool = run.songs(split, tokenizer.config.sampling_rate)
     pool.require(0.0)
     for number, song in enumerate(pool.songs):
@@ -60,9 +60,8 @@ def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, spl
             features = np.load(path)
         else:
             features = vocal_features(tokenizer, song, number)
-            partial = path.with_suffix(".part.npy")
-            np.save(partial, features)
-            partial.rename(path)
+            with replacing(path) as file:
+                np.save(file, features)
             logger.info("%s: features of song %d, %s", split, number + 1, song.name)
         yield sung_frames(features, song, tokenizer.config)
 

@@ -17,6 +17,8 @@ from scipy.signal import fftconvolve
 from torch import nn
 from transformers import HubertModel
 
+from hafm_hf.tokenizers.modeling_semantic_tokenizer import receptive_field
+
 from .clusters import kmeans, nearest
 from .song_pool import PCM_SCALE, SongPool
 from .state import cosine_learning_rate
@@ -126,10 +128,7 @@ class SemanticTrainer:
         self.hubert, self.pool, self.arguments = hubert, pool, arguments
         config = hubert.config
         self.hop = int(np.prod(config.conv_stride))
-        field_, step = 1, 1
-        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
-            field_, step = field_ + (kernel - 1) * step, step * stride
-        self.pad = (field_ - self.hop) // 2
+        self.pad = (receptive_field(config) - self.hop) // 2
         sizes = NUM_TARGETS | arguments.clusters
         self.heads = nn.ModuleDict({name: nn.Linear(config.hidden_size, size) for name, size in sizes.items()})
         self.heads.to(next(hubert.parameters()).device)

@@ -21,6 +21,7 @@ from align_songs import find_lags, moved
 from hafm_hf.audio import Samples, resample
 from hafm_hf.evaluation.datasets import Clip, load_karaoke
 from hafm_hf.evaluation.features import ANALYSIS_RATE, beats, onset_strength
+from hafm_hf.evaluation.timing import tempo_of
 from hafm_hf.lead_sheet.bars import completed
 from hafm_hf.lead_sheet.lead_sheet import LeadSheet, Span
 from hafm_hf.listening.transcription import ChordRecogniser
@@ -55,7 +56,7 @@ class Recording:
     @property
     def tempo(self) -> float:
         """Beats a minute of the accompaniment, NaN where there are no two beats."""
-        return float(60 / np.median(np.diff(self.beats))) if len(self.beats) > 1 else float("nan")
+        return tempo_of(np.asarray(self.beats))
 
 
 def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list[Recording]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hafm_hf.lead_sheet.chords import PITCH_CLASSES
 from hafm_hf.listening.pitch_line import FLOOR_DB, LINE_RATE, PitchLine, normalised
 
+from ..targets import transposed_chords
 from .tunes import Tune
 
 Array = NDArray[np.float64]
@@ -87,7 +88,7 @@ class SimulatedSinger:
         times = self._times(sung, seconds_of_beats, min(seconds, seconds_of_beats[1][-1]))
         line = self._line(sung, times)
         beats = np.interp(times, seconds_of_beats[1], seconds_of_beats[0])
-        chords = transposed(chords_at(tune, beats), semitones)
+        chords = transposed_chords(chords_at(tune, beats), semitones)
         return Performance(line, beats, chords, tempo, tune.metre, tune.downbeat)
 
     def _tempo(self, tune: Tune) -> float:
@@ -269,9 +270,3 @@ def chords_at(tune: Tune, beats: Array) -> NDArray[np.int64]:
     at = np.clip(np.searchsorted(tune.chords[:, 0], beats, side="right") - 1, 0, None)
     inside = (beats >= tune.chords[at, 0]) & (beats < tune.chords[at, 1])
     return np.where(inside, tune.chords[at, 2], 0).astype(np.int64)
-
-
-def transposed(chords: NDArray[np.int64], semitones: int) -> NDArray[np.int64]:
-    """Triads so many semitones higher."""
-    mode, root = np.divmod(chords - 1, PITCH_CLASSES)
-    return np.where(chords > 0, 1 + mode * PITCH_CLASSES + (root + semitones) % PITCH_CLASSES, chords)

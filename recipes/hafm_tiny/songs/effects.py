@@ -5,11 +5,7 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 from scipy.signal import fftconvolve
 
-
-def rms_db(audio: np.ndarray) -> float:
-    """Level of audio [N] in dBFS RMS; -inf for silence."""
-    power = float(np.mean(np.square(audio))) if audio.size else 0.0
-    return 10 * np.log10(power) if power > 0 else -np.inf
+from hafm_hf.audio import rms_dbfs
 
 
 def room(
@@ -60,7 +56,7 @@ def to_level(
     Returns:
         float [N]: the audio; samples above 70 % of the ceiling are compressed smoothly.
     """
-    measured = rms_db(audio if active is None or not active.any() else audio[active])
+    measured = rms_dbfs(audio if active is None or not active.any() else audio[active])
     if measured == -np.inf:
         return audio
     audio = audio * 10 ** ((level_db - measured) / 20)
