@@ -15,7 +15,6 @@ all parts use where there is one. hafm-tiny itself learnt in several goes, from 
 the same here, the weights are not. docs/training.md says how HAFM-Base is trained.
 """
 
-import logging
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +37,8 @@ def main(
     render: Annotated[str, typer.Option(help="Options of build_song_corpus.py.")] = "--reharmonised 0.3",
 ) -> None:
     """Trains a whole model on CORPUS into OUT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if (songs is None) != (voices is None):
+        raise typer.BadParameter("songs are rendered from --songs and --voices; give both, or neither.")
     recipes = Path(__file__).parent
     if songs is not None and voices is not None:
         render_songs(songs, voices, corpus, recipes, ["--workers", str(workers), *shlex.split(render)])
