@@ -126,7 +126,7 @@ def mono_vocals(vocals: Any, padding_mask: Any = None) -> list[np.ndarray]:
     masks = [None] * len(vocals) if masks is None else masks
     if len(masks) != len(vocals):
         raise ValueError(f"padding_mask has {len(masks)} rows for {len(vocals)} vocals; give one each.")
-    return [_mono_vocal(vocal, mask) for vocal, mask in zip(vocals, masks, strict=True)]
+    return list(map(_mono_vocal, vocals, masks))
 
 
 def channels_first(sound: Any, channels: int) -> np.ndarray:

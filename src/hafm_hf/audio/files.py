@@ -363,11 +363,11 @@ def resample(samples: Samples, sampling_rate: int, target_rate: int) -> Samples:
 
 def resample_pieces(pieces: Iterable[Samples], sampling_rate: int, target_rate: int) -> Iterator[Samples]:
     """`resample` of a sound that comes piece by piece (float32 [n] or [n, C]); the last piece may be short."""
+    if sampling_rate == target_rate:
+        yield from pieces
+        return
     stream: soxr.ResampleStream | None = None
     for piece in pieces:
-        if sampling_rate == target_rate:
-            yield piece
-            continue
         if stream is None:
             channels = 1 if piece.ndim == 1 else piece.shape[1]
             stream = soxr.ResampleStream(sampling_rate, target_rate, channels, "float32", "HQ")

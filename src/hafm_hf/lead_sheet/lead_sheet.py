@@ -10,7 +10,7 @@ import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
@@ -143,7 +143,7 @@ class LeadSheet:
                 raise ValueError(f"beats are {reprlib.repr(self.beats)}; they must be numbers of seconds.")
             if len(self.beats) < 2:
                 raise ValueError("beats has fewer than two times; give all beats that you know.")
-            pairs = list(zip(self.beats, self.beats[1:], strict=False))
+            pairs = list(pairwise(self.beats))
             if not all(-LATEST_BEAT < before < after < LATEST_BEAT for before, after in pairs):
                 raise ValueError("beats must be seconds that grow from one to the next, within a day.")
             near = [beat for beat, after in pairs if after - beat < LEAST_BEAT_SECONDS]
@@ -366,7 +366,7 @@ def place_of(style: str, styles: Sequence[str]) -> int:
     """Where a style stands among those that a model knows; raises ValueError if it does not know it."""
     if style not in styles:
         raise ValueError(f"This model has no style {style!r}; it has {', '.join(styles) or 'none'}.")
-    return list(styles).index(style)
+    return styles.index(style)
 
 
 def _fill(row: np.ndarray, spans: Sequence[tuple[float, float, int]], frame_rate: int) -> None:
