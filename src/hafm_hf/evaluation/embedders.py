@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ class Embedder(ABC):
     def __init__(self, network: Any, name: str, sampling_rate: int) -> None:
         self.network, self.name, self.sampling_rate = network.eval(), name, sampling_rate
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Changes whenever embeddings would: the key of the cache."""
+        """Changes whenever embeddings would: the key of the cache, found once: that takes longer than a clip."""
         return hashlib.sha256(f"{self.name}/{fingerprint(self.network)}".encode()).hexdigest()[:32]
 
     @abstractmethod

@@ -92,11 +92,6 @@ class Measurer:
         made = [make_embedder(options) for options in self.options.embedders]
         return {embedder.name: embedder for embedder in made}
 
-    @cached_property
-    def identities(self) -> dict[str, str]:
-        """Keys of the embedders in the cache: hashing weights takes longer than embedding a clip."""
-        return {name: embedder.identity for name, embedder in self.embedders.items()}
-
     def measure(self, job: ClipJob) -> Measurement:
         """Reads a clip and measures its voice and all its candidates.
 
@@ -111,7 +106,7 @@ class Measurer:
         reference = None if clip.reference is None else Sound(*clip.reference.read())
         candidates = {}
         for system, sound in self._candidates(job, voice_sound, voice, reference):
-            embeddings = {name: self._embedding(sound, name) for name in self.embedders}
+            embeddings = {name: self._embedding(sound, embedder) for name, embedder in self.embedders.items()}
             candidates[system] = Candidate(self.features(sound), embeddings)
         measured = None if reference is None else self.features(reference)
         return Measurement(clip.name, clip.song, voice, measured, candidates)
@@ -140,13 +135,9 @@ class Measurer:
         name = f"features/{sound.key}-{int(voice)}-{FEATURES_VERSION}"
         return Features.of(self._kept(name, lambda: extract(sound.analysed, voice=voice).measured()))
 
-    def _embedding(self, sound: Sound, name: str) -> Embeddings:
-        embedder = self.embedders[name]
-
-        def embed() -> dict[str, Embeddings]:
-            return {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))}
-
-        return self._kept(f"embeddings/{self.identities[name]}/{sound.key}", embed)["embeddings"]
+    def _embedding(self, sound: Sound, embedder: Embedder) -> Embeddings:
+        name = f"embeddings/{embedder.identity}/{sound.key}"
+        return self._kept(name, lambda: {"embeddings": embedder.embed(sound.at(embedder.sampling_rate))})["embeddings"]
 
     def _kept(self, name: str, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """The arrays that `make` gives, from the cache where they are there."""
