@@ -76,8 +76,8 @@ def karaoke_recordings(folder: Path, cache: Path) -> tuple[list[Recording], list
     single, joined = [], []
     for song, members in parts.items():
         sounds = [(clip.name, voice, played) for clip, voice, played in members]
-        whole = (song, *(np.concatenate([sound[part] for sound in sounds]) for part in (1, 2)))
-        for name, voice, band in [*sounds, whole]:
+        voices, bands = ([sound[part] for sound in sounds] for part in (1, 2))
+        for name, voice, band in [*sounds, (song, np.concatenate(voices), np.concatenate(bands))]:
             of_sound = hashlib.sha256(band.tobytes()).hexdigest()
             if of_sound not in known:
                 known[of_sound] = _estimated(band, recogniser())
