@@ -10,23 +10,7 @@ from typing import Any
 import torch
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel, HubertConfig
 
-from hafm_hf import (
-    HAFMCoarseConfig,
-    HAFMCoarseForCausalLM,
-    HAFMFineConfig,
-    HAFMFineForCausalLM,
-    HAFMForVocalAccompaniment,
-    HAFMListenerConfig,
-    HAFMListenerModel,
-    HAFMSemanticConfig,
-    HAFMSemanticForCausalLM,
-    HAFMSemanticTokenizerConfig,
-    HAFMSemanticTokenizerModel,
-    HAFMSeparatorConfig,
-    HAFMSeparatorModel,
-    HAFMSpectralConfig,
-    HAFMSpectralModel,
-)
+import hafm_hf
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
 from vocals import glide
 
@@ -41,9 +25,9 @@ SIZES = {
     "initializer_range": 0.3,
 }
 STAGES = {
-    "semantic": (HAFMSemanticConfig, HAFMSemanticForCausalLM),
-    "coarse": (HAFMCoarseConfig, HAFMCoarseForCausalLM),
-    "fine": (HAFMFineConfig, HAFMFineForCausalLM),
+    "semantic": (hafm_hf.HAFMSemanticConfig, hafm_hf.HAFMSemanticForCausalLM),
+    "coarse": (hafm_hf.HAFMCoarseConfig, hafm_hf.HAFMCoarseForCausalLM),
+    "fine": (hafm_hf.HAFMFineConfig, hafm_hf.HAFMFineForCausalLM),
 }
 VOCABULARIES: dict[str, dict] = {
     "semantic": {"conditioning_codebook_sizes": [[CLUSTERS]], "codebook_sizes": [CLUSTERS]},
@@ -71,12 +55,12 @@ def tiny_hubert(**convolutions: tuple[int, ...]) -> HubertConfig:
     return HubertConfig(**sizes, **places, **convolutions, feat_extract_norm="layer", do_stable_layer_norm=True)
 
 
-def tiny_semantic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
+def tiny_semantic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel:
     """A HuBERT of two layers cut at the first, whose centroids are its features of a glide, noise and silence."""
     hubert = tiny_hubert(conv_dim=(8,) * 7)
     torch.manual_seed(seed)
-    tokenizer = HAFMSemanticTokenizerModel(
-        HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
+    tokenizer = hafm_hf.HAFMSemanticTokenizerModel(
+        hafm_hf.HAFMSemanticTokenizerConfig(hubert_config=hubert, layer=1, num_clusters=CLUSTERS)
     ).eval()
     tokenizer.centroids.copy_(evenly(tokenizer.extract_features(sounds(), noise=True, seed=seed)))
     return tokenizer
@@ -93,12 +77,12 @@ def evenly(features: torch.Tensor) -> torch.Tensor:
     return features[torch.linspace(0, len(features) - 1, CLUSTERS).long()]
 
 
-def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
+def tiny_rhythmic_tokenizer(seed: int = 0) -> hafm_hf.HAFMSemanticTokenizerModel:
     """One whose vocals have clusters of their own, in a projection and beside it the place in the beat."""
     config = copy.deepcopy(tiny_semantic_tokenizer(seed).config)
     config.separate_centroids, config.vocal_projection_size = True, 5
     config.rhythm_channels, config.rhythm_layers, config.beat_line = 7, 2, True
-    tokenizer = HAFMSemanticTokenizerModel(config).eval()
+    tokenizer = hafm_hf.HAFMSemanticTokenizerModel(config).eval()
     tokenizer.vocal_projection.normal_()
     # no more than the features weigh, so that a token tells both
     tokenizer.rhythm_scale.fill_(0.1)
@@ -109,17 +93,19 @@ def tiny_rhythmic_tokenizer(seed: int = 0) -> HAFMSemanticTokenizerModel:
     return tokenizer
 
 
-def tiny_listener(seed: int = 0, **options: Any) -> HAFMListenerModel:
+def tiny_listener(seed: int = 0, **options: Any) -> hafm_hf.HAFMListenerModel:
     """Two towers of two and three layers with random weights."""
     torch.manual_seed(seed)
     sizes = {"harmony_channels": 5, "harmony_layers": 2, "time_channels": 7, "time_layers": 3, "tempo_bins": 11}
-    return HAFMListenerModel(HAFMListenerConfig(**{**sizes, **options})).eval()
+    return hafm_hf.HAFMListenerModel(hafm_hf.HAFMListenerConfig(**{**sizes, **options})).eval()
 
 
-def tiny_separator(seed: int = 0, **options: Any) -> HAFMSeparatorModel:
+def tiny_separator(seed: int = 0, **options: Any) -> hafm_hf.HAFMSeparatorModel:
     """Two layers with random weights, for the codec of `tiny_codec`, which see a twelfth of a second."""
     torch.manual_seed(seed)
-    return HAFMSeparatorModel(HAFMSeparatorConfig(**{"channels": 9, "num_layers": 2, **options})).eval()
+    return hafm_hf.HAFMSeparatorModel(
+        hafm_hf.HAFMSeparatorConfig(**{"channels": 9, "num_layers": 2, **options})
+    ).eval()
 
 
 def tiny_codec(seed: int = 0, **options: Any) -> EncodecModel:
@@ -149,12 +135,14 @@ def tiny_dac(seed: int = 0, **options: Any) -> DacModel:
     return codec
 
 
-def tiny_spectral_codec(seed: int = 0, **options: Any) -> HAFMSpectralModel:
+def tiny_spectral_codec(seed: int = 0, **options: Any) -> hafm_hf.HAFMSpectralModel:
     """A spectral codec at 24 kHz and 75 Hz, whose codebooks are random vectors and whose noise can be heard."""
     torch.manual_seed(seed)
     sizes = {"encoder_width": 12, "encoder_layers": 2, "decoder_width": 20, "decoder_layers": 3, "codebook_dim": 6}
-    config = HAFMSpectralConfig(**{**sizes, "expansion": 2, "codebook_size": CODES, "noise_bands": 5, **options})
-    return HAFMSpectralModel(config).eval()
+    config = hafm_hf.HAFMSpectralConfig(
+        **{**sizes, "expansion": 2, "codebook_size": CODES, "noise_bands": 5, **options}
+    )
+    return hafm_hf.HAFMSpectralModel(config).eval()
 
 
 # codecs beside the paper's: of 24 kbps, of 32 kHz as MusicGen has it, DAC, and ours in the STFT domain
@@ -172,15 +160,15 @@ CODECS: dict[str, Callable[[], Any]] = {
 }
 
 
-def tiny_composite(seed: int = 0, **options: Any) -> HAFMForVocalAccompaniment:
+def tiny_composite(seed: int = 0, **options: Any) -> hafm_hf.HAFMForVocalAccompaniment:
     """All parts together, with random weights; `options` go to every stage's configuration."""
     stages = {name: tiny_stage(name, seed, **options) for name in STAGES}
-    return HAFMForVocalAccompaniment.from_parts(
+    return hafm_hf.HAFMForVocalAccompaniment.from_parts(
         semantic_tokenizer=tiny_semantic_tokenizer(seed), codec=tiny_codec(seed), **stages
     ).eval()
 
 
-def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> HAFMForVocalAccompaniment:
+def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> hafm_hf.HAFMForVocalAccompaniment:
     """A composite with styles and stems, and windows short enough that songs have several.
 
     Args:
@@ -197,11 +185,11 @@ def tiny_band(pattern: str = "flat", plain: bool = False, **parts: Any) -> HAFMF
         stages[name].generation_config.update(window_seconds=window, overlap_seconds=0.08)
     usual: dict[str, Any] = {"semantic_tokenizer": tiny_semantic_tokenizer(), "codec": tiny_codec()}
     usual |= {} if plain else {"separator": tiny_separator()}
-    return HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()
+    return hafm_hf.HAFMForVocalAccompaniment.from_parts(**{**usual, **parts, **stages}).eval()
 
 
 @contextmanager
-def first_read(model: HAFMForVocalAccompaniment, embedding: str) -> Iterator[dict[str, torch.Tensor]]:
+def first_read(model: hafm_hf.HAFMForVocalAccompaniment, embedding: str) -> Iterator[dict[str, torch.Tensor]]:
     """What each stage reads first by one of its embeddings, transposed."""
     read: dict[str, torch.Tensor] = {}
     tables = {name: getattr(getattr(model, name).model, embedding) for name in ("semantic", "coarse", "fine")}

@@ -12,20 +12,10 @@ from typing import Any
 import torch
 from transformers import initialization as init
 
+import hafm_hf
 import tiny_models
 from conformance.reasons import REASONS
 from conformance.upstream import ConfigTester, GenerationStandIn, ModelTesterMixin, TrainingTesterMixin
-from hafm_hf import (
-    HAFMConfig,
-    HAFMListenerConfig,
-    HAFMListenerModel,
-    HAFMSemanticTokenizerConfig,
-    HAFMSemanticTokenizerModel,
-    HAFMSeparatorConfig,
-    HAFMSeparatorModel,
-    HAFMSpectralConfig,
-    HAFMSpectralModel,
-)
 from hafm_hf.listening.pitch_line import HARMONY_NUMBERS, TIME_NUMBERS
 from tiny_models import SIZES, STAGES, VOCABULARIES
 
@@ -194,10 +184,10 @@ class PartCase(ModelTesterMixin):
         tester.run_common_tests()
 
 
-class ClusteredTokenizer(HAFMSemanticTokenizerModel):
+class ClusteredTokenizer(hafm_hf.HAFMSemanticTokenizerModel):
     """A new one has centroids, without which it has no tokens."""
 
-    def __init__(self, config: HAFMSemanticTokenizerConfig) -> None:
+    def __init__(self, config: hafm_hf.HAFMSemanticTokenizerConfig) -> None:
         super().__init__(config)
         self._init_weights(self)
 
@@ -212,7 +202,7 @@ class SemanticTokenizerTest(PartCase, Reasoned):
     """Audio → semantic tokens."""
 
     has_attentions = False
-    config_class, model_class = HAFMSemanticTokenizerConfig, ClusteredTokenizer
+    config_class, model_class = hafm_hf.HAFMSemanticTokenizerConfig, ClusteredTokenizer
     config_arguments = {"num_clusters": 7, "layer": 2, "noise_std": 0.5}
 
     def tester(self) -> PartTester:
@@ -227,7 +217,7 @@ class ListenerTest(PartCase, Reasoned):
     """Cells of a pitch line → chords and tempo."""
 
     has_attentions = False
-    config_class, model_class = HAFMListenerConfig, HAFMListenerModel
+    config_class, model_class = hafm_hf.HAFMListenerConfig, hafm_hf.HAFMListenerModel
     config_arguments = {"num_clusters": 7, "harmony_channels": 5, "harmony_layers": 2}
     config_arguments |= {"time_channels": 7, "time_layers": 1}
 
@@ -245,7 +235,7 @@ class SeparatorTest(PartCase, Reasoned):
     """A band → its stems."""
 
     has_attentions = False
-    config_class, model_class = HAFMSeparatorConfig, HAFMSeparatorModel
+    config_class, model_class = hafm_hf.HAFMSeparatorConfig, hafm_hf.HAFMSeparatorModel
     config_arguments = {"channels": 7, "num_layers": 2}
 
     def tester(self) -> PartTester:
@@ -258,7 +248,7 @@ class SpectralCodecTest(PartCase, Reasoned):
     """Audio → audio, by way of the codes."""
 
     has_attentions = False
-    config_class, model_class = HAFMSpectralConfig, HAFMSpectralModel
+    config_class, model_class = hafm_hf.HAFMSpectralConfig, hafm_hf.HAFMSpectralModel
     config_arguments = {"encoder_width": 7, "decoder_layers": 2}
 
     def tester(self) -> PartTester:
@@ -270,4 +260,4 @@ class AccompanimentConfigTest(Reasoned):
 
     def test_config(self) -> None:
         """The configuration's own tests, all of them."""
-        ConfigTester(self, HAFMConfig, has_text_modality=False, common_properties=[]).run_common_tests()
+        ConfigTester(self, hafm_hf.HAFMConfig, has_text_modality=False, common_properties=[]).run_common_tests()

@@ -66,21 +66,17 @@ def test_the_lag_of_each_song_is_found_and_taken_off(recordings: Path, tmp_path:
 
 
 def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
-    beats = [1.0, 1.5, 2.0, 2.5, 3.0]
-    for clip in load_karaoke(recordings):
-        assert clip.reference is not None
-        (folder := tmp_path / "pairs" / clip.name).mkdir(parents=True)
-        labels = {"song": clip.song, "beats": beats, "downbeats": [1.5, 3.0], "chords": [[1.0, 2.0, "C:maj"]]}
+    clips = load_karaoke(recordings)
+    for clip in clips:
+        labels = {"song": clip.song, "beats": [1.0, 1.5, 2.0, 2.5, 3.0], "downbeats": [1.5, 3.0]}
+        (folder := tmp_path / clip.name).mkdir()
         (folder / "labels.json").write_text(json.dumps(labels))
-        for name, part in (("vocal", clip.vocal), ("instrumental", clip.reference)):
+        for name, part in zip(("vocal", "instrumental"), clip.parts().values(), strict=True):
             soundfile.write(folder / f"{name}.flac", part.read()[0], RATE)
-    main(tmp_path / "pairs", tmp_path / "aligned")
-    lags = find_lags(load_karaoke(recordings))
+    main(tmp_path, tmp_path / "aligned")
     for clip in load_pairs(tmp_path / "aligned"):
-        lag, told = lags.get(clip.name, 0.0), clip.told()
-        assert told is not None and (told.downbeat, told.beats_per_bar) == (1, 3)
-        assert told.beats == pytest.approx([beat - lag for beat in beats], abs=0.011)
-        assert told.chords[0][:2] == pytest.approx((1 - lag, 2 - lag), abs=0.011)
+        assert (told := clip.told()) is not None and told.downbeat == 1
+        assert told.beats == pytest.approx(np.arange(1, 3.1, 0.5) - find_lags(clips).get(clip.name, 0.0), abs=0.011)
 
 
 def test_a_clip_decides_nothing_about_itself(recordings: Path) -> None:

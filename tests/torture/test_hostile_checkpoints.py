@@ -18,25 +18,18 @@ import torch
 from accelerate import Accelerator
 from transformers import EncodecModel
 
+import hafm_hf
 from faults import Tally
-from hafm_hf import (
-    HAFMCoarseForCausalLM,
-    HAFMFeatureExtractor,
-    HAFMFineForCausalLM,
-    HAFMForVocalAccompaniment,
-    HAFMSemanticForCausalLM,
-    HAFMSemanticTokenizerModel,
-)
 from hafm_hf.pretrained.loading import SUMS_FILE, check_checkpoint, load_strictly, write_checksums
 from vocals import file_bytes, glide
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "model.safetensors"
 PARTS: dict[str, Any] = {
-    "semantic_tokenizer": HAFMSemanticTokenizerModel,
-    "semantic": HAFMSemanticForCausalLM,
-    "coarse": HAFMCoarseForCausalLM,
-    "fine": HAFMFineForCausalLM,
+    "semantic_tokenizer": hafm_hf.HAFMSemanticTokenizerModel,
+    "semantic": hafm_hf.HAFMSemanticForCausalLM,
+    "coarse": hafm_hf.HAFMCoarseForCausalLM,
+    "fine": hafm_hf.HAFMFineForCausalLM,
     "codec": EncodecModel,
 }
 
@@ -101,7 +94,7 @@ def test_without_checksums_a_damaged_header_is_refused_and_nothing_else_happens(
         content[draw.randrange(header)] ^= 1 << draw.randrange(8)
         file.write_bytes(content)
         try:
-            load_strictly(HAFMCoarseForCausalLM, saved, subfolder="coarse")
+            load_strictly(hafm_hf.HAFMCoarseForCausalLM, saved, subfolder="coarse")
             # bits of a name's order or of a comment need not matter
             tally.survived()
         except ValueError as error:
@@ -131,11 +124,11 @@ class Payload:
 def test_a_pickle_is_refused_and_never_read(name: str, saved: Path, tmp_path: Path) -> None:
     (saved / "coarse" / name).write_bytes(pickle.dumps(Payload(tmp_path / "owned")))
     # beside safetensors it is nobody's business
-    load_strictly(HAFMCoarseForCausalLM, saved, subfolder="coarse")
+    load_strictly(hafm_hf.HAFMCoarseForCausalLM, saved, subfolder="coarse")
     (saved / "coarse" / WEIGHTS).unlink()
     assert "safetensors" in refusal("coarse", saved)
     with pytest.raises(OSError, match="safetensors"):
-        HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse", use_safetensors=False)
+        hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse", use_safetensors=False)
     assert not (tmp_path / "owned").exists()
 
 
@@ -198,7 +191,7 @@ def test_configurations_out_of_range_are_refused_before_memory_is_taken(tally: T
 )
 def test_a_feature_extractor_out_of_range_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="feature extractor"):
-        HAFMFeatureExtractor(**change)
+        hafm_hf.HAFMFeatureExtractor(**change)
 
 
 @pytest.mark.fault("paths that lead out of a model")
@@ -211,28 +204,28 @@ def test_an_index_names_only_files_beside_it(name: str, saved: Path) -> None:
 
 
 def test_weights_in_shards_are_checked_too(saved: Path, tmp_path: Path) -> None:
-    stage = HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
+    stage = hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
     stage.save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
     write_checksums(tmp_path / "sharded")
     shards = sorted((tmp_path / "sharded").glob("*.safetensors"))
     assert len(shards) > 2 and len((tmp_path / "sharded" / SUMS_FILE).read_text().splitlines()) == len(shards)
-    load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+    load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
     content = bytearray(shards[1].read_bytes())
     content[-1] ^= 1
     harm(shards[1], content)
     with pytest.raises(ValueError, match=f"{shards[1].name} is damaged: it is not what SHA256SUMS says"):
-        load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+        load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
     write_checksums(tmp_path / "sharded")
-    load_strictly(HAFMCoarseForCausalLM, tmp_path / "sharded")
+    load_strictly(hafm_hf.HAFMCoarseForCausalLM, tmp_path / "sharded")
 
 
 def test_sums_outlive_saving_by_the_model_and_tell_of_saving_by_others(saved: Path) -> None:
-    stage = HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
+    stage = hafm_hf.HAFMCoarseForCausalLM.from_pretrained(saved, subfolder="coarse")
     with torch.no_grad():
         stage.heads.weight.add_(1.0)
     Accelerator().save_model(stage, saved / "coarse")
     with pytest.raises(ValueError, match="delete SHA256SUMS if you changed the weights yourself"):
-        HAFMForVocalAccompaniment.from_pretrained(saved)
+        hafm_hf.HAFMForVocalAccompaniment.from_pretrained(saved)
     # saved by the model itself, sums that are there stay right
     stage.save_pretrained(saved / "coarse")
     assert subprocess.run(["sha256sum", "-c", SUMS_FILE], cwd=saved / "coarse", capture_output=True).returncode == 0
@@ -246,7 +239,7 @@ def test_code_beside_weights_is_not_run_and_the_command_says_so(saved: Path, tmp
     owned = tmp_path / "owned"
     for file in ("hafm_auto.py", "evil.py", "handler.py"):
         (saved / file).write_text(f"open({str(owned)!r}, 'w')\n")
-    HAFMForVocalAccompaniment.from_pretrained(saved)
+    hafm_hf.HAFMForVocalAccompaniment.from_pretrained(saved)
     config = json.loads((saved / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (saved / "config.json").write_text(json.dumps(config))
