@@ -40,7 +40,8 @@ composite.coarse.push_to_hub("singers/tiny-coarse")
 words = {"commit_message": "Second song", "commit_description": "Slower", "tags": ["choir"], "private": True}
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", revision="dev", **words)
 composite.save_pretrained(again, push_to_hub=True, repo_id="singers/tiny-dev", create_pr=True)
-composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", private=True)
+sizes = {"private": True, "max_shard_size": 20_000}
+composite.fine.save_pretrained(again + "-fine", push_to_hub=True, repo_id="singers/tiny-fine", **sizes)
 accompany = pipeline("vocal-accompaniment", model=band, device="cpu")
 accompany.feature_extractor.max_seconds = 77.0
 accompany.push_to_hub("singers/band", private=True)
@@ -134,6 +135,7 @@ def test_saving_with_push_to_hub_uploads_the_same_and_our_card(hub: StandIn, sav
     assert 'HAFMFineForCausalLM.from_pretrained("singers/tiny-fine")' in made.text and repository.private
     folder = saved_again.with_name(saved_again.name + "-fine")
     assert pushed.pop("SHA256SUMS")
+    assert "model.safetensors.index.json" in pushed, "the size of shards holds for the upload, too"
     assert pushed == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

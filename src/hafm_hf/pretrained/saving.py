@@ -30,8 +30,6 @@ REPOSITORY_FILES = {
     "handler.py": '"""For Inference Endpoints."""\n\nfrom hafm_hf.hub.endpoint import EndpointHandler  # noqa: F401\n',
     "requirements.txt": "# not on PyPI yet: replace by the address of a wheel or of the source\nhafm-hf\n",
 }
-
-
 # a page loads all sounds of styles, and a stranger's may be of any size
 STYLE_SOUND_BYTES = 300_000
 PLAIN_STYLE = re.compile(r"\w[\w -]*")
@@ -63,6 +61,7 @@ class HAFMHubMixin(SafeLoadingMixin):
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         self._save_files(Path(save_directory), **kwargs)
         if push_to_hub and kwargs.get("is_main_process", True):
+            upload |= {"max_shard_size": size} if (size := kwargs.get("max_shard_size")) else {}
             self.push_to_hub(repo_id or Path(save_directory).name, **upload)
 
     def _save_files(self, folder: Path, **kwargs: Any) -> None:
