@@ -130,10 +130,11 @@ def test_a_trained_stage_learns_other_tokens_when_it_is_told_to(tmp_path: Path) 
 
 def test_a_stage_goes_on_with_its_own_codebooks_and_window(corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
     STAGE_MODELS["fine"](toy_config("fine", window_seconds=1.6)).save_pretrained(tmp_path)
-    stage = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None)
-    rows, info = load_token_corpus(corpus, "train", cache_dir=corpus / "cache")
-    assert TokenCrops(rows, info, stage.config, None).seconds == 1.6
-    assert (stage.config.conditioning_codebook_sizes, stage.config.codebook_sizes) == ([[30] * 3], [30] * 2)
+    config = make_stage(StageArguments("fine", init_from=str(tmp_path)), INFO, None).config
+    assert TokenCrops(*load_token_corpus(corpus, "train", cache_dir=corpus / "cache"), config, None).seconds == 1.6
+    assert (config.conditioning_codebook_sizes, config.codebook_sizes) == ([[30] * 3], [30] * 2)
+    with pytest.raises(ValueError, match="cannot go on with fine_codebooks 3: its weights fix 2"):
+        make_stage(StageArguments("fine", init_from=str(tmp_path), coarse_codebooks=3, fine_codebooks=3), INFO, None)
     info = TokenCorpusInfo(50, 75, num_clusters=CLUSTERS, codebook_size=CODES, num_codebooks=8)
     taken = make_stage(StageArguments("coarse", init_from=str(tiny_model)), info, 5.0).state_dict()
     published = STAGE_MODELS["coarse"].from_pretrained(tiny_model, subfolder="coarse").state_dict()
@@ -144,8 +145,7 @@ def test_a_trained_stage_takes_other_dropouts_and_names_what_does_not_fit(tmp_pa
     STAGE_MODELS["semantic"](toy_config("semantic", conditioning_dropout=0.05)).save_pretrained(tmp_path)
     from_there = StageArguments(init_from=str(tmp_path))
     assert make_stage(from_there, INFO, 10.0).config.conditioning_dropout == 0.05
-    changed = dataclasses.replace(from_there, conditioning_dropout=0.3, attention_dropout=0.2)
-    stage = make_stage(changed, INFO, 10.0)
+    stage = make_stage(dataclasses.replace(from_there, conditioning_dropout=0.3, attention_dropout=0.2), INFO, 10.0)
     assert (stage.config.conditioning_dropout, stage.config.attention_dropout) == (0.3, 0.2)
     tokens = {"conditioning_ids": torch.zeros(1, 1, 50, dtype=torch.int64), "use_cache": False}
     torch.manual_seed(0)

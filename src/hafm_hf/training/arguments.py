@@ -21,8 +21,7 @@ SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim")
 ARCHITECTURE = (*SHAPE, "codebook_pattern", "position_scheme", "conditioning_fusion")
 STREAMS = ("lead_sheet_streams", "styles")
 DROPOUTS = ("conditioning_dropout", "attention_dropout")
-COARSE_CODEBOOKS = 4
-FINE_CODEBOOKS = 4
+CODEBOOKS = 4
 SHARES = (
     "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
     "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
@@ -62,8 +61,8 @@ class StageArguments:
         default=None, metadata={"help": "share of samples trained without conditioning (the paper: 0.1)"}
     )
     attention_dropout: float | None = field(default=None, metadata={"help": "of attention weights (the paper: 0)"})
-    coarse_codebooks: int = field(default=COARSE_CODEBOOKS, metadata={"help": "codebooks of the coarse stage"})
-    fine_codebooks: int = field(default=FINE_CODEBOOKS, metadata={"help": "codebooks of the fine stage"})
+    coarse_codebooks: int | None = field(default=None, metadata={"help": "of the coarse stage (the paper: 4)"})
+    fine_codebooks: int | None = field(default=None, metadata={"help": "of the fine stage (the paper: 4)"})
     lora_rank: int = field(default=0, metadata={"help": "fine-tune adapters of this rank only; 0 trains all weights"})
     lora_alpha: int = field(default=16, metadata={"help": "scale of the adapters, divided by their rank"})
     lora_dropout: float = 0.0
@@ -198,7 +197,7 @@ def stage_config(stage: StageArguments, info: TokenCorpusInfo, crop_seconds: flo
         ValueError: for more codebooks than the corpus has.
     """
     kind = STAGES[stage.stage]
-    codebooks = {"coarse": stage.coarse_codebooks, "fine": stage.fine_codebooks}
+    codebooks = {"coarse": stage.coarse_codebooks or CODEBOOKS, "fine": stage.fine_codebooks or CODEBOOKS}
     needed = sum(codebooks.get(stream, 0) for stream in {*kind.reads, kind.writes})
     if needed > info.num_codebooks:
         raise ValueError(f"The stage needs {needed} codebooks; the corpus has {info.num_codebooks}.")

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..corpus.tokens import TokenCorpusInfo
+from ..modeling.configuration_hafm import STAGES
 from ..modeling.modeling_hafm import STAGE_MODELS
 from ..pretrained.loading import load_strictly
 from .arguments import ARCHITECTURE, DROPOUTS, STREAMS, StageArguments, asked, known_tokenizers, stage_config
@@ -31,8 +32,13 @@ def make_stage(arguments: StageArguments, info: TokenCorpusInfo, crop_seconds: f
     model: PreTrainedModel
     if arguments.init_from:
         model = published_stage(arguments.stage, arguments.init_from, **asked(arguments, DROPOUTS))
-        for name, value in asked(arguments, (*ARCHITECTURE, *STREAMS)).items():
-            own = getattr(model.config, name, None)
+        kind, config = STAGES[arguments.stage], model.config
+        sizes = zip(
+            (*kind.reads, kind.writes), (*config.conditioning_codebook_sizes, config.codebook_sizes), strict=True
+        )
+        fixed = {name: getattr(config, name, None) for name in (*ARCHITECTURE, *STREAMS)}
+        for name, own in (fixed | {f"{stream}_codebooks": len(each) for stream, each in sizes}).items():
+            value = getattr(arguments, name, None)
             if value and value != own and (name != "lead_sheet_streams" or set(value) - set(own or ())):
                 raise ValueError(
                     f"{arguments.init_from} cannot go on with {name} {value!r}: its weights fix {own!r}; leave out "
