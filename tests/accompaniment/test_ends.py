@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intro and outro: bars on the song's own grid, with its chords, around the voice; how long a song becomes by them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import hafm_hf  # noqa: F401  (registers the task)
 from accompaniment.test_conditioned_songs import reading_composite
 from commands import hafm
 from hafm_hf import HAFMFeatureExtractor, LeadSheet, audio
-from hafm_hf.accompaniment.ends import LEAD_SECONDS, RING_SECONDS, add_bars
+from hafm_hf.accompaniment.ends import LEAD_SECONDS, RING_SECONDS, Ends, add_bars
 from vocals import CODEC_RATE, file_bytes, glide
 
 BAR = 2.0
@@ -63,6 +64,11 @@ def test_a_bar_that_the_recording_cuts_has_its_chord_from_its_beginning() -> Non
     assert made is not None
     spans = [(round(a, 2), round(b, 2), label) for a, b, label in made.chords]
     assert spans == [(0.1, 2.1, "C"), (2.1, 4.1, "G"), (4.1, 6.1, "C"), (6.1, 8.1, "G")]
+    cut = replace(sheet, chords=[(0.0, 1.2, "C"), (1.2, 2.9, "G")], key="C:maj")
+    made, held = add_bars(cut, sung(0.0, 2.9), 1000, intro=0, outro=2).sheet, Ends(0.1, sheet=cut).with_tail(2.8, 4.0)
+    # and to its end, or through a tail
+    assert made is not None and [(round(b, 2), label) for _, b, label in made.chords[1:3]] == [(3.2, "G"), (5.2, "G")]
+    assert held.sheet is not None and held.sheet.chords[1] == (1.2, pytest.approx(6.9), "G")
 
 
 def test_bars_of_three_quarters_keep_their_metre_and_a_short_song_repeats_its_chords() -> None:

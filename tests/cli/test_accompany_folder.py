@@ -201,9 +201,10 @@ def test_the_command_ends_with_1_and_says_what_was_left_out(
     # in the quiet run's folder nothing is left to do
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
-    for wrong in ([str(vocals / "a.wav")], ["--out", "."]):
+    for wrong in ([str(vocals / "a.wav")], ["--out", "."], ["--overwrite"]):
         assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
-    assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), "--workers", "2"]).exit_code == 2
+    for wrong in (["--workers", "2"], ["--batch-size", "8"]):
+        assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), *wrong]).exit_code == 2
     # nothing is planned with what the model or nobody knows
     fresh = ["accompany", str(vocals), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     for wrong, code in ((["--style", "jazz"], 1), (["--tempo", "20"], 2)):

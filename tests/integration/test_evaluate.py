@@ -162,6 +162,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
         (("--pairs", "TEST", "--retrieval-bank", "TRAIN", "--no-baselines"), 2, "that --no-baselines leaves out"),
         (("--pairs", "TEST", "--separation", "demucs"), 2, "--separation is of --protocol"),
         (("--pairs", "TEST", "--no-model", "--guidance-scale", "0"), 2, "contradict each other"),
+        (("--pairs", "TEST/song0", "--clip-seconds", "1"), 1, "the shuffled control needs at least 2 songs"),
         (("--no-model", "--pairs", "nowhere"), 1, "nowhere is not a folder"),
         (("--no-model", "--pairs", "TEST", "--outputs", "late=TRAIN"), 1, "lacks 6 of 6 accompaniments"),
         (("--no-model", "--pairs", "TEST", "--retrieval-bank", "TEST"), 1, "holds 6 songs of the test"),

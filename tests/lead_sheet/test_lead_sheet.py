@@ -209,6 +209,9 @@ def test_a_lead_sheet_is_the_same_after_json_and_files(tmp_path: Path) -> None:
         (tmp_path / "b.txt").write_text("".join(f"{second} {number}\n" for second, number in enumerate(numbers)))
         with pytest.raises(ValueError, match=r"b.txt counts bars that are not all of 3 or all of 4 beats; leave"):
             read_beats(tmp_path / "b.txt")
+    (tmp_path / "b.txt").write_text("0,50\n1,25\n")
+    with pytest.raises(ValueError, match=r"b.txt, line 1: '0,50' is not seconds"):
+        read_beats(tmp_path / "b.txt")
     (tmp_path / "c.lab").write_text("0, 2, C:maj(9,11)\n")
     assert read_chords(tmp_path / "c.lab") == [(0.0, 2.0, "C:maj(9,11)")]
     assert write_lead_sheet(LeadSheet(tempo=96.0), tmp_path, "steady", ["lab"]) == []

@@ -154,6 +154,9 @@ def test_a_composite_with_a_listener_estimates_the_same_when_it_is_loaded(tmp_pa
     vocal = 0.1 * np.random.default_rng(0).normal(size=2 * CODEC_RATE).astype(np.float32)
     found = [each.complete_lead_sheet(vocal, CODEC_RATE) for each in (model, loaded)]
     assert found[0] == found[1] and found[0].chords
+    assert np.allclose(np.diff(model.complete_lead_sheet(vocal, CODEC_RATE, {"tempo": 90}).beats or ()), 60 / 90)
+    with pytest.raises(ValueError, match="samples of channels"):
+        model.complete_lead_sheet(np.stack([vocal, vocal], 1), CODEC_RATE)
     assert loaded.parameter_counts()["listener"] == sum(each.numel() for each in loaded.listener.parameters())
 
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of decoding: guidance against a loop written by hand, and what GenerationMixin offers besides.
-
-The mixin's own tests are not part of transformers' distribution; `make conformance` runs those that are.
-"""
+"""The reference of decoding: guidance against a loop written by hand, and what GenerationMixin offers besides."""
 
 from typing import Any
 

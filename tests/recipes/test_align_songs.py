@@ -66,8 +66,7 @@ def test_the_lag_of_each_song_is_found_and_taken_off(recordings: Path, tmp_path:
 
 
 def test_labels_move_with_their_band(recordings: Path, tmp_path: Path) -> None:
-    clips = load_karaoke(recordings)
-    for clip in clips:
+    for clip in (clips := load_karaoke(recordings)):
         labels = {"song": clip.song, "beats": [1.0, 1.5, 2.0, 2.5, 3.0], "downbeats": [1.5, 3.0]}
         (folder := tmp_path / clip.name).mkdir()
         (folder / "labels.json").write_text(json.dumps(labels))

@@ -9,17 +9,8 @@ from accelerate import Accelerator
 
 from hafm_hf.modeling.codebook_patterns import FlatPattern
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM
+from hafm_hf.training import objective
 from hafm_hf.training.arguments import RunArguments
-from hafm_hf.training.objective import (
-    clustered_mean,
-    draw_seeds,
-    drop_history,
-    hidden_spans,
-    other_tracks,
-    paired_losses,
-    sample_rates,
-    token_losses,
-)
 from hafm_hf.training.trainer import teacher_forcing
 from hafm_hf.training.watching import LossWindow
 from training.toy_corpus import toy_config
@@ -28,7 +19,7 @@ from training.toy_corpus import toy_config
 def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> None:
     labels = torch.arange(2 * 400 * 3).view(2, 1200)
     before = labels.clone()
-    dropped = drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
+    dropped = objective.drop_history(labels, 9999, FlatPattern(3), 0.5, 6.0, [1, 2])
     hidden = dropped != FlatPattern(3).inputs(labels, 9999)
     assert torch.equal(labels, before)
     assert (dropped[hidden] == 9999).all() and 0.05 < hidden.float().mean() < 0.95
@@ -39,20 +30,20 @@ def test_hidden_history_is_bos_in_whole_frames_and_everything_else_stays() -> No
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
 def test_the_expected_hidden_share_is_p_and_rates_differ_between_samples(p: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    rates = sample_rates(p, 4000, generator)
+    rates = objective.sample_rates(p, 4000, generator)
     assert rates.min() >= 0 and rates.max() <= 1 and rates.std() > 0.04
     assert rates.mean() == pytest.approx(p, abs=0.02)
-    assert hidden_spans(rates, 50, 7.0, generator).float().mean() == pytest.approx(p, abs=0.02)
+    assert objective.hidden_spans(rates, 50, 7.0, generator).float().mean() == pytest.approx(p, abs=0.02)
 
 
 def test_spans_are_as_long_as_asked_and_a_samples_are_the_same_whatever_batch_it_is_in() -> None:
-    hidden = hidden_spans(torch.full((50,), 0.5), 4000, 20.0, torch.Generator().manual_seed(0))
+    hidden = objective.hidden_spans(torch.full((50,), 0.5), 4000, 20.0, torch.Generator().manual_seed(0))
     changes = (hidden[:, 1:] != hidden[:, :-1]).float().mean().item()
     # a border every 20 frames, half of which lie between segments of one kind
     assert changes == pytest.approx(1 / 40, rel=0.1)
     labels = torch.arange(3 * 200).view(3, 200)
-    together = drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
-    assert torch.equal(together[1:2], drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
+    together = objective.drop_history(labels, 9999, FlatPattern(2), 0.6, 5.0, [11, 12, 13])
+    assert torch.equal(together[1:2], objective.drop_history(labels[1:2], 9999, FlatPattern(2), 0.6, 5.0, [12]))
 
 
 def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
@@ -68,7 +59,7 @@ def test_what_is_swapped_is_independent_of_what_is_hidden() -> None:
 
 def test_seeds_differ_by_run_sample_and_purpose_in_the_bits_that_torch_uses() -> None:
     samples, purposes = torch.tensor([0, 1, 2**31, 2**48]), ("swap", "dropout", "guidance")
-    seeds = [seed for run in (0, 1) for purpose in purposes for seed in draw_seeds(run, samples, purpose)]
+    seeds = [seed for run in (0, 1) for purpose in purposes for seed in objective.draw_seeds(run, samples, purpose)]
     assert len({seed % 2**32 for seed in seeds}) == len(seeds) and max(seeds) < 2**32
 
 
@@ -77,8 +68,8 @@ def test_paired_losses_differ_by_conditioning_only() -> None:
     model = HAFMCoarseForCausalLM(toy_config("coarse", initializer_range=0.3)).eval()
     conditioning, other = torch.randint(0, 40, (2, 4, 2, 10))
     labels = torch.randint(0, 30, (4, 45))
-    losses = paired_losses(model, conditioning, other, labels)
-    swapped = paired_losses(model, other, conditioning, labels)
+    losses = objective.paired_losses(model, conditioning, other, labels)
+    swapped = objective.paired_losses(model, other, conditioning, labels)
     assert losses["matched"].shape == (4, 3)
     assert torch.allclose(losses["matched"], swapped["shuffled"]) and torch.allclose(losses["none"], swapped["none"])
     assert (losses["matched"] - losses["shuffled"]).abs().max() > 1e-3
@@ -88,16 +79,16 @@ def test_paired_losses_differ_by_conditioning_only() -> None:
 
 def test_every_clip_is_paired_with_another_track_and_each_lends_once() -> None:
     tracks = ["b", "a", "a", "c", "b", "c", "d"]
-    partners = other_tracks(tracks)
+    partners = objective.other_tracks(tracks)
     assert partners is not None and sorted(partners) == list(range(7))
     assert all(tracks[clip] != tracks[partner] for clip, partner in enumerate(partners))
-    assert other_tracks(["a", "a", "b"]) is None
+    assert objective.other_tracks(["a", "a", "b"]) is None
 
 
 def test_clips_of_one_track_do_not_shrink_the_standard_error() -> None:
     values, tracks = torch.tensor([1.0, 2.0, 4.0, 7.0]), list("abcd")
-    once = clustered_mean(values, tracks)
-    repeated = clustered_mean(values.repeat(10), tracks * 10)
+    once = objective.clustered_mean(values, tracks)
+    repeated = objective.clustered_mean(values.repeat(10), tracks * 10)
     assert once == pytest.approx((3.5, values.std().item() / 2)) and repeated == pytest.approx(once)
 
 
@@ -106,7 +97,7 @@ def test_losses_are_in_nats_by_codebook_and_a_window_averages_the_finite_ones() 
     logits[1, 0::3, 5] = 50.0
     labels = torch.full((2, 6), 5)
     labels[0, 4] = -100
-    losses = token_losses(logits, labels, 3)
+    losses = objective.token_losses(logits, labels, 3)
     assert losses[0].tolist() == pytest.approx([math.log(8)] * 3)
     assert losses[1].tolist() == pytest.approx([0.0, math.log(8), math.log(8)], abs=1e-5)
     accelerator, window = Accelerator(cpu=True), LossWindow()

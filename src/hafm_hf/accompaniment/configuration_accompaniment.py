@@ -93,6 +93,13 @@ class HAFMConfig(PreTrainedConfig):
     listener_config: Any = None
     separator_config: Any = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of all configurations, but a part's is refused: the defaults are of the paper's model."""
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"its config.json is of {kind}, at most a part of a composite")
+        return super().from_dict(config_dict, **kwargs)
+
     def describe_part(self, name: str) -> dict[str, str]:
         """Rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
         config = getattr(self, f"{name}_config")

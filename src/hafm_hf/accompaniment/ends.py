@@ -32,13 +32,24 @@ class Ends:
         before: in front of the vocal.
         after: behind it.
         fade: how much of the end fades out.
-        sheet: the lead sheet of the longer song, where bars were added.
+        sheet: what is known of the longer song.
     """
 
     before: float = 0.0
     after: float = 0.0
     fade: float = 0.0
     sheet: LeadSheet | None = None
+
+    def with_tail(self, seconds: float, tail: float) -> Ends:
+        """The same with `tail` seconds behind a vocal of so many, through which its last chord is held."""
+        end = self.before + seconds
+        return replace(self, after=tail, fade=tail, sheet=self.sheet and _held(self.sheet, end, end + tail))
+
+
+def _held(sheet: LeadSheet, end: float, until: float) -> LeadSheet:
+    """A lead sheet whose chord at the `end` of a vocal sounds on, all in seconds."""
+    spans = [(a, max(b, until) if b > end - LEAD_SECONDS else b, label) for a, b, label in sheet.chords]
+    return replace(sheet, chords=spans) if until > end else sheet
 
 
 def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int) -> Ends:
@@ -82,6 +93,9 @@ def add_bars(sheet: LeadSheet, vocal: Samples, rate: int, intro: int, outro: int
         whole = replace(whole, chords=spans)
     # a last note may ring on into the bar that it ends in
     end = max(math.ceil(bar_at(seconds) - 1 / metre), first + 1)
+    if outro:
+        # nor does one that ends inside a bar
+        whole = _held(whole, seconds, start_of(end))
     count = end - first
     finish = start_of(end + outro - 1) + RING_SECONDS
     chords = [span for n in range(intro) for span in copied(first - intro + n, first + n % count)]

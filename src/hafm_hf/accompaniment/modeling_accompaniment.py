@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..audio import check_sampling_rate, pad_end, resample
-from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first
+from ..audio.feature_extraction_hafm import HAFMFeatureExtractor, channels_first, mono_vocals
 from ..lead_sheet.bars import likeliest_key
 from ..lead_sheet.files import KNOWN, known_lead_sheet
 from ..lead_sheet.lead_sheet import LeadSheet, lead_sheet_streams, place_of
@@ -441,15 +441,15 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
         Args:
             vocal (float32 [N]): mono.
             sampling_rate: in Hz.
-            lead_sheet: what is known.
+            lead_sheet: what is known, or a dict of its parts.
 
         Returns:
             beats, if the tokenizer estimates them and finds two, and chords and key, if there is a `listener`.
 
         Raises:
-            ValueError: on an empty vocal, or where nothing places chords by the bar.
+            ValueError: on a vocal that is empty or not mono, or where nothing places chords by the bar.
         """
-        sheet = LeadSheet() if lead_sheet is None else lead_sheet
+        (vocal,), sheet = mono_vocals(vocal), LeadSheet.told({} if lead_sheet is None else lead_sheet)
         gaps = [] if sheet.bars else sheet.chord_gaps(len(vocal) / sampling_rate)
         sheet, phase, line = self._with_beats(self._waveform(vocal, sampling_rate), sheet, bool(gaps))
         if self.listener is None or line is None or phase is None or not gaps:

@@ -246,7 +246,7 @@ class HAFMPipeline(Pipeline):
         same = samples.ndim == 1 and rate == extractor.sampling_rate
         first = round(ends.before * rate)
         sound = read[first : first + len(mono)] if same else samples
-        return {**features, "take": Take(sound, rate, ends, ends.sheet or lead_sheet)}
+        return {**features, "take": Take(sound, rate, ends, ends.sheet)}
 
     def _ends(self, mono: audio.Samples, rate: int, mix: MixOptions, lead_sheet: LeadSheet | None) -> Ends:
         """Silence around a mono vocal (float32 [N]) as the options ask for it; bars are those of its lead sheet.
@@ -254,15 +254,16 @@ class HAFMPipeline(Pipeline):
         Raises:
             ValueError: bars of a model that knows nothing of beats, or that would make too long a song.
         """
+        seconds = len(mono) / rate
         if not mix.intro_bars and not mix.outro_bars:
-            return Ends(after=mix.tail, fade=mix.tail)
+            return Ends(sheet=lead_sheet).with_tail(seconds, mix.tail)
         if self.model.known_streams.isdisjoint(("beat", "bar")):
             raise ValueError("This model knows nothing of beats; leave intro_bars and outro_bars out.")
         sheet = self.model.complete_lead_sheet(mono, rate, lead_sheet)
         ends = add_bars(sheet, mono, rate, mix.intro_bars, mix.outro_bars)
         longest, length = self.feature_extractor.max_seconds, len(mono) + round((ends.before + ends.after) * rate)
         audio.check_duration(length, rate, "the vocal with its bars", max_seconds=longest)
-        return ends if mix.outro_bars else replace(ends, after=mix.tail, fade=mix.tail)
+        return ends if mix.outro_bars else ends.with_tail(seconds, mix.tail)
 
     def _read(
         self, input_: Any, sampling_rate: int | None = None, seconds: float | None = None

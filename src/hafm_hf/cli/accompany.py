@@ -68,7 +68,7 @@ def accompany(
     tempo: Tempo = None,
     beats: Beats = None,
     chords: Chords = None,
-    batch_size: Annotated[int, folder(min=1, help="Vocals that are generated together.")] = 8,
+    batch_size: Annotated[int | None, folder(min=1, help="Vocals that are generated together; 8 by default.")] = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -78,8 +78,10 @@ def accompany(
     NAME_take_FORMAT.json records the seed where none is given, and all else.
     """
     many = any(Path(vocal).is_dir() for vocal in vocals)
-    if not many and engine != EngineFlags():
-        raise typer.BadParameter("--engine and --workers go with a folder of vocals.")
+    if not many and (engine != EngineFlags() or batch_size is not None):
+        raise typer.BadParameter("--engine, --workers and --batch-size go with a folder of vocals.")
+    if many and overwrite:
+        raise typer.BadParameter("--overwrite goes with single vocals; for a folder choose another --out.")
     if (beats or chords) and (many or len(vocals) > 1):
         raise typer.BadParameter(ONE_VOCAL)
     sheet = read_lead_sheet(tempo, beats, chords)
@@ -91,7 +93,7 @@ def accompany(
     planned = [path for vocal in vocals for files in request.files(vocal_name(vocal)) for path in files.values()]
     check_output(out, [] if many or overwrite else planned)
     if many:
-        accompany_folder(request, batch_size, engine.asked())
+        accompany_folder(request, batch_size or 8, engine.asked())
     else:
         accompany_files(request, vocals)
 

@@ -21,7 +21,7 @@ from .musdb18 import PUBLISHED
 from .protocol import ScoringOptions, isolated_and_separated, make_report
 from .report import write_report
 from .retrieval import BANK_SECONDS, BankItem, build_bank
-from .statistics import HAFMEvaluationError, as_json
+from .statistics import HAFMEvaluationError, as_json, check_songs
 
 CLIPS_FILE = "clips.jsonl"
 ISOLATED, SEPARATED = "isolated vocals", "separated vocals"
@@ -80,6 +80,8 @@ def evaluate(
     """
     if not evaluation.clips:
         raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
+    # before hours of rendering
+    check_songs([clip.song for clip in evaluation.clips])
     # two runs in one folder would render the same clips twice
     with locked(evaluation.out):
         systems = _systems(evaluation)

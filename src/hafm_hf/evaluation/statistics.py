@@ -91,6 +91,16 @@ def _tails(count: int) -> tuple[float, float]:
     return tail, 1 - tail
 
 
+def check_songs(songs: Sequence[str]) -> None:
+    """Raises HAFMEvaluationError when all clips (their songs are given) are of one song, or there are none."""
+    if len(set(songs)) < 2:
+        raise HAFMEvaluationError(
+            f"All {len(songs)} clips are of the song {songs[0]!r}; the shuffled control needs at least 2 songs."
+            if songs
+            else "There are no clips to evaluate; check the folder."
+        )
+
+
 def other_song_partners(
     names: Sequence[str], songs: Sequence[str], seconds: Sequence[float], count: int, seed: int = 0
 ) -> list[list[int]]:
@@ -105,12 +115,7 @@ def other_song_partners(
     Raises:
         HAFMEvaluationError: when all clips are of one song.
     """
-    if len(set(songs)) < 2:
-        raise HAFMEvaluationError(
-            f"All {len(names)} clips are of the song {songs[0]!r}; the shuffled control needs at least 2 songs."
-            if songs
-            else "There are no clips to evaluate; check the folder."
-        )
+    check_songs(songs)
     partners = []
     for index, name in enumerate(names):
         others = [other for other in range(len(names)) if songs[other] != songs[index]]

@@ -210,6 +210,9 @@ def _read(
         if not words or words[0].startswith("#"):
             continue
         try:
+            # 0,50 is half a second in half of Europe
+            if re.fullmatch(r"\s*\d+,\d{2,}\s*", line):
+                raise ValueError
             found.append(parse(words))
         except ValueError:
             raise ValueError(f"{path}, line {number}: {line.strip()[:40]!r} is not {wanted}.") from None
