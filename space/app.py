@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 import signal
 import sys
@@ -88,13 +89,13 @@ def show_estimates(again: int, voice: Values | None, *inputs: Any) -> Values | N
     """The timeline's value: estimates of a voice, None without one, or {"wrong": why not, "again": if asked anew}."""
     if voice is None or (voice["shown"] and not again):
         return gr.skip() if voice else None
-    voice["shown"] = True
+    voice["shown"], known = True, voice["sheet"]
     try:
-        request, known = Request.of(voice, *inputs), voice["sheet"]
+        request, known = Request.of(voice, *inputs), LeadSheet() if again and "beats" in known.estimated else known
         known = known if known.has_beats else replace(known, tempo=request.tempo or known.tempo)
         shown = listen(request.vocal, request.model, request.seconds, known)
         # estimates of a state remain estimates
-        return shown | {"sheet": known.to_dict()} if voice["state"] else shown
+        return shown | {"sheet": known.to_dict()} if voice["state"] and not again else shown
     except Exception as error:
         return {"wrong": explain(error), "again": again}
 
@@ -116,7 +117,7 @@ def take_voice(sent: Values, jobs: list[Job], mixer: Values | None, seconds: flo
     sheet = takes.stored_sheet(example) if example else LeadSheet.told(state.get("sheet") or known)
     voice = {"path": str(path), "sheet": sheet, "state": state, "shown": False}
     names = map(str, state.get("takes", []))
-    old = next((job for job in jobs if job.played and job.source == str(path)), None)
+    old = next((job for job in jobs if not job.elapsed and job.source == str(path)), None)
     found = [old or takes.stored_job(example)] if example else [takes.read_job(name, str(path)) for name in names]
     # a band may have come since the page showed another voice
     found += [job for job in jobs if state and job.source == str(path)]
@@ -136,8 +137,8 @@ def bring_takes(found: list[Job], state: Values, jobs: list[Job], mixer: Values 
     if not state:
         return [brought, value | {"live": None}]
     known = state.get("chosen") in [each["id"] for each in value["takes"]]
-    marks = {**value.get("marks", {}), **(state.get("marks") or {})}
-    return [brought, value | {"play": False, "marks": marks, "chosen": state["chosen"] if known else value["chosen"]}]
+    value |= {"marks": {**value.get("marks", {}), **(state.get("marks") or {})}, "levels": state.get("levels")}
+    return [brought, value | {"play": False, "chosen": state["chosen"] if known else value["chosen"]}]
 
 
 def stop_run(ticket: str) -> list[Any]:
@@ -152,6 +153,9 @@ def song_request(jobs: list[Job], mixer: Values | None, timeline: Values | None,
     own = [job for job in jobs if job.source == request.vocal]
     if len(own) - len(not_kept(own, mixer)) >= MOST_JOBS:
         raise ValueError(f"All {MOST_JOBS} takes are kept (★); let one of them go to make room for a new one.")
+    # what is in use isn't swept away
+    for path in [path for job in own for path in job.folder.glob("*")]:
+        os.utime(path)
     return replace(request, lead_sheet=lead_sheet_of(timeline, request.vocal))
 
 
@@ -162,8 +166,8 @@ def remake_request(jobs: list[Job], mixer: Values | None, timeline: Values | Non
     selection = (timeline or {}).get("selection")
     if job.source != request.vocal or not isinstance(selection, list):
         raise ValueError("Choose a take of this voice and select some of its bars first; then they can be replaced.")
-    start, stop = map(float, selection)
-    return replace(request, remake=takes.Remake(job, start, stop))
+    band, rate = job.read("instrumental")
+    return replace(request, seconds=len(band) / rate - job.tail, remake=takes.Remake(job, *map(float, selection)))
 
 
 def run(

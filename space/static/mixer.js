@@ -122,11 +122,11 @@ class Mixer extends Player {
 
   /** What Python has sent; all else stays, and so does what a person has marked. */
   show() {
-    const { live = this.live, ...value } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
+    const { live = this.live, levels, ...value } = JSON.parse(JSON.stringify({ ...this.value, ...this.props.value }));
     const { takes = [], chosen, formats = [], play = false, marks } = this.props.value = this.value = value;
     const fresh = chosen !== this.chosen;
     const begins = play && (live ? live.source === desk.vocal && live.run !== this.begun : fresh && !this.coming);
-    [this.takes, this.chosen, this.live, this.marks] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, { ...marks, ...this.marks }];
+    [this.takes, this.chosen, this.live, this.marks, this.channels] = [takes, chosen ?? takes.at(-1)?.id ?? null, live, { ...marks, ...this.marks }, { ...this.channels, ...levels }];
     const select = this.find("[data-set=format]");
     if (select.options.length !== formats.length) select.replaceChildren(...formats.map((each) => new Option(each.toUpperCase(), each)));
     if (fresh && !live) this.send();

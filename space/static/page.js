@@ -64,8 +64,8 @@ export function download(path) {
 
 /** What is shown: voice, lead sheet, takes and settings (projects.py). */
 function state() {
-  const { own, chosen, marks } = desk.mixer ?? { own: [] };
-  return { query, path: desk.vocal, sheet: desk.sheet?.sheet, takes: own.map(({ id }) => id), chosen, marks };
+  const { own, chosen, marks, channels } = desk.mixer ?? { own: [] };
+  return { query, path: desk.vocal, sheet: desk.sheet?.sheet, takes: own.map(({ id }) => id), chosen, marks, levels: structuredClone(channels) };
 }
 
 let loaded;

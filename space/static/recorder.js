@@ -84,8 +84,7 @@ class Recorder {
       else if (name === "file") await this.take(what);
       else this.hand({ example: what });
     } catch (error) {
-      this.stop();
-      this.say("");
+      this.stop(); this.say("");
       this.find(".wrong").textContent = error.name === "NotAllowedError" ? "The browser does not let this page use the microphone." : error.message;
     }
   }
@@ -106,10 +105,9 @@ class Recorder {
   /** A voice for the page: {example}, {path, beats …}, or what page.js keeps of one. */
   hand(value) {
     this.choose(false);
-    this.left = desk.mixer?.own?.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
+    this.left = desk.mixer?.own?.length || desk.sheet?.past.length || desk.asked === desk.vocal ? { ...desk.state(), query: "" } : null;
     if (!this.find(".told").textContent) this.say(LISTENING);
-    this.props.value = value;
-    this.trigger("submit");
+    this.props.value = value; this.trigger("submit");
     if (value.example) desk.mixer.preview(examples[value.example]);
   }
 
@@ -149,8 +147,7 @@ class Recorder {
 
   close() {
     this.stop();
-    this.node?.disconnect();
-    this.source?.disconnect();
+    this.node?.disconnect(); this.source?.disconnect();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.node = this.source = null;
     this.find("meter").value = 0;
@@ -192,8 +189,7 @@ class Recorder {
   }
 
   stop() {
-    clearInterval(this.timer);
-    this.out?.disconnect();
+    clearInterval(this.timer); this.out?.disconnect();
     this.out = this.running = null;
     for (const [name, text] of [["record", "Record to the click"], ["sing", "● Record"]]) {
       Object.assign(this.find(`[data-do=${name}]`), { textContent: text, disabled: false });

@@ -51,7 +51,7 @@ export function spell(label, key) {
 /** For people: ♯ and ♭ instead of # and b, a dash for no chord. */
 export function pretty(label) {
   if (NONE.includes(label)) return "–";
-  return label.replace(/^([A-G])b/, "$1♭").replace(/^([A-G])#/, "$1♯").replace(/b5/, "♭5");
+  return label.replace(/^([A-G])b/, "$1♭").replace(/#/g, "♯").replace(/b5/, "♭5");
 }
 
 /** The chords that a song in this key is likeliest to have, spelled. */
@@ -200,7 +200,7 @@ export function readSheet(text) {
     sheet = JSON.parse(text);
     const { beats = [], chords = [], sections = [], form = [] } = sheet;
     const spans = [...beats.slice(1).map((beat, at) => [beats[at], beat]), ...chords, ...sections, ...form];
-    chords.forEach(([, , label]) => parseChord(label));
+    chords.forEach(([, , label]) => parseChord(label)); keyParts(sheet.key);
     const whole = !Array.isArray(sheet) && beats.every(Number.isFinite) && spans.every(([start, stop]) => start < stop);
     if (!whole || ![3, 4].includes(metreOf(sheet))) throw new Error();
   } catch { throw new Error("This file is not a lead sheet."); }

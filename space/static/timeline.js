@@ -349,10 +349,10 @@ class Timeline {
       arrowright: arrows ? null : () => this.step(1, shiftKey), arrowleft: arrows ? null : () => this.step(-1, shiftKey),
       m: () => desk.mixer.toggle("muted", target), s: () => desk.mixer.toggle("solo", target),
     };
-    const act = ctrlKey || metaKey ? key === "z" && (() => this.act("undo"))
+    const act = ctrlKey || metaKey ? key === "z" && !shiftKey && (() => this.act("undo"))
       : plain[key] ?? ("1234".includes(key) && (() => desk.mixer.choose(Number(key) - 1)));
     if (key === "?") this.act("keys");
-    else if (this.value && act && !altKey && !(target.tagName === "SELECT")) act();
+    else if (this.value && act && !altKey && (ctrlKey || metaKey || target.tagName !== "SELECT")) act();
     else return;
     event.preventDefault();
   }

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bundled model is told changes its band in the way that was asked for, by more than takes differ.
-
-Elsewhere such options can have no effect without anybody noticing. Chords and beats: tests/lead_sheet.
-"""
+"""What the bundled model is told changes its band in the way that was asked for, by more than takes differ."""
 
 from collections.abc import Callable
 from functools import lru_cache

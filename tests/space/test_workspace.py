@@ -171,7 +171,8 @@ def test_nothing_serious_is_found_on_the_empty_page_nor_its_sheets(
 def expect_kept(page: Page, shown: list[str]) -> None:
     """What has been made in the test below is there: the named take, the settings, the lead sheet."""
     expect(page.locator("#mixer .takes")).to_contain_text("Mine · rock")
-    expect(page.get_by_role("button", name="Keep Mine")).to_have_attribute("aria-pressed", "true")
+    for name in ("Keep Mine", "Mute drums"):
+        expect(page.get_by_role("button", name=name)).to_have_attribute("aria-pressed", "true")
     expect(page.locator("#style input[value=rock]")).to_be_checked()
     expect(summary(page)).to_contain_text("chords (given)")
     assert chords(page) == shown
@@ -206,6 +207,7 @@ def test_voice_takes_and_settings_survive_a_reload_and_a_project_brings_them_to_
     page.keyboard.type("Yours")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Keep Mine").click()
+    page.get_by_role("button", name="Mute drums").click()
     shown = chords(page)
     # again, before the voice is there
     page.route("**/predict*", lambda route: None)
