@@ -232,7 +232,10 @@ def read_styles(root: Path, source: str, tracks: Sequence[Track]) -> list[Track]
             return "" if parent in SPLITS else parent
         return next((named[key] for key in (track.name, *track.files.values()) if key in named), "")
 
-    return [track if track.style else replace(track, style=display_name(style(track))) for track in tracks]
+    found = [track if track.style else replace(track, style=display_name(style(track))) for track in tracks]
+    if tracks and not any(track.style for track in found):
+        raise HAFMCorpusError(f"{source} names the style of no song; call one {tracks[0].name}, for example.")
+    return found
 
 
 def choose_split(track: str, artist: str, content_hash: str, options: SplitOptions) -> str:

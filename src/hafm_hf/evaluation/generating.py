@@ -94,15 +94,16 @@ def render(
 
     from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
 
+    # before hours of rendering
+    sheets = [options.sheet_of(clip) for clip in clips]
     model = HAFMForVocalAccompaniment.from_pretrained(options.model).to(options.device)
     identity = _identity(model)
     rendered: dict[int, dict[str, Part]] = {}
     for seed in options.seeds:
         rendered[seed] = {}
-        for clip in tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"):
+        for clip, sheet in zip(tqdm(clips, desc=f"accompanying, seed {seed}", unit="clip"), sheets, strict=True):
             sound = clip.parts()[role]
             samples, rate = sound.read()
-            sheet = options.sheet_of(clip)
             known = [] if sheet is None else [asdict(sheet)]
             described = json.dumps([identity, options.asked, seed, rate, *known], sort_keys=True).encode()
             key = hashlib.sha256(described + samples.tobytes()).hexdigest()[:KEY_DIGITS]

@@ -50,7 +50,7 @@ def build_bank(clips: Sequence[Clip], evaluated: Sequence[Clip]) -> list[BankIte
         evaluated: the clips of the test, which must not be among them.
 
     Raises:
-        HAFMEvaluationError: a song, a file or a sound of the test is among them, or nothing is.
+        HAFMEvaluationError: a song or a file of the test is among them, or nothing is.
     """
     songs = {clip.song for clip in evaluated} & {clip.song for clip in clips}
     sets = (evaluated, clips)

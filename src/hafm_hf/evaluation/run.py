@@ -80,12 +80,10 @@ def evaluate(
     """
     if not evaluation.clips:
         raise HAFMEvaluationError("No clip contains singing; check the folder and the clip lengths.")
-    # before hours of rendering
-    check_songs([clip.song for clip in evaluation.clips])
     # two runs in one folder would render the same clips twice
     with locked(evaluation.out):
-        systems = _systems(evaluation)
         bank = tuple(build_bank(evaluation.bank, evaluation.clips)) if evaluation.bank else ()
+        systems = _systems(evaluation)
         candidates: System = {}
         for system in systems.values():
             if twice := candidates.keys() & system.keys():
@@ -115,12 +113,19 @@ def evaluate(
 
 def _systems(evaluation: Evaluation) -> dict[str, System]:
     """What is evaluated: the model's renderings, and those of `outputs`."""
-    systems: dict[str, System] = {}
+    systems, given = dict[str, System](), dict[str, System]()
     name = _model_name(evaluation)
-    for other in evaluation.outputs:
+    for other, folders in evaluation.outputs.items():
         if other in (name, REFERENCE, RETRIEVAL, RANDOM, *FOOLS):
             raise HAFMEvaluationError(f"{other!r} is the model's name or a baseline's: call these outputs otherwise.")
+        many = len(folders) > 1
+        given[other] = {
+            f"{other} ({number})" if many else other: find_outputs(folder, evaluation.clips)
+            for number, folder in enumerate(folders, start=1)
+        }
     if evaluation.generation is not None:
+        # before hours of rendering
+        check_songs([clip.song for clip in evaluation.clips])
         both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
         conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
         for shown, role in conditions.items():
@@ -128,13 +133,7 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
             rendered = render(evaluation.clips, folder, evaluation.generation, role)
             many = len(rendered) > 1
             systems[shown] = {f"{shown} (seed {seed})" if many else shown: parts for seed, parts in rendered.items()}
-    for name, folders in evaluation.outputs.items():
-        many = len(folders) > 1
-        systems[name] = {
-            f"{name} ({number})" if many else name: find_outputs(folder, evaluation.clips)
-            for number, folder in enumerate(folders, start=1)
-        }
-    return systems
+    return systems | given
 
 
 def _model_name(evaluation: Evaluation) -> str:
