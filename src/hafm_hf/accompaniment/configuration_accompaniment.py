@@ -95,9 +95,9 @@ class HAFMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As of all configurations, but a part's is refused: the defaults are of the paper's model."""
+        """As of all configurations; raises ValueError of a part's, which would get the paper's sizes for the rest."""
         if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-            raise ValueError(f"its config.json is of {kind}, at most a part of a composite")
+            raise ValueError(f"This config.json is of {kind!r}, at most a part of a composite.")
         return super().from_dict(config_dict, **kwargs)
 
     def describe_part(self, name: str) -> dict[str, str]:
