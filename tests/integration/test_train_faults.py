@@ -136,3 +136,19 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(corpus: Path, tmp_p
     assert run.returncode == 1 and run.stdout == ""
     assert "hafm: The corpus holds 40 crops of 1.2 s, fewer than a global batch of 64" in run.stderr
     assert "Traceback" not in run.stderr and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_what_would_be_without_effect_is_refused_and_a_refused_run_leaves_its_folder(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train_here(monkeypatch, corpus, run, **QUICK)
+    before = digest_files(run)
+    for changes, message in (
+        ({"lead_sheet_streams": "style", "styles": "ROCK"}, "No song of .* has the style 'ROCK'"),
+        ({"lead_sheet_octave": 0.1}, "without --lead_sheet_streams has no lead sheet"),
+        ({"hidden_size": 48}, "is not a checkpoint of this stage and optimizer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_here(monkeypatch, corpus, run, **QUICK, **changes)
+    assert digest_files(run) == before

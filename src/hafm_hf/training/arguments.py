@@ -26,6 +26,7 @@ SHARES = (
     "history_dropout", "history_dropout_end", "history_swap", "lead_sheet_dropout", "lead_sheet_dropout_all",
     "lead_sheet_half_beat", "lead_sheet_octave", "lead_sheet_other_voice",
 )  # fmt: skip
+NOT_BELOW_0 = ("learning_rate", "final_learning_rate", "warmup_steps", "weight_decay")
 COUNTS = (
     "max_steps", "global_batch", "accumulation", "save_steps", "keep_checkpoints", "logging_steps", "validation_steps",
     "validation_crops", "validation_batch",
@@ -78,6 +79,10 @@ class StageArguments:
                 raise ValueError(f"{unknown[0]!r} is no {what}; choose from {', '.join(known)}.")
         if len(self.styles) > MAX_STYLES:
             raise ValueError(f"{len(self.styles)} styles are named; a stage knows {MAX_STYLES} at most.")
+        if self.styles and not self.init_from and "style" not in self.lead_sheet_streams:
+            raise ValueError("--styles are what the stream style knows: name it among --lead_sheet_streams.")
+        if not self.lora_rank and (self.lora_alpha, self.lora_dropout) != (16, 0.0):
+            raise ValueError("--lora_alpha and --lora_dropout are of adapters: give them a --lora_rank.")
 
 
 @dataclass
@@ -144,6 +149,9 @@ class RunArguments:
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
             raise ValueError("muon and AdamW cannot share a loss scale: train in bf16, or without mixed precision.")
+        for name in NOT_BELOW_0:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it can't be below 0.")
         for name in SHARES:
             if not 0.0 <= (getattr(self, name) or 0.0) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1.")

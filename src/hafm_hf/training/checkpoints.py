@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..atomic_files import replace_folder, replacing
+from ..corpus.locks import LOCK_FILE
 from ..pretrained.redaction import first_line
 
 logger = logging.get_logger(__name__)
@@ -54,13 +55,16 @@ class RunFolder:
         self.path, self.accelerator, self.keep = path, accelerator, keep
 
     def require_shared(self) -> None:
-        """Makes sure that all processes see what `write_run` wrote: else some would begin where others go on.
+        """Makes sure that all processes see the main one's lock: else some would begin where others go on.
 
         Raises:
             ValueError: on every process, when one of them does not see it.
         """
+        if self.accelerator.is_main_process:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / LOCK_FILE).touch()
         self.accelerator.wait_for_everyone()
-        sees = (self.path / RUN).is_file()
+        sees = (self.path / LOCK_FILE).is_file()
         blind = sorted({place for place, seen in gather_object([(platform.node(), sees)]) if not seen})
         if blind:
             raise ValueError(
@@ -158,7 +162,6 @@ class RunFolder:
     def write_run(self, facts: dict[str, Any]) -> None:
         """Writes run.json, what this session of the run was asked for, on the main process."""
         if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
             (self.path / RUN).write_text(json.dumps(facts, indent=2, default=str) + "\n")
 
     def write_metrics(self, line: dict[str, Any]) -> None:

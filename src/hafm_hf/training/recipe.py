@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole training run, from its arguments to the finished stage: what recipes/train_stage.py runs."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
@@ -13,7 +15,7 @@ from transformers.utils import logging
 from ..corpus.locks import locked
 from ..modeling.configuration_hafm import HAFMStageConfig
 from .arguments import DataArguments, RunArguments, StageArguments, parse_arguments
-from .data import TokenCrops, load_token_corpus
+from .data import LEAD_SHEET, TokenCrops, load_token_corpus
 from .lead_sheets import LeadSheetNoise
 from .stages import make_stage
 from .trainer import StageTrainer
@@ -77,8 +79,13 @@ def make_trainer(
         run.lead_sheet_dropout, run.lead_sheet_dropout_all, run.lead_sheet_half_beat, run.lead_sheet_octave,
         run.lead_sheet_other_voice,
     )  # fmt: skip
+    if noise != LeadSheetNoise() and not model.config.lead_sheet_streams:
+        raise ValueError("A stage without --lead_sheet_streams has no lead sheet: leave out what changes it.")
     seed, swaps = run.seed, run.history_swap > 0
     crops = TokenCrops(corpus, info, model.config, data.crop_seconds, seed, swaps, noise)
+    for style in [] if stage.init_from else stage.styles:
+        if not pc.any(pc.match_substring(corpus.data.column(LEAD_SHEET), json.dumps(style))).as_py():
+            raise ValueError(f"No song of {data.corpus} has the style {style!r}: name its styles as it does.")
     validation = validation_crops(data, model.config)
     trainer = StageTrainer(model, crops, validation, data, run)
     if trainer.accelerator.is_main_process:

@@ -145,9 +145,9 @@ class StageTrainer:
             OSError: when something can't be written; what was saved before stays as it is.
             ValueError: when the machines of the run do not share its folder.
         """
-        self.init_trackers()
         self.folder.require_shared()
         self.progress = self.folder.load_checkpoint(self.run.resume)
+        self.init_trackers()
         self._began = time.monotonic()
         show = self.accelerator.is_local_main_process
         bar = tqdm(total=self.run.max_steps, initial=self.progress.step, disable=not show, mininterval=30, unit="step")
