@@ -225,6 +225,13 @@ def test_torchs_default_dtype_changes_no_song(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+def test_songs_of_a_composite_in_training_leave_its_codec_as_it_is() -> None:
+    model = tiny_band(codec=tiny_spectral_codec()).train()
+    before = {name: values.clone() for name, values in model.codec.state_dict().items()}
+    model.generate(voice(0.6), CODEC_RATE, seed=1)
+    assert model.coarse.training and all(torch.equal(before[name], v) for name, v in model.codec.state_dict().items())
+
+
 @pytest.mark.parametrize("device_map", ["cpu", *STRATEGIES, {"": "cpu"}, {"": torch.device("cpu")}])
 def test_a_device_map_names_one_device(tiny_model: Path, device_map: Any) -> None:
     loaded = HAFMForVocalAccompaniment.from_pretrained(tiny_model, device_map=device_map)

@@ -100,6 +100,9 @@ def test_unknown_keys_and_arguments_out_of_range_are_refused_before_anything_is_
 ) -> None:
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--corpus", "CORPUS", "--output_dir", "RUN", *flags])
+    (tmp_path / "one.yaml").write_text("lead_sheet_streams: chord\n")
+    stage, _, _ = parse_arguments([str(tmp_path / "one.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])
+    assert stage.lead_sheet_streams == ["chord"]
     (tmp_path / "wrong.yaml").write_text("learing_rate: 1.0\n")
     with pytest.raises(ValueError, match="learing_rate"):
         parse_arguments([str(tmp_path / "wrong.yaml"), "--corpus", "CORPUS", "--output_dir", "RUN"])

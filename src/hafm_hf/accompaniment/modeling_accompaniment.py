@@ -116,6 +116,13 @@ class HAFMForVocalAccompaniment(HAFMHubMixin, PreTrainedModel):
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing of its own to initialise: each part has done so."""
 
+    def train(self, mode: bool = True) -> "HAFMForVocalAccompaniment":
+        """Sets the stages alone to training: a codec in training follows the mean of what it decodes."""
+        super().train(mode)
+        for name in part_classes(self.config).keys() - STAGES.keys():
+            getattr(self, name).eval()
+        return self
+
     @classmethod
     def can_generate(cls) -> bool:
         """False for GenerationMixin's purposes: `generate` here takes audio and chains the stages' own."""

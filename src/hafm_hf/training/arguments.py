@@ -173,10 +173,12 @@ def parse_dataclasses(classes: Sequence[type], arguments: Sequence[str] | None =
     parser = HfArgumentParser(classes)
     if words and words[0].endswith((".yaml", ".yml")):
         values = yaml.safe_load(Path(words.pop(0)).read_text()) or {}
-        unknown = set(values) - {item.name for cls in classes for item in fields(cls)}
-        if unknown:
+        types = {item.name: str(item.type) for cls in classes for item in fields(cls)}
+        if unknown := set(values) - set(types):
             raise ValueError(f"The configuration holds unknown keys: {', '.join(sorted(unknown))}.")
-        parser.set_defaults(**values)
+        # a single word where a list belongs
+        one = {name: [word] for name, word in values.items() if isinstance(word, str) and "list" in types[name]}
+        parser.set_defaults(**values | one)
     return parser.parse_args_into_dataclasses(args=words)
 
 
