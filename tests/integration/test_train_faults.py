@@ -123,7 +123,9 @@ def test_a_single_song_validates_a_run_without_another_to_shuffle_with(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shard(corpus / "validation-00000.parquet", [toy_excerpt("alone", 6.0, 9)], INFO)
-    lines = train_here(monkeypatch, corpus, tmp_path / "run", **{**QUICK, "validation_split": "validation"})
+    how = {**QUICK, "validation_split": "validation"}
+    lines = train_here(monkeypatch, corpus, tmp_path / "run", **how)
+    assert train_here(monkeypatch, corpus, tmp_path / "run", **how) == lines, "a finished run has nothing to add"
     validated = [line for line in lines if "validation_matched" in line]
     assert [line["step"] for line in validated] == [0, 6]
     assert not any("shuffled" in name or "paired" in name for name in validated[-1])

@@ -23,7 +23,9 @@ def test_a_run_that_begins_anew_or_earlier_drops_what_came_later(
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3.1}\n{"step": 2, "loss": 2.')
     assert run() == ([1, 2, 3], [1, 2, 3])
     assert run(max_steps=4) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    (tmp_path / "best").mkdir()
     assert run(max_steps=2, resume="none", seed=5, keep_checkpoints=2) == ([1, 2], [1, 2])
+    assert not (tmp_path / "best").exists()
     run(max_steps=4)
     assert run(save_steps=3, resume=str(tmp_path / "checkpoint-0000001")) == ([1, 2, 3], [1, 3])
     with pytest.raises(ValueError, match=r"checkpoint-0000003 is not a checkpoint of this stage .* --resume none"):

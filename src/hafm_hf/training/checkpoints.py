@@ -152,6 +152,8 @@ class RunFolder:
         for path in self.checkpoints():
             if json.loads((path / PROGRESS).read_text())["step"] > step:
                 shutil.rmtree(path)
+        if step < 0:
+            shutil.rmtree(self.path / "best", ignore_errors=True)
         log = self.path / METRICS
         if log.is_file():
             # a killed process may have left the last line half written

@@ -148,7 +148,7 @@ class StageTrainer:
         self.folder.require_shared()
         self.progress = self.folder.load_checkpoint(self.run.resume)
         self.init_trackers()
-        self._began = time.monotonic()
+        self._began, first = time.monotonic(), self.progress.step
         show = self.accelerator.is_local_main_process
         bar = tqdm(total=self.run.max_steps, initial=self.progress.step, disable=not show, mininterval=30, unit="step")
         if self.progress.step == 0:
@@ -171,7 +171,10 @@ class StageTrainer:
                 # after validation and checkpoint, whose time is not training time
                 window.restart()
         bar.close()
-        self.finish(window)
+        if self.progress.step > first:
+            self.finish(window)
+        self.folder.save_stage(self.finished_stage, "final")
+        self.accelerator.end_training()
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one."""
@@ -298,12 +301,10 @@ class StageTrainer:
             self.folder.save_checkpoint(progress)
 
     def finish(self, window: LossWindow) -> None:
-        """Last validation, checkpoint, and the finished stage."""
+        """Last line of metrics, validation and checkpoint."""
         if window.losses:
             self.log_window(window, self.fraction())
         if not self.due(self.run.validation_steps):
             self.validate()
         if not self.due(self.run.save_steps):
             self.save_checkpoint()
-        self.folder.save_stage(self.finished_stage, "final")
-        self.accelerator.end_training()
