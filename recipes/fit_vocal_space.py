@@ -35,8 +35,6 @@ from running import run_recipe
 
 logger = logging.get_logger(__name__)
 
-SPLITS = ("train", "validation")
-
 
 @dataclass
 class TokenizerArguments:
@@ -48,7 +46,9 @@ class TokenizerArguments:
     half: bool = field(default=False, metadata={"help": "save the weights in float16"})
 
 
-def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str) -> Iterator[SungFrames]:
+def read_songs(
+    tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, split: str, takes: int
+) -> Iterator[SungFrames]:
     """Songs of a split, their features from RUN/features where an earlier run has left them."""
     # another tokenizer's features are others
     folder = Path(run.out) / "features" / fingerprint(tokenizer) / split
@@ -63,7 +63,7 @@ def read_songs(tokenizer: HAFMSemanticTokenizerModel, run: SongRunArguments, spl
             with replacing(path) as file:
                 np.save(file, features)
             logger.info("%s: features of song %d, %s", split, number + 1, song.name)
-        yield sung_frames(features, song, tokenizer.config)
+        yield sung_frames(features, song, tokenizer.config, takes)
 
 
 def main() -> None:
@@ -72,13 +72,17 @@ def main() -> None:
     if not words.tokenizer:
         raise ValueError("Name the --tokenizer.")
     tokenizer = HAFMSemanticTokenizerModel.from_pretrained(words.tokenizer).float().to(run.device).eval()
+    # what is validated is as rendered
+    splits = {"train": arguments.takes, "validation": 0}
     if words.rhythm_only:
         config = tokenizer.config
-        pools = (run.songs(split, config.sampling_rate) for split in SPLITS)
-        heard, asked = ([rhythmic_frames(song, config) for song in pool.songs] for pool in pools)
+        heard, asked = (
+            [rhythmic_frames(song, config, takes) for song in run.songs(split, config.sampling_rate).songs]
+            for split, takes in splits.items()
+        )
         fitted, figures = fit_rhythm(tokenizer.cpu(), heard, asked, arguments)
     else:
-        training, validation = (list(read_songs(tokenizer, run, split)) for split in SPLITS)
+        training, validation = (list(read_songs(tokenizer, run, *split)) for split in splits.items())
         fitted, figures = fit_vocal_space(tokenizer.cpu(), training, validation, arguments, words.frames)
     out = Path(run.out) / "semantic_tokenizer"
     (fitted.half() if words.half else fitted).save_pretrained(out)

@@ -39,6 +39,7 @@ class RhythmArguments(StepArguments):
         stretch_octaves (float): how much faster or slower a crop may be.
         late_seconds, wobble_seconds (float): standard deviation of how late a singer is, as a whole and from word to
             word.
+        takes (int): of each song as people might sing it (`human_takes`), beside the rendered singer's.
     """
 
     channels: int = 96
@@ -46,12 +47,13 @@ class RhythmArguments(StepArguments):
     steps: int = 7000
     crop_seconds: list[float] = field(default_factory=lambda: [6.0, 10.0, 15.0, 25.0])
     batch_seconds: float = 192.0
-    noise: float = 0.28
-    steady_noise: float = 0.12
+    noise: float = 0.2
+    steady_noise: float = 0.1
     dropped_dimensions: float = 0.1
     stretch_octaves: float = 0.25
-    late_seconds: float = 0.015
-    wobble_seconds: float = 0.03
+    late_seconds: float = 0.02
+    wobble_seconds: float = 0.04
+    takes: int = 4
 
 
 class RhythmTrainer:

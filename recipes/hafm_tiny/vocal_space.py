@@ -11,6 +11,7 @@ Dimensions: T frames, D width of HuBERT, P of the projection.
 """
 
 import copy
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from hafm_hf.listening.pitch_line import HAFMVocalDescriptors
 from hafm_hf.tokenizers.configuration_semantic_tokenizer import HAFMSemanticTokenizerConfig
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
 
+from .human_takes import human_take
 from .rhythm import SCORED_SECONDS, RhythmArguments, RhythmTrainer, rhythm_scores
 from .song_pool import PCM_SCALE, Song
 from .targets import beat_parts, note_targets
@@ -49,10 +51,14 @@ class VocalSpaceArguments(RhythmArguments):
 
 @dataclass(frozen=True)
 class RhythmicFrames:
-    """What tells the beat of a vocal's frames, descriptors (float32 [T, 10]), and part of the beat (int64 [T])."""
+    """What tells the beat of a vocal's frames, descriptors (float32 [T, 10]), and part of the beat (int64 [T]).
+
+    `takes` are descriptors of the same song as people might have sung it.
+    """
 
     descriptors: Array
     beat: NDArray[np.int64]
+    takes: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,20 +77,24 @@ def vocal_features(tokenizer: HAFMSemanticTokenizerModel, song: Song, seed: int)
     return tokenizer.extract_features(waveform, noise=True, seed=seed).cpu().numpy().astype(np.float16)
 
 
-def sung_frames(features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig) -> SungFrames:
+def sung_frames(
+    features: NDArray[np.float16], song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0
+) -> SungFrames:
     """The features of a song's vocal, which has the tokenizer's sampling rate, beside its labels and rhythm."""
     times = (np.arange(len(features)) + 0.5) / config.frame_rate
     notes = note_targets(song.labels, times, 0)
-    return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config))
+    return SungFrames(features, notes["pitch"], notes["onset"] == 1, rhythmic_frames(song, config, takes))
 
 
-def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig) -> RhythmicFrames:
-    """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate."""
+def rhythmic_frames(song: Song, config: HAFMSemanticTokenizerConfig, takes: int = 0) -> RhythmicFrames:
+    """Descriptors and beats of a song's vocal, which has the tokenizer's sampling rate, and so many takes of it."""
     vocal, rate = (song.vocal / PCM_SCALE).astype(np.float32), config.frame_rate
     frames = -(-len(vocal) * rate // config.sampling_rate)
     measuring = HAFMVocalDescriptors(config.sampling_rate, rate)
-    descriptors = measuring.described(*measuring.measured(vocal, frames))
-    return RhythmicFrames(descriptors, beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS))
+    rendered, rng = measuring.measured(vocal, frames), np.random.default_rng(zlib.crc32(song.name.encode()))
+    sung = (human_take(rendered, song.labels["notes"], rng) for _ in range(takes))
+    beat = beat_parts(song.labels, (np.arange(frames) + 0.5) / rate, BEAT_PARTS)
+    return RhythmicFrames(measuring.described(*rendered), beat, tuple(measuring.described(*take) for take in sung))
 
 
 def discriminants(features: Array, classes: NDArray[np.int64], dimensions: int) -> Array:
@@ -212,7 +222,8 @@ def _train_rhythm(
 ) -> dict[str, float]:
     """Trains the tokenizer's own rhythm network; returns figures of beats."""
     rate = tokenizer.config.frame_rate
-    known, asked = ([(song.descriptors, song.beat) for song in songs] for songs in (training, validation))
+    known = [(take, song.beat) for song in training for take in (song.descriptors, *song.takes)]
+    asked = [(song.descriptors, song.beat) for song in validation]
     figures = {"beat_nats_in_training": RhythmTrainer(tokenizer.rhythm, known, arguments, rate).train()}
     return figures | rhythm_scores(tokenizer.rhythm, asked, round(SCORED_SECONDS * rate))
 

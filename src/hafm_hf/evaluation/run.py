@@ -14,7 +14,6 @@ from ..atomic_files import replacing
 from ..corpus.engines import run_on
 from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
-from .embedders import make_embedder
 from .fools import FOOLS
 from .generating import RenderingOptions, render
 from .measuring import RANDOM, REFERENCE, RETRIEVAL, ClipJob, Measurement, MeasuringOptions, measure

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered voices measured as if people had sung them, so that a rhythm network learns what real singers do.
+
+A rendered singer holds every pitch, strikes every note and is silent between notes; a network that learns from such
+singers alone hears the better how they keep time, and people the worse. What `HAFMVocalDescriptors.measured` says of a
+rendered voice is therefore changed, for each take in another manner: scoops, glides, vibrato and slips of the pitch;
+accents, slow attacks and notes let go early; consonants before the beat, breaths, a room and its noise. Shares of
+voiced frames, levels, glides and rises then lie about the real singers'.
+
+Dimensions: S frames of measuring at 100 Hz.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import lfilter
+
+from hafm_hf.listening.pitch_line import FRAME_RATE, LOUD_QUANTILE, MEL_BANDS, SILENT_DBFS
+
+Measured = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+# below everything, in dB; frames of the shortest note that a manner changes
+NOTHING, SHORTEST = -120.0, 4
+# what begins in the lowest and ends in the highest mel band, for colours of noise
+TILT = np.linspace(-1.0, 1.0, MEL_BANDS)
+
+
+def human_take(measured: Measured, notes: Sequence[Sequence[float]], rng: np.random.Generator) -> Measured:
+    """What would be measured of a person who sang this.
+
+    Args:
+        measured: of a rendered voice: pitches in Hz (NaN for none), levels in dBFS, mel bands in dB ([S], [S],
+            [S, 40]).
+        notes: their start and end in s, and what else is known of them.
+        rng: draws the manner of the take.
+
+    Returns:
+        the same three; a voice without pitch as it is.
+    """
+    if not np.isfinite(measured[0]).any():
+        return measured
+    take = HumanTake(measured, rng)
+    spans = [(max(round(start * FRAME_RATE), 0), round(stop * FRAME_RATE)) for start, stop, *_ in notes]
+    end = 0
+    for start, stop in spans:
+        stop = min(stop, len(take.bend))
+        if stop - start >= SHORTEST:
+            take.sing(start, stop, start - end)
+            end = stop
+    return take.measured()
+
+
+class HumanTake:
+    """One take: what is sung note by note, and what it then sounds like. Habits are drawn once a take."""
+
+    def __init__(self, measured: Measured, rng: np.random.Generator) -> None:
+        pitch, self.level, self.bands = (each.astype(np.float64) for each in measured)
+        self.rng, frames = rng, len(pitch)
+        self.loud = max(float(np.quantile(self.level, LOUD_QUANTILE)), SILENT_DBFS)
+        self.voiced = np.isfinite(pitch)
+        last = np.maximum.accumulate(np.where(self.voiced, np.arange(frames), int(self.voiced.argmax())))
+        self.semitones = 12 * np.log2(pitch[last] / 440)
+        # semitones and dB that are added to the voice; dB of consonants and breaths, and their bands'
+        self.bend, self.gain, self.air = np.zeros(frames), np.zeros(frames), np.full(frames, NOTHING)
+        self.airy = np.full((frames, MEL_BANDS), NOTHING)
+        draw = rng.uniform
+        self.vibrato, self.vibrato_hz, self.scoops, self.off = draw(0, 0.6), draw(4.5, 7), draw(0, 0.7), draw(0, 0.4)
+        self.accents, self.fades, self.consonants = draw(0, 4), draw(0, 12), draw(0.2, 0.9)
+        self.breaths, self.shortened = draw(0.3, 1), draw(0, 0.5)
+
+    def sing(self, start: int, stop: int, rest: int) -> None:
+        """One note, from frame to frame, after so many frames of rest."""
+        self._bend(start, stop)
+        self._shape(start, stop)
+        if self.rng.random() < self.consonants:
+            self._consonant(start)
+        if rest > 25 and self.rng.random() < self.breaths:
+            self._breath(start, rest)
+
+    def _bend(self, start: int, stop: int) -> None:
+        """Off the pitch; vibrato; a scoop at the beginning, a fall at the end, a turn between."""
+        rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
+        bend = np.full(len(time), rng.normal(0, self.off))
+        if len(time) > 30:
+            turns = (self.vibrato_hz + rng.normal(0, 0.3)) * time + rng.random()
+            swell = np.clip((time - 0.1) / 0.3, 0, 1)
+            bend += self.vibrato * rng.uniform(0.3, 1) * swell * np.sin(2 * np.pi * turns)
+        if rng.random() < self.scoops:
+            bend -= rng.uniform(0.5, 3) * np.exp(-time / rng.uniform(0.02, 0.1))
+        if rng.random() < 0.3 * self.scoops:
+            bend -= rng.uniform(0.5, 3) * np.exp(-time[::-1] / rng.uniform(0.02, 0.08))
+        if len(time) > 25 and rng.random() < 0.25:
+            middle, width = rng.uniform(0.1, time[-1]), rng.uniform(0.03, 0.06)
+            bend += rng.choice([-2, -1, 1, 2]) * np.exp(-0.5 * ((time - middle) / width) ** 2)
+        self.bend[start:stop] += bend
+
+    def _shape(self, start: int, stop: int) -> None:
+        """Louder or softer than others; fading; with a slow attack; let go before its end."""
+        rng, time = self.rng, np.arange(stop - start) / FRAME_RATE
+        shape = rng.normal(0, self.accents) - self.fades * rng.random() * time / max(float(time[-1]), 0.5)
+        if rng.random() < 0.5:
+            shape -= rng.uniform(0, 8) * np.exp(-time / rng.uniform(0.02, 0.12))
+        left = round(len(time) * rng.uniform(0, self.shortened))
+        if len(time) > 20 and left > 3 and rng.random() < 0.5:
+            shape[-left:] -= rng.uniform(5, 30) * np.linspace(0, 1, left)
+        self.gain[start:stop] += shape
+
+    def _consonant(self, start: int) -> None:
+        """Noise before a note, in which the voice stops."""
+        rng, begin = self.rng, max(start - round(FRAME_RATE * self.rng.uniform(0.02, 0.13)), 0)
+        if start - begin < 2:
+            return
+        level = self.loud - rng.uniform(6, 24) + rng.normal(0, 1.5, start - begin)
+        self._noise(begin, level, level[:, None] - 4 + rng.uniform(0, 14) * TILT)
+        self.gain[begin:start] -= rng.uniform(0, 25)
+        cut = begin + int(rng.integers(0, 3))
+        self.voiced[cut:start] &= rng.random() < 0.4
+
+    def _breath(self, start: int, rest: int) -> None:
+        """A breath in a rest before a note."""
+        rng = self.rng
+        stop = start - round(FRAME_RATE * rng.uniform(0, 0.1))
+        begin = max(stop - round(FRAME_RATE * rng.uniform(0.12, min(0.5, rest / FRAME_RATE))), 0)
+        if stop - begin < 6:
+            return
+        level = self.loud - rng.uniform(14, 34) + _decibels(np.hanning(stop - begin) + 0.02)
+        colour = rng.uniform(-2, 8) * TILT + rng.normal(0, 2, (stop - begin, MEL_BANDS))
+        self._noise(begin, level, level[:, None] - 6 + colour)
+
+    def _noise(self, begin: int, level: NDArray[Any], bands: NDArray[Any]) -> None:
+        part = slice(begin, begin + len(level))
+        self.air[part] = np.maximum(self.air[part], level)
+        self.airy[part] = np.maximum(self.airy[part], bands)
+
+    def measured(self) -> Measured:
+        """What is measured of the take in a room with a noise of its own."""
+        rng, frames = self.rng, len(self.level)
+        self.gain = gaussian_filter1d(self.gain, rng.uniform(0.8, 3)) + self._wander(150, rng.uniform(0, 3))
+        level, bands = _power(self.level + self.gain), _power(self.bands + self.gain[:, None])
+        sounds = [level + _power(self.air), bands + _power(self.airy)]
+        decay, wet = 10 ** (-6 / (rng.uniform(0.08, 0.7) * FRAME_RATE)), 3 * _power(-rng.uniform(4, 16))
+        floor, colour = self.loud - rng.uniform(22, 60), gaussian_filter1d(rng.normal(0, 1, MEL_BANDS), 6)
+        colour = 5 * colour / colour.std() - 8 + rng.normal(0, 2.5, (frames, MEL_BANDS))
+        smooth = rng.uniform(0.01, 2)
+        for number, noise in enumerate((rng.normal(0, 1, frames), colour)):
+            dry = sounds[number]
+            heard = dry + wet * lfilter([1 - decay], [1, -decay], dry, axis=0) + _power(floor + noise)
+            sounds[number] = _decibels(gaussian_filter1d(heard, smooth, axis=0))
+        level, bands = sounds
+        slurred = gaussian_filter1d(self.semitones, FRAME_RATE * rng.uniform(0.005, 0.06))
+        slurred += self.bend + self._wander(rng.uniform(4, 15), rng.uniform(0.02, 0.15))
+        heard = self.voiced & (level > self.loud - 35) & (self._wander(3, 1) < rng.uniform(1.8, 4))
+        pitch = np.where(heard, 440 * 2 ** (slurred / 12), np.nan)
+        return pitch.astype(np.float32), level.astype(np.float32), bands.astype(np.float32)
+
+    def _wander(self, frames: float, deviation: float) -> NDArray[np.float64]:
+        """Something that wanders within so many frames, with a standard deviation: float64 [S]."""
+        path: NDArray[np.float64] = gaussian_filter1d(self.rng.normal(0, 1, len(self.level)), frames)
+        return path * (deviation / max(float(path.std()), 1e-9))
+
+
+def _power(decibels: Any) -> Any:
+    return 10 ** (decibels / 10)
+
+
+def _decibels(power: NDArray[Any]) -> NDArray[Any]:
+    return 10 * np.log10(power + 1e-10)

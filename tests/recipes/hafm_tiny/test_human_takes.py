@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes of a rendered voice keep its tune and its time, and lose what no person's voice has."""
+
+import numpy as np
+import pytest
+
+from hafm_hf.listening.pitch_line import FRAME_RATE, MEL_BANDS, HAFMVocalDescriptors
+from hafm_tiny.human_takes import Measured, human_take
+
+# start s, stop s, pitch; a note too short to change and one that the recording cuts
+NOTES = [(0.5 + n * 0.6, 0.5 + n * 0.6 + 0.45, 57 + n % 5) for n in range(48)] + [(29.5, 29.51, 57), (29.7, 31.0, 60)]
+FRAMES = 30 * FRAME_RATE
+
+
+def rendered() -> Measured:
+    """A voice that holds every note and is silent between them."""
+    pitch, level = np.full(FRAMES, np.nan, np.float32), np.full(FRAMES, -100.0, np.float32)
+    for start, stop, midi in NOTES:
+        part = slice(round(start * FRAME_RATE), round(stop * FRAME_RATE))
+        pitch[part], level[part] = 440 * 2 ** ((midi - 69) / 12), -20.0
+    return pitch, level, np.repeat(level[:, None] - 10, MEL_BANDS, axis=1)
+
+
+def test_takes_keep_the_tune_and_its_time_and_are_not_as_exact() -> None:
+    own = rendered()
+    takes = [human_take(own, NOTES, np.random.default_rng(seed)) for seed in range(12)]
+    sung = np.isfinite(own[0])
+    wrong = [1200 * np.abs(np.log2(pitch / own[0]))[sung & np.isfinite(pitch)] for pitch, _, _ in takes]
+    assert all(np.median(each) < 60 for each in wrong) and np.median(np.concatenate(wrong)) > 5
+    shares = [np.isfinite(pitch)[sung].mean() for pitch, _, _ in takes]
+    assert min(shares) > 0.6 and max(np.isfinite(pitch)[~sung].mean() for pitch, _, _ in takes) < 0.2
+    starts = np.array([round(start * FRAME_RATE) for start, stop, _ in NOTES if stop - start > 0.1])
+    for _, level, bands in takes:
+        assert level.shape == (FRAMES,) and bands.shape == (FRAMES, MEL_BANDS)
+        # louder at the notes than between them, where there is a room now
+        assert level[sung].mean() > level[~sung].mean() + 6 and level[~sung].min() > -100
+        rise = np.maximum(np.diff(bands.mean(axis=1), prepend=bands[0].mean()), 0)
+        near = np.zeros(FRAMES, bool)
+        near[(starts[:, None] + np.arange(-14, 12)).clip(0, FRAMES - 1)] = True
+        assert rise[near].sum() > 0.55 * rise.sum()
+
+
+def test_a_take_is_its_seeds_and_nothing_else_and_a_silent_voice_has_none() -> None:
+    own, (first, same, other) = (
+        rendered(),
+        [human_take(rendered(), NOTES, np.random.default_rng(seed)) for seed in (1, 1, 2)],
+    )
+    for mine, again, changed, before in zip(first, same, other, own, strict=True):
+        np.testing.assert_array_equal(mine, again)
+        assert not np.array_equal(mine, changed, equal_nan=True) and mine.dtype == before.dtype
+    describe = HAFMVocalDescriptors(16_000, 50).described
+    assert np.isfinite(describe(*first)).all()
+    silent = (np.full(100, np.nan, np.float32), *rendered()[1:])
+    assert human_take(silent, NOTES, np.random.default_rng(0)) is silent
+
+
+@pytest.mark.parametrize("notes", [[], [(0.0, 0.02)], [(29.9, 90.0)]])
+def test_songs_without_whole_notes_are_taken_too(notes: list[tuple[float, float]]) -> None:
+    assert all(np.isfinite(each).any() for each in human_take(rendered(), notes, np.random.default_rng(0)))
