@@ -7,8 +7,6 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -146,9 +144,19 @@ def accompany_files(request: Request, vocals: list[str]) -> None:
 
 def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: dict[str, Any]) -> None:
     """Generates, writes and reports the songs of one vocal."""
+    # it imports transformers, as the pipeline has done
+    from ..modeling.configuration_hafm import STAGES
+
     began = time.perf_counter()
-    with _progress(vocal_name(vocal), quiet=request.as_json) as progress:
-        songs: Any = pipeline(sound, progress=progress, **request.parameters)
+    with progress_bars(request.as_json) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"{vocal_name(vocal)}: {STAGES[stage].title}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        songs: Any = pipeline(sound, progress=advance, **request.parameters)
     elapsed = time.perf_counter() - began
     outcome = Outcome(vocal, request.files(vocal_name(vocal)))
     for path in outcome.write(songs):
@@ -168,20 +176,3 @@ def accompany_one(pipeline: HAFMPipeline, request: Request, vocal: str, sound: d
     speed = f"{seconds:.1f} s in {elapsed:.1f} s, real-time factor {timing['real_time_factor']:.2f}"
     styles = [song["lead_sheet"].style for song in songs if isinstance(song["lead_sheet"].style, str)]
     stdout.print(", ".join([speed, f"seed {request.parameters['seed']}", *styles]), markup=False)
-
-
-@contextmanager
-def _progress(name: str, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback for `generate` that keeps one progress bar per stage on stderr."""
-    # it imports transformers, as the pipeline has done
-    from ..modeling.configuration_hafm import STAGES
-
-    with progress_bars(quiet) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{name}: {STAGES[stage].title}", total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield advance

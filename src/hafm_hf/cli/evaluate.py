@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.progress import track
@@ -16,9 +17,6 @@ from rich.progress import track
 from ..accompaniment.options import OPTIONS, GenerationOptions
 from .console import print_table, require_packages, stderr, stdout
 from .options import AsJson, DeviceName, EngineFlags, ModelName, advanced, basic, grouped, takes_options, torch_device
-
-if TYPE_CHECKING:
-    from ..evaluation.measuring import ClipJob, Measurement
 
 
 @dataclass
@@ -68,10 +66,9 @@ class ReferenceFlags:
         embedders = tuple(EmbedderOptions(kind, weights=self.vggish_weights) for kind in self.embedder or [embedder])
         if self.retrieval_bank and self.no_baselines:
             raise typer.BadParameter("--retrieval-bank is for the baselines that --no-baselines leaves out.")
-        measuring = MeasuringOptions(embedders, baselines=not self.no_baselines)
         return {
             "bank": () if self.retrieval_bank is None else tuple(load_pairs(self.retrieval_bank)),
-            "measuring": measuring,
+            "measuring": MeasuringOptions(embedders, baselines=not self.no_baselines),
         }
 
 
@@ -115,7 +112,8 @@ def evaluate(
         out=out, outputs=given,
         generation=None if no_model else generation, scoring=ScoringOptions(seed=seed),
     )  # fmt: skip
-    report = run.evaluate(evaluation, progress=_progress)
+    bar = partial(track, description="measuring", console=stderr, transient=True)
+    report = run.evaluate(evaluation, progress=lambda jobs, measured: bar(measured, total=len(jobs)))
     show(report, out, as_json)
 
 
@@ -180,7 +178,3 @@ def named_folders(outputs: Sequence[str]) -> dict[str, tuple[Path, ...]]:
             raise typer.BadParameter(f"--outputs {option!r} is not NAME=FOLDER.")
         found[name] = (*found.get(name, ()), Path(folder))
     return found
-
-
-def _progress(jobs: Sequence[ClipJob], measured: Iterator[Measurement]) -> Iterator[Measurement]:
-    yield from track(measured, description="measuring", total=len(jobs), console=stderr, transient=True)

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -109,8 +107,13 @@ def run(options: PrepareOptions, as_json: bool) -> None:
 
     # one bar is enough
     transformers.utils.logging.disable_progress_bar()
-    with _progress(quiet=as_json) as progress:
-        manifest = prepare_corpus(options, progress)
+    with progress_bars(quiet=as_json) as bars:
+        task = bars.add_task("looking for songs", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, description="shards", completed=done, total=total)
+
+        manifest = prepare_corpus(options, advance)
     if as_json:
         typer.echo(json.dumps({key: value for key, value in manifest.items() if key != "dropped"}))
         return
@@ -137,15 +140,3 @@ def print_summary(manifest: dict[str, Any]) -> None:
         for name, split in manifest["splits"].items()
     ]
     print_table("splits", ("split", "tracks", "rows", "hours", "shards"), splits, numbers)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A callback for `prepare` that keeps one bar on stderr."""
-    with progress_bars(quiet) as bars:
-        task = bars.add_task("looking for songs", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bars.update(task, description="shards", completed=done, total=total)
-
-        yield advance

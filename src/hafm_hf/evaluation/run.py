@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ System = dict[str, dict[str, Part]]
 
 def evaluate(
     evaluation: Evaluation,
-    progress: Callable[[Sequence[ClipJob], Iterator[Measurement]], Iterator[Measurement]] | None = None,
+    progress: Callable[[Sequence[ClipJob], Iterator[Measurement]], Iterable[Measurement]] | None = None,
 ) -> dict[str, Any]:
     """Renders what is missing, measures, scores, and writes report.json, report.html and clips.jsonl.
 
