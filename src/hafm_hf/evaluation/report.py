@@ -22,7 +22,11 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         folder: where to.
         report: as `protocol.make_report` gives it, ready for JSON.
     """
-    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": as_html(report)}
+    from jinja2 import Environment, FileSystemLoader
+
+    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = pages.get_template("report.html.jinja").render(protocol=protocol_lines(report), tables=tables(report))
+    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.html": page}
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
@@ -134,12 +138,3 @@ def _number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def as_html(report: dict[str, Any]) -> str:
-    """One page of tables that needs no other file."""
-    from jinja2 import Environment, FileSystemLoader
-
-    pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = pages.get_template("report.html.jinja")
-    return template.render(protocol=protocol_lines(report), tables=tables(report))

@@ -34,22 +34,18 @@ DOUBLED_VOICE = "a sine doubling the voice, the voice itself, a drone on the ton
 VOICE_ITSELF = "the voice itself or leaking in, a sine doubling the voice, the reference in another key"
 DRONE = "a drone on the tonic chord, the voice itself"
 SONGS_BEATS = "clicks at the song's own beats, the reference in another key"
-# name, function of voice, reference and candidate, aspect, needs a reference, fooled by
-SCORES = tuple(
-    Score(*row)
-    for row in (
-        ("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, DOUBLED_VOICE),
-        ("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, DOUBLED_VOICE),
-        ("chord_changes_shared", chord_changes_shared, "harmony", True, "other recordings of the song only"),
-        ("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, VOICE_ITSELF),
-        ("onsets_shared", onsets_shared, "time", True, SONGS_BEATS),
-        ("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, SONGS_BEATS),
-        ("beat_agreement_octaves", lambda _, r, c: beat_agreement(r, c, True), "time", True, SONGS_BEATS),
-        ("tempo_agreement", lambda _, r, c: tempo_agreement(r, c), "time", True, SONGS_BEATS),
-        ("tempo_agreement_octaves", lambda _, r, c: tempo_agreement(r, c, True), "time", True, SONGS_BEATS),
-        ("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
-        ("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
-    )
+SCORES = (
+    Score("pitch_class_share", lambda v, _, c: pitch_class_share(v, c), "harmony", False, DOUBLED_VOICE),
+    Score("key_agreement", lambda v, _, c: key_agreement(v, c), "harmony", False, DOUBLED_VOICE),
+    Score("chord_changes_shared", chord_changes_shared, "harmony", True, "other recordings of the song only"),
+    Score("onset_agreement", lambda v, _, c: onset_agreement(v, c), "time", False, VOICE_ITSELF),
+    Score("onsets_shared", onsets_shared, "time", True, SONGS_BEATS),
+    Score("beat_agreement", lambda _, r, c: beat_agreement(r, c), "time", True, SONGS_BEATS),
+    Score("beat_agreement_octaves", lambda _, r, c: beat_agreement(r, c, True), "time", True, SONGS_BEATS),
+    Score("tempo_agreement", lambda _, r, c: tempo_agreement(r, c), "time", True, SONGS_BEATS),
+    Score("tempo_agreement_octaves", lambda _, r, c: tempo_agreement(r, c, True), "time", True, SONGS_BEATS),
+    Score("told_beats", lambda v, _, c: told_beats(v, c), "time", False, SONGS_BEATS),
+    Score("told_chords", lambda v, _, c: told_chords(v, c), "harmony", False, DRONE),
 )
 SCORE_NAMES = tuple(score.name for score in SCORES)
 
