@@ -114,19 +114,16 @@ class Tokenizers:
             voices = self._batch(vocals[part], sampling_rate, self.semantic.config.sampling_rate, seconds)
             mono = [with_channels(band, 1) for band in instrumentals[part]]
             bands = self._batch(mono, sampling_rate, self.semantic.config.sampling_rate, seconds)
+            sounds = self._batch(instrumentals[part], sampling_rate, self.codec.format.sampling_rate, seconds)
             streams = (
                 self.semantic(voices, noise=True, seed=list(seeds[part])).ids,
                 self.semantic(bands).ids,
-                self._codes(instrumentals[part], sampling_rate, seconds),
+                self.codec.encode(sounds.mT if sounds.ndim == 3 else sounds[:, None], self.info.num_codebooks),
             )
             for vocal, instrumental, acoustic in zip(
                 *(stream.cpu().numpy().astype(np.int16) for stream in streams), strict=True
             ):
                 yield SegmentTokens(vocal, instrumental, acoustic)
-
-    def _codes(self, sounds: Sequence[Samples], sampling_rate: int, seconds: float) -> torch.Tensor:
-        batch = self._batch(sounds, sampling_rate, self.codec.format.sampling_rate, seconds)
-        return self.codec.encode(batch.mT if batch.ndim == 3 else batch[:, None], self.info.num_codebooks)
 
     def _batch(self, sounds: Sequence[Samples], rate: int, target_rate: int, seconds: float) -> torch.Tensor:
         """float32 [B, seconds · target_rate] of float32 [N] each; with [N, C] each, C behind it."""

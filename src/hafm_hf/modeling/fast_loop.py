@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from .codebook_patterns import SlotPlan
 from .generation_hafm import draw, for_guidance, force, null_rows
-from .layers import TokenLayout, token_layout
+from .layers import token_layout
 from .modeling_hafm import HAFMStageForCausalLM
 
 logger = logging.get_logger(__name__)
@@ -200,9 +200,6 @@ class _Layer:
             self.cache.index_copy_(3, slot, self.kept.unsqueeze(3))
         attended = F.scaled_dot_product_attention(self.query, keys, values, attn_mask=bias, scale=1.0)
         x.add_(self.output(attended.reshape(self.rows, -1).float()))
-        return self._feed_forward(x)
-
-    def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.up(self.feed_forward_norm(x)).chunk(2, dim=-1)
         product = gate * up
         return x.add_(self.down(product.addcmul_(product, gate.erf_())))
@@ -400,12 +397,17 @@ class FastDecoder:
         )
         prefix = config.num_prepended_sources * conditioning.shape[-1]
         slots = prefix + known.shape[1] + plan.slots
-        self._prepare(rows, slots)
+        if self.rows != rows:
+            self.rows = rows
+            self._pack()
         for layer, cached in zip(self.layers, outputs.cache.layers, strict=True):
+            layer.open(slots)
             layer.fill(cached.keys, cached.values)
-        self._lay_out(
-            token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device), first_slot=prefix
-        )
+        self.layout = token_layout(config, conditioning.shape[-1], slots - prefix, mask, device=known.device)
+        # slot t of the target is this + t of the sequence
+        self.first_slot = prefix
+        self.biases: tuple[torch.Tensor, ...] = ()
+        self.block_start = 0
         if config.conditioning_fusion == "sum":
             every = torch.arange(slots, device=known.device)
             self._add_conditioning(model.conditioning_of(every, conditioning, null, mask))
@@ -420,15 +422,8 @@ class FastDecoder:
         else:
             self.added_conditioning.copy_(at_slots)
 
-    def _prepare(self, rows: int, slots: int) -> None:
-        """Layers with room for `slots`, tables and heads as the loop wants them."""
-        if self.rows != rows:
-            self.rows = rows
-            self._pack()
-        for layer in self.layers:
-            layer.open(slots)
-
     def _pack(self) -> None:
+        """Layers, tables and heads as the loop wants them."""
         model, config = self.stage.model, self.config
         self.layers = [_Layer(layer, self.rows) for layer in model.layers]
         target, heads = model.target_embedding.weight.float(), self.stage.heads.weight.detach()
@@ -447,12 +442,6 @@ class FastDecoder:
         books = torch.arange(self.pattern.rows, device=heads.device)
         # of the codes of a step: where their codebooks' rows begin in the table
         self.offsets = (books * target.shape[1]).repeat(batch)
-
-    def _lay_out(self, layout: TokenLayout, first_slot: int) -> None:
-        """Says where each slot stands; slot t of the target is `first_slot` + t of the sequence."""
-        self.layout, self.first_slot = layout, first_slot
-        self.biases: tuple[torch.Tensor, ...] = ()
-        self.block_start = 0
 
     def _step(self, ids: torch.Tensor, target: int) -> torch.Tensor:
         """Scores [B·C, V] of slot `target` of the target, which reads the tokens before it (int64 [B·C])."""

@@ -112,6 +112,7 @@ def force(drawn: torch.Tensor, forced: torch.Tensor | None, step: int) -> torch.
     return torch.where(wanted < 0, drawn, wanted)
 
 
+@dataclass(eq=False)
 class StreamSampling(LogitsProcessor):
     """Lets `generate()` draw from given numbers: leaves each row the one code that its number chooses.
 
@@ -124,17 +125,10 @@ class StreamSampling(LogitsProcessor):
         report: called with 1 after each step; what it raises ends the generation.
     """
 
-    def __init__(
-        self,
-        uniforms: torch.Tensor,
-        known: int,
-        forced: torch.Tensor | None = None,
-        report: Callable[[int], None] | None = None,
-    ) -> None:
-        self.uniforms = uniforms
-        self.known = known
-        self.forced = forced
-        self.report = report
+    uniforms: torch.Tensor
+    known: int
+    forced: torch.Tensor | None = None
+    report: Callable[[int], None] | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores (float [B, V]) → float [B, V], −inf but for one code a row."""

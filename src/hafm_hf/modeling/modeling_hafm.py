@@ -160,8 +160,7 @@ class HAFMDecoder(HAFMPreTrainedModel):
     def _segment(self, number: int, device: torch.device) -> torch.Tensor:
         """What is added to every slot of a source, or of the target behind the last one: float [D]."""
         # through the module: its weights may be offloaded
-        segment: torch.Tensor = self.segment_embedding(torch.full((), number, device=device))
-        return segment
+        return self.segment_embedding(torch.full((), number, device=device))
 
     def _embed_lead_sheet(self, streams: torch.Tensor, null: torch.Tensor | None) -> torch.Tensor:
         """Streams of a lead sheet (int64 [B, T_c, K], 0 where nothing is known) → float [B, T_c, D]; 0 if null."""
@@ -301,8 +300,10 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         }  # fmt: skip
         known: dict[str, Any] = {"cache": cache, "conditioning_is_cached": conditioning_is_cached}
         targets = self._checked_targets({**inputs, "labels": labels}, **known, **kwargs)
-        if null_conditioning is None and self.training:
-            inputs["null_conditioning"] = self._drawn_null(inputs["conditioning_ids"])
+        if null_conditioning is None and self.training and self.config.conditioning_dropout > 0:
+            ids = inputs["conditioning_ids"]
+            rates = torch.full((len(ids),), self.config.conditioning_dropout, device=ids.device)
+            inputs["null_conditioning"] = torch.bernoulli(rates).bool()
         outputs = self.model(**inputs, **known, use_cache=use_cache, **kwargs)
         logits = self.heads(outputs.last_hidden_state[:, -logits_to_keep:], targets[-logits_to_keep:])
         loss = None if labels is None else self.codebook_loss(logits, labels)
@@ -368,13 +369,6 @@ class HAFMStageForCausalLM(HAFMPreTrainedModel, HAFMGenerationMixin):
         if not cached:
             books = torch.arange(streams, device=conditioning_ids.device)[:, None]
             check_ids("conditioning_ids", conditioning_ids, self.config.conditioning_sizes, books)
-
-    def _drawn_null(self, conditioning_ids: torch.Tensor) -> torch.Tensor | None:
-        """Rows (bool [B]) that training shows no conditioning."""
-        if self.config.conditioning_dropout == 0:
-            return None
-        rate = torch.full((len(conditioning_ids),), self.config.conditioning_dropout, device=conditioning_ids.device)
-        return torch.bernoulli(rate).bool()
 
     def codebook_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each codebook, averaged over the codebooks that have a label (paper, §3.5).
