@@ -103,8 +103,7 @@ class HAFMConfig(PreTrainedConfig):
     def describe_part(self, name: str) -> dict[str, str]:
         """Rates, vocabulary and architecture of a part ("semantic", "codec" …) in words."""
         config = getattr(self, f"{name}_config")
-        described: dict[str, str] = describe_codec(config) if name == "codec" else config.describe()
-        return described
+        return describe_codec(config) if name == "codec" else config.describe()
 
     def validate_agreement(self) -> None:
         """Refuses parts whose vocabularies or rates do not fit each other."""

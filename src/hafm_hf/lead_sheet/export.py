@@ -66,8 +66,7 @@ def to_musicxml(chart: Chart, title: str) -> bytes:
     score = stream.Score([part])
     # music21 would name itself as the composer
     score.metadata = metadata.Metadata(title=title, composer="")
-    content: bytes = GeneralObjectExporter(score).parse()
-    return content
+    return GeneralObjectExporter(score).parse()
 
 
 def _signatures(chart: Chart) -> list[Any]:

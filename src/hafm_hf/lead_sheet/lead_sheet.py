@@ -264,7 +264,10 @@ class LeadSheet:
             return self
         passed, first, downbeat = self.beats_passed(len(phase), frame_rate), self.downbeat, self.downbeat
         if passed is None:
-            passed = unwrapped(phase).numpy()
+            # counted from the beat of the first frame
+            counted = phase.double()
+            counted[1:] += begins_beat(phase).cumsum(0)
+            passed = counted.numpy()
             first = round(float(passed[0]))
             # a beat at the very first frame is not listed
             downbeat = (first - int(np.floor(passed[0])) - 1) % (self.beats_per_bar or 1)
@@ -393,8 +396,7 @@ def beats_passed(beats: Sequence[float] | Array, times: Array) -> Array:
     """
     known = np.asarray(beats, dtype=np.float64)
     before = np.clip(np.searchsorted(known, times, side="right") - 1, 0, len(known) - 2)
-    passed: Array = before + (times - known[before]) / (known[before + 1] - known[before])
-    return passed
+    return before + (times - known[before]) / (known[before + 1] - known[before])
 
 
 def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
@@ -407,13 +409,6 @@ def seconds_at(beats: Sequence[float] | Array, passed: float) -> float:
 def begins_beat(phase: torch.Tensor) -> torch.Tensor:
     """Whether a beat begins between each frame and the next, where the phase (float [T]) wraps: bool [T − 1]."""
     return phase.diff() < -0.5
-
-
-def unwrapped(phase: torch.Tensor) -> torch.Tensor:
-    """Beats that have passed at places in the beat (float [T]): float64 [T], counted from that of the first frame."""
-    passed = phase.double()
-    passed[1:] += begins_beat(phase).cumsum(0)
-    return passed
 
 
 def beat_points(phase: torch.Tensor) -> torch.Tensor:

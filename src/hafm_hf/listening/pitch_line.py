@@ -147,7 +147,7 @@ def sung_notes(samples: Samples, sampling_rate: int) -> list[tuple[float, float,
 def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> Pitches:
     """Slaney's mel filters up to half the rate, for power spectra of windows of `size` samples: float64
     [1 + size // 2, bands]."""
-    filters: Pitches = mel_filter_bank(
+    return mel_filter_bank(
         num_frequency_bins=size // 2 + 1,
         num_mel_filters=bands,
         min_frequency=lowest_hz,
@@ -156,7 +156,6 @@ def mel_filters(size: int, sampling_rate: int, bands: int, lowest_hz: float) -> 
         mel_scale="slaney",
         norm="slaney",
     )
-    return filters
 
 
 class HAFMVocalDescriptors(nn.Module):
@@ -241,8 +240,7 @@ class HAFMVocalDescriptors(nn.Module):
 
 
 def _decibels(power: Array) -> Array:
-    found: Array = 10 * np.log10(np.maximum(power, 1e-10)).astype(np.float32)
-    return found
+    return 10 * np.log10(np.maximum(power, 1e-10)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -316,8 +314,7 @@ class PitchLine:
         cell, found = np.arange(len(self)) // each, np.zeros((-(-len(self) // each), PITCH_CLASSES))
         np.add.at(found, (cell, below % PITCH_CLASSES), sounds - share)
         np.add.at(found, (cell, (below + 1) % PITCH_CLASSES), share)
-        shares: NDArray[np.float64] = found / each
-        return shares
+        return found / each
 
     def time_cells(self, each: int) -> Array:
         """What says where beats are, in cells of so many frames: float32 [P, 10], of the order of 1.
@@ -374,8 +371,7 @@ def pitch_line(pitch: Array, level: Array, bands: Array) -> PitchLine:
 
 def normalised(flux: NDArray[Any]) -> Array:
     """Beginnings (float [T, 2]) in standard deviations."""
-    found: Array = (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
-    return found
+    return (flux / (flux.std(axis=0) + 1e-6)).astype(np.float32)
 
 
 def _steady(pitch: Array, each: int) -> Array:
@@ -428,5 +424,4 @@ def _cells(values: np.ndarray, each: int) -> np.ndarray:
 def _change(values: np.ndarray, frames: int) -> np.ndarray:
     """By how much values ([T]) change between so many frames before and behind each, less far at the ends."""
     at = np.arange(len(values))
-    changed: np.ndarray = values[np.minimum(at + frames, len(values) - 1)] - values[np.maximum(at - frames, 0)]
-    return changed
+    return values[np.minimum(at + frames, len(values) - 1)] - values[np.maximum(at - frames, 0)]

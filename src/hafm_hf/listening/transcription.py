@@ -92,8 +92,7 @@ def find_beat_tracker() -> str:
 def _beat_this(device: str) -> BeatTracker:
     from beat_this.inference import Audio2Beats
 
-    tracker: BeatTracker = Audio2Beats(device=device)
-    return tracker
+    return Audio2Beats(device=device)
 
 
 def _by_onsets(samples: Samples, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
