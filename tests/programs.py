@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPES = REPOSITORY / "recipes"
 # what the server imports; hafm_hf.cli is not among it: a console of rich reads its environment when it is made
 LIBRARIES = [
     "accelerate",

@@ -9,9 +9,9 @@ import ast
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from programs import REPOSITORY
+
 # Generated from the checkpoint: its first example loads the model from the hub.
 CHECKED_ONLY = {"MODEL_CARD.md"}
 FENCE = re.compile(r"^```(\w*)[ ]?(.*)\n((?:.*\n)*?)```$", re.MULTILINE)

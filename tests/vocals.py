@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vocals for tests: a gliding tone in any length, rate and file format."""
+"""Vocals for tests: the example, and a gliding tone in any length, rate and file format."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
 CODEC_RATE = 24_000
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "vocal.wav"
 
 
 def glide(seconds: float = 1.2, rate: int = CODEC_RATE, amplitude: float = 0.4) -> np.ndarray:

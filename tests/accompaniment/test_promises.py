@@ -13,7 +13,7 @@ import soxr
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.evaluation.features import Features, extract
 from hafm_hf.evaluation.timing import onset_curve
-from readme import REPOSITORY
+from programs import REPOSITORY
 
 TAKES, STYLES = 3, ("ballad", "folk", "pop", "rock")
 

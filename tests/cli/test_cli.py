@@ -14,9 +14,7 @@ from hafm_hf.cli.console import HAFMCommandError, missing_package
 from hafm_hf.cli.info import describe_model
 from hafm_hf.cli.options import load_pipeline
 from tiny_models import CLUSTERS, CODES, tiny_stage
-from vocals import file_bytes, glide
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+from vocals import EXAMPLE, file_bytes, glide
 
 
 def test_a_missing_package_is_installed_by_the_extra_that_brings_least() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from programs import REPOSITORY
+
 OWN_NAME = "hafm-hf"
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from distribution.environments import REPOSITORY, make
+from distribution.environments import make
 from distribution.test_declared import PROJECT
+from programs import REPOSITORY
 from vocals import file_bytes, glide
 
 # prose, data, texts of others, and what saved models hold

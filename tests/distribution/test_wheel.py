@@ -12,9 +12,10 @@ import pytest
 import soundfile
 import typer.main
 
-from distribution.environments import REPOSITORY, Environment, make, make_environment
+from distribution.environments import Environment, make, make_environment
 from hafm_hf.cli import app
 from hafm_hf.pretrained.loading import BUNDLED_MODEL
+from programs import REPOSITORY
 
 PIPELINE = """
 import soundfile, sys

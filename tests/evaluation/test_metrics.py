@@ -7,7 +7,7 @@ import pytest
 
 from hafm_hf.evaluation.features import ANALYSIS_RATE as RATE
 from hafm_hf.evaluation.statistics import HAFMEvaluationError
-from readme import REPOSITORY
+from programs import REPOSITORY
 
 evaluate = pytest.importorskip("evaluate")
 

@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 import soundfile
 import typer
-from typer.testing import CliRunner
 
+from commands import hafm
 from hafm_hf import audio
-from hafm_hf.cli import app
 from hafm_hf.cli.options import read_lead_sheet
 from programs import Program, run_program
-from vocals import CODEC_RATE, file_bytes, glide
+from vocals import CODEC_RATE, EXAMPLE, file_bytes, glide
 
 HAFM = Path(sys.executable).with_name("hafm")
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def run_hafm(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -190,14 +188,13 @@ def test_the_version_is_that_of_the_package() -> None:
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[object, ...], tmp_path: Path) -> None:
-    words = ["accompany", EXAMPLE, "--out", tmp_path / "out", *options]
-    done = CliRunner().invoke(app, list(map(str, words)))
+    done = hafm("accompany", EXAMPLE, "--out", tmp_path / "out", *options)
     assert done.exit_code == 2 and not files_in(tmp_path / "out")
 
 
 @pytest.mark.parametrize("words", [(), ("accompany",), ("evaluate", "--out", "report"), ("sing", EXAMPLE)])
 def test_a_command_that_lacks_something_is_wrong_usage(words: tuple[object, ...]) -> None:
-    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 2
+    assert hafm(*words).exit_code == 2
 
 
 def test_what_cannot_be_read_of_a_song_is_named_with_its_file_and_line(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import typer.main
 
 from commands import run_command
 from hafm_hf.cli import app
-from programs import run_program
-from readme import REPOSITORY, Block, blocks, imported_names
+from programs import REPOSITORY, run_program
+from readme import Block, blocks, imported_names
 from vocals import file_bytes, glide
 
 DOCUMENTS = sorted(

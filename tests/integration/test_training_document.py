@@ -19,7 +19,8 @@ from hafm_hf.accompaniment.modeling_accompaniment import HAFMForVocalAccompanime
 from hafm_hf.corpus.tracks import SplitOptions, choose_split
 from hub_stand_in import TOKEN, stand_in
 from little_band import song
-from readme import REPOSITORY, blocks
+from programs import REPOSITORY
+from readme import blocks
 from tiny_models import tiny_codec, tiny_semantic_tokenizer
 from training.toy_corpus import SIZES
 

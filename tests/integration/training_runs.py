@@ -13,10 +13,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 from commands import ranks
 from hafm_hf.training.arguments import ARCHITECTURE
-from programs import Program, run_program
+from programs import RECIPES, REPOSITORY, Program, run_program
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPE = REPOSITORY / "recipes/train_stage.py"
+RECIPE = RECIPES / "train_stage.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 FLAGS: dict[str, Any] = {
     "stage": "semantic",

@@ -15,9 +15,9 @@ from hafm_hf.lead_sheet.chords import QUALITIES, chord_label, pitch_classes
 from hafm_hf.lead_sheet.export import MIDI_KEYS, to_midi, to_musicxml
 from hafm_hf.lead_sheet.files import read_beats, read_chords
 from hafm_hf.listening.pitch_line import sung_notes
+from vocals import EXAMPLE
 
 RATE = 44_100
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 # an uneven singer with a pickup of a beat and a half
 BEATS = [0.8, 1.32, 1.8, 2.3, 2.82, 3.3, 3.8, 4.3, 4.82]
 SHEET = LeadSheet(

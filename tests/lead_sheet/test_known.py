@@ -17,8 +17,7 @@ from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment, LeadSheet
 from hafm_hf.hub.endpoint import EndpointHandler
 from hafm_hf.lead_sheet.files import known_lead_sheet
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+from vocals import EXAMPLE
 
 
 def test_files_lists_and_texts_say_the_same(tmp_path: Path) -> None:

@@ -20,9 +20,7 @@ from hafm_hf.lead_sheet.files import read_beats, read_chords, read_lead_sheet, w
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES, beat_points, beats_passed, lead_sheet_streams
 from hafm_hf.listening.pitch_line import FRAME_RATE
 from tiny_models import tiny_composite
-from vocals import CODEC_RATE
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
+from vocals import CODEC_RATE, EXAMPLE
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from huggingface_hub import ModelCard
 from hafm_hf.pretrained.model_card import CardFacts, model_card
 from hafm_hf.pretrained.saving import renamed
 from make_card import load_facts, make_card
+from programs import REPOSITORY
 from tiny_models import tiny_composite, tiny_stage
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 FACTS: dict[str, Any] = {
     "license": "cc-by-4.0",

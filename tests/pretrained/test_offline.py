@@ -11,8 +11,8 @@ import pytest
 from hafm_hf import HAFMCoarseForCausalLM, HAFMForVocalAccompaniment, HAFMSemanticTokenizerModel
 from hub_stand_in import TOKEN, stand_in
 from programs import run_program
+from vocals import EXAMPLE
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 CLASSES = (HAFMForVocalAccompaniment, HAFMCoarseForCausalLM, HAFMSemanticTokenizerModel)
 # nobody listens there
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}

@@ -5,16 +5,13 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from programs import run_program
-
-RECIPE = Path(__file__).resolve().parents[2] / "recipes/gpu_check.py"
+from programs import RECIPES, run_program
 
 
 def run(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_program([sys.executable, RECIPE, *words], {**os.environ, **environment})
+    return run_program([RECIPES / "gpu_check.py", *words], {**os.environ, **environment})
 
 
 def test_every_part_that_a_cpu_can_run_runs(tmp_path: Path) -> None:

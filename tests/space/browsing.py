@@ -22,7 +22,6 @@ if CHROMIUM is None:
 
 expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 PHONE = {"width": 360, "height": 740}
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vocal.wav"
 
 
 def open_page(browser: Browser, space: Space, query: str = "", /, **options: object) -> Page:

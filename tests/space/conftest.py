@@ -68,7 +68,8 @@ def page(browser: "Browser", space: Space, options: dict, request: pytest.Fixtur
 @pytest.fixture
 def heard(page: "Page") -> "Page":
     """The page after the example has been analysed: 96 beats per minute, F major."""
-    from space.browsing import EXAMPLE, expect, summary, upload
+    from space.browsing import expect, summary, upload
+    from vocals import EXAMPLE
 
     upload(page, EXAMPLE)
     expect(summary(page)).to_contain_text("beats per minute (estimated), chords (estimated), F major")

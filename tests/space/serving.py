@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from programs import REPOSITORY
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("HAFM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 # Screenshots for people to look at; HAFM_TEST_ARTEFACTS names another folder.
 ARTEFACTS = Path(os.environ.get("HAFM_TEST_ARTEFACTS", REPOSITORY / "build" / "test-artefacts")) / "space"

@@ -13,9 +13,10 @@ import pytest
 
 import takes
 from hafm_hf import audio
-from space.browsing import EXAMPLE, Browser, Page, expect, keep_screenshot, press, summary
-from space.serving import REPOSITORY, Space
-from vocals import file_bytes
+from programs import REPOSITORY
+from space.browsing import Browser, Page, expect, keep_screenshot, press, summary
+from space.serving import Space
+from vocals import EXAMPLE, file_bytes
 
 RATE, SECONDS = 24_000, 10
 STATIC = str(REPOSITORY / "space" / "static")

@@ -18,8 +18,9 @@ from hafm_hf import LeadSheet, audio
 from hafm_hf.audio.librosa_loading import load_librosa
 from hafm_hf.evaluation.features import ANALYSIS_RATE, extract
 from hafm_hf.listening.pitch_line import FRAME_RATE
-from space.browsing import EXAMPLE, PHONE, Browser, announced, expect, keep_screenshot, open_page, summary, tab_to
+from space.browsing import PHONE, Browser, announced, expect, keep_screenshot, open_page, summary, tab_to
 from space.serving import Space, chromium
+from vocals import EXAMPLE
 
 pytest.importorskip("gradio_client", reason="needs the extra `space`")
 

@@ -8,7 +8,6 @@ import pytest
 
 from hafm_hf import audio
 from space.browsing import (
-    EXAMPLE,
     Browser,
     Page,
     announced,
@@ -24,6 +23,7 @@ from space.browsing import (
     upload,
 )
 from space.serving import Space
+from vocals import EXAMPLE
 
 
 def shares(samples: np.ndarray, rate: int) -> np.ndarray:

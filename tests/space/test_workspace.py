@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from space.browsing import (
-    EXAMPLE,
     Browser,
     Page,
     announced,
@@ -26,6 +25,7 @@ from space.browsing import (
     upload,
 )
 from space.serving import Space
+from vocals import EXAMPLE
 
 SIZES = {"wide": (1440, 900), "narrow": (1024, 768), "phone": (390, 844)}
 OPTIONS = [{"viewport": {"width": wide, "height": high}, "has_touch": wide < 500} for wide, high in SIZES.values()]

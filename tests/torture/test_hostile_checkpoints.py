@@ -21,9 +21,9 @@ from transformers import EncodecModel
 import hafm_hf
 from faults import Tally
 from hafm_hf.pretrained.loading import SUMS_FILE, check_checkpoint, load_strictly, write_checksums
+from programs import REPOSITORY
 from vocals import file_bytes, glide
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "model.safetensors"
 PARTS: dict[str, Any] = {
     "semantic_tokenizer": hafm_hf.HAFMSemanticTokenizerModel,

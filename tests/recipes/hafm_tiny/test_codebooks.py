@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages that start from codebook vectors: tokens that are alike start alike."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from hafm_hf.corpus.tokens import write_shard
 from hafm_hf.modeling.modeling_hafm import HAFMCoarseForCausalLM, HAFMFineForCausalLM
 from hafm_tiny.codebooks import carry_over, count_together, initialise_from_codebooks
-from programs import run_program
+from programs import RECIPES, run_program
 from training.toy_corpus import INFO, toy_config, toy_excerpt
 
 
@@ -42,8 +41,7 @@ def test_a_stage_is_carried_over_to_the_codes_of_another_codec(tmp_path: Path) -
     stage = HAFMFineForCausalLM(toy_config("fine"))
     stage.save_pretrained(tmp_path / "stage")
     words = [tmp_path / "stage", "fine", tmp_path / "out", "--before", tmp_path / "before", "--now", tmp_path / "now"]
-    recipe = Path(__file__).resolve().parents[3] / "recipes" / "carry_stage.py"
-    done = run_program([sys.executable, str(recipe), *map(str, words)])
+    done = run_program([RECIPES / "carry_stage.py", *words])
     assert done.returncode == 0, done.stderr[-2000:]
     carried = HAFMFineForCausalLM.from_pretrained(tmp_path / "out")
     # what was code 4 is code 28 now

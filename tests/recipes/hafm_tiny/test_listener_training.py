@@ -3,7 +3,6 @@
 
 import gzip
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from hafm_tiny.listening.training import HarmonyTrainer, ListenerArguments, Time
 from hafm_tiny.listening.tunes import SHEETS, SONGS, Tune, labelled_tune, lead_sheet_tunes
 from hafm_tiny.songs.midi_song import list_songs
 from hafm_tiny.steps import take_steps
-from programs import run_program
+from programs import RECIPES, run_program
 from synthetic_songs import write_song
 from tiny_models import tiny_listener
 
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 ROOTS = {"C": 60, "F": 65, "G": 67, "A": 69}
 
 
@@ -140,10 +138,10 @@ def test_labels_keys_and_tempi_are_compared_as_mir_eval_does() -> None:
 
 
 def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: Path) -> None:
-    words = [sys.executable, str(RECIPES / "train_listener.py"), "--songs", str(songs), "--validation_songs", "2"]
-    words += ["--test_songs", "1", "--sheets", str(write_sheets(tmp_path / "sheets.jsonl.gz")), "--steps", "3"]
+    words = [RECIPES / "train_listener.py", "--songs", songs, "--validation_songs", 2]
+    words += ["--test_songs", 1, "--sheets", write_sheets(tmp_path / "sheets.jsonl.gz"), "--steps", 3]
     words += "--harmony_channels 4 --time_channels 8 --pool 2 --harmony_batch 60 --time_batch 20".split()
-    done = run_program([*words, "--out", str(tmp_path / "run")])
+    done = run_program([*words, "--out", tmp_path / "run"])
     assert done.returncode == 0, done.stderr[-2000:]
     # and one of three lead sheets
     learnt = len(list_songs(songs)) - 3 + 1
@@ -151,10 +149,10 @@ def test_the_recipe_learns_all_songs_but_those_for_test(songs: Path, tmp_path: P
     figures = json.loads((tmp_path / "run" / "listener" / "figures.json").read_text())
     assert {"harmony_nats", "time_nats", "chords", "beyond", "tempo"} == figures.keys()
     assert HAFMListenerModel.from_pretrained(tmp_path / "run" / "listener").config.harmony_channels == 4
-    words += ["--harmony_channels", "8", "--init_from", str(tmp_path / "run" / "listener")]
-    done = run_program([*words, "--out", str(tmp_path / "on")])
+    words += ["--harmony_channels", 8, "--init_from", tmp_path / "run" / "listener"]
+    done = run_program([*words, "--out", tmp_path / "on"])
     assert HAFMListenerModel.from_pretrained(tmp_path / "on" / "listener").config.harmony_channels == 4, done.stderr
-    done = run_program([sys.executable, str(RECIPES / "train_listener.py"), "--out", str(tmp_path)])
+    done = run_program([RECIPES / "train_listener.py", "--out", tmp_path])
     assert done.returncode == 1 and "--songs, --corpus or --sheets" in done.stderr
 
 
@@ -162,7 +160,7 @@ def test_what_is_heard_of_rendered_voices_is_measured_and_again_at_the_right_tem
     for seed in range(3):
         write_song(tmp_path / "corpus" / "test" / f"{seed}_0", 24_000, 8.0, seed)
     words = ["--rendered", tmp_path / "corpus", "--told", "true", "--out", tmp_path / "figures.json"]
-    done = run_program([sys.executable, str(RECIPES / "evaluate_listening.py"), *map(str, words)])
+    done = run_program([RECIPES / "evaluate_listening.py", *words])
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures.keys() == {"rendered", "rendered, tempo told", "rendered, beats told", "rendered, sureness"}

@@ -2,7 +2,6 @@
 """Training the small HuBERT: targets, the constant-Q front end, steps and resuming, on synthetic songs."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from hafm_tiny.hubert import SemanticTrainer, SemanticTrainingArguments, draw_cr
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.state import load_state, save_state
 from hafm_tiny.targets import IGNORED, LOWEST_NOTE, chord_targets, note_targets, start_front_end, tiny_hubert_config
-from programs import run_program
+from programs import RECIPES, run_program
 from synthetic_songs import tone, write_song
 
 RATE = 16_000
@@ -125,12 +124,11 @@ def test_transposed_crops_carry_transposed_labels(pool: SongPool) -> None:
 
 def test_the_recipe_trains_and_resumes_from_the_command_line(pool: SongPool, tmp_path: Path) -> None:
     def run(steps: int) -> list[int]:
-        recipe = Path(__file__).resolve().parents[3] / "recipes/pretrain_semantic.py"
         flags = {"corpus": pool.folder.parent, "out": tmp_path, "steps": steps, "sampling_rate": RATE, "log_every": 1}
         flags |= {"hidden_size": 32, "num_hidden_layers": 1, "batch_seconds": 2.0, "start_batches": 8}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         words += ["--crop_seconds", "1.0", "2.0", "--crop_shares", "0.5", "0.5"]
-        done = run_program([sys.executable, recipe, *words])
+        done = run_program([RECIPES / "pretrain_semantic.py", *words])
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 

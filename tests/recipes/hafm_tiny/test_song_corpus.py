@@ -3,7 +3,6 @@
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -14,12 +13,13 @@ import soundfile
 pytest.importorskip("pyworld", reason="pyworld is not installed", exc_type=ImportError)
 pytest.importorskip("mir_eval", reason="mir_eval is not installed")
 
+from typing import Any
+
 from hafm_hf.corpus.lead_sheets import labelled_lead_sheet
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks, render_item
 from hafm_tiny.songs.styles import STEMS, STYLES
-from programs import Program, run_program
+from programs import RECIPES, Program, run_program
 
-RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "build_song_corpus.py"
 FILES = {"vocal.flac", "instrumental.flac", "labels.json"}
 STEM_FILES = {f"{stem}.flac" for stem in STEMS}
 
@@ -99,8 +99,8 @@ def test_reharmonised_songs_have_the_same_singer_and_other_chords(options: SongC
 
 
 def test_killed_recipe_leaves_whole_items_and_goes_on_where_it_was(options: SongCorpusOptions, tmp_path: Path) -> None:
-    command = [sys.executable, str(RECIPE), str(options.songs), str(options.voices), str(options.output)]
-    command += ["--soundfont", str(options.soundfonts[0]), "--training-voice", "alto", "--test-voice", "bass"]
+    command: list[Any] = [RECIPES / "build_song_corpus.py", options.songs, options.voices, options.output]
+    command += ["--soundfont", options.soundfonts[0], "--training-voice", "alto", "--test-voice", "bass"]
     command += ["--validation-songs", "2", "--test-songs", "1", "--limit", "3", "--workers", "1"]
     process = Program(command, tmp_path / "log", tmp_path / "log")
     deadline = time.monotonic() + 120

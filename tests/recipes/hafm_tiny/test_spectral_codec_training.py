@@ -2,7 +2,6 @@
 """Training a spectral codec on seconds of synthetic songs."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from hafm_tiny.codec import evaluate_codec
 from hafm_tiny.song_pool import SongPool
 from hafm_tiny.spectral_codec import SpectralTrainer, SpectralTrainingArguments, level_distance
 from hafm_tiny.state import load_state, save_state
-from programs import run_program
+from programs import RECIPES, run_program
 from synthetic_songs import write_song
 
 RATE, HOP, CODES = 8_000, 80, 32
@@ -108,12 +107,11 @@ def test_the_recipe_trains_and_resumes_from_the_command_line(tmp_path: Path) -> 
         write_song(tmp_path / "songs" / split / "song", 24_000, seconds=6.0, seed=4)
 
     def run(steps: int, **more: object) -> list[dict]:
-        recipe = Path(__file__).resolve().parents[3] / "recipes/train_spectral_codec.py"
         flags = {"corpus": tmp_path / "songs", "out": tmp_path / "run", "steps": steps}
         flags |= {"batch_size": 2, "crop_frames": 20, "log_every": 1, "start_batches": 1}
         flags |= {"encoder_width": 8, "decoder_width": 8, **more}
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        done = run_program([sys.executable, recipe, *words])
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        done = run_program([RECIPES / "train_spectral_codec.py", *words])
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
 

@@ -20,9 +20,7 @@ from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.training.arguments import parse_arguments
 from hafm_tiny.songs.song_corpus import SongCorpusOptions, build_corpus, list_tasks
 from hafm_tiny.whole_model import NEEDS, PRESETS, WholeModelOptions, part_commands
-from programs import run_program
-
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+from programs import RECIPES, run_program
 
 
 @pytest.fixture(scope="module")
