@@ -2,7 +2,6 @@
 """Commands of the documents as people type them."""
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from hafm_hf.cli import app
+from hub_stand_in import reaching
 from programs import Program, run_program
 
 LIMIT_SECONDS = 300.0
@@ -64,7 +64,5 @@ def ranks(processes: int) -> list[dict[str, str]]:
 
 def upload(words: list[str], folder: Path, url: str, token: str) -> None:
     """`hf upload …` to a stand-in for the hub."""
-    kept = {name: value for name, value in os.environ.items() if not re.match("HF_|HUGGINGFACE_", name)}
-    online = {"HF_ENDPOINT": url, "HF_TOKEN": token, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    run = run_program([SCRIPTS / "hf", *words[1:]], kept | online, folder, fresh=True)
+    run = run_program([SCRIPTS / "hf", *words[1:]], reaching(url, token, folder), folder, fresh=True)
     assert run.returncode == 0, run.stderr[-2000:]

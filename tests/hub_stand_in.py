@@ -8,14 +8,16 @@ and data sets; writing needs the token.
 import base64
 import hashlib
 import json
+import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import Quiet, serving
 
 TOKEN = "hf_stand_in"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".flac")
@@ -51,7 +53,7 @@ class StandIn:
     requests: list[str] = field(default_factory=list)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     """One request; `hub` is the stand-in that it is made to."""
 
     hub: StandIn
@@ -180,21 +182,13 @@ class Handler(BaseHTTPRequestHandler):
         if path not in files:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": repository.sha})
         etag = {"ETag": f'"{_identity(files[path])["oid"]}"', "X-Repo-Commit": repository.sha}
-        return self._send(files[path], 200, {**etag, "Content-Type": "application/octet-stream"})
+        return self.reply(200, files[path], {**etag, "Content-Type": "application/octet-stream"})
 
     def _answer(self, content: Any, status: int = 200) -> None:
-        self._send(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
+        self.reply(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self._send(b"{}", status, {"X-Error-Code": code, "Content-Type": "application/json", **(headers or {})})
-
-    def _send(self, body: bytes, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.reply(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json", **(headers or {})})
 
     def _read_chunks(self) -> bytes:
         content = b""
@@ -209,18 +203,16 @@ def _identity(content: bytes) -> dict[str, Any]:
     return {"oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), "size": len(content)}
 
 
+def reaching(url: str, token: str, folder: Path) -> dict[str, str]:
+    """This environment, but with a stand-in for its hub; xet storage is another protocol, so it stays off."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+    online = {"HF_ENDPOINT": url, "HF_TOKEN": token, "HF_HOME": str(folder / "cache")}
+    return kept | online | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
 @contextmanager
 def stand_in() -> Iterator[StandIn]:
     """A hub that listens on loopback while the block runs."""
     hub = StandIn()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new environment gets PyTorch's CPU build where there is one, and says what it gets."""
 
-import http.server
 import runpy
-import threading
 from collections.abc import Iterator
 
 import pytest
 
-from distribution.environments import REPOSITORY
+from loopback import Quiet, serving
+from programs import REPOSITORY
 
 torch_index = runpy.run_path(str(REPOSITORY / "requirements/torch_index.py"))["torch_index"]
 
@@ -17,18 +16,13 @@ torch_index = runpy.run_path(str(REPOSITORY / "requirements/torch_index.py"))["t
 def index() -> Iterator[str]:
     """A server that has a page at /whl/cpu/ and nothing else."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_HEAD(self) -> None:
             self.send_response(200 if self.path == "/whl/cpu/" else 404)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ import base64
 import importlib.util
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import soundfile
 from huggingface_hub import InferenceClient
 
+from loopback import Quiet, serving
 from vocals import CODEC_RATE, file_bytes, glide
 
 
@@ -87,7 +86,7 @@ def test_strangers_get_neither_files_nor_the_machine(handler: Any, data: dict, s
         handler(data)
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(Quiet):
     """What an endpoint's server does with a body of audio: {"inputs": bytes} to the handler, JSON back."""
 
     handler: Any
@@ -95,25 +94,13 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         answer = json.dumps(type(self).handler({"inputs": content})).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        self.reply(200, answer, {"Content-Type": "application/json"})
 
 
 @pytest.fixture
 def endpoint(handler: Any) -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), type("BoundServer", (Server,), {"handler": handler}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Server, handler=handler) as url:
+        yield url
 
 
 def test_the_hubs_own_client_hears_the_song(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 """Repositories on a hub: pushed to a stand-in through the hub's HTTP API, checked file by file, and loaded back."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import transformers
 from huggingface_hub import ModelCard
 
 from hafm_hf.pretrained.saving import REPOSITORY_FILES
-from hub_stand_in import TOKEN, StandIn, stand_in
+from hub_stand_in import TOKEN, StandIn, reaching, stand_in
 from programs import run_program
 from tiny_models import tiny_band
 from vocals import CODEC_RATE, file_bytes, glide
@@ -64,15 +63,8 @@ for model in (alone, within):
 
 
 def run_online(script: str, hub: StandIn, folder: Path, *arguments: str) -> None:
-    """Runs a script in a process whose hub is the stand-in; xet storage is another protocol, so it stays off."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(folder / "cache"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
+    """Runs a script in a process whose hub is the stand-in."""
+    environment = reaching(hub.url, TOKEN, folder)
     result = run_program([sys.executable, "-c", script, *arguments], environment, folder, fresh=True)
     assert result.returncode == 0, result.stderr[-3000:] + "\n".join(hub.requests[-20:])
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """URLs that strangers name: http(s) only, up to a size and a time."""
 
-import http.server
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +8,12 @@ from typing import Any
 import pytest
 
 from hafm_hf.audio import HAFMAudioError, download
+from loopback import Quiet, serving
 
 LIMITS: dict[str, Any] = {"max_bytes": 100_000, "timeout": 5.0}
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Quiet):
     """/here, redirects to whatever follows /to/, an endless /huge body, and a /drip of bytes."""
 
     def do_GET(self) -> None:
@@ -32,17 +31,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except OSError:
             return
 
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
+    with serving(Handler) as url:
+        yield url
 
 
 def test_a_redirect_among_private_addresses_is_followed(server: str) -> None:

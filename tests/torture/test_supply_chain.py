@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing leaves the machine that shouldn't: no connection at import or in tests, and no secret in any output."""
 
-import http.server
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from programs import run_program
+from loopback import Quiet, serving
+from programs import REPOSITORY, run_program
 from vocals import file_bytes, glide
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = "hf_TokenThatNobodyMaySee"
 
 
@@ -37,7 +35,7 @@ def test_importing_everything_that_users_import_connects_to_nobody(tmp_path: Pat
     assert not diary.exists(), diary.read_text()
 
 
-class Parrot(http.server.BaseHTTPRequestHandler):
+class Parrot(Quiet):
     """A server that refuses everything and repeats the secret that it was shown."""
 
     heard: list[str] = []
@@ -46,25 +44,15 @@ class Parrot(http.server.BaseHTTPRequestHandler):
         said = self.headers.get("Authorization", "")
         self.heard.append(said)
         body = f'{{"error": "refused: {said}"}}'.encode()
-        self.send_response(401)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("X-Error-Message", f"refused: {said}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body if self.command != "HEAD" else b"")
+        self.reply(401, body, {"Content-Type": "application/json", "X-Error-Message": f"refused: {said}"})
 
     do_GET = do_HEAD = do_POST = answer
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
 def parrot() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Parrot) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
+    with serving(Parrot) as url:
+        yield url
 
 
 @pytest.mark.fault("secrets in outputs")
