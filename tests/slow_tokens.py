@@ -2,10 +2,9 @@
 """A composite whose steps cost next to nothing, because tokens come a few times a second: for hours of sound."""
 
 import torch
-from transformers import EncodecConfig, EncodecModel
 
 from hafm_hf import HAFMForVocalAccompaniment, HAFMSemanticTokenizerConfig, HAFMSemanticTokenizerModel
-from tiny_models import CLUSTERS, CODES, tiny_hubert, tiny_stage
+from tiny_models import CLUSTERS, CODES, tiny_codec, tiny_hubert, tiny_stage
 
 SEMANTIC_RATE, ACOUSTIC_RATE = 2, 3
 
@@ -20,19 +19,8 @@ def slow_token_composite() -> HAFMForVocalAccompaniment:
     ).eval()
     tokenizer.centroids.normal_()
     bits = (CODES - 1).bit_length()
-    codec = EncodecModel(
-        EncodecConfig(
-            num_filters=2,
-            hidden_size=6,
-            upsampling_ratios=[20, 20, 20],
-            codebook_size=CODES,
-            codebook_dim=6,
-            num_lstm_layers=1,
-            target_bandwidths=[count * ACOUSTIC_RATE * bits / 1000 for count in (4, 8)],
-        )
-    ).eval()
-    for layer in codec.quantizer.layers:
-        layer.codebook.embed.normal_()
+    bandwidths = [count * ACOUSTIC_RATE * bits / 1000 for count in (4, 8)]
+    codec = tiny_codec(upsampling_ratios=[20, 20, 20], target_bandwidths=bandwidths)
     rates = {
         "semantic": {"conditioning_frame_rate": SEMANTIC_RATE, "frame_rate": SEMANTIC_RATE},
         "coarse": {"conditioning_frame_rate": SEMANTIC_RATE, "frame_rate": ACOUSTIC_RATE},

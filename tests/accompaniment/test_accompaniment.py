@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -74,15 +75,10 @@ def test_padding_is_cut_off_on_either_side(composite: Composite, left: int, monk
     batch, mask = torch.zeros(2, 24_000), torch.zeros(2, 24_000, dtype=torch.long)
     batch[0, left : left + 12_000], mask[0, left : left + 12_000] = torch.from_numpy(voice(0.5)), 1
     batch[1], mask[1] = torch.from_numpy(voice(1, pitch=300)), 1
-    heard: list[np.ndarray] = []
-    tokenize = composite.tokenize_vocal
-
-    def listen(vocal: np.ndarray, *rest: Any) -> torch.Tensor:
-        heard.append(vocal)
-        return tokenize(vocal, *rest)
-
-    monkeypatch.setattr(composite, "tokenize_vocal", listen)
+    tokenize = Mock(wraps=composite.tokenize_vocal)
+    monkeypatch.setattr(composite, "tokenize_vocal", tokenize)
     output = composite.generate(batch, CODEC_RATE, seed=4, padding_mask=mask)
+    heard = [call.args[0] for call in tokenize.call_args_list]
     assert [len(audio) for audio in output.audio] == [12_000, 24_000]
     assert np.array_equal(heard[0], voice(0.5)) and np.array_equal(heard[1], voice(1, pitch=300))
 

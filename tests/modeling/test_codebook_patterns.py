@@ -13,7 +13,7 @@ from hafm_hf import HAFMCoarseConfig, HAFMCoarseForCausalLM
 from hafm_hf.modeling.codebook_patterns import DelayPattern, FlatPattern
 from hafm_hf.pretrained.loading import load_strictly
 from hafm_hf.training.objective import drawn_frames, drop_history
-from modeling.test_modeling import conditioning_for, targets_for
+from modeling.test_modeling import both_scores, conditioning_for, targets_for
 from tiny_models import tiny_stage
 
 BOS = 99
@@ -59,20 +59,15 @@ def hidden(pattern: Any, tokens: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", DELAYED)
 def test_a_code_sees_the_codes_of_earlier_slots_and_no_others(name: str, scheme: str) -> None:
     stage = delayed(name, position_scheme=scheme)
-    embedded = []
-
-    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        embedded.append(output.requires_grad_(True))
-        return output
-
-    stage.model.target_embedding.register_forward_hook(keep)
+    embedded: list[torch.Tensor] = []
+    stage.model.target_embedding.register_forward_hook(lambda *hooked: embedded.append(hooked[-1].requires_grad_()))
     targets = targets_for(stage, batch=1)
     logits = stage(labels=targets, conditioning_ids=conditioning_for(stage, batch=1)).logits
     books = stage.config.num_codebooks
     frames = targets.shape[1] // books
     for frame, book in ((0, 0), (0, 3), (3, 0), (3, 1), (frames - 1, books - 1)):
         score = stage.pattern.codebook(logits, book)[:, frame].sum()
-        (gradient,) = torch.autograd.grad(score, embedded[0], retain_graph=True)
+        (gradient,) = torch.autograd.grad(score, embedded, retain_graph=True)
         # [B, L, Q, D] by slot that reads → rows of slots that were predicted → [frame, codebook]
         reach = gradient.abs().amax(dim=(0, 3)).t()[:, 1:]
         seen = stage.pattern.tokens(F.pad(reach, (0, 1))).view(frames, books) > 0
@@ -98,12 +93,10 @@ def guided_loop(stage: Any, conditioning: torch.Tensor, scale: float, history_fr
     books, bos = stage.config.num_codebooks, stage.config.bos_token_id
     frames = stage.config.target_length(conditioning.shape[-1]) // books
     codes = torch.full((len(conditioning), books, frames), bos)
-    null = torch.ones(len(conditioning), dtype=torch.bool)
 
     def guided(history: torch.Tensor, weight: float) -> torch.Tensor:
         ids = stage.pattern.inputs(history.transpose(1, 2).flatten(1), stage.config.bos_token_id)
-        with torch.no_grad():
-            with_voice, without = (stage(ids, conditioning, null_conditioning=rows).logits for rows in (~null, null))
+        with_voice, without = both_scores(stage, conditioning, input_ids=ids)
         return (without if weight else 0) + (weight or 1.0) * (with_voice - without)
 
     alone = history_free * guided(torch.full_like(codes, bos), 0.0) if history_free else 0.0

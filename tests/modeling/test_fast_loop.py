@@ -15,7 +15,7 @@ from hafm_hf.accompaniment.song import Heartbeat
 from hafm_hf.modeling.fast_loop import BLOCK, FastDecoder, _GraphedStep
 from hafm_hf.modeling.generation_hafm import RandomStream
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
-from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
 from tiny_models import placed, tiny_stage
 
 
@@ -37,10 +37,7 @@ def uniforms_for(batch: int, count: int, seed: int = 5) -> torch.Tensor:
 
 def guided_scores(stage: Any, conditioning: torch.Tensor, tokens: torch.Tensor, scale: float) -> torch.Tensor:
     """Teacher-forced scores of every slot by the stage's own forward: float [B·R, L, V]."""
-    null = torch.ones(len(conditioning), dtype=torch.bool)
-    with torch.no_grad():
-        conditional = stage(labels=tokens, conditioning_ids=conditioning, null_conditioning=~null).logits
-        unconditional = stage(labels=tokens, conditioning_ids=conditioning, null_conditioning=null).logits
+    conditional, unconditional = both_scores(stage, conditioning, labels=tokens)
     return unconditional + scale * (conditional - unconditional)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hafm_hf.modeling.generation_hafm import ClassifierFreeGuidance
-from modeling.test_modeling import BATCH, FRAMES, conditioning_for
+from modeling.test_modeling import BATCH, FRAMES, both_scores, conditioning_for
 from tiny_models import STAGES, tiny_stage
 
 STEPS = 5
@@ -18,11 +18,8 @@ def guided_loop(
 ) -> torch.Tensor:
     """The paper's decoding without a cache, a processor or GenerationMixin: two passes a step."""
     tokens = torch.full((len(conditioning), 1), stage.config.bos_token_id)
-    null = torch.ones(len(conditioning), dtype=torch.bool)
     for _ in range(steps):
-        with torch.no_grad():
-            conditional = stage(tokens, conditioning, null_conditioning=~null).logits[:, -1]
-            unconditional = stage(tokens, conditioning, null_conditioning=null).logits[:, -1]
+        conditional, unconditional = both_scores(stage, conditioning, input_ids=tokens)[..., -1, :]
         logits = (unconditional + scale * (conditional - unconditional)) / temperature
         worst = logits.topk(top_k).values[:, -1:]
         probabilities = logits.masked_fill(logits < worst, -float("inf")).softmax(-1)

@@ -9,7 +9,7 @@ import torch
 from hafm_hf.modeling.fast_loop import FastDecoder
 from hafm_hf.modeling.windows import DecodingOptions, decode_window
 from modeling.test_fast_loop import uniforms_for
-from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, conditioning_for
+from modeling.test_modeling import FRAMES, STAGES_AND_PATTERNS, both_scores, conditioning_for
 from tiny_models import STAGES, placed, tiny_stage
 
 UNIT = 0.04
@@ -26,20 +26,11 @@ def listening_stage(name: str, **options: Any) -> Any:
 def guided_by_hand(stage: Any, conditioning: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
     """Greedy tokens int64 [B, steps] by whole forwards: λ over the history, w over none."""
     batch, bos = len(conditioning), stage.config.bos_token_id
-    null = torch.ones(batch, dtype=torch.bool)
     size = stage.config.codebook_size
-
-    def last(history: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            found = [
-                stage(input_ids=history, conditioning_ids=conditioning, null_conditioning=nulled).logits[:, -1]
-                for nulled in (~null, null)
-            ]
-        return torch.stack(found)
-
     ids = torch.full((batch, 1), bos)
     for _ in range(steps):
-        seen, unseen = last(ids), last(torch.full_like(ids, bos))
+        histories = (ids, torch.full_like(ids, bos))
+        seen, unseen = (both_scores(stage, conditioning, input_ids=each)[..., -1, :] for each in histories)
         scores = seen[1] + scale * (seen[0] - seen[1]) + WEIGHT * (unseen[0] - unseen[1])
         ids = torch.cat([ids, scores[:, :size].argmax(-1)[:, None]], dim=1)
     return ids[:, 1:]

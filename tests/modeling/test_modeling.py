@@ -27,6 +27,14 @@ def conditioning_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed:
     return torch.randint(vocabulary, (batch, stage.config.num_conditioning_streams, frames), generator=generator)
 
 
+@torch.no_grad()
+def both_scores(stage: Any, conditioning: torch.Tensor, **tokens: torch.Tensor) -> torch.Tensor:
+    """Scores with the conditioning and without it: float [2, B·R, L, V]."""
+    null = torch.ones(len(conditioning), dtype=torch.bool)
+    passes = [stage(conditioning_ids=conditioning, null_conditioning=rows, **tokens) for rows in (~null, null)]
+    return torch.stack([output.logits for output in passes])
+
+
 def targets_for(stage: Any, batch: int = BATCH, frames: int = FRAMES, seed: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, stage.config.target_length(frames))
@@ -57,18 +65,12 @@ def test_paper_size_stages_have_the_papers_parameter_counts(name: str, parameter
 @pytest.mark.parametrize("name", STAGES)
 def test_target_never_sees_its_future(name: str, scheme: str) -> None:
     stage = tiny_stage(name, position_scheme=scheme)
-    embedded = {}
-
-    def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        output.requires_grad_(True)
-        embedded["target"] = output
-        return output
-
-    stage.model.target_embedding.register_forward_hook(keep)
+    embedded: list[torch.Tensor] = []
+    stage.model.target_embedding.register_forward_hook(lambda *hooked: embedded.append(hooked[-1].requires_grad_()))
     targets = targets_for(stage)
     logits = stage(input_ids=shifted(stage, targets), conditioning_ids=conditioning_for(stage)).logits
     middle = logits.shape[1] // 2
-    (gradient,) = torch.autograd.grad(logits[:, middle].sum(), embedded["target"])
+    (gradient,) = torch.autograd.grad(logits[:, middle].sum(), embedded)
     reach = gradient.abs().amax(dim=(0, 2))
     assert (reach[: middle + 1] > 0).all()
     assert (reach[middle + 1 :] == 0).all()

@@ -14,26 +14,10 @@ from transformers import EncodecConfig, EncodecModel, MimiConfig
 from convert_encodec import convert
 from hafm_hf.tokenizers.codecs import CONTEXT_FRAMES, Codec, CodecStream, as_codec, load_codec
 from hafm_hf.tokenizers.configuration_codec import CodecFormat, codec_format
-from tiny_models import CODECS, CODES
+from tiny_models import CODECS, CODES, tiny_codec
 
 RATIOS = (4, 3, 2)
 HOP = 24
-
-
-def tiny_codec() -> EncodecModel:
-    """Random weights and 3 codebooks of 64: 18 kbps at 1,000 frames a second."""
-    torch.manual_seed(0)
-    config = EncodecConfig(
-        num_filters=4,
-        hidden_size=10,
-        upsampling_ratios=list(RATIOS),
-        codebook_size=64,
-        target_bandwidths=[6.0, 18.0],
-        num_lstm_layers=1,
-    )
-    codec = EncodecModel(config).eval()
-    fill_codebooks(codec)
-    return codec
 
 
 @torch.no_grad()
@@ -47,7 +31,11 @@ def fill_codebooks(codec: EncodecModel) -> None:
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return as_codec(tiny_codec())
+    """Random weights and 3 codebooks of 64: 18 kbps at 1,000 frames a second."""
+    sizes = {"num_filters": 4, "hidden_size": 10, "codebook_dim": 10, "codebook_size": 64}
+    model = tiny_codec(upsampling_ratios=list(RATIOS), target_bandwidths=[6.0, 18.0], **sizes)
+    fill_codebooks(model)
+    return as_codec(model)
 
 
 @pytest.fixture(scope="module")

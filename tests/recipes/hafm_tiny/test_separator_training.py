@@ -2,25 +2,23 @@
 """Training a separator on seconds of songs whose stems lie in different registers."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
-from transformers import EncodecConfig, EncodecModel
+from transformers import EncodecModel
 
 from hafm_hf import HAFMSeparatorModel
 from hafm_hf.lead_sheet.vocabulary import STEMS
 from hafm_hf.tokenizers.codecs import as_codec
 from hafm_tiny.separator import SeparatorArguments, SeparatorTrainer, separator_scores
 from hafm_tiny.song_pool import SongPool
-from programs import run_program
+from programs import RECIPES, run_program
 from synthetic_songs import tone
-from tiny_models import tiny_separator
+from tiny_models import tiny_codec, tiny_separator
 
-RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "train_separator.py"
+RECIPE = RECIPES / "train_separator.py"
 RATE = 8_000
 SIZES = {"sampling_rate": RATE, "n_fft": 160, "hop_length": 40}
 
@@ -52,12 +50,8 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def codec() -> EncodecModel:
-    torch.manual_seed(0)
-    sizes = {"num_filters": 2, "hidden_size": 8, "codebook_size": 16, "num_lstm_layers": 1, "target_bandwidths": [3.2]}
-    model = EncodecModel(EncodecConfig(sampling_rate=RATE, upsampling_ratios=[5, 4, 2], **sizes)).eval()
-    for layer in model.quantizer.layers:
-        layer.codebook.embed.normal_()
-    return model
+    sizes = {"hidden_size": 8, "codebook_dim": 8}
+    return tiny_codec(sampling_rate=RATE, upsampling_ratios=[5, 4, 2], target_bandwidths=[3.2], **sizes)
 
 
 def pool(root: Path, split: str) -> SongPool:
@@ -85,12 +79,12 @@ def test_the_recipe_makes_a_part_for_the_codec(songs: Path, codec: EncodecModel,
     words = ["--corpus", songs, "--codec", tmp_path / "codec", "--out", tmp_path / "run", "--steps", 2]
     words += ["--channels", 8, "--layers", 1, "--batch_size", 2, "--crop_seconds", 0.5]
     for begun in ([], ["--init_from", tmp_path / "run" / "separator"]):
-        done = run_program([sys.executable, str(RECIPE), *map(str, [*words, *begun])])
+        done = run_program([RECIPE, *words, *begun])
         assert done.returncode == 0, done.stderr[-2000:]
     config = HAFMSeparatorModel.from_pretrained(tmp_path / "run" / "separator").config
     assert (config.sampling_rate, config.hop_length) == (RATE, 40)
     assert "bass_si_sdr" in json.loads((tmp_path / "run" / "separator" / "figures.json").read_text())
     (songs / "validation").rename(songs / "test")
     for wrong, said in ((words[:2], "--codec"), (words, "no finished song longer than 10 s")):
-        missing = run_program([sys.executable, str(RECIPE), *map(str, wrong)])
+        missing = run_program([RECIPE, *wrong])
         assert missing.returncode == 1 and said in missing.stderr.splitlines()[-1]
