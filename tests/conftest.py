@@ -30,9 +30,8 @@ import pytest
 import torch
 
 from faults import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary, tally
-from programs import start_server
+from programs import REPOSITORY, start_server
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HAFM_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 # The files that take longest, in that order: where two processes share the suite (--dist loadfile), a long one that
@@ -99,6 +98,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_toy_corpus(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Tiny tokenizers, as `TokenizerOptions` names them."""
+    from corpus.karaoke import save_tokenizers
+
+    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="session")

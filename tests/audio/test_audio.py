@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,13 @@ import torch
 
 from hafm_hf import audio
 from hafm_hf.audio import HAFMAudioError
+from vocals import file_bytes
 
 RATE = 22_050
 
 
 def tone(seconds: float = 1.5, rate: int = RATE, frequency: float = 440.0, amplitude: float = 0.5) -> audio.Samples:
     return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-def encoded(samples: np.ndarray, rate: int = RATE, **format_options: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, **format_options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +33,7 @@ def encoded(samples: np.ndarray, rate: int = RATE, **format_options: str) -> byt
 )
 def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, subtype: str, tolerance: float) -> None:
     path = tmp_path / f"vocal.{file_format.lower()}"
-    path.write_bytes(encoded(tone(), format=file_format, subtype=subtype))
+    path.write_bytes(file_bytes(tone(), RATE, format=file_format, subtype=subtype))
     samples, rate = audio.read_audio(path)
     assert rate == RATE and samples.dtype == np.float32
     assert samples.shape == tone().shape
@@ -49,7 +43,7 @@ def test_every_format_reads_back_as_written(tmp_path: Path, file_format: str, su
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000, 96_000])
 def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
-    samples, target = audio.read_audio(encoded(tone(rate=rate), rate, format="WAV"), sampling_rate=24_000)
+    samples, target = audio.read_audio(file_bytes(tone(rate=rate), rate), sampling_rate=24_000)
     assert target == 24_000 and samples.shape == (36_000,)
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
     assert abs(np.argmax(spectrum) * 24_000 / samples.size - 440.0) < 1.0
@@ -59,12 +53,12 @@ def test_any_rate_keeps_the_pitch_and_the_duration(rate: int) -> None:
 def test_stereo_becomes_the_mean_of_its_channels() -> None:
     both = np.stack([tone(), 0.5 * tone(frequency=660.0)], axis=1)
     for sound, mono in ((both, True), (np.tile(both, 2), True), (np.tile(both, 2), False)):
-        samples, _ = audio.read_audio(encoded(sound, format="WAV", subtype="FLOAT"), mono=mono)
+        samples, _ = audio.read_audio(file_bytes(sound, RATE, subtype="FLOAT"), mono=mono)
         assert np.allclose(samples, both.mean(axis=1), atol=1e-6)
 
 
 def test_seconds_cuts_the_start_even_of_a_file_that_is_too_long() -> None:
-    source = encoded(tone(seconds=3.0), format="WAV", subtype="FLOAT")
+    source = file_bytes(tone(seconds=3.0), RATE, subtype="FLOAT")
     samples, _ = audio.read_audio(source, seconds=1.2, max_seconds=2.0)
     assert np.array_equal(samples, tone(seconds=3.0)[: round(1.2 * RATE)])
     with pytest.raises(HAFMAudioError, match=r"longer than 2 s"):
@@ -78,14 +72,14 @@ def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("These are words, not samples.\n" * 50)
     (folder / "text.mp3").write_text("These are words, not samples.\n" * 50)
-    (folder / "short.wav").write_bytes(encoded(tone(0.3), format="WAV"))
-    (folder / "none.wav").write_bytes(encoded(tone(0.0), format="WAV"))
+    (folder / "short.wav").write_bytes(file_bytes(tone(0.3), RATE))
+    (folder / "none.wav").write_bytes(file_bytes(tone(0.0), RATE))
     holed = tone()
     holed[100] = np.nan
-    (folder / "nan.wav").write_bytes(encoded(holed, format="WAV", subtype="FLOAT"))
+    (folder / "nan.wav").write_bytes(file_bytes(holed, RATE, subtype="FLOAT"))
     endless = tone()
     endless[100] = -np.inf
-    (folder / "slow.wav").write_bytes(encoded(tone(rate=4_000), 4_000, format="WAV"))
+    (folder / "slow.wav").write_bytes(file_bytes(tone(rate=4_000), 4_000))
     return {
         "missing": (folder / "absent.wav", "absent.wav does not exist"),
         "folder": (folder, "is a folder"),
@@ -96,9 +90,9 @@ def bad_sources(folder: Path) -> dict[str, tuple[object, str]]:
         "text bytes": (b"words " * 99, "the vocal is not audio"),
         "short": (folder / "short.wav", "short.wav is 0.3 s long; HAFM needs at least 1 s."),
         "no samples": (folder / "none.wav", "none.wav is 0 s long; HAFM needs at least 1 s."),
-        "almost a second": (encoded(tone()[: RATE - 1], format="WAV"), "is 0.99 s long; HAFM needs at least 1 s"),
+        "almost a second": (file_bytes(tone()[: RATE - 1], RATE), "is 0.99 s long; HAFM needs at least 1 s"),
         "nan": (folder / "nan.wav", "nan.wav has NaN or infinite samples"),
-        "infinite": (encoded(endless, format="WAV", subtype="FLOAT"), "the vocal has NaN or infinite samples"),
+        "infinite": (file_bytes(endless, RATE, subtype="FLOAT"), "the vocal has NaN or infinite samples"),
         "rate": (folder / "slow.wav", "slow.wav has a sampling rate of 4000 Hz"),
         "no server": ("http://127.0.0.1:9/vocal.wav", "cannot be fetched"),
     }

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import soundfile
 import transformers
-from typer.testing import CliRunner
 
+from commands import hafm
 from hafm_hf import audio
-from hafm_hf.cli import app
 from hafm_hf.cli.accompany_folder import _batched, accompany_all
 from hafm_hf.cli.options import Outcome, Request
 from hafm_hf.corpus.locks import HAFMBusyError, locked
@@ -26,17 +25,6 @@ from vocals import CODEC_RATE, file_bytes, glide
 HAFM = Path(sys.executable).with_name("hafm")
 PARTS = ("instrumental", "mix")
 SECONDS = {"a.wav": 1.0, "verse/b.flac": 1.3, "verse/deep/a.wav": 1.1, "verse/deep/a.flac": 1.2}
-
-
-def write_vocals(folder: Path) -> Path:
-    """Four vocals in nested folders, two of one name, and one that nobody can read."""
-    for name, seconds in SECONDS.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file_bytes(glide(seconds), format=path.suffix[1:].upper()))
-    (folder / "verse" / "notes.wav").write_text("These are words, not sounds.\n" * 20)
-    (folder / "verse" / "lyrics.txt").write_text("la la la")
-    return folder
 
 
 def request(vocals: Path, out: Path, model: Path, **parameters: object) -> Request:
@@ -54,7 +42,15 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def vocals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_vocals(tmp_path_factory.mktemp("batch") / "vocals")
+    """Four vocals in nested folders, two of one name, and one that nobody can read."""
+    folder = tmp_path_factory.mktemp("batch") / "vocals"
+    for name, seconds in SECONDS.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file_bytes(glide(seconds), format=path.suffix[1:].upper()))
+    (folder / "verse" / "notes.wav").write_text("These are words, not sounds.\n" * 20)
+    (folder / "verse" / "lyrics.txt").write_text("la la la")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +198,13 @@ def test_the_command_ends_with_1_and_says_what_was_left_out(
     words = ["accompany", vocals, "--out", quiet_run[0], "--model", tiny_model, "--seed", 3, "--skip-fine"]
     command = [str(HAFM), *map(str, [*words, "--batch-size", 2])]
     for wrong in ([str(vocals / "a.wav")], ["--out", "."], ["--overwrite"]):
-        assert CliRunner().invoke(app, [*command[1:], *wrong]).exit_code == 2
+        assert hafm(*command[1:], *wrong).exit_code == 2
     for wrong in (["--workers", "2"], ["--batch-size", "8"]):
-        assert CliRunner().invoke(app, ["accompany", str(vocals / "a.wav"), *wrong]).exit_code == 2
+        assert hafm("accompany", vocals / "a.wav", *wrong).exit_code == 2
     # nothing is planned with what the model or nobody knows
     fresh = ["accompany", str(vocals), "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     for wrong, code in ((["--style", "jazz"], 1), (["--tempo", "20"], 2)):
-        assert CliRunner().invoke(app, [*fresh, *wrong]).exit_code == code and not (tmp_path / "out").exists()
+        assert hafm(*fresh, *wrong).exit_code == code and not (tmp_path / "out").exists()
     done = run_program(command, {**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 1
     assert "hafm: verse/notes.wav is not audio that HAFM can read" in done.stderr and "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ import torch
 from hafm_hf.corpus.shards import ShardOptions
 from hafm_hf.corpus.stems import StemOptions
 from hafm_hf.corpus.tokenizing import TokenizerOptions
-from tiny_models import tiny_codec, tiny_semantic_tokenizer
+from tiny_models import evenly, tiny_codec, tiny_semantic_tokenizer
 
 RATE = 16_000
 
@@ -50,7 +50,7 @@ def save_tokenizers(folder: Path) -> dict[str, Any]:
     tokenizer = tiny_semantic_tokenizer()
     features = tokenizer.extract_features(torch.from_numpy(sing(4.0, 99)))
     # frames of a song as centroids, so that tokens change along a song
-    tokenizer.centroids.copy_(features[torch.linspace(0, len(features) - 1, len(tokenizer.centroids)).long()])
+    tokenizer.centroids.copy_(evenly(features))
     tokenizer.save_pretrained(folder / "semantic_tokenizer")
     tiny_codec().save_pretrained(folder / "codec")
     return {"semantic_tokenizer": str(folder / "semantic_tokenizer"), "codec": str(folder / "codec")}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound of unknown origin: what is whole is read to the sample, what is not is dropped with its reason."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,11 @@ import soundfile
 from corpus.karaoke import RATE, sing
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.tracks import Reason, TrackError
+from vocals import file_bytes
 
 
 def encoded(file_format: str, seconds: float = 6.0) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sing(seconds, 0), RATE, format=file_format)
-    return buffer.getvalue()
+    return file_bytes(sing(seconds, 0), RATE, format=file_format)
 
 
 def reason(path: Path, content: bytes, max_seconds: float = 60.0) -> Reason:

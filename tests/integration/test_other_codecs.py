@@ -12,6 +12,7 @@ import soxr
 import torch
 from transformers import pipeline
 
+from commands import hafm
 from corpus.karaoke import RATE, sing
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import assemble_composite
@@ -137,10 +138,6 @@ def test_the_pipeline_keeps_mixes_and_writes_all_channels(made: dict[str, Any], 
 
 
 def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from hafm_hf.cli import app
-
     form, folder = made["format"], made["folder"] / "model"
     described = describe_model(str(folder))
     assert described["sampling_rate"] == form.sampling_rate
@@ -151,8 +148,7 @@ def test_the_commands_know_the_codec(made: dict[str, Any], tmp_path: Path) -> No
     family = {"24 kbps": "EnCodec", "dac": "DAC"}.get(made["kind"], "spectral codec")
     assert codec["architecture"].startswith(family)
     soundfile.write(tmp_path / "voice.wav", glide(1.0, VOCAL_RATE), VOCAL_RATE)
-    words = ["accompany", str(tmp_path / "voice.wav"), "--model", str(folder), "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*words, "--seed", "1"])
+    result = hafm("accompany", tmp_path / "voice.wav", "--model", folder, "--out", tmp_path / "out", "--seed", 1)
     assert result.exit_code == 0, result.output
     for name in ("instrumental", "mix"):
         info = soundfile.info(tmp_path / "out" / f"voice_{name}.wav")

@@ -14,7 +14,7 @@ import datasets
 import pytest
 import torch
 
-from corpus.karaoke import karaoke_options, save_tokenizers, shards, write_karaoke
+from corpus.karaoke import karaoke_options, shards, write_karaoke
 from hafm_hf.corpus.prepare import PrepareOptions, prepare
 from hafm_hf.corpus.reading import decode
 from hafm_hf.corpus.tokenizing import fit_rate
@@ -27,11 +27,6 @@ COMMAND = [sys.executable, "-m", "hafm_hf", "prepare"]
 
 def hafm_prepare(*words: object) -> subprocess.CompletedProcess[str]:
     return run_program([*COMMAND, *words])
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return save_tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 def test_real_karaoke_becomes_a_corpus_that_decodes_to_its_bands(shared_data: Path, tmp_path: Path) -> None:

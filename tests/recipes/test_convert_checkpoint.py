@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Original checkpoints: our own weights under other names come back exactly, or are refused in a sentence."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from convert_checkpoint import load_checkpoint, main
 from hafm_hf.modeling.modeling_hafm import STAGE_MODELS
 from tiny_models import tiny_stage
+from torture.test_hostile_checkpoints import Payload
 
 STACKED = ("heads.weight", "model.conditioning_embedding.weight", "model.target_embedding.weight")
 SIZES = (
@@ -81,18 +81,8 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, change: Callabl
     assert not (tmp_path / "out").exists()
 
 
-class Malice:
-    """Unpickled, it would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
-
-
 def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    content = {"model_state": {"norm.weight": torch.ones(3)}, "extra": Malice(tmp_path / "trap")}
+    content = {"model_state": {"norm.weight": torch.ones(3)}, "extra": Payload(tmp_path / "trap")}
     torch.save(content, tmp_path / "ckpt_best.pt")
     with pytest.raises(ValueError, match="can run code when it is read"):
         load_checkpoint(tmp_path / "ckpt_best.pt")

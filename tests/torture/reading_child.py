@@ -53,11 +53,6 @@ class Reader:
             self.process = None
 
 
-def memory_in_use() -> int:
-    """Bytes of address space that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-
-
 def read(path: str) -> str:
     """One file through the reader of `hafm accompany` and through the pipeline's feature extractor."""
     from hafm_hf import HAFMFeatureExtractor
@@ -88,7 +83,9 @@ def main() -> None:
     from vocals import file_bytes, glide
 
     HAFMFeatureExtractor()(audio.read_audio(file_bytes(glide(1.0)))[0], 24_000)
-    limit = memory_in_use() + GIBIBYTE
+    # address space that this process has by now
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = in_use + GIBIBYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("ready", flush=True)
     for line in sys.stdin:

@@ -5,7 +5,6 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +31,6 @@ ENCODINGS = {
 # what headers are not made for
 ODD_NUMBERS = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
 HEADER = 120
-# the same examples in every run, however long one takes
-REPEATABLE: dict[str, Any] = {
-    "derandomize": True,
-    "database": None,
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-}
 
 
 @pytest.fixture(scope="module")

@@ -59,9 +59,7 @@ def jobs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     (folder / "vocal.wav").write_bytes(file_bytes(glide(1.0)))
     accompany_words = [str(folder / "vocal.wav"), "--model", str(tiny_model), "--seed", "1", "--skip-fine"]
     return {
-        "prepare": Job(
-            hafm, lambda out: ["prepare", str(folder / "songs"), str(out), *prepare_words], partial(digest_files)
-        ),
+        "prepare": Job(hafm, lambda out: ["prepare", str(folder / "songs"), str(out), *prepare_words], digest_files),
         "train": Job(train, lambda out: words(folder / "corpus", out, **quick), digest_run),
         "evaluate": Job(
             hafm,

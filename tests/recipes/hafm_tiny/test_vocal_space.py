@@ -31,6 +31,8 @@ QUICK = VocalSpaceArguments(
     warmup_steps=10,
     learning_rate=5e-3,
 )
+# a tokenizer before, the one after, and its figures
+Fitted = tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]]
 
 
 def sung_song(seed: int, seconds: float = 30.0, width: int = WIDTH) -> SungFrames:
@@ -65,8 +67,7 @@ def tokenizer_with_centroids(separate: bool = True, clusters: int = CLUSTERS) ->
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]]:
-    """The tokenizer before, the one after, and its figures."""
+def fitted() -> Fitted:
     before = tokenizer_with_centroids()
     return before, *fit(before, QUICK)
 
@@ -93,9 +94,7 @@ def test_the_rhythm_network_finds_beats_in_songs_and_tempos_that_it_has_not_hear
         RhythmTrainer(network, [song], QUICK, FRAME_RATE)
 
 
-def test_only_the_vocal_changes(
-    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
-) -> None:
+def test_only_the_vocal_changes(fitted: Fitted) -> None:
     before, after, figures = fitted
     sound = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
     assert torch.equal(before.encode(sound), after.encode(sound))
@@ -121,9 +120,7 @@ def test_vocal_clusters_keep_notes_and_onsets_that_k_means_would_lose(clusters: 
     assert (guess[tokens] == song.note)[sung].mean() > 0.8
 
 
-def test_tokens_lie_on_one_line_of_beats(
-    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]],
-) -> None:
+def test_tokens_lie_on_one_line_of_beats(fitted: Fitted) -> None:
     _, after, _ = fitted
     song = sung_song(51, width=after.centroids.shape[-1])
     features = torch.from_numpy(song.features).float()
@@ -145,9 +142,7 @@ def test_tokens_lie_on_one_line_of_beats(
     assert float(torch.nn.functional.cosine_similarity(said[:, 2:], true[:, 2:])[FRAME_RATE:].mean()) > 0.5
 
 
-def test_tokens_do_not_depend_on_chunks_batches_or_saving(
-    fitted: tuple[HAFMSemanticTokenizerModel, HAFMSemanticTokenizerModel, dict[str, float]], tmp_path: Path
-) -> None:
+def test_tokens_do_not_depend_on_chunks_batches_or_saving(fitted: Fitted, tmp_path: Path) -> None:
     _, tokenizer, _ = fitted
     sound = 0.1 * torch.randn(2, 16_000 * 5, generator=torch.Generator().manual_seed(2))
     features = tokenizer.extract_features(sound[0], noise=True, seed=3)
