@@ -163,6 +163,7 @@ def test_a_model_is_rendered_once_over_seeds(pairs: Path, tiny_model: Path, tmp_
         (("--pairs", "TEST", "--separation", "demucs"), 2, "--separation is of --protocol"),
         (("--pairs", "TEST", "--no-model", "--guidance-scale", "0"), 2, "contradict each other"),
         (("--pairs", "TEST/song0", "--clip-seconds", "1"), 1, "the shuffled control needs at least 2 songs"),
+        (("--pairs", "TEST", "--clip-seconds", "1", "--embedder", "vggish"), 1, "--vggish-weights"),
         (("--no-model", "--pairs", "nowhere"), 1, "nowhere is not a folder"),
         (("--no-model", "--pairs", "TEST", "--outputs", "late=TRAIN"), 1, "lacks 6 of 6 accompaniments"),
         (("--no-model", "--pairs", "TEST", "--retrieval-bank", "TEST"), 1, "holds 6 songs of the test"),
@@ -178,7 +179,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(
     done = CliRunner().invoke(app, ["evaluate", *given, "--out", str(tmp_path / "out")], env={"COLUMNS": "200"})
     assert done.exit_code == code and sentence in done.output + str(done.exception)
     assert code == 2 or "\n" not in str(done.exception)
-    assert not list(tmp_path.glob("out/report.*"))
+    assert not list(tmp_path.glob("out/report.*")) and not list(tmp_path.glob("out/rendered/**/*.wav"))
 
 
 def test_a_short_or_broken_rendering_is_named(pairs: Path, outputs: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ..atomic_files import replacing
 from ..corpus.engines import run_on
 from ..corpus.locks import locked
 from .datasets import Clip, Part, find_outputs
+from .embedders import make_embedder
 from .fools import FOOLS
 from .generating import RenderingOptions, render
 from .measuring import RANDOM, REFERENCE, RETRIEVAL, ClipJob, Measurement, MeasuringOptions, measure
@@ -126,6 +127,8 @@ def _systems(evaluation: Evaluation) -> dict[str, System]:
     if evaluation.generation is not None:
         # before hours of rendering
         check_songs([clip.song for clip in evaluation.clips])
+        for embedder in evaluation.measuring.embedders:
+            make_embedder(embedder)
         both = {f"{name}, {ISOLATED}": "vocal", f"{name}, {SEPARATED}": "separated"}
         conditions = {name: "vocal"} if any(clip.separated is None for clip in evaluation.clips) else both
         for shown, role in conditions.items():
