@@ -17,6 +17,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -25,6 +26,7 @@ from hafm_hf.listening.modeling_listener import HAFMListenerModel
 from hafm_hf.pretrained.loading import write_checksums
 from hafm_hf.training.arguments import parse_dataclasses
 from hafm_tiny.listening.measuring import simulated, simulated_scores
+from hafm_tiny.listening.takes import sung_takes
 from hafm_tiny.listening.training import ListenerArguments, train_listener
 from hafm_tiny.listening.tunes import TEST_SONGS, VALIDATION_SONGS, load_tunes
 from running import run_recipe
@@ -43,6 +45,8 @@ class Folders:
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
+    takes: str = field(default="", metadata={"help": "rendered songs, whose vocals teach the tempo beside the tunes"})
+    only_time: bool = field(default=False, metadata={"help": "harmony stays as it is in --init_from"})
     init_from: str = field(default="", metadata={"help": "folder or hub id of a listener that learns on"})
     out: str = field(default="", metadata={"help": "gets listener/, the part"})
     harmony_channels: int = HAFMListenerConfig.harmony_channels
@@ -55,6 +59,8 @@ class Folders:
         """Refuses what is not named, and sets what holds for the whole process."""
         if not self.out or not (self.songs or self.corpus or self.sheets):
             raise ValueError("Name the --out and what to learn from: --songs, --corpus or --sheets.")
+        if self.only_time and not self.init_from:
+            raise ValueError("--only_time leaves harmony as it is: name the listener that knows it with --init_from.")
         torch.set_num_threads(self.threads)
 
 
@@ -73,7 +79,8 @@ def main() -> None:
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
     torch.manual_seed(arguments.seed)
     model = new_listener(folders).to(folders.device)
-    figures = train_listener(model, tunes["train"], arguments)
+    takes = list(sung_takes(Path(folders.takes), np.random.default_rng(arguments.seed))) if folders.takes else ()
+    figures = train_listener(model, tunes["train"], arguments, takes, folders.only_time)
     if tunes["validation"]:
         figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))
     out = Path(folders.out) / "listener"

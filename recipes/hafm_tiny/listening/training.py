@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from hafm_hf.lead_sheet.chords import NUM_CHORDS, PITCH_CLASSES
 from hafm_hf.listening.beat_line import BEAT_PARTS
 from hafm_hf.listening.modeling_listener import HAFMListenerModel
-from hafm_hf.listening.pitch_line import CLASS_NUMBERS, HARMONY_PARTS
+from hafm_hf.listening.pitch_line import CLASS_NUMBERS, HARMONY_PARTS, PitchLine
 
 from ..steps import StepArguments, in_half, take_steps
-from .simulated_singer import Performance, SimulatedSinger
+from .simulated_singer import SimulatedSinger
+from .takes import TimedLine, crop_of_takes
 from .tunes import SHEETS, SONGS, Tune, of_source
 
 IGNORED = -100
@@ -51,6 +52,8 @@ class ListenerArguments(StepArguments):
         time_share (float): steps of the tower that hears the tempo, for each of the one that hears chords.
         sheet_share, time_sheet_share (float): share of lead sheets among the tunes of either tower.
         own_tempo, time_own_tempo (float): share of the songs that are sung near the tempo they were played in.
+        takes_share (float): steps of the tower of time that are of takes of rendered songs, where there are any.
+        takes_octaves (list of float): how much slower and faster they are at most.
         bar_weight, tempo_weight (float): of their losses beside that of beats.
     """
 
@@ -73,6 +76,8 @@ class ListenerArguments(StepArguments):
     time_sheet_share: float = 0.3
     own_tempo: float = 0.6
     time_own_tempo: float = 0.1
+    takes_share: float = 0.6
+    takes_octaves: list[float] = field(default_factory=lambda: [-0.15, 0.65])
     bar_weight: float = 0.2
     tempo_weight: float = 0.25
 
@@ -134,7 +139,7 @@ class HarmonyTrainer:
     def _sung(self) -> SungSong:
         sung, each = self.singer.sing(self.tunes.draw(), WHOLE), self.model.config.harmony_frames
         cells = torch.from_numpy(sung.line.harmony_cells(each)).half()
-        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung, each)]))
+        return SungSong(cells, torch.from_numpy(sung.chords[_middles(sung.line, each)]))
 
     def _crop(self, length: int) -> SungSong:
         """So many cells of a song, or fewer: one stretch, or several joined."""
@@ -159,13 +164,21 @@ class TimeTrainer(nn.Module):
         model: whose loss is asked for.
         tunes: for training.
         arguments: see above.
+        takes: of rendered songs, for training.
 
     Raises:
         ValueError: there are no tunes.
     """
 
-    def __init__(self, model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> None:
+    def __init__(
+        self,
+        model: HAFMListenerModel,
+        tunes: Sequence[Tune],
+        arguments: ListenerArguments,
+        takes: Sequence[TimedLine] = (),
+    ) -> None:
         super().__init__()
+        self.takes = takes
         self.model, self.arguments = model, arguments
         self.beat_head = nn.Linear(model.config.time_channels, BEAT_PARTS)
         self.bar_head = nn.Linear(model.config.time_channels, 1)
@@ -177,14 +190,12 @@ class TimeTrainer(nn.Module):
         """Cross-entropy of the part of the beat, of whether a bar begins with it, and of the tempo."""
         seconds, each = float(self.rng.choice(self.arguments.time_seconds)), self.model.config.time_frames
         rows = max(round(self.arguments.time_batch / seconds), 1)
-        batch = [self.singer.sing(self.tunes.draw(), seconds) for _ in range(rows)]
+        taken = bool(self.takes) and self.rng.random() < self.arguments.takes_share
+        batch = [self._take(seconds) if taken else self._sung(seconds) for _ in range(rows)]
         cells, mask = stacked([sung.line.time_cells(each) for sung in batch])
-        beats = [sung.beats[_middles(sung, each)] for sung in batch]
-        parts, _ = stacked([np.floor(passed % 1 * BEAT_PARTS).astype(np.int64) for passed in beats], IGNORED)
-        first = [(np.floor(p) - sung.downbeat) % sung.metre == 0 for p, sung in zip(beats, batch, strict=True)]
-        bars, _ = stacked([each.astype(np.float32) for each in first])
-        # beats of POP909's songs in six are eighths: their bars teach nothing
-        known = mask[..., 0] * torch.tensor([float(sung.metre in (3, 4)) for sung in batch])[:, None]
+        parts, _ = stacked([sung.parts[_middles(sung.line, each)] for sung in batch], IGNORED)
+        bars, _ = stacked([sung.bars[_middles(sung.line, each)] for sung in batch], np.nan)
+        known, bars = bars.isfinite(), bars.nan_to_num()
         hidden = self.model.time(cells, mask)
         loss = F.cross_entropy(self.beat_head(hidden).flatten(0, 1), parts.flatten(), ignore_index=IGNORED)
         binary = F.binary_cross_entropy_with_logits(self.bar_head(hidden)[..., 0], bars, reduction="none")
@@ -192,6 +203,16 @@ class TimeTrainer(nn.Module):
         tempi = torch.tensor([sung.tempo for sung in batch], dtype=torch.float32)
         wrong = tempo_targets(self.model, tempi) * self.model.hear_tempo(hidden, mask).log_softmax(-1)
         return loss - self.arguments.tempo_weight * wrong.sum(-1).mean()
+
+    def _take(self, seconds: float) -> TimedLine:
+        return crop_of_takes(self.takes, seconds, self.arguments.takes_octaves, self.rng)
+
+    def _sung(self, seconds: float) -> TimedLine:
+        sung = self.singer.sing(self.tunes.draw(), seconds)
+        first = ((np.floor(sung.beats) - sung.downbeat) % sung.metre == 0).astype(np.float32)
+        # beats of POP909's songs in six are eighths: their bars teach nothing
+        bars = first if sung.metre in (3, 4) else np.full_like(first, np.nan)
+        return TimedLine(sung.line, np.floor(sung.beats % 1 * BEAT_PARTS).astype(np.int64), bars, sung.tempo)
 
 
 class TuneDraw:
@@ -210,14 +231,24 @@ class TuneDraw:
         return tunes[int(self.rng.integers(len(tunes)))]
 
 
-def train_listener(model: HAFMListenerModel, tunes: Sequence[Tune], arguments: ListenerArguments) -> dict[str, float]:
-    """Trains the two towers one after the other, that of time on the CPU, and returns the mean losses of their last
-    tenths."""
-    harmony = HarmonyTrainer(model, tunes, arguments)
-    figures = {
-        "harmony_nats": take_steps(model, harmony.loss, replace(arguments, learning_rate=arguments.harmony_rate))
-    }
-    time, steps = TimeTrainer(model.cpu(), tunes, arguments), max(round(arguments.steps * arguments.time_share), 1)
+def train_listener(
+    model: HAFMListenerModel,
+    tunes: Sequence[Tune],
+    arguments: ListenerArguments,
+    takes: Sequence[TimedLine] = (),
+    only_time: bool = False,
+) -> dict[str, float]:
+    """Trains the two towers one after the other, or only that of time, which is trained on the CPU, and returns the
+    mean losses of their last tenths."""
+    figures = {}
+    if not only_time:
+        harmony = HarmonyTrainer(model, tunes, arguments)
+        rate = replace(arguments, learning_rate=arguments.harmony_rate)
+        figures = {"harmony_nats": take_steps(model, harmony.loss, rate)}
+    time, steps = (
+        TimeTrainer(model.cpu(), tunes, arguments, takes),
+        max(round(arguments.steps * arguments.time_share), 1),
+    )
     return figures | {"time_nats": take_steps(time, time.loss, replace(arguments, steps=steps))}
 
 
@@ -227,9 +258,9 @@ def tempo_targets(model: HAFMListenerModel, tempi: torch.Tensor) -> torch.Tensor
     return torch.softmax(-0.5 * away**2, dim=-1)
 
 
-def _middles(each: Performance, step: int) -> np.ndarray:
+def _middles(line: PitchLine, step: int) -> np.ndarray:
     """The frame in the middle of each cell."""
-    return np.minimum(np.arange(-(-len(each.line) // step)) * step + step // 2, len(each.line) - 1)
+    return np.minimum(np.arange(-(-len(line) // step)) * step + step // 2, len(line) - 1)
 
 
 def stacked(rows: Sequence[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:

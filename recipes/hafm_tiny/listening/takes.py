@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered songs as people might sing them, at the tempi at which songs are sung: what a listener learns tempi from.
+
+The simulated singer draws tempi evenly, so that a listener learns to count; which of two counts is the beat, it learns
+from songs. Dimensions: T frames at 50 Hz.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hafm_hf.listening.beat_line import BEAT_PARTS
+from hafm_hf.listening.pitch_line import LINE_RATE, HAFMVocalDescriptors, PitchLine, pitch_line
+
+from ..human_takes import human_take
+from ..song_pool import PCM_SCALE, finished_songs, load_song
+from ..targets import beat_parts
+
+RATE = 16_000
+# share of the songs that stay as they were rendered
+RENDERED = 0.15
+# frames from one point of a singer's lateness to the next, and its standard deviation
+WOBBLE_FRAMES, WOBBLE = 30, 1.8
+# of the shortest song that is heard whole where a crop is longer
+LEAST_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class TimedLine:
+    """A pitch line, the part of the beat of its frames (int64 [T]), where bars begin (float32 [T], 1 in the first beat
+    of a bar, NaN where nobody knows), and beats a minute."""
+
+    line: PitchLine
+    parts: NDArray[np.int64]
+    bars: NDArray[np.float32]
+    tempo: float
+
+
+def sung_takes(corpus: Path, rng: np.random.Generator) -> Iterator[TimedLine]:
+    """One take of each song of a rendered corpus for training."""
+    for folder in finished_songs(corpus / "train"):
+        song = load_song(folder, RATE)
+        vocal = (song.vocal / PCM_SCALE).astype(np.float32)
+        measured = HAFMVocalDescriptors(RATE, LINE_RATE).measured(vocal, len(vocal) * LINE_RATE // RATE)
+        if rng.random() >= RENDERED:
+            measured = human_take(measured, song.labels["notes"], rng)
+        line = pitch_line(*measured)
+        parts = beat_parts(song.labels, (np.arange(len(line)) + 0.5) / LINE_RATE, BEAT_PARTS)
+        yield TimedLine(line, parts, np.full(len(line), np.nan, np.float32), float(song.labels["tempo"]))
+
+
+def crop_of_takes(
+    takes: Sequence[TimedLine], seconds: float, octaves: Sequence[float], rng: np.random.Generator
+) -> TimedLine:
+    """So many seconds of a take, or all of a shorter one, faster or slower by a number of octaves between two."""
+    while True:
+        take, speed = takes[int(rng.integers(len(takes)))], 2 ** rng.uniform(octaves[0], octaves[1])
+        whole = int((len(take.line) - 2) / speed)
+        frames = min(round(seconds * LINE_RATE), whole)
+        if frames >= LEAST_SECONDS * LINE_RATE:
+            break
+    points = max(frames // WOBBLE_FRAMES, 2)
+    late = np.interp(np.arange(frames), np.linspace(0, frames - 1, points), rng.normal(0, WOBBLE, points))
+    exact = rng.uniform(0, len(take.line) - frames * speed - 1) + speed * np.arange(frames)
+    sung, played = (np.clip(np.round(at), 0, len(take.line) - 1).astype(int) for at in (exact + speed * late, exact))
+    line = PitchLine(take.line.midi[sung], take.line.level[sung], take.line.flux[sung])
+    return TimedLine(line, take.parts[played], take.bars[played], take.tempo * speed)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes of rendered songs teach a listener the tempo: their crops keep the beat, faster and slower, and the recipe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("pretty_midi", reason="pretty_midi is not installed")
+
+from hafm_hf.listening.modeling_listener import HAFMListenerModel
+from hafm_hf.listening.pitch_line import LINE_RATE
+from hafm_tiny.listening.takes import RATE, crop_of_takes, sung_takes
+from hafm_tiny.listening.training import ListenerArguments, TimeTrainer
+from hafm_tiny.listening.tunes import SONGS, labelled_tune
+from programs import RECIPES, run_program
+from tiny_models import tiny_listener
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two songs of 100 BPM whose singer sings every beat."""
+    root = tmp_path_factory.mktemp("songs")
+    beats = (0.5 + 0.6 * np.arange(48)).tolist()
+    notes = [[beat, beat + 0.4, 57 + number % 5] for number, beat in enumerate(beats)]
+    chords = [[beats[at], beats[at] + 2.4, "A:min"] for at in range(0, 48, 4)]
+    labels = {"beats": beats, "downbeats": beats[::4], "notes": notes, "chords": chords, "tempo": 100.0}
+    time = np.arange(30 * RATE) / RATE
+    tones = (((time >= a) & (time < b)) * np.sin(2 * np.pi * 440 * 2 ** ((m - 69) / 12) * time) for a, b, m in notes)
+    voice = np.sum(list(tones), axis=0)
+    for name in ("001_1", "002_1"):
+        folder = root / "train" / name
+        folder.mkdir(parents=True)
+        for stem in ("vocal", "instrumental"):
+            soundfile.write(folder / f"{stem}.flac", 0.3 * voice, RATE)
+        (folder / "labels.json").write_text(json.dumps(labels))
+    return root
+
+
+def test_crops_of_takes_keep_the_beat_at_another_speed(corpus: Path) -> None:
+    rng = np.random.default_rng(0)
+    takes = list(sung_takes(corpus, rng))
+    assert len(takes) == 2 and all(take.tempo == 100 and len(take.line) == 30 * LINE_RATE for take in takes)
+    for octave in (-0.5, 0.0, 0.5):
+        crop = crop_of_takes(takes, 12.0, [octave, octave], rng)
+        assert len(crop.line) == 12 * LINE_RATE and crop.tempo == pytest.approx(100 * 2**octave)
+        passed = (np.diff(crop.parts, prepend=crop.parts[0]) < 0).sum()
+        assert passed == pytest.approx(12 / 60 * crop.tempo, abs=2)
+        # it is louder in the first half of a beat, in which something is sung
+        first = np.isin(crop.parts, (1, 2, 3))
+        assert crop.line.level[first].mean() > crop.line.level[crop.parts == 7].mean() + 3
+    assert len(crop_of_takes(takes, 90.0, [0.0, 0.0], rng).line) < 30 * LINE_RATE, "all of a shorter song"
+
+
+def test_a_listener_learns_from_takes_and_keeps_its_harmony(corpus: Path, tmp_path: Path) -> None:
+    takes = list(sung_takes(corpus, np.random.default_rng(0)))
+    labels = json.loads(next(corpus.glob("train/*/labels.json")).read_text())
+    tune, model = labelled_tune("song", "train", SONGS, labels), tiny_listener()
+    assert tune is not None
+    alone = [TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes) for share in (0.0, 1.0)]
+    assert all(bool(trainer.loss().isfinite()) for trainer in alone) and alone[1].bar_head.weight.grad is None
+    model.save_pretrained(tmp_path / "before")
+    words = [RECIPES / "train_listener.py", "--corpus", corpus, "--takes", corpus, "--only_time", "true", "--steps", 2]
+    done = run_program([*words, "--out", tmp_path])
+    assert done.returncode == 1 and "name the listener that knows it with --init_from" in done.stderr
+    words += ["--time_batch", 20, "--learning_rate", 0.1, "--warmup_steps", 0, "--init_from", tmp_path / "before"]
+    done = run_program([*words, "--out", tmp_path])
+    assert done.returncode == 0, done.stderr[-2000:]
+    after, before = (HAFMListenerModel.from_pretrained(tmp_path / name) for name in ("listener", "before"))
+    pairs = {name: (values, after.state_dict()[name]) for name, values in before.half().state_dict().items()}
+    kept = {name: bool((one == other.half()).all()) for name, (one, other) in pairs.items()}
+    assert all(kept[name] for name in kept if name.startswith(("harmony", "chord"))) and not kept["time.input.weight"]
