@@ -6,11 +6,16 @@
     hafm assemble OUT … --listener RUN/listener
 
 SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the place of SONGS a
-rendered corpus (CORPUS) serves by its labels. Takes about 40 minutes on one core; `--init_from LISTENER` learns on.
+rendered corpus (CORPUS) serves by its labels, and beside them its vocals teach the tempo. Takes about 40 minutes on one core; `--init_from LISTENER` learns on.
 The bundled one's harmony had 6 minutes of an H100, while ten other cores sang:
 
     … --device cuda --harmony_channels 48 --dropout 0.1 --harmony_rate 2e-3 --harmony_batch 14400 --steps 11300
       --warmup_steps 300 --ema_decay 0.999 --pool 24000 --sung_a_step 19
+
+and its tempo twelve more of a core:
+
+    … --corpus CORPUS --init_from LISTENER --only_time true --steps 600 --time_share 1 --time_own_tempo 0.4
+      --learning_rate 1e-3
 """
 
 import json
@@ -41,11 +46,10 @@ class Folders:
     """What is read, and where the result goes."""
 
     songs: str = field(default="", metadata={"help": "folder of songs in POP909's layout"})
-    corpus: str = field(default="", metadata={"help": "rendered songs"})
+    corpus: str = field(default="", metadata={"help": "rendered songs: tunes where there are no SONGS, and tempi"})
     sheets: str = field(default="", metadata={"help": "lead sheets, .jsonl.gz"})
     validation_songs: int = field(default=VALIDATION_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
     test_songs: int = field(default=TEST_SONGS, metadata={"help": "of SONGS, as in build_song_corpus.py"})
-    takes: str = field(default="", metadata={"help": "rendered songs, whose vocals teach the tempo beside the tunes"})
     only_time: bool = field(default=False, metadata={"help": "harmony stays as it is in --init_from"})
     init_from: str = field(default="", metadata={"help": "folder or hub id of a listener that learns on"})
     out: str = field(default="", metadata={"help": "gets listener/, the part"})
@@ -79,7 +83,7 @@ def main() -> None:
     logger.info("%s", {split: f"{len(found)} songs" for split, found in tunes.items()})
     torch.manual_seed(arguments.seed)
     model = new_listener(folders).to(folders.device)
-    takes = list(sung_takes(Path(folders.takes), np.random.default_rng(arguments.seed))) if folders.takes else ()
+    takes = list(sung_takes(Path(folders.corpus), np.random.default_rng(arguments.seed))) if folders.corpus else ()
     figures = train_listener(model, tunes["train"], arguments, takes, folders.only_time)
     if tunes["validation"]:
         figures |= simulated_scores(model, simulated(tunes["validation"], SCORED_SECONDS))

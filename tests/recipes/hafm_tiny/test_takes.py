@@ -62,7 +62,7 @@ def test_a_listener_learns_from_takes_and_keeps_its_harmony(corpus: Path, tmp_pa
     alone = [TimeTrainer(model, [tune], ListenerArguments(takes_share=share), takes) for share in (0.0, 1.0)]
     assert all(bool(trainer.loss().isfinite()) for trainer in alone) and alone[1].bar_head.weight.grad is None
     model.save_pretrained(tmp_path / "before")
-    words = [RECIPES / "train_listener.py", "--corpus", corpus, "--takes", corpus, "--only_time", "true", "--steps", 2]
+    words = [RECIPES / "train_listener.py", "--corpus", corpus, "--only_time", "true", "--steps", 2]
     done = run_program([*words, "--out", tmp_path])
     assert done.returncode == 1 and "name the listener that knows it with --init_from" in done.stderr
     words += ["--time_batch", 20, "--learning_rate", 0.1, "--warmup_steps", 0, "--init_from", tmp_path / "before"]
