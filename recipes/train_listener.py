@@ -6,7 +6,8 @@
     hafm assemble OUT … --listener RUN/listener
 
 SONGS is a folder in POP909's layout, SHEETS a file of lead sheets, one JSON object a line; in the place of SONGS a
-rendered corpus (CORPUS) serves by its labels, and beside them its vocals teach the tempo. Takes about 40 minutes on one core; `--init_from LISTENER` learns on.
+rendered corpus (CORPUS) serves by its labels, and beside them its vocals teach the tempo. Takes
+about 40 minutes on one core; `--init_from LISTENER` learns on.
 The bundled one's harmony had 6 minutes of an H100, while ten other cores sang:
 
     … --device cuda --harmony_channels 48 --dropout 0.1 --harmony_rate 2e-3 --harmony_batch 14400 --steps 11300
