@@ -11,10 +11,10 @@ from commands import hafm
 from hafm_hf import HAFMForVocalAccompaniment
 from hafm_hf.accompaniment.assemble import LEAD_SHEET_SETTINGS, assemble_composite
 from hafm_hf.lead_sheet.lead_sheet import STREAM_SIZES
-from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint
+from hafm_hf.pretrained.loading import codec_fingerprint, fingerprint, tokenizer_fingerprint
 from hafm_hf.tokenizers.codecs import load_codec
 from hafm_hf.tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
-from tiny_models import tiny_composite, tiny_semantic_tokenizer, tiny_stage
+from tiny_models import tiny_composite, tiny_rhythmic_tokenizer, tiny_semantic_tokenizer, tiny_stage
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,21 @@ def test_a_codec_that_a_stage_has_not_learnt_is_refused(parts: dict[str, str], t
     with pytest.raises(ValueError, match=message):
         assemble_composite({**parts, "fine": str(tmp_path / "fine")}, tmp_path / "other")
     assert not list(tmp_path.glob("other*"))
+
+
+def test_a_tokenizer_may_hear_the_beat_anew_and_not_other_tokens(parts: dict[str, str], tmp_path: Path) -> None:
+    tokenizer = tiny_rhythmic_tokenizer()
+    known = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer)}
+    tiny_stage("semantic", tokenizers=known).save_pretrained(tmp_path / "semantic")
+    fitting = {**parts, "semantic": str(tmp_path / "semantic"), "semantic_tokenizer": str(tmp_path / "tokenizer")}
+    for part, fits in ((tokenizer.rhythm.head.bias, True), (tokenizer.centroids, False)):
+        with torch.no_grad():
+            part.add_(0.1)
+        tokenizer.save_pretrained(tmp_path / "tokenizer")
+        if fits:
+            assert assemble_composite(fitting, tmp_path / "model") > 0
+    with pytest.raises(ValueError, match="has learnt tokens of the semantic tokenizer"):
+        assemble_composite(fitting, tmp_path / "other")
 
 
 def test_a_tokenizer_is_the_same_however_its_numbers_are_held(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..atomic_files import replace_folder
 from ..modeling.configuration_hafm import STAGES
-from ..pretrained.loading import codec_fingerprint, fingerprint, load_strictly, write_checksums
+from ..pretrained.loading import codec_fingerprint, load_strictly, tokenizer_fingerprint, write_checksums
 from ..tokenizers.codecs import load_codec
 from .configuration_accompaniment import HAFMConfig
 from .modeling_accompaniment import HAFMForVocalAccompaniment
@@ -118,7 +118,8 @@ def _check_output(output: Path) -> None:
 
 def _check_tokenizers(parts: Mapping[str, PreTrainedModel]) -> None:
     """Refuses a tokenizer or codec whose weights (centroids, codebooks) are not those that a stage has learnt."""
-    made = {"semantic_tokenizer": fingerprint(parts["semantic_tokenizer"]), "codec": codec_fingerprint(parts["codec"])}
+    tokenizer, codec = parts["semantic_tokenizer"], parts["codec"]
+    made = {"semantic_tokenizer": tokenizer_fingerprint(tokenizer), "codec": codec_fingerprint(codec)}
     wanted = {f"the {name} stage": parts[name].config.tokenizers for name in STAGES if name in parts}
     for part, tokenizers in wanted.items():
         for name, learnt in tokenizers.items():

@@ -13,7 +13,7 @@ import torch
 
 from ..audio import Samples, pad_end, resample, with_channels
 from ..modeling.configuration_hafm import HAFMCoarseConfig, HAFMFineConfig
-from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, fingerprint
+from ..pretrained.loading import BUNDLED_MODEL, codec_fingerprint, tokenizer_fingerprint
 from ..pretrained.redaction import first_line
 from ..tokenizers.codecs import load_codec
 from ..tokenizers.modeling_semantic_tokenizer import HAFMSemanticTokenizerModel
@@ -80,7 +80,7 @@ class Tokenizers:
             said = first_line(error).rstrip(".")
             raise HAFMCorpusError(f"The tokenizers can't be loaded ({said}).") from error
         codec = codec_fingerprint(self.codec.model)
-        self.fingerprint = {"semantic_tokenizer": fingerprint(self.semantic), "codec": codec}
+        self.fingerprint = {"semantic_tokenizer": tokenizer_fingerprint(self.semantic), "codec": codec}
         dtype = getattr(torch, options.dtype)
         # the centroids stay in float32: rounded ones would be other clusters
         self.semantic.to(self.device).hubert.to(dtype)

@@ -167,6 +167,12 @@ def write_checksums(folder: str | os.PathLike[str], only_again: bool = False) ->
             (place / SUMS_FILE).write_text("".join(lines))
 
 
+def tokenizer_fingerprint(tokenizer: torch.nn.Module) -> str:
+    """`fingerprint` of the weights that decide what a semantic tokenizer's tokens mean: with another rhythm network it
+    hears the beat otherwise, and stages that have learnt its tokens still fit."""
+    return fingerprint(tokenizer, without="rhythm.")
+
+
 def codec_fingerprint(codec: torch.nn.Module) -> str:
     """`fingerprint` of the weights that decide a codec's codes: with another decoder they sound different, and stages
     that have learnt them still fit."""
