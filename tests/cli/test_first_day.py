@@ -66,6 +66,14 @@ def test_standard_input_takes_the_place_of_a_file(voice: Path, tiny_model: Path,
     assert (tmp_path / "stdin_mix.wav").read_bytes() == (tmp_path / "voice_mix.wav").read_bytes()
 
 
+def test_a_name_that_is_no_utf8_is_read_written_and_printed(voice: Path, tiny_model: Path, tmp_path: Path) -> None:
+    vocal = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    vocal.write_bytes(voice.read_bytes())
+    for words in (("--out", tmp_path), ("--out", tmp_path / "json", "--json")):
+        result = hafm("accompany", vocal, "--model", tiny_model, "--skip-fine", "--seed", 1, *words)
+        assert result.exit_code == 0 and r"caf\udce9_mix.wav" in result.stdout, result.output
+
+
 def test_a_list_and_a_folder_print_the_same_json_and_name_files_alike(
     voice: Path, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -220,6 +220,8 @@ def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
         source = download(source)
     if isinstance(source, (str, os.PathLike)):
         _check_file(Path(source), name)
+        # soundfile cannot encode a name that is no UTF-8
+        source = os.fsencode(source)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         if len(source) == 0:
             raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -43,6 +44,9 @@ def hafm(
     """HAFM: a singing voice in, an accompaniment out."""
     # before transformers is imported, here and in workers: it would show a bar for every part that it loads
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if isinstance(sys.stdout, TextIOWrapper):
+        # as stderr does: names that are no UTF-8, and arrows where a terminal knows none, end no command
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (accompany, lead_sheet, prepare, assemble, evaluate, info):

@@ -128,7 +128,7 @@ class Outcome:
         """What `--json` prints: a line for each sample, or one that says why there are none."""
         lines = []
         for sample, files in enumerate(self.files, start=1):
-            made = soundfile.info(files["instrumental"])
+            made = soundfile.info(os.fsencode(files["instrumental"]))
             line = {"vocal": self.vocal, "sample": sample, **{part: str(path) for part, path in files.items()}}
             form = {"sampling_rate": made.samplerate, "seconds": made.frames / made.samplerate}
             lines.append(line | form | {"seed": seed})
