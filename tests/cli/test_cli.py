@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hafm info` says about a model, against the model itself; what needs no process of its own."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path)
     parts = [word for name in names for word in (f"--{name}", "runs/absent/final")]
     with pytest.raises(FileNotFoundError, match="no such folder: runs/absent/final"):
         CliRunner().invoke(app, ["assemble", str(tmp_path / "out"), *parts], catch_exceptions=False)
+
+
+def test_what_is_wrong_with_a_models_file_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    weights = shutil.copytree(tiny_model, tmp_path / "model") / "coarse" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(HAFMCommandError, match=r"coarse/model.safetensors is damaged"):
+        load_pipeline(str(tmp_path / "model"), "cpu", "auto")
+    shutil.copy(tiny_model / "coarse" / "model.safetensors", weights)
+    (tmp_path / "model" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(HAFMCommandError, match=r"model/preprocessor_config.json' is not a valid JSON file"):
+        load_pipeline(str(tmp_path / "model"), "cpu", "auto")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")

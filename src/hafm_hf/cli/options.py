@@ -258,18 +258,20 @@ def check_output(out: Path, files: list[Path]) -> None:
 def load_pipeline(model: str | None, device: Device, dtype: DType) -> HAFMPipeline:
     """The pipeline of a model on a device, or an error that says what to do instead."""
     import torch
-    import transformers
 
+    from ..accompaniment.modeling_accompaniment import HAFMForVocalAccompaniment
+    from ..accompaniment.pipeline_hafm import HAFMPipeline
+    from ..audio.feature_extraction_hafm import HAFMFeatureExtractor
     from ..pretrained.loading import model_source
-    from ..registration import register
+    from ..registration import TASK, register
 
     register()
     place, precision = torch_device(device), getattr(torch, dtype, "auto")
     with loading(model):
-        source: Any = str(model_source(model))
-        return transformers.pipeline(
-            "vocal-accompaniment", model=source, device=place, dtype=precision, trust_remote_code=False
-        )
+        # transformers.pipeline would hide what is wrong with a file in a traceback
+        source = model_source(model)
+        loaded = HAFMForVocalAccompaniment.from_pretrained(source, dtype=precision)
+        return HAFMPipeline(loaded, HAFMFeatureExtractor.from_pretrained(source), task=TASK, device=place)
 
 
 def torch_device(wanted: Device) -> Device:
