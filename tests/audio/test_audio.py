@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading, resampling, mixing and writing: sound comes in or is refused in one sentence, and is never half written."""
 
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -105,6 +107,19 @@ def test_bad_sources_are_refused_in_one_sentence_that_names_them(tmp_path: Path)
         message = str(caught.value)
         assert said in message, (case, message)
         assert message.endswith(".") and "\n" not in message, (case, message)
+
+
+def test_a_file_of_another_user_is_not_called_damaged_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs.wav").write_bytes(file_bytes(tone(), RATE))
+    with monkeypatch.context() as denied:
+        denied.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(HAFMAudioError, match="theirs.wav may not be read by this user"):
+            audio.read_audio(tmp_path / "theirs.wav")
+        denied.setattr(Path, "stat", Mock(side_effect=PermissionError))
+        with pytest.raises(HAFMAudioError, match="theirs.wav may not be read by this user"):
+            audio.read_audio(tmp_path / "theirs.wav")
 
 
 def test_integers_are_scaled_by_the_range_of_their_type() -> None:

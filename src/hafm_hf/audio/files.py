@@ -242,13 +242,19 @@ def _opened(source: AudioSource, name: str) -> Iterator[soundfile.SoundFile]:
 
 
 def _check_file(path: Path, name: str) -> None:
-    """Raises HAFMAudioError unless there is a file that isn't empty."""
-    if path.is_dir():
-        raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
+    """Raises HAFMAudioError unless there is a file that may be read and isn't empty."""
+    denied = HAFMAudioError(f"{path} may not be read by this user; change its permissions.")
     try:
         size = path.stat().st_size
+    except PermissionError as error:
+        raise denied from error
     except (OSError, ValueError) as error:
         raise HAFMAudioError(f"{path} does not exist; check the path.") from error
+    if path.is_dir():
+        raise HAFMAudioError(f"{path} is a folder; name an audio file in it.")
+    # libsndfile does not say why it cannot open a file
+    if not os.access(path, os.R_OK):
+        raise denied
     if path.is_file() and size == 0:
         raise HAFMAudioError(f"{name} is empty (0 bytes); record or export it again.")
 

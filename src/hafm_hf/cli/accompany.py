@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections import Counter
@@ -75,7 +76,8 @@ def accompany(
     VOCAL may also be one folder. Such a run may be stopped at any time, and the same command continues it.
     NAME_take_FORMAT.json records the seed where none is given, and all else.
     """
-    many = any(Path(vocal).is_dir() for vocal in vocals)
+    # unlike Path.is_dir, False for a folder that may not be searched
+    many = any(map(os.path.isdir, vocals))
     if not many and (engine != EngineFlags() or batch_size is not None):
         raise typer.BadParameter("--engine, --workers and --batch-size go with a folder of vocals.")
     if many and overwrite:

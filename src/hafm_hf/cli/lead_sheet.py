@@ -120,7 +120,7 @@ def named_vocals(vocal: str) -> list[tuple[str, str]]:
     Raises:
         typer.BadParameter: the folder contains none.
     """
-    if not Path(vocal).is_dir():
+    if not os.path.isdir(vocal):
         return [(vocal_name(vocal), vocal)]
     from ..corpus.tracks import find_audio
 
